@@ -1,0 +1,76 @@
+GO ?= go
+BIN := bin
+TOOLS := .tools/bin
+PACKAGES := ./...
+VERSION ?= dev
+
+.PHONY: help build filter oci demo test test-slow test-race test-istio bench bench-quick lint tools clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: filter ## build hfid, hfi and the filter into bin/
+	$(GO) build -o $(BIN)/ ./cmd/hfid ./cmd/hfi
+
+# Tests build it by the same two commands: see internal/hfidtest.
+filter: ## build the filter for Envoy and Istio into bin/filter.wasm
+	@mkdir -p $(BIN)
+	GOOS=wasip1 GOARCH=wasm $(GO) build -buildmode=c-shared -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o $(BIN)/filter.raw.wasm ./filter
+	$(GO) run ./filter/link -o $(BIN)/filter.wasm $(BIN)/filter.raw.wasm
+	@rm $(BIN)/filter.raw.wasm
+
+oci: filter ## build the daemon's image and the filter's artefact into dist/, tagged VERSION; PUSH=REGISTRY/PATH pushes them
+	$(GO) run ./deploy/oci -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PUSH),-push $(PUSH))
+
+demo: build tools ## run the daemon and four Envoys, show faults come and go, and stay up; SCRIPT=1 exits at the end
+	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
+	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
+
+test: tools lint ## run the tests
+	$(GO) test -timeout 20m $(PACKAGES)
+
+test-race: tools ## run the packages that share memory between goroutines under the race detector
+	$(GO) test -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
+
+test-slow: tools ## run everything at full size: a hundred kills, a thousand mutations, the big repository
+	HFI_SLOW=1 $(GO) test -p 1 -timeout 40m $(PACKAGES)
+
+# It needs root, iproute2 and iptables: network namespaces are its pods.
+test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories in a mesh of real Kubernetes and Istio servers, which it builds
+	tools/istio/packages.sh
+	HFI_ISTIO=1 $(GO) test -count=1 -v -timeout 20m ./tests/istio/...
+
+bench: build tools ## measure, side by side with what one would use instead
+	$(GO) run ./tests/bench
+
+bench-quick: build tools
+	$(GO) run ./tests/bench -quick
+
+lint: tools
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet $(PACKAGES)
+	$(TOOLS)/staticcheck $(PACKAGES)
+
+tools: $(TOOLS)/.stamp $(TOOLS)/envoy
+
+# The version and its hashes stand in tools/envoy.txt.
+$(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh
+	tools/envoy.sh $@
+
+# One stamp for what Go builds: the versions stand in tools/go.mod.
+$(TOOLS)/.stamp: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	cd tools && $(GO) build -o ../$(TOOLS)/cue cuelang.org/go/cmd/cue
+	cd tools && $(GO) build -o ../$(TOOLS)/etcdctl go.etcd.io/etcd/etcdctl/v3
+	cd tools && $(GO) build -o ../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
+	cd tools && $(GO) build -o ../$(TOOLS)/staticcheck honnef.co/go/tools/cmd/staticcheck
+	@touch $@
+
+# Real servers for test-istio: the versions stand in tools/istio/*/go.mod.
+$(TOOLS)/.%-stamp: tools/istio/build.sh tools/istio/%/go.mod tools/istio/%/go.sum
+	tools/istio/build.sh $* $(TOOLS)
+	@touch $@
+
+clean: ## remove what was built
+	rm -rf $(BIN) .tools
