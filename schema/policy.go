@@ -1,0 +1,233 @@
+// Package schema is what a fault policy is: its Go types, its one canonical
+// form, and the digest of a set of policies. policy.cue beside this file
+// says which policies are valid; package vet asks it. This package imports
+// only the standard library, so that the Wasm filter can import it.
+package schema
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Any is the selector value that matches every service or namespace.
+const Any = "*"
+
+// Policy is one fault policy: which workloads it concerns, and what happens
+// to which of their requests.
+type Policy struct {
+	Metadata Metadata `json:"metadata"`
+	Spec     Spec     `json:"spec"`
+}
+
+// Metadata names a policy.
+type Metadata struct {
+	// Name is a DNS-1123 label, unique in a policy repository.
+	Name string `json:"name"`
+}
+
+// Spec is what a policy does.
+type Spec struct {
+	Selector Selector `json:"selector"`
+	// Rules has at least one rule. Each rule that matches draws on its own.
+	Rules []Rule `json:"rules"`
+	// ExpiresAt, if given, is when the filter stops applying the policy.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// DryRun policies are counted and not carried out.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// Selector names the workloads that a policy concerns. In canonical form
+// neither field is empty: what was left out is Any.
+type Selector struct {
+	Service   string `json:"service"`
+	Namespace string `json:"namespace"`
+}
+
+// Rule is a fault and the requests that it concerns: all, if Match is nil.
+type Rule struct {
+	Match *Match `json:"match,omitempty"`
+	Fault Fault  `json:"fault"`
+}
+
+// Match holds conditions on a request, all of which must hold.
+type Match struct {
+	// Methods are HTTP methods in capitals, one of which must be the request's.
+	Methods []string `json:"methods,omitempty"`
+	// Path is compared with the request's path without its query.
+	Path *StringMatch `json:"path,omitempty"`
+	// Headers must all hold.
+	Headers []HeaderMatch `json:"headers,omitempty"`
+}
+
+// StringMatch has exactly one of its fields set.
+type StringMatch struct {
+	Exact  *string `json:"exact,omitempty"`
+	Prefix *string `json:"prefix,omitempty"`
+	// Regex is an RE2 expression that must match the whole value.
+	Regex *string `json:"regex,omitempty"`
+}
+
+// HeaderMatch is a condition on one header; exactly one of the conditions is set.
+type HeaderMatch struct {
+	// Name is in lower case in canonical form.
+	Name string `json:"name"`
+	StringMatch
+	// Present says whether the header must be there (true) or must not be (false).
+	Present *bool `json:"present,omitempty"`
+}
+
+// Fault is what happens to a request: a delay, an abort, or a delay and then
+// an abort; at least one of the two. Both hang on one draw.
+type Fault struct {
+	Percentage Percentage `json:"percentage"`
+	// DelayMS is in milliseconds; 0 means no delay.
+	DelayMS int64  `json:"delay_ms,omitempty"`
+	Abort   *Abort `json:"abort,omitempty"`
+}
+
+// Abort is a response given in place of the upstream's: by HTTP status
+// (200–599) or by gRPC status (0–16), exactly one of the two.
+type Abort struct {
+	Status     int               `json:"status,omitempty"`
+	GRPCStatus *int              `json:"grpc_status,omitempty"`
+	Body       string            `json:"body,omitempty"`
+	Headers    map[string]string `json:"headers,omitempty"`
+}
+
+// Percentage is a share of requests in whole parts per million, 0 to
+// 1,000,000. In JSON it is a percentage with up to four decimals.
+type Percentage int32
+
+// All is the Percentage of a fault that gives none.
+const All Percentage = 1_000_000
+
+const partsPerPercent = 10_000
+
+// MarshalJSON writes the shortest decimal: 50, 12.5, 0.0001.
+func (p Percentage) MarshalJSON() ([]byte, error) {
+	whole, parts := int(p)/partsPerPercent, int(p)%partsPerPercent
+	if parts == 0 {
+		return strconv.AppendInt(nil, int64(whole), 10), nil
+	}
+	return fmt.Appendf(nil, "%d.%s", whole, strings.TrimRight(fmt.Sprintf("%04d", parts), "0")), nil
+}
+
+// UnmarshalJSON reads a JSON number from 0 to 100 with up to four decimals.
+func (p *Percentage) UnmarshalJSON(text []byte) error {
+	value, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return fmt.Errorf("percentage %.40q is not a number", text)
+	}
+	parts := math.Round(value * partsPerPercent)
+	if !(value >= 0 && value <= 100) || math.Abs(value*partsPerPercent-parts) > 1e-6 {
+		return fmt.Errorf("percentage %s is not a number from 0 to 100 with up to four decimals", text)
+	}
+	*p = Percentage(parts)
+	return nil
+}
+
+// UnmarshalJSON gives the percentage its default.
+func (f *Fault) UnmarshalJSON(text []byte) error {
+	type plain Fault
+	fault := plain{Percentage: All}
+	if err := json.Unmarshal(text, &fault); err != nil {
+		return err
+	}
+	*f = Fault(fault)
+	return nil
+}
+
+// Parse reads one policy from JSON and normalises it. It passes over unknown
+// fields, as a filter must that is older than its daemon. It is no validator:
+// policy.cue is. It refuses only what would not be a policy at all.
+func Parse(text []byte) (*Policy, error) {
+	var policy Policy
+	if err := json.Unmarshal(text, &policy); err != nil {
+		return nil, fmt.Errorf("reading a policy from JSON: %w", err)
+	}
+	if policy.Metadata.Name == "" {
+		return nil, fmt.Errorf("reading a policy from JSON: metadata.name is missing")
+	}
+	policy.normalise()
+	if at := policy.Spec.ExpiresAt; at != nil && (at.Year() < 0 || at.Year() > 9999) {
+		// In UTC it has no form in RFC 3339, and so none in Canonical.
+		return nil, fmt.Errorf("reading a policy from JSON: spec.expires_at is outside the years 0 to 9999 in UTC")
+	}
+	return &policy, nil
+}
+
+// normalise brings what may be written in several ways into one.
+func (p *Policy) normalise() {
+	selector := &p.Spec.Selector
+	if selector.Service == "" {
+		selector.Service = Any
+	}
+	if selector.Namespace == "" {
+		selector.Namespace = Any
+	}
+	if at := p.Spec.ExpiresAt; at != nil {
+		utc := at.UTC()
+		p.Spec.ExpiresAt = &utc
+	}
+	for i := range p.Spec.Rules {
+		p.Spec.Rules[i].normalise()
+	}
+}
+
+func (r *Rule) normalise() {
+	if abort := r.Fault.Abort; abort != nil && len(abort.Headers) > 0 {
+		lower := make(map[string]string, len(abort.Headers))
+		// In order, so that of names that differ in capitals only, which no
+		// valid policy has, always the same one is left.
+		for _, name := range slices.Sorted(maps.Keys(abort.Headers)) {
+			lower[strings.ToLower(name)] = abort.Headers[name]
+		}
+		abort.Headers = lower
+	}
+	if r.Match == nil {
+		return
+	}
+	slices.Sort(r.Match.Methods)
+	r.Match.Methods = slices.Compact(r.Match.Methods)
+	for i := range r.Match.Headers {
+		r.Match.Headers[i].Name = strings.ToLower(r.Match.Headers[i].Name)
+	}
+	if len(r.Match.Methods) == 0 && r.Match.Path == nil && len(r.Match.Headers) == 0 {
+		r.Match = nil
+	}
+}
+
+// Canonical is the policy's one JSON form: fields in the order of the types,
+// defaults written out, no white space. It is itself a valid policy file.
+func (p *Policy) Canonical() []byte {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(p); err != nil {
+		// Strings, numbers, and a time that was parsed from RFC 3339: nothing that can fail.
+		panic(fmt.Sprintf("encoding policy %q: %v", p.Metadata.Name, err))
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n"))
+}
+
+// Expired says whether the policy has ended at a time.
+func (p *Policy) Expired(at time.Time) bool {
+	return p.Spec.ExpiresAt != nil && !at.Before(*p.Spec.ExpiresAt)
+}
+
+// HasDelay says whether any rule delays.
+func (p *Policy) HasDelay() bool {
+	return slices.ContainsFunc(p.Spec.Rules, func(r Rule) bool { return r.Fault.DelayMS > 0 })
+}
+
+// HasAbort says whether any rule aborts.
+func (p *Policy) HasAbort() bool {
+	return slices.ContainsFunc(p.Spec.Rules, func(r Rule) bool { return r.Fault.Abort != nil })
+}
