@@ -1,0 +1,265 @@
+package vet
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// endless is a package that CUE would evaluate for a very long time.
+const endless = "package endless\n\nimport \"list\"\n\nx: [for a in list.Range(0, 100000, 1) for b in list.Range(0, 100000, 1) if a+b < 0 {a}]\n"
+
+// greedy is a package that takes a lot of memory.
+const greedy = "package greedy\n\nimport \"strings\"\n\na: strings.Repeat(\"x\", 1000000)\nb: \"\\(a)\\(a)\\(a)\\(a)\\(a)\\(a)\\(a)\\(a)\"\n" +
+	"c: \"\\(b)\\(b)\\(b)\\(b)\\(b)\\(b)\\(b)\\(b)\"\nd: \"\\(c)\\(c)\\(c)\\(c)\\(c)\\(c)\\(c)\\(c)\"\ne: \"\\(d)\\(d)\\(d)\\(d)\\(d)\\(d)\\(d)\\(d)\"\n"
+
+func withModule(files ...schema.File) []schema.File {
+	return append([]schema.File{content("cue.mod/module.cue", testModule), content(schemaFile, schema.CUE)}, files...)
+}
+
+// TestEndlessPackages: a package that never ends or takes all memory is an
+// error of its own, names the limit, and hides no other package's error (G3).
+func TestEndlessPackages(t *testing.T) {
+	for _, test := range []struct {
+		name, text, want string
+		timeout          time.Duration
+		memory           int64
+	}{
+		// The limit that is not meant is far away, for slow machines and the race detector.
+		{"endless", endless, "policies/m/m.cue: the package takes longer than the time limit of 2s to evaluate", 2 * time.Second, 4 << 30},
+		{"greedy", greedy, "policies/m/m.cue: the package takes more than the memory limit of 256 MiB to evaluate", time.Minute, 256 << 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := New("policies")
+			w.EvalTimeout, w.EvalMemory = test.timeout, test.memory
+			wantErrors(t, apply(t, w, commit("c1", "", withModule(
+				content("policies/a/a.cue", "package a\n\nx: 1 & 2\n"),
+				content("policies/m/m.cue", test.text),
+				content("policies/z/z.cue", "package z\n\nx: 1 & 2\n"),
+				content("policies/ok.yaml", small("ok", 1)))...)),
+				"policies/a/a.cue:3:4: x: conflicting values", test.want, "policies/z/z.cue:3:4: x: conflicting values")
+			wantSet(t, apply(t, w, commit("c2", "c1", gone("policies/a/a.cue"), gone("policies/m/m.cue"), gone("policies/z/z.cue"))), "ok")
+		})
+	}
+}
+
+// TestDeepPackages: nesting and recursion end in an error, not in a crash of ours.
+func TestDeepPackages(t *testing.T) {
+	for name, text := range map[string]string{
+		"brackets":    "package a\n\nx: " + rep("[", 9_000) + rep("]", 9_000) + "\n",
+		"too many":    "package a\n\nx: " + rep("[", 400_000) + rep("]", 400_000) + "\n",
+		"selectors":   "package a\n\n" + rep("a: ", 9_000) + "1 & 2\n",
+		"recursion":   "package a\n\n#L: {next: #L}\nx: #L\n",
+		"parentheses": "package a\n\nx: " + rep("(", 9_000) + "1 & 2" + rep(")", 9_000) + "\n",
+		"unary":       "package a\n\nx: " + rep("-", 500_000) + "1\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := New("policies")
+			w.EvalTimeout = 5 * time.Second
+			verdict := apply(t, w, commit("c", "", withModule(content("policies/a/a.cue", text), content("policies/ok.yaml", small("ok", 1)))...))
+			for _, p := range verdict.Errors {
+				readable(t, p, true)
+				if p.File != "policies/a/a.cue" {
+					t.Errorf("an error elsewhere: %s", p)
+				}
+			}
+		})
+	}
+}
+
+// TestChildIsGone: when the caller gives up, the child is killed and reaped.
+func TestChildIsGone(t *testing.T) {
+	w := New("policies")
+	w.EvalTimeout = time.Hour
+	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := w.Apply(ctx, commit("c", "", withModule(content("policies/e/e.cue", endless))...))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the error is %v", err)
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if w.Base() != "" {
+		t.Error("the delta was taken in")
+	}
+	for _, pid := range childProcesses(t) {
+		t.Errorf("the child process %d is still there", pid)
+	}
+}
+
+// childProcesses are this process's, on Linux.
+func childProcesses(t *testing.T) []int {
+	var pids []int
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for _, field := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestOnlyWhatImportsIt: a package is evaluated again only when it, what it
+// imports, or the module has changed (promise 5).
+func TestOnlyWhatImportsIt(t *testing.T) {
+	file := func(path, text string) *cueFile {
+		f := &cueFile{path: path, content: text}
+		f.parse()
+		return f
+	}
+	p := newPackages("policies")
+	for _, f := range []*cueFile{
+		file("cue.mod/module.cue", testModule),
+		file("policies/a/a.cue", "package a\nimport \"example.com/policies/lib/one\"\n"),
+		file("policies/b/b.cue", "package b\nimport \"example.com/policies/lib/two\"\n"),
+		file("policies/c/c.cue", "package c\n"),
+		file("policies/c/d/d.cue", "package c\n"),
+		file("policies/c/e/e.cue", "package e\n"),
+		file("policies/f/f.cue", "package f\nimport \"example.com/policies/policies/a\"\n"),
+		file("policies/g/g.cue", "package g\nimport \"example.com/policies/nowhere:x\"\n"),
+		file("lib/one/one.cue", "package one\nimport \"example.com/policies/lib/two\"\n"),
+		file("lib/two/two.cue", "package two\n"),
+		file("lib/three/three.cue", "package three\n"),
+	} {
+		p.files[f.path] = f
+	}
+	p.resolve()
+	for _, test := range []struct{ changed, want string }{
+		{"policies/a/a.cue", "policies/a policies/f"},
+		{"lib/two/two.cue", "policies/a policies/b policies/f"},
+		{"lib/one/one.cue", "policies/a policies/f"},
+		{"lib/three/three.cue", ""},
+		{"policies/c/c.cue", "policies/c policies/c/d"},
+		{"policies/c/d/d.cue", "policies/c/d"},
+		{"cue.mod/module.cue", "policies/a policies/b policies/c policies/c/d policies/c/e policies/f policies/g"},
+	} {
+		if got := strings.Join(p.affected(p, []string{test.changed}), " "); got != test.want {
+			t.Errorf("a change of %s affects %q, want %q", test.changed, got, test.want)
+		}
+	}
+	// A package that was missing appears.
+	next := *p
+	next.files = map[string]*cueFile{"nowhere/x.cue": file("nowhere/x.cue", "package x\n")}
+	for path, f := range p.files {
+		next.files[path] = f
+	}
+	next.resolve()
+	if got := strings.Join(next.affected(p, []string{"nowhere/x.cue"}), " "); got != "policies/g" {
+		t.Errorf("a new package affects %q", got)
+	}
+}
+
+// TestDaemonsSchemaWins: the copy in the repository is for cue vet; where it
+// differs there is a warning, and the daemon's decides (G2).
+func TestDaemonsSchemaWins(t *testing.T) {
+	w := New("policies")
+	lax := "package schema\n\n#Policies: [string]: {...}\n#Policy: {...}\n"
+	text := "package a\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: a: spec: rules: [{fault: delay_ms: 0}]\n"
+	verdict := apply(t, w, commit("c1", "", content("cue.mod/module.cue", testModule), content(schemaFile, lax), content("policies/a/a.cue", text)))
+	wantErrors(t, verdict, "policies/a/a.cue:6:46: policies.a.spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 0")
+	if got := lines(verdict.Warnings); len(got) != 1 || !strings.Contains(got[0], schemaFile+": this copy of the schema differs") {
+		t.Errorf("warnings: %q", got)
+	}
+	verdict = apply(t, w, commit("c2", "c1", content(schemaFile, schema.CUE), content("policies/a/a.cue", strings.Replace(text, "delay_ms: 0", "delay_ms: 1", 1))))
+	wantSet(t, verdict, "a")
+	if len(verdict.Warnings) != 0 {
+		t.Errorf("warnings: %q", lines(verdict.Warnings))
+	}
+	verdict = apply(t, w, commit("c3", "c2", gone(schemaFile)))
+	wantSet(t, verdict, "a")
+	if got := lines(verdict.Warnings); len(got) != 1 || !strings.Contains(got[0], "has no copy of the schema") {
+		t.Errorf("warnings: %q", got)
+	}
+	// Files beside it, and the other places where CUE looks, do not count.
+	verdict = apply(t, w, commit("c4", "c3", content(schemaFile, schema.CUE),
+		content("cue.mod/usr/github.com/boifi/hfi/schema/more.cue", "package schema\n\n#Fault: delay_ms: 7\n"),
+		content("cue.mod/pkg/github.com/boifi/hfi/schema/more.cue", "package schema\n\n#Fault: delay_ms: 7\n")))
+	wantSet(t, verdict, "a")
+	if len(verdict.Warnings) != 2 {
+		t.Errorf("warnings: %q", lines(verdict.Warnings))
+	}
+}
+
+// TestPackagePlaces: where the module and the policy folder may stand.
+func TestPackagePlaces(t *testing.T) {
+	text := "package a\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: a: spec: rules: [{fault: delay_ms: 1}]\n"
+	for _, test := range []struct{ name, policyPath, module string }{
+		{"module at the root", "policies", ""},
+		{"module in the policy folder", "policies", "policies/"},
+		{"module between", "x/policies", "x/"},
+		{"policies at the root", "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			folder := strings.Trim(test.policyPath+"/a", "/")
+			files := []schema.File{
+				content(test.module+"cue.mod/module.cue", testModule), content(test.module+schemaFile, schema.CUE), content(folder+"/a.cue", text),
+			}
+			wantSet(t, apply(t, New(test.policyPath), commit("c", "", files...)), "a")
+		})
+	}
+	t.Run("no module", func(t *testing.T) {
+		wantErrors(t, apply(t, New("policies"), commit("c", "", content("policies/a/a.cue", text))), "policies/a/a.cue:3:8: ")
+		wantSet(t, apply(t, New("policies"), commit("c", "", content("policies/a/a.cue", "package a\n\nx: 1\n"))))
+	})
+	t.Run("a module of its own below", func(t *testing.T) {
+		wantSet(t, apply(t, New("policies"), commit("c", "", withModule(
+			content("policies/a/a.cue", text), content("policies/sub/cue.mod/module.cue", testModule), content("policies/sub/b/b.cue", "package b\n\nx: 1 & 2\n"))...)), "a")
+	})
+	t.Run("a registry", func(t *testing.T) {
+		verdict := apply(t, New("policies"), commit("c", "", content("cue.mod/module.cue", testModule+"deps: \"cue.dev/x/k8s.io@v0\": v: \"v0.1.0\"\n"),
+			content(schemaFile, schema.CUE), content("policies/a/a.cue", "package a\n\nimport \"cue.dev/x/k8s.io/api\"\n\nx: api.y\n")))
+		if verdict.Set != nil || !strings.Contains(strings.Join(lines(verdict.Errors), " "), "registries are not supported") {
+			t.Errorf("errors: %q", lines(verdict.Errors))
+		}
+	})
+	t.Run("this very module", func(t *testing.T) {
+		wantSet(t, apply(t, New("policies"), commit("c", "",
+			content("cue.mod/module.cue", strings.Replace(testModule, "example.com/policies", "github.com/boifi/hfi", 1)),
+			content("schema/policy.cue", schema.CUE), content("policies/a/a.cue", text))), "a")
+	})
+}
+
+// TestUnboundPolicies: policies that the package itself does not hold
+// against the schema are held against it all the same.
+func TestUnboundPolicies(t *testing.T) {
+	w := New("policies")
+	wantErrors(t, apply(t, w, commit("c1", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: a: spec: rules: [{fault: delay_ms: 0}]\n"))...)),
+		"policies/a/a.cue:3:46: policies.a.spec.rules[0].fault.delay_ms: delay_ms must be")
+	wantSet(t, apply(t, w, commit("c2", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: a: spec: rules: [{fault: delay_ms: 1}]\n"))...)), "a")
+	wantErrors(t, apply(t, w, commit("c3", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: [1]\n"))...)), "policies/a/a.cue:3:")
+}
+
+// TestAllErrorsOfAPackage: one policy's error does not hide another's (G3).
+func TestAllErrorsOfAPackage(t *testing.T) {
+	text := `package bad
+
+import "github.com/boifi/hfi/schema"
+
+policies: schema.#Policies
+policies: {
+	one: spec: rules: [{fault: {percentage: 150, delay_ms: 5}}]
+	two: spec: rules: [{fault: {percentage: 50, delay: 5}}]
+	three: spec: rules: [{fault: {percentage: 50, delay_ms: int}}]
+	four: spec: rules: [{fault: abort: {}}]
+}
+`
+	wantErrors(t, apply(t, New("policies"), commit("c", "", withModule(content("policies/b/b.cue", text))...)),
+		"policies/b/b.cue:7:42: policies.one.spec.rules[0].fault.percentage: percentage must be between 0 and 100, not 150",
+		`policies/b/b.cue:8:46: policies.two.spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`,
+		"policies.three.spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, and has no value yet",
+		"policies/b/b.cue:10:37: policies.four.spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status")
+}
