@@ -1,0 +1,246 @@
+package selection
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// applies states the rule a second time, in the plainest words.
+func applies(selector schema.Selector, workload Workload) bool {
+	serviceFits := selector.Service == "" || selector.Service == "*" || selector.Service == workload.Service
+	namespaceFits := selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace
+	return serviceFits && namespaceFits
+}
+
+// F4: spec.selector {service, namespace} targets one service; empty or absent means "*".
+func TestMatches(t *testing.T) {
+	frontend := Workload{Service: "frontend", Namespace: "demo"}
+	for _, test := range []struct {
+		service, namespace string
+		workload           Workload
+		want               bool
+	}{
+		{"frontend", "demo", frontend, true},
+		{"frontend", "*", frontend, true},
+		{"frontend", "", frontend, true},
+		{"*", "demo", frontend, true},
+		{"", "demo", frontend, true},
+		{"*", "*", frontend, true},
+		{"", "", frontend, true},
+		// A policy for frontend touches no request of productcatalog.
+		{"frontend", "demo", Workload{"productcatalog", "demo"}, false},
+		{"frontend", "*", Workload{"productcatalog", "demo"}, false},
+		{"frontend", "demo", Workload{"frontend", "shop"}, false},
+		{"*", "demo", Workload{"frontend", "shop"}, false},
+		// Names are compared whole, and as they are written.
+		{"front", "demo", frontend, false},
+		{"Frontend", "demo", frontend, false},
+		// F5: without an identity, wildcard policies only.
+		{"frontend", "demo", Workload{}, false},
+		{"frontend", "*", Workload{}, false},
+		{"*", "demo", Workload{}, false},
+		{"*", "*", Workload{}, true},
+		{"*", "demo", Workload{Namespace: "demo"}, true},
+		{"frontend", "demo", Workload{Namespace: "demo"}, false},
+		{"frontend", "*", Workload{Service: "frontend"}, true},
+		// "*" is no workload's name.
+		{"frontend", "*", Workload{Service: "*", Namespace: "demo"}, false},
+		{"*", "demo", Workload{Service: "*", Namespace: "demo"}, true},
+	} {
+		selector := schema.Selector{Service: test.service, Namespace: test.namespace}
+		if got := Matches(selector, test.workload); got != test.want {
+			t.Errorf("Matches(%+v, %+v) = %v, want %v", selector, test.workload, got, test.want)
+		}
+		if got := applies(selector, test.workload); got != test.want {
+			t.Errorf("the plain rule for %+v, %+v says %v, want %v", selector, test.workload, got, test.want)
+		}
+	}
+}
+
+func FuzzMatches(f *testing.F) {
+	for _, seed := range [][4]string{{"frontend", "demo", "frontend", "demo"}, {"*", "", "", "*"}, {"", "a", "b", "a"}} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	f.Fuzz(func(t *testing.T, selectorService, selectorNamespace, service, namespace string) {
+		selector := schema.Selector{Service: selectorService, Namespace: selectorNamespace}
+		workload := Workload{Service: service, Namespace: namespace}
+		if got, want := Matches(selector, workload), applies(selector, workload); got != want {
+			t.Errorf("Matches(%+v, %+v) = %v, want %v", selector, workload, got, want)
+		}
+		entry := entryOf("one", selector, 1, "")
+		index, _ := new(Index).Apply([]schema.Change{{Name: "one", New: entry}})
+		if got := len(index.Select(workload)) == 1; got != applies(selector, workload) {
+			t.Errorf("the index of %+v selects it for %+v: %v", selector, workload, got)
+		}
+	})
+}
+
+func entryOf(name string, selector schema.Selector, delay int64, file string) *schema.Entry {
+	return schema.NewEntry(&schema.Policy{
+		Metadata: schema.Metadata{Name: name},
+		Spec: schema.Spec{
+			Selector: selector,
+			Rules:    []schema.Rule{{Fault: schema.Fault{Percentage: schema.All, DelayMS: delay}}},
+		},
+	}, schema.Origin{File: file, Line: 1})
+}
+
+var someNames = []string{"", "*", "a", "b", "c"}
+
+// change makes a random next set: policies put in, taken out, given another
+// selector, another meaning, or only another place.
+func change(random *rand.Rand, set *schema.Set) *schema.Set {
+	var puts []*schema.Entry
+	var deletes []string
+	for range random.IntN(6) {
+		name := fmt.Sprintf("p%d", random.IntN(40))
+		before := set.Get(name)
+		switch {
+		case before != nil && random.IntN(3) == 0:
+			deletes = append(deletes, name)
+		case before != nil && random.IntN(3) == 0:
+			puts = append(puts, before.WithOrigin(schema.Origin{File: fmt.Sprint(random.IntN(9))}))
+		default:
+			puts = append(puts, entryOf(name, schema.Selector{
+				Service:   someNames[random.IntN(len(someNames))],
+				Namespace: someNames[random.IntN(len(someNames))],
+			}, int64(1+random.IntN(2)), "f"))
+		}
+	}
+	return set.With(puts, deletes)
+}
+
+func workloads() []Workload {
+	var all []Workload
+	for _, service := range append(someNames, "other") {
+		for _, namespace := range append(someNames, "other") {
+			all = append(all, Workload{service, namespace})
+		}
+	}
+	return all
+}
+
+func plainSelect(set *schema.Set, workload Workload) []*schema.Entry {
+	var selected []*schema.Entry
+	for _, entry := range set.Entries() {
+		if Matches(entry.Policy.Spec.Selector, workload) {
+			selected = append(selected, entry)
+		}
+	}
+	return selected
+}
+
+// The index selects, after any number of changes, exactly the entries (with
+// their present origin) that a look at every policy does; earlier indexes stay as they were; and a workload's selection changes
+// in meaning if and only if one of its keys was touched.
+func TestIndexAgreesWithMatches(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	type past struct {
+		index *Index
+		set   *schema.Set
+	}
+	for range 40 {
+		index, set := new(Index), schema.NewSet()
+		history := []past{{index, set}}
+		for range 40 {
+			next := change(random, set)
+			after, touched := index.Apply(schema.Diff(set, next))
+			for _, workload := range workloads() {
+				before, now := index.Select(workload), after.Select(workload)
+				if want := plainSelect(next, workload); !same(now, want) {
+					t.Fatalf("Select(%+v) gives %v, want %v", workload, names(now), names(want))
+				}
+				concerned := slices.ContainsFunc(workload.Keys(), func(k Key) bool { return slices.Contains(touched, k) })
+				if changed := schema.NewSet(before...).Digest() != schema.NewSet(now...).Digest(); changed != concerned {
+					t.Fatalf("selection of %+v changed: %v, touched keys %v", workload, changed, touched)
+				}
+			}
+			index, set = after, next
+			history = append(history, past{index, set})
+		}
+		for _, p := range history {
+			for _, workload := range workloads() {
+				if !same(p.index.Select(workload), plainSelect(p.set, workload)) {
+					t.Fatalf("an index changed after it was made")
+				}
+			}
+		}
+	}
+}
+
+func same(a, b []*schema.Entry) bool {
+	return slices.EqualFunc(a, b, func(a, b *schema.Entry) bool {
+		return a.Name() == b.Name() && a.Hash == b.Hash && a.Origin == b.Origin
+	})
+}
+
+func names(entries []*schema.Entry) []string {
+	var all []string
+	for _, entry := range entries {
+		all = append(all, entry.Name())
+	}
+	return all
+}
+
+// Work follows the change: the tree stays shallow whatever the order in which
+// policies come, and one change makes few new nodes.
+func TestIndexStaysShallow(t *testing.T) {
+	const count = 10_000
+	index := new(Index)
+	for i := range count {
+		entry := entryOf(fmt.Sprintf("p%06d", i), schema.Selector{Service: "*", Namespace: "*"}, 1, "")
+		index, _ = index.Apply([]schema.Change{{Name: entry.Name(), New: entry}})
+	}
+	if depth := index.root.depth(); depth > 60 {
+		t.Errorf("%d policies in order of their names make a tree %d deep", count, depth)
+	}
+	old := index.Select(Workload{})[count/2]
+	next, _ := index.Apply([]schema.Change{{Name: old.Name(), Old: old, New: entryOf(old.Name(), schema.Selector{}, 2, "")}})
+	known := map[*node]bool{}
+	index.root.each(func(n *node) { known[n] = true })
+	made := 0
+	next.root.each(func(n *node) {
+		if !known[n] {
+			made++
+		}
+	})
+	if made == 0 || made > 120 {
+		t.Errorf("one change of %d made %d nodes", count, made)
+	}
+}
+
+func (n *node) depth() int {
+	if n == nil {
+		return 0
+	}
+	return 1 + max(n.left.depth(), n.right.depth())
+}
+
+func (n *node) each(do func(*node)) {
+	if n != nil {
+		n.left.each(do)
+		do(n)
+		n.right.each(do)
+	}
+}
+
+func BenchmarkApplyOne(b *testing.B) {
+	for _, count := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			var entries []*schema.Entry
+			for i := range count {
+				entries = append(entries, entryOf(fmt.Sprint("p", i), schema.Selector{Service: fmt.Sprint("s", i%100), Namespace: "n"}, 1, ""))
+			}
+			set := schema.NewSet(entries...)
+			index, _ := new(Index).Apply(schema.Diff(schema.NewSet(), set))
+			changes := []schema.Change{{Name: "p7", Old: set.Get("p7"), New: entryOf("p7", schema.Selector{Service: "s7", Namespace: "n"}, 2, "")}}
+			for b.Loop() {
+				index.Apply(changes)
+			}
+		})
+	}
+}
