@@ -1,0 +1,140 @@
+package fault
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// fake is a request that counts what it is asked for.
+type fake struct {
+	method, path string
+	headers      map[string]string
+	now          time.Time
+	asked        map[string]int
+}
+
+func (f *fake) count(what string) {
+	if f.asked == nil {
+		f.asked = map[string]int{}
+	}
+	f.asked[what]++
+}
+
+func (f *fake) Method() string { f.count("method"); return f.method }
+func (f *fake) Path() string   { f.count("path"); return f.path }
+func (f *fake) Now() time.Time { f.count("now"); return f.now }
+func (f *fake) Header(name string) (string, bool) {
+	f.count(name)
+	value, ok := f.headers[name]
+	return value, ok
+}
+
+// get is a request with headers given as name, value, name, value …
+func get(path string, headers ...string) *fake {
+	request := &fake{method: "GET", path: path, headers: map[string]string{}}
+	for i := 0; i < len(headers); i += 2 {
+		request.headers[headers[i]] = headers[i+1]
+	}
+	return request
+}
+
+// policy is one policy from the JSON of its spec.
+func policy(t testing.TB, name, spec string) *schema.Policy {
+	t.Helper()
+	made, err := schema.Parse(fmt.Appendf(nil, `{"metadata": {"name": %q}, "spec": %s}`, name, spec))
+	if err != nil {
+		t.Fatalf("policy %s: %v\n%s", name, err, spec)
+	}
+	return made
+}
+
+// rules is a policy of rules alone.
+func rules(t testing.TB, name string, each ...string) *schema.Policy {
+	t.Helper()
+	return policy(t, name, `{"rules": [`+strings.Join(each, ",")+`]}`)
+}
+
+// compile makes a program of policies that all can be carried out.
+func compile(t testing.TB, policies ...*schema.Policy) *Program {
+	t.Helper()
+	program, failed := Compile(policies, Limits{})
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	return program
+}
+
+// filler is policies, too many for a linear search, of which none matches any
+// request of the tests.
+func filler(t testing.TB) []*schema.Policy {
+	var all []*schema.Policy
+	for i := range 3 * few {
+		var match string
+		switch i % 4 {
+		case 0:
+			match = fmt.Sprintf(`{"path": {"exact": "/nobody/%d"}}`, i)
+		case 1:
+			match = fmt.Sprintf(`{"path": {"prefix": "/nobody/%d/"}}`, i)
+		case 2:
+			match = fmt.Sprintf(`{"path": {"regex": "/nobody/%d/.*"}}`, i)
+		case 3:
+			match = `{"methods": ["BREW"]}`
+		}
+		all = append(all, rules(t, fmt.Sprintf("nobody-%d", i), `{"match": `+match+`, "fault": {"abort": {"status": 418}}}`))
+	}
+	for i := range 2 * manyByHeader {
+		for _, name := range []string{"x-user", "x-env"} {
+			match := fmt.Sprintf(`{"headers": [{"name": %q, "exact": "nobody-%d"}]}`, name, i)
+			all = append(all, rules(t, fmt.Sprintf("%s-%d", name, i), `{"match": `+match+`, "fault": {"delay_ms": 99000}}`))
+		}
+	}
+	return all
+}
+
+// Each condition of a match, alone and with others; every row is decided
+// twice: by itself, and among many policies, through the index.
+func TestMatch(t *testing.T) {
+	program := map[string]*Program{}
+	for _, test := range matchTable {
+		for _, among := range []string{"alone", "among many"} {
+			t.Run(test.match+" "+test.request.method+" "+test.request.path+" "+among, func(t *testing.T) {
+				key := test.match + among
+				if program[key] == nil {
+					one := rules(t, "one", `{"match": `+test.match+`, "fault": {"abort": {"status": 503}}}`)
+					if among == "alone" {
+						program[key] = compile(t, one)
+					} else {
+						program[key] = compile(t, append(filler(t), one)...)
+						if program[key].index == nil {
+							t.Fatal("the programs of many policies have no index")
+						}
+					}
+				}
+				request := test.request
+				request.asked = nil
+				decision := program[key].Decide(&request, NewRandom(1))
+				if got := decision.Abort != nil; got != test.want {
+					t.Errorf("applies: %v, want %v (headers %v)", got, test.want, request.headers)
+				}
+				if decision.Abort != nil && decision.AbortPolicy != "one" {
+					t.Errorf("the abort is by policy %q", decision.AbortPolicy)
+				}
+				if decision.Delay != 0 || decision.DryRun != nil {
+					t.Errorf("more is decided than the policy says: %+v", decision)
+				}
+				for what, times := range request.asked {
+					if times > 1 {
+						t.Errorf("%s was asked for %d times", what, times)
+					}
+				}
+			})
+		}
+	}
+	if len(matchTable) < 60 {
+		t.Errorf("the table has %d rows", len(matchTable))
+	}
+}

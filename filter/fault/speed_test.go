@@ -1,0 +1,204 @@
+package fault
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// plain is a request that costs next to nothing to ask.
+type plain struct {
+	path, user string
+}
+
+func (p *plain) Method() string { return "GET" }
+func (p *plain) Path() string   { return p.path }
+func (p *plain) Now() time.Time { return someMoment }
+func (p *plain) Header(name string) (string, bool) {
+	return p.user, name == "x-user"
+}
+
+// matching is policies of which all have a match like the one given, with #
+// replaced by a number; the request of speedCases meets that of number 7.
+func matching(t testing.TB, count int, match string) []*schema.Policy {
+	var all []*schema.Policy
+	for i := range count {
+		number := fmt.Sprintf("%04d", 7+i)
+		text := strings.ReplaceAll(match, "#", number)
+		all = append(all, rules(t, "p"+number, `{"match": `+text+`, "fault": {"percentage": 50, "delay_ms": 500}}`))
+	}
+	return all
+}
+
+var speedCases = []struct{ name, match string }{
+	{"exact path", `{"path": {"exact": "/api/v1/shop/#"}}`},
+	{"prefix", `{"path": {"prefix": "/api/v1/shop/#"}}`},
+	{"regex", `{"path": {"regex": "^/api/v1/shop/#(/.*)?$"}}`},
+	{"header", `{"headers": [{"name": "x-user", "exact": "user-#"}]}`},
+	{"path and header", `{"path": {"exact": "/api/v1/shop/0007"}, "headers": [{"name": "x-user", "exact": "user-#"}]}`},
+	{"header prefix (no index)", `{"headers": [{"name": "x-user", "prefix": "user-#"}]}`},
+}
+
+var speedRequest = &plain{path: "/api/v1/shop/0007?q=1", user: "user-0007"}
+
+// A decision allocates nothing, so that the proxy's threads collect no garbage.
+func TestDecideAllocatesNothing(t *testing.T) {
+	random := NewRandom(1)
+	check := func(name string, program *Program) {
+		t.Helper()
+		if got := testing.AllocsPerRun(1000, func() { program.Decide(speedRequest, random) }); got != 0 {
+			t.Errorf("%s: %v allocations", name, got)
+		}
+	}
+	check("idle", new(Program))
+	for _, test := range speedCases {
+		for _, count := range []int{1, few, 1000} {
+			check(fmt.Sprint(test.name, " of ", count), compile(t, matching(t, count, test.match)...))
+		}
+	}
+	check("an expiry, an abort and a delay", compile(t,
+		policy(t, "a", `{"expires_at": "2027-01-31T13:00:00Z", "rules": [`+always100+`]}`),
+		rules(t, "b", `{"match": {"methods": ["GET"], "headers": [{"name": "x-no", "present": false}]}, "fault": {"abort": {"status": 503, "body": "b"}}}`)))
+}
+
+// Of 1,000 policies that can be told apart, hardly any is looked at.
+func TestIndexIsSelective(t *testing.T) {
+	for _, test := range speedCases[:5] {
+		program := compile(t, matching(t, 1000, test.match)...)
+		if got := len(program.index.linear); got > 0 {
+			t.Errorf("%s: %d rules are tried for each request", test.name, got)
+		}
+		for path, rules := range program.index.exact {
+			if len(rules) > crowd {
+				t.Errorf("%s: %d rules share the path %s", test.name, len(rules), path)
+			}
+		}
+		for _, h := range program.index.headers {
+			for value, rules := range h.rules {
+				if len(rules) > crowd {
+					t.Errorf("%s: %d rules share the value %s", test.name, len(rules), value)
+				}
+			}
+		}
+		for _, p := range program.index.prefixes {
+			if len(p.rules) > crowd {
+				t.Errorf("%s: %d rules share the prefix %s", test.name, len(p.rules), p.prefix)
+			}
+		}
+	}
+}
+
+// A rule that the index does not find is not even drawn for.
+func TestIndexPassesOver(t *testing.T) {
+	crowd := matching(t, 1000, `{"path": {"prefix": "/api/v1/shop/0008"}}`)
+	for _, test := range speedCases[:5] {
+		program := compile(t, append(crowd, matching(t, 100, test.match)...)...)
+		random := NewRandom(1)
+		after := *random
+		after.next()
+		program.Decide(speedRequest, random)
+		if *random != after {
+			t.Errorf("%s: more or less than one number was drawn for one rule that matches", test.name)
+		}
+		program.Decide(&plain{path: "/api/v1/shop/9", user: "user"}, random)
+		if *random != after {
+			t.Errorf("%s: a number was drawn for rules that do not match", test.name)
+		}
+	}
+}
+
+// The parent of a prefix is the longest of the others that it begins with.
+func TestPrefixesKnowTheirParents(t *testing.T) {
+	for range 200 {
+		byPrefix := map[string][]*rule{}
+		for range 40 {
+			prefix := "/"
+			for range rand.IntN(8) {
+				prefix += string("ab"[rand.IntN(2)])
+			}
+			byPrefix[prefix] = nil
+		}
+		x := new(index)
+		x.addPrefixes(byPrefix)
+		for _, p := range x.prefixes {
+			want, got := "", ""
+			for other := range byPrefix {
+				if other != p.prefix && strings.HasPrefix(p.prefix, other) && len(other) > len(want) {
+					want = other
+				}
+			}
+			if p.parent >= 0 {
+				got = x.prefixes[p.parent].prefix
+			}
+			if got != want {
+				t.Fatalf("the parent of %s is %q, want %q", p.prefix, got, want)
+			}
+		}
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	random := NewRandom(1)
+	b.Run("idle", func(b *testing.B) {
+		program := new(Program)
+		for b.Loop() {
+			program.Decide(speedRequest, random)
+		}
+	})
+	for _, test := range speedCases {
+		for _, count := range []int{1, 1000} {
+			b.Run(fmt.Sprintf("%s/%d", test.name, count), func(b *testing.B) {
+				program := compile(b, matching(b, count, test.match)...)
+				b.ReportAllocs()
+				for b.Loop() {
+					program.Decide(speedRequest, random)
+				}
+			})
+		}
+	}
+}
+
+// What 1,000 policies of which one matches cost, over what that one costs
+// alone; both are measured by turns. Asking the request costs nothing here,
+// so this is the worst that a filter can see.
+func BenchmarkThousandOverOne(b *testing.B) {
+	const turn = 1000
+	for _, test := range speedCases {
+		b.Run(test.name, func(b *testing.B) {
+			programs := [2]*Program{compile(b, matching(b, 1, test.match)...), compile(b, matching(b, 1000, test.match)...)}
+			random := NewRandom(1)
+			var spent [2]time.Duration
+			turns := 0
+			for b.Loop() {
+				for i, program := range programs {
+					start := time.Now()
+					for range turn {
+						program.Decide(speedRequest, random)
+					}
+					spent[i] += time.Since(start)
+				}
+				turns++
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(spent[0])/float64(turns)/turn, "ns/one")
+			b.ReportMetric(float64(spent[1])/float64(turns)/turn, "ns/thousand")
+			b.ReportMetric(float64(spent[1])/float64(spent[0]), "ratio")
+		})
+	}
+}
+
+// What a change of policies costs a filter.
+func BenchmarkCompile(b *testing.B) {
+	for _, test := range speedCases {
+		b.Run(test.name+"/1000", func(b *testing.B) {
+			policies := matching(b, 1000, test.match)
+			for b.Loop() {
+				Compile(policies, Limits{})
+			}
+		})
+	}
+}

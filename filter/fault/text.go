@@ -1,0 +1,152 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// text is a condition on a path or on a header's value.
+type text struct {
+	how comparison
+	// value is what exact and prefix compare with. For a regex it is what
+	// every match of it begins with, and may be empty.
+	value string
+	regex *regexp.Regexp
+}
+
+type comparison uint8
+
+const (
+	// always holds for every value, and, for a header, where it is present.
+	always comparison = iota
+	exact
+	prefix
+	regex
+	// absent holds for no value: a header must not be there.
+	absent
+)
+
+// holds says whether the condition holds for a value that is there.
+func (t *text) holds(value string) bool {
+	switch t.how {
+	case always:
+		return true
+	case exact:
+		return value == t.value
+	case prefix:
+		return strings.HasPrefix(value, t.value)
+	case regex:
+		// Most values are refused without running the expression.
+		return strings.HasPrefix(value, t.value) && t.regex.MatchString(value)
+	}
+	return false
+}
+
+// compileText makes a condition of a comparison that has exactly one way set.
+func (c *compiler) compileText(match schema.StringMatch) (text, error) {
+	set := 0
+	var made text
+	if match.Exact != nil {
+		set++
+		made = text{how: exact, value: *match.Exact}
+	}
+	if match.Prefix != nil {
+		set++
+		made = text{how: prefix, value: *match.Prefix}
+		if *match.Prefix == "" {
+			made.how = always
+		}
+	}
+	if match.Regex != nil {
+		set++
+		var err error
+		if made, err = c.compileRegex(*match.Regex); err != nil {
+			return text{}, err
+		}
+	}
+	if set != 1 {
+		return text{}, errors.New("it wants exactly one of exact, prefix and regex that this filter knows")
+	}
+	return made, nil
+}
+
+// maxSteps bounds what matching an expression can cost: it is at most
+// proportional to the steps of the expression times the length of the value.
+// It is far above what a path or a header asks for; without it, a thread of
+// the proxy could stand still for seconds.
+const maxSteps = 5000
+
+// compileRegex makes a condition of an expression, each expression once.
+func (c *compiler) compileRegex(expression string) (text, error) {
+	if made, ok := c.regexes[expression]; ok {
+		return made, nil
+	}
+	tree, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return text{}, fmt.Errorf("regex %q: %w", expression, err)
+	}
+	if n := steps(tree); n > maxSteps {
+		return text{}, fmt.Errorf("regex %q: it has %d steps, repetitions multiplied out, and at most %d are carried out", expression, n, maxSteps)
+	}
+	whole, err := regexp.Compile(`\A(?:` + expression + `)\z`)
+	if err != nil {
+		// A \Q that the expression leaves open swallows the rest.
+		whole, err = regexp.Compile(`\A(?:` + expression + `\E)\z`)
+	}
+	if err != nil {
+		return text{}, fmt.Errorf("regex %q: %w", expression, err)
+	}
+	made := text{how: regex, value: literalPrefix(tree), regex: whole}
+	c.regexes[expression] = made
+	return made, nil
+}
+
+// steps is about how many instructions an expression compiles to. The parser
+// sees to it that repetitions within each other are at most 1,000 in all.
+func steps(tree *syntax.Regexp) int {
+	switch tree.Op {
+	case syntax.OpLiteral:
+		return len(tree.Rune)
+	case syntax.OpRepeat:
+		return steps(tree.Sub[0]) * max(1, tree.Min, tree.Max)
+	}
+	n := 1
+	for _, sub := range tree.Sub {
+		n += steps(sub)
+	}
+	return n
+}
+
+// literalPrefix is what every string that the expression matches whole
+// begins with. Regexp.LiteralPrefix would find none behind a "^", which many
+// write out of habit, and would ask for one more compilation.
+func literalPrefix(tree *syntax.Regexp) string {
+	switch tree.Op {
+	case syntax.OpLiteral:
+		if tree.Flags&syntax.FoldCase != 0 {
+			return ""
+		}
+		literal := string(tree.Rune)
+		// The expression takes bytes that are not UTF-8 for this rune.
+		before, _, _ := strings.Cut(literal, string(utf8.RuneError))
+		return before
+	case syntax.OpCapture:
+		return literalPrefix(tree.Sub[0])
+	case syntax.OpConcat:
+		for _, sub := range tree.Sub {
+			switch sub.Op {
+			case syntax.OpBeginText, syntax.OpBeginLine, syntax.OpEmptyMatch:
+				// A match of the whole begins where the text does.
+			default:
+				return literalPrefix(sub)
+			}
+		}
+	}
+	return ""
+}
