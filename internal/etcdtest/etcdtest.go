@@ -1,0 +1,236 @@
+// Package etcdtest runs the stock etcd and etcdctl for tests: real servers
+// that can be killed, frozen, wiped and started again, plain, with TLS, or
+// with a user and a password.
+package etcdtest
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// Server is a stock etcd of one member, with its data in a temporary folder.
+type Server struct {
+	// Endpoint is the URL for clients. It stays the same over restarts.
+	Endpoint string
+	// Folder holds the data.
+	Folder string
+	// CAFile, CertFile and KeyFile are set by WithTLS; the certificate serves both sides.
+	CAFile, CertFile, KeyFile string
+	// Username and PasswordFile are set by RequireUser.
+	Username, PasswordFile string
+
+	t         testing.TB
+	address   string
+	arguments []string
+	process   *exec.Cmd
+	log       string
+}
+
+// Option changes how a server is started.
+type Option func(*Server)
+
+// WithArguments passes more arguments to etcd.
+func WithArguments(arguments ...string) Option {
+	return func(s *Server) { s.arguments = append(s.arguments, arguments...) }
+}
+
+// WithTLS makes the server ask for certificates of a CA made for the test.
+func WithTLS() Option {
+	return func(s *Server) {
+		s.CAFile, s.CertFile, s.KeyFile = makeCertificates(s.t)
+		s.arguments = append(s.arguments, "--cert-file", s.CertFile, "--key-file", s.KeyFile, "--trusted-ca-file", s.CAFile, "--client-cert-auth")
+	}
+}
+
+// Start starts a server and stops it at the test's end.
+func Start(t testing.TB, options ...Option) *Server {
+	t.Helper()
+	s := &Server{t: t, Folder: filepath.Join(t.TempDir(), "data")}
+	for _, option := range options {
+		option(s)
+	}
+	scheme := "http"
+	if s.CAFile != "" {
+		scheme = "https"
+	}
+	for try := 0; ; try++ {
+		s.address = freeAddress(t)
+		s.Endpoint = scheme + "://" + s.address
+		err := s.start()
+		if err == nil {
+			break
+		}
+		// Somebody else may have taken the port meanwhile.
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func (s *Server) start() error {
+	binary := testtool.Path(s.t, "etcd")
+	// A peer's address is needed, and no one ever calls it.
+	peer := "http://" + freeAddress(s.t)
+	arguments := append([]string{
+		"--name", "test", "--data-dir", s.Folder, "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", "http://127.0.0.1:2380", "--initial-cluster", "test=http://127.0.0.1:2380",
+		"--log-level", "error", "--heartbeat-interval", "20", "--election-timeout", "100",
+	}, s.arguments...)
+	s.process = exec.Command(binary, arguments...)
+	s.log = s.Folder + ".log"
+	out, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	s.process.Stdout, s.process.Stderr = out, out
+	if err := s.process.Start(); err != nil {
+		return fmt.Errorf("starting etcd: %w", err)
+	}
+	exited := make(chan struct{})
+	process := s.process
+	go func() {
+		_ = process.Wait()
+		close(exited)
+	}()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if s.answers() {
+			return nil
+		}
+		select {
+		case <-exited:
+			text, _ := os.ReadFile(s.log)
+			return fmt.Errorf("etcd ended: %s", text)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			_ = s.process.Process.Kill()
+			text, _ := os.ReadFile(s.log)
+			return fmt.Errorf("etcd is not ready: %s", text)
+		}
+	}
+}
+
+func (s *Server) answers() bool {
+	connection, err := net.DialTimeout("tcp", s.address, time.Second)
+	if err != nil {
+		return false
+	}
+	connection.Close()
+	_, err = s.run("--command-timeout", "2s", "endpoint", "health")
+	// With users, only they can tell its health; that it refuses says that it runs.
+	return err == nil || strings.Contains(err.Error(), "user name is empty") || strings.Contains(err.Error(), "authentication")
+}
+
+// Kill ends the server with SIGKILL and waits for it.
+func (s *Server) Kill() {
+	if s.process == nil {
+		return
+	}
+	_ = s.process.Process.Kill()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if s.process.Process.Signal(syscall.Signal(0)) != nil {
+			break
+		}
+	}
+	s.process = nil
+}
+
+// Restart starts a killed server again, on its data.
+func (s *Server) Restart() {
+	s.t.Helper()
+	if err := s.start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Wipe deletes a killed server's data.
+func (s *Server) Wipe() {
+	s.t.Helper()
+	if err := os.RemoveAll(s.Folder); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Freeze stops the server where it is; Thaw lets it go on.
+func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen server go on.
+func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(number syscall.Signal) {
+	s.t.Helper()
+	if err := s.process.Process.Signal(number); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Ctl runs etcdctl against the server and gives what it prints.
+func (s *Server) Ctl(arguments ...string) string {
+	s.t.Helper()
+	out, err := s.run(arguments...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+func (s *Server) run(arguments ...string) (string, error) {
+	full := []string{"--endpoints", s.Endpoint}
+	if s.CAFile != "" {
+		full = append(full, "--cacert", s.CAFile, "--cert", s.CertFile, "--key", s.KeyFile)
+	}
+	if s.Username != "" {
+		full = append(full, "--user", s.Username+":"+password)
+	}
+	return Ctl(s.t, append(full, arguments...)...)
+}
+
+// Ctl runs etcdctl and gives what it prints to its standard output.
+func Ctl(t testing.TB, arguments ...string) (string, error) {
+	command := exec.Command(testtool.Path(t, "etcdctl"), arguments...)
+	var out, errors bytes.Buffer
+	command.Stdout, command.Stderr = &out, &errors
+	if err := command.Run(); err != nil {
+		return out.String(), fmt.Errorf("etcdctl %s: %w: %s", strings.Join(arguments, " "), err, errors.String())
+	}
+	return out.String(), nil
+}
+
+const password = "s3cret"
+
+// RequireUser turns on authentication: from now on only root, whose password
+// stands in PasswordFile, may do anything.
+func (s *Server) RequireUser() {
+	s.t.Helper()
+	s.Ctl("user", "add", "root:"+password)
+	s.Ctl("user", "grant-role", "root", "root")
+	s.Ctl("auth", "enable")
+	s.Username = "root"
+	s.PasswordFile = filepath.Join(s.t.TempDir(), "password")
+	if err := os.WriteFile(s.PasswordFile, []byte(password+"\n"), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}

@@ -1,0 +1,159 @@
+package gittest
+
+import (
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Server is a git server for one repository.
+type Server struct {
+	// URL is the repository's address, without credentials.
+	URL string
+
+	mu       sync.Mutex
+	fault    func(http.Handler) http.Handler
+	requests int
+	// release is closed when the test ends, and lets go of hanging requests.
+	release chan struct{}
+}
+
+// HTTP says how ServeHTTP serves. The zero value asks for no credentials.
+type HTTP struct {
+	// User and Password are asked for by basic authentication, if set.
+	User, Password string
+	// Token is asked for as a bearer token, if set.
+	Token string
+	// TLS serves HTTPS, with the certificate of httptest.
+	TLS bool
+}
+
+// ServeHTTP serves a repository by git http-backend until the test ends.
+func ServeHTTP(t testing.TB, repo *Repo, options HTTP) *Server {
+	t.Helper()
+	path, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := &cgi.Handler{
+		Path: path, Args: []string{"http-backend"}, Dir: repo.bare,
+		Env: append(Environment(), "GIT_PROJECT_ROOT="+strings.TrimSuffix(repo.bare, "/policies.git"), "GIT_HTTP_EXPORT_ALL=1"),
+	}
+	s := &Server{release: make(chan struct{})}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		fault := s.fault
+		s.requests++
+		s.mu.Unlock()
+		if fault != nil {
+			fault(backend).ServeHTTP(w, r)
+			return
+		}
+		if !options.allow(r) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+			http.Error(w, "credentials are needed", http.StatusUnauthorized)
+			return
+		}
+		backend.ServeHTTP(w, r)
+	})
+	server := httptest.NewUnstartedServer(handler)
+	if options.TLS {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	t.Cleanup(func() {
+		close(s.release)
+		server.CloseClientConnections()
+		server.Close()
+	})
+	s.URL = server.URL + "/policies.git"
+	return s
+}
+
+func (o HTTP) allow(r *http.Request) bool {
+	if o.Token != "" {
+		return r.Header.Get("Authorization") == "Bearer "+o.Token
+	}
+	if o.User == "" && o.Password == "" {
+		return true
+	}
+	user, password, _ := r.BasicAuth()
+	return user == o.User && password == o.Password
+}
+
+// Requests counts the requests so far.
+func (s *Server) Requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+// Break makes every later request meet a fault; nil mends the server.
+func (s *Server) Break(fault func(git http.Handler) http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = fault
+}
+
+// Answer is a fault: every request gets this status.
+func Answer(status int) func(http.Handler) http.Handler {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, http.StatusText(status), status)
+		})
+	}
+}
+
+// Hang is a fault: no request is answered while the client or the test lasts.
+func (s *Server) Hang(http.Handler) http.Handler {
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { s.wait(r) })
+}
+
+// HangAfter is a fault: an answer hangs after so many bytes of its body.
+func (s *Server) HangAfter(count int) func(http.Handler) http.Handler {
+	return func(git http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			git.ServeHTTP(&limited{ResponseWriter: w, left: count, then: func() { s.wait(r); panic(http.ErrAbortHandler) }}, r)
+		})
+	}
+}
+
+// CutAfter is a fault: the connection is cut after so many bytes of an answer's body.
+func CutAfter(count int) func(http.Handler) http.Handler {
+	return func(git http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			git.ServeHTTP(&limited{ResponseWriter: w, left: count, then: func() { panic(http.ErrAbortHandler) }}, r)
+		})
+	}
+}
+
+func (s *Server) wait(r *http.Request) {
+	select {
+	case <-r.Context().Done():
+	case <-s.release:
+	}
+}
+
+// limited passes on so many bytes of a body and then does something else.
+type limited struct {
+	http.ResponseWriter
+	left int
+	then func()
+}
+
+func (l *limited) Write(text []byte) (int, error) {
+	if len(text) <= l.left {
+		l.left -= len(text)
+		return l.ResponseWriter.Write(text)
+	}
+	_, _ = l.ResponseWriter.Write(text[:l.left])
+	_ = http.NewResponseController(l.ResponseWriter).Flush()
+	l.left = 0
+	l.then()
+	return len(text), nil
+}

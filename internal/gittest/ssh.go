@@ -1,0 +1,160 @@
+package gittest
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/pem"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+)
+
+// SSHServer is a git server over SSH that lets one key in.
+type SSHServer struct {
+	// URL is the repository's address.
+	URL string
+	// KeyFile holds the private key that the server lets in; StrangerKeyFile
+	// one that it does not know.
+	KeyFile, StrangerKeyFile string
+	// KnownHostsFile names the server's key; OtherHostsFile names another key
+	// for the server; EmptyHostsFile names no host.
+	KnownHostsFile, OtherHostsFile, EmptyHostsFile string
+
+	mu      sync.Mutex
+	hanging bool
+	release chan struct{}
+}
+
+// Hang says whether sessions are answered by silence.
+func (s *SSHServer) Hang(hanging bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hanging = hanging
+}
+
+// ServeSSH serves a repository by git upload-pack over SSH until the test ends.
+func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
+	t.Helper()
+	folder := t.TempDir()
+	host, otherHost := newSigner(t, ""), newSigner(t, "")
+	s := &SSHServer{
+		KeyFile: filepath.Join(folder, "id"), StrangerKeyFile: filepath.Join(folder, "stranger"),
+		KnownHostsFile: filepath.Join(folder, "known_hosts"), OtherHostsFile: filepath.Join(folder, "other_hosts"), EmptyHostsFile: filepath.Join(folder, "empty_hosts"),
+		release: make(chan struct{}),
+	}
+	allowed := newSigner(t, s.KeyFile).PublicKey()
+	newSigner(t, s.StrangerKeyFile)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	write(t, s.KnownHostsFile, knownhosts.Line([]string{address}, host.PublicKey())+"\n")
+	write(t, s.OtherHostsFile, knownhosts.Line([]string{address}, otherHost.PublicKey())+"\n")
+	write(t, s.EmptyHostsFile, "")
+	s.URL = "ssh://git@" + address + repo.bare
+
+	server := &ssh.Server{
+		PublicKeyHandler: func(_ ssh.Context, key ssh.PublicKey) bool { return ssh.KeysEqual(key, allowed) },
+		Handler:          func(session ssh.Session) { s.serve(session, repo) },
+	}
+	server.AddHostKey(host)
+	// As most servers do, it has a key of another kind too, which clients
+	// prefer and the known hosts do not name.
+	second, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := gossh.NewSignerFromKey(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.AddHostKey(signer)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() {
+		close(s.release)
+		_ = server.Close()
+		tasks.Wait()
+	})
+	return s
+}
+
+func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
+	s.mu.Lock()
+	hanging := s.hanging
+	s.mu.Unlock()
+	if hanging {
+		select {
+		case <-session.Context().Done():
+		case <-s.release:
+		}
+		return
+	}
+	arguments := session.Command()
+	if len(arguments) != 2 || arguments[0] != "git-upload-pack" || !strings.HasPrefix(arguments[1], repo.bare) {
+		_, _ = io.WriteString(session.Stderr(), "only git-upload-pack of the repository is served\n")
+		_ = session.Exit(1)
+		return
+	}
+	command := exec.CommandContext(session.Context(), "git", "upload-pack", arguments[1])
+	command.Env = Environment()
+	command.Stdout, command.Stderr = session, session.Stderr()
+	// The command may end before the client closes its side, so its input is not waited for.
+	input, err := command.StdinPipe()
+	if err == nil {
+		err = command.Start()
+	}
+	if err != nil {
+		_ = session.Exit(1)
+		return
+	}
+	go func() {
+		_, _ = io.Copy(input, session)
+		_ = input.Close()
+	}()
+	if command.Wait() != nil {
+		_ = session.Exit(1)
+		return
+	}
+	_ = session.Exit(0)
+}
+
+// newSigner makes a key, and writes it where asked.
+func newSigner(t testing.TB, file string) gossh.Signer {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := gossh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file != "" {
+		block, err := gossh.MarshalPrivateKey(private, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, file, string(pem.EncodeToMemory(block)))
+	}
+	return signer
+}
+
+func write(t testing.TB, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,61 @@
+// Package testtool finds the programs that tests hold hfi against: the stock
+// cue, etcd and etcdctl that "make tools" builds by pinned version.
+package testtool
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// Root is the repository's root folder.
+func Root() string {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		panic("no caller information: testtool needs a build without -trimpath")
+	}
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Path is the program's file. Where it is missing the test fails in CI, and
+// is skipped on a person's machine.
+func Path(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(Root(), ".tools", "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		Lacks(t, "%s is not built: run make tools", name)
+	}
+	return path
+}
+
+// Lacks ends a test for which this machine lacks something: in CI it fails, on
+// a person's machine it is skipped.
+func Lacks(t testing.TB, format string, arguments ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format, arguments...)
+	}
+	t.Skipf(format, arguments...)
+}
+
+// NoteSources looks at each file that the project's programs are built from,
+// for a test that has them built. The go command remembers a passing test's
+// result by the files that the test itself has looked at; what the compilers
+// look at that the test runs, it cannot see.
+func NoteSources(t testing.TB) {
+	t.Helper()
+	for _, part := range []string{"Makefile", "go.mod", "go.sum", "cmd", "deploy", "filter", "internal", "policies", "reconciler", "schema"} {
+		err := filepath.WalkDir(filepath.Join(Root(), part), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			_, err = os.Stat(path)
+			return err
+		})
+		if err != nil {
+			t.Fatalf("looking at the project's sources: %v", err)
+		}
+	}
+}
