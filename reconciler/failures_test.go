@@ -1,0 +1,162 @@
+package reconciler_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// What a source's error means decides what is done about it: Retry with
+// growing waits, Await and Mend at the usual interval (G1, promise 7).
+func TestSourceErrors(t *testing.T) {
+	for _, test := range []struct {
+		reason              string
+		then                reconciler.Consequence
+		retried, reachable  bool
+		word                reconciler.SyncWord
+		stalled, reconciles string
+	}{
+		{"Unreachable", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
+		{"TimedOut", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
+		{"ObjectMissing", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
+		{"BranchMissing", reconciler.Await, false, true, reconciler.OutOfSync, "True", "False"},
+		{"AuthenticationFailed", reconciler.Mend, false, false, reconciler.Unknown, "True", "False"},
+	} {
+		t.Run(test.reason, func(t *testing.T) {
+			scenario(t, func(t *testing.T, d *daemon) {
+				d.push("a", policies("p"))
+				d.open()
+				seen, success := *d.Status().Source.LastSeenAt, *d.Status().Sync.LastSuccessAt
+				d.pass(time.Second)
+				began := time.Now()
+				d.git.fail(func(f *repository) { f.headErr, f.lastLook = sourceError(test.reason, test.then), nil })
+				d.git.notify()
+				synctest.Wait()
+				d.pass(4 * time.Second)
+
+				var waits []time.Duration
+				for i := 1; i < len(d.git.lastLook); i++ {
+					waits = append(waits, d.git.lastLook[i].Sub(d.git.lastLook[i-1]))
+				}
+				want := []time.Duration(nil)
+				if test.retried {
+					want = []time.Duration{200, 400, 800, 1600}
+					for i := range want {
+						want[i] *= time.Millisecond
+					}
+				}
+				if !slices.Equal(waits, want) {
+					t.Errorf("waits between looks are %v, want %v", waits, want)
+				}
+				status := d.wantSync(test.word)
+				if status.Source.Reachable != test.reachable || !status.Source.LastSeenAt.Equal(seen) || !status.Sync.LastSuccessAt.Equal(success) {
+					t.Errorf("reachable %v, last seen %v, success %v; times must not move on failure", status.Source.Reachable, status.Source.LastSeenAt, status.Sync.LastSuccessAt)
+				}
+				if e := status.Source.Error; e == nil || e.Reason != test.reason || e.Message != "reading the branch: something is wrong" || !e.Since.Equal(began) {
+					t.Errorf("the error is %+v, want %s since %v", e, test.reason, began)
+				}
+				if got := d.condition(reconciler.Stalled).Status; got != test.stalled {
+					t.Errorf("Stalled is %s, want %s", got, test.stalled)
+				}
+				if got := d.condition(reconciler.Reconciling).Status; got != test.reconciles {
+					t.Errorf("Reconciling is %s, want %s", got, test.reconciles)
+				}
+				d.wantPublished("a")
+
+				// Mended without a word: the next look at the latest finds out.
+				d.git.fail(func(f *repository) { f.headErr = nil })
+				d.pass(d.Interval)
+				status = d.wantSync(reconciler.Synced)
+				if status.Source.Error != nil || !status.Source.Reachable {
+					t.Errorf("mended, yet the error is %+v", status.Source.Error)
+				}
+				if len(status.History) != 1 {
+					t.Errorf("the history is %+v: a failure to read git is no outcome of a commit", status.History)
+				}
+			})
+		})
+	}
+}
+
+// Waits grow no longer than the interval, and start small again after a success.
+func TestRetriesAreCapped(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.git.headErr = sourceError("Unreachable", reconciler.Retry)
+		d.open()
+		d.pass(10 * time.Minute)
+		if n := len(d.git.lastLook); n < 20 || n > 70 {
+			t.Errorf("%d looks in ten minutes at an interval of 30s", n)
+		}
+		for i := 1; i < len(d.git.lastLook); i++ {
+			if wait := d.git.lastLook[i].Sub(d.git.lastLook[i-1]); wait > d.Interval {
+				t.Errorf("look %d came after %s", i, wait)
+			}
+		}
+		d.git.fail(func(f *repository) { f.headErr = nil })
+		d.push("a", policies("p"))
+		d.wantPublished("a")
+		d.git.fail(func(f *repository) { f.headErr, f.lastLook = sourceError("Unreachable", reconciler.Retry), nil })
+		d.git.notify()
+		d.pass(d.RetryMin)
+		if len(d.git.lastLook) != 2 {
+			t.Errorf("%d looks: after a success the first wait is to be %s again", len(d.git.lastLook), d.RetryMin)
+		}
+	})
+}
+
+// A commit that git has and cannot read, and a validator that reaches no
+// verdict, leave what is published and come again.
+func TestCommitThatCannotBeJudged(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.git.fail(func(f *repository) { f.deltaErr = sourceError("ObjectMissing", reconciler.Retry) })
+		d.push("b", policies("q"))
+		if status := d.wantSync(reconciler.Unknown); status.Source.LastAttemptedRevision.Commit != "a" {
+			t.Errorf("attempted is %+v, though b was not read", status.Source.LastAttemptedRevision)
+		}
+		d.git.fail(func(f *repository) { f.deltaErr, f.applyErr = nil, errors.New("evaluation took over 10s") })
+		d.pass(d.Interval)
+		status := d.wantSync(reconciler.OutOfSync)
+		if status.Sync.Message != "evaluation took over 10s" || status.Source.Error != nil || len(status.History) != 1 {
+			t.Errorf("message %q, source error %+v, history %+v", status.Sync.Message, status.Source.Error, status.History)
+		}
+		d.wantCondition(reconciler.Reconciling, "True", "Retrying")
+		d.wantPublished("a")
+		d.git.fail(func(f *repository) { f.applyErr = nil })
+		d.pass(d.Interval)
+		d.wantPublished("b")
+		d.wantSync(reconciler.Synced)
+	})
+}
+
+// While etcd takes no write the commit stays unapplied, with growing waits
+// between tries; the success time stands.
+func TestPublishFails(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		success := *d.Status().Sync.LastSuccessAt
+		d.etcd.change(func(f *storage) { f.publishErr, f.publishAt = errors.New("etcd did not answer"), nil })
+		d.pass(time.Second)
+		d.push("b", policies("q"))
+		d.pass(4 * time.Second)
+		status := d.wantSync(reconciler.OutOfSync)
+		if n := len(d.etcd.publishAt); n != 5 {
+			t.Errorf("%d tries in 4s, want 5 with doubling waits", n)
+		}
+		if !status.Sync.LastSuccessAt.Equal(success) || len(status.History) != 1 {
+			t.Errorf("success %v, history %+v", status.Sync.LastSuccessAt, status.History)
+		}
+		d.wantCondition(reconciler.Reconciling, "True", "Retrying")
+		d.wantCondition(reconciler.Stalled, "False", "Progressing")
+		d.etcd.change(func(f *storage) { f.publishErr = nil })
+		d.pass(d.Interval)
+		d.wantPublished("b")
+		d.wantCondition(reconciler.Ready, "True", "Synced")
+	})
+}

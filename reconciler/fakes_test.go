@@ -1,0 +1,312 @@
+package reconciler_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// policies is a set of policies of these names, all alike.
+func policies(names ...string) *schema.Set {
+	return delayed(100, names...)
+}
+
+// delayed is a set of policies that delay by so many milliseconds.
+func delayed(ms int64, names ...string) *schema.Set {
+	var entries []*schema.Entry
+	for i, name := range names {
+		entries = append(entries, schema.NewEntry(&schema.Policy{
+			Metadata: schema.Metadata{Name: name},
+			Spec: schema.Spec{
+				Selector: schema.Selector{Service: schema.Any, Namespace: schema.Any},
+				Rules:    []schema.Rule{{Fault: schema.Fault{Percentage: schema.All, DelayMS: ms}}},
+			},
+		}, schema.Origin{File: "policies/all.yaml", Line: i + 1}))
+	}
+	return schema.NewSet(entries...)
+}
+
+// numbered are n names.
+func numbered(n int) []string {
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("policy-%03d", i))
+	}
+	return names
+}
+
+// repository is a Source and, since a fake needs no files, the Validator too.
+type repository struct {
+	mu      sync.Mutex
+	commits []reconciler.Commit // oldest first
+	sets    map[string]*reconciler.Verdict
+	changed chan struct{}
+
+	headErr, deltaErr, sinceErr, applyErr error
+	looks, deltas                         int
+	lastLook                              []time.Time
+	base                                  string
+	openDeltas                            int
+}
+
+func newRepository() *repository {
+	return &repository{sets: map[string]*reconciler.Verdict{}, changed: make(chan struct{}, 1)}
+}
+
+func (f *repository) commit(commit reconciler.Commit, verdict *reconciler.Verdict) {
+	f.mu.Lock()
+	f.commits = append(f.commits, commit)
+	f.sets[commit.Hash] = verdict
+	f.mu.Unlock()
+	f.notify()
+}
+
+func (f *repository) notify() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (f *repository) fail(change func(f *repository)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func (f *repository) Head(context.Context) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks++
+	f.lastLook = append(f.lastLook, time.Now())
+	if f.headErr != nil {
+		return "", f.headErr
+	}
+	if len(f.commits) == 0 {
+		return "", &reconciler.SourceError{Reason: "RepositoryEmpty", Then: reconciler.Await, Err: fmt.Errorf("no commits")}
+	}
+	return f.commits[len(f.commits)-1].Hash, nil
+}
+
+func (f *repository) find(hash string) int {
+	return slices.IndexFunc(f.commits, func(c reconciler.Commit) bool { return c.Hash == hash })
+}
+
+func (f *repository) Delta(_ context.Context, _, head string) (*reconciler.Delta, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deltas++
+	if f.deltaErr != nil {
+		return nil, f.deltaErr
+	}
+	f.openDeltas++
+	return &reconciler.Delta{Commit: f.commits[f.find(head)], Close: func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.openDeltas--
+		return nil
+	}}, nil
+}
+
+func (f *repository) Since(_ context.Context, base, head string) ([]reconciler.Commit, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sinceErr != nil {
+		return nil, f.sinceErr
+	}
+	since := slices.Clone(f.commits[f.find(base)+1 : f.find(head)+1])
+	slices.Reverse(since)
+	return since, nil
+}
+
+func (f *repository) Changed() <-chan struct{} { return f.changed }
+func (f *repository) Close() error             { return nil }
+
+func (f *repository) Base() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.base
+}
+
+func (f *repository) Apply(_ context.Context, delta *reconciler.Delta) (*reconciler.Verdict, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.applyErr != nil {
+		return nil, f.applyErr
+	}
+	f.base = delta.Commit.Hash
+	return f.sets[delta.Commit.Hash], nil
+}
+
+// storage is a Store in memory, and the Term of whoever leads there.
+type storage struct {
+	mu       sync.Mutex
+	state    *reconciler.State
+	verified bool
+	drift    reconciler.Drift
+	history  []reconciler.HistoryEntry
+	findings *reconciler.Findings
+	health   reconciler.EtcdStatus
+	number   int64
+	epoch    int64
+	changed  chan struct{}
+
+	// elected lets a Campaign win; terms counts them.
+	elected    chan struct{}
+	terms      int
+	done       chan struct{}
+	resigned   int
+	triggers   chan struct{}
+	publishErr error
+	recordErr  error
+	reportErr  error
+	published  []reconciler.Publication
+	publishAt  []time.Time
+	reports    []reconciler.Findings
+	triggered  int
+}
+
+func newStorage() *storage {
+	f := &storage{
+		verified: true, epoch: 1, changed: make(chan struct{}, 1), elected: make(chan struct{}, 8), triggers: make(chan struct{}, 1),
+		health: reconciler.EtcdStatus{Mode: reconciler.External, Endpoints: []string{"http://etcd"}, Healthy: true},
+		drift:  reconciler.Drift{Status: reconciler.DriftNone},
+	}
+	f.elected <- struct{}{}
+	return f
+}
+
+// change edits what the store holds, as a stranger or an outage would.
+func (f *storage) change(edit func(f *storage)) {
+	f.mu.Lock()
+	edit(f)
+	f.mu.Unlock()
+	f.notify()
+}
+
+func (f *storage) notify() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (f *storage) State() *reconciler.State { f.mu.Lock(); defer f.mu.Unlock(); return f.state }
+func (f *storage) HeadVerified() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.verified && f.state != nil
+}
+func (f *storage) Drift() reconciler.Drift { f.mu.Lock(); defer f.mu.Unlock(); return f.drift }
+func (f *storage) Findings() *reconciler.Findings {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.findings
+}
+func (f *storage) Health() reconciler.EtcdStatus { f.mu.Lock(); defer f.mu.Unlock(); return f.health }
+func (f *storage) Changed() <-chan struct{}      { return f.changed }
+func (f *storage) History() []reconciler.HistoryEntry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.history)
+}
+
+func (f *storage) Trigger(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.triggered++
+	if !f.health.Healthy {
+		return fmt.Errorf("etcd is away")
+	}
+	return nil
+}
+
+func (f *storage) Campaign(ctx context.Context) (reconciler.Term, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-f.elected:
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.terms++
+	f.done = make(chan struct{})
+	return &term{storage: f, done: f.done}, nil
+}
+
+type term struct {
+	*storage
+	done chan struct{}
+}
+
+func (t *term) Done() <-chan struct{}     { return t.done }
+func (t *term) Triggers() <-chan struct{} { return t.triggers }
+
+func (t *term) Resign(context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resigned++
+	return nil
+}
+
+func (t *term) Publish(ctx context.Context, p reconciler.Publication) (*reconciler.State, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.publishAt = append(t.publishAt, time.Now())
+	if t.publishErr != nil {
+		return nil, t.publishErr
+	}
+	t.published = append(t.published, p)
+	t.number++
+	t.state = &reconciler.State{
+		Head:     reconciler.Head{Commit: p.Commit, Digest: p.Set.Digest(), Count: p.Set.Len(), At: time.Now()},
+		Set:      p.Set,
+		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: t.epoch, ID: "x"}, Number: t.number},
+	}
+	t.verified, t.drift = true, reconciler.Drift{Status: reconciler.DriftNone}
+	if p.Entry != nil {
+		t.history = append([]reconciler.HistoryEntry{*p.Entry}, t.history...)
+	}
+	t.notify()
+	return t.state, nil
+}
+
+func (t *term) Record(_ context.Context, entry reconciler.HistoryEntry) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.recordErr != nil {
+		return t.recordErr
+	}
+	t.history = append([]reconciler.HistoryEntry{entry}, t.history...)
+	return nil
+}
+
+func (t *term) Report(_ context.Context, findings *reconciler.Findings) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.reportErr != nil {
+		return t.reportErr
+	}
+	t.reports = append(t.reports, *findings)
+	t.findings = findings
+	t.notify()
+	return nil
+}
+
+// disk is a LastGood in memory.
+type disk struct {
+	kept  *reconciler.State
+	saved []*reconciler.State
+	err   error
+}
+
+func (d *disk) Load() (*reconciler.State, error) { return d.kept, nil }
+func (d *disk) Save(state *reconciler.State) error {
+	d.saved = append(d.saved, state)
+	return d.err
+}

@@ -1,0 +1,403 @@
+package reconciler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// stage is two replicas' fleets on one clock, which only the test moves.
+type stage struct {
+	t     *testing.T
+	now   time.Time
+	fleet map[string]*Fleet
+	// doubt and problem are what Status is told.
+	doubt, problem string
+}
+
+func newStage(t *testing.T) *stage {
+	s := &stage{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), fleet: map[string]*Fleet{}}
+	for _, replica := range []string{"a", "b"} {
+		fleet := NewFleet()
+		fleet.Now = func() time.Time { return s.now }
+		s.fleet[replica] = fleet
+	}
+	return s
+}
+
+func (s *stage) pass(d time.Duration) { s.now = s.now.Add(d) }
+
+func podID(pod string) FilterID {
+	return FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
+}
+
+// ask begins a request of a VM of pod p at a replica.
+func (s *stage) ask(replica, vm, digest string) Asking {
+	return s.fleet[replica].Ask(podID("p"), vm, digest)
+}
+
+// round is a whole wait without news: asked, and answered 20 s later.
+func (s *stage) round(replica, vm, digest string) {
+	asking := s.ask(replica, vm, digest)
+	s.pass(20 * time.Second)
+	asking.Answered(0)
+}
+
+func (s *stage) status() FiltersStatus {
+	var sightings []Sighting
+	for _, replica := range []string{"a", "b"} {
+		sightings = append(sightings, Sighting{Replica: replica, Filters: s.fleet[replica].Seen()})
+	}
+	return s.fleet["a"].Status(sightings, s.doubt, func(string, string) Selection { return Selection{Digest: "new", Problem: s.problem} })
+}
+
+// want describes a filter: its state, its VMs (total, current, behind, silent),
+// since how long ago, where, and its message.
+type want struct {
+	state    FilterState
+	vms      VMCounts
+	digest   string
+	since    time.Duration
+	replicas string
+	message  string
+}
+
+func (s *stage) expect(w want) {
+	s.t.Helper()
+	status := s.status()
+	if len(status.Items) != 1 || status.Connected != 1 {
+		s.t.Fatalf("there are %d filters (%d listed), want 1", status.Connected, len(status.Items))
+	}
+	got := status.Items[0]
+	since := s.now.Sub(got.Since)
+	if got.State != w.state || got.VMs != w.vms || got.Digest != w.digest || since != w.since || strings.Join(got.Replicas, "+") != w.replicas {
+		s.t.Errorf("got %s %+v digest %q since %s at %v, want %+v", got.State, got.VMs, got.Digest, since, got.Replicas, w)
+	}
+	if !regexp.MustCompile("^" + w.message + "$").MatchString(got.Message) {
+		s.t.Errorf("the message is %q, want %q", got.Message, w.message)
+	}
+	counts := map[FilterState]int{FilterCurrent: status.Current, FilterBehind: status.Behind, FilterSilent: status.Silent}
+	if counts[w.state] != 1 || status.Current+status.Behind+status.Silent != 1 {
+		s.t.Errorf("%s is counted %+v", w.state, counts)
+	}
+}
+
+// The states of a filter, from what its VMs ask (F2: what each instance has).
+func TestFilterStates(t *testing.T) {
+	for name, test := range map[string]struct {
+		play func(*stage)
+		want want
+	}{
+		"all wait with the present policies": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.pass(5 * time.Second)
+			s.ask("a", "2", "new")
+			s.pass(time.Second)
+		}, want{FilterCurrent, VMCounts{2, 2, 0, 0}, "new", time.Second, "a", ""}},
+		"one has others": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.ask("a", "2", "old")
+			s.pass(3 * time.Second)
+		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the present ones"}},
+		"one has none": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.ask("a", "2", "")
+		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "", 0, "a", "1 of 2 VMs with no policies in force yet"}},
+		"none can have them": {func(s *stage) {
+			s.problem = "they take 5 MiB"
+			s.ask("a", "1", "old").Answered(0)
+		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "old", 0, "a", "its only VM with other policies in force than the present ones; they take 5 MiB"}},
+		"answered, and soon to ask again": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(0)
+			s.pass(DefaultGrace)
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", DefaultGrace, "a", ""}},
+		"one stopped": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(0)
+			s.pass(9 * time.Second)
+			s.ask("a", "2", "new")
+			s.ask("a", "3", "old")
+		}, want{FilterSilent, VMCounts{3, 1, 1, 1}, "old", 9 * time.Second, "a",
+			"1 of 3 VMs stopped asking 9 s ago: it is not enforcing; look at the sidecar's log; 1 of 3 VMs with other .*"}},
+		"all stopped": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(0)
+			s.pass(4 * time.Second)
+			s.ask("a", "2", "new").Answered(0)
+			s.pass(10 * time.Second)
+		}, want{FilterSilent, VMCounts{2, 0, 0, 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
+		"one stopped and came back": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(0)
+			s.pass(time.Minute)
+			s.ask("a", "1", "new")
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", time.Minute, "a", ""}},
+		"stopped, or waiting at a replica that does not say": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(0)
+			s.pass(9 * time.Second)
+			s.doubt = "replica b does not answer"
+		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
+		"told to ask later": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(30 * time.Second)
+			s.pass(30 * time.Second)
+		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
+		"told to ask later, and did not": {func(s *stage) {
+			s.ask("a", "1", "new").Answered(30 * time.Second)
+			s.pass(39 * time.Second)
+		}, want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
+		"one left, and may be back": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.ask("a", "2", "old").Left()
+			s.pass(DefaultGrace)
+		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "old", DefaultGrace, "a", "1 of 2 VMs with other .*"}},
+		"one left for good": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.ask("a", "2", "old").Left()
+			s.pass(DefaultGrace + 1*time.Millisecond)
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", DefaultGrace + 1*time.Millisecond, "a", ""}},
+		"an older request ends after a newer one began": {func(s *stage) {
+			older := s.ask("a", "1", "new")
+			s.ask("a", "1", "new")
+			older.Left()
+			s.pass(19 * time.Second)
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 19 * time.Second, "a", ""}},
+		"it took up the present policies": {func(s *stage) {
+			s.round("a", "1", "old")
+			s.ask("a", "1", "new")
+			s.pass(2 * time.Second)
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 2 * time.Second, "a", ""}},
+
+		// Requests are balanced over replicas one by one.
+		"answered by one replica, waits at the other": {func(s *stage) {
+			s.round("a", "1", "new")
+			s.ask("b", "1", "new")
+			s.pass(15 * time.Second)
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 35 * time.Second, "b", ""}},
+		"VMs at several replicas": {func(s *stage) {
+			s.ask("b", "1", "new")
+			s.ask("a", "2", "new")
+		}, want{FilterCurrent, VMCounts{2, 2, 0, 0}, "new", 0, "a+b", ""}},
+		"what the newest request says counts": {func(s *stage) {
+			s.round("a", "1", "new")
+			s.round("b", "1", "old")
+		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "old", 20 * time.Second, "b", ".*other policies.*"}},
+		"stopped after the other replica's answer": {func(s *stage) {
+			s.round("a", "1", "new")
+			s.round("b", "1", "new")
+			s.pass(9 * time.Second)
+		}, want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 9 * time.Second, "b", "its only VM stopped .*"}},
+		"back to earlier policies: in force since then": {func(s *stage) {
+			s.round("a", "1", "new")
+			s.round("b", "1", "old")
+			s.round("a", "1", "new")
+			s.ask("b", "1", "new")
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 20 * time.Second, "b", ""}},
+		"there and back between replicas: in force since the first": {func(s *stage) {
+			s.round("a", "1", "old")
+			s.round("b", "1", "new")
+			s.round("a", "1", "new")
+			s.ask("b", "1", "new")
+		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 40 * time.Second, "b", ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			test.play(s)
+			s.expect(test.want)
+		})
+	}
+}
+
+// A sidecar that stops closes its requests, at whichever replica: no alarm,
+// though another replica saw it answered and not come back.
+func TestFilterThatLeavesIsNoAlarm(t *testing.T) {
+	s := newStage(t)
+	s.round("a", "1", "new")
+	leaving := s.ask("b", "1", "new")
+	s.pass(15 * time.Second)
+	leaving.Left()
+	for range 700 {
+		s.pass(time.Second)
+		if status := s.status(); status.Silent > 0 {
+			t.Fatalf("an alarm: %+v", status.Items)
+		}
+	}
+	if status := s.status(); status.Connected != 0 {
+		t.Errorf("it is still there: %+v", status.Items)
+	}
+}
+
+// A VM that traps while it waits is not counted as current for longer than
+// thirty seconds, whenever in its wait it does; it is named until it is
+// forgotten.
+func TestTrappedVMIsNotCurrentForLong(t *testing.T) {
+	s := newStage(t)
+	last := s.ask("a", "1", "new") // and traps at once
+	s.pass(20 * time.Second)
+	last.Answered(0)
+	s.pass(10*time.Second - time.Millisecond)
+	s.expect(want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
+	s.pass(DefaultForget - 10*time.Second)
+	if status := s.status(); status.Silent != 1 {
+		t.Errorf("forgotten too soon: %+v", status)
+	}
+	s.pass(time.Second)
+	if status := s.status(); status.Connected != 0 {
+		t.Errorf("not forgotten: %+v", status)
+	}
+	if got := len(s.fleet["a"].Seen()); got != 0 {
+		t.Errorf("%d filters are kept in memory", got)
+	}
+}
+
+// Ages from a replica are of when it told them.
+func TestSightingsAge(t *testing.T) {
+	s := newStage(t)
+	s.ask("b", "1", "new").Answered(0)
+	seen := s.fleet["b"].Seen()
+	present := func(string, string) Selection { return Selection{Digest: "new"} }
+	for ago, state := range map[time.Duration]FilterState{0: FilterCurrent, DefaultGrace: FilterCurrent, DefaultGrace + 1: FilterSilent, -time.Second: FilterCurrent} {
+		status := s.fleet["a"].Status([]Sighting{{Replica: "b", Filters: seen, Ago: ago}}, "", present)
+		if got := status.Items[0].State; got != state {
+			t.Errorf("told %s ago it is %s, want %s", ago, got, state)
+		}
+	}
+	// A VM that waits is not silent, though on the way between the replicas its
+	// older request came to look like the newer one.
+	s = newStage(t)
+	s.ask("a", "1", "new").Answered(0)
+	s.pass(time.Millisecond)
+	s.ask("b", "1", "new")
+	s.pass(9 * time.Second)
+	sightings := []Sighting{{Replica: "b", Filters: s.fleet["b"].Seen(), Ago: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].Seen()}}
+	if got := s.fleet["a"].Status(sightings, "", present); got.Current != 1 {
+		t.Errorf("a VM that waits is %+v", got.Items)
+	}
+	// Before anything is served there is nothing to agree with.
+	status := s.fleet["a"].Status([]Sighting{{Replica: "b", Filters: seen}}, "", nil)
+	if got := status.Items[0]; got.State != FilterBehind || !strings.Contains(got.Message, "no verified set") {
+		t.Errorf("without a set it is %+v", got)
+	}
+}
+
+// The list shows what needs a look first, and is bounded; the counts are not.
+func TestFilterListIsBounded(t *testing.T) {
+	s := newStage(t)
+	fleet := s.fleet["a"]
+	for i := range 2 * MaxFilterItems {
+		fleet.Ask(podID(fmt.Sprintf("current-%04d", i)), "1", "new")
+	}
+	fleet.Ask(podID("z-behind"), "1", "old")
+	fleet.Ask(podID("y-behind"), "1", "old")
+	fleet.Ask(podID("z-silent"), "1", "new").Answered(0)
+	s.pass(9 * time.Second)
+	status := s.status()
+	if status.Connected != 2*MaxFilterItems+3 || status.Current != 2*MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != MaxFilterItems {
+		t.Errorf("got %d, %d, %d, %d and %d items", status.Connected, status.Current, status.Behind, status.Silent, len(status.Items))
+	}
+	var first []string
+	for _, item := range status.Items[:5] {
+		first = append(first, item.Pod)
+	}
+	if want := []string{"z-silent", "y-behind", "z-behind", "current-0000", "current-0001"}; !slices.Equal(first, want) {
+		t.Errorf("the list begins with %v", first)
+	}
+}
+
+// Made-up names do not eat the memory: beyond a bound VMs are not remembered,
+// which is said, and there is room again once the others are forgotten.
+func TestFleetIsBounded(t *testing.T) {
+	s := newStage(t)
+	fleet := s.fleet["a"]
+	fleet.MaxVMs = 100
+	count := func() (vms int) {
+		for _, filter := range fleet.Seen() {
+			vms += len(filter.VMs)
+		}
+		return vms
+	}
+	for i := range 100 {
+		fleet.Ask(podID(fmt.Sprint("p", i/3)), fmt.Sprint(i), "new").Answered(0)
+	}
+	if fleet.Full() || count() != 100 {
+		t.Fatalf("full: %v at %d", fleet.Full(), count())
+	}
+	for i := range 10_000 {
+		fleet.Ask(podID(fmt.Sprint("made-up", i)), "1", "new").Answered(0)
+	}
+	if !fleet.Full() || count() != 100 {
+		t.Errorf("full: %v at %d", fleet.Full(), count())
+	}
+	// Those known are followed on.
+	fleet.Ask(podID("p0"), "0", "newer")
+	s.pass(DefaultForget + time.Second)
+	fleet.Ask(podID("late"), "1", "new")
+	if fleet.Full() || count() != 2 {
+		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.Full(), count())
+	}
+	if got := fleet.count.Load(); got != 2 {
+		t.Errorf("it counts %d", got)
+	}
+}
+
+// Many VMs at once, with looks at them meanwhile. Meant for -race.
+func TestFleetAtOnce(t *testing.T) {
+	fleet := NewFleet()
+	var work sync.WaitGroup
+	for worker := range 8 {
+		work.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(worker)))
+			for range 500 {
+				asking := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
+				if random.IntN(3) == 0 {
+					asking.Left()
+				} else {
+					asking.Answered(0)
+				}
+			}
+		})
+	}
+	for range 20 {
+		status := fleet.Status([]Sighting{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		if status.Silent > 0 || status.Connected > 20 {
+			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
+		}
+	}
+	work.Wait()
+	if got := fleet.count.Load(); got != 60 {
+		t.Errorf("%d VMs are counted, want 60", got)
+	}
+}
+
+// What one request costs, with 30,000 VMs known.
+func BenchmarkFleetAsk(b *testing.B) {
+	fleet := NewFleet()
+	ids := make([]FilterID, 10_000)
+	for i := range ids {
+		ids[i] = podID(fmt.Sprint("pod-", i))
+		for _, vm := range []string{"1", "2", "3"} {
+			fleet.Ask(ids[i], vm, "new")
+		}
+	}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := rand.IntN(len(ids)); pb.Next(); i++ {
+			fleet.Ask(ids[i%len(ids)], "2", "new").Answered(0)
+		}
+	})
+}
+
+// What a look at 10,000 filters of 30,000 VMs costs, in a status request.
+func BenchmarkFleetStatus(b *testing.B) {
+	fleet := NewFleet()
+	for i := range 10_000 {
+		for _, vm := range []string{"1", "2", "3"} {
+			fleet.Ask(podID(fmt.Sprint("pod-", i)), vm, "new")
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		fleet.Status([]Sighting{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+	}
+}

@@ -1,0 +1,324 @@
+package reconciler_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+func stateOf(commit string, epoch, number int64, set *schema.Set) *reconciler.State {
+	return &reconciler.State{
+		Head: reconciler.Head{Commit: commit, Digest: set.Digest(), Count: set.Len()}, Set: set,
+		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: epoch, ID: "x"}, Number: number},
+	}
+}
+
+// follower is a daemon that is never elected.
+func (d *daemon) follower() {
+	d.etcd.elected = make(chan struct{}, 8)
+	d.ID = "two"
+}
+
+func (d *daemon) served() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var commits []string
+	for _, state := range d.taken {
+		commits = append(commits, state.Head.Commit)
+	}
+	return commits
+}
+
+func (d *daemon) wantServed(commits string) {
+	d.t.Helper()
+	if got := strings.Join(d.served(), " "); got != commits {
+		d.t.Errorf("served %q, want %q", got, commits)
+	}
+}
+
+// With etcd away at the start, the set on disk is served, but only after the
+// grace: etcd's is the better one. What etcd has later, is served if it is newer (G8, promise 4).
+func TestDiskFallback(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.disk.kept = stateOf("a", 1, 5, policies("p"))
+		d.etcd.health = reconciler.EtcdStatus{Error: "etcd does not answer"}
+		d.open()
+		d.pass(d.EtcdGrace - time.Millisecond)
+		d.wantServed("")
+		if ready, _, _ := d.Ready(); ready {
+			t.Error("ready with nothing to serve")
+		}
+		d.pass(time.Millisecond)
+		d.wantServed("a")
+		status := d.wantSync(reconciler.Unknown)
+		if status.Sync.ServedFrom != "disk" || status.Sync.LastAppliedRevision.Commit != "a" {
+			t.Errorf("served from %q: %+v", status.Sync.ServedFrom, status.Sync.LastAppliedRevision)
+		}
+		if ready, etcd, _ := d.Ready(); !ready || etcd.Healthy {
+			t.Errorf("ready %v, etcd %+v; want ready with etcd away", ready, etcd)
+		}
+
+		// etcd is back, with the same state: nothing new to serve.
+		d.etcd.change(func(f *storage) { f.state, f.health.Healthy = stateOf("a", 1, 5, policies("p")), true })
+		synctest.Wait()
+		d.wantServed("a")
+		if from := d.Status().Sync.ServedFrom; from != "etcd" {
+			t.Errorf("served from %q, want etcd", from)
+		}
+		d.etcd.change(func(f *storage) { f.state = stateOf("b", 1, 6, policies("q")) })
+		synctest.Wait()
+		d.wantServed("a b")
+	})
+}
+
+// Where etcd answers within the grace, the disk's set is never served.
+func TestEtcdBeforeDisk(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.disk.kept = stateOf("a", 1, 5, policies("p"))
+		d.open()
+		d.pass(d.EtcdGrace / 2)
+		d.etcd.change(func(f *storage) { f.state = stateOf("b", 1, 9, policies("q")) })
+		synctest.Wait()
+		d.pass(2 * d.EtcdGrace)
+		d.wantServed("b")
+		if len(d.disk.saved) != 1 || d.disk.saved[0].Head.Commit != "b" {
+			t.Error("what is served was not kept on disk")
+		}
+	})
+}
+
+// An older revision is never served after a newer one; a later epoch is newer
+// than any revision of the one before (promise 4).
+func TestNeverOlder(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.open()
+		show := func(state *reconciler.State) {
+			d.etcd.change(func(f *storage) { f.state = state })
+			synctest.Wait()
+		}
+		show(stateOf("a", 1, 50, policies("p")))
+		show(stateOf("b", 1, 40, policies("q"))) // etcd restored from a backup
+		d.wantServed("a")
+		show(stateOf("a", 1, 50, policies("p")))
+		d.wantServed("a")
+		show(stateOf("c", 2, 3, policies("r"))) // begun anew
+		d.wantServed("a c")
+		show(stateOf("d", 1, 99, policies("s")))
+		d.wantServed("a c")
+	})
+}
+
+// That the disk takes nothing is no reason not to serve: it is said in the status.
+func TestDiskFull(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.disk.err = errors.New("no space left on device")
+		d.push("a", policies("p"))
+		d.open()
+		d.wantServed("a")
+		if ready := d.wantCondition(reconciler.Ready, "True", "Synced"); !strings.Contains(ready.Message, "no space left on device") {
+			t.Errorf("the message %q does not say why", ready.Message)
+		}
+	})
+}
+
+// An etcd that lost everything is given the disk's set again when git's newest
+// commit is of no use, and the guard still knows what was there (G7, G8).
+func TestWipedEtcdAndBadHead(t *testing.T) {
+	kept := stateOf("a", 1, 5, policies(numbered(12)...))
+	t.Run("invalid", func(t *testing.T) {
+		scenario(t, func(t *testing.T, d *daemon) {
+			d.disk.kept = kept
+			d.pushInvalid("b")
+			d.etcd.epoch = 2
+			d.open()
+			d.pass(d.EtcdGrace)
+			d.wantPublished("a")
+			d.wantServed("a")
+			if from := d.Status().Sync.ServedFrom; from != "etcd" {
+				t.Errorf("served from %q", from)
+			}
+		})
+	})
+	t.Run("prunes", func(t *testing.T) {
+		scenario(t, func(t *testing.T, d *daemon) {
+			d.disk.kept = kept
+			d.push("a", kept.Set)
+			d.push("b", policies("p"))
+			d.etcd.epoch = 2
+			d.open()
+			d.pass(d.EtcdGrace)
+			d.wantPublished("a")
+			if h := d.Status().History; len(h) != 1 || h[0].Outcome != reconciler.Refused {
+				t.Errorf("the history is %+v, want b refused", h)
+			}
+		})
+	})
+}
+
+// A follower answers as its leader does; what it cannot know any more once no
+// leader reports, it does not claim (C5, promise 7).
+func TestFollowerAnswersAsLeader(t *testing.T) {
+	scenario(t, func(t *testing.T, leader *daemon) {
+		leader.push("a", policies("p"))
+		leader.open()
+		leader.pass(time.Second)
+		leader.pushInvalid("b")
+		leader.pass(time.Second)
+
+		follower := newDaemon(t)
+		follower.follower()
+		show := func() {
+			leader.etcd.mu.Lock()
+			findings, state, history := leader.etcd.findings, leader.etcd.state, leader.etcd.history
+			leader.etcd.mu.Unlock()
+			follower.etcd.change(func(f *storage) { f.findings, f.state, f.history = findings, state, history })
+			synctest.Wait()
+		}
+		show()
+		follower.open()
+		defer follower.Close()
+		check := func() {
+			t.Helper()
+			l, f := leader.Status(), follower.Status()
+			if f.Replica.Role != "follower" || f.Replica.ID != "two" || f.Replica.Leader != "one" {
+				t.Errorf("the follower says it is %+v", f.Replica)
+			}
+			if l.Sync.Status != f.Sync.Status || l.Sync.Message != f.Sync.Message || *l.Sync.LastAppliedRevision != *f.Sync.LastAppliedRevision {
+				t.Errorf("leader %+v\nfollower %+v", l.Sync, f.Sync)
+			}
+			if l.Source.LastAttemptedRevision.Commit != f.Source.LastAttemptedRevision.Commit || len(l.Source.Errors) != len(f.Source.Errors) {
+				t.Errorf("leader %+v\nfollower %+v", l.Source, f.Source)
+			}
+			for i := range l.Conditions {
+				if l.Conditions[i] != f.Conditions[i] {
+					t.Errorf("leader %+v\nfollower %+v", l.Conditions[i], f.Conditions[i])
+				}
+			}
+			if len(l.History) != len(f.History) {
+				t.Errorf("histories of %d and %d", len(l.History), len(f.History))
+			}
+		}
+		check()
+		leader.push("c", policies("q"))
+		show()
+		check()
+		follower.wantSync(reconciler.Synced)
+
+		// The leader goes silent.
+		follower.pass(4 * follower.Interval)
+		if status := follower.wantSync(reconciler.Unknown); status.Sync.LastAppliedRevision.Commit != "c" {
+			t.Errorf("applied is %+v", status.Sync.LastAppliedRevision)
+		}
+		follower.wantCondition(reconciler.Ready, "Unknown", "Unknown")
+	})
+}
+
+// Times that tell since when something holds are the leader's: they survive a
+// follower that looks later, and a restart of the leader (promise 7).
+func TestTransitionTimesSurvive(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.pass(time.Minute)
+		d.pushInvalid("b")
+		since := d.condition(reconciler.Stalled).LastTransitionTime
+		d.pass(time.Minute)
+
+		follower := newDaemon(t)
+		follower.follower()
+		follower.etcd.state, follower.etcd.history = d.etcd.state, d.etcd.history
+		follower.open()
+		defer follower.Close()
+		follower.condition(reconciler.Stalled) // it has seen none of it yet
+		follower.pass(time.Second)
+		follower.etcd.change(func(f *storage) { f.findings = d.etcd.findings })
+		for range 2 {
+			follower.pass(time.Second)
+			if at := follower.condition(reconciler.Stalled).LastTransitionTime; !at.Equal(since) {
+				t.Errorf("the follower says stalled since %v, want %v", at, since)
+			}
+		}
+
+		restarted := newDaemon(t)
+		restarted.git, restarted.etcd = d.git, d.etcd
+		restarted.Source, restarted.Validator, restarted.Store = d.git, d.git, d.etcd
+		if err := d.Reconciler.Close(); err != nil {
+			t.Error(err)
+		}
+		d.etcd.elected <- struct{}{}
+		restarted.open()
+		defer restarted.Close()
+		if at := restarted.wantCondition(reconciler.Stalled, "True", "InvalidCommit").LastTransitionTime; !at.Equal(since) {
+			t.Errorf("after a restart stalled since %v, want %v", at, since)
+		}
+	})
+}
+
+// What a request for the status finds out first, the followers are told as well.
+func TestSeenByRequestIsReported(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.mu.Lock() // without telling that it changed
+		d.etcd.drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 1}
+		d.etcd.mu.Unlock()
+		d.pass(time.Second)
+		ready := d.wantCondition(reconciler.Ready, "False", "OutOfSync")
+		synctest.Wait()
+		last := d.etcd.reports[len(d.etcd.reports)-1]
+		if last.Conditions[0].Status != "False" || !last.Conditions[0].LastTransitionTime.Equal(ready.LastTransitionTime) {
+			t.Errorf("reported is %+v, want %+v", last.Conditions[0], ready)
+		}
+	})
+}
+
+// An idle leader still reports often enough that its followers believe it.
+func TestLeaderKeepsReporting(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.pass(10 * d.Interval)
+		reports := d.etcd.reports
+		for i := 1; i < len(reports); i++ {
+			if gap := reports[i].At.Sub(reports[i-1].At); gap > 2*d.Interval {
+				t.Errorf("no report for %s", gap)
+			}
+		}
+		if n := len(reports); n < 5 || n > 13 {
+			t.Errorf("%d reports in ten idle intervals", n)
+		}
+	})
+}
+
+// A close in the middle of everything hands the leadership over, and waits
+// for all that was begun: the bubble fails the test for what is left behind.
+func TestCloseHandsOver(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		if err := d.Reconciler.Close(); err != nil {
+			t.Error(err)
+		}
+		if d.etcd.resigned != 1 {
+			t.Errorf("resigned %d times", d.etcd.resigned)
+		}
+		if role := d.Status().Replica.Role; role != "follower" {
+			t.Errorf("the role is %s after the hand-over", role)
+		}
+	})
+}
+
+// Close before Open does nothing.
+func TestCloseUnopened(t *testing.T) {
+	if err := newDaemon(t).Reconciler.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,164 @@
+package reconciler_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+func (d *daemon) stray() {
+	now := time.Now()
+	d.etcd.change(func(f *storage) {
+		f.drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 1, Since: &now,
+			Items: []reconciler.DriftItem{{Name: "p", Key: "/hfi/policies/p", Kind: reconciler.Modified}}}
+	})
+	synctest.Wait()
+}
+
+// Asked only to report, the daemon shows drift and repairs nothing (G6).
+func TestReportedDriftIsLeft(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		success := *d.Status().Sync.LastSuccessAt
+		d.stray()
+		d.pass(3 * d.Interval)
+		status := d.wantSync(reconciler.OutOfSync)
+		if status.Drift.Status != reconciler.DriftDetected || status.Drift.Total != 1 || status.Drift.Mode != "report" || status.Drift.Heal != nil {
+			t.Errorf("the drift is %+v", status.Drift)
+		}
+		if len(d.etcd.published) != 1 || len(d.taken) != 1 {
+			t.Errorf("published %d times, served %d states; drift is only to be reported", len(d.etcd.published), len(d.taken))
+		}
+		if !status.Sync.LastSuccessAt.Equal(success) {
+			t.Error("the success time moved while etcd had drifted")
+		}
+		d.wantCondition(reconciler.Ready, "False", "OutOfSync")
+	})
+}
+
+// Asked to heal, it repairs at once, adds nothing to the history, and says so (G6).
+func TestHeal(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.DriftMode = reconciler.HealDrift
+		d.push("a", policies("p"))
+		d.open()
+		d.stray()
+		status := d.wantSync(reconciler.Synced)
+		if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
+			t.Errorf("published %d times, last %+v; want a again, without an entry", len(d.etcd.published), last)
+		}
+		if heal := status.Drift.Heal; heal == nil || heal.Repairs != 1 || heal.LastAt == nil || heal.Message != "" {
+			t.Errorf("heal is %+v", heal)
+		}
+		if len(status.History) != 1 {
+			t.Errorf("the history is %+v", status.History)
+		}
+	})
+}
+
+// Repairs that are undone come ever more slowly, up to a limit, and the status
+// says that something keeps changing it back; once it is calm, no more (G6).
+func TestHealBacksOff(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.DriftMode = reconciler.HealDrift
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.publishAt = nil
+		for range 1000 { // a stranger who writes every 200 ms
+			d.stray()
+			d.pass(200 * time.Millisecond)
+		}
+		heals := d.etcd.publishAt
+		if len(heals) < 7 || len(heals) > 10 {
+			t.Fatalf("%d repairs in 200s, want some 8", len(heals))
+		}
+		last := time.Duration(0)
+		for i := 1; i < len(heals); i++ {
+			wait := heals[i].Sub(heals[i-1])
+			if wait < last-time.Second || wait > d.HealMax+time.Second {
+				t.Errorf("repair %d came after %s, the one before after %s", i, wait, last)
+			}
+			last = wait
+		}
+		if message := d.Status().Drift.Heal.Message; !strings.Contains(message, "something keeps changing etcd") || !strings.Contains(message, "/hfi/policies/p") {
+			t.Errorf("the message is %q", message)
+		}
+		d.pass(10 * time.Minute)
+		if message := d.Status().Drift.Heal.Message; message != "" {
+			t.Errorf("ten minutes after the last change the status still says %q", message)
+		}
+		heals = nil
+		d.etcd.publishAt = nil
+		began := time.Now()
+		d.stray()
+		if len(d.etcd.publishAt) != 1 || !d.etcd.publishAt[0].Equal(began) {
+			t.Error("after a calm time the first repair is to be made at once")
+		}
+	})
+}
+
+// A repair that fails is told of, tried again ever more slowly, and is no
+// success (promise 7).
+func TestHealFails(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.DriftMode = reconciler.HealDrift
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.change(func(f *storage) { f.publishErr, f.publishAt = errors.New("no space left"), nil })
+		d.stray()
+		d.pass(20 * time.Second)
+		if n := len(d.etcd.publishAt); n != 5 {
+			t.Errorf("%d tries in 20s, want 5 with doubling waits", n)
+		}
+		if heal := d.Status().Drift.Heal; heal.Repairs != 0 || heal.LastAt != nil || !strings.Contains(heal.Message, "no space left") {
+			t.Errorf("heal is %+v", heal)
+		}
+		d.etcd.change(func(f *storage) { f.publishErr = nil })
+		d.pass(time.Minute)
+		if heal := d.Status().Drift.Heal; heal.Repairs != 1 || heal.Message != "" {
+			t.Errorf("heal is %+v", heal)
+		}
+	})
+}
+
+// A lost head is no drift to report and leave: whatever git holds now, the
+// served set is put back into etcd (promise 4).
+func TestLostHeadIsRepublished(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.pushInvalid("b")
+		d.etcd.change(func(f *storage) { f.verified = false })
+		synctest.Wait()
+		if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
+			t.Errorf("published %d times, last %+v; want a again", len(d.etcd.published), last)
+		}
+		d.wantSync(reconciler.OutOfSync)
+		d.wantCondition(reconciler.Stalled, "True", "InvalidCommit")
+	})
+}
+
+// Nothing is repaired while etcd cannot be seen.
+func TestNoRepairBlindly(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.DriftMode = reconciler.HealDrift
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.change(func(f *storage) { f.health.Healthy, f.health.Error, f.verified = false, "no answer", false })
+		d.stray()
+		d.pass(3 * d.Interval)
+		if len(d.etcd.published) != 1 {
+			t.Errorf("published %d times", len(d.etcd.published))
+		}
+		status := d.wantSync(reconciler.Unknown)
+		if status.Drift.Status != reconciler.DriftUnknown {
+			t.Errorf("drift is %s", status.Drift.Status)
+		}
+		d.wantCondition(reconciler.Ready, "Unknown", "Unknown")
+	})
+}

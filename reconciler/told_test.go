@@ -1,0 +1,48 @@
+package reconciler_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// While a repair waits for its turn the status says that there is work to
+// come; drift that is only reported is nobody's work (promise 7).
+func TestWorkToComeIsTold(t *testing.T) {
+	for mode, working := range map[string]string{reconciler.HealDrift: "True", reconciler.ReportDrift: "False"} {
+		scenario(t, func(t *testing.T, d *daemon) {
+			d.DriftMode = mode
+			d.push("a", policies("p"))
+			d.open()
+			d.stray()
+			d.pass(100 * time.Millisecond)
+			d.stray() // The second repair has to wait.
+			d.wantSync(reconciler.OutOfSync)
+			if condition := d.condition(reconciler.Reconciling); condition.Status != working {
+				t.Errorf("asked to %s: Reconciling is %s (%s), want %s", mode, condition.Status, condition.Message, working)
+			}
+		})
+	}
+}
+
+// A leader that went silent, or this replica's own past as one, is not told
+// as the leader of now (promise 7).
+func TestNoLeaderIsMadeUp(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.etcd.change(func(f *storage) { f.findings = &reconciler.Findings{Leader: "one", At: time.Now()} })
+		d.open()
+		if leader := d.Status().Replica.Leader; leader != "one" {
+			t.Errorf("the leader is %q, want one, who has just reported", leader)
+		}
+		d.pass(4 * d.Interval)
+		if leader := d.Status().Replica.Leader; leader != "" {
+			t.Errorf("the leader is %q after a long silence", leader)
+		}
+		d.etcd.change(func(f *storage) { f.findings = &reconciler.Findings{Leader: d.ID, At: time.Now()} })
+		if leader := d.Status().Replica.Leader; leader != "" {
+			t.Errorf("a follower names %q, itself, as the leader", leader)
+		}
+	})
+}
