@@ -1,0 +1,227 @@
+package lastgood
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// magic begins every journal, and names its format.
+const magic = "hfi last good 1\n"
+
+// A record is its length (4 bytes), its CRC-32C (4 bytes), both little
+// endian and of what follows: a kind (1 byte) and a body.
+const (
+	frameSize = 8
+	// maxRecord is far more than a policy can take in etcd.
+	maxRecord = 16 << 20
+)
+
+// The kinds of records.
+const (
+	// kindPut: an origin's fields, then a policy's canonical JSON.
+	kindPut = 'P'
+	// kindDelete: a policy's name.
+	kindDelete = 'D'
+	// kindHead: a headRecord in JSON. It makes the records before it count.
+	kindHead = 'H'
+)
+
+type headRecord struct {
+	Head     reconciler.Head `json:"head"`
+	Revision string          `json:"revision"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// appendState appends what leads from one set to a state.
+func appendState(text []byte, from *schema.Set, to *reconciler.State) []byte {
+	for _, change := range schema.Diff(from, to.Set) {
+		if change.New == nil {
+			text = appendRecord(text, kindDelete, []byte(change.Name))
+			continue
+		}
+		text = appendRecord(text, kindPut, encodeEntry(change.New))
+	}
+	head, err := json.Marshal(headRecord{Head: to.Head, Revision: to.Revision.String()})
+	if err != nil {
+		panic(fmt.Sprintf("encoding a head: %v", err)) // Strings, numbers and a time: nothing that can fail.
+	}
+	return appendRecord(text, kindHead, head)
+}
+
+func appendRecord(text []byte, kind byte, body []byte) []byte {
+	start := len(text)
+	text = append(text, make([]byte, frameSize)...)
+	text = append(append(text, kind), body...)
+	payload := text[start+frameSize:]
+	binary.LittleEndian.PutUint32(text[start:], uint32(len(payload)))
+	binary.LittleEndian.PutUint32(text[start+4:], crc32.Checksum(payload, castagnoli))
+	return text
+}
+
+// encodeEntry writes the origin as it is, since a path in git may hold any byte.
+func encodeEntry(entry *schema.Entry) []byte {
+	body := appendString(nil, entry.Origin.File)
+	body = binary.AppendUvarint(body, uint64(max(entry.Origin.Line, 0)))
+	body = appendString(body, entry.Origin.Commit)
+	return append(body, entry.Canonical...)
+}
+
+func appendString(body []byte, text string) []byte {
+	return append(binary.AppendUvarint(body, uint64(len(text))), text...)
+}
+
+func decodeEntry(body []byte) (*schema.Entry, error) {
+	var origin schema.Origin
+	var line uint64
+	var ok bool
+	if origin.File, body, ok = cutString(body); !ok {
+		return nil, errors.New("a policy's origin is cut off")
+	}
+	if line, body, ok = cutNumber(body); !ok || line > 1<<31 {
+		return nil, errors.New("a policy's line is no number")
+	}
+	origin.Line = int(line)
+	if origin.Commit, body, ok = cutString(body); !ok {
+		return nil, errors.New("a policy's commit is cut off")
+	}
+	policy, err := schema.Parse(body)
+	if err != nil {
+		return nil, err
+	}
+	return schema.NewEntry(policy, origin), nil
+}
+
+func cutNumber(body []byte) (uint64, []byte, bool) {
+	number, n := binary.Uvarint(body)
+	if n <= 0 {
+		return 0, nil, false
+	}
+	return number, body[n:], true
+}
+
+func cutString(body []byte) (string, []byte, bool) {
+	length, body, ok := cutNumber(body)
+	if !ok || length > uint64(len(body)) {
+		return "", nil, false
+	}
+	return string(body[:length]), body[length:], true
+}
+
+// replayed is what a journal holds up to its last verified head.
+type replayed struct {
+	state      *reconciler.State
+	good, base int64
+}
+
+// replay reads a journal up to its end, or to the first thing wrong with it,
+// which is the error.
+func replay(file io.Reader) (replayed, error) {
+	var result replayed
+	reader := bufio.NewReaderSize(file, 1<<16)
+	start := make([]byte, len(magic))
+	if _, err := io.ReadFull(reader, start); err != nil || string(start) != magic {
+		return result, fmt.Errorf("it is no journal of this format")
+	}
+	set := schema.NewSet()
+	edits := map[string]*schema.Entry{}
+	for offset := int64(len(magic)); ; {
+		payload, err := readRecord(reader)
+		if errors.Is(err, io.EOF) {
+			if len(edits) > 0 || result.state == nil {
+				return result, fmt.Errorf("byte %d: it ends before its head", offset)
+			}
+			return result, nil
+		}
+		if err != nil {
+			return result, fmt.Errorf("byte %d: %w", offset, err)
+		}
+		next := offset + frameSize + int64(len(payload))
+		kind, body := payload[0], payload[1:]
+		switch kind {
+		case kindPut:
+			entry, err := decodeEntry(body)
+			if err != nil {
+				return result, fmt.Errorf("byte %d: %w", offset, err)
+			}
+			edits[entry.Name()] = entry
+		case kindDelete:
+			edits[string(body)] = nil
+		case kindHead:
+			set = applyEdits(set, edits)
+			clear(edits)
+			state, err := verifiedState(body, set)
+			if err != nil {
+				return result, fmt.Errorf("byte %d: %w", offset, err)
+			}
+			if result.state == nil {
+				result.base = next
+			}
+			result.state, result.good = state, next
+		default:
+			return result, fmt.Errorf("byte %d: a record of unknown kind %q", offset, kind)
+		}
+		offset = next
+	}
+}
+
+func applyEdits(set *schema.Set, edits map[string]*schema.Entry) *schema.Set {
+	var puts []*schema.Entry
+	var deletes []string
+	for name, entry := range edits {
+		if entry == nil {
+			deletes = append(deletes, name)
+		} else {
+			puts = append(puts, entry)
+		}
+	}
+	return set.With(puts, deletes)
+}
+
+// verifiedState is the state that a head record makes of a set, if it has the head's digest.
+func verifiedState(body []byte, set *schema.Set) (*reconciler.State, error) {
+	var record headRecord
+	if err := json.Unmarshal(body, &record); err != nil {
+		return nil, fmt.Errorf("reading a head: %w", err)
+	}
+	revision, err := reconciler.ParseRevision(record.Revision)
+	if err != nil {
+		return nil, fmt.Errorf("reading a head: %w", err)
+	}
+	if record.Head.Digest != set.Digest() || record.Head.Count != set.Len() {
+		return nil, fmt.Errorf("the set of commit %.12s has the digest %s and not %.80s", record.Head.Commit, set.Digest(), record.Head.Digest)
+	}
+	return &reconciler.State{Head: record.Head, Set: set, Revision: revision}, nil
+}
+
+// readRecord gives a record's kind and body. io.EOF means that there is no more.
+func readRecord(reader *bufio.Reader) ([]byte, error) {
+	var frame [frameSize]byte
+	if n, err := io.ReadFull(reader, frame[:]); err != nil {
+		if n == 0 && errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		}
+		return nil, errors.New("a record is cut off")
+	}
+	length := binary.LittleEndian.Uint32(frame[:])
+	if length == 0 || length > maxRecord {
+		return nil, fmt.Errorf("a record claims %d bytes", length)
+	}
+	// Grown as it is read: a false length costs no more than the file has.
+	payload, err := io.ReadAll(io.LimitReader(reader, int64(length)))
+	if err != nil || uint32(len(payload)) != length {
+		return nil, errors.New("a record is cut off")
+	}
+	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(frame[4:]) {
+		return nil, errors.New("a record's checksum does not match")
+	}
+	return payload, nil
+}

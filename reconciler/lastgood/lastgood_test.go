@@ -1,0 +1,309 @@
+package lastgood
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+	"golang.org/x/sys/unix"
+)
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func entry(t testing.TB, name string, delay int) *schema.Entry {
+	t.Helper()
+	policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"rules":[{"fault":{"delay_ms":%d}}]}}`, name, delay))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A path as git may have it: no UTF-8, and a newline.
+	return schema.NewEntry(policy, schema.Origin{File: "policies/\xff\n" + name + ".yaml", Line: delay, Commit: "c1"})
+}
+
+func state(number int64, set *schema.Set) *reconciler.State {
+	return &reconciler.State{
+		Head:     reconciler.Head{Commit: fmt.Sprintf("commit%d", number), Digest: set.Digest(), Count: set.Len(), At: time.Unix(1000+number, 0).UTC()},
+		Set:      set,
+		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: 3, ID: "e.1-x"}, Number: number},
+	}
+}
+
+func mustSave(t testing.TB, s *Store, state *reconciler.State) {
+	t.Helper()
+	if err := s.Save(state); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same compares all that a state says, origins included.
+func same(a, b *reconciler.State) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Head == b.Head && a.Revision == b.Revision && len(schema.Diff(a.Set, b.Set)) == 0
+}
+
+func load(t testing.TB, folder string) *reconciler.State {
+	t.Helper()
+	loaded, err := New(folder, quiet()).Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loaded
+}
+
+// G8: what was saved is what a restart loads, an empty set included.
+func TestLoadGivesWhatWasSaved(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "last-good")
+	if loaded := load(t, folder); loaded != nil {
+		t.Fatalf("without a journal: %v", loaded)
+	}
+	s := New(folder, quiet())
+	full := schema.NewSet(entry(t, "a", 1), entry(t, "b", 2), entry(t, "c", 3))
+	for i, set := range []*schema.Set{
+		schema.NewSet(),
+		full,
+		full.With([]*schema.Entry{entry(t, "b", 20)}, []string{"a"}),
+		full.With([]*schema.Entry{full.Get("a").WithOrigin(schema.Origin{File: "elsewhere", Line: 9, Commit: "c2"})}, nil),
+		full,
+		schema.NewSet(),
+	} {
+		want := state(int64(i+1), set)
+		mustSave(t, s, want)
+		if loaded := load(t, folder); !same(loaded, want) {
+			t.Fatalf("save %d: loaded %+v, want %+v", i, loaded, want)
+		}
+	}
+}
+
+// Promise 5: a save costs what changed, and the journal does not grow without bound.
+func TestSaveCostsWhatChangedAndTheJournalStaysBounded(t *testing.T) {
+	folder := t.TempDir()
+	s := New(folder, quiet())
+	s.Slack = 100
+	var entries []*schema.Entry
+	for i := range 200 {
+		entries = append(entries, entry(t, fmt.Sprintf("p%04d", i), 1))
+	}
+	set := schema.NewSet(entries...)
+	mustSave(t, s, state(1, set))
+	base := size(t, folder)
+	largest, rewritten := int64(0), false
+	for i := range 450 {
+		set = set.With([]*schema.Entry{entry(t, fmt.Sprintf("p%04d", i%200), i+2)}, nil)
+		before := size(t, folder)
+		mustSave(t, s, state(int64(i+2), set))
+		after := size(t, folder)
+		largest = max(largest, after)
+		if after > before && after-before > 1000 {
+			t.Fatalf("one changed policy of 200 added %d bytes", after-before)
+		}
+		rewritten = rewritten || after < before
+	}
+	// A set that is written anew is a little larger by then: its numbers have more digits.
+	if !rewritten || largest > 2*(base+base/10)+s.Slack {
+		t.Errorf("begun with %d bytes, the journal grew to %d (rewritten: %v)", base, largest, rewritten)
+	}
+	if loaded := load(t, folder); !same(loaded, state(451, set)) {
+		t.Error("the last of many states is not what is loaded")
+	}
+}
+
+func size(t testing.TB, folder string) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(folder, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// journal saves three states and gives the file, and the file's length after each.
+func journal(t testing.TB) ([]byte, []*reconciler.State, []int64) {
+	folder := t.TempDir()
+	s := New(folder, quiet())
+	set := schema.NewSet(entry(t, "a", 1), entry(t, "b", 2))
+	var states []*reconciler.State
+	var ends []int64
+	for i := range 3 {
+		set = set.With([]*schema.Entry{entry(t, "n", i+1)}, nil)
+		if i == 2 {
+			set = set.With(nil, []string{"a"})
+		}
+		states = append(states, state(int64(i+1), set))
+		mustSave(t, s, states[i])
+		ends = append(ends, size(t, folder))
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text, states, ends
+}
+
+// loadText loads a journal, and shows, now and then, that the store can go on from there.
+func loadText(t *testing.T, text []byte) (*reconciler.State, error) {
+	t.Helper()
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "journal"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := New(folder, quiet())
+	loaded, err := s.Load()
+	if rand.IntN(16) != 0 {
+		return loaded, err
+	}
+	next := state(99, schema.NewSet(entry(t, "z", 9)))
+	mustSave(t, s, next)
+	if again := load(t, folder); !same(again, next) {
+		t.Fatalf("after damage, what is saved next is not what is loaded: %+v", again)
+	}
+	return loaded, err
+}
+
+// Promise 4: cut off at any byte, the journal gives the last state that was whole by then.
+func TestTruncatedAnywhereTheStateBeforeLoads(t *testing.T) {
+	text, states, ends := journal(t)
+	for cut := range len(text) {
+		var want *reconciler.State
+		for i, end := range ends {
+			if int64(cut) >= end {
+				want = states[i]
+			}
+		}
+		loaded, err := loadText(t, text[:cut])
+		if !same(loaded, want) {
+			t.Fatalf("cut at %d: loaded %+v, want %+v", cut, loaded, want)
+		}
+		if (err == nil) != (want != nil) {
+			t.Fatalf("cut at %d: error %v", cut, err)
+		}
+	}
+}
+
+// Promise 1: with any bit flipped, what loads is one of the states that were saved, or nothing.
+func TestAnyFlippedBitIsNoticed(t *testing.T) {
+	text, states, ends := journal(t)
+	for at := range len(text) {
+		flipped := bytes.Clone(text)
+		flipped[at] ^= 1 << (at % 8)
+		var want *reconciler.State
+		for i, end := range ends {
+			if int64(at) >= end {
+				want = states[i]
+			}
+		}
+		if loaded, err := loadText(t, flipped); !same(loaded, want) || (err == nil) != (want != nil) {
+			t.Fatalf("bit flipped in byte %d: loaded %+v (%v), want %+v", at, loaded, err, want)
+		}
+	}
+}
+
+// Promise 1: records whose checksums are right and whose set is not the head's are no state.
+func TestASetWithoutItsHeadsDigestIsNoState(t *testing.T) {
+	good := state(1, schema.NewSet(entry(t, "a", 1)))
+	text := appendState([]byte(magic), schema.NewSet(), good)
+	bad := state(2, schema.NewSet(entry(t, "a", 1), entry(t, "b", 2)))
+	bad.Head.Digest = good.Head.Digest
+	text = appendState(text, good.Set, bad)
+	if loaded, err := loadText(t, text); err != nil || !same(loaded, good) {
+		t.Errorf("loaded %+v, %v", loaded, err)
+	}
+	wrong := state(3, good.Set)
+	wrong.Head.Count++
+	if loaded, err := loadText(t, appendState([]byte(magic), schema.NewSet(), wrong)); err == nil || loaded != nil {
+		t.Errorf("a wrong count: loaded %+v, %v", loaded, err)
+	}
+}
+
+// asFullDisk tells a run of this test binary that it is the child that runs out of room.
+const asFullDisk = "HFI_TEST_FULL_DISK"
+
+// A full disk is an error, and the state before stays. A limit on the size of
+// files stands in for the disk: the write is cut short in the same way. It
+// holds for a whole process, the test's log included, and so a child bears it.
+func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
+	if os.Getenv(asFullDisk) == "" {
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		child.Env = append(os.Environ(), asFullDisk+"=1")
+		out, err := child.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+			t.Fatalf("the child with a full disk: %v\n%s", err, out)
+		}
+		return
+	}
+	folder := t.TempDir()
+	s := New(folder, quiet())
+	before := state(1, schema.NewSet(entry(t, "a", 1)))
+	mustSave(t, s, before)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	short := unix.Rlimit{Cur: uint64(size(t, folder) + 20), Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &short); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Save(state(2, schema.NewSet(entry(t, "a", 2), entry(t, "b", 2))))
+	rewriteErr := s.Save(state(2, schema.NewSet(entry(t, "a", 2), entry(t, "b", 2))))
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err == nil || rewriteErr == nil {
+		t.Errorf("saving beyond the limit: %v, then %v", err, rewriteErr)
+	}
+	if loaded := load(t, folder); !same(loaded, before) {
+		t.Errorf("loaded %+v", loaded)
+	}
+	after := state(3, schema.NewSet(entry(t, "c", 3)))
+	mustSave(t, s, after)
+	if loaded := load(t, folder); !same(loaded, after) {
+		t.Errorf("once there is room again: loaded %+v", loaded)
+	}
+}
+
+// Bad input neither panics nor takes memory that it does not have.
+func FuzzLoad(f *testing.F) {
+	text, _, _ := journal(f)
+	f.Add(text)
+	f.Add([]byte(magic))
+	f.Add(append([]byte(magic), 0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4, 'P'))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		result, err := replay(bytes.NewReader(text))
+		if result.state == nil && err == nil {
+			t.Fatal("neither a state nor an error")
+		}
+		if result.state != nil && result.state.Head.Digest != result.state.Set.Digest() {
+			t.Fatal("a state that does not verify")
+		}
+		// Records with right checksums reach what is behind them.
+		_, _ = replay(io.MultiReader(bytes.NewReader([]byte(magic)), bytes.NewReader(appendRecord(nil, kindPut, text)), bytes.NewReader(appendRecord(nil, kindHead, text))))
+	})
+}
+
+func BenchmarkSaveOneChange(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := New(b.TempDir(), quiet())
+			var entries []*schema.Entry
+			for i := range n {
+				entries = append(entries, entry(b, fmt.Sprintf("p%05d", i), 1))
+			}
+			set := schema.NewSet(entries...)
+			mustSave(b, s, state(1, set))
+			for i := 0; b.Loop(); i++ {
+				set = set.With([]*schema.Entry{entry(b, fmt.Sprintf("p%05d", rand.IntN(n)), i+2)}, nil)
+				mustSave(b, s, state(int64(i+2), set))
+			}
+		})
+	}
+}

@@ -1,0 +1,25 @@
+package lastgood
+
+import (
+	"os"
+	"testing"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// What was loaded or saved is known: the disk is not read again.
+func TestLoadReadsOnce(t *testing.T) {
+	folder := t.TempDir()
+	want := state(1, schema.NewSet(entry(t, "a", 1)))
+	mustSave(t, New(folder, quiet()), want)
+	s := New(folder, quiet())
+	for range 2 {
+		got, err := s.Load()
+		if err != nil || !same(got, want) {
+			t.Fatalf("loaded %+v, %v", got, err)
+		}
+		if err := os.WriteFile(s.path(), []byte("nonsense"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
