@@ -1,0 +1,137 @@
+package git
+
+import (
+	"cmp"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// auth reads the credentials for one operation.
+func (s *Source) auth() (transport.AuthMethod, error) {
+	if s.address.ssh {
+		return s.sshAuth()
+	}
+	if s.TokenFile != "" {
+		token, err := s.readSecret(s.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		if s.credentials.tokenAsPassword.Load() {
+			return s.basicAuth(cmp.Or(s.Username, tokenUser), token), nil
+		}
+		return &githttp.TokenAuth{Token: token}, nil
+	}
+	user, password := s.address.user, s.address.password
+	if s.Username != "" {
+		user = s.Username
+	}
+	if s.PasswordFile != "" {
+		var err error
+		if password, err = s.readSecret(s.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
+	if user == "" && password == "" {
+		return nil, nil
+	}
+	return s.basicAuth(user, password), nil
+}
+
+// basicAuth is basic authentication, whose form on the wire is a secret too.
+func (s *Source) basicAuth(user, password string) *githttp.BasicAuth {
+	s.credentials.remember(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
+	return &githttp.BasicAuth{Username: user, Password: password}
+}
+
+func (s *Source) sshAuth() (transport.AuthMethod, error) {
+	if s.KnownHostsFile == "" {
+		return nil, fail("HostKeyUnknown", reconciler.Mend, "SSH needs the server's key: give --git-known-hosts-file")
+	}
+	if s.SSHKeyFile == "" {
+		return nil, fail("AuthenticationFailed", reconciler.Mend, "SSH needs a private key: give --git-ssh-key-file")
+	}
+	endpoint, err := transport.NewEndpoint(s.address.remote)
+	if err != nil {
+		return nil, fail("Unsupported", reconciler.Mend, "the repository's URL cannot be read: %w", err)
+	}
+	user := endpoint.User
+	if user == "" {
+		user = gitssh.DefaultUsername
+	}
+	key, err := os.ReadFile(s.SSHKeyFile)
+	if err != nil {
+		return nil, fail("AuthenticationFailed", reconciler.Mend, "reading the SSH key: %w", err)
+	}
+	keys, err := gitssh.NewPublicKeys(user, key, s.address.password)
+	if err != nil {
+		return nil, fail("AuthenticationFailed", reconciler.Mend, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
+	}
+	known, err := gitssh.NewKnownHostsDb(s.KnownHostsFile)
+	if err != nil {
+		return nil, fail("HostKeyUnknown", reconciler.Mend, "the known hosts in %s cannot be read: %w", s.KnownHostsFile, err)
+	}
+	keys.HostKeyCallback = known.HostKeyCallback()
+	// Of a server's several keys, the one that is asked for is one that is known.
+	port := cmp.Or(endpoint.Port, gitssh.DefaultPort)
+	keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(strings.Trim(endpoint.Host, "[]"), strconv.Itoa(port)))
+	return &timedKeys{PublicKeys: keys, source: s}, nil
+}
+
+// timedKeys are keys for connections that give up dialling in time: go-git
+// does not pass the context on to SSH.
+type timedKeys struct {
+	*gitssh.PublicKeys
+	source *Source
+}
+
+func (k *timedKeys) ClientConfig() (*ssh.ClientConfig, error) {
+	config, err := k.PublicKeys.ClientConfig()
+	if err == nil {
+		config.Timeout = k.source.Timeout
+	}
+	return config, err
+}
+
+func (s *Source) readSecret(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fail("AuthenticationFailed", reconciler.Mend, "reading the credentials: %w", err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" {
+		return "", fail("AuthenticationFailed", reconciler.Mend, "the credentials file %s is empty", file)
+	}
+	s.credentials.remember(secret)
+	return secret, nil
+}
+
+// secrets lists what must appear in no message.
+func (s *Source) secrets() []string {
+	secrets := s.credentials.secrets()
+	if s.address.password != "" {
+		secrets = append(secrets, s.address.password)
+	}
+	return secrets
+}
+
+func (s *Source) caBundle() ([]byte, error) {
+	if s.CABundleFile == "" {
+		return nil, nil
+	}
+	bundle, err := os.ReadFile(s.CABundleFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate authorities for git: %w", err)
+	}
+	return bundle, nil
+}

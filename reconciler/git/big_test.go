@@ -1,0 +1,82 @@
+package git
+
+import (
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/gittest"
+)
+
+// After the first look, a policy changed in a corner of a repository of
+// 100,000 other files costs what it costs in a small one, loose or packed,
+// local or remote. The ratio is generous: the machine is shared. (Promise 5)
+func TestCornerOfABigRepository(t *testing.T) {
+	if os.Getenv("HFI_SLOW") == "" {
+		t.Skip("makes a big repository: set HFI_SLOW=1")
+	}
+	small, smallCommits := cornerOf(t, 0)
+	big, bigCommits := cornerOf(t, 100_000)
+	compare := func(t *testing.T, a, b time.Duration) {
+		t.Helper()
+		t.Logf("small %v, big %v", a, b)
+		if b > 3*a+20*time.Millisecond {
+			t.Errorf("a change in the big repository takes %v, in the small one %v", b, a)
+		}
+	}
+	compare(t, medianDelta(t, small.Bare(), smallCommits), medianDelta(t, big.Bare(), bigCommits))
+	t.Run("packed", func(t *testing.T) {
+		small.Server("repack", "-adq")
+		big.Server("repack", "-adq")
+		compare(t, medianDelta(t, small.Bare(), smallCommits), medianDelta(t, big.Bare(), bigCommits))
+	})
+	t.Run("remote", func(t *testing.T) {
+		compare(t, medianPush(t, small, smallCommits[0]), medianPush(t, big, bigCommits[0]))
+	})
+}
+
+func cornerOf(t *testing.T, others int) (*gittest.Repo, [3]string) {
+	repo, first, second, third := corner(t, 100, others)
+	// Unreachable commits would be lost in a repack.
+	repo.Git("push", "-q", "origin", second+":refs/heads/second")
+	return repo, [3]string{first, second, third}
+}
+
+// medianDelta is the time of one small delta with its content, after a first look.
+func medianDelta(t *testing.T, url string, commits [3]string) time.Duration {
+	t.Helper()
+	s := open(t, url, "policies")
+	mustDelta(t, s, "", commits[0])
+	var took []time.Duration
+	for i := range 21 {
+		began := time.Now()
+		if _, contents := mustDelta(t, s, commits[1+i%2], commits[2-i%2]); len(contents) != 1 {
+			t.Fatalf("%d files differ, want 1", len(contents))
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+// medianPush is the time of a delta that fetches a push, without git's own part on the server.
+func medianPush(t *testing.T, repo *gittest.Repo, parent string) time.Duration {
+	t.Helper()
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	s := open(t, server.URL, "policies")
+	head := pushOne(t, repo, parent, "begin")
+	mustDelta(t, s, "", head)
+	var took []time.Duration
+	for i := range 7 {
+		next := pushOne(t, repo, head, string(rune('a'+i)))
+		began := time.Now()
+		if delta, contents := mustDelta(t, s, head, next); len(contents) != 1 || delta.Base != head {
+			t.Fatalf("%d files differ, want 1", len(contents))
+		}
+		took = append(took, time.Since(began))
+		head = next
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}

@@ -1,0 +1,47 @@
+package git
+
+import (
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// Close ends what hangs, waits for it, and may come twice; TestMain sees that
+// no goroutine is left.
+func TestCloseEndsWhatHangs(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	web := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	shell := gittest.ServeSSH(t, repo)
+	web.Break(web.Hang)
+	shell.Hang(true)
+	for _, url := range []string{web.URL, shell.URL} {
+		s := open(t, url, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = shell.KeyFile, shell.KnownHostsFile })
+		failed := make(chan error)
+		go func() {
+			_, err := s.Delta(t.Context(), "", first)
+			failed <- err
+		}()
+		time.Sleep(100 * time.Millisecond)
+		if err := s.Close(); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+		select {
+		case err := <-failed:
+			wantError(t, err, "Canceled", reconciler.Retry)
+		case <-time.After(patience):
+			t.Fatal("the delta goes on after Close")
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("closing again: %v", err)
+		}
+	}
+}
+
+// A source that was never opened closes.
+func TestCloseUnopened(t *testing.T) {
+	if err := New("nowhere", "main", ".", t.TempDir()).Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,74 @@
+package git
+
+import (
+	"context"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/object"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+func describe(commit *object.Commit) reconciler.Commit {
+	subject, _, _ := strings.Cut(strings.TrimLeft(commit.Message, "\n"), "\n")
+	return reconciler.Commit{
+		Hash:       commit.Hash.String(),
+		Author:     strings.ToValidUTF8(commit.Author.Name+" <"+commit.Author.Email+">", "\uFFFD"),
+		Subject:    bounded(strings.ToValidUTF8(strings.TrimSpace(subject), "\uFFFD"), 200),
+		AllowPrune: allowsPrune(commit.Message),
+	}
+}
+
+func bounded(text string, most int) string {
+	runes := []rune(text)
+	if len(runes) <= most {
+		return text
+	}
+	return string(runes[:most-1]) + "…"
+}
+
+// since walks back from head to what base can reach. If base is gone, it is
+// not known which of the commits it had: only head is certainly newer.
+func since(ctx context.Context, o *objects, base, head string) ([]reconciler.Commit, error) {
+	newest, err := o.commit(ctx, plumbing.NewHash(head))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := o.commit(ctx, plumbing.NewHash(base)); err != nil {
+		return []reconciler.Commit{describe(newest)}, ctx.Err()
+	}
+	known := map[plumbing.Hash]bool{}
+	if err := walkBack(ctx, o, base, 10*reconciler.MaxSince, nil, func(c *object.Commit) { known[c.Hash] = true }); err != nil {
+		return nil, err
+	}
+	var commits []reconciler.Commit
+	err = walkBack(ctx, o, head, reconciler.MaxSince, known, func(c *object.Commit) { commits = append(commits, describe(c)) })
+	return commits, err
+}
+
+// walkBack visits a commit and its ancestors, nearest first, at most so many.
+// Ancestors that are missing (a shallow copy's border, a rewritten history) end the walk there.
+func walkBack(ctx context.Context, o *objects, from string, most int, stop map[plumbing.Hash]bool, visit func(*object.Commit)) error {
+	queue := []plumbing.Hash{plumbing.NewHash(from)}
+	seen := map[plumbing.Hash]bool{}
+	for len(queue) > 0 && most > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		hash := queue[0]
+		queue = queue[1:]
+		if seen[hash] || stop[hash] {
+			continue
+		}
+		seen[hash] = true
+		commit, err := o.commit(ctx, hash)
+		if err != nil {
+			continue
+		}
+		visit(commit)
+		most--
+		queue = append(queue, commit.ParentHashes...)
+	}
+	return nil
+}

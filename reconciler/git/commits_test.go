@@ -1,0 +1,140 @@
+package git
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/gittest"
+)
+
+// messages are ends of commit messages with and without trailers; whether
+// one allows pruning is for git interpret-trailers to say.
+var messages = []string{
+	"Subject",
+	"hfi-allow-prune: true",
+	"Subject\n\nhfi-allow-prune: true",
+	"Subject\n\nhfi-allow-prune: true\n",
+	"Subject\n\nhfi-allow-prune: true\n\n\n",
+	"Subject\n\nHFI-Allow-Prune:true\n",
+	"Subject\n\nhfi-allow-prune :  true  \n",
+	"Subject\n\nhfi-allow-prune: false\n",
+	"Subject\n\nhfi-allow-prune: TRUE\n",
+	"Subject\n\nhfi-allow-prune: true, really\n",
+	"Subject\n\nhfi-allow-prune:\n true\n",
+	"Subject\n\nhfi-allow-prune: true\n more of it\n",
+	"Subject\n\nBody.\n\nhfi-allow-prune: true\nSigned-off-by: Ada <ada@example.com>\n",
+	"Subject\n\nBody.\nhfi-allow-prune: true\n",
+	"Subject\n\nhfi-allow-prune: true\n\nBody after it.\n",
+	"Subject\n\nBody about\nhfi-allow-prune: true\nand more\nand more\n",
+	"Subject\n\n> hfi-allow-prune: true\n",
+	"Subject\n\n  hfi-allow-prune: true\n",
+	"Subject\n\nText\nSigned-off-by: Ada <ada@example.com>\nhfi-allow-prune: true\n",
+	"Subject\n\nText\nText\nText\nText\nhfi-allow-prune: true\n(cherry picked from commit 1234567890)\n",
+	"Subject\n\nhfi allow prune: true\n",
+	"Subject\n\nhfi-allow-prune\n",
+	"Subject\nhfi-allow-prune: true\n",
+	"Subject\r\n\r\nhfi-allow-prune: true\r\n",
+	"Subject\n \nhfi-allow-prune: true\n",
+	"Subject\n\n---\nhfi-allow-prune: true\n",
+	"\n\nSubject\n\nhfi-allow-prune: true\n",
+	"Subject\n\nhfi-allow-prune: true\n# a comment\n",
+	"Subject\n\n# a comment\nhfi-allow-prune: true\n",
+	"Subject\n\nText\nText\n continued\nSigned-off-by: Ada <ada@example.com>\n continued\nhfi-allow-prune: true\n",
+	"Subject\n\nOther: x\n\nhfi-allow-prune: true\n \n",
+	"Subject\n\n: hfi-allow-prune: true\n",
+	"Subject\n\nhfi-allow-prune: true\nhfi-allow-prune: false\n",
+	"",
+}
+
+// A commit allows pruning exactly when git interpret-trailers reads the
+// trailer in its message. (G7)
+func TestTrailersAreWhatGitSays(t *testing.T) {
+	repo := gittest.New(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	lines := []string{"", " ", "Subject", "hfi-allow-prune: true", "hfi-allow-prune: true", " true", "hfi-allow-prune:", "Key: value", " more", "# comment",
+		"Signed-off-by: Ada <ada@example.com>", "(cherry picked from commit 12)", "Text that is none", "http://example.com"}
+	all := slices.Clone(messages)
+	for range 400 {
+		message := "Subject\n\n"
+		for range 1 + random.IntN(8) {
+			message += lines[random.IntN(len(lines))] + "\n"
+		}
+		all = append(all, message)
+	}
+	for _, message := range all {
+		want := false
+		for line := range strings.Lines(repo.GitInput(message, "interpret-trailers", "--parse", "--no-divider")) {
+			key, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+			want = want || strings.EqualFold(strings.TrimSpace(key), "hfi-allow-prune") && strings.TrimSpace(value) == "true"
+		}
+		if got := allowsPrune(message); got != want {
+			t.Errorf("message %q allows pruning: %t, git says %t", message, got, want)
+		}
+	}
+}
+
+// Since lists what git rev-list lists, with author and subject, over merges,
+// a local repository and a remote one. (G5, G7)
+func TestSinceIsWhatGitSays(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	repo.Git("checkout", "-q", "-b", "side")
+	repo.Commit("On the side", map[string]string{"policies/side.yaml": "s"})
+	side := repo.Commit("Side again\n\nhfi-allow-prune: true\n", map[string]string{"policies/side.yaml": "t"})
+	repo.Git("checkout", "-q", "-b", "work", first)
+	repo.Commit("Subject in two\nlines\n\nBody", policy(2))
+	repo.Git("merge", "-q", "--no-edit", side)
+	merged := repo.Head()
+	head := repo.Commit("Bad bytes \xff\xfe in "+strings.Repeat("a long subject ", 30), policy(3))
+	repo.Push()
+	for name, url := range map[string]string{"local": repo.Bare(), "HTTP": gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, url, "policies")
+			for _, base := range []string{first, side, merged, head} {
+				commits, err := s.Since(t.Context(), base, head)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, commit := range commits {
+					got = append(got, commit.Hash)
+					if commit.Author != "Ada Tester <ada@example.com>" {
+						t.Errorf("author is %q", commit.Author)
+					}
+					if commit.AllowPrune != (commit.Hash == side) {
+						t.Errorf("%q allows pruning: %t", commit.Subject, commit.AllowPrune)
+					}
+					if strings.Contains(commit.Subject, "\n") || len(commit.Subject) > 1000 || !strings.HasPrefix(repo.Git("log", "-1", "--format=%B", commit.Hash), commit.Subject[:3]) {
+						t.Errorf("subject is %q", commit.Subject)
+					}
+				}
+				want := strings.Fields(repo.Git("rev-list", head, "^"+base))
+				if len(got) > 0 && got[0] != head {
+					t.Errorf("the first is %s, want head", got[0])
+				}
+				slices.Sort(got)
+				slices.Sort(want)
+				if !slices.Equal(got, want) {
+					t.Errorf("since %s: got %v, git says %v", base, got, want)
+				}
+			}
+		})
+	}
+}
+
+// A history that is longer than what is listed ends at the limit.
+func TestSinceIsBounded(t *testing.T) {
+	repo := gittest.New(t)
+	var b strings.Builder
+	for i := range 1100 {
+		fmt.Fprintf(&b, "commit refs/heads/main\ncommitter Ada <ada@example.com> %d +0000\ndata 1\nx\n\n", 1700000000+i)
+	}
+	gittest.Input(t, repo.Bare(), b.String(), "fast-import", "--quiet")
+	commits := strings.Fields(repo.Server("rev-list", "main"))
+	got, err := open(t, repo.Bare(), ".").Since(t.Context(), commits[len(commits)-1], commits[0])
+	if err != nil || len(got) != 1000 || got[0].Hash != commits[0] || got[999].Hash != commits[999] {
+		t.Errorf("got %d commits and error %v, want the newest 1000", len(got), err)
+	}
+}

@@ -1,0 +1,275 @@
+package git
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// maxDepth bounds how deep folders are nested; git's own limit is the same.
+const maxDepth = 2048
+
+// delta compares two commits' policy folders by the hashes of their trees,
+// so that it reads only what differs. The delta holds its own use of the
+// objects until it is closed.
+func (s *Source) delta(ctx context.Context, from *objects, base, head string) (*reconciler.Delta, error) {
+	o := from.use()
+	closing := sync.OnceFunc(o.release)
+	delta, err := s.compare(ctx, o, base, head)
+	if err != nil {
+		closing()
+		return nil, err
+	}
+	delta.Close = func() error {
+		closing()
+		return nil
+	}
+	return delta, nil
+}
+
+func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*reconciler.Delta, error) {
+	commit, err := o.commit(ctx, plumbing.NewHash(head))
+	if err != nil {
+		return nil, err
+	}
+	w := &walk{ctx: ctx, objects: o, folder: s.folder}
+	top, present, err := w.top(commit.TreeHash)
+	if err != nil {
+		return nil, err
+	}
+	if !present {
+		return nil, fail("PathMissing", reconciler.Await, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
+	}
+	delta := &reconciler.Delta{Commit: describe(commit)}
+	if base != "" {
+		err := w.since(base, commit.TreeHash, top)
+		switch {
+		case err == nil:
+			delta.Base = base
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			// The base cannot be compared with: list everything. What is wrong with head itself shows there.
+			w.files = nil
+		}
+	}
+	if delta.Base == "" {
+		if err := w.compareFrom(top, plumbing.ZeroHash, commit.TreeHash); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(w.files, func(a, b schema.File) int { return cmp.Compare(a.Path, b.Path) })
+	delta.Files = w.files
+	return delta, nil
+}
+
+// walk collects the files that differ between two trees.
+type walk struct {
+	ctx     context.Context
+	objects *objects
+	folder  string
+	files   []schema.File
+}
+
+// errOtherTop says that the base's files were chosen from another folder.
+var errOtherTop = errors.New("the root of the CUE module moved")
+
+// since compares with an earlier commit.
+func (w *walk) since(base string, tree plumbing.Hash, top string) error {
+	before, err := w.objects.commit(w.ctx, plumbing.NewHash(base))
+	if err != nil {
+		return err
+	}
+	was, present, err := w.top(before.TreeHash)
+	if err != nil {
+		return err
+	}
+	if present && was != top {
+		return errOtherTop
+	}
+	return w.compareFrom(top, before.TreeHash, tree)
+}
+
+// top is the folder whose files matter: the policy folder, or the nearest
+// above it that is the root of a CUE module, if the policy folder is not one
+// itself. It also says whether the policy folder is there.
+func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
+	at, tree := "", root
+	top = w.folder
+	for name := range strings.SplitSeq(w.folder, "/") {
+		if name == "" {
+			break
+		}
+		text, err := w.tree(tree)
+		if err != nil {
+			return "", false, err
+		}
+		module, err := lookup(text, "cue.mod")
+		if err != nil {
+			return "", false, damagedTree(tree, err)
+		}
+		if module.folder() {
+			top = at
+		}
+		inside, err := lookup(text, name)
+		if err != nil {
+			return "", false, damagedTree(tree, err)
+		}
+		if !inside.folder() {
+			return w.folder, false, nil
+		}
+		at, tree = path.Join(at, name), inside.hash
+	}
+	text, err := w.tree(tree)
+	if err != nil {
+		return "", false, err
+	}
+	module, err := lookup(text, "cue.mod")
+	if err != nil {
+		return "", false, damagedTree(tree, err)
+	}
+	if module.folder() {
+		top = w.folder
+	}
+	return top, true, nil
+}
+
+func (w *walk) tree(hash plumbing.Hash) ([]byte, error) { return w.objects.tree(w.ctx, hash) }
+
+// find is the hash of a folder below a tree, or zero.
+func (w *walk) find(tree plumbing.Hash, folder string) (plumbing.Hash, error) {
+	for name := range strings.SplitSeq(folder, "/") {
+		if name == "" || tree.IsZero() {
+			continue
+		}
+		text, err := w.tree(tree)
+		if err != nil {
+			return plumbing.ZeroHash, err
+		}
+		found, err := lookup(text, name)
+		if err != nil {
+			return plumbing.ZeroHash, damagedTree(tree, err)
+		}
+		tree = found.subtree()
+	}
+	return tree, nil
+}
+
+func (w *walk) compareFrom(folder string, from, to plumbing.Hash) error {
+	before, err := w.find(from, folder)
+	if err != nil {
+		return err
+	}
+	after, err := w.find(to, folder)
+	if err != nil {
+		return err
+	}
+	return w.compare(folder, before, after)
+}
+
+// wanted says whether a file matters by its path: all do in the policy folder, and CUE files around it.
+func (w *walk) wanted(file string) bool {
+	return w.folder == "" || strings.HasPrefix(file, w.folder+"/") || strings.HasSuffix(file, ".cue")
+}
+
+func (w *walk) compare(folder string, from, to plumbing.Hash) error {
+	if from == to {
+		return nil
+	}
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	if strings.Count(folder, "/") > maxDepth {
+		return fail("Unsupported", reconciler.Await, "folders are nested more than %d deep at %.100q…", maxDepth, folder)
+	}
+	before, err := w.tree(from)
+	if err != nil {
+		return err
+	}
+	after, err := w.tree(to)
+	if err != nil {
+		return err
+	}
+	was, is, err := difference(before, after)
+	if err != nil {
+		return damagedTree(to, err)
+	}
+	// A name may stand for a file in one tree and for a folder in the other, at different places.
+	old := make(map[string]entry, len(was))
+	for _, e := range was {
+		old[string(e.name)] = e
+	}
+	for _, e := range is {
+		name := string(e.name)
+		o := old[name]
+		delete(old, name)
+		if err := w.entry(folder, name, o, e); err != nil {
+			return err
+		}
+	}
+	for name, gone := range old {
+		if err := w.entry(folder, name, gone, entry{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry compares what stands under one name: a file, a folder, or (the zero entry) nothing.
+func (w *walk) entry(folder, name string, from, to entry) error {
+	if folder != "" {
+		name = folder + "/" + name
+	}
+	if from.mode == to.mode && from.hash == to.hash {
+		return nil
+	}
+	if err := w.compare(name, from.subtree(), to.subtree()); err != nil {
+		return err
+	}
+	if !w.wanted(name) {
+		return nil
+	}
+	switch {
+	case to.file():
+		w.add(name, to)
+	case from.file():
+		w.files = append(w.files, schema.File{Path: name, Deleted: true})
+	}
+	return nil
+}
+
+func (w *walk) add(name string, e entry) {
+	file := schema.File{Path: name, ID: e.hash.String()}
+	switch e.mode & typeBits {
+	case typeLink:
+		file.Refusal = "is a symbolic link; policies must be regular files"
+	case typeModule:
+		file.Refusal = "is a submodule; policies must be files of this repository"
+	}
+	if file.Refusal != "" {
+		// The same bytes as a regular file are another thing.
+		file.ID += fmt.Sprintf(":%o", e.mode)
+	}
+	from, hash := w.objects, e.hash
+	file.Read = func(ctx context.Context, limit int64) ([]byte, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		text, err := from.read(ctx, plumbing.BlobObject, hash, limit)
+		if err != nil {
+			return nil, fmt.Errorf("reading %q (blob %s): %w", name, hash, err)
+		}
+		return text, nil
+	}
+	w.files = append(w.files, file)
+}

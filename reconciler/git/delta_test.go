@@ -1,0 +1,328 @@
+package git
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// names for random trees: every kind that git keeps and that a careless
+// parser would break. The last is no UTF-8.
+var names = []string{
+	"a", "a.yaml", "a-b", "ab", "b c.yaml", "line\nbreak.json", "tab\t.yaml", "Übung.yaml", "日本", `quo"te.yaml`, `back\slash`, ".dot", "bad\xff\xfe.yaml",
+}
+
+// history makes random commits with fast-import, which takes any path and mode.
+type history struct {
+	random *rand.Rand
+	files  map[string]string // path → mode SP content
+}
+
+// step changes some paths. A file may become a folder, and the reverse.
+func (h *history) step() (gone []string, set map[string]string) {
+	set = map[string]string{}
+	for range 1 + h.random.IntN(6) {
+		if h.random.IntN(3) == 0 && len(h.files) > 0 {
+			paths := slices.Sorted(maps.Keys(h.files))
+			path := paths[h.random.IntN(len(paths))]
+			delete(h.files, path)
+			delete(set, path)
+			gone = append(gone, path)
+			continue
+		}
+		parts := []string{[]string{"policies", "policies", "policies", "policies2", "other"}[h.random.IntN(5)]}
+		for range 1 + h.random.IntN(3) {
+			parts = append(parts, names[h.random.IntN(len(names))])
+		}
+		path := strings.Join(parts, "/")
+		for other := range h.files {
+			if strings.HasPrefix(other, path+"/") || strings.HasPrefix(path, other+"/") {
+				delete(h.files, other)
+				delete(set, other)
+				gone = append(gone, other)
+			}
+		}
+		content := fmt.Sprintf("%s content %d", []string{"100644", "100644", "100644", "100755", "120000", "160000"}[h.random.IntN(6)], h.random.IntN(5))
+		h.files[path], set[path] = content, content
+	}
+	return gone, set
+}
+
+// quote writes a path for fast-import.
+func quote(path string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(path) {
+		if c := path[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			fmt.Fprintf(&b, `\%03o`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+func (h *history) stream(commits int) string {
+	var b strings.Builder
+	for i := range commits {
+		fmt.Fprintf(&b, "commit refs/heads/main\ncommitter Ada <ada@example.com> %d +0000\ndata 1\nx\n", 1700000000+i)
+		gone, set := h.step()
+		for _, path := range gone {
+			fmt.Fprintf(&b, "D %s\n", quote(path))
+		}
+		for _, path := range slices.Sorted(maps.Keys(set)) {
+			mode, content, _ := strings.Cut(set[path], " ")
+			if mode == "160000" {
+				fmt.Fprintf(&b, "M 160000 %040x %s\n", len(content)+int(content[len(content)-1]), quote(path))
+				continue
+			}
+			fmt.Fprintf(&b, "M %s inline %s\ndata %d\n%s\n", mode, quote(path), len(content), content)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// rawDiff is git's own answer, in the form of Delta's files: path → mode and blob, or "gone".
+func rawDiff(t testing.TB, repo *gittest.Repo, base, head, folder string) map[string]string {
+	t.Helper()
+	want := map[string]string{}
+	if base == "" {
+		listing := repo.Server("ls-tree", "-r", "-z", "--full-tree", head, "--", folder)
+		for entry := range strings.SplitSeq(strings.TrimSuffix(listing, "\x00"), "\x00") {
+			if entry == "" {
+				continue
+			}
+			meta, path, _ := strings.Cut(entry, "\t")
+			fields := strings.Fields(meta)
+			want[path] = fields[0] + " " + fields[2]
+		}
+		return want
+	}
+	parts := strings.Split(repo.Server("diff", "--raw", "-z", "--no-renames", "--no-abbrev", "--ignore-submodules=none", base, head, "--", folder), "\x00")
+	for i := 0; i+1 < len(parts); i += 2 {
+		fields := strings.Fields(parts[i])
+		want[parts[i+1]] = fields[1] + " " + fields[3]
+		if fields[4] == "D" {
+			want[parts[i+1]] = "gone"
+		}
+	}
+	return want
+}
+
+// inForm is a delta's files in rawDiff's form. A change of mode alone that
+// leaves a regular file what it is may be told of or not, so its mode is not
+// compared.
+func inForm(t testing.TB, delta *reconciler.Delta) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	for _, file := range delta.Files {
+		if _, twice := got[file.Path]; twice {
+			t.Errorf("%q is in the delta twice", file.Path)
+		}
+		blob, _, _ := strings.Cut(file.ID, ":")
+		switch {
+		case file.Deleted:
+			got[file.Path] = "gone"
+		case strings.Contains(file.Refusal, "symbolic link"):
+			got[file.Path] = "120000 " + blob
+		case strings.Contains(file.Refusal, "submodule"):
+			got[file.Path] = "160000 " + blob
+		default:
+			got[file.Path] = "regular " + blob
+		}
+	}
+	return got
+}
+
+func normal(want map[string]string) map[string]string {
+	for path, value := range want {
+		for _, mode := range []string{"100644", "100755"} {
+			if blob, regular := strings.CutPrefix(value, mode+" "); regular {
+				want[path] = "regular " + blob
+			}
+		}
+	}
+	return want
+}
+
+// A delta is what stock git says differs, over random histories with every
+// kind of name, mode and swap, whatever the two commits are; and files read
+// as stock git reads them. (G1; promise 5)
+func TestDeltaIsWhatGitSays(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			h := &history{random: rand.New(rand.NewPCG(seed, 1)), files: map[string]string{}}
+			repo := gittest.New(t)
+			gittest.Input(t, repo.Bare(), h.stream(40), "fast-import", "--quiet", "--date-format=raw-permissive")
+			if seed%2 == 0 {
+				explode(t, repo)
+			}
+			commits := strings.Fields(repo.Server("rev-list", "main"))
+			for _, folder := range []string{"policies", ".", "policies/a"} {
+				s := open(t, repo.Bare(), folder)
+				compared := 0
+				for range 30 {
+					head := commits[h.random.IntN(len(commits))]
+					base := append([]string{""}, commits...)[h.random.IntN(len(commits)+1)]
+					if folder != "." && len(rawDiff(t, repo, "", head, folder)) == 0 || folder == "policies/a" && !isTree(repo, head, folder) {
+						_, err := s.Delta(t.Context(), base, head)
+						wantError(t, err, "PathMissing", reconciler.Await)
+						continue
+					}
+					delta, contents := mustDelta(t, s, base, head)
+					if delta.Base != base {
+						t.Fatalf("the delta is from %q, want %q", delta.Base, base)
+					}
+					want := normal(rawDiff(t, repo, base, head, folder))
+					if folder == "policies/a" && base != "" && !isTree(repo, base, folder) {
+						// To git a file under the folder's own name matches the path too; to hfi it is not in the folder.
+						delete(want, folder)
+					}
+					if diff := cmp.Diff(want, inForm(t, delta)); diff != "" {
+						t.Fatalf("%s, from %q to %s: git (-) and the delta (+) differ:\n%s", folder, base, head, diff)
+					}
+					for path, content := range contents {
+						if got := repo.Server("cat-file", "blob", strings.TrimPrefix(want[path], "regular ")); got != content {
+							t.Fatalf("%q reads %q, to git %q", path, content, got)
+						}
+						break // one of each delta: a process for each file is slow
+					}
+					compared++
+				}
+				if compared == 0 && folder != "policies/a" {
+					t.Errorf("nothing was compared in %s", folder)
+				}
+			}
+		})
+	}
+}
+
+func isTree(repo *gittest.Repo, commit, folder string) bool {
+	return strings.Contains(repo.Server("ls-tree", "-d", commit, "--", folder), " tree ")
+}
+
+// explode turns a repository's packs into loose objects.
+func explode(t testing.TB, repo *gittest.Repo) {
+	t.Helper()
+	for i, pack := range glob(t, filepath.Join(repo.Bare(), "objects/pack/*.pack")) {
+		// Objects that git finds in a pack it does not unpack again.
+		away := filepath.Join(t.TempDir(), fmt.Sprint(i))
+		if err := os.Rename(pack, away); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(strings.TrimSuffix(pack, ".pack") + ".idx"); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(away)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gittest.Input(t, repo.Bare(), string(text), "unpack-objects", "-q")
+	}
+	if left := glob(t, filepath.Join(repo.Bare(), "objects/pack/*")); len(left) > 0 {
+		t.Fatalf("packs are left: %v", left)
+	}
+}
+
+// Read may be called by several goroutines at once, of deltas that follow one
+// another too.
+func TestConcurrentReads(t *testing.T) {
+	files := map[string]string{}
+	for i := range 200 {
+		files[fmt.Sprintf("policies/%d.yaml", i)] = strings.Repeat(fmt.Sprint("policy ", i, "\n"), 50)
+	}
+	repo, head := pushed(t, files)
+	repo.Server("gc", "-q")
+	s := open(t, repo.Bare(), "policies")
+	delta, err := s.Delta(t.Context(), "", head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer delta.Close()
+	done := make(chan error, 8)
+	for worker := range cap(done) {
+		go func() {
+			for i := range delta.Files {
+				file := delta.Files[(i+worker*25)%len(delta.Files)]
+				text, err := file.Read(t.Context(), 1<<20)
+				if err == nil && !bytes.Equal(text, []byte(files[file.Path])) {
+					err = fmt.Errorf("%s reads %q", file.Path, text)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Where a CUE module's root is the repository's, the module's CUE files count
+// wherever they are, and only they. (G2)
+func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
+	repo, first := pushed(t, map[string]string{
+		"cue.mod/module.cue": "m", "cue.mod/pkg/x/y/policy.cue": "p", "lib/defs.cue": "d", "lib/readme.md": "r",
+		"policies/a.yaml": "a", "policies/pkg/b.cue": "b", "policies/notes.txt": "n",
+	})
+	s := open(t, repo.Bare(), "policies")
+	_, contents := mustDelta(t, s, "", first)
+	want := map[string]string{
+		"cue.mod/module.cue": "m", "cue.mod/pkg/x/y/policy.cue": "p", "lib/defs.cue": "d",
+		"policies/a.yaml": "a", "policies/pkg/b.cue": "b", "policies/notes.txt": "n",
+	}
+	if diff := cmp.Diff(want, contents); diff != "" {
+		t.Errorf("want (-), got (+):\n%s", diff)
+	}
+	second := repo.Commit("Change around", map[string]string{"lib/defs.cue": "d2", "lib/readme.md": "r2"})
+	repo.Push()
+	_, contents = mustDelta(t, s, first, second)
+	if diff := cmp.Diff(map[string]string{"lib/defs.cue": "d2"}, contents); diff != "" {
+		t.Errorf("want (-), got (+):\n%s", diff)
+	}
+	third := repo.Remove("No module any more", "cue.mod", "lib")
+	repo.Push()
+	delta, _ := mustDelta(t, s, second, third)
+	// Which files count has changed, so all that count are listed.
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(inForm(t, delta))), []string{"policies/a.yaml", "policies/notes.txt", "policies/pkg/b.cue"}); diff != "" || delta.Base != "" {
+		t.Errorf("the base is %q; got (-), want (+):\n%s", delta.Base, diff)
+	}
+	fourth := repo.Commit("CUE files, no module", map[string]string{"lib/defs.cue": "d3", "policies/a.yaml": "a2"})
+	repo.Push()
+	_, contents = mustDelta(t, s, third, fourth)
+	if diff := cmp.Diff(map[string]string{"policies/a.yaml": "a2"}, contents); diff != "" {
+		t.Errorf("without a module: want (-), got (+):\n%s", diff)
+	}
+	// With a module, what was passed over counts, though the push did not touch it.
+	fifth := repo.Commit("A module again", map[string]string{"cue.mod/module.cue": "m"})
+	repo.Push()
+	delta, contents = mustDelta(t, s, fourth, fifth)
+	if contents["lib/defs.cue"] != "d3" || delta.Base != "" {
+		t.Errorf("from base %q: lib/defs.cue is %q, want d3", delta.Base, contents["lib/defs.cue"])
+	}
+	// A module of the policy folder's own is nearer: nothing around it counts.
+	sixth := repo.Commit("A nearer module", map[string]string{"policies/cue.mod/module.cue": "m"})
+	repo.Push()
+	if _, contents = mustDelta(t, s, fifth, sixth); contents["lib/defs.cue"] != "" || contents["policies/cue.mod/module.cue"] != "m" {
+		t.Errorf("with a nearer module got %q", contents)
+	}
+}

@@ -1,0 +1,77 @@
+package git
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	"golang.org/x/net/proxy"
+)
+
+// go-git's SSH connections know no context: a server that accepts one and
+// says nothing would hold it, and its goroutines, for ever. A proxy is what
+// go-git lets a caller put between, so this is one that dials as usual and
+// closes the connection with the context of the operation that it serves.
+
+// dialScheme is the scheme of such a proxy's URL; its host is the operation's number.
+const dialScheme = "hfi-operation"
+
+// dialing are the operations that may dial.
+var dialing struct {
+	mu    sync.Mutex
+	last  int
+	under map[string]context.Context
+}
+
+func init() {
+	proxy.RegisterDialerType(dialScheme, func(u *url.URL, _ proxy.Dialer) (proxy.Dialer, error) {
+		dialing.mu.Lock()
+		defer dialing.mu.Unlock()
+		ctx := dialing.under[u.Host]
+		if ctx == nil {
+			return nil, fmt.Errorf("operation %s has ended", u.Host)
+		}
+		return operationDialer{ctx}, nil
+	})
+}
+
+// boundDialing gives the proxy for connections that end with the context,
+// which must end. Release it after the last was dialled.
+func boundDialing(ctx context.Context) (options transport.ProxyOptions, release func()) {
+	dialing.mu.Lock()
+	defer dialing.mu.Unlock()
+	dialing.last++
+	name := strconv.Itoa(dialing.last)
+	if dialing.under == nil {
+		dialing.under = map[string]context.Context{}
+	}
+	dialing.under[name] = ctx
+	return transport.ProxyOptions{URL: dialScheme + "://" + name}, func() {
+		dialing.mu.Lock()
+		defer dialing.mu.Unlock()
+		delete(dialing.under, name)
+	}
+}
+
+// operationDialer dials for one operation.
+type operationDialer struct {
+	ctx context.Context
+}
+
+func (d operationDialer) Dial(network, address string) (net.Conn, error) {
+	// A proxy that the environment names still counts.
+	connection, err := proxy.Dial(d.ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(d.ctx, func() { _ = connection.Close() })
+	return connection, nil
+}
+
+func (d operationDialer) DialContext(_ context.Context, network, address string) (net.Conn, error) {
+	return d.Dial(network, address)
+}

@@ -1,0 +1,129 @@
+package git
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// explain gives an error its consequence, and takes credentials out of it.
+func (s *Source) explain(ctx context.Context, doing string, err error) error {
+	var known *reconciler.SourceError
+	if !errors.As(err, &known) {
+		known = s.classify(ctx, err)
+	}
+	explained := *known
+	explained.Err = fmt.Errorf("%s: %w", doing, s.scrub(known.Err))
+	return &explained
+}
+
+func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceError {
+	var (
+		key      *knownhosts.KeyError
+		revoked  *knownhosts.RevokedError
+		network  net.Error
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		badCert  *tls.CertificateVerificationError
+		transfer *transferError
+	)
+	text := err.Error()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fail("TimedOut", reconciler.Retry, "%s did not answer within %s", s.address.display, s.Timeout)
+	case errors.Is(err, context.Canceled):
+		return fail("Canceled", reconciler.Retry, "stopped: %w", err)
+	case errors.As(err, &key) && len(key.Want) == 0:
+		return fail("HostKeyUnknown", reconciler.Mend, "the host key of %s is not in the known hosts: check it and add it to --git-known-hosts-file (%w)", s.address.display, err)
+	case errors.As(err, &key), errors.As(err, &revoked):
+		return fail("HostKeyChanged", reconciler.Mend, "the host key of %s is not the one in the known hosts: somebody may be in between, or the server has a new key (%w)", s.address.display, err)
+	case strings.Contains(text, "unable to authenticate"),
+		errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrInvalidAuthMethod):
+		return fail("AuthenticationFailed", reconciler.Mend, "%s refuses the credentials: check the token, password or key that hfid is given (%w)", s.address.display, err)
+	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &badCert):
+		return fail("CertificateInvalid", reconciler.Mend, "the certificate of %s is not trusted: check --git-ca-file (%w)", s.address.display, err)
+	case errors.Is(err, transport.ErrRepositoryNotFound):
+		return fail("RepositoryMissing", reconciler.Await, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
+	case errors.Is(err, transport.ErrEmptyRemoteRepository):
+		return fail("RepositoryEmpty", reconciler.Await, "the repository has no commits yet: push branch %s", s.branch.Short())
+	case errors.As(err, &network):
+		return fail("Unreachable", reconciler.Retry, "%s cannot be reached: %w", s.address.display, err)
+	case errors.As(err, &transfer):
+		return fail("Unreachable", reconciler.Retry, "%s broke off or answered with an error: %w", s.address.display, err)
+	}
+	var object *reconciler.SourceError
+	if errors.As(objectError(err), &object) {
+		return object
+	}
+	return fail("Unreachable", reconciler.Retry, "%w", err)
+}
+
+// objectError tells a missing object from a damaged one.
+func objectError(err error) error {
+	var known *reconciler.SourceError
+	switch {
+	case errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, object.ErrEntryNotFound):
+		return fail("ObjectMissing", reconciler.Retry, "an object is missing from the repository: %w; if that stays so, run git fsck in it", err)
+	case errors.Is(err, errDamaged), errors.Is(err, packfile.ErrInvalidObject), errors.Is(err, idxfile.ErrMalformedIdxFile), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF),
+		strings.Contains(err.Error(), "zlib"), strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "flate"):
+		return fail("Corrupt", reconciler.Mend, "an object in the repository is damaged: %w; run git fsck in it", err)
+	}
+	return err
+}
+
+// maxNamed is how many other branches a message names.
+const maxNamed = 5
+
+func (s *Source) branchMissing(others []string) error {
+	if len(others) == 0 {
+		return fail("RepositoryEmpty", reconciler.Await, "the repository has no branches yet: push branch %s", s.branch.Short())
+	}
+	if len(others) > maxNamed {
+		others = append(others[:maxNamed:maxNamed], "…")
+	}
+	return fail("BranchMissing", reconciler.Await, "there is no branch %s (there are: %s): push it, or start hfid with another --branch", s.branch.Short(), strings.Join(others, ", "))
+}
+
+// maxMessage bounds an error's text, in characters.
+const maxMessage = 600
+
+var userinfo = regexp.MustCompile(`(://)[^/\s@"']+@`)
+
+// scrubbed is an error whose text has no credentials, and which is still the error for errors.Is.
+type scrubbed struct {
+	text string
+	err  error
+}
+
+func (e *scrubbed) Error() string { return e.text }
+func (e *scrubbed) Unwrap() error { return e.err }
+
+func (s *Source) scrub(err error) error {
+	text := userinfo.ReplaceAllString(err.Error(), "$1")
+	for _, secret := range s.secrets() {
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+			text = strings.ReplaceAll(text, form, "…")
+		}
+	}
+	// A server's answer may be in it, of any length.
+	text = bounded(strings.Join(strings.Fields(text), " "), maxMessage)
+	return &scrubbed{text: text, err: err}
+}

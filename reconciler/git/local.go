@@ -1,0 +1,105 @@
+package git
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// checkedFolder is gitFolder of a repository that hfi can read.
+func checkedFolder(folder string) (string, error) {
+	gitFolder, err := gitFolder(folder)
+	if err != nil {
+		return "", err
+	}
+	return gitFolder, supported(gitFolder)
+}
+
+// localObjects is the local repository's objects, for one user.
+func (s *Source) localObjects() (*objects, error) {
+	gitFolder, err := checkedFolder(s.address.local)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.local == nil || s.local.gitFolder != gitFolder {
+		if s.local != nil {
+			s.local.retire()
+		}
+		s.local = &objects{gitFolder: gitFolder, trees: &s.trees}
+	}
+	return s.local.use(), nil
+}
+
+// gitFolder finds where a repository keeps its refs and objects: the folder
+// itself if bare, its .git, or what its .git file points to.
+func gitFolder(folder string) (string, error) {
+	if _, err := os.Stat(folder); err != nil {
+		return "", fail("RepositoryMissing", reconciler.Await, "there is no repository at %s (%w)", folder, errors.Unwrap(err))
+	}
+	inside := filepath.Join(folder, ".git")
+	info, err := os.Stat(inside)
+	switch {
+	case err == nil && info.IsDir():
+		return inside, nil
+	case err == nil:
+		return linked(folder, inside)
+	}
+	for _, part := range []string{"HEAD", "objects", "refs"} {
+		if _, err := os.Stat(filepath.Join(folder, part)); err != nil {
+			return "", fail("RepositoryMissing", reconciler.Await, "%s is no git repository: it has neither .git nor %s", folder, part)
+		}
+	}
+	return folder, nil
+}
+
+// linked follows the .git file of a work tree, and from there to the folder
+// that the work trees share.
+func linked(folder, file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("reading %s: %w", file, err)
+	}
+	target, found := strings.CutPrefix(strings.TrimSpace(string(text)), "gitdir: ")
+	if !found {
+		return "", fail("RepositoryMissing", reconciler.Await, "%s is neither a folder nor a link to one", file)
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(folder, target)
+	}
+	common, err := os.ReadFile(filepath.Join(target, "commondir"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return target, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the work tree's commondir: %w", err)
+	}
+	shared := strings.TrimSpace(string(common))
+	if !filepath.IsAbs(shared) {
+		shared = filepath.Join(target, shared)
+	}
+	return shared, nil
+}
+
+// supported refuses repository formats that go-git would misread.
+func supported(gitFolder string) error {
+	config, err := os.ReadFile(filepath.Join(gitFolder, "config"))
+	if err != nil {
+		// Without a configuration it has git's first format.
+		return nil
+	}
+	for line := range strings.Lines(string(config)) {
+		key, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(line)), "=")
+		key, value = strings.TrimSpace(key), strings.Trim(strings.TrimSpace(value), `"`)
+		if key == "refstorage" && value != "files" || key == "objectformat" && value != "sha1" {
+			return fail("Unsupported", reconciler.Mend, "the repository uses %s = %s, which is not supported: use one with git's default formats (refs in files, SHA-1)", key, value)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// Every test closes what it opens: no goroutine outlives them.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// patience bounds what a test waits for on a busy machine.
+const patience = 30 * time.Second
+
+// open makes a source of the branch main, after the adjustments, and closes it with the test.
+func open(t testing.TB, url, folder string, adjust ...func(*Source)) *Source {
+	t.Helper()
+	s := New(url, "main", folder, filepath.Join(t.TempDir(), "git"))
+	s.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	for _, change := range adjust {
+		change(s)
+	}
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("closing the source: %v", err)
+		}
+	})
+	return s
+}
+
+// mustDelta is the delta to head and the content of its files by path.
+func mustDelta(t testing.TB, s *Source, base, head string) (*reconciler.Delta, map[string]string) {
+	t.Helper()
+	delta, err := s.Delta(t.Context(), base, head)
+	if err != nil {
+		t.Fatalf("delta from %q to %s: %v", base, head, err)
+	}
+	contents := map[string]string{}
+	for _, file := range delta.Files {
+		if file.Deleted || file.Refusal != "" {
+			continue
+		}
+		text, err := file.Read(t.Context(), 1<<20)
+		if err != nil {
+			t.Fatalf("reading %q: %v", file.Path, err)
+		}
+		contents[file.Path] = string(text)
+	}
+	if err := delta.Close(); err != nil {
+		t.Errorf("closing the delta: %v", err)
+	}
+	return delta, contents
+}
+
+func mustHead(t testing.TB, s *Source) string {
+	t.Helper()
+	head, err := s.Head(t.Context())
+	if err != nil {
+		t.Fatalf("head: %v", err)
+	}
+	return head
+}
+
+// wantError checks an error's reason and consequence.
+func wantError(t testing.TB, err error, reason string, then reconciler.Consequence) {
+	t.Helper()
+	var known *reconciler.SourceError
+	if !errors.As(err, &known) {
+		t.Fatalf("got error %v, want a SourceError with reason %s", err, reason)
+	}
+	if known.Reason != reason || known.Then != then {
+		t.Errorf("got reason %s and consequence %d, want %s and %d: %v", known.Reason, known.Then, reason, then, err)
+	}
+}
+
+// waitSignal waits for the source to say that the branch may have moved.
+func waitSignal(t testing.TB, s *Source) {
+	t.Helper()
+	select {
+	case <-s.Changed():
+	case <-time.After(patience):
+		t.Fatal("the source did not tell of a change")
+	}
+}
+
+// quiet waits until the source has told nothing for a while.
+func quiet(s *Source) {
+	for {
+		select {
+		case <-s.Changed():
+		case <-time.After(200 * time.Millisecond):
+			return
+		}
+	}
+}
+
+// followed waits, by the source's signals alone, until its head is hash.
+func followed(t testing.TB, s *Source, hash string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		head, err := s.Head(ctx)
+		if head == hash {
+			return
+		}
+		select {
+		case <-s.Changed():
+		case <-ctx.Done():
+			t.Fatalf("the source was not told of %s: head is %q (%v)", hash, head, err)
+		}
+	}
+}
+
+func pushed(t testing.TB, files map[string]string) (*gittest.Repo, string) {
+	t.Helper()
+	repo := gittest.New(t)
+	hash := repo.Commit("Begin", files)
+	repo.Push()
+	return repo, hash
+}
+
+func glob(t testing.TB, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

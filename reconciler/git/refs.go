@@ -1,0 +1,127 @@
+package git
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// maxSymbolic is how many symbolic references are followed, as git does.
+const maxSymbolic = 5
+
+// localHead is the commit that the branch points to. A reference that cannot
+// be read is an error and never an older value from packed-refs: that would
+// roll the policies back.
+func (s *Source) localHead(gitFolder string) (string, error) {
+	name := string(s.branch)
+	if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsRune(name, 0) {
+		return "", fail("BranchMissing", reconciler.Mend, "%q is no name for a branch: start hfid with another --branch", s.branch.Short())
+	}
+	for range maxSymbolic {
+		value, err := readReference(gitFolder, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", s.branchMissing(branches(gitFolder))
+		}
+		if err != nil {
+			return "", err
+		}
+		target, symbolic := strings.CutPrefix(value, "ref: ")
+		if !symbolic {
+			if !plumbing.IsHash(value) || plumbing.NewHash(value).IsZero() {
+				return "", fail("Corrupt", reconciler.Mend, "branch %s is damaged: %s in %s holds %.60q and no commit's hash; push it again", s.branch.Short(), name, gitFolder, value)
+			}
+			return value, nil
+		}
+		name = strings.TrimSpace(target)
+		if !strings.HasPrefix(name, "refs/") || !filepath.IsLocal(filepath.FromSlash(name)) {
+			return "", fail("Corrupt", reconciler.Mend, "branch %s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.branch.Short(), name)
+		}
+	}
+	return "", fail("BranchMissing", reconciler.Mend, "branch %s is a chain of symbolic references without an end; mend it with git symbolic-ref", s.branch.Short())
+}
+
+// readReference reads a reference from its file or from packed-refs, or says
+// fs.ErrNotExist. git packs a reference before it deletes its file, so one
+// that is there is found.
+func readReference(gitFolder, name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(gitFolder, filepath.FromSlash(name)))
+	if err == nil {
+		return strings.TrimSpace(string(text)), nil
+	}
+	// A folder of that name, or a file where its folder would be, are other references.
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.ENOTDIR) {
+		return "", err
+	}
+	value := ""
+	err = eachPacked(gitFolder, func(packed, hash string) bool {
+		if packed == name {
+			value = hash
+		}
+		return value == ""
+	})
+	if err == nil && value == "" {
+		err = fs.ErrNotExist
+	}
+	return value, err
+}
+
+// eachPacked visits packed-refs until visit returns false.
+func eachPacked(gitFolder string, visit func(name, hash string) bool) error {
+	file, err := os.Open(filepath.Join(gitFolder, "packed-refs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines := bufio.NewReader(file)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		hash, name, found := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(" "))
+		// The other lines are comments and the commits of tags.
+		if found && len(hash) == 2*len(plumbing.Hash{}) && !visit(string(name), string(hash)) {
+			return nil
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// branches lists some of the repository's branches, for a message.
+func branches(gitFolder string) []string {
+	var names []string
+	heads := filepath.Join(gitFolder, "refs", "heads")
+	_ = filepath.WalkDir(heads, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() && filepath.Ext(path) != ".lock" {
+			if name, err := filepath.Rel(heads, path); err == nil {
+				names = append(names, filepath.ToSlash(name))
+			}
+		}
+		if len(names) > maxNamed {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	_ = eachPacked(gitFolder, func(name, _ string) bool {
+		if short, isBranch := strings.CutPrefix(name, "refs/heads/"); isBranch {
+			names = append(names, short)
+		}
+		return len(names) <= maxNamed
+	})
+	return names
+}

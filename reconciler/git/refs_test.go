@@ -1,0 +1,75 @@
+package git
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// A branch's file that a crash or a full disk emptied is reported. The older
+// commit that packed-refs still names is not served in its place: that would
+// be a rollback that nobody pushed. (G8)
+func TestDamagedRefIsNoRollback(t *testing.T) {
+	repo, first := pushed(t, map[string]string{"policies/a.yaml": "1"})
+	repo.Server("pack-refs", "--all")
+	second := repo.Commit("Go on", map[string]string{"policies/a.yaml": "2"})
+	repo.Push()
+	s := open(t, repo.Bare(), "policies")
+	for _, content := range []string{"", "\n", "nonsense\n", second[:39] + "\n", "ref: ../../config\n", strings.Repeat("0", 40) + "\n"} {
+		if err := os.WriteFile(filepath.Join(repo.Bare(), "refs/heads/main"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		head, err := s.Head(t.Context())
+		if head == first {
+			t.Errorf("a ref that holds %q rolls back to the packed one", content)
+		}
+		wantError(t, err, "Corrupt", reconciler.Mend)
+	}
+	if err := os.WriteFile(filepath.Join(repo.Bare(), "refs/heads/main"), []byte(second+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustHead(t, s); got != second {
+		t.Errorf("once mended, head is %s, want %s", got, second)
+	}
+}
+
+// The branch is where stock git says, however its ref is kept: in a file, in
+// packed-refs beside an empty folder of its name, or by way of another ref.
+func TestHeadIsWhatGitSays(t *testing.T) {
+	repo, hash := pushed(t, map[string]string{"policies/a.yaml": "1"})
+	s := open(t, repo.Bare(), "policies")
+	check := func(how string) {
+		t.Helper()
+		if got, want := mustHead(t, s), repo.Server("rev-parse", "refs/heads/main"); got != want {
+			t.Errorf("%s: head is %s, to git %s", how, got, want)
+		}
+	}
+	check("in a file")
+	repo.Server("pack-refs", "--all")
+	check("packed")
+	if err := os.MkdirAll(filepath.Join(repo.Bare(), "refs/heads/main"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	check("packed, beside a folder")
+	if err := os.Remove(filepath.Join(repo.Bare(), "refs/heads/main")); err != nil {
+		t.Fatal(err)
+	}
+	other := repo.Commit("Elsewhere", map[string]string{"policies/a.yaml": "2"})
+	repo.Git("push", "-q", "origin", other+":refs/heads/other")
+	repo.Server("symbolic-ref", "refs/heads/main", "refs/heads/other")
+	check("symbolic")
+	if got := mustHead(t, s); got != other || got == hash {
+		t.Errorf("head is %s, want %s", got, other)
+	}
+	repo.Server("symbolic-ref", "refs/heads/main", "refs/heads/main2")
+	repo.Server("symbolic-ref", "refs/heads/main2", "refs/heads/main")
+	_, err := s.Head(t.Context())
+	wantError(t, err, "BranchMissing", reconciler.Mend)
+	gittest.Run(t, repo.Bare(), "symbolic-ref", "refs/heads/main", "refs/heads/nowhere")
+	_, err = s.Head(t.Context())
+	wantError(t, err, "BranchMissing", reconciler.Await)
+}

@@ -1,0 +1,252 @@
+// Package git reads a policy folder from a branch of a git repository, with
+// go-git: a local repository where it stands, told of pushes by the file
+// system, or a remote one through a shallow copy of the branch.
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// Defaults of a Source's tunables.
+const (
+	DefaultTimeout    = time.Minute
+	DefaultMaxFetches = 50
+)
+
+// closeLimit is how long Close waits for operations that it stopped.
+const closeLimit = 10 * time.Second
+
+// Source is a reconciler.Source.
+type Source struct {
+	// Timeout bounds each operation.
+	Timeout time.Duration
+	// MaxFetches is after how many fetches the copy of a remote is made anew,
+	// so that its disk use follows the branch's size and not its pushes.
+	MaxFetches int
+
+	// TokenFile holds a bearer token for HTTP; Username and PasswordFile are
+	// for basic authentication. The files are read at each use, so that they
+	// may be replaced while the daemon runs.
+	TokenFile, Username, PasswordFile string
+	// SSHKeyFile and KnownHostsFile are for SSH; without the latter no host is trusted.
+	SSHKeyFile, KnownHostsFile string
+	// CABundleFile adds certificate authorities for HTTPS, in PEM.
+	CABundleFile string
+	Logger       *slog.Logger
+
+	address address
+	branch  plumbing.ReferenceName
+	// folder is the policy folder without slashes at its ends; empty is the root.
+	folder  string
+	dataDir string
+
+	changed chan struct{}
+	// life ends with Close, and with it every operation.
+	life   context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	// starting is held while a task begins, so that none begins once Close waits.
+	starting sync.Mutex
+	// operations bounds those that were given up on and have not returned yet.
+	operations chan struct{}
+
+	trees       trees
+	credentials credentials
+
+	// mu guards what follows.
+	mu     sync.Mutex
+	local  *objects
+	remote *mirror
+}
+
+// New makes a source. url is a folder, a file: URL, or a URL for HTTP, HTTPS
+// or SSH (also in the form USER@HOST:PATH). policyPath is the policy folder,
+// "." for the whole repository. dataDir is the source's own.
+func New(url, branch, policyPath, dataDir string) *Source {
+	folder := strings.Trim(path.Clean("/"+policyPath), "/")
+	return &Source{
+		Timeout: DefaultTimeout, MaxFetches: DefaultMaxFetches, Logger: slog.Default(),
+		address: parseAddress(url), branch: plumbing.NewBranchReferenceName(branch),
+		folder: folder, dataDir: dataDir, operations: make(chan struct{}, 8),
+	}
+}
+
+// Open starts following a local repository. A repository that is not there
+// yet is no error: it is reported by Head, and found when it comes.
+func (s *Source) Open(context.Context) error {
+	s.life, s.cancel = context.WithCancel(context.Background())
+	if s.address.local == "" {
+		return s.clearLeftovers()
+	}
+	s.changed = make(chan struct{}, 1)
+	s.tasks.Go(func() { s.watch(s.life) })
+	return nil
+}
+
+// Close stops following, and waits for what is under way. No method is called
+// after it.
+func (s *Source) Close() error {
+	if s.cancel == nil {
+		return nil
+	}
+	s.starting.Lock()
+	s.cancel()
+	s.starting.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.tasks.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeLimit):
+		return fmt.Errorf("operations on %s still hang %s after they were stopped", s.address.display, closeLimit)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.local != nil {
+		s.local.retire()
+		s.local = nil
+	}
+	if s.remote != nil {
+		s.remote.objects.retire()
+		s.remote = nil
+	}
+	return nil
+}
+
+// Changed is nil for a remote repository.
+func (s *Source) Changed() <-chan struct{} { return s.changed }
+
+// DisplayURL is the repository's address without credentials.
+func (s *Source) DisplayURL() string { return s.address.display }
+
+// Head implements reconciler.Source.
+func (s *Source) Head(ctx context.Context) (string, error) {
+	return guarded(ctx, s, "looking at the branch", nil, func(ctx context.Context) (string, error) {
+		if s.address.local == "" {
+			return s.remoteHead(ctx)
+		}
+		gitFolder, err := checkedFolder(s.address.local)
+		if err != nil {
+			return "", err
+		}
+		return s.localHead(gitFolder)
+	})
+}
+
+// Delta implements reconciler.Source.
+func (s *Source) Delta(ctx context.Context, base, head string) (*reconciler.Delta, error) {
+	return guarded(ctx, s, "reading commit "+head, dropDelta, func(ctx context.Context) (*reconciler.Delta, error) {
+		if s.address.local == "" {
+			return s.remoteDelta(ctx, base, head)
+		}
+		o, err := s.localObjects()
+		if err != nil {
+			return nil, err
+		}
+		defer o.release()
+		return s.delta(ctx, o, base, head)
+	})
+}
+
+func dropDelta(delta *reconciler.Delta) { _ = delta.Close() }
+
+// Since implements reconciler.Source.
+func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Commit, error) {
+	return guarded(ctx, s, "reading the commits since "+base, nil, func(ctx context.Context) ([]reconciler.Commit, error) {
+		if s.address.local == "" {
+			return s.remoteSince(ctx, base, head)
+		}
+		o, err := s.localObjects()
+		if err != nil {
+			return nil, err
+		}
+		defer o.release()
+		return since(ctx, o, base, head)
+	})
+}
+
+// guarded runs an operation under the source's time limit. go-git does not
+// honour its context everywhere, and panics on some corrupt objects: the
+// caller is answered in time all the same, and a panic becomes an error. A
+// value that comes too late is dropped.
+func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), operation func(context.Context) (T, error)) (T, error) {
+	var none T
+	if s.address.problem != "" {
+		return none, fail("Unsupported", reconciler.Mend, "%s: %s", doing, s.address.problem)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	select {
+	case s.operations <- struct{}{}:
+	case <-ctx.Done():
+		cancel()
+		if s.life.Err() != nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return none, s.explain(ctx, doing, context.Canceled)
+		}
+		return none, fail("TimedOut", reconciler.Retry, "%s: earlier operations on %s still hang", doing, s.address.display)
+	}
+	unlink := context.AfterFunc(s.life, cancel)
+	type result struct {
+		value T
+		err   error
+	}
+	results, left := make(chan result), make(chan struct{})
+	s.starting.Lock()
+	if s.life.Err() != nil {
+		s.starting.Unlock()
+		unlink()
+		cancel()
+		<-s.operations
+		return none, s.explain(ctx, doing, context.Canceled)
+	}
+	s.tasks.Go(func() {
+		defer func() { <-s.operations }()
+		var r result
+		func() {
+			defer func() {
+				if cause := recover(); cause != nil {
+					s.Logger.Error("go-git panicked", "doing", doing, "panic", cause, "stack", string(debug.Stack()))
+					r = result{err: fail("Corrupt", reconciler.Mend, "the repository cannot be read: %v; run git fsck in it", cause)}
+				}
+			}()
+			r.value, r.err = operation(ctx)
+		}()
+		select {
+		case results <- r:
+		case <-left:
+			if r.err == nil && drop != nil {
+				drop(r.value)
+			}
+		}
+	})
+	s.starting.Unlock()
+	defer unlink()
+	defer cancel()
+	defer close(left)
+	select {
+	case r := <-results:
+		if r.err != nil {
+			return none, s.explain(ctx, doing, r.err)
+		}
+		return r.value, nil
+	case <-ctx.Done():
+		return none, s.explain(ctx, doing, context.Cause(ctx))
+	}
+}
+
+func fail(reason string, then reconciler.Consequence, format string, args ...any) *reconciler.SourceError {
+	return &reconciler.SourceError{Reason: reason, Then: then, Err: fmt.Errorf(format, args...)}
+}

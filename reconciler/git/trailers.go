@@ -1,0 +1,93 @@
+package git
+
+import "strings"
+
+// allowPruneKey is the trailer by which a commit says that what it deletes is meant to go.
+const allowPruneKey = "hfi-allow-prune"
+
+// allowsPrune says whether a commit's message carries the trailer.
+func allowsPrune(message string) bool {
+	for _, trailer := range trailers(message) {
+		key, value, _ := strings.Cut(trailer, ":")
+		if strings.EqualFold(strings.TrimSpace(key), allowPruneKey) && strings.TrimSpace(value) == "true" {
+			return true
+		}
+	}
+	return false
+}
+
+// trailers finds the lines KEY: VALUE that git interpret-trailers would,
+// without dividers: those of the last paragraph, if it is not the first, and
+// either nothing else is in it, or some line of git's own making and a
+// quarter at least of trailers. Lines that begin with a space continue the
+// one before, and are joined to it.
+func trailers(message string) []string {
+	lines := strings.Split(strings.TrimSuffix(message, "\n"), "\n")
+	last := len(lines)
+	for last > 0 && (blank(lines[last-1]) || comment(lines[last-1])) {
+		last--
+	}
+	title := 0
+	for title < last && (comment(lines[title]) || !blank(lines[title])) {
+		title++
+	}
+	first, found, others, continuations, gits := last, 0, 0, 0, false
+	for first--; first >= title && !blank(lines[first]); first-- {
+		switch line := lines[first]; {
+		case comment(line):
+			others, continuations = others+continuations, 0
+		case madeByGit(line):
+			found, continuations, gits = found+1, 0, true
+		case isTrailer(line):
+			found, continuations = found+1, 0
+		case continues(line):
+			continuations++
+		default:
+			others, continuations = others+1+continuations, 0
+		}
+	}
+	others += continuations
+	if first < title || found == 0 || others > 0 && (!gits || 3*found < others) {
+		return nil
+	}
+	var list []string
+	open := false
+	for _, line := range lines[first+1 : last] {
+		switch {
+		case comment(line):
+		case isTrailer(line):
+			list, open = append(list, line), true
+		case continues(line) && open:
+			list[len(list)-1] += " " + strings.TrimSpace(line)
+		default:
+			open = false
+		}
+	}
+	return list
+}
+
+func blank(line string) bool     { return strings.TrimSpace(line) == "" }
+func comment(line string) bool   { return strings.HasPrefix(line, "#") }
+func continues(line string) bool { return line != "" && strings.TrimLeft(line[:1], " \t\r\v\f") == "" }
+
+// madeByGit says whether git itself writes such lines.
+func madeByGit(line string) bool {
+	return strings.HasPrefix(line, "Signed-off-by: ") || strings.HasPrefix(line, "(cherry picked from commit ")
+}
+
+// isTrailer says whether a line is a word of letters, digits and dashes,
+// perhaps a space, and a colon.
+func isTrailer(line string) bool {
+	key, _, found := strings.Cut(line, ":")
+	word := strings.TrimRight(key, " \t")
+	if !found || word == "" {
+		return false
+	}
+	for i := range len(word) {
+		c := word[i]
+		if c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}

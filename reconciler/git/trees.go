@@ -1,0 +1,209 @@
+package git
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// treesSize bounds what each generation of trees keeps, in bytes. A folder of
+// 10,000 policies is half a MiB.
+const treesSize = 8 << 20
+
+// trees remembers trees between runs, so that of two commits that follow one
+// another only the newer one's changed trees are read. It keeps two
+// generations: the older goes when the younger is full.
+type trees struct {
+	mu         sync.Mutex
+	young, old map[plumbing.Hash][]byte
+	size       int
+}
+
+func (c *trees) get(hash plumbing.Hash) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if text, known := c.young[hash]; known {
+		return text, true
+	}
+	text, known := c.old[hash]
+	if known {
+		c.keep(hash, text)
+	}
+	return text, known
+}
+
+func (c *trees) put(hash plumbing.Hash, text []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep(hash, text)
+}
+
+func (c *trees) keep(hash plumbing.Hash, text []byte) {
+	if len(text) > treesSize {
+		return
+	}
+	if _, known := c.young[hash]; known {
+		return
+	}
+	if c.young == nil || c.size+len(text) > treesSize {
+		c.old, c.young, c.size = c.young, map[plumbing.Hash][]byte{}, 0
+	}
+	c.young[hash] = text
+	c.size += len(text)
+}
+
+// The kinds of a tree's entries, by the upper bits of their modes.
+const (
+	typeBits   = 0o170000
+	typeFolder = 0o040000
+	typeLink   = 0o120000
+	typeModule = 0o160000
+	typeFile   = 0o100000
+)
+
+// entry is one line of a tree. Its zero value is no entry.
+type entry struct {
+	mode uint32
+	name []byte
+	hash plumbing.Hash
+	// raw is the whole line as it stands in the tree.
+	raw []byte
+}
+
+func (e *entry) folder() bool { return e.mode&typeBits == typeFolder }
+
+// file says whether the entry is there and no folder.
+func (e *entry) file() bool { return e.mode != 0 && !e.folder() }
+
+// subtree is the hash of the folder that the entry is, or zero.
+func (e *entry) subtree() plumbing.Hash {
+	if e.folder() {
+		return e.hash
+	}
+	return plumbing.ZeroHash
+}
+
+// next cuts the first entry off a tree's text. Its slices are the text's.
+func next(text []byte) (entry, []byte, error) {
+	space, end := bytes.IndexByte(text, ' '), bytes.IndexByte(text, 0)
+	const hashSize = len(plumbing.Hash{})
+	if space < 1 || end < space || len(text) < end+1+hashSize {
+		return entry{}, nil, fmt.Errorf("%w: a tree's entry is cut short", errDamaged)
+	}
+	mode, err := strconv.ParseUint(string(text[:space]), 8, 32)
+	if err != nil {
+		return entry{}, nil, fmt.Errorf("%w: a tree's entry has mode %.20q", errDamaged, text[:space])
+	}
+	e := entry{mode: uint32(mode), name: text[space+1 : end], raw: text[:end+1+hashSize]}
+	copy(e.hash[:], text[end+1:])
+	switch kind := e.mode & typeBits; {
+	case kind != typeFolder && kind != typeLink && kind != typeModule && kind != typeFile:
+		return entry{}, nil, fmt.Errorf("%w: a tree's entry has mode %o", errDamaged, mode)
+	case len(e.name) == 0, string(e.name) == ".", string(e.name) == "..", bytes.IndexByte(e.name, '/') >= 0:
+		return entry{}, nil, fmt.Errorf("%w: a tree's entry has the name %.60q", errDamaged, e.name)
+	}
+	return e, text[len(e.raw):], nil
+}
+
+// before is git's order of a tree's entries: a folder as if a slash ended its name.
+func (e *entry) before(other *entry) bool {
+	n := min(len(e.name), len(other.name))
+	if c := bytes.Compare(e.name[:n], other.name[:n]); c != 0 {
+		return c < 0
+	}
+	return e.at(n) < other.at(n)
+}
+
+func (e *entry) at(i int) byte {
+	switch {
+	case i < len(e.name):
+		return e.name[i]
+	case e.folder():
+		return '/'
+	}
+	return 0
+}
+
+// difference lists the entries that only one of two trees has, or that
+// differ. It walks both in git's order; in a tree that is not in it (which
+// git fsck would report) equal entries may be listed too.
+func difference(from, to []byte) (was, is []entry, err error) {
+	var a, b entry
+	restA, restB := from, to
+	for len(from) > 0 || len(to) > 0 {
+		if len(restA) == len(from) && len(restB) == len(to) {
+			// Nearly all entries are alike, and need not be understood.
+			same := common(from, to)
+			from, to = from[same:], to[same:]
+			restA, restB = from, to
+			if len(from) == 0 && len(to) == 0 {
+				break
+			}
+		}
+		if len(from) > 0 && len(restA) == len(from) {
+			if a, restA, err = next(from); err != nil {
+				return nil, nil, err
+			}
+		}
+		if len(to) > 0 && len(restB) == len(to) {
+			if b, restB, err = next(to); err != nil {
+				return nil, nil, err
+			}
+		}
+		switch {
+		case len(from) > 0 && len(to) > 0 && bytes.Equal(a.raw, b.raw):
+			from, to = restA, restB
+		case len(to) == 0 || len(from) > 0 && a.before(&b):
+			was, from = append(was, a), restA
+		case len(from) == 0 || b.before(&a):
+			is, to = append(is, b), restB
+		default:
+			was, is = append(was, a), append(is, b)
+			from, to = restA, restB
+		}
+	}
+	return was, is, nil
+}
+
+// common is the length of the entries that two trees begin with alike.
+func common(a, b []byte) (length int) {
+	for {
+		end := bytes.IndexByte(a[length:], 0)
+		if end < 0 {
+			return length
+		}
+		end += length + 1 + len(plumbing.Hash{})
+		if end > len(a) || end > len(b) || !bytes.Equal(a[length:end], b[length:end]) {
+			return length
+		}
+		length = end
+	}
+}
+
+// lookup is the entry of that name in a tree, or the zero entry.
+func lookup(tree []byte, name string) (entry, error) {
+	if !bytes.Contains(tree, []byte(" "+name+"\x00")) {
+		// Where it is contained, it may still be in a hash.
+		return entry{}, nil
+	}
+	for len(tree) > 0 {
+		e, rest, err := next(tree)
+		if err != nil {
+			return entry{}, err
+		}
+		if string(e.name) == name {
+			return e, nil
+		}
+		tree = rest
+	}
+	return entry{}, nil
+}
+
+func damagedTree(hash plumbing.Hash, err error) error {
+	return fail("Corrupt", reconciler.Mend, "tree %s cannot be read: %w; run git fsck in the repository", hash, err)
+}
