@@ -1,0 +1,106 @@
+package etcd
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+)
+
+// G4: an external cluster with TLS, certificates for clients, and a user.
+func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.WithTLS())
+	server.RequireUser()
+	access := Access{
+		Endpoints: []string{server.Endpoint}, CAFile: server.CAFile, CertFile: server.CertFile, KeyFile: server.KeyFile,
+		Username: server.Username, PasswordFile: server.PasswordFile,
+	}
+	a := externalStore("a", server.Endpoint)
+	a.Access = access
+	openStore(t, a)
+	term := campaign(t, a)
+	state := publish(t, term, publication("c1", policies(t, 5, 100)))
+	if got := server.Ctl("get", "/hfi/head", "--print-value-only"); !strings.Contains(got, string(state.Head.Digest)) {
+		t.Errorf("etcdctl sees the head %s", got)
+	}
+	// Tokens do not outlive etcd's process: the client has to fetch another.
+	server.Kill()
+	server.Restart()
+	eventually(t, "etcd is back", func() bool { return a.Health().Healthy })
+	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
+
+	wrong := filepath.Join(t.TempDir(), "wrong")
+	if err := os.WriteFile(wrong, []byte("wrong"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := etcdtest.Start(t, etcdtest.WithTLS())
+	for name, c := range map[string]struct {
+		change func(*Access)
+		want   string
+	}{
+		"a wrong password":        {func(a *Access) { a.PasswordFile = wrong }, "user name or password"},
+		"another CA":              {func(a *Access) { a.CAFile = other.CAFile }, "TLS handshake"},
+		"no client's certificate": {func(a *Access) { a.CertFile, a.KeyFile = "", "" }, "TLS handshake"},
+		"no TLS":                  {func(a *Access) { a.Endpoints = []string{strings.Replace(server.Endpoint, "https", "http", 1)} }, "expects TLS"},
+		"nothing there":           {func(a *Access) { a.Endpoints = []string{"https://127.0.0.1:1"} }, "nothing listens"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := externalStore("x", server.Endpoint)
+			s.Access = access
+			s.RequestTimeout = time.Second
+			c.change(&s.Access)
+			openStore(t, s)
+			var health string
+			defer func() {
+				if t.Failed() {
+					t.Log(health)
+				}
+			}()
+			eventually(t, "the reason is told", func() bool { h := s.Health(); health = h.Error; return !h.Healthy && strings.Contains(h.Error, c.want) })
+			if s.State() != nil {
+				t.Error("a state without access")
+			}
+		})
+	}
+}
+
+// Settings that cannot be used are told at once, and name the file.
+func TestUnusableSettingsAreTold(t *testing.T) {
+	t.Parallel()
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("no PEM"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	endpoints := []string{"127.0.0.1:1"}
+	for name, c := range map[string]struct {
+		access Access
+		want   string
+	}{
+		"no endpoint":    {Access{}, "no etcd endpoint"},
+		"a missing CA":   {Access{Endpoints: endpoints, CAFile: "/missing"}, "/missing"},
+		"no CA in it":    {Access{Endpoints: endpoints, CAFile: text}, "no PEM"},
+		"half a pair":    {Access{Endpoints: endpoints, CertFile: text}, "key file"},
+		"no certificate": {Access{Endpoints: endpoints, CertFile: text, KeyFile: text}, "client certificate"},
+		"no password":    {Access{Endpoints: endpoints, Username: "x"}, "password file"},
+		"a missing one":  {Access{Endpoints: endpoints, Username: "x", PasswordFile: "/missing"}, "/missing"},
+		"an empty one":   {Access{Endpoints: endpoints, Username: "x", PasswordFile: empty}, "is empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(DefaultPrefix, "a", quiet())
+			s.Access = c.access
+			if err := s.Open(testContext(t)); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one about %q", err, c.want)
+				_ = s.Close()
+			}
+		})
+	}
+}

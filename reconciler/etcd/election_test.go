@@ -1,0 +1,151 @@
+package etcd
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// leading is set in the process that the next test starts and kills.
+const leading = "HFI_ETCD_TEST_ENDPOINT"
+
+// C1, promise 3: a leader that is killed is followed by another within about its lease.
+func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
+	if endpoint := os.Getenv(leading); endpoint != "" {
+		a := externalStore("a", endpoint)
+		a.LeaseTTL = 2 * time.Second
+		publish(t, campaign(t, openStore(t, a)), publication("c1", policies(t, 3, 1)))
+		os.Stdout.WriteString("leads\n")
+		time.Sleep(time.Minute)
+		return
+	}
+	server := etcdtest.Start(t)
+	b := openStore(t, externalStore("b", server.Endpoint))
+	child := exec.Command(os.Args[0], "-test.run=^TestAKilledLeaderIsFollowedWithinItsLease$")
+	child.Env = append(os.Environ(), leading+"="+server.Endpoint)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other process leads and has published", func() bool { return b.Leader() == "a" && b.State() != nil })
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	_ = child.Wait()
+	next := campaign(t, b)
+	took := time.Since(began)
+	t.Logf("handed over after %s", took)
+	if took > 15*time.Second {
+		t.Errorf("the hand-over took %s with a lease of 2s", took)
+	}
+	publish(t, next, publication("c2", policies(t, 3, 2)))
+}
+
+// A graceful stop hands over at once.
+func TestAStopHandsOverAtOnce(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a, b := externalStore("a", server.Endpoint), externalStore("b", server.Endpoint)
+	a.LeaseTTL, b.LeaseTTL = time.Minute, time.Minute
+	a.DataDir = t.TempDir()
+	openStore(t, a)
+	openStore(t, b)
+	campaign(t, a)
+	led := make(chan time.Time, 1)
+	go func() {
+		if _, err := b.Campaign(testContext(t)); err == nil {
+			led <- time.Now()
+		}
+	}()
+	eventually(t, "b is a candidate", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.mirror.leaders) == 2 })
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-led:
+	case <-time.After(patience):
+		t.Fatal("with a lease of a minute, a stop did not hand over at once")
+	}
+	if _, err := os.Stat(filepath.Join(a.DataDir, "etcd-lease")); !os.IsNotExist(err) {
+		t.Errorf("the lease's file is left behind: %v", err)
+	}
+}
+
+// A restart does not wait for the lease of the process before it.
+func TestARestartDoesNotWaitForItsOwnOldLease(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	folder := t.TempDir()
+	dead := externalStore("a", server.Endpoint)
+	dead.LeaseTTL, dead.DataDir = time.Minute, folder
+	openStore(t, dead)
+	old := campaign(t, dead)
+	// Killed: what it would do to tidy up is left undone.
+	old.session.Orphan()
+	dead.mu.Lock()
+	dead.term = nil
+	dead.mu.Unlock()
+	again := externalStore("a", server.Endpoint)
+	again.LeaseTTL, again.DataDir = time.Minute, folder
+	openStore(t, again)
+	began := time.Now()
+	campaign(t, again)
+	if took := time.Since(began); took > patience {
+		t.Errorf("led after %s", took)
+	}
+}
+
+// A trigger that reaches a follower reaches the leader.
+func TestATriggerReachesTheLeader(t *testing.T) {
+	t.Parallel()
+	_, a, b, term := pair(t)
+	for i, s := range []*Store{b, a, b} {
+		if err := s.Trigger(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-term.Triggers():
+		case <-time.After(patience):
+			t.Fatalf("trigger %d did not arrive", i)
+		}
+	}
+}
+
+// A stranger that deletes the leader's key ends its term; the next leader takes over.
+func TestALeaderWhoseKeyIsDeletedStepsDown(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	server.Ctl("del", "--prefix", "/hfi/leader/")
+	select {
+	case <-term.Done():
+	case <-time.After(patience):
+		t.Fatal("the term has not ended")
+	}
+	if _, err := term.Publish(testContext(t), publication("c1", policies(t, 1, 1))); err == nil {
+		t.Error("a leader without its key publishes")
+	}
+	publish(t, campaign(t, b), publication("c1", policies(t, 1, 1)))
+	_ = a
+}
+
+// C5: followers read the leader's findings, and all see one history.
+func TestFindingsAndHistoryReachFollowers(t *testing.T) {
+	t.Parallel()
+	_, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 3, 1)))
+	for i := range 3 {
+		if err := term.Report(testContext(t), &reconciler.Findings{Leader: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range []*Store{a, b} {
+		eventually(t, "the findings are on "+s.ID, func() bool { f := s.Findings(); return f != nil && f.Leader == "2" })
+		eventually(t, "the history is on "+s.ID, func() bool { h := s.History(); return len(h) == 1 && h[0].Commit == "c1" })
+	}
+}

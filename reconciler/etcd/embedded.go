@@ -1,0 +1,225 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+)
+
+// Defaults of Embedded.
+const (
+	DefaultListen       = "127.0.0.1:0"
+	DefaultQuota        = 2 << 30
+	DefaultStartTimeout = time.Minute
+)
+
+// AddressFile is the file in the data folder that holds the embedded
+// server's client address while it runs.
+const AddressFile = "etcd-client-address"
+
+// Embedded is an etcd server of one member in this process. It keeps its
+// data in a folder that the caller has locked.
+type Embedded struct {
+	// Folder is the daemon's data folder; the server's own is "etcd" in it.
+	Folder string
+	// Listen is HOST:PORT for clients; with port 0 a free one is chosen at every start.
+	Listen string
+	// QuotaBytes bounds the size of the database.
+	QuotaBytes int64
+	// StartTimeout bounds the wait for a started server to be ready.
+	StartTimeout time.Duration
+
+	logger *slog.Logger
+	server *embed.Etcd
+	trap   *trap
+	// address is HOST:PORT while the server runs.
+	address string
+}
+
+// NewEmbedded is a server with its data under a data folder.
+func NewEmbedded(folder string, logger *slog.Logger) *Embedded {
+	return &Embedded{
+		Folder: folder, Listen: DefaultListen, QuotaBytes: DefaultQuota, StartTimeout: DefaultStartTimeout, logger: logger,
+	}
+}
+
+// A segment of the write-ahead log is allocated in full beforehand; etcd's
+// own 64 MB are made for loads that this server never sees.
+var smallSegments = sync.OnceFunc(func() { wal.SegmentSizeBytes = 8 << 20 })
+
+// Open starts the server and returns when it is ready. An error that wraps
+// ErrDamaged will not pass by itself; others may.
+func (e *Embedded) Open(ctx context.Context) error {
+	smallSegments()
+	listen, err := net.ResolveTCPAddr("tcp", e.Listen)
+	if err != nil {
+		return fmt.Errorf("the address %q for the embedded etcd: %w", e.Listen, err)
+	}
+	for try := 1; ; try++ {
+		err := e.start(ctx, listen)
+		// A free port may be taken by somebody between the look and the use.
+		if listen.Port == 0 && try < 10 && errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("starting the embedded etcd: %w", err)
+		}
+		return nil
+	}
+}
+
+func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
+	port, err := choosePort(listen)
+	if err != nil {
+		return err
+	}
+	host := listen.IP.String()
+	if listen.IP == nil {
+		host = "0.0.0.0"
+	}
+	address := net.JoinHostPort(host, fmt.Sprint(port))
+	if err := checkData(e.dataFolder()); err != nil {
+		return err
+	}
+	trap := newTrap(e.logger)
+	config, err := e.config(address, trap)
+	if err != nil {
+		return err
+	}
+	server, err := trap.start(ctx, config)
+	if err != nil {
+		return err
+	}
+	ready, cancel := context.WithTimeout(ctx, e.StartTimeout)
+	defer cancel()
+	select {
+	case <-server.Server.ReadyNotify():
+	case <-trap.sprung:
+		err = trap.err()
+	case <-ready.Done():
+		err = fmt.Errorf("%w: not ready within %s%s", ErrDamaged, e.StartTimeout, trap.lastSaid())
+	}
+	if err == nil {
+		err = writeAtomically(filepath.Join(e.Folder, AddressFile), address+"\n")
+	}
+	if err != nil {
+		// One that is not ready does not get ready to close either.
+		closeServer(server, trap, time.Second)
+		return err
+	}
+	e.server, e.trap, e.address = server, trap, address
+	return nil
+}
+
+// choosePort is the port asked for, or a free one.
+func choosePort(listen *net.TCPAddr) (int, error) {
+	if listen.Port != 0 {
+		return listen.Port, nil
+	}
+	listener, err := net.ListenTCP("tcp", listen)
+	if err != nil {
+		return 0, fmt.Errorf("looking for a free port: %w", err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (e *Embedded) dataFolder() string { return filepath.Join(e.Folder, "etcd") }
+
+func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
+	client := url.URL{Scheme: "http", Host: address}
+	// Nobody listens on the peer's address: there is one member. It is part of
+	// the member's identity, so it stays the same while client ports come and go.
+	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
+	config := embed.NewConfig()
+	config.Name = "hfi"
+	config.Dir = e.dataFolder()
+	config.ListenPeerUrls = nil
+	config.AdvertisePeerUrls = []url.URL{peer}
+	config.InitialCluster = config.Name + "=" + peer.String()
+	config.ListenClientUrls = []url.URL{client}
+	config.AdvertiseClientUrls = []url.URL{client}
+	config.EnableGRPCGateway = false
+	// With one member nobody can be slow to answer: the shortest election that etcd allows.
+	config.TickMs, config.ElectionMs = 20, 100
+	config.PreVote = false
+	config.QuotaBackendBytes = e.QuotaBytes
+	// A short log makes a short restart, and a small memory.
+	config.SnapshotCount, config.SnapshotCatchUpEntries = 2000, 100
+	config.MaxSnapFiles, config.MaxWalFiles = 2, 2
+	config.AutoCompactionRetention = "0"
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(trap.logger())
+	return config, nil
+}
+
+// Address is HOST:PORT for clients, or empty unless the server runs.
+func (e *Embedded) Address() string { return e.address }
+
+// Failed is closed when the running server has broken down.
+func (e *Embedded) Failed() <-chan struct{} { return e.trap.sprung }
+
+// Err says why the server broke down.
+func (e *Embedded) Err() error { return e.trap.err() }
+
+// closeTimeout bounds the wait for a server to close. One that broke down may never do so.
+const closeTimeout = 10 * time.Second
+
+// Close stops the server. It is safe on one that was never started.
+func (e *Embedded) Close() error {
+	if e.server == nil {
+		return nil
+	}
+	err := os.Remove(filepath.Join(e.Folder, AddressFile))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	closed := closeServer(e.server, e.trap, closeTimeout)
+	e.server, e.address = nil, ""
+	if !closed {
+		return errors.Join(err, fmt.Errorf("the embedded etcd did not stop within %s", closeTimeout))
+	}
+	return err
+}
+
+func closeServer(server *embed.Etcd, trap *trap, limit time.Duration) bool {
+	select {
+	case <-trap.sprung:
+		// Parts of it are gone; the rest is given a moment.
+		limit = time.Second
+	default:
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Close()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
+
+// writeAtomically replaces a file so that readers see all of the old or all of the new.
+func writeAtomically(path, text string) error {
+	temporary := path + ".tmp"
+	if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}

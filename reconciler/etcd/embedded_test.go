@@ -1,0 +1,238 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// The embedded server starts in a fraction of a second, on a free port that
+// stands in a file while it runs, and etcdctl works on it.
+func TestTheEmbeddedServerTellsItsAddress(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	address := filepath.Join(folder, AddressFile)
+	for i := range 4 {
+		began := time.Now()
+		server := NewEmbedded(folder, quiet())
+		if err := server.Open(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("start %d: ready after %s at %s", i, time.Since(began), server.Address())
+		text, err := os.ReadFile(address)
+		if err != nil || strings.TrimSpace(string(text)) != server.Address() {
+			t.Errorf("the file says %q (%v), the server %q", text, err, server.Address())
+		}
+		out, err := etcdtest.Ctl(t, "--endpoints", server.Address(), "endpoint", "status", "--cluster", "-w", "fields")
+		if err != nil || !strings.Contains(out, server.Address()) {
+			t.Errorf("etcdctl: %s %v", out, err)
+		}
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(address); !os.IsNotExist(err) {
+			t.Errorf("the address outlives the server: %v", err)
+		}
+	}
+}
+
+// A port that is taken is an error, not a wait.
+func TestATakenPortIsTold(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	server := NewEmbedded(t.TempDir(), quiet())
+	server.Listen = listener.Addr().String()
+	if err := server.Open(context.Background()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A second daemon on one data folder is told so at once, and the folder is free again afterwards.
+func TestASecondDaemonOnAFolderIsTold(t *testing.T) {
+	t.Parallel()
+	folder := filepath.Join(t.TempDir(), "data")
+	first, err := LockFolder(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LockFolder(folder); err == nil || !strings.Contains(err.Error(), folder) || !strings.Contains(err.Error(), "another hfid (process ") {
+		t.Errorf("error %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := LockFolder(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
+
+// killable is set in the process that TestSIGKILL starts and kills.
+const killable = "HFI_ETCD_TEST_FOLDER"
+
+// Promise 4: killed at any moment, with a new port each time, the embedded
+// server comes back with what was published.
+func TestSIGKILLLosesNothing(t *testing.T) {
+	if folder := os.Getenv(killable); folder != "" {
+		publishForEver(t, folder)
+		return
+	}
+	folder := t.TempDir()
+	var last reconciler.Revision
+	for i := range 20 {
+		child := exec.Command(os.Args[0], "-test.run=^TestSIGKILLLosesNothing$")
+		child.Env = append(os.Environ(), killable+"="+folder)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		revision := make(chan string, 1)
+		go func() {
+			var text [4096]byte
+			n, _ := out.Read(text[:])
+			revision <- string(text[:n])
+		}()
+		select {
+		case text := <-revision:
+			line, _, _ := strings.Cut(text, "\n")
+			before, err := reconciler.ParseRevision(line)
+			if err != nil {
+				t.Fatalf("start %d: %s", i, text)
+			}
+			if before.Before(last) || i > 0 && before.Epoch != last.Epoch {
+				t.Fatalf("start %d begins at %s, after %s", i, before, last)
+			}
+			last = before
+		case <-time.After(patience):
+			t.Fatalf("start %d is not ready", i)
+		}
+		time.Sleep(time.Duration(i*7%50) * time.Millisecond)
+		if err := child.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = child.Wait()
+	}
+}
+
+// publishForEver prints the first state's revision and goes on publishing until it is killed.
+func publishForEver(t *testing.T, folder string) {
+	lock, err := LockFolder(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	s := openStore(t, embeddedStore(t, folder))
+	term := campaign(t, s)
+	if s.State() == nil {
+		publish(t, term, publication("first", policies(t, 150, 1)))
+	}
+	os.Stdout.WriteString(s.State().Revision.String() + "\n")
+	for i := range 10_000 {
+		publish(t, term, publication("next", policies(t, 150, i+2)))
+	}
+}
+
+// Damaged data are an error that says so. The process lives, and the store says why etcd is away.
+func TestDamagedDataAreToldAndSurvived(t *testing.T) {
+	t.Parallel()
+	original := t.TempDir()
+	s := openStore(t, embeddedStore(t, original))
+	publish(t, campaign(t, s), publication("c1", policies(t, 500, 1)))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	database := filepath.Join("etcd", "member", "snap", "db")
+	overwrite := func(from, to int) func([]byte) []byte {
+		return func(text []byte) []byte {
+			for i := from; i < min(to, len(text)); i++ {
+				text[i] = 0x5a
+			}
+			return text
+		}
+	}
+	for name, c := range map[string]struct {
+		file   string
+		damage func([]byte) []byte
+	}{
+		"database: rubbish":   {file: database, damage: overwrite(0, 1<<30)},
+		"database: head gone": {file: database, damage: overwrite(0, 8192)},
+		"database: middle":    {file: database, damage: overwrite(16<<10, 400<<10)},
+		"database: cut":       {file: database, damage: func(text []byte) []byte { return text[:40<<10] }},
+		"database: empty":     {file: database, damage: func([]byte) []byte { return nil }},
+		"log: rubbish":        {file: "wal", damage: overwrite(0, 1<<30)},
+		"log: first bytes":    {file: "wal", damage: overwrite(0, 100)},
+		"log: middle":         {file: "wal", damage: overwrite(10_000, 20_000)},
+		"log: cut":            {file: "wal", damage: func(text []byte) []byte { return text[:1000] }},
+		"log: empty":          {file: "wal", damage: func([]byte) []byte { return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			folder := t.TempDir()
+			copyFolder(t, original, folder)
+			damageFile(t, folder, c.file, c.damage)
+			server := NewEmbedded(folder, quiet())
+			server.StartTimeout = 4 * time.Second
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			err := server.Open(ctx)
+			t.Logf("told: %v", err)
+			if err == nil {
+				defer server.Close()
+			}
+			if !errors.Is(err, ErrDamaged) {
+				t.Fatalf("error %v", err)
+			}
+			// Of a server that broke down, parts may go on holding its folder: so another one.
+			folder = t.TempDir()
+			copyFolder(t, original, folder)
+			damageFile(t, folder, c.file, c.damage)
+			store := embeddedStore(t, folder)
+			store.Embedded.StartTimeout = 4 * time.Second
+			openStore(t, store)
+			eventually(t, "health tells", func() bool { return strings.Contains(store.Health().Error, "damaged") })
+		})
+	}
+}
+
+func damageFile(t *testing.T, folder, file string, damage func([]byte) []byte) {
+	t.Helper()
+	path := filepath.Join(folder, file)
+	if file == "wal" {
+		found, err := filepath.Glob(filepath.Join(folder, "etcd", "member", "wal", "*.wal"))
+		if err != nil || len(found) == 0 {
+			t.Fatal("no log")
+		}
+		path = found[0]
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, damage(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFolder(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}

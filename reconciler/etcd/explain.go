@@ -1,0 +1,114 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// diagnose explains an error. Where the client only knows that time ran out,
+// it looks at the endpoints themselves for the reason.
+func (s *Store) diagnose(config clientv3.Config, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) && status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Unavailable {
+		return explain(err)
+	}
+	for _, endpoint := range config.Endpoints {
+		ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+		reason := knock(ctx, endpoint, config.TLS)
+		cancel()
+		if reason != nil {
+			return explain(fmt.Errorf("%s: %w", endpoint, reason))
+		}
+	}
+	return explain(err)
+}
+
+// knock connects to an endpoint, and says what is wrong with the connection
+// or its encryption. nil: nothing that can be seen from outside.
+func knock(ctx context.Context, endpoint string, settings *tls.Config) error {
+	scheme, address, ok := strings.Cut(endpoint, "://")
+	if !ok {
+		scheme, address = "", endpoint
+	}
+	connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimRight(address, "/"))
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return err
+		}
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer connection.Close()
+	deadline := time.Now().Add(500 * time.Millisecond)
+	_ = connection.SetDeadline(deadline)
+	encrypted := scheme == "https" || scheme == "" && settings != nil
+	if settings == nil || !encrypted {
+		settings = &tls.Config{InsecureSkipVerify: !encrypted}
+	}
+	settings = settings.Clone()
+	if settings.ServerName == "" {
+		settings.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	settings.NextProtos = []string{"h2"}
+	channel := tls.Client(connection, settings)
+	err = channel.HandshakeContext(ctx)
+	if !encrypted {
+		if err == nil {
+			return errExpectsTLS
+		}
+		return nil
+	}
+	if err == nil {
+		// A server that wants another certificate says so only afterwards.
+		_, err = channel.Read(make([]byte, 1))
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("tls: %w", err)
+	}
+	return nil
+}
+
+var errExpectsTLS = errors.New("the endpoint expects TLS")
+
+// explain adds to an error of etcd's what it means and what to do.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	advice := ""
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		advice = "etcd's database is full and refuses writes: compact and defragment it, or raise its quota, then run etcdctl alarm disarm"
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		advice = "etcd refused the user name or password: check both"
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		advice = "etcd asks for a user: give a user name and a password file"
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		advice = "etcd's user may not read and write the keys under the prefix: grant it a role that may"
+	case errors.Is(err, rpctypes.ErrRequestTooLarge):
+		advice = "etcd refuses a request of this size: its --max-request-bytes is below the default"
+	case strings.Contains(text, "x509:"), strings.Contains(text, "tls:"), strings.Contains(text, "authentication handshake failed"):
+		advice = "the TLS handshake with etcd failed: check the CA, certificate and key files and the https:// of the endpoints"
+	case strings.Contains(text, "connection refused"):
+		advice = "nothing listens at etcd's endpoints: check that etcd runs, and its address"
+	case errors.Is(err, errExpectsTLS):
+		advice = "etcd expects TLS: give https:// endpoints and a CA file"
+	case errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "DeadlineExceeded"), errors.Is(err, rpctypes.ErrTimeout):
+		advice = "etcd did not answer in time: it is away, hangs, or has no leader"
+	default:
+		return err
+	}
+	return fmt.Errorf("%s: %w", advice, err)
+}

@@ -1,0 +1,106 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// dump is everything under the prefix, as the stock etcdctl sees it.
+func dump(server *etcdtest.Server) string {
+	return server.Ctl("get", "--prefix", "/hfi/", "-w", "fields")
+}
+
+// depose lets another store lead, and gives the first one's term as it would
+// be after a long pause of the process: it has noticed nothing.
+func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Term) {
+	t.Helper()
+	old := campaign(t, a)
+	publish(t, old, publication("c1", policies(t, 3, 100)))
+	// A session that lives stands in for one that has not seen its end.
+	session, err := concurrency.NewSession(a.client, concurrency.WithTTL(60), concurrency.WithContext(a.ctx))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale = &Term{store: a, session: session, key: old.key, revision: old.revision, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
+	server.Ctl("lease", "revoke", fmt.Sprintf("%x", int64(old.session.Lease())))
+	return stale, campaign(t, b)
+}
+
+// Promise 3: whatever a deposed leader writes, it changes nothing and is told so.
+func TestADeposedLeaderChangesNothing(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC()
+	writes := map[string]func(context.Context, *Term) error{
+		"a policy added": func(ctx context.Context, term *Term) error {
+			_, err := term.Publish(ctx, publication("late", policies(t, 4, 100)))
+			return err
+		},
+		"a policy changed": func(ctx context.Context, term *Term) error {
+			_, err := term.Publish(ctx, publication("late", policies(t, 3, 999)))
+			return err
+		},
+		"everything pruned": func(ctx context.Context, term *Term) error {
+			_, err := term.Publish(ctx, publication("late", policies(t, 0, 0)))
+			return err
+		},
+		"several transactions": func(ctx context.Context, term *Term) error {
+			_, err := term.Publish(ctx, publication("late", policies(t, 300, 1)))
+			return err
+		},
+		"only the head": func(ctx context.Context, term *Term) error {
+			_, err := term.Publish(ctx, reconciler.Publication{Commit: "late", Set: policies(t, 3, 100)})
+			return err
+		},
+		"history": func(ctx context.Context, term *Term) error {
+			return term.Record(ctx, reconciler.HistoryEntry{Commit: "late", Outcome: reconciler.Invalid, At: now})
+		},
+		"findings": func(ctx context.Context, term *Term) error {
+			return term.Report(ctx, &reconciler.Findings{Leader: "late"})
+		},
+	}
+	for name, write := range writes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := etcdtest.Start(t)
+			a, b := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
+			old, _ := depose(t, server, a, b)
+			before := dump(server)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := write(ctx, old); !errors.Is(err, reconciler.ErrDeposed) {
+				t.Errorf("the deposed leader was told %v", err)
+			}
+			if after := dump(server); after != before {
+				t.Errorf("the deposed leader changed etcd:\n%s\nbecame\n%s", before, after)
+			}
+		})
+	}
+}
+
+// Promise 3: the fence itself, on a leader that has checked nothing.
+func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a, b := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
+	old, next := depose(t, server, a, b)
+	put := clientv3.OpPut("/hfi/head", "x")
+	response, err := a.client.Txn(testContext(t)).If(fence(old.key, old.revision)).Then(put).Commit()
+	if err != nil || response.Succeeded {
+		t.Errorf("the old leader's fence let a write through (%v)", err)
+	}
+	// A key of the same name made later is another leadership.
+	response, err = a.client.Txn(testContext(t)).If(fence(next.key, next.revision-1)).Then(put).Commit()
+	if err != nil || response.Succeeded {
+		t.Errorf("the fence takes a candidature for another (%v)", err)
+	}
+	publish(t, next, publication("c2", policies(t, 5, 1)))
+}

@@ -1,0 +1,143 @@
+package etcd
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// keys names the keys under a prefix; it ends with a slash.
+type keys string
+
+func newKeys(prefix string) keys { return keys(strings.TrimRight(prefix, "/") + "/") }
+
+func (k keys) policies() string            { return string(k) + "policies/" }
+func (k keys) policy(name string) string   { return k.policies() + name }
+func (k keys) origins(bucket int) string   { return fmt.Sprintf("%sorigins/%02x", string(k), bucket) }
+func (k keys) head() string                { return string(k) + "head" }
+func (k keys) epoch() string               { return string(k) + "epoch" }
+func (k keys) epochFloor() string          { return string(k) + "epoch-floor" }
+func (k keys) status() string              { return string(k) + "status" }
+func (k keys) history(number int64) string { return fmt.Sprintf("%shistory/%012d", string(k), number) }
+func (k keys) leader() string              { return string(k) + "leader" }
+func (k keys) publishing() string          { return string(k) + "publishing" }
+func (k keys) trigger() string             { return string(k) + "trigger" }
+func (k keys) replica(id string) string    { return string(k) + "replicas/" + id }
+
+// bucketOf reads the XX of origins/XX.
+func bucketOf(text string) (int, bool) {
+	number, err := strconv.ParseUint(text, 16, 8)
+	return int(number), err == nil && len(text) == 2 && text == strings.ToLower(text)
+}
+
+// maxHistoryNumber leaves room above what twelve digits hold, so that a
+// stranger's number does not end the history.
+const maxHistoryNumber = 999_999_000_000
+
+// historyNumber reads the NNNNNNNNNNNN of history/NNNNNNNNNNNN.
+func historyNumber(text string) (int64, bool) {
+	number, err := strconv.ParseInt(text, 10, 64)
+	return number, err == nil && len(text) == 12 && number >= 0 && number <= maxHistoryNumber
+}
+
+// maxHistoryEntry bounds, in bytes, the entries that are read: ours are a few
+// hundred, and a stranger's must not fill the memory.
+const maxHistoryEntry = 16 << 10
+
+// formatVersion is of the records other than policies.
+const formatVersion = 1
+
+// headRecord is the value of the head key.
+type headRecord struct {
+	Format int `json:"format"`
+	reconciler.Head
+}
+
+func encodeHead(head reconciler.Head) string {
+	return encode(headRecord{Format: formatVersion, Head: head})
+}
+
+func decodeHead(value []byte) (reconciler.Head, bool) {
+	var record headRecord
+	err := json.Unmarshal(value, &record)
+	return record.Head, err == nil && record.Digest != "" && record.Count >= 0
+}
+
+func decodeEpoch(value []byte) (reconciler.Epoch, bool) {
+	var epoch reconciler.Epoch
+	err := json.Unmarshal(value, &epoch)
+	return epoch, err == nil && epoch.Number > 0 && epoch.Number < maxEpoch && epoch.ID != ""
+}
+
+// maxEpoch bounds what a stranger can make an epoch's number.
+const maxEpoch = 1 << 53
+
+// decodePolicy reads what a key under policies/ means. What is not a policy
+// of that very name means nothing.
+func decodePolicy(name string, value []byte) (*schema.Entry, bool) {
+	policy, err := schema.Parse(value)
+	if err != nil || policy.Metadata.Name != name {
+		return nil, false
+	}
+	return schema.NewEntry(policy, schema.Origin{}), true
+}
+
+// originRecord is a schema.Origin in JSON. A path in git may be no UTF-8;
+// then its bytes stand in Raw, and File is for people.
+type originRecord struct {
+	File   string `json:"file"`
+	Raw    []byte `json:"raw,omitempty"`
+	Line   int    `json:"line"`
+	Commit string `json:"commit"`
+}
+
+// originsOf are the origins of one bucket of a set, by name.
+func originsOf(set *schema.Set, bucket int) map[string]schema.Origin {
+	origins := map[string]schema.Origin{}
+	for _, entry := range set.Bucket(bucket) {
+		origins[entry.Name()] = entry.Origin
+	}
+	return origins
+}
+
+func encodeOrigins(origins map[string]schema.Origin) string {
+	records := make(map[string]originRecord, len(origins))
+	for name, origin := range origins {
+		record := originRecord{File: origin.File, Line: origin.Line, Commit: origin.Commit}
+		if !utf8.ValidString(origin.File) {
+			record.File, record.Raw = strings.ToValidUTF8(origin.File, "\uFFFD"), []byte(origin.File)
+		}
+		records[name] = record
+	}
+	return encode(records)
+}
+
+func decodeOrigins(value []byte) (map[string]schema.Origin, bool) {
+	var records map[string]originRecord
+	if json.Unmarshal(value, &records) != nil {
+		return nil, false
+	}
+	origins := make(map[string]schema.Origin, len(records))
+	for name, record := range records {
+		origin := schema.Origin{File: record.File, Line: record.Line, Commit: record.Commit}
+		if record.Raw != nil {
+			origin.File = string(record.Raw)
+		}
+		origins[name] = origin
+	}
+	return origins, true
+}
+
+// encode writes a record whose type cannot fail to be written.
+func encode(record any) string {
+	text, err := json.Marshal(record)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a %T: %v", record, err))
+	}
+	return string(text)
+}

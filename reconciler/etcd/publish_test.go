@@ -1,0 +1,217 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// Promise 1: a publication cut off after any of its transactions is never
+// taken up, by the leader, by a follower, or by one that starts just then;
+// the next publication repairs it.
+func TestAPublicationCutShortIsNeverServed(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	first := publish(t, term, publication("c1", policies(t, 250, 100)))
+	// Some stay, some change, some go, some are new: origins and policies take several transactions.
+	target := policies(t, 400, 100).With([]*schema.Entry{policy(t, "p00001", 7)}, []string{"p00002", "p00003"})
+	total := 0
+	a.afterTransaction = func(n int) error { total = n; return nil }
+	publish(t, term, publication("c2", target))
+	first = publish(t, term, publication("c1", first.Set))
+	if total < 3 {
+		t.Fatalf("the publication takes %d transactions: too few to cut", total)
+	}
+	cut := errors.New("cut off")
+	for k := 1; k < total; k++ {
+		t.Run(fmt.Sprintf("after %d of %d", k, total), func(t *testing.T) {
+			a.afterTransaction = func(n int) error {
+				if n == k {
+					return cut
+				}
+				return nil
+			}
+			if _, err := term.Publish(testContext(t), publication("c2", target)); !errors.Is(err, cut) {
+				t.Fatal(err)
+			}
+			a.afterTransaction = nil
+			server.Ctl("put", "/hfi/trigger", "x") // So that every watch has something to reach.
+			fresh := openStore(t, externalStore("fresh", server.Endpoint))
+			eventually(t, "a fresh replica has a state", func() bool { return fresh.State() != nil })
+			for _, s := range []*Store{a, b, fresh} {
+				eventually(t, "half a publication shows as drift on "+s.ID, seen(s, reconciler.DriftDetected))
+				if state := s.State(); state.Head.Commit != "c1" || state.Set.Digest() != first.Set.Digest() || state.Set.Len() != 250 {
+					t.Errorf("%s serves %s with %d policies", s.ID, state.Head.Commit, state.Set.Len())
+				}
+			}
+			want := publish(t, term, publication("c2", target))
+			for _, s := range []*Store{b, fresh} {
+				eventually(t, "the repair reaches "+s.ID, serves(s, want))
+			}
+			first = publish(t, term, publication("c1", first.Set))
+			eventually(t, "the follower is back", serves(b, first))
+		})
+	}
+}
+
+// G6: between the transactions of a publication no replica cries drift.
+func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
+	t.Parallel()
+	_, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 250, 100)))
+	eventually(t, "no drift at first", seen(b, reconciler.DriftNone))
+	var last int64
+	a.afterTransaction = func(n int) error {
+		a.mu.Lock()
+		at := a.mirror.revision
+		a.mu.Unlock()
+		last = max(last, at)
+		if err := b.waitRevision(testContext(t), at); err != nil {
+			return err
+		}
+		for _, s := range []*Store{a, b} {
+			if drift := s.Drift(); drift.Status != reconciler.DriftNone {
+				t.Errorf("after transaction %d: %s sees drift %s, %d items", n, s.ID, drift.Status, drift.Total)
+			}
+		}
+		return nil
+	}
+	publish(t, term, publication("c2", policies(t, 400, 200)))
+	if _, present := a.mirror.leaders[term.key]; !present || a.mirror.publishing != 0 {
+		t.Error("the mark of a publication outlives it")
+	}
+}
+
+// The read-back: where a stray hand gets in between, the leader publishes
+// again, and gives up after a while when that never ends.
+func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 250, 100)))
+	var times atomic.Int32
+	meddle := func(often int32) func(int) error {
+		times.Store(0)
+		return func(n int) error {
+			if n == 1 && times.Add(1) <= often {
+				server.Ctl("put", "/hfi/policies/p00000", string(policy(t, "p00000", 31337).Canonical))
+			}
+			return nil
+		}
+	}
+	a.afterTransaction = meddle(1)
+	want := publish(t, term, publication("c2", policies(t, 250, 200)))
+	eventually(t, "the follower agrees", serves(b, want))
+	if history := a.History(); len(history) != 2 {
+		t.Errorf("published twice, and recorded %d times: %+v", len(history)-1, history)
+	}
+	a.afterTransaction = nil
+	a.PublishTries = 3
+	// The clock is asked between the plan and the write.
+	a.mu.Lock()
+	a.Clock = func() time.Time {
+		key := fmt.Sprintf("/hfi/policies/s%d", times.Add(1))
+		if _, err := a.client.Put(context.Background(), key, string(policy(t, key[len("/hfi/policies/"):], 1).Canonical)); err != nil {
+			t.Error(err)
+		}
+		return time.Now()
+	}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		a.Clock = time.Now
+		a.mu.Unlock()
+	}()
+	_, err := term.Publish(testContext(t), publication("c3", policies(t, 250, 300)))
+	if err == nil || !strings.Contains(err.Error(), "something else writes") {
+		t.Errorf("publishing against a stubborn hand: %v", err)
+	}
+	if state := b.State(); state.Set.Digest() != want.Set.Digest() {
+		t.Error("what nobody published is served")
+	}
+}
+
+// Promise 5: one change among many is one small transaction.
+func TestOneChangeIsOneTransaction(t *testing.T) {
+	t.Parallel()
+	_, a, _, term := pair(t)
+	set := policies(t, 2000, 100)
+	publish(t, term, publication("c1", set))
+	transactions := 0
+	a.afterTransaction = func(int) error { transactions++; return nil }
+	set = set.With([]*schema.Entry{policy(t, "p00042", 5)}, nil)
+	a.mu.Lock()
+	p, err := term.plan(publication("c2", set))
+	a.mu.Unlock()
+	if err != nil || len(p.transactions) != 1 || len(p.transactions[0]) != 3 {
+		t.Errorf("one change is planned as %d transactions (%v)", len(p.transactions), err)
+	}
+	publish(t, term, publication("c2", set))
+	if transactions != 1 {
+		t.Errorf("one change took %d transactions", transactions)
+	}
+	publish(t, term, reconciler.Publication{Commit: "c2", Set: set})
+	if transactions != 1 {
+		t.Error("a publication of what is there was written")
+	}
+}
+
+// etcd's limits: a policy beyond them is refused by name before anything is
+// written, and large ones go one by one.
+func TestPublishStaysWithinEtcdsLimits(t *testing.T) {
+	t.Parallel()
+	_, a, _, term := pair(t)
+	large := func(name string, size int) *schema.Entry {
+		entry := policy(t, name, 1)
+		copied := *entry.Policy
+		copied.Spec.Rules = []schema.Rule{{Fault: schema.Fault{Abort: &schema.Abort{Status: 503, Body: strings.Repeat("x", size)}}}}
+		return schema.NewEntry(&copied, entry.Origin)
+	}
+	publish(t, term, publication("c1", schema.NewSet(large("a", 1_300_000), large("b", 1_000_000), large("c", 600_000), large("d", 600_000))))
+	before := a.State()
+	_, err := term.Publish(testContext(t), publication("c2", schema.NewSet(large("e", 1_600_000))))
+	if err == nil || !strings.Contains(err.Error(), "policy e takes") || a.State() != before {
+		t.Errorf("a policy beyond etcd's limits: %v", err)
+	}
+}
+
+// The history is bounded, and survives in order.
+func TestTheHistoryIsBounded(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	for i := range reconciler.MaxHistory + 20 {
+		if err := term.Record(testContext(t), reconciler.HistoryEntry{Commit: fmt.Sprint(i), Outcome: reconciler.Invalid}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := fmt.Sprint(reconciler.MaxHistory + 19)
+	for _, s := range []*Store{a, b} {
+		eventually(t, "the history is complete", func() bool { h := s.History(); return len(h) > 0 && h[0].Commit == want })
+		if history := s.History(); len(history) != reconciler.MaxHistory || history[len(history)-1].Commit != "20" {
+			t.Errorf("%d entries, the last one of %s", len(history), history[len(history)-1].Commit)
+		}
+	}
+	if got := server.Ctl("get", "--prefix", "/hfi/history/", "--keys-only"); strings.Count(got, "/hfi/history/") != reconciler.MaxHistory {
+		t.Errorf("etcd keeps %d entries", strings.Count(got, "/hfi/history/"))
+	}
+}
+
+// A cancelled publication says so, and the next one makes up for it.
+func TestACancelledPublicationIsRepaired(t *testing.T) {
+	t.Parallel()
+	_, a, _, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 250, 100)))
+	ctx, cancel := context.WithCancel(testContext(t))
+	a.afterTransaction = func(n int) error { cancel(); return nil }
+	if _, err := term.Publish(ctx, publication("c2", policies(t, 250, 200))); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled, and told %v", err)
+	}
+	a.afterTransaction = nil
+	publish(t, term, publication("c2", policies(t, 250, 200)))
+}

@@ -1,0 +1,310 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// A wiped etcd is a new epoch with a higher number; what was verified before
+// is served until the next publication.
+func TestAWipedEtcdIsANewEpoch(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	first := publish(t, term, publication("c1", policies(t, 5, 100)))
+	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	server.Kill()
+	server.Wipe()
+	server.Restart()
+	<-term.Done()
+	for _, s := range []*Store{a, b} {
+		eventually(t, "the wipe is seen on "+s.ID, func() bool { d := s.Drift(); return d.Status == reconciler.DriftDetected && !s.HeadVerified() })
+		if s.State().Revision != first.Revision {
+			t.Errorf("%s serves %s", s.ID, s.State().Revision)
+		}
+	}
+	term = campaign(t, b)
+	eventually(t, "the head is missing", func() bool {
+		d := b.Drift()
+		return d.Total > 0 && d.Items[0].Key == "/hfi/head" && d.Items[0].Kind == reconciler.Missing
+	})
+	second := publish(t, term, publication("c1", policies(t, 5, 100)))
+	if second.Revision.Epoch.Number != first.Revision.Epoch.Number+1 || !first.Revision.Before(second.Revision) {
+		t.Errorf("after %s came %s", first.Revision, second.Revision)
+	}
+	eventually(t, "the other replica follows", func() bool { return serves(a, second)() && a.HeadVerified() })
+}
+
+// A leader that never knew the earlier epoch is told of it by a follower that did.
+func TestAFollowerThatKnewALaterEpochRaisesIt(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	forgetful := openStore(t, externalStore("forgetful", server.Endpoint))
+	term := campaign(t, forgetful)
+	publish(t, term, publication("c1", policies(t, 3, 1)))
+	known := externalStore("known", server.Endpoint)
+	known.Known = reconciler.Revision{Epoch: reconciler.Epoch{Number: 7, ID: "before"}, Number: 1000}
+	openStore(t, known)
+	eventually(t, "the leader learns that it must publish in another epoch", func() bool { return !forgetful.HeadVerified() })
+	if known.State() != nil {
+		t.Errorf("took up %s, which is older than what it knew", known.State().Revision)
+	}
+	state := publish(t, term, publication("c1", policies(t, 3, 1)))
+	if state.Revision.Epoch.Number != 8 {
+		t.Errorf("the epoch is %d", state.Revision.Epoch.Number)
+	}
+	eventually(t, "the follower takes it up", func() bool { s := known.State(); return s != nil && s.Revision == state.Revision })
+}
+
+// An etcd restored to an earlier backup goes back in its revisions: nothing
+// older is served, and what is published next is of a later epoch.
+func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := openStore(t, externalStore("a", server.Endpoint))
+	term := campaign(t, a)
+	publish(t, term, publication("c1", policies(t, 5, 100)))
+	backup := t.TempDir() + "/backup"
+	server.Kill()
+	copyFolder(t, server.Folder, backup)
+	server.Restart()
+	term = lead(t, a, term)
+	for i := range 20 {
+		publish(t, term, publication(fmt.Sprint("c", i+2), policies(t, 5, 200+i)))
+	}
+	last := a.State()
+	server.Kill()
+	server.Wipe()
+	copyFolder(t, backup, server.Folder)
+	server.Restart()
+	eventually(t, "the step back is seen", func() bool { return !a.HeadVerified() })
+	if a.State() != last {
+		t.Errorf("serves %s after %s", a.State().Revision, last.Revision)
+	}
+	// A process that starts now knows from its disk how far it had come.
+	restarted := externalStore("restarted", server.Endpoint)
+	restarted.Known = last.Revision
+	openStore(t, restarted)
+	eventually(t, "the restarted replica has read etcd", func() bool { return restarted.Health().Healthy })
+	if state := restarted.State(); state != nil {
+		t.Errorf("a restarted replica serves %s after %s", state.Revision, last.Revision)
+	}
+	state := publish(t, lead(t, a, term), publication("c21", last.Set))
+	if !last.Revision.Before(state.Revision) || state.Revision.Epoch == last.Revision.Epoch {
+		t.Errorf("after %s came %s", last.Revision, state.Revision)
+	}
+	eventually(t, "the other replica follows", func() bool { s := restarted.State(); return s != nil && s.Revision == state.Revision })
+}
+
+// A reconnect, also over a compaction of what the watch still needed, ends with the newest state.
+func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 5, 100)))
+	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	// As if b's watch had stood still: it is told to go on from a revision that is gone by then.
+	b.mu.Lock()
+	stale := b.mirror.revision
+	b.mu.Unlock()
+	var last *reconciler.State
+	for i := range 5 {
+		last = publish(t, term, publication(fmt.Sprint("c", i+2), policies(t, 6+i, 200+i)))
+	}
+	eventually(t, "the follower has the newest", serves(b, last))
+	server.Ctl("compact", fmt.Sprint(last.Revision.Number))
+	b.mu.Lock()
+	b.mirror.revision = stale
+	b.mu.Unlock()
+	server.Kill()
+	server.Restart()
+	newer := publish(t, lead(t, a, term), publication("c9", policies(t, 4, 1)))
+	eventually(t, "the follower catches up", func() bool { return b.State().Head.Commit == "c9" && b.State().Revision == newer.Revision })
+}
+
+// A foreign cluster that compacted the head's revision away: current keys do
+// where they have the digest; else nothing is taken up until the leader publishes.
+func TestAClusterCompactedPastTheHead(t *testing.T) {
+	t.Parallel()
+	server, a, _, term := pair(t)
+	first := publish(t, term, publication("c1", policies(t, 5, 100)))
+	server.Ctl("put", "/elsewhere", "1")
+	server.Ctl("put", "/elsewhere", "2")
+	server.Ctl("compact", fmt.Sprint(first.Revision.Number+2))
+	fresh := openStore(t, externalStore("fresh", server.Endpoint))
+	eventually(t, "current keys are taken up", func() bool { s := fresh.State(); return s != nil && s.Revision == first.Revision })
+
+	server.Ctl("put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical))
+	server.Ctl("put", "/elsewhere", "3")
+	server.Ctl("compact", fmt.Sprint(first.Revision.Number+4))
+	late := openStore(t, externalStore("late", server.Endpoint))
+	eventually(t, "the keys have been read", func() bool { return late.Health().Healthy && late.Leader() == "a" })
+	if late.State() != nil || late.HeadVerified() {
+		t.Errorf("drifted keys are taken up: %+v", late.State())
+	}
+	again := publish(t, term, reconciler.Publication{Commit: "c1", Set: a.State().Set})
+	eventually(t, "the repair is taken up", func() bool { s := late.State(); return s != nil && s.Revision == again.Revision })
+}
+
+// Compacting at the head's revision leaves that revision readable and the
+// watch after it whole; the leader of an embedded server does no more.
+func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	s := embeddedStore(t, folder)
+	s.CompactInterval, s.CompactRevisions = 50*time.Millisecond, 1000
+	openStore(t, s)
+	term := campaign(t, s)
+	endpoint := s.Health().Endpoints[0]
+	get := func(revision int64) error {
+		_, err := etcdtest.Ctl(t, "--endpoints", endpoint, "get", "/hfi/head", "--rev", fmt.Sprint(revision))
+		return err
+	}
+	var before *reconciler.State
+	for i := range 5 {
+		state := publish(t, term, publication(fmt.Sprint("c", i), policies(t, 3, i+1)))
+		for j := range 5 {
+			if err := term.Report(testContext(t), &reconciler.Findings{Leader: fmt.Sprint(j)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if before != nil {
+			eventually(t, "the past is compacted", func() bool { return get(before.Revision.Number) != nil })
+		}
+		time.Sleep(150 * time.Millisecond)
+		if err := get(state.Revision.Number); err != nil {
+			t.Fatalf("the head's own revision is gone: %v", err)
+		}
+		fresh := New(DefaultPrefix, "fresh", quiet())
+		fresh.Access.Endpoints = []string{endpoint}
+		openStore(t, fresh)
+		eventually(t, "a fresh replica reads at the head and watches from there", func() bool {
+			f := fresh.Findings()
+			return serves(fresh, state)() && f != nil && f.Leader == "4"
+		})
+		before = state
+	}
+}
+
+// Without commits the head moves on with what the leader reports, so that the
+// database stays small; with drift it stays, and so does its revision.
+func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
+	t.Parallel()
+	s := embeddedStore(t, t.TempDir())
+	s.CompactInterval, s.CompactRevisions = 20*time.Millisecond, 10
+	openStore(t, s)
+	term := campaign(t, s)
+	state := publish(t, term, publication("c1", policies(t, 3, 1)))
+	report := func() {
+		for range 40 {
+			if err := term.Report(testContext(t), &reconciler.Findings{Leader: "a"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	report()
+	eventually(t, "the head has moved", func() bool { return state.Revision.Before(s.State().Revision) })
+	if moved := s.State(); !sameHead(moved.Head, state.Head) || moved.Set != state.Set {
+		t.Errorf("the head changed on its way: %+v", moved.Head)
+	}
+	endpoint := s.Health().Endpoints[0]
+	if _, err := etcdtest.Ctl(t, "--endpoints", endpoint, "put", "/hfi/policies/stray", "x"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "drift is seen", seen(s, reconciler.DriftDetected))
+	before := s.State()
+	report()
+	time.Sleep(200 * time.Millisecond)
+	if s.State() != before || s.Drift().Total != 1 {
+		t.Errorf("with drift the head moved to %s", s.State().Revision)
+	}
+}
+
+// A peer that hangs is noticed in about the probe's time, the state stays,
+// and all goes on when it wakes up.
+func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := externalStore("a", server.Endpoint)
+	a.ProbeTimeout = 500 * time.Millisecond
+	openStore(t, a)
+	term := campaign(t, a)
+	state := publish(t, term, publication("c1", policies(t, 5, 100)))
+	server.Freeze()
+	began := time.Now()
+	eventually(t, "etcd's silence is noticed", func() bool { return !a.Health().Healthy })
+	t.Logf("noticed after %s", time.Since(began))
+	if health := a.Health(); !strings.Contains(health.Error, "did not answer in time") || health.LastSeenAt == nil {
+		t.Errorf("health: %+v", health)
+	}
+	if a.State() != state || a.Drift().Status != reconciler.DriftUnknown {
+		t.Errorf("while etcd is silent: %+v, drift %s", a.State(), a.Drift().Status)
+	}
+	time.Sleep(max(0, 8*time.Second-time.Since(began)))
+	server.Thaw()
+	eventually(t, "etcd is healthy again", func() bool { return a.Health().Healthy })
+	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
+}
+
+// Etcd away at the start holds nothing up, and is found when it comes.
+func TestEtcdAwayAtTheStart(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	server.Kill()
+	a := externalStore("a", server.Endpoint)
+	began := time.Now()
+	openStore(t, a)
+	if time.Since(began) > 5*time.Second {
+		t.Errorf("Open took %s", time.Since(began))
+	}
+	eventually(t, "the reason is told", func() bool { return strings.Contains(a.Health().Error, "nothing listens") })
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := a.Campaign(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("campaigning without etcd: %v", err)
+	}
+	server.Restart()
+	publish(t, campaign(t, a), publication("c1", policies(t, 5, 100)))
+}
+
+// A full database refuses writes with an error that says what to do, and is served from all the same.
+func TestAFullEtcdSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.WithArguments("--quota-backend-bytes", "2000000"))
+	a := openStore(t, externalStore("a", server.Endpoint))
+	term := campaign(t, a)
+	state := publish(t, term, publication("c1", policies(t, 5, 100)))
+	var err error
+	for i := 0; i < 200 && err == nil; i++ {
+		_, err = term.Publish(testContext(t), publication(fmt.Sprint("c", i+2), policies(t, 200, i+200)))
+		if err == nil {
+			state = a.State()
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "database is full") {
+		t.Errorf("publishing into a full etcd: %v", err)
+	}
+	if a.State().Set.Digest() != state.Set.Digest() {
+		t.Error("the last published set is not served on")
+	}
+}
+
+// A head of another version of the digest is neither taken up nor drift.
+func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	state := publish(t, term, publication("c1", policies(t, 5, 100)))
+	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	server.Ctl("put", "/hfi/head", `{"format":1,"commit":"c2","digest":"v99:00ff","count":5,"at":"2026-01-01T00:00:00Z"}`)
+	eventually(t, "the head is seen", func() bool { return !b.HeadVerified() })
+	if b.State().Revision != state.Revision || b.Drift().Status != reconciler.DriftUnknown {
+		t.Errorf("state %s, drift %+v", b.State().Revision, b.Drift())
+	}
+	again := publish(t, term, publication("c1", a.State().Set))
+	eventually(t, "the leader's own version is taken up", func() bool { return serves(b, again)() && b.HeadVerified() })
+}

@@ -1,0 +1,151 @@
+package etcd
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// known is a store's list of replicas as "ID=URL", or "ID!" where there is an error.
+func known(s *Store) string {
+	var all []string
+	for _, replica := range s.Replicas().List {
+		text := replica.ID + "=" + replica.URL
+		if replica.Error != "" {
+			text = replica.ID + "!"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, " ")
+}
+
+func eventuallyKnown(t *testing.T, s *Store, want string) {
+	t.Helper()
+	got := ""
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s knows %q, and should know %q", s.ID, got, want)
+		}
+	}()
+	eventually(t, "the replicas are known", func() bool { got = known(s); return got == want })
+}
+
+// Replicas find each other in etcd: from their start to their end, however
+// they end, and whatever befalls etcd or their key. Their keys are no drift.
+func TestReplicasFindEachOther(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := externalStore("a", server.Endpoint)
+	a.Advertise = "http://10.0.0.1:8080"
+	openStore(t, a)
+	publish(t, campaign(t, a), publication("c1", policies(t, 3, 100)))
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080")
+
+	// One that cannot be reached is known all the same.
+	b := openStore(t, externalStore("b", server.Endpoint))
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b=")
+	eventuallyKnown(t, b, "a=http://10.0.0.1:8080 b=")
+	if at := a.Replicas().LostAt; !at.IsZero() {
+		t.Errorf("one was lost at %s, and none was", at)
+	}
+	if drift := a.Drift(); drift.Status != reconciler.DriftNone {
+		t.Errorf("replicas' keys make drift: %+v", drift)
+	}
+	if health := a.Replicas(); health.Doubt != "" {
+		t.Errorf("there is doubt: %s", health.Doubt)
+	}
+
+	// A stray hand takes the key away: it comes back.
+	server.Ctl("del", "/hfi/replicas/b")
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b=")
+	// What hangs on no lease is no replica.
+	server.Ctl("put", "/hfi/replicas/made-up", `{"format":1,"url":"http://127.0.0.1:1"}`)
+
+	// A graceful end takes the key along at once: sooner than the lease would.
+	stopping := time.Now()
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	gone := time.Now()
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080")
+	if took := time.Since(gone); took > a.LeaseTTL*3/5 {
+		t.Errorf("b's key went after %s", took)
+	}
+	if at := a.Replicas().LostAt; at.Before(stopping) || at.After(time.Now()) {
+		t.Errorf("b began to stop at %s, and is said to have gone at %s", stopping, at)
+	}
+}
+
+// With etcd away the replicas known stay known, and there is doubt.
+func TestReplicasInDoubt(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := externalStore("a", server.Endpoint)
+	a.Advertise = "http://a"
+	openStore(t, a)
+	eventuallyKnown(t, a, "a=http://a")
+	server.Kill()
+	eventually(t, "there is doubt", func() bool { return a.Replicas().Doubt != "" })
+	if got := known(a); got != "a=http://a" {
+		t.Errorf("a forgot what it knew: %q", got)
+	}
+	server.Restart()
+	eventually(t, "the doubt is over", func() bool { return a.Replicas().Doubt == "" })
+	eventuallyKnown(t, a, "a=http://a")
+}
+
+// Several daemons of one ID share a key, and are told of by their candidatures.
+func TestNamesakesAndTheirBounds(t *testing.T) {
+	m := newMirror("/hfi/")
+	put := func(key, value string, lease int64) {
+		m.put(&mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), Lease: lease, CreateRevision: 1, ModRevision: 1})
+	}
+	put("/hfi/leader/1", "a", 1)
+	put("/hfi/leader/2", "b", 2)
+	if m.namesakes("a") {
+		t.Error("one daemon is taken for several")
+	}
+	put("/hfi/leader/3", "a", 3)
+	if !m.namesakes("a") || m.namesakes("b") {
+		t.Error("two daemons are taken for one")
+	}
+	m.remove("/hfi/leader/3")
+	if m.namesakes("a") {
+		t.Error("a daemon that is gone still counts")
+	}
+	put("/hfi/replicas/stray", `{"url":"http://x"}`, 0)
+	put("/hfi/replicas/long", `{"url":"`+strings.Repeat("x", 3*maxAdvertise)+`"}`, 5)
+	put("/hfi/replicas/garbage", `{`, 5)
+	if len(m.replicas) != 0 {
+		t.Errorf("kept %v", m.replicas)
+	}
+	put("/hfi/replicas/b", `{"url":"http://b"}`, 6)
+	put("/hfi/replicas/b", `{"url":"http://b2"}`, 6)
+	if m.losses != 0 || m.replicas["b"].url != "http://b2" {
+		t.Errorf("%d losses, and %v", m.losses, m.replicas)
+	}
+	put("/hfi/replicas/b", `{"url":"http://b3"}`, 7)
+	m.remove("/hfi/replicas/b")
+	m.remove("/hfi/replicas/b")
+	if m.losses != 2 {
+		t.Errorf("a new life and an end are %d losses", m.losses)
+	}
+	m.self = "b"
+	put("/hfi/replicas/b", `{"url":"http://b"}`, 8)
+	put("/hfi/replicas/b", `{"url":"http://b"}`, 9)
+	if m.losses != 2 {
+		t.Error("one's own lives are losses")
+	}
+	m.remove("/hfi/replicas/b")
+	for i := range 3 * maxReplicas {
+		put("/hfi/replicas/"+strings.Repeat("r", i+1), `{"url":"http://x"}`, 5)
+	}
+	if len(m.replicas) != maxReplicas {
+		t.Errorf("kept %d", len(m.replicas))
+	}
+}

@@ -1,0 +1,41 @@
+package etcd
+
+import (
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// C2 and G4: nothing to install; a publication is verified, and a restart serves it from etcd (G8).
+func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	s := embeddedStore(t, folder)
+	openStore(t, s)
+	term := campaign(t, s)
+	first := publish(t, term, publication("c1", policies(t, 10, 100)))
+	second := publish(t, term, publication("c2", policies(t, 12, 200)))
+	if !first.Revision.Before(second.Revision) {
+		t.Errorf("revision %s is not before %s", first.Revision, second.Revision)
+	}
+	if drift := s.Drift(); drift.Status == reconciler.DriftDetected {
+		t.Errorf("drift after a publication: %+v", drift)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	again := embeddedStore(t, folder)
+	again.Known = second.Revision
+	began := time.Now()
+	openStore(t, again)
+	eventually(t, "the state is there after a restart", func() bool { return again.State() != nil })
+	t.Logf("state after %s", time.Since(began))
+	if state := again.State(); state.Revision != second.Revision || state.Set.Digest() != second.Set.Digest() {
+		t.Errorf("after a restart: %s %s, want %s", state.Revision, state.Head.Commit, second.Revision)
+	}
+	if history := again.History(); len(history) != 2 || history[0].Commit != "c2" || history[1].Commit != "c1" {
+		t.Errorf("history: %+v", history)
+	}
+}

@@ -1,0 +1,19 @@
+package etcd
+
+import (
+	"strings"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// verified says whether a set, read at the head's own revision, is the one
+// that the head describes. Nothing is served that it does not hold for.
+func verified(head reconciler.Head, set *schema.Set) bool {
+	return head.Digest == set.Digest() && head.Count == set.Len()
+}
+
+// comparableDigest says whether a digest is of the version that this program makes.
+func comparableDigest(digest schema.Digest) bool {
+	return strings.HasPrefix(string(digest), schema.DigestVersion+":")
+}
