@@ -1,0 +1,293 @@
+package http
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	nethttp "net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what ought to happen at once.
+const patience = 30 * time.Second
+
+// fakeView is a View whose answers a test sets.
+type fakeView struct {
+	mu        sync.Mutex
+	state     reconciler.Status
+	unready   string
+	etcd      reconciler.EtcdStatus
+	triggered int
+	// onTrigger, if set, runs in each Trigger, without mu.
+	onTrigger func(context.Context) error
+}
+
+func (v *fakeView) Status() reconciler.Status {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.state
+}
+
+func (v *fakeView) Ready() (bool, reconciler.EtcdStatus, string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.unready == "", v.etcd, v.unready
+}
+
+func (v *fakeView) Trigger(ctx context.Context) error {
+	v.mu.Lock()
+	v.triggered++
+	do := v.onTrigger
+	v.mu.Unlock()
+	if do != nil {
+		return do(ctx)
+	}
+	return nil
+}
+
+func (v *fakeView) triggers() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.triggered
+}
+
+func (v *fakeView) set(change func(*fakeView)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	change(v)
+}
+
+// entry is a policy that delays a service's requests.
+func entry(name, service, namespace string, delay int64) *schema.Entry {
+	return entryFrom(fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q},"rules":[{"fault":{"delay_ms":%d}}]}}`,
+		name, service, namespace, delay))
+}
+
+func entryFrom(text string) *schema.Entry {
+	policy, err := schema.Parse([]byte(text))
+	if err != nil {
+		panic(err)
+	}
+	return schema.NewEntry(policy, schema.Origin{File: "policies/" + policy.Metadata.Name + ".yaml", Line: 3, Commit: strings.Repeat("c", 40)})
+}
+
+// stateOf is a verified state: revision number of the first epoch.
+func stateOf(number int64, set *schema.Set) *reconciler.State {
+	return &reconciler.State{
+		Head:     reconciler.Head{Commit: fmt.Sprintf("%040x", number), Digest: set.Digest(), Count: set.Len()},
+		Set:      set,
+		Revision: revision(1, "one", number),
+	}
+}
+
+func revision(epoch int64, id string, number int64) reconciler.Revision {
+	return reconciler.Revision{Epoch: reconciler.Epoch{Number: epoch, ID: id}, Number: number}
+}
+
+// daemon is a Server on a real port of its own.
+type daemon struct {
+	*Server
+	t      testing.TB
+	view   *fakeView
+	url    string
+	client *nethttp.Client
+	log    *logBuffer
+	// shutdown stops it, once; the test's end does too.
+	shutdown func()
+}
+
+func start(t testing.TB, tune func(*Server)) *daemon {
+	t.Helper()
+	view := &fakeView{etcd: reconciler.EtcdStatus{Mode: reconciler.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
+	log := &logBuffer{}
+	server := New(view)
+	server.Logger = slog.New(slog.NewTextHandler(log, nil))
+	if tune != nil {
+		tune(server)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	transport := &nethttp.Transport{MaxIdleConnsPerHost: 100}
+	d := &daemon{
+		Server: server, t: t, view: view, url: "http://" + listener.Addr().String(),
+		client: &nethttp.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*nethttp.Request, []*nethttp.Request) error {
+			return nethttp.ErrUseLastResponse
+		}}, log: log,
+	}
+	d.shutdown = sync.OnceFunc(func() {
+		transport.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Errorf("shutting down: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serving: %v", err)
+		}
+	})
+	t.Cleanup(d.shutdown)
+	return d
+}
+
+// logBuffer keeps what is logged.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logBuffer) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(text)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// answer is a whole response.
+type answer struct {
+	code   int
+	header nethttp.Header
+	body   string
+}
+
+// ask sends a request: "GET /path", and headers as name, value pairs.
+func (d *daemon) ask(request string, headers ...string) answer {
+	d.t.Helper()
+	got, err := d.tryAsk(context.Background(), request, headers...)
+	if err != nil {
+		d.t.Fatalf("%s: %v", request, err)
+	}
+	return got
+}
+
+func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) (answer, error) {
+	method, path, _ := strings.Cut(request, " ")
+	r, err := nethttp.NewRequestWithContext(ctx, method, d.url+path, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	response, err := d.client.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	if response.Close {
+		// net/http's client takes this one out.
+		response.Header.Set("Connection", "close")
+	}
+	body, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(body)}, err
+}
+
+// begin asks in the background.
+func (d *daemon) begin(request string, headers ...string) <-chan answer {
+	got := make(chan answer, 1)
+	go func() {
+		a, err := d.tryAsk(context.Background(), request, headers...)
+		if err != nil {
+			a = answer{body: err.Error()}
+		}
+		got <- a
+	}()
+	return got
+}
+
+func (d *daemon) soon(got <-chan answer) answer {
+	d.t.Helper()
+	select {
+	case a := <-got:
+		return a
+	case <-time.After(patience):
+		d.t.Fatal("no answer came")
+		return answer{}
+	}
+}
+
+func (d *daemon) none(got <-chan answer) {
+	d.t.Helper()
+	select {
+	case a := <-got:
+		d.t.Fatalf("an answer came that should not have: %+v", a)
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
+// eventually polls.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came about that %s", what)
+		}
+	}
+}
+
+// waiting waits until that many clients wait.
+func (d *daemon) waiting(count int64) {
+	d.t.Helper()
+	eventually(d.t, fmt.Sprintf("%d clients wait", count), func() bool { return d.Metrics.waiting.Load() == count })
+}
+
+func (a answer) expect(t testing.TB, code int) answer {
+	t.Helper()
+	if a.code != code {
+		t.Fatalf("got %d, want %d: %s", a.code, code, a.body)
+	}
+	return a
+}
+
+// expectError checks the one form that errors have.
+func (a answer) expectError(t testing.TB, status int, code string) answer {
+	t.Helper()
+	a.expect(t, status)
+	var body struct {
+		Error struct{ Code, Message string }
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil {
+		t.Fatalf("the error is not JSON: %v: %s", err, a.body)
+	}
+	if body.Error.Code != code || body.Error.Message == "" || a.header.Get("Content-Type") != "application/json" {
+		t.Fatalf("got %s of type %q, want an error %q with a message", a.body, a.header.Get("Content-Type"), code)
+	}
+	return a
+}
+
+func (a answer) names(t testing.TB) []string {
+	t.Helper()
+	var body struct {
+		Policies []schema.Policy `json:"policies"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.Policies == nil {
+		t.Fatalf("not a list of policies: %v: %s", err, a.body)
+	}
+	names := []string{}
+	for _, policy := range body.Policies {
+		names = append(names, policy.Metadata.Name)
+	}
+	return names
+}

@@ -1,0 +1,391 @@
+package http
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	nethttp "net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// vmHeaders are what a VM of a pod sends besides what it has in force.
+func vmHeaders(pod, vm string) []string {
+	return []string{"X-Hfi-Node", "sidecar~" + pod, "X-Hfi-Pod", pod, "X-Hfi-Vm", vm}
+}
+
+// fakeVM asks as a filter's VM does, again at once after each answer.
+type fakeVM struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// runVM starts a VM of service frontend in namespace demo. Each request goes
+// to the next of the daemons.
+func runVM(t testing.TB, pod, vm, wait string, to ...*daemon) *fakeVM {
+	ctx, cancel := context.WithCancel(context.Background())
+	v := &fakeVM{stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(v.done)
+		headers, more := vmHeaders(pod, vm), []string{}
+		for i := 0; ctx.Err() == nil; i++ {
+			got, err := to[i%len(to)].tryAsk(ctx, "GET /v1/policies?service=frontend&namespace=demo&wait="+wait, append(more, headers...)...)
+			switch {
+			case ctx.Err() != nil:
+			case err != nil || got.code != 200 && got.code != 304:
+				time.Sleep(10 * time.Millisecond)
+			default:
+				more = []string{"If-None-Match", got.header.Get("ETag"), "X-Hfi-Revision", got.header.Get("X-Hfi-Revision")}
+			}
+		}
+	}()
+	t.Cleanup(v.leave)
+	return v
+}
+
+// leave closes the VM's request, as an Envoy that stops does.
+func (v *fakeVM) leave() {
+	v.stop()
+	<-v.done
+}
+
+func (d *daemon) filterStatus() reconciler.FiltersStatus {
+	d.t.Helper()
+	var status struct{ Filters reconciler.FiltersStatus }
+	text := d.ask("GET /v1/status").expect(d.t, 200).body
+	if err := json.Unmarshal([]byte(text), &status); err != nil {
+		d.t.Fatal(err)
+	}
+	return status.Filters
+}
+
+// awaitFilters waits until the filters are so many current, behind and silent.
+func (d *daemon) awaitFilters(current, behind, silent int) reconciler.FiltersStatus {
+	d.t.Helper()
+	var last reconciler.FiltersStatus
+	defer func() {
+		if d.t.Failed() {
+			d.t.Logf("the filters are %+v", last)
+		}
+	}()
+	eventually(d.t, fmt.Sprintf("%d filters are current, %d behind, %d silent", current, behind, silent), func() bool {
+		last = d.filterStatus()
+		return last.Current == current && last.Behind == behind && last.Silent == silent
+	})
+	if last.Connected != current+behind+silent {
+		d.t.Errorf("%d are connected", last.Connected)
+	}
+	return last
+}
+
+// A filter's VMs are one filter; it is behind until each has taken up a
+// change, and current then (F2).
+func TestFiltersInStatus(t *testing.T) {
+	d := start(t, func(s *Server) { s.ID = "one" })
+	d.SetState(stateOf(1, some()))
+	if got := d.filterStatus(); got.Connected != 0 || !got.Complete || len(got.Replicas) != 1 || got.Replicas[0].ID != "one" {
+		t.Errorf("nobody asks, and the filters are %+v", got)
+	}
+	began := time.Now()
+	for _, vm := range []string{"a1", "a2", "a3"} {
+		runVM(t, "frontend-a", vm, "20s", d)
+	}
+	runVM(t, "frontend-b", "b1", "20s", d)
+	eventually(t, "all VMs are known", func() bool {
+		status := d.awaitFilters(2, 0, 0)
+		return status.Items[0].VMs == reconciler.VMCounts{Total: 3, Current: 3}
+	})
+	check := func(state *reconciler.State) {
+		t.Helper()
+		status := d.awaitFilters(2, 0, 0)
+		digest := strings.Trim(d.ask("GET /v1/policies?service=frontend&namespace=demo").header.Get("ETag"), `"`)
+		for i, pod := range []string{"frontend-a", "frontend-b"} {
+			item := status.Items[i]
+			if item.Pod != pod || item.Node != "sidecar~"+pod || item.Service != "frontend" || item.Namespace != "demo" ||
+				item.Digest != digest || item.Since.Before(began.Add(-time.Second)) || item.Since.After(time.Now()) || strings.Join(item.Replicas, " ") != "one" {
+				t.Errorf("at %s: %+v", state.Revision, item)
+			}
+		}
+	}
+	check(stateOf(1, some()))
+	// One who says that it has something else than it could get is behind.
+	stuck := d.begin("GET /v1/policies?service=other&namespace=demo&wait=20s", append(vmHeaders("other", "x"), "If-None-Match", `"v1:strange"`)...)
+	d.soon(stuck)
+	status := d.awaitFilters(2, 1, 0)
+	if item := status.Items[0]; item.Pod != "other" || item.Digest != "v1:strange" || item.State != reconciler.FilterBehind || item.Message == "" {
+		t.Errorf("first is %+v", item)
+	}
+	for number := int64(2); number < 5; number++ {
+		state := stateOf(number, some().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 100+number)}, nil))
+		d.SetState(state)
+		eventually(t, "all have it", func() bool { return d.filterStatus().Current >= 2 })
+	}
+	// The same list on its own, and what it does not take.
+	var alone reconciler.FiltersStatus
+	if err := json.Unmarshal([]byte(d.ask("GET /v1/filters").expect(t, 200).body), &alone); err != nil || alone.Connected != 3 {
+		t.Errorf("GET /v1/filters: %v, %+v", err, alone)
+	}
+	d.ask("GET /v1/filters?local=yes").expectError(t, 400, "bad_request")
+	d.ask("GET /v1/filters?pod=x").expectError(t, 400, "bad_request")
+}
+
+// A VM that stops asking is named; one that closes its request is forgotten.
+func TestSilentIsToldFromGone(t *testing.T) {
+	d := start(t, func(s *Server) {
+		s.ID = "one"
+		s.Fleet.Grace = 300 * time.Millisecond
+	})
+	d.SetState(stateOf(1, some()))
+	leaving := runVM(t, "frontend-leaves", "1", "20s", d)
+	runVM(t, "frontend-stays", "1", "20s", d)
+	d.awaitFilters(2, 0, 0)
+	leaving.leave()
+	d.awaitFilters(1, 0, 0)
+	tag := d.ask(frontendWaits).header.Get("ETag")
+	d.ask("GET /v1/policies?service=frontend&namespace=demo&wait=1ms", append(vmHeaders("frontend-trapped", "1"), "If-None-Match", tag)...).expect(t, 304)
+	status := d.awaitFilters(1, 0, 1)
+	if item := status.Items[0]; item.Pod != "frontend-trapped" || item.State != reconciler.FilterSilent || !strings.Contains(item.Message, "not enforcing") {
+		t.Errorf("first is %+v", item)
+	}
+	if got := d.sample(`hfi_filters{state="silent"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters_complete`); got != "1101" {
+		t.Errorf("the metrics say %s", got)
+	}
+}
+
+// Whatever a VM asks for, it waits no longer than MaxFilterWait: so long does
+// a VM that has stopped count as waiting. Others wait as they like.
+func TestFilterWaitIsCapped(t *testing.T) {
+	if DefaultMaxFilterWait+reconciler.DefaultGrace >= 30*time.Second {
+		t.Error("a VM that has stopped would count for thirty seconds")
+	}
+	d := start(t, func(s *Server) { s.MaxFilterWait = 50 * time.Millisecond })
+	d.SetState(stateOf(1, some()))
+	tag := d.ask(frontendWaits).header.Get("ETag")
+	d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait=10m", append(vmHeaders("p", "1"), "If-None-Match", tag)...)).expect(t, 304)
+	waits := d.begin(frontendWaits, "If-None-Match", tag)
+	d.none(waits)
+	d.SetState(stateOf(2, schema.NewSet()))
+	d.soon(waits).expect(t, 200)
+}
+
+// Who a VM says it is is bounded, and has to be said in full.
+func TestFilterHeadersAreChecked(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(1, some()))
+	const mine = "GET /v1/policies?service=frontend&namespace=demo"
+	long := strings.Repeat("x", 253)
+	d.ask(mine, "X-Hfi-Node", long, "X-Hfi-Pod", long, "X-Hfi-Vm", long, "If-None-Match", `"`+long+`"`).expect(t, 200)
+	d.ask("GET /v1/policies?service=", "X-Hfi-Vm", "1").expect(t, 200)
+	for _, headers := range [][]string{
+		{"X-Hfi-Vm", long + "x"}, {"X-Hfi-Vm", "1", "X-Hfi-Node", long + "x"}, {"X-Hfi-Vm", "1", "X-Hfi-Pod", long + "x"},
+		{"X-Hfi-Vm", "1", "If-None-Match", `"` + long + `x"`}, {"X-Hfi-Vm", ""}, {"X-Hfi-Vm", "1", "X-Hfi-Vm", "2"},
+		{"X-Hfi-Vm", "1", "X-Hfi-Pod", "a", "X-Hfi-Pod", "b"}, {"X-Hfi-Vm", "\xff"}, {"X-Hfi-Vm", "1", "If-None-Match", "\"\xff\""},
+	} {
+		d.ask(mine, headers...).expectError(t, 400, "bad_request")
+	}
+	d.ask("GET /v1/policies", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
+	d.ask(mine+"%ff", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
+	if got := d.filterStatus().Connected; got != 2 {
+		t.Errorf("%d filters are known, want the two that asked rightly", got)
+	}
+}
+
+// A filter whose policies are too many for it is behind, and says so.
+func TestFilterWithTooLargeASelection(t *testing.T) {
+	if DefaultMaxSelection != 4<<20 {
+		t.Errorf("the limit is %d bytes, and filters refuse more than 4 MiB", DefaultMaxSelection)
+	}
+	d := start(t, func(s *Server) { s.MaxSelection = 100 })
+	d.SetState(stateOf(1, some()))
+	d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expectError(t, 500, "too_large")
+	status := d.awaitFilters(0, 1, 0)
+	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" take`) || !strings.Contains(item.Message, "at most 100") {
+		t.Errorf("the message is %q", item.Message)
+	}
+}
+
+// pair is two daemons that know of each other.
+func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
+	var mu sync.Mutex
+	var list []reconciler.Replica
+	one := func(id string) *daemon {
+		d := start(t, func(s *Server) {
+			s.ID = id
+			s.Replicas = func() reconciler.Replicas {
+				mu.Lock()
+				defer mu.Unlock()
+				return reconciler.Replicas{List: list}
+			}
+			if tune != nil {
+				tune(s)
+			}
+		})
+		d.SetState(stateOf(1, some()))
+		return d
+	}
+	a, b = one("a"), one("b")
+	mu.Lock()
+	defer mu.Unlock()
+	list = []reconciler.Replica{{ID: "a", URL: a.url}, {ID: "b", URL: b.url + "/"}}
+	return a, b
+}
+
+// A VM's requests are balanced over the replicas; each tells of all filters,
+// alike, and none that waits at the other is called silent.
+func TestFiltersOfAllReplicas(t *testing.T) {
+	// Each wait at one is longer than the other's grace; the grace bears a busy machine.
+	t.Parallel()
+	a, b := pair(t, func(s *Server) { s.Fleet.Grace = 3 * time.Second })
+	runVM(t, "frontend-both", "1", "4s", a, b)
+	runVM(t, "frontend-both", "2", "4s", b, a)
+	runVM(t, "frontend-a", "1", "20s", a)
+	runVM(t, "frontend-b", "1", "20s", b)
+	a.awaitFilters(3, 0, 0)
+	for deadline := time.Now().Add(9 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for _, d := range []*daemon{a, b} {
+			status := d.filterStatus()
+			if status.Current != 3 || status.Connected != 3 || !status.Complete || status.Items[2].VMs.Total > 2 {
+				t.Fatalf("%s says %+v", d.ID, status)
+			}
+		}
+	}
+	// What one alone has seen is for its peers.
+	local := a.ask("GET /v1/filters?local=true").expect(t, 200)
+	if strings.Contains(local.body, "frontend-b\"") || !strings.Contains(local.body, `"replica":"a"`) {
+		t.Errorf("a alone tells %s", local.body)
+	}
+}
+
+// A peer that cannot be asked is named, and nothing is called silent that may wait on it.
+func TestFiltersWithAPeerAway(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	hangs := httptest.NewServer(nethttp.HandlerFunc(func(_ nethttp.ResponseWriter, r *nethttp.Request) { <-r.Context().Done() }))
+	defer hangs.Close()
+	other := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `{"replica":"z"}`) }))
+	defer other.Close()
+	html := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `<html>`) }))
+	defer html.Close()
+	moved := httptest.NewServer(nethttp.RedirectHandler("http://127.0.0.1:1/", nethttp.StatusFound))
+	defer moved.Close()
+	huge := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) {
+		fmt.Fprintf(w, `{"replica":"b","x":"%s"}`, strings.Repeat("x", 2000))
+	}))
+	defer huge.Close()
+	full := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `{"replica":"b","full":true}`) }))
+	defer full.Close()
+
+	for name, test := range map[string]struct {
+		url, error, doubt, message string
+	}{
+		"gone":               {url: gone.URL, error: "refused"},
+		"hangs":              {url: hangs.URL, error: "within 2s"},
+		"another":            {url: other.URL, error: `replica "z" answers in its place`},
+		"no daemon":          {url: html.URL, error: "cannot be read"},
+		"moved":              {url: moved.URL, error: "redirects"},
+		"too much":           {url: huge.URL, error: "more than 1000 bytes"},
+		"an unknown address": {url: "", error: "--advertise"},
+		"no address":         {url: "http://%zz", error: "--advertise"},
+		"full":               {url: full.URL, message: "more VMs asked than"},
+		"etcd is away":       {url: "", error: "--advertise", doubt: "etcd cannot be seen", message: "etcd cannot be seen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, func(s *Server) {
+				s.ID, s.PeerTimeout, s.MaxPeerAnswer = "a", 2*time.Second, 1000
+				s.Fleet.Grace = 50 * time.Millisecond
+				s.Replicas = func() reconciler.Replicas {
+					return reconciler.Replicas{List: []reconciler.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
+				}
+			})
+			d.SetState(stateOf(1, some()))
+			d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
+			time.Sleep(60 * time.Millisecond)
+			status := d.filterStatus()
+			if status.Complete || len(status.Replicas) != 2 || status.Replicas[0].Error != "" || !strings.Contains(status.Replicas[1].Error, test.error) ||
+				(test.error == "") != (status.Replicas[1].Error == "") || !strings.Contains(status.Message, test.message) {
+				t.Errorf("got %+v", status)
+			}
+			if status.Silent != 0 || status.Behind != 1 || !strings.Contains(status.Items[0].Message, "may wait elsewhere") {
+				t.Errorf("with b away, the VM is %+v", status.Items)
+			}
+		})
+	}
+}
+
+// For a while after a replica went its VMs may hang on it, or be on their way:
+// whoever saw it go tells the others, who may have started since.
+func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
+	var lost atomic.Pointer[time.Time]
+	lost.Store(new(time.Time))
+	a, b := pair(t, func(s *Server) { s.Fleet.Grace, s.SettleTime = 50*time.Millisecond, 5*time.Second })
+	known := a.Replicas
+	a.Replicas = func() reconciler.Replicas {
+		all := known()
+		all.LostAt = *lost.Load()
+		return all
+	}
+	a.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
+	a.awaitFilters(0, 0, 1)
+	b.awaitFilters(0, 0, 1)
+	now := time.Now()
+	lost.Store(&now)
+	for _, d := range []*daemon{a, b} {
+		if status := d.filterStatus(); status.Silent != 0 || status.Behind != 1 || !status.Complete || !strings.Contains(status.Items[0].Message, "a replica went 0 s ago") {
+			t.Errorf("just after the loss: %+v", status)
+		}
+	}
+	a.awaitFilters(0, 0, 1)
+	b.awaitFilters(0, 0, 1)
+}
+
+// However many ask for the status, the peers are asked once at a time, and a
+// client that goes does not spoil it for the others.
+func TestPeersAreAskedOnceAtATime(t *testing.T) {
+	var mu sync.Mutex
+	now, most, total := 0, 0, 0
+	peer := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) {
+		mu.Lock()
+		now, total = now+1, total+1
+		most = max(most, now)
+		mu.Unlock()
+		time.Sleep(50 * time.Millisecond)
+		mu.Lock()
+		now--
+		mu.Unlock()
+		fmt.Fprint(w, `{"replica":"b","filters":[]}`)
+	}))
+	defer peer.Close()
+	d := start(t, func(s *Server) {
+		s.ID, s.PeerTimeout = "a", patience
+		s.Replicas = func() reconciler.Replicas {
+			return reconciler.Replicas{List: []reconciler.Replica{{ID: "b", URL: peer.URL}}}
+		}
+	})
+	var work sync.WaitGroup
+	for i := range 60 {
+		work.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			if i%3 == 0 {
+				ctx, cancel = context.WithTimeout(context.Background(), 10*time.Millisecond)
+			}
+			defer cancel()
+			got, err := d.tryAsk(ctx, "GET /v1/status")
+			if i%3 != 0 && (err != nil || !strings.Contains(got.body, `"complete":true`)) {
+				t.Errorf("%v: %+v", err, got)
+			}
+		})
+	}
+	work.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if most != 1 || total > 30 {
+		t.Errorf("the peer was asked %d times, %d at one time", total, most)
+	}
+}

@@ -1,0 +1,90 @@
+package http
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// fakeCluster says what it was asked with; one that leads tells its peers.
+type fakeCluster struct{ leads bool }
+
+func (c fakeCluster) Status(set *schema.Set, fleet reconciler.FiltersStatus) reconciler.KubernetesStatus {
+	view := &reconciler.KubernetesView{Healthy: true, Pods: len(fleet.Items), Workloads: set.Len()}
+	if fleet.Told != nil {
+		view.MissingPermissions = fleet.Told.MissingPermissions
+	}
+	return reconciler.KubernetesStatus{Enabled: true, KubernetesView: view}
+}
+
+func (c fakeCluster) Told() *reconciler.KubernetesTold {
+	if !c.leads {
+		return nil
+	}
+	return &reconciler.KubernetesTold{MissingPermissions: []string{"create wasmplugins in namespace demo"}}
+}
+
+func (c fakeCluster) Pods(selector schema.Selector) (int, bool) {
+	return len(selector.Service), selector.Namespace == "demo"
+}
+
+func kubernetes(t *testing.T, d *daemon) reconciler.KubernetesStatus {
+	t.Helper()
+	var status reconciler.Status
+	if err := json.Unmarshal([]byte(d.ask("GET /v1/status").expect(t, 200).body), &status); err != nil {
+		t.Fatal(err)
+	}
+	return status.Kubernetes
+}
+
+// Outside of a cluster the status says that nothing looks, and no more.
+func TestStatusOutsideOfACluster(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(1, some()))
+	if body := d.ask("GET /v1/status").expect(t, 200).body; !strings.Contains(body, `"kubernetes":{"enabled":false}`) {
+		t.Errorf("got %s", body)
+	}
+	if body := d.ask("GET /v1/policies/status").expect(t, 200).body; strings.Contains(body, `"pods"`) {
+		t.Errorf("got %s", body)
+	}
+}
+
+// In a cluster the policies served are compared with all filters, however
+// many, and the rows of C4 count the pods targeted where these are known.
+func TestStatusInACluster(t *testing.T) {
+	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
+	d.SetState(stateOf(1, some()))
+	for i := range reconciler.MaxFilterItems + 5 {
+		d.Fleet.Ask(reconciler.FilterID{Pod: fmt.Sprint(i)}, "1", "")
+	}
+	if got := kubernetes(t, d); !got.Enabled || got.Pods != reconciler.MaxFilterItems+5 || got.Workloads != some().Len() {
+		t.Errorf("got %+v", got.KubernetesView)
+	}
+	if status := d.filterStatus(); len(status.Items) != reconciler.MaxFilterItems {
+		t.Errorf("the filters' list has %d items", len(status.Items))
+	}
+	var rows PoliciesStatus
+	if err := json.Unmarshal([]byte(d.ask("GET /v1/policies/status").expect(t, 200).body), &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows.Policies {
+		if known := row.Namespace == "demo"; known != (row.Pods != nil) || known && *row.Pods != len(row.TargetService) {
+			t.Errorf("%s has pods %v", row.Name, row.Pods)
+		}
+	}
+}
+
+// What the leader finds out by acting in the cluster every replica shows.
+func TestFollowerShowsWhatTheLeaderMayNotDo(t *testing.T) {
+	a, b := pair(t, func(s *Server) { s.Cluster = fakeCluster{leads: s.ID == "b"} })
+	if got := kubernetes(t, a); len(got.MissingPermissions) != 1 {
+		t.Errorf("the follower shows %+v", got.KubernetesView)
+	}
+	if got := kubernetes(t, b); len(got.MissingPermissions) != 0 {
+		t.Errorf("the leader was told by %+v", got.KubernetesView)
+	}
+}

@@ -1,0 +1,140 @@
+package http
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// sample is the value of a line of the scrape, by metric with its labels.
+func (d *daemon) sample(name string) string {
+	d.t.Helper()
+	for line := range strings.Lines(d.ask("GET /metrics").expect(d.t, 200).body) {
+		if value, found := strings.CutPrefix(strings.TrimSuffix(line, "\n"), name+" "); found {
+			return value
+		}
+	}
+	return ""
+}
+
+// Names and labels follow Prometheus's conventions: its own linter says so of
+// the real scrape, after everything that has a metric has happened.
+func TestMetrics(t *testing.T) {
+	d := start(t, func(s *Server) { s.TriggerGap = time.Millisecond })
+	for _, absent := range []string{"hfi_last_sync_success_timestamp_seconds", "hfi_drift_items", "hfi_served_policies"} {
+		if got := d.sample(absent); got != "" {
+			t.Errorf("%s is %s before anything was seen", absent, got)
+		}
+	}
+	if got := d.sample(`hfi_syncs_total{outcome="Applied"}`); got != "0" {
+		t.Errorf("a sync that never was counts %q", got)
+	}
+	var observer reconciler.Observer = d.Metrics
+	observer.Synced("Applied", 20*time.Millisecond)
+	observer.Synced("Applied", 40*time.Millisecond)
+	observer.Synced("Invalid", 2*time.Second)
+	observer.Failed("git", "BranchMissing")
+	observer.Failed("etcd", "Unreachable")
+	observer.Failed("etcd", "Unreachable")
+	observer.Failed("moon", "Full")
+	at := time.UnixMilli(1_700_000_000_500)
+	d.view.set(func(v *fakeView) {
+		v.state.Sync.LastSuccessAt = &at
+		v.state.Drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 3}
+	})
+	d.SetState(stateOf(1, schema.NewSet()))
+	d.SetState(stateOf(2, some()))
+	d.ask("GET /v1/policies").expect(t, 200)
+	d.ask("GET /v1/policies/all").expect(t, 200)
+	d.ask("GET /v1/policies/front-demo").expect(t, 200)
+	for i := range 3 {
+		d.ask(fmt.Sprintf("GET /made/up/%d", i)).expect(t, 404)
+	}
+	d.ask("POST /v1/reconcile")
+	woken := d.begin(frontendWaits, "If-None-Match", "*")
+	d.waiting(1)
+	waiting := d.sample("hfi_http_waiting_clients")
+	d.SetState(stateOf(3, some().With([]*schema.Entry{entry("all", "", "", 9)}, nil)))
+	d.soon(woken).expect(t, 200)
+	eventually(t, "the trigger is counted", func() bool { return d.sample(`hfi_triggers_total{outcome="ok"}`) == "1" })
+	digest := some().With([]*schema.Entry{entry("all", "", "", 9)}, nil).Digest()
+	for name, want := range map[string]string{
+		`hfi_syncs_total{outcome="Applied"}`:                                  "2",
+		`hfi_syncs_total{outcome="Invalid"}`:                                  "1",
+		`hfi_sync_duration_seconds_count`:                                     "3",
+		`hfi_sync_duration_seconds_sum`:                                       "2.06",
+		`hfi_sync_duration_seconds_bucket{le="0.025"}`:                        "1",
+		`hfi_git_errors_total{reason="BranchMissing"}`:                        "1",
+		`hfi_etcd_errors_total{reason="Unreachable"}`:                         "2",
+		`hfi_last_sync_success_timestamp_seconds`:                             "1.7000000005e+09",
+		`hfi_drift_items`:                                                     "3",
+		`hfi_served_policies`:                                                 "5",
+		fmt.Sprintf(`hfi_served_info{commit="%040x",digest="%s"}`, 3, digest): "1",
+		`hfi_http_wakeups_total`:                                              "1",
+		`hfi_http_waiting_clients`:                                            "0",
+		`hfi_http_requests_total{code="200",route="/v1/policies"}`:            "2",
+		`hfi_http_requests_total{code="200",route="/v1/policies/{name}"}`:     "2",
+		`hfi_http_requests_total{code="404",route="other"}`:                   "3",
+		`hfi_http_requests_total{code="202",route="/v1/reconcile"}`:           "1",
+		`hfi_triggers_total{outcome="failed"}`:                                "0",
+	} {
+		if got := d.sample(name); got != want {
+			t.Errorf("%s is %q, want %s", name, got, want)
+		}
+	}
+	if waiting != "1" {
+		t.Errorf("while one waits, the scrape says %q", waiting)
+	}
+	scrape := d.ask("GET /metrics").body
+	if got := strings.Count(scrape, "\nhfi_served_info{"); got != 1 {
+		t.Errorf("there are %d hfi_served_info: an earlier set's is left", got)
+	}
+	if strings.Contains(scrape, "moon") || strings.Contains(scrape, "Full") || strings.Contains(scrape, "/made/up") {
+		t.Error("a label holds what anybody could make up")
+	}
+	problems, err := promlint.New(strings.NewReader(scrape)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		t.Errorf("promlint: %s: %s", problem.Metric, problem.Text)
+	}
+	for line := range strings.Lines(scrape) {
+		if name, found := strings.CutPrefix(line, "# TYPE "); found && !strings.HasPrefix(name, "hfi_") && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
+			t.Errorf("%s has a foreign prefix", name)
+		}
+	}
+	d.view.set(func(v *fakeView) { v.state.Drift = reconciler.Drift{Status: reconciler.DriftUnknown, Total: 3} })
+	if got := d.sample("hfi_drift_items"); got != "" {
+		t.Errorf("drift that cannot be seen is %s items", got)
+	}
+}
+
+// A label that the reconciler chooses the values of does not grow without end.
+func TestMetricsAreBounded(t *testing.T) {
+	d := start(t, nil)
+	for i := range 1000 {
+		d.Metrics.Failed("git", fmt.Sprint("Reason", i))
+		d.Metrics.Failed("etcd", fmt.Sprint("no route to 10.0.0.", i))
+		d.Metrics.Synced(fmt.Sprint("Outcome", i), 0)
+	}
+	for i := range 300 {
+		d.ask(fmt.Sprintf("WEIRD%d /x%d", i, i)).expect(t, 404)
+	}
+	scrape := d.ask("GET /metrics").body
+	if got := strings.Count(scrape, "\nhfi_"); got > 200 {
+		t.Errorf("there are %d series", got)
+	}
+	if got := d.sample(`hfi_etcd_errors_total{reason="Other"}`); got != "1000" {
+		t.Errorf("Other counts %s", got)
+	}
+	if got := d.sample(`hfi_git_errors_total{reason="Other"}`); got != "950" {
+		t.Errorf("Other counts %s", got)
+	}
+}

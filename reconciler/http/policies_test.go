@@ -1,0 +1,268 @@
+package http
+
+import (
+	"encoding/json"
+	"fmt"
+	nethttp "net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// some is a set with a policy for each kind of selector.
+func some() *schema.Set {
+	return schema.NewSet(
+		entry("front-demo", "frontend", "demo", 1),
+		entry("front-any", "frontend", "", 2),
+		entry("any-demo", "", "demo", 3),
+		entry("all", "", "", 4),
+		entry("catalog", "productcatalog", "demo", 5),
+	)
+}
+
+// C3, F4: GET /v1/policies lists all, and with parameters selects as a filter
+// there would; a policy for frontend is none of productcatalog's.
+func TestPoliciesSelects(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(7, some()))
+	for query, want := range map[string][]string{
+		"":                                       {"all", "any-demo", "catalog", "front-any", "front-demo"},
+		"?service=frontend&namespace=demo":       {"all", "any-demo", "front-any", "front-demo"},
+		"?service=productcatalog&namespace=demo": {"all", "any-demo", "catalog"},
+		"?service=frontend&namespace=shop":       {"all", "front-any"},
+		"?service=other&namespace=other":         {"all"},
+		// Given but empty: wildcard policies only.
+		"?service=&namespace=": {"all"},
+		// One alone: the other is not known.
+		"?service=frontend": {"all", "front-any"},
+		"?namespace=demo":   {"all", "any-demo"},
+		"?service=":         {"all"},
+		"?wait=1s":          {"all", "any-demo", "catalog", "front-any", "front-demo"},
+	} {
+		got := d.ask("GET /v1/policies"+query).expect(t, 200)
+		if names := got.names(t); !slices.Equal(names, want) {
+			t.Errorf("%q selects %v, want %v", query, names, want)
+		}
+		var chosen []*schema.Entry
+		for _, name := range want {
+			chosen = append(chosen, some().Get(name))
+		}
+		// The ETag is the digest of the selected policies and nothing else.
+		if tag, digest := got.header.Get("ETag"), schema.NewSet(chosen...).Digest(); tag != `"`+string(digest)+`"` {
+			t.Errorf("%q has the ETag %s, want %s", query, tag, digest)
+		}
+		for name, value := range map[string]string{
+			"X-Hfi-Commit": fmt.Sprintf("%040x", 7), "X-Hfi-Revision": "1-one.7", "Cache-Control": "no-cache",
+			"Content-Type": "application/json", "Content-Length": fmt.Sprint(len(got.body)),
+		} {
+			if got.header.Get(name) != value {
+				t.Errorf("%q has %s %q, want %q", query, name, got.header.Get(name), value)
+			}
+		}
+		head := d.ask("HEAD /v1/policies"+query).expect(t, 200)
+		if head.body != "" || head.header.Get("Content-Length") != fmt.Sprint(len(got.body)) || head.header.Get("ETag") != got.header.Get("ETag") {
+			t.Errorf("HEAD %q differs: %+v", query, head)
+		}
+	}
+	if want := `{"policies":[` + string(some().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
+		t.Errorf("the answer is not the canonical policies: %s", d.ask("GET /v1/policies?service=").body)
+	}
+	d.SetState(stateOf(8, schema.NewSet()))
+	if body := d.ask("GET /v1/policies").body; body != "{\"policies\":[]}\n" {
+		t.Errorf("an empty set is answered %s", body)
+	}
+}
+
+// The ETag stays while only commit, revision, origins or others' policies change.
+func TestPoliciesTagIsTheSelection(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(1, some()))
+	const mine = "GET /v1/policies?service=frontend&namespace=demo"
+	before := d.ask(mine)
+	moved := some().With([]*schema.Entry{
+		some().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
+		entry("catalog", "productcatalog", "demo", 99), entry("new", "adservice", "demo", 1),
+	}, nil)
+	d.SetState(stateOf(2, moved))
+	after := d.ask(mine)
+	if after.header.Get("ETag") != before.header.Get("ETag") || after.body != before.body {
+		t.Errorf("another's change made a new answer: %+v", after)
+	}
+	if after.header.Get("X-Hfi-Revision") != "1-one.2" {
+		t.Errorf("the answer names revision %s", after.header.Get("X-Hfi-Revision"))
+	}
+	d.SetState(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
+	if d.ask(mine).header.Get("ETag") == before.header.Get("ETag") {
+		t.Error("a changed policy left the ETag as it was")
+	}
+}
+
+func TestPoliciesConditional(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(7, some()))
+	tag := d.ask("GET /v1/policies").header.Get("ETag")
+	for _, test := range []struct {
+		header string
+		code   int
+	}{
+		{tag, 304}, {"W/" + tag, 304}, {`"x", ` + tag, 304}, {`"x",W/` + tag + `, "y"`, 304}, {`, ,` + tag + `,`, 304}, {"*", 304},
+		{`"x"`, 200}, {`""`, 200}, {`W/"x"`, 200}, {strings.ToUpper(tag), 200},
+		{strings.Trim(tag, `"`), 400}, {tag + "x", 400}, {`"x`, 400}, {"", 400}, {"*, " + tag, 400}, {tag + tag, 400}, {`w/` + tag, 400},
+	} {
+		for _, wait := range []string{"", "?wait=0s"} {
+			got := d.ask("GET /v1/policies"+wait, "If-None-Match", test.header)
+			if got.code != test.code {
+				t.Errorf("If-None-Match: %s%s gives %d, want %d: %s", test.header, wait, got.code, test.code, got.body)
+			}
+			if got.code != 304 {
+				continue
+			}
+			if got.body != "" || got.header.Get("ETag") != tag || got.header.Get("X-Hfi-Revision") != "1-one.7" ||
+				got.header.Get("X-Hfi-Commit") == "" || got.header.Get("Cache-Control") != "no-cache" {
+				t.Errorf("the 304 is %+v", got)
+			}
+		}
+	}
+	// Several lines of the header are one list.
+	if got := d.ask("GET /v1/policies", "If-None-Match", `"x"`, "If-None-Match", tag); got.code != 304 {
+		t.Errorf("two lines give %d", got.code)
+	}
+}
+
+func TestPoliciesRefuses(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(7, some()))
+	for _, query := range []string{
+		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
+		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
+		"?service=" + strings.Repeat("a", 254), "?service=&namespace=" + strings.Repeat("a", 254),
+	} {
+		got := d.ask("GET /v1/policies" + query)
+		if query == "?" {
+			got.expect(t, 200)
+			continue
+		}
+		got.expectError(t, 400, "bad_request")
+	}
+	d.ask("GET /v1/policies?service="+strings.Repeat("a", 253)).expect(t, 200)
+	for _, header := range []string{"x", "1", "1-one", "1-one.x", "", "1-one.-4", strings.Repeat("9", 400) + "-a.1"} {
+		d.ask("GET /v1/policies", "X-Hfi-Revision", header).expectError(t, 400, "bad_request")
+	}
+	d.ask("GET /v1/policies", "X-Hfi-Revision", "1-one.1", "X-Hfi-Revision", "1-one.1").expectError(t, 400, "bad_request")
+}
+
+func TestPoliciesBeforeAnySet(t *testing.T) {
+	d := start(t, nil)
+	for _, path := range []string{"/v1/policies", "/v1/policies?service=a&wait=60s", "/v1/policies/all", "/v1/policies/status"} {
+		if got := d.ask("GET "+path).expectError(t, 503, "not_ready"); got.header.Get("Retry-After") == "" || got.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s has the headers %v", path, got.header)
+		}
+	}
+	// An empty first set can be served.
+	d.SetState(stateOf(1, schema.NewSet()))
+	d.ask("GET /v1/policies").expect(t, 200)
+}
+
+// A filter takes no more than 4 MiB; the list of all has no such limit.
+func TestPoliciesTooLarge(t *testing.T) {
+	d := start(t, nil)
+	large := strings.Repeat("x", 900_000)
+	set := schema.NewSet()
+	for i := range 5 {
+		set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(
+			`{"metadata":{"name":"big%d"},"spec":{"selector":{"service":"big"},"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, large))}, nil)
+	}
+	d.SetState(stateOf(1, set))
+	got := d.ask("GET /v1/policies?service=big&namespace=demo").expectError(t, 500, "too_large")
+	if !strings.Contains(got.body, "5 policies") || !strings.Contains(got.body, "4194304") || got.header.Get("Retry-After") == "" {
+		t.Errorf("the error is %s", got.body)
+	}
+	if got := d.ask("GET /v1/policies").expect(t, 200); len(got.names(t)) != 5 || len(got.body) < 4<<20 {
+		t.Errorf("the list of all has %d bytes", len(got.body))
+	}
+	d.ask("GET /v1/policies?service=other").expect(t, 200)
+	d.SetState(stateOf(2, set.With(nil, []string{"big0"})))
+	if got := d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200); len(got.names(t)) != 4 {
+		t.Errorf("four of them are %d", len(got.names(t)))
+	}
+}
+
+// GET /v1/policies/{name}: the policy, with the file, line and commit it came from.
+func TestPolicy(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(7, some()))
+	got := d.ask("GET /v1/policies/front-demo").expect(t, 200)
+	var body struct {
+		schema.Policy
+		Origin schema.Origin `json:"origin"`
+	}
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
+		t.Fatal(err)
+	}
+	if want := some().Get("front-demo"); string(body.Policy.Canonical()) != string(want.Canonical) || body.Origin != want.Origin {
+		t.Errorf("got %s", got.body)
+	}
+	if got.header.Get("X-Hfi-Revision") != "1-one.7" {
+		t.Errorf("the headers are %v", got.header)
+	}
+	for _, path := range []string{"/nothing", "/", "/front-demo/", "/front-demo/x", "/%2e%2e", "/" + strings.Repeat("x", 2000)} {
+		d.ask("GET /v1/policies"+path).expectError(t, 404, "not_found")
+	}
+	d.ask("GET /v1/policies/front-demo?x=1").expectError(t, 400, "bad_request")
+}
+
+// C4, field by field.
+func TestPoliciesStatus(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	d := start(t, func(s *Server) { s.Now = func() time.Time { return now } })
+	d.SetState(stateOf(1, schema.NewSet(
+		entryFrom(`{"metadata":{"name":"a-delay"},"spec":{"selector":{"service":"frontend","namespace":"demo"},"rules":[{"fault":{"delay_ms":500,"percentage":50}}]}}`),
+		entryFrom(`{"metadata":{"name":"b-abort"},"spec":{"rules":[{"fault":{"abort":{"status":503}}},{"fault":{"abort":{"grpc_status":14}}}]}}`),
+		entryFrom(`{"metadata":{"name":"c-both"},"spec":{"selector":{"service":"cart"},"rules":[{"fault":{"delay_ms":1,"abort":{"status":500}}}]}}`),
+		entryFrom(`{"metadata":{"name":"d-dry"},"spec":{"dry_run":true,"rules":[{"fault":{"delay_ms":1}}]}}`),
+		entryFrom(`{"metadata":{"name":"e-over"},"spec":{"expires_at":"2026-03-01T12:00:00Z","rules":[{"fault":{"delay_ms":1}}]}}`),
+		entryFrom(`{"metadata":{"name":"f-soon"},"spec":{"expires_at":"2026-03-01T12:00:01Z","rules":[{"fault":{"delay_ms":1}}]}}`),
+	)))
+	want := `{"summary":{"total_policies":6,"abort_policies":2,"delay_policies":5,"active_policies":4},"policies":[` +
+		`{"name":"a-delay","namespace":"demo","target_service":"frontend","rules_count":1,"fault_types":["delay"],"active":true},` +
+		`{"name":"b-abort","namespace":"*","target_service":"*","rules_count":2,"fault_types":["abort"],"active":true},` +
+		`{"name":"c-both","namespace":"*","target_service":"cart","rules_count":1,"fault_types":["delay","abort"],"active":true},` +
+		`{"name":"d-dry","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":false},` +
+		`{"name":"e-over","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":false},` +
+		`{"name":"f-soon","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":true}]}` + "\n"
+	if got := d.ask("GET /v1/policies/status").expect(t, 200); got.body != want {
+		t.Errorf("got  %s\nwant %s", got.body, want)
+	}
+	d.SetState(stateOf(2, schema.NewSet()))
+	want = `{"summary":{"total_policies":0,"abort_policies":0,"delay_policies":0,"active_policies":0},"policies":[]}` + "\n"
+	if got := d.ask("GET /v1/policies/status"); got.body != want || got.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("got %s", got.body)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	d := start(t, nil)
+	d.ask("GET /v1/filter.wasm").expectError(t, 404, "not_found")
+	d.ask("GET /v1/filter/00.wasm").expectError(t, 404, "not_found")
+
+	d = start(t, func(s *Server) { s.Filter = []byte("\x00asm not really") })
+	got := d.ask("GET /v1/filter.wasm").expect(t, 200)
+	const sum = "4ef74b8f1cb2ad6b8a4c0bfea2e1c9f0"
+	tag := strings.Trim(got.header.Get("ETag"), `"`)
+	if got.body != "\x00asm not really" || got.header.Get("Content-Type") != "application/wasm" || len(tag) != 64 {
+		t.Fatalf("got %+v", got)
+	}
+	named := d.ask("GET /v1/filter/"+tag+".wasm").expect(t, 200)
+	if named.body != got.body || !strings.Contains(named.header.Get("Cache-Control"), "immutable") {
+		t.Errorf("got %+v", named)
+	}
+	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, nethttp.StatusNotModified)
+	if head := d.ask("HEAD /v1/filter.wasm").expect(t, 200); head.body != "" || head.header.Get("Content-Length") != "15" {
+		t.Errorf("got %+v", head)
+	}
+	d.ask("GET /v1/filter/"+sum+sum+".wasm").expectError(t, 404, "not_found")
+	d.ask("GET /v1/filter/"+tag).expectError(t, 404, "not_found")
+}

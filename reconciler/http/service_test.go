@@ -1,0 +1,378 @@
+package http
+
+import (
+	"bufio"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	nethttp "net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// C2: GET /health is 200 while the process lives; GET /ready says whether it
+// can serve, with the state of etcd.
+func TestHealthAndReady(t *testing.T) {
+	d := start(t, nil)
+	const etcd = `"etcd":{"mode":"embedded","endpoints":["http://127.0.0.1:1"],"healthy":true,"last_seen_at":null}}` + "\n"
+	d.view.set(func(v *fakeView) { v.unready = "the first look at etcd is not over" })
+	if got := d.ask("GET /health").expect(t, 200); got.body != "{\"status\":\"ok\"}\n" {
+		t.Errorf("got %s", got.body)
+	}
+	if got := d.ask("GET /ready").expect(t, 503); got.body != `{"ready":false,"reason":"the first look at etcd is not over",`+etcd {
+		t.Errorf("got %s", got.body)
+	}
+	// Ready is who can serve; whatever the view says, without a set it cannot.
+	d.view.set(func(v *fakeView) { v.unready = "" })
+	d.ask("GET /ready").expect(t, 503)
+	d.SetState(stateOf(1, schema.NewSet()))
+	if got := d.ask("GET /ready").expect(t, 200); got.body != `{"ready":true,"reason":"",`+etcd {
+		t.Errorf("got %s", got.body)
+	}
+	d.view.set(func(v *fakeView) { v.etcd = reconciler.EtcdStatus{Mode: reconciler.External, Error: "no route"} })
+	if got := d.ask("GET /ready").expect(t, 200); !strings.Contains(got.body, `"endpoints":[],"healthy":false,"last_seen_at":null,"error":"no route"`) {
+		t.Errorf("got %s", got.body)
+	}
+	d.ask("HEAD /health").expect(t, 200)
+	d.ask("GET /health?from=balancer").expect(t, 200)
+}
+
+// C5: /v1/status is the view's, whole, with [] for every list that is empty.
+func TestStatusAndDrift(t *testing.T) {
+	d := start(t, nil)
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	got := d.ask("GET /v1/status").expect(t, 200)
+	var fields map[string]any
+	if err := json.Unmarshal([]byte(got.body), &fields); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"source.errors", "source.warnings", "etcd.endpoints", "drift.items", "filters.items", "history", "conditions"} {
+		var value any = fields
+		for part := range strings.SplitSeq(path, ".") {
+			value = value.(map[string]any)[part]
+		}
+		if items, ok := value.([]any); !ok || len(items) != 0 {
+			t.Errorf("%s is %v, want []", path, value)
+		}
+	}
+	for _, part := range []string{"source", "etcd", "sync", "drift", "filters", "history", "conditions"} {
+		if _, there := fields[part]; !there {
+			t.Errorf("there is no %s", part)
+		}
+	}
+	status := reconciler.Status{
+		Sync:  reconciler.SyncStatus{Status: reconciler.OutOfSync, Message: "a <b> & c", LastSuccessAt: &at},
+		Drift: reconciler.Drift{Status: reconciler.DriftDetected, Total: 1, Items: []reconciler.DriftItem{{Name: "x", Key: "/hfi/policies/x", Kind: reconciler.Extra}}, Since: &at, Mode: "report"},
+	}
+	d.view.set(func(v *fakeView) { v.state = status })
+	var back reconciler.Status
+	got = d.ask("GET /v1/status").expect(t, 200)
+	if err := json.Unmarshal([]byte(got.body), &back); err != nil || back.Sync.Message != status.Sync.Message || !strings.Contains(got.body, "a <b> & c") {
+		t.Errorf("got %v %s", err, got.body)
+	}
+	want := `{"status":"Detected","total":1,"items":[{"name":"x","key":"/hfi/policies/x","kind":"Extra"}],"since":"2026-03-01T12:00:00Z","mode":"report"}` + "\n"
+	if got := d.ask("GET /v1/drift").expect(t, 200); got.body != want {
+		t.Errorf("got %s", got.body)
+	}
+	d.ask("GET /v1/status?full=1").expectError(t, 400, "bad_request")
+	d.ask("GET /v1/drift?full=1").expectError(t, 400, "bad_request")
+}
+
+// Errors everywhere: {"error": {"code", "message"}}.
+func TestErrorsHaveOneForm(t *testing.T) {
+	d := start(t, nil)
+	for _, path := range []string{"/", "/v1", "/v1/", "/v2/policies", "/v1/statuses", "/health/", "/v1/policies/a/b", "//health", "/../health", "/v1/filter/", "/index.html"} {
+		d.ask("GET "+path).expectError(t, 404, "not_found")
+		d.ask("POST "+path).expectError(t, 404, "not_found")
+	}
+	for _, path := range []string{"/health", "/ready", "/metrics", "/v1/policies", "/v1/policies/status", "/v1/policies/a", "/v1/status", "/v1/drift", "/v1/filter.wasm"} {
+		for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS", "WHATEVER"} {
+			if got := d.ask(method+" "+path).expectError(t, 405, "method_not_allowed"); got.header.Get("Allow") != "GET, HEAD" {
+				t.Errorf("Allow is %q", got.header.Get("Allow"))
+			}
+		}
+	}
+	for _, path := range []string{"/v1/reconcile", "/v1/webhook"} {
+		if got := d.ask("GET "+path).expectError(t, 405, "method_not_allowed"); got.header.Get("Allow") != "POST" {
+			t.Errorf("Allow is %q", got.header.Get("Allow"))
+		}
+		if got := d.ask("HEAD " + path); got.code != 405 {
+			t.Errorf("HEAD %s is %d", path, got.code)
+		}
+	}
+	if d.view.triggers() != 0 {
+		t.Error("a refused request was a trigger")
+	}
+}
+
+// A panic is a 500, it is logged, and the process goes on.
+func TestPanicIsAnswered(t *testing.T) {
+	d := start(t, func(s *Server) { s.Now = func() time.Time { panic("kaboom") } })
+	d.SetState(stateOf(1, some()))
+	if got := d.ask("GET /v1/policies/status").expectError(t, 500, "internal"); strings.Contains(got.body, "kaboom") {
+		t.Errorf("the panic's value is told: %s", got.body)
+	}
+	if log := d.log.String(); !strings.Contains(log, "kaboom") || !strings.Contains(log, "statusOf") && !strings.Contains(log, "policiesStatus") {
+		t.Errorf("the log has no panic with its stack: %s", log)
+	}
+	d.ask("GET /v1/policies").expect(t, 200)
+}
+
+// POST /v1/reconcile and /v1/webhook answer at once, before the work, and many
+// become few.
+func TestTriggers(t *testing.T) {
+	d := start(t, func(s *Server) { s.TriggerGap = time.Millisecond })
+	release := make(chan struct{})
+	d.view.set(func(v *fakeView) {
+		v.onTrigger = func(ctx context.Context) error {
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil
+		}
+	})
+	if got := d.ask("POST /v1/reconcile").expect(t, 202); got.body != "{\"status\":\"accepted\"}\n" {
+		t.Errorf("got %s", got.body)
+	}
+	eventually(t, "the first is under way", func() bool { return d.view.triggers() == 1 })
+	for range 50 {
+		d.ask("POST /v1/webhook?token=whatever").expect(t, 202)
+	}
+	if got := d.view.triggers(); got != 1 {
+		t.Errorf("%d run at one time", got)
+	}
+	close(release)
+	eventually(t, "one more follows", func() bool { return d.view.triggers() == 2 })
+	d.shutdown()
+	if got := d.view.triggers(); got != 2 {
+		t.Errorf("51 requests made %d triggers, want 2", got)
+	}
+}
+
+// A trigger that cannot reach the leader has its end, and does not stop the next.
+func TestTriggerFails(t *testing.T) {
+	d := start(t, func(s *Server) { s.TriggerTimeout, s.TriggerGap = 50*time.Millisecond, time.Millisecond })
+	d.view.set(func(v *fakeView) {
+		v.onTrigger = func(ctx context.Context) error { <-ctx.Done(); return errors.New("etcd is away") }
+	})
+	d.ask("POST /v1/reconcile").expect(t, 202)
+	eventually(t, "it is logged", func() bool { return strings.Contains(d.log.String(), "etcd is away") })
+	d.ask("POST /v1/reconcile").expect(t, 202)
+	eventually(t, "the next is tried", func() bool { return d.view.triggers() == 2 })
+}
+
+func (d *daemon) post(path, body string, headers ...string) answer {
+	d.t.Helper()
+	r, err := nethttp.NewRequest("POST", d.url+path, strings.NewReader(body))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := d.client.Do(r)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(text)}
+}
+
+func sign(secret, body string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(body))
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
+}
+
+func TestWebhookSecret(t *testing.T) {
+	secret, failing := "s3cret", error(nil)
+	d := start(t, func(s *Server) {
+		s.WebhookSecret = func() (string, error) { return secret, failing }
+		s.MaxWebhook = 1000
+		s.TriggerGap = time.Millisecond
+	})
+	// GitHub's own example shows that the signature is what GitHub means by it.
+	if got := sign("It's a Secret to Everybody", "Hello, World!"); got != "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17" {
+		t.Fatalf("the test signs wrongly: %s", got)
+	}
+	const body = `{"ref":"refs/heads/main"}`
+	d.post("/v1/webhook", body, "X-Hub-Signature-256", sign(secret, body)).expect(t, 202)
+	d.post("/v1/webhook", body, "X-Gitlab-Token", secret).expect(t, 202)
+	eventually(t, "they trigger", func() bool { return d.view.triggers() > 0 })
+	eventually(t, "they are through", func() bool {
+		d.triggers.mu.Lock()
+		defer d.triggers.mu.Unlock()
+		return !d.triggers.running
+	})
+	before := d.view.triggers()
+	for _, headers := range [][]string{
+		nil,
+		{"X-Hub-Signature-256", sign("other", body)},
+		{"X-Hub-Signature-256", sign(secret, body+" ")},
+		{"X-Hub-Signature-256", sign(secret, body)[:40]},
+		{"X-Hub-Signature-256", strings.TrimPrefix(sign(secret, body), "sha256=")},
+		{"X-Hub-Signature-256", "sha256="},
+		{"X-Hub-Signature-256", "sha256=zz"},
+		{"X-Gitlab-Token", "s3cre"},
+		{"X-Gitlab-Token", "other", "X-Hub-Signature-256", sign(secret, body)},
+	} {
+		d.post("/v1/webhook", body, headers...).expectError(t, 403, "forbidden")
+	}
+	long := strings.Repeat("x", 1001)
+	d.post("/v1/webhook", long, "X-Hub-Signature-256", sign(secret, long)).expectError(t, 413, "too_large")
+	// A secret that cannot be read, or is empty, opens nothing.
+	secret = ""
+	d.post("/v1/webhook", body, "X-Hub-Signature-256", sign("", body)).expectError(t, 503, "no_secret")
+	secret, failing = "s3cret", errors.New("permission denied")
+	d.post("/v1/webhook", body, "X-Gitlab-Token", secret).expectError(t, 503, "no_secret")
+	if got := d.view.triggers(); got != before {
+		t.Errorf("refused webhooks made %d triggers", got-before)
+	}
+	if strings.Contains(d.log.String(), "s3cret") {
+		t.Error("the log has the secret")
+	}
+	// Large bodies that nobody reads are no trouble.
+	open := start(t, nil)
+	open.post("/v1/webhook", strings.Repeat("x", 100_000)).expect(t, 202)
+}
+
+// raw is a connection of a client that does not behave.
+func (d *daemon) raw(text string) (net.Conn, *bufio.Reader) {
+	d.t.Helper()
+	connection, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { connection.Close() })
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(connection, text); err != nil {
+		d.t.Fatal(err)
+	}
+	return connection, bufio.NewReader(connection)
+}
+
+// Clients that are slow, or send too much, cost their own connection only.
+func TestBadClients(t *testing.T) {
+	const limit = 150 * time.Millisecond
+	d := start(t, func(s *Server) {
+		s.ReadHeaderTimeout, s.IdleTimeout, s.BodyTimeout, s.WriteTimeout = limit, limit, limit, limit
+	})
+	d.SetState(stateOf(1, some()))
+	cut := func(t *testing.T, reader *bufio.Reader) {
+		t.Helper()
+		if _, err := io.Copy(io.Discard, reader); err != nil && errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+			t.Errorf("the connection is still open: %v", err)
+		}
+	}
+	t.Run("headers that never end", func(t *testing.T) {
+		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\nX-Slow: ")
+		cut(t, reader)
+	})
+	t.Run("a connection that is not used", func(t *testing.T) {
+		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+		cut(t, reader)
+	})
+	t.Run("a body that never ends", func(t *testing.T) {
+		for _, length := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked"} {
+			_, reader := d.raw("POST /v1/reconcile HTTP/1.1\r\nHost: h\r\n" + length + "\r\n\r\n")
+			cut(t, reader)
+		}
+	})
+	t.Run("a body on GET", func(t *testing.T) {
+		_, reader := d.raw("GET /v1/policies?wait=60s HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\nContent-Length: 5\r\n\r\n")
+		response, err := nethttp.ReadResponse(reader, nil)
+		if err != nil || response.StatusCode != 400 {
+			t.Fatalf("got %v %v", response, err)
+		}
+	})
+	t.Run("headers too large", func(t *testing.T) {
+		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\nX-Large: " + strings.Repeat("x", 30_000) + "\r\n\r\n")
+		response, err := nethttp.ReadResponse(reader, nil)
+		if err != nil || response.StatusCode != 431 {
+			t.Fatalf("got %v %v", response, err)
+		}
+		cut(t, reader)
+	})
+	t.Run("an answer that is not read", func(t *testing.T) {
+		set := schema.NewSet()
+		for i := range 40 {
+			set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(`{"metadata":{"name":"p%d"},"spec":{"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, strings.Repeat("x", 1<<20)))}, nil)
+		}
+		d.SetState(stateOf(2, set))
+		answered := d.Metrics.requests.WithLabelValues("/v1/policies", "200")
+		before := testutil.ToFloat64(answered)
+		d.raw("GET /v1/policies HTTP/1.1\r\nHost: h\r\n\r\n")
+		// Forty megabytes are more than the sockets hold.
+		eventually(t, "it is given up", func() bool { return testutil.ToFloat64(answered) > before })
+	})
+	t.Run("a long wait is none of these", func(t *testing.T) {
+		d.SetState(stateOf(3, some()))
+		got := d.begin(frontendWaits, "If-None-Match", "*")
+		d.waiting(1)
+		time.Sleep(3 * limit)
+		d.SetState(stateOf(4, schema.NewSet()))
+		d.soon(got).expect(t, 200)
+	})
+	d.ask("GET /health").expect(t, 200)
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// Shutdown comes to its end even when a client does not read its answer.
+func TestShutdownCutsOff(t *testing.T) {
+	view := &fakeView{}
+	server := New(view)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	server.Filter = make([]byte, 64<<20)
+	connection, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	fmt.Fprint(connection, "GET /v1/filter.wasm HTTP/1.1\r\nHost: h\r\n\r\n")
+	if _, err := bufio.NewReader(connection).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("shutting down says %v", err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("serving says %v", err)
+	}
+}
+
+func TestServeSaysWhyItFails(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	server := New(&fakeView{})
+	if err := server.Serve(listener); err == nil || !strings.Contains(err.Error(), listener.Addr().String()) {
+		t.Errorf("got %v", err)
+	}
+}

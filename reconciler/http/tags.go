@@ -1,0 +1,51 @@
+package http
+
+import "strings"
+
+// tags are the entity tags of an If-None-Match header.
+type tags struct {
+	any  bool
+	list []string
+}
+
+// match compares weakly, as If-None-Match asks.
+func (t tags) match(tag string) bool {
+	for _, one := range t.list {
+		if one == tag {
+			return true
+		}
+	}
+	return t.any
+}
+
+func quote(tag string) string { return `"` + tag + `"` }
+
+// parseTags refuses what is malformed: taken for no tag at all, it would turn
+// each wait of that client into an answer at once, without an end.
+func parseTags(headers []string) (tags, error) {
+	var t tags
+	malformed := badRequest(`the header If-None-Match must be *, or a list of quoted tags such as "v1:…"`)
+	rest := strings.TrimSpace(strings.Join(headers, ","))
+	if rest == "" {
+		if len(headers) > 0 {
+			return t, malformed
+		}
+		return t, nil
+	}
+	if rest == "*" {
+		return tags{any: true}, nil
+	}
+	for {
+		rest = strings.TrimLeft(rest, " \t,")
+		if rest == "" {
+			return t, nil
+		}
+		quoted, found := strings.CutPrefix(strings.TrimPrefix(rest, "W/"), `"`)
+		tag, after, closed := strings.Cut(quoted, `"`)
+		if after = strings.TrimLeft(after, " \t"); !found || !closed || after != "" && after[0] != ',' {
+			return t, malformed
+		}
+		t.list = append(t.list, tag)
+		rest = after
+	}
+}

@@ -1,0 +1,505 @@
+package http
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	nethttp "net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/schema"
+)
+
+const frontendWaits = "GET /v1/policies?service=frontend&namespace=demo&wait=60s"
+
+func (d *daemon) wakeups() float64 { return testutil.ToFloat64(d.Metrics.wakeups) }
+
+// empty checks that the hub remembers nobody.
+func (d *daemon) empty() {
+	d.t.Helper()
+	eventually(d.t, "nobody waits and nothing is kept of those who did", func() bool {
+		d.hub.mu.Lock()
+		defer d.hub.mu.Unlock()
+		return d.Metrics.waiting.Load() == 0 && len(d.hub.topics) == 0 && len(d.hub.byKey) == 0
+	})
+}
+
+// A waiting client is woken only by a change in what it would be served.
+func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
+	for name, test := range map[string]struct {
+		puts    []*schema.Entry
+		deletes []string
+		woken   bool
+	}{
+		"its policy changes":              {puts: []*schema.Entry{entry("front-demo", "frontend", "demo", 9)}, woken: true},
+		"its policy goes":                 {deletes: []string{"front-demo"}, woken: true},
+		"a wildcard policy comes":         {puts: []*schema.Entry{entry("new", "", "", 9)}, woken: true},
+		"a namespace's policy comes":      {puts: []*schema.Entry{entry("new", "", "demo", 9)}, woken: true},
+		"its policy moves away":           {puts: []*schema.Entry{entry("front-demo", "cart", "demo", 1)}, woken: true},
+		"another's moves to it":           {puts: []*schema.Entry{entry("catalog", "frontend", "demo", 5)}, woken: true},
+		"another's policy changes":        {puts: []*schema.Entry{entry("catalog", "productcatalog", "demo", 9)}},
+		"its namesake's policy comes":     {puts: []*schema.Entry{entry("new", "frontend", "shop", 9)}},
+		"another namespace's comes":       {puts: []*schema.Entry{entry("new", "", "shop", 9)}},
+		"its policy is written elsewhere": {puts: []*schema.Entry{some().Get("front-demo").WithOrigin(schema.Origin{File: "x"})}},
+		"only the commit":                 {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, nil)
+			d.SetState(stateOf(1, some()))
+			tag := d.ask(frontendWaits).expect(t, 200).header.Get("ETag")
+			got := d.begin(frontendWaits, "If-None-Match", tag)
+			d.waiting(1)
+			next := some().With(test.puts, test.deletes)
+			d.SetState(stateOf(2, next))
+			if !test.woken {
+				d.none(got)
+				// The next change of its own still reaches it.
+				d.SetState(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
+			}
+			a := d.soon(got).expect(t, 200)
+			if a.header.Get("ETag") == tag || d.wakeups() != 1 {
+				t.Errorf("answered %s after %v wake-ups", a.header.Get("ETag"), d.wakeups())
+			}
+			d.empty()
+		})
+	}
+}
+
+// A client that waits for all is woken by any change in meaning, and by that only.
+func TestWaitingForAll(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(1, some()))
+	tag := d.ask("GET /v1/policies").header.Get("ETag")
+	got := d.begin("GET /v1/policies?wait=60s", "If-None-Match", tag)
+	d.waiting(1)
+	d.SetState(stateOf(2, some().With([]*schema.Entry{some().Get("all").WithOrigin(schema.Origin{})}, nil)))
+	d.none(got)
+	d.SetState(stateOf(3, some().With(nil, []string{"catalog"})))
+	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
+		t.Errorf("got %v after %v wake-ups", a.names(t), d.wakeups())
+	}
+}
+
+// A client that was woken and leaves late must not take off the topic of
+// those who wait anew.
+func TestLeavingLateDisturbsNobody(t *testing.T) {
+	for _, to := range []subject{{all: true}, {workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
+		h := newHub()
+		h.update(stateOf(1, some()))
+		_, early := h.subscribe(to)
+		h.update(stateOf(2, schema.NewSet()))
+		_, late := h.subscribe(to)
+		h.unsubscribe(early)
+		h.update(stateOf(3, some()))
+		select {
+		case <-late.changed:
+		default:
+			t.Errorf("the change does not reach who waits for %+v", to)
+		}
+		h.unsubscribe(late)
+		if len(h.topics) != 0 || len(h.byKey) != 0 {
+			t.Errorf("the hub keeps %d topics", len(h.topics))
+		}
+	}
+}
+
+func TestWaitingEnds(t *testing.T) {
+	d := start(t, func(s *Server) { s.MaxWait = 300 * time.Millisecond })
+	d.SetState(stateOf(1, some()))
+	tag := d.ask(frontendWaits).header.Get("ETag")
+	// In its time or, if that is shorter, the server's; units or none.
+	for _, wait := range []string{"20ms", "0.05s", "1", "60s", "2h"} {
+		a := d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait="+wait, "If-None-Match", tag)).expect(t, 304)
+		if a.header.Get("ETag") != tag {
+			t.Errorf("the 304 has the ETag %s", a.header.Get("ETag"))
+		}
+	}
+	// A wait that is over takes the connection with it no more than an answer does.
+	if a := d.ask("GET /health"); a.code != 200 {
+		t.Error("the connection is of no more use")
+	}
+	// A client without a set, or with another, does not wait.
+	d.MaxWait = time.Hour
+	d.ask("GET /v1/policies?wait=1h").expect(t, 200)
+	d.ask("GET /v1/policies?wait=1h", "If-None-Match", `"v1:0"`).expect(t, 200)
+	// "*" waits until there is something else than now, and is answered then.
+	got := d.begin(frontendWaits, "If-None-Match", "*")
+	d.waiting(1)
+	d.SetState(stateOf(2, schema.NewSet()))
+	d.soon(got).expect(t, 200)
+	// A client that goes is forgotten, and counted as gone.
+	ctx, cancel := context.WithCancel(context.Background())
+	left := make(chan error, 1)
+	go func() {
+		_, err := d.tryAsk(ctx, frontendWaits, "If-None-Match", "*")
+		left <- err
+	}()
+	d.waiting(1)
+	cancel()
+	if <-left == nil {
+		t.Error("the client did not leave")
+	}
+	d.empty()
+	eventually(t, "it is counted as gone", func() bool {
+		return testutil.ToFloat64(d.Metrics.requests.WithLabelValues("/v1/policies", "499")) == 1
+	})
+}
+
+func TestWaitingIsBounded(t *testing.T) {
+	d := start(t, func(s *Server) { s.MaxWaiting = 1 })
+	d.SetState(stateOf(1, some()))
+	got := d.begin(frontendWaits, "If-None-Match", "*")
+	d.waiting(1)
+	d.ask(frontendWaits, "If-None-Match", "*").expectError(t, 503, "too_many_waiting")
+	d.ask("GET /v1/policies").expect(t, 200)
+	d.SetState(stateOf(2, schema.NewSet()))
+	d.soon(got).expect(t, 200)
+}
+
+// A client that sends its revision never gets an older set from a replica that lags.
+func TestRevisionOrdersAnswers(t *testing.T) {
+	d := start(t, func(s *Server) { s.CatchUp = 100 * time.Millisecond })
+	d.SetState(stateOf(5, some()))
+	ask := func(revision, query string, headers ...string) answer {
+		return d.ask("GET /v1/policies"+query, append(headers, "X-Hfi-Revision", revision)...)
+	}
+	for _, seen := range []string{"1-one.5", "1-one.4", "0-old.99", "1-two.99"} {
+		// The last is another epoch of the same number: which is older is not known.
+		ask(seen, "").expect(t, 200)
+	}
+	tag := d.ask("GET /v1/policies").header.Get("ETag")
+	for _, ahead := range []string{"1-one.6", "2-two.1"} {
+		for _, query := range []string{"", "?wait=50ms", "?service=frontend&wait=50ms"} {
+			// A 304 would speak for an older set as well.
+			for _, headers := range [][]string{nil, {"If-None-Match", tag}} {
+				a := ask(ahead, query, headers...).expectError(t, 503, "behind")
+				if a.header.Get("Retry-After") == "" || a.header.Get("X-Hfi-Revision") != "1-one.5" {
+					t.Errorf("the headers are %v", a.header)
+				}
+			}
+		}
+	}
+	// It is answered as soon as this replica has caught up, and not by a step on the way.
+	got := d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.7")
+	d.waiting(1)
+	d.SetState(stateOf(6, some().With(nil, []string{"all"})))
+	d.none(got)
+	d.SetState(stateOf(7, schema.NewSet()))
+	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
+		t.Errorf("got %+v", a)
+	}
+	// Caught up with what it has already, it goes on to wait for a change.
+	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.8", "If-None-Match", `"`+string(schema.NewSet().Digest())+`"`)
+	d.waiting(1)
+	d.SetState(stateOf(8, schema.NewSet()))
+	d.none(got)
+	d.SetState(stateOf(9, some()))
+	d.soon(got).expect(t, 200)
+	// A wiped etcd is a new epoch: its revisions are low, and newer all the same.
+	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "2-new.3")
+	d.waiting(1)
+	epoch := stateOf(3, schema.NewSet())
+	epoch.Revision = revision(2, "new", 3)
+	d.SetState(epoch)
+	d.soon(got).expect(t, 200)
+	// What has been served never goes back.
+	d.SetState(stateOf(99, some()))
+	if a := d.ask("GET /v1/policies"); a.header.Get("X-Hfi-Revision") != "2-new.3" || !strings.Contains(d.log.String(), "older state") {
+		t.Errorf("an older state is served: %+v", a.header)
+	}
+}
+
+// At shutdown whoever waits is answered as if the wait were over, and asks again.
+func TestShutdownAnswersWaiting(t *testing.T) {
+	d := start(t, nil)
+	d.SetState(stateOf(1, some()))
+	var got []<-chan answer
+	for range 20 {
+		got = append(got, d.begin(frontendWaits, "If-None-Match", "*"))
+	}
+	lagging := d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.2")
+	d.waiting(21)
+	done := make(chan struct{})
+	go func() { d.shutdown(); close(done) }()
+	for _, one := range got {
+		if a := d.soon(one).expect(t, 304); a.header.Get("ETag") == "" || a.header.Get("Connection") != "close" {
+			t.Errorf("answered %v", a.header)
+		}
+	}
+	d.soon(lagging).expectError(t, 503, "behind")
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("shutting down does not end")
+	}
+	d.empty()
+}
+
+// Random changes and many clients that each wait, at any moment, for what
+// they have not got: none is left waiting though its selection changed, and
+// none is answered what it has. Meant for -race.
+func TestNobodyMissesAChange(t *testing.T) {
+	d := start(t, nil)
+	services := []string{"a", "b", "c"}
+	set := schema.NewSet()
+	d.SetState(stateOf(1, set))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	type known struct {
+		sync.Mutex
+		tag, revision string
+	}
+	clients := make([]*known, 30)
+	workloads := make([]selection.Workload, len(clients))
+	var group sync.WaitGroup
+	for i := range clients {
+		clients[i] = &known{}
+		workloads[i] = selection.Workload{Service: services[i%3], Namespace: fmt.Sprint("n", i%2)}
+		group.Go(func() {
+			path := fmt.Sprintf("GET /v1/policies?service=%s&namespace=%s&wait=60s", workloads[i].Service, workloads[i].Namespace)
+			var headers []string
+			for ctx.Err() == nil {
+				a, err := d.tryAsk(ctx, path, headers...)
+				if ctx.Err() != nil {
+					return
+				}
+				if err != nil || a.code != 200 {
+					t.Errorf("client %d: %v %+v", i, err, a)
+					return
+				}
+				tag := a.header.Get("ETag")
+				clients[i].Lock()
+				if tag == clients[i].tag {
+					t.Errorf("client %d was answered what it has", i)
+				}
+				clients[i].tag, clients[i].revision = tag, a.header.Get("X-Hfi-Revision")
+				headers = []string{"If-None-Match", tag, "X-Hfi-Revision", clients[i].revision}
+				clients[i].Unlock()
+			}
+		})
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	number := int64(1)
+	for range 60 {
+		// A burst, then all must get where the last one leads.
+		for range 1 + random.IntN(4) {
+			name := fmt.Sprint("p", random.IntN(6))
+			if random.IntN(4) == 0 {
+				set = set.With(nil, []string{name})
+			} else {
+				set = set.With([]*schema.Entry{entry(name, append(services, "")[random.IntN(4)], []string{"n0", "n1", ""}[random.IntN(3)], int64(1+random.IntN(3)))}, nil)
+			}
+			number++
+			d.SetState(stateOf(number, set))
+			if random.IntN(2) == 0 {
+				time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond)
+			}
+		}
+		for i, client := range clients {
+			var want []*schema.Entry
+			for _, e := range set.Entries() {
+				if selection.Matches(e.Policy.Spec.Selector, workloads[i]) {
+					want = append(want, e)
+				}
+			}
+			tag := `"` + string(schema.NewSet(want...).Digest()) + `"`
+			eventually(t, fmt.Sprintf("client %d (%+v) has the selection of state %d", i, workloads[i], number), func() bool {
+				client.Lock()
+				defer client.Unlock()
+				return client.tag == tag
+			})
+		}
+	}
+	cancel()
+	group.Wait()
+	d.empty()
+}
+
+// The narrowest moment, many times: a change that comes while a client is
+// between comparing and waiting.
+func TestChangeMeetsUpdate(t *testing.T) {
+	s := New(&fakeView{})
+	s.SetState(stateOf(1, some()))
+	q := query{subject: subject{workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
+	for i := int64(2); i < 6000; i++ {
+		q.has = tags{list: []string{s.hub.current.Load().summary(q.subject).tag}}
+		next := stateOf(i, some().With([]*schema.Entry{entry("all", "", "", i)}, nil))
+		done := make(chan struct{})
+		slow := i < 12
+		if slow {
+			// Both queue for the lock, the update in front: what the client
+			// compares with must not be from before it got the lock.
+			s.hub.mu.Lock()
+			time.AfterFunc(40*time.Millisecond, s.hub.mu.Unlock)
+		}
+		go func() {
+			defer close(done)
+			s.SetState(next)
+		}()
+		if slow {
+			time.Sleep(20 * time.Millisecond)
+		}
+		limit := &limit{wait: patience}
+		began := time.Now()
+		snapshot, err := s.change(context.Background(), q, limit)
+		if err != nil || snapshot.state != next || time.Since(began) >= patience {
+			t.Fatalf("round %d: the change was missed for %v: %v", i, time.Since(began), err)
+		}
+		limit.stop()
+		<-done
+	}
+	if len(s.hub.topics) != 0 || len(s.hub.byKey) != 0 {
+		t.Errorf("the hub keeps %d topics", len(s.hub.topics))
+	}
+}
+
+// pipes is a listener whose connections need no file descriptors: ten thousand
+// clients and the server would need more of them than a process may have.
+type pipes struct {
+	incoming chan net.Conn
+	closed   chan struct{}
+	close    func()
+}
+
+func newPipes() *pipes {
+	p := &pipes{incoming: make(chan net.Conn), closed: make(chan struct{})}
+	p.close = sync.OnceFunc(func() { close(p.closed) })
+	return p
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case connection := <-p.incoming:
+		return connection, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.close(); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "pipe"} }
+
+func (p *pipes) dial() net.Conn {
+	client, server := net.Pipe()
+	p.incoming <- server
+	return client
+}
+
+// crowd is many waiting clients: client i is of service i modulo services.
+type crowd struct {
+	t       testing.TB
+	d       *daemon
+	clients []net.Conn
+	answers []chan string
+}
+
+func gather(t testing.TB, d *daemon, count, services int) *crowd {
+	c := &crowd{t: t, d: d}
+	listener := newPipes()
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(listener) }()
+	t.Cleanup(func() {
+		d.shutdown()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range count {
+		connection := listener.dial()
+		answers := make(chan string, 1)
+		c.clients, c.answers = append(c.clients, connection), append(c.answers, answers)
+		go func() {
+			defer close(answers)
+			reader := bufio.NewReaderSize(connection, 16)
+			for {
+				response, err := nethttp.ReadResponse(reader, nil)
+				if err != nil {
+					return
+				}
+				response.Body.Close()
+				answers <- response.Header.Get("ETag")
+			}
+		}()
+		c.wait(i, i%services, "*")
+	}
+	d.waiting(int64(count))
+	return c
+}
+
+func (c *crowd) wait(i, service int, tag string) {
+	if _, err := fmt.Fprintf(c.clients[i], "GET /v1/policies?service=s%d&namespace=n&wait=600s HTTP/1.1\r\nHost: h\r\nIf-None-Match: %s\r\n\r\n", service, tag); err != nil {
+		c.t.Fatalf("client %d: %v", i, err)
+	}
+}
+
+func (c *crowd) leave() {
+	for i, connection := range c.clients {
+		connection.Close()
+		for range c.answers[i] {
+		}
+	}
+	c.d.empty()
+}
+
+// oneEach has a policy for each of so many services.
+func oneEach(services int) *schema.Set {
+	set := schema.NewSet()
+	for i := range services {
+		set = set.With([]*schema.Entry{entry(fmt.Sprint("p", i), fmt.Sprint("s", i), "n", 1)}, nil)
+	}
+	return set
+}
+
+// Ten thousand waiting clients of a hundred services, one service's policy
+// changes: only its clients wake.
+func TestOnlyItsClientsWake(t *testing.T) {
+	const count, services = 10_000, 100
+	d := start(t, nil)
+	set := oneEach(services)
+	d.SetState(stateOf(1, set))
+	c := gather(t, d, count, services)
+	defer c.leave()
+	d.SetState(stateOf(2, set.With([]*schema.Entry{entry("p42", "s42", "n", 2)}, nil)))
+	for i := 42; i < count; i += services {
+		select {
+		case tag := <-c.answers[i]:
+			if want := schema.NewSet(entry("p42", "s42", "n", 2)).Digest(); tag != `"`+string(want)+`"` {
+				t.Fatalf("client %d got %s, want %s", i, tag, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("client %d got no answer", i)
+		}
+	}
+	d.waiting(count - count/services)
+	if got := d.wakeups(); got != count/services {
+		t.Errorf("%v clients woke, and the change concerned %d", got, count/services)
+	}
+	for i, answers := range c.answers {
+		if len(answers) != 0 {
+			t.Errorf("client %d got an answer", i)
+		}
+	}
+	// A wildcard policy concerns everybody.
+	d.SetState(stateOf(3, set.With([]*schema.Entry{entry("all", "", "", 1)}, nil)))
+	for i, answers := range c.answers {
+		if i%services == 42 {
+			continue
+		}
+		select {
+		case <-answers:
+		case <-time.After(patience):
+			t.Fatalf("client %d got no answer", i)
+		}
+	}
+	if got := d.wakeups(); got != count {
+		t.Errorf("%v clients woke in all, and there are %d", got, count)
+	}
+}
