@@ -1,0 +1,122 @@
+package kube
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// module is what a WasmPlugin asks sidecars to load.
+type module struct{ url, sha256 string }
+
+// check is what came of looking for a module.
+type check struct {
+	// busy: it is being looked for, for the first time or again.
+	busy bool
+	at   time.Time
+	// reason is a word for a condition, or empty if the module is there; message a sentence.
+	reason, message string
+	// certain: sidecars meet the same. A network may keep the daemon alone away.
+	certain bool
+}
+
+// Reasons of the condition Loaded.
+const (
+	reasonLoaded      = "Loaded"
+	reasonLoading     = "Loading"
+	reasonNoPods      = "NoPods"
+	reasonPodsUnknown = "PodsUnknown"
+	reasonNoContact   = "NoContact"
+	reasonUnreachable = "UnreachableURL"
+	reasonDigest      = "WrongDigest"
+)
+
+// checked is what is known of a plugin's module, and has it looked for if it
+// never was, or if again is set and the last look is old. The daemon's own
+// URLs need no looking, and those of registries are for Istio's agent to judge.
+func (k *keeper) checked(ctx context.Context, one *plugin, again bool) check {
+	if servedBy(one.url, k.home) {
+		return k.ownModule(one)
+	}
+	if !strings.HasPrefix(one.url, "http://") && !strings.HasPrefix(one.url, "https://") {
+		return check{}
+	}
+	at := module{one.url, one.sha256}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.checks[at]
+	if known == nil {
+		known = &check{}
+		k.checks[at] = known
+	}
+	if due := known.at.IsZero() || again && k.Now().Sub(known.at) >= k.CheckEvery; due && !known.busy {
+		known.busy = true
+		k.tasks.Go(func() {
+			found := k.look(ctx, at)
+			k.mu.Lock()
+			*known = found
+			k.mu.Unlock()
+			k.notify()
+		})
+	}
+	return *known
+}
+
+// ownModule judges a URL of the control plane's own.
+func (k *keeper) ownModule(one *plugin) check {
+	at, err := url.Parse(one.url)
+	if err != nil {
+		return check{}
+	}
+	_, name, byName := strings.Cut(at.Path, "/v1/filter/")
+	switch {
+	case k.SHA256 == "":
+		return check{reason: reasonUnreachable, message: "the control plane has no filter to serve", certain: true}
+	case byName && name != k.SHA256+".wasm":
+		return check{reason: reasonUnreachable, certain: true,
+			message: fmt.Sprintf("the url answers 404: the control plane's filter is /v1/filter/%s.wasm", k.SHA256)}
+	case one.sha256 != "" && one.sha256 != k.SHA256:
+		return check{reason: reasonDigest, message: differs(one.sha256, k.SHA256), certain: true}
+	}
+	return check{}
+}
+
+func differs(wanted, found string) string {
+	return fmt.Sprintf("sha256 differs: spec says %.12s…, and the module has %.12s…", wanted, found)
+}
+
+// look fetches a module, within limits, and compares its digest.
+func (k *keeper) look(ctx context.Context, at module) (found check) {
+	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
+	defer cancel()
+	defer func() { found.at = k.Now() }()
+	request, err := http.NewRequestWithContext(limit, http.MethodGet, at.url, nil)
+	if err != nil {
+		return check{reason: reasonUnreachable, message: "the url cannot be read: " + err.Error(), certain: true}
+	}
+	response, err := k.HTTP.Do(request)
+	if err != nil {
+		return check{reason: reasonUnreachable, message: "the url cannot be reached from the control plane: " + cut(reasonOf(err), 200)}
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return check{reason: reasonUnreachable, message: "the url answers " + response.Status, certain: true}
+	}
+	sum := sha256.New()
+	size, err := io.Copy(sum, io.LimitReader(response.Body, k.MaxModule+1))
+	switch digest := hex.EncodeToString(sum.Sum(nil)); {
+	case err != nil:
+		return check{reason: reasonUnreachable, message: "the url's answer breaks off: " + cut(reasonOf(err), 200)}
+	case size > k.MaxModule:
+		return check{reason: reasonUnreachable, message: fmt.Sprintf("the url's answer has more than %d bytes", k.MaxModule)}
+	case at.sha256 != "" && at.sha256 != digest:
+		return check{reason: reasonDigest, message: differs(at.sha256, digest), certain: true}
+	}
+	return check{}
+}

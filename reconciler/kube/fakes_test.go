@@ -1,0 +1,233 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubeschema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+	kubetesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
+}
+
+// patience is how long a test waits for what ought to happen soon.
+const patience = 30 * time.Second
+
+const filterDigest = "5f2c7e9a0b1d3c4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6"
+
+// stage is a Cluster in front of a fake API server.
+type stage struct {
+	*Cluster
+	t       *testing.T
+	objects *dynamicfake.FakeDynamicClient
+	pods    *metadatafake.FakeMetadataClient
+
+	mu     sync.Mutex
+	leads  bool
+	fleet  reconciler.FiltersStatus
+	denied map[string]bool
+	failed map[string]error
+	// passed is what was added to the time.
+	passed  time.Duration
+	version int
+}
+
+// newStage starts a Cluster that leads, looks often, and keeps namespace demo.
+func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage {
+	t.Helper()
+	kinds := map[kubeschema.GroupVersionResource]string{pluginResource: "WasmPluginList", eventResource: "EventList"}
+	s := &stage{
+		t: t, leads: true, fleet: reconciler.FiltersStatus{Complete: true}, denied: map[string]bool{}, failed: map[string]error{},
+		objects: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...),
+	}
+	scheme := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	s.pods = metadatafake.NewSimpleMetadataClient(scheme)
+	s.objects.PrependReactor("*", "*", s.judge)
+	s.pods.PrependReactor("*", "*", s.judge)
+	watching := func(action kubetesting.Action) (bool, error) {
+		denied, _, err := s.judge(action)
+		return denied, err
+	}
+	for _, fake := range []*kubetesting.Fake{&s.objects.Fake, &s.pods.Fake} {
+		chain := fake.WatchReactionChain[0]
+		fake.PrependWatchReactor("*", reactWatch{watching, chain}.react())
+	}
+	c := New(Clients{Metadata: s.pods, Dynamic: s.objects})
+	s.Cluster = c
+	c.Interval, c.Settle, c.RetryMin, c.RetryMax, c.RepairMin = 20*time.Millisecond, time.Millisecond, 5*time.Millisecond, 20*time.Millisecond, time.Millisecond
+	c.SHA256, c.Keep = filterDigest, []string{"demo"}
+	c.Leads = func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.leads }
+	c.Filters = func(context.Context) (reconciler.FiltersStatus, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.fleet, nil
+	}
+	c.Now = func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return time.Now().Add(s.passed) }
+	if os.Getenv("HFI_KUBE_LOG") != "" {
+		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	if tune != nil {
+		tune(s)
+	}
+	if err := c.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// judge refuses what is denied, and fails what is to fail.
+func (s *stage) judge(action kubetesting.Action) (bool, runtime.Object, error) {
+	resource := action.GetResource().Resource
+	if sub := action.GetSubresource(); sub != "" {
+		resource += "/" + sub
+	}
+	what := action.GetVerb() + " " + resource
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.denied[what] {
+		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", fmt.Errorf("%s is not allowed", what))
+	}
+	if err := s.failed[what]; err != nil {
+		return true, nil, err
+	}
+	return false, nil, nil
+}
+
+func (s *stage) deny(what ...string)  { s.each(what, func(w string) { s.denied[w] = true }) }
+func (s *stage) grant(what ...string) { s.each(what, func(w string) { delete(s.denied, w) }) }
+
+func (s *stage) each(what []string, do func(string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range what {
+		do(one)
+	}
+}
+
+func (s *stage) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func (s *stage) pass(d time.Duration) { s.set(func() { s.passed += d }) }
+
+// serve serves policies, each written NAME=SERVICE/NAMESPACE.
+func (s *stage) serve(policies ...string) *schema.Set {
+	s.t.Helper()
+	set := setOf(s.t, policies...)
+	s.version++
+	s.Cluster.Serve(&reconciler.State{Set: set, Revision: reconciler.Revision{Number: int64(s.version)}})
+	return set
+}
+
+func setOf(t *testing.T, policies ...string) *schema.Set {
+	t.Helper()
+	var entries []*schema.Entry
+	for _, text := range policies {
+		name, selector, _ := strings.Cut(text, "=")
+		service, namespace, _ := strings.Cut(selector, "/")
+		policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q},"rules":[{"fault":{"delay_ms":5}}]}}`,
+			name, service, namespace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, schema.NewEntry(policy, schema.Origin{}))
+	}
+	return schema.NewSet(entries...)
+}
+
+// podOfDeployment is a pod as a Deployment's ReplicaSet makes it and Istio injects it.
+func podOfDeployment(namespace, deployment, suffix string, labels map[string]string) *metav1.PartialObjectMetadata {
+	all := map[string]string{labelTemplateHash: "abc12", "app": deployment}
+	for name, value := range labels {
+		all[name] = value
+	}
+	controls := true
+	return &metav1.PartialObjectMetadata{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: deployment + "-abc12-" + suffix, GenerateName: deployment + "-abc12-", Labels: all, UID: types.UID(suffix),
+			Annotations:       map[string]string{annotationSidecar: "{}"},
+			OwnerReferences:   []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: deployment + "-abc12", Controller: &controls}},
+			CreationTimestamp: metav1.NewTime(time.Now().Add(-time.Hour)),
+		},
+	}
+}
+
+func (s *stage) start(pods ...*metav1.PartialObjectMetadata) {
+	s.t.Helper()
+	for _, one := range pods {
+		if err := s.pods.Tracker().Create(podResource, one, one.Namespace); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *stage) stop(one *metav1.PartialObjectMetadata) {
+	s.t.Helper()
+	if err := s.pods.Tracker().Delete(podResource, one.Namespace, one.Name); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// filters sets the fleet: each pod's filter, of the service given, and how it stands.
+func (s *stage) filters(namespace, service string, states map[string]reconciler.FilterState) {
+	var items []reconciler.FilterStatus
+	for name, state := range states {
+		items = append(items, reconciler.FilterStatus{FilterID: reconciler.FilterID{Pod: name, Service: service, Namespace: namespace}, State: state})
+	}
+	s.set(func() { s.fleet.Items = items })
+}
+
+// errEmptyWatch fails a watch as client-go does when nothing answers: with an
+// empty watch and no error.
+var errEmptyWatch = errors.New("an empty watch")
+
+// reactWatch denies a watch, or leaves it to the next in the chain.
+type reactWatch struct {
+	denied func(kubetesting.Action) (bool, error)
+	next   kubetesting.WatchReactor
+}
+
+func (r reactWatch) react() kubetesting.WatchReactionFunc {
+	return func(action kubetesting.Action) (bool, watch.Interface, error) {
+		if denied, err := r.denied(action); denied {
+			if errors.Is(err, errEmptyWatch) {
+				return true, watch.NewEmptyWatch(), nil
+			}
+			return true, nil, err
+		}
+		return r.next.React(action)
+	}
+}

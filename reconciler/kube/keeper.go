@@ -1,0 +1,144 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// keeper is what the leader does in the cluster. But for what mu guards, only
+// its goroutine uses it.
+type keeper struct {
+	*Cluster
+	targets targets
+	// attempts are by namespace.
+	attempts map[string]attempt
+	// rolloutSince is since when some replica lacks the filter, or zero.
+	rolloutSince time.Time
+	// incompleteSince is since when not all replicas tell of their filters, or zero.
+	incompleteSince time.Time
+	// seen has the generation of each WasmPlugin and since when it is known.
+	seen map[podID]sighting
+	// told is when a status was last written in vain, by namespace.
+	told map[string]time.Time
+
+	mu sync.Mutex
+	// messages say, by namespace, why nothing is made there or what is wrong.
+	messages map[string]string
+	// judged are the conditions found last, whether or not they could be written.
+	judged map[podID][]reconciler.Condition
+	// checks are of modules, by address and digest.
+	checks map[module]*check
+}
+
+type sighting struct {
+	generation int64
+	since      time.Time
+}
+
+func newKeeper(c *Cluster) *keeper {
+	return &keeper{
+		Cluster: c, attempts: map[string]attempt{}, seen: map[podID]sighting{}, told: map[string]time.Time{},
+		messages: map[string]string{}, judged: map[podID][]reconciler.Condition{}, checks: map[module]*check{},
+	}
+}
+
+// run looks whenever something changed, and from time to time, until ctx ends.
+func (k *keeper) run(ctx context.Context) {
+	tick := time.NewTicker(k.Interval)
+	defer tick.Stop()
+	reported := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-k.moved:
+			// A Deployment's pods come one by one.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(k.Settle):
+			}
+		}
+		if !k.Leads() {
+			k.rest()
+			continue
+		}
+		if state := k.served.Load(); state != nil {
+			k.targets.update(state.Set)
+		}
+		k.keep(ctx)
+		if time.Since(reported) >= k.Interval/2 {
+			k.report(ctx)
+			reported = time.Now()
+		}
+	}
+}
+
+// rest forgets what was found as the leader: from now on another one says.
+func (k *keeper) rest() {
+	k.problems.rest()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.messages)
+	clear(k.judged)
+}
+
+// say keeps what is to be known of a namespace.
+func (k *keeper) say(namespace, message string) {
+	k.mu.Lock()
+	before := k.messages[namespace]
+	if message == "" {
+		delete(k.messages, namespace)
+	} else {
+		k.messages[namespace] = message
+	}
+	k.mu.Unlock()
+	if message != before && message != "" {
+		k.Logger.Warn("a namespace whose WasmPlugin hfi keeps", "namespace", namespace, "message", message)
+	}
+}
+
+func (k *keeper) client(namespace string) dynamic.ResourceInterface {
+	return k.Clients.Dynamic.Resource(pluginResource).Namespace(namespace)
+}
+
+// event tells users of the cluster what was done, beside the object that it was done to.
+func (k *keeper) event(ctx context.Context, object *unstructured.Unstructured, kind, reason, message string) {
+	now := k.Now().UTC()
+	at := now.Format(time.RFC3339)
+	namespace := object.GetNamespace()
+	event := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Event",
+		"metadata": map[string]any{"name": fmt.Sprintf("%s.%x", object.GetName(), now.UnixNano()), "namespace": namespace},
+		"involvedObject": map[string]any{
+			"apiVersion": pluginResource.GroupVersion().String(), "kind": pluginKind,
+			"namespace": namespace, "name": object.GetName(), "uid": string(object.GetUID()), "resourceVersion": object.GetResourceVersion(),
+		},
+		"type": kind, "reason": reason, "message": cut(message, 1000),
+		"source": map[string]any{"component": "hfid"}, "reportingComponent": "hfid", "reportingInstance": "",
+		"firstTimestamp": at, "lastTimestamp": at, "count": int64(1),
+	}}
+	_, err := k.Clients.Dynamic.Resource(eventResource).Namespace(namespace).Create(ctx, event, metav1.CreateOptions{FieldManager: managedBy})
+	k.noted(ctx, "create events"+inNamespace(namespace), err)
+}
+
+func sortedKeys(all ...map[string]any) []string {
+	keys := map[string]struct{}{}
+	for _, one := range all {
+		for key := range one {
+			keys[key] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(keys))
+}

@@ -1,0 +1,165 @@
+package kube
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+// The WasmPlugin's status says on how many pods the filter is loaded, and on
+// which not; and an Event says when that changes (F3, O2).
+func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
+	plugin := pluginObject("demo", "by-hand", func(spec map[string]any) {
+		spec["selector"] = map[string]any{"matchLabels": map[string]any{"app": "frontend"}}
+	})
+	plugin.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Reconciled", "status": "True"}}}
+	s := newStage(t, nil, plugin)
+	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "catalog", "c", nil))
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterBehind})
+	s.eventually("one of two is loaded", func() bool {
+		loaded := s.condition("demo", "by-hand", conditionLoaded)
+		return loaded.Status == "False" && loaded.Reason == reasonNoContact && strings.Contains(loaded.Message, "loaded on 1 of 2 pods; no contact from frontend-abc12-b")
+	})
+	if current := s.condition("demo", "by-hand", conditionCurrent); current.Status != "False" || !strings.Contains(current.Message, "0 of 1") {
+		t.Errorf("current is %+v", current)
+	}
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent, "frontend-abc12-b": reconciler.FilterCurrent})
+	s.eventually("both are", func() bool {
+		return s.condition("demo", "by-hand", conditionLoaded).Status == "True" && s.condition("demo", "by-hand", conditionCurrent).Status == "True"
+	})
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent, "frontend-abc12-b": reconciler.FilterSilent})
+	s.eventually("one stopped", func() bool {
+		loaded := s.condition("demo", "by-hand", conditionLoaded)
+		return loaded.Status == "False" && strings.Contains(loaded.Message, "no more contact from frontend-abc12-b")
+	})
+	s.eventually("Events tell of it", func() bool {
+		return slices.Contains(s.events(), reasonNoContact) && slices.Contains(s.events(), reasonLoaded)
+	})
+	conditions, _, _ := unstructured.NestedSlice(s.plugin("demo", "by-hand").Object, "status", "conditions")
+	if len(conditions) != 3 || conditions[0].(map[string]any)["type"] != "Reconciled" {
+		t.Errorf("another's condition is gone: %v", conditions)
+	}
+	if got := number(s.plugin("demo", "by-hand").Object, "status", "observedGeneration"); got != 1 {
+		t.Errorf("the status is of generation %d", got)
+	}
+	// Nothing is written while nothing changes.
+	writes := func() (n int) {
+		for _, action := range s.objects.Actions() {
+			if action.GetVerb() == "patch" {
+				n++
+			}
+		}
+		return n
+	}
+	before := writes()
+	time.Sleep(10 * s.Interval)
+	if after := writes(); after != before {
+		t.Errorf("%d writes for nothing", after-before)
+	}
+}
+
+// A pod has some time to start, and so has a changed plugin to arrive.
+func TestAPodHasTimeToLoad(t *testing.T) {
+	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
+	young := podOfDeployment("demo", "frontend", "a", nil)
+	young.CreationTimestamp = metav1.NewTime(time.Now())
+	s.start(young)
+	s.eventually("it is waited for", func() bool {
+		loaded := s.condition("demo", "by-hand", conditionLoaded)
+		return loaded.Status == "Unknown" && loaded.Reason == reasonLoading && strings.Contains(loaded.Message, "waiting for frontend-abc12-a")
+	})
+	s.pass(DefaultGrace)
+	s.eventually("in vain", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
+}
+
+// The reason of a load failure stands in the status (F3): what the daemon can
+// find out by itself is that the url does not work, or has another module.
+func TestReasonOfALoadFailure(t *testing.T) {
+	sum := sha256.Sum256([]byte("module"))
+	right := hex.EncodeToString(sum[:])
+	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/filter.wasm" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write([]byte("module"))
+	}))
+	defer files.Close()
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	for _, c := range []struct {
+		what, url, sha256, reason, message string
+	}{
+		{"no such file", files.URL + "/none.wasm", "", reasonUnreachable, "the url answers 404 Not Found"},
+		{"another module", files.URL + "/filter.wasm", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + right[:12]},
+		{"nobody there", gone.URL + "/filter.wasm", "", reasonUnreachable, "the url cannot be reached from the control plane"},
+		{"the right module", files.URL + "/filter.wasm", right, reasonNoContact, "look at the log of istio-proxy"},
+		{"a registry's", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
+		{"an earlier filter of ours", "http://hfi-control-plane.boifi.svc.cluster.local:8080/v1/filter/" + right + ".wasm", right, reasonUnreachable, "answers 404: the control plane's filter is /v1/filter/" + filterDigest},
+		{"ours with a digest of an earlier one", "http://hfi-control-plane.boifi:8080/v1/filter.wasm", right, reasonDigest, "sha256 differs"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+				spec["url"] = c.url
+				if c.sha256 != "" {
+					spec["sha256"] = c.sha256
+				}
+			}))
+			s.start(podOfDeployment("demo", "frontend", "a", nil))
+			s.eventually("the reason is there", func() bool {
+				loaded := s.condition("demo", "by-hand", conditionLoaded)
+				return loaded.Status == "False" && loaded.Reason == c.reason && strings.Contains(loaded.Message, c.message) &&
+					strings.Contains(loaded.Message, "no contact from frontend-abc12-a")
+			})
+			s.eventually("an Event tells it", func() bool { return slices.Contains(s.events(), c.reason) })
+		})
+	}
+}
+
+// A plugin that is changed to a module that is not there leaves sidecars with
+// the one before: they stay in contact, and the failure shows all the same.
+func TestALoadFailureBehindALoadedFilter(t *testing.T) {
+	files := httptest.NewServer(http.NotFoundHandler())
+	defer files.Close()
+	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.eventually("it shows", func() bool {
+		loaded := s.condition("demo", "by-hand", conditionLoaded)
+		return loaded.Status == "False" && loaded.Reason == reasonUnreachable && strings.Contains(loaded.Message, "those loaded have an earlier module")
+	})
+}
+
+// While a replica does not tell which filters wait on it, nothing is called lost.
+func TestNothingIsCalledLostWhileAReplicaIsSilent(t *testing.T) {
+	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.eventually("it is loaded", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
+	s.set(func() { s.fleet = reconciler.FiltersStatus{Complete: false} })
+	s.holds("it still is", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
+	s.pass(DefaultGrace + time.Second)
+	s.eventually("after a while it is not known to be", func() bool {
+		loaded := s.condition("demo", "by-hand", conditionLoaded)
+		return loaded.Status == "False" && strings.Contains(loaded.Message, "may know more")
+	})
+}
+
+// A plugin in the mesh's root namespace is in front of every namespace's pods.
+func TestPluginOfTheRootNamespace(t *testing.T) {
+	s := newStage(t, nil, pluginObject(DefaultRootNamespace, "everywhere", nil))
+	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil))
+	s.eventually("it is for both", func() bool {
+		return strings.Contains(s.condition(DefaultRootNamespace, "everywhere", conditionLoaded).Message, "loaded on 0 of 2 pods")
+	})
+}

@@ -1,0 +1,94 @@
+package kube
+
+import (
+	"encoding/json"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// plugin is the WasmPlugin of a name, or nil.
+func (s *stage) plugin(namespace, name string) *unstructured.Unstructured {
+	s.t.Helper()
+	found, err := s.objects.Tracker().Get(pluginResource, namespace, name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	encoded, err := json.Marshal(found)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	plugin := &unstructured.Unstructured{}
+	if err := json.Unmarshal(encoded, &plugin.Object); err != nil {
+		s.t.Fatal(err)
+	}
+	return plugin
+}
+
+// events are the reasons of all Events, in no order.
+func (s *stage) events() []string {
+	var reasons []string
+	for _, action := range s.objects.Actions() {
+		if create, ok := action.(kubetesting.CreateAction); ok && action.GetResource() == eventResource {
+			reason, _, _ := unstructured.NestedString(create.GetObject().(*unstructured.Unstructured).Object, "reason")
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
+}
+
+// condition is one of a WasmPlugin's, as it stands in the cluster.
+func (s *stage) condition(namespace, name string, kind reconciler.ConditionType) (found reconciler.Condition) {
+	s.t.Helper()
+	object := s.plugin(namespace, name)
+	if object == nil {
+		return reconciler.Condition{}
+	}
+	read := readPlugin(object, s.home)
+	if read == nil {
+		s.t.Fatalf("%s/%s is none of ours", namespace, name)
+	}
+	for _, condition := range read.conditions {
+		if condition.Type == kind {
+			return condition
+		}
+	}
+	return reconciler.Condition{}
+}
+
+func (s *stage) view(set *schema.Set) *reconciler.KubernetesView {
+	s.mu.Lock()
+	fleet := s.fleet
+	s.mu.Unlock()
+	return s.Status(set, fleet).KubernetesView
+}
+
+func (s *stage) eventually(what string, holds func() bool) {
+	s.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !holds() {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("not within %s: %s", patience, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// holds fails if something ceases to hold while the keeper looks a few times.
+func (s *stage) holds(what string, holds func() bool) {
+	s.t.Helper()
+	for range 30 {
+		if !holds() {
+			s.t.Fatalf("it does not hold: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
