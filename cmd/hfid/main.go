@@ -1,0 +1,35 @@
+// Command hfid is the daemon: it follows a branch of a git repository,
+// publishes its fault policies to etcd, and serves them to filters.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/boifi/hfi/schema/vet"
+)
+
+func main() {
+	vet.RunChild()
+	tuneCollector()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "hfid: %v\n", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// tuneCollector trades memory for speed: a start validates everything at
+// once, and half of Go's usual collections save about a tenth of its time.
+// GOGC in the environment wins.
+func tuneCollector() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
+}
