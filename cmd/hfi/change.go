@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// changeFlags are what apply and delete have in common.
+type changeFlags struct {
+	repo, branch, path string
+	message            string
+	noWait             bool
+	allowPrune         bool
+}
+
+func (f *changeFlags) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVar(&f.repo, "repo", envOr("HFI_REPO", ""), "`URL` or folder of the repository to push to, also as HFI_REPO (default: the daemon's)")
+	flags.StringVar(&f.branch, "branch", "", "`branch` to push to (default: the daemon's)")
+	flags.StringVar(&f.path, "path", "", "`folder` of the policies in the repository (default: the daemon's)")
+	flags.StringVarP(&f.message, "message", "m", "", "commit `message`")
+	flags.BoolVar(&f.noWait, "no-wait", false, "do not wait until the daemon serves the commit")
+	flags.BoolVar(&f.allowPrune, "allow-prune", false, "let the commit take out most of the policies (trailer hfi-allow-prune)")
+}
+
+// target is where the change goes: what the flags say, and the daemon for the
+// rest. A daemon that is to be waited for must be there before anything is pushed.
+func (f *changeFlags) target(ctx context.Context, client *api.Client) (target, error) {
+	to := target{f.repo, f.branch, f.path}
+	if !f.noWait || to.url == "" || to.branch == "" || to.path == "" {
+		status, _, err := client.Status(ctx)
+		if err != nil && !(f.noWait && to.url != "") {
+			what := "asking the daemon which repository it follows"
+			if to.url != "" {
+				what = "asking the daemon that is to be waited for (--no-wait does not)"
+			}
+			return to, fmt.Errorf("%s: %w", what, err)
+		}
+		if err == nil {
+			source := status.Source
+			to = target{or(to.url, source.URL), or(to.branch, source.Branch), or(to.path, source.Path)}
+		}
+	}
+	to.branch = or(to.branch, "main")
+	to.path = path.Clean(strings.Trim(or(to.path, defaultPath), "/"))
+	switch {
+	case to.url == "":
+		return to, usageError("the daemon does not say which repository it follows: name it with --repo or HFI_REPO")
+	case strings.HasPrefix(to.url, "-"), strings.HasPrefix(to.branch, "-"):
+		return to, usageError("--repo and --branch must not begin with a dash")
+	case to.path == ".." || strings.HasPrefix(to.path, "../") || slices.Contains(strings.Split(to.path, "/"), ".git"):
+		return to, usageError("--path must be a folder in the repository, not %q", to.path)
+	}
+	return to, nil
+}
+
+func or(value, otherwise string) string {
+	if value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// commitMessage is the message given, or one that says what is done to which policies.
+func (f *changeFlags) commitMessage(verb string, names []string) string {
+	message := f.message
+	if message == "" {
+		message = fmt.Sprintf("%s policy %s", verb, names[0])
+		if len(names) > 1 {
+			message = fmt.Sprintf("%s %d policies\n\n%s", verb, len(names), strings.Join(names, "\n"))
+		}
+	}
+	message = strings.TrimSpace(message) + "\n"
+	if f.allowPrune {
+		message += "\nhfi-allow-prune: true\n"
+	}
+	return message
+}
+
+// changeAnswer is what apply and delete answer a machine.
+type changeAnswer struct {
+	// Changed is false where the branch had it already; Commit is then the branch's.
+	Changed  bool     `json:"changed"`
+	Commit   string   `json:"commit"`
+	Branch   string   `json:"branch"`
+	Policies []string `json:"policies"`
+	// Served says that the daemon was waited for and serves the commit.
+	Served bool `json:"served"`
+}
+
+// change pushes an edit of the policies named, and waits until it is served.
+func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []string,
+	edit func(context.Context, *clone) error,
+) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	to, err := f.target(ctx, client)
+	if err != nil {
+		return err
+	}
+	c, err := a.openClone(ctx, to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	commit, err := a.publish(ctx, c, f.commitMessage(verb, names), func(ctx context.Context) error { return edit(ctx, c) })
+	if err != nil {
+		return err
+	}
+	answer := changeAnswer{Changed: commit != "", Commit: or(commit, c.base), Branch: to.branch, Policies: names}
+	if !answer.Changed {
+		a.say("Nothing to change: branch %s has it already, at %s.", to.branch, short(c.base))
+		_, err := a.value(answer)
+		return err
+	}
+	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+strings.Join(names, ", "))
+	if !f.noWait {
+		w := &waiter{app: a, client: client, commit: commit, contains: c.contains}
+		status, _, failure := w.wait(ctx)
+		if failure != nil {
+			if _, err := a.value(answer); err != nil {
+				return err
+			}
+			return failure
+		}
+		answer.Served = true
+		if a.output.String() == "table" {
+			return a.printServed(commit, status)
+		}
+	}
+	_, err = a.value(answer)
+	return err
+}
+
+// say prints a line for a person, where no machine reads the output.
+func (a *app) say(pattern string, args ...any) {
+	if a.output.String() == "table" {
+		fmt.Fprintln(a.stdout, clean(fmt.Sprintf(pattern, args...)))
+	}
+}

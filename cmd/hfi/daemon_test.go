@@ -1,0 +1,269 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"sigs.k8s.io/yaml"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+type daemonKey struct{}
+
+// fakeDaemon speaks the daemon's HTTP contract. Whenever it is asked it looks,
+// with stock git, at the bare repository that it follows, and takes up what
+// it finds as its mode says.
+type fakeDaemon struct {
+	mu     sync.Mutex
+	repo   string
+	server *httptest.Server
+	// mode is ok, invalid, refused, stuck, slow, drifted, filters, behind, silent,
+	// partial, or a way to answer badly.
+	mode string
+	// asked counts status requests since the last new commit, for slow.
+	asked     int
+	applied   *reconciler.AppliedRevision
+	attempted *reconciler.CommitRef
+	policies  []json.RawMessage
+	files     map[string]string
+	history   []reconciler.HistoryEntry
+}
+
+// cmdDaemon controls a script's daemon:
+//
+//	daemon start       follow $ORIGIN; sets HFI_SERVER
+//	daemon mode MODE   from now on
+//	daemon stop        stop listening
+func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	d := ts.Value(daemonKey{}).(*fakeDaemon)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case len(args) == 1 && args[0] == "start":
+		d.repo, d.mode = ts.Getenv("ORIGIN"), "ok"
+		d.server = httptest.NewServer(d)
+		ts.Setenv("HFI_SERVER", d.server.URL)
+		server := d.server
+		ts.Defer(func() {
+			server.CloseClientConnections()
+			server.Close()
+		})
+	case len(args) == 1 && args[0] == "stop":
+		d.server.Close()
+	case len(args) == 2 && args[0] == "mode":
+		d.mode = args[1]
+	default:
+		ts.Fatalf("usage: daemon start|stop|mode MODE")
+	}
+}
+
+func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	mode := d.mode
+	d.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	switch mode {
+	case "html":
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<html>Welcome to nginx!</html>")
+		return
+	case "truncated":
+		w.Header().Set("Content-Length", "1000")
+		fmt.Fprint(w, `{"sync": {"status": "Syn`)
+		return
+	case "garbage":
+		fmt.Fprint(w, `{"sync": {"status": "Syn`)
+		return
+	case "other":
+		fmt.Fprint(w, `{"hello": "I am another service"}`)
+		return
+	case "huge":
+		chunk := []byte(strings.Repeat(" ", 1<<20))
+		for range 200 {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+		return
+	case "failing":
+		fail(w, http.StatusServiceUnavailable, "not_ready", "no set of policies yet")
+		return
+	case "hang":
+		<-r.Context().Done()
+		return
+	}
+	d.answer(w, r)
+}
+
+func fail(w http.ResponseWriter, status int, code, message string) {
+	w.WriteHeader(status)
+	answer(w, map[string]any{"error": map[string]string{"code": code, "message": message}})
+}
+
+func answer(w http.ResponseWriter, value any) {
+	// A client that is gone does not need it.
+	_ = json.NewEncoder(w).Encode(value)
+}
+
+func (d *fakeDaemon) answer(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.look(r.URL.Path == "/v1/status")
+	name, one := strings.CutPrefix(r.URL.Path, "/v1/policies/")
+	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/v1/reconcile":
+		w.WriteHeader(http.StatusAccepted)
+		answer(w, map[string]string{})
+	case r.URL.Path == "/v1/status":
+		// Scripts look for this file to know that somebody has asked.
+		_ = os.WriteFile(filepath.Join(filepath.Dir(d.repo), "asked"), nil, 0o644)
+		answer(w, d.status())
+	case r.URL.Path == "/v1/filters":
+		answer(w, d.filters())
+	case r.URL.Path == "/v1/policies":
+		answer(w, map[string]any{"policies": orEmpty(d.policies)})
+	case one && d.files[name] != "":
+		for _, raw := range d.policies {
+			if nameOf(raw) == name {
+				origin, _ := json.Marshal(schema.Origin{File: d.files[name], Line: 1, Commit: d.applied.Commit})
+				answer(w, json.RawMessage(fmt.Sprintf(`%s,"origin":%s}`, bytes.TrimSuffix(raw, []byte("}")), origin)))
+			}
+		}
+	default:
+		fail(w, http.StatusNotFound, "not_found", "there is no such policy")
+	}
+}
+
+// git runs stock git; what it cannot say is empty.
+func (d *fakeDaemon) git(args ...string) string {
+	text, err := exec.Command("git", append([]string{"-C", d.repo}, args...)...).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(text), "\n")
+}
+
+// look takes up the branch's head, as the mode says.
+func (d *fakeDaemon) look(isStatus bool) {
+	head := d.git("rev-parse", "refs/heads/main")
+	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "stuck" {
+		return
+	}
+	if isStatus {
+		d.asked++
+	}
+	if d.mode == "slow" && d.asked < 6 {
+		return
+	}
+	d.asked = 0
+	now := time.Now()
+	d.attempted = &reconciler.CommitRef{Commit: head, Subject: d.git("log", "-1", "--format=%s", head), At: now}
+	entry := reconciler.HistoryEntry{Commit: head, Author: d.git("log", "-1", "--format=%an <%ae>", head), Subject: d.attempted.Subject, At: now}
+	switch d.mode {
+	case "invalid":
+		entry.Outcome, entry.Message = reconciler.Invalid, "1 error"
+	case "refused":
+		entry.Outcome, entry.Message = reconciler.Refused, "it takes out 9 of 10 policies"
+	default:
+		entry.Outcome = reconciler.Applied
+		if strings.HasPrefix(entry.Subject, "Revert") {
+			entry.Restores = d.git("rev-parse", head+"^^")
+		}
+		d.take(head)
+		d.applied = &reconciler.AppliedRevision{Commit: head, Digest: "v1:0", Count: len(d.policies), At: now, Revision: "1-a.1"}
+	}
+	d.history = append([]reconciler.HistoryEntry{entry}, d.history...)
+}
+
+// take reads a commit's policies with stock git.
+func (d *fakeDaemon) take(commit string) {
+	d.policies, d.files = nil, map[string]string{}
+	for file := range strings.SplitSeq(d.git("ls-tree", "-r", "--name-only", commit, "policies/"), "\n") {
+		if !strings.HasPrefix(path.Ext(file), ".y") && path.Ext(file) != ".json" {
+			continue
+		}
+		for text := range strings.SplitSeq(d.git("show", commit+":"+file), "\n---\n") {
+			converted, err := yaml.YAMLToJSON([]byte(text))
+			if err != nil {
+				continue
+			}
+			if policy, err := schema.Parse(converted); err == nil {
+				d.policies = append(d.policies, policy.Canonical())
+				d.files[policy.Metadata.Name] = file
+			}
+		}
+	}
+}
+
+// filters are none or, as the mode says, five: all current, or two behind, or
+// one of those silent, or seen by one of two replicas only.
+func (d *fakeDaemon) filters() reconciler.FiltersStatus {
+	filters := reconciler.FiltersStatus{Items: []reconciler.FilterStatus{}, Complete: true, Replicas: []reconciler.Replica{{ID: "one", URL: "http://one"}}}
+	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "partial" {
+		return filters
+	}
+	add := func(pod string, state reconciler.FilterState, message string, vms reconciler.VMCounts) {
+		filters.Connected++
+		filters.Items = append(filters.Items, reconciler.FilterStatus{
+			FilterID: reconciler.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"},
+			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message,
+		})
+	}
+	if d.mode == "silent" {
+		filters.Silent = 1
+		add("frontend-a", reconciler.FilterSilent, "1 of 3 VMs stopped asking 12 s ago: it is not enforcing", reconciler.VMCounts{Total: 3, Current: 2, Silent: 1})
+	}
+	if d.mode == "silent" || d.mode == "behind" {
+		filters.Behind = 1
+		add("frontend-b", reconciler.FilterBehind, "2 of 3 VMs with other policies in force than the present ones", reconciler.VMCounts{Total: 3, Current: 1, Behind: 2})
+	}
+	filters.Current = 3
+	for _, pod := range []string{"frontend-c", "frontend-d", "frontend-e"} {
+		add(pod, reconciler.FilterCurrent, "", reconciler.VMCounts{Total: 3, Current: 3})
+	}
+	if d.mode == "partial" {
+		filters.Complete = false
+		filters.Replicas = append(filters.Replicas, reconciler.Replica{ID: "two", URL: "http://two", Error: "it did not answer within 1s"})
+	}
+	return filters
+}
+
+func (d *fakeDaemon) status() *reconciler.Status {
+	now := time.Now()
+	status := &reconciler.Status{
+		Source: reconciler.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &now,
+			LastAttemptedRevision: d.attempted},
+		Etcd:    reconciler.EtcdStatus{Mode: reconciler.Embedded, Endpoints: []string{"http://127.0.0.1:2379"}, Healthy: true, LastSeenAt: &now},
+		Sync:    reconciler.SyncStatus{Status: reconciler.Synced, LastAppliedRevision: d.applied, LastSuccessAt: &now, ServedFrom: "etcd"},
+		Drift:   reconciler.Drift{Status: reconciler.DriftNone, Mode: "report"},
+		Filters: d.filters(),
+		History: d.history,
+		Conditions: []reconciler.Condition{{Type: reconciler.Ready, Status: "True", Reason: "Synced",
+			Message: "git and etcd agree", LastTransitionTime: now}},
+	}
+	if d.mode == "drifted" {
+		status.Drift.Status, status.Drift.Total = reconciler.DriftDetected, 1
+		status.Drift.Items = []reconciler.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: reconciler.Extra}}
+	}
+	if d.applied == nil || d.attempted.Commit != d.applied.Commit || d.mode == "stuck" {
+		status.Sync.Status, status.Sync.Message = reconciler.OutOfSync, "the newest commit is not applied"
+	}
+	if len(d.history) > 0 && d.history[0].Outcome == reconciler.Invalid {
+		status.Source.Errors = []schema.Problem{{File: "policies/bad.yaml", Line: 7, Column: 19,
+			Field: "spec.rules[0].fault.percentage", Message: "percentage must be between 0 and 100, not 150"}}
+	}
+	return status
+}

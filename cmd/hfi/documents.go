@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+)
+
+// document is one document of a YAML stream, or a JSON file, as its author wrote it.
+type document struct {
+	// start and end are where its text is in the file, without the marker before it.
+	start, end int
+	// text is what stands there.
+	text []byte
+	// alone is what a file of its own would hold: of a file with one document
+	// all of it, comments before the first marker included.
+	alone []byte
+	// line is the document's first line in the file, from 1.
+	line int
+	// name is metadata.name, or empty where it has none that can be read.
+	name string
+	json bool
+}
+
+// splitDocuments finds the documents of a YAML stream, or takes a JSON file
+// for one. In YAML a line that begins with three dashes and a blank is a
+// marker wherever it stands, so that no parser is needed. Documents that are
+// empty, or hold nothing but comments, are left out.
+func splitDocuments(file []byte) []document {
+	if isJSON(file) {
+		return []document{{end: len(file), text: file, alone: file, line: 1, name: nameOf(file), json: true}}
+	}
+	var found []document
+	begin, line, firstLine := 0, 1, 1
+	finish := func(end int) {
+		text := file[begin:end]
+		if !onlyComments(text) {
+			found = append(found, document{start: begin, end: end, text: text, alone: text, line: firstLine, name: nameOf(text)})
+		}
+	}
+	at := 0
+	for text := range bytes.Lines(file) {
+		if isMarker(text) {
+			finish(at)
+			// What follows the marker on its line belongs to the document.
+			begin, firstLine = at+len("---"), line
+			if onlyComments(text[len("---"):]) {
+				begin, firstLine = at+len(text), line+1
+			}
+		}
+		at += len(text)
+		line++
+	}
+	finish(len(file))
+	if len(found) == 1 {
+		found[0].alone = file
+	}
+	return found
+}
+
+func isMarker(line []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte("---"))
+	return ok && (len(rest) == 0 || bytes.ContainsRune([]byte(" \t\r\n"), rune(rest[0])))
+}
+
+func onlyComments(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSpace(line)
+		if len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("...")) && !isDirective(line) {
+			return false
+		}
+	}
+	return true
+}
+
+func isDirective(line []byte) bool { return bytes.HasPrefix(line, []byte("%YAML")) }
+
+func isJSON(file []byte) bool {
+	return bytes.HasPrefix(bytes.TrimSpace(file), []byte("{")) && json.Valid(file)
+}
+
+// nameOf is a policy's name, or empty where the text is not one policy.
+func nameOf(text []byte) string {
+	var policy struct {
+		Metadata struct {
+			Name string `json:"name"`
+		} `json:"metadata"`
+	}
+	if err := yaml.Unmarshal(text, &policy); err != nil {
+		return ""
+	}
+	return policy.Metadata.Name
+}
+
+// replaceDocument puts a text in the place of a document. Both keep their line ends.
+func replaceDocument(file []byte, old document, text []byte) []byte {
+	text = withNewline(text)
+	var next bytes.Buffer
+	next.Write(file[:old.start])
+	if old.start > 0 && file[old.start-1] != '\n' {
+		next.WriteByte('\n')
+	}
+	next.Write(text)
+	next.Write(file[old.end:])
+	return next.Bytes()
+}
+
+func withNewline(text []byte) []byte {
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		return append(slices.Clip(text), '\n')
+	}
+	return text
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+func newGetFilters(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "filters",
+		Short: "Show the filters that ask for policies, and which of them enforce them",
+		Long: `Show the filters that ask the daemon or its peers for policies, those that need
+a look first. A filter is Current when all VMs of its sidecar have the present
+policies in force, Behind when one has not, and Silent when one has stopped
+asking: then it enforces nothing.`,
+		Example: `  hfi get filters
+  hfi get filters -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			filters, text, err := client.Filters(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("getting the filters: %w", err)
+			}
+			if done, err := a.raw(text); done {
+				return err
+			}
+			return a.printFilters(filters)
+		},
+	}
+}
+
+func (a *app) printFilters(filters *reconciler.FiltersStatus) error {
+	if reason := incomplete(*filters); reason != "" {
+		fmt.Fprintln(a.stderr, clean(a.paintErr(yellow, "These may not be all: "+reason)))
+	}
+	if len(filters.Items) == 0 {
+		_, err := fmt.Fprintln(a.stdout, "No filters.")
+		return err
+	}
+	var rows [][]string
+	for _, item := range filters.Items {
+		rows = append(rows, []string{
+			item.Namespace, item.Service, item.Pod, item.Node, string(item.State),
+			fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), digest(item), ago(a.now(), &item.Since), item.Message,
+		})
+	}
+	if err := a.table([]string{"NAMESPACE", "SERVICE", "POD", "NODE", "STATE", "VMS", "IN FORCE", "SINCE", "MESSAGE"}, rows); err != nil {
+		return err
+	}
+	if rest := filters.Connected - len(filters.Items); rest > 0 {
+		_, err := fmt.Fprintf(a.stdout, "… and %d more\n", rest)
+		return err
+	}
+	return nil
+}
+
+// digest abbreviates what a filter has in force.
+func digest(item reconciler.FilterStatus) string {
+	version, hash, found := strings.Cut(item.Digest, ":")
+	if !found {
+		return item.Digest
+	}
+	return version + ":" + short(hash)
+}
+
+// incomplete is why not all filters may be known, or empty.
+func incomplete(filters reconciler.FiltersStatus) string {
+	if filters.Complete {
+		return ""
+	}
+	var reasons []string
+	for _, replica := range filters.Replicas {
+		if replica.Error != "" {
+			reasons = append(reasons, fmt.Sprintf("replica %s: %s", replica.ID, replica.Error))
+		}
+	}
+	reasons = append(reasons, filters.Message)
+	if reason := join("; ", reasons...); reason != "" {
+		return reason
+	}
+	return "the daemon does not say why"
+}
+
+// countFilters sums the filters up in a line.
+func countFilters(filters reconciler.FiltersStatus) string {
+	text := "none connected"
+	if filters.Connected > 0 {
+		text = fmt.Sprintf("%d of %d current", filters.Current, filters.Connected)
+	}
+	for _, other := range []struct {
+		count int
+		word  string
+	}{{filters.Behind, "behind"}, {filters.Silent, "silent: not enforcing"}} {
+		if other.count > 0 {
+			text += fmt.Sprintf(", %d %s", other.count, other.word)
+		}
+	}
+	if reason := incomplete(filters); reason != "" {
+		text += "; there may be more: " + reason
+	}
+	return text
+}
+
+func filtersColour(filters reconciler.FiltersStatus) colour {
+	switch {
+	case filters.Silent > 0:
+		return red
+	case filters.Behind > 0 || !filters.Complete:
+		return yellow
+	}
+	return green
+}
+
+// filterName is what an engineer looks for.
+func filterName(item reconciler.FilterStatus) string {
+	switch {
+	case item.Pod != "":
+		return "pod " + join("/", item.Namespace, item.Pod)
+	case item.Node != "":
+		return "node " + item.Node
+	}
+	return "the filter of " + join("/", item.Namespace, strconv.Quote(item.Service))
+}
+
+// linesOf are the filters in one of the states, with what is wrong of each.
+func linesOf(filters reconciler.FiltersStatus, states ...reconciler.FilterState) []string {
+	var lines []string
+	for _, item := range filters.Items {
+		for _, state := range states {
+			if item.State == state {
+				lines = append(lines, join(": ", filterName(item), item.Message))
+			}
+		}
+	}
+	return lines
+}
+
+func filterLines(filters reconciler.FiltersStatus) []string {
+	return linesOf(filters, reconciler.FilterSilent, reconciler.FilterBehind)
+}
+
+// maxNamed bounds the filters named in one line: the rest is counted.
+const maxNamed = 3
+
+// some puts the first lines into one.
+func some(lines []string, total int) string {
+	text := strings.Join(lines[:min(len(lines), maxNamed)], "; ")
+	if rest := total - min(len(lines), maxNamed); rest > 0 {
+		text = join("; ", text, fmt.Sprintf("and %d more", rest))
+	}
+	return text
+}
+
+// filters is the agreement of the filters: each of them has what is served.
+// The daemon compares them with the state that it serves, which holds the
+// commit by now.
+func (w *waiter) filters(_ context.Context, status *reconciler.Status) (bool, string, error) {
+	filters := status.Filters
+	if filters.Silent > 0 && filters.Complete {
+		lines := linesOf(filters, reconciler.FilterSilent)
+		for i, line := range lines {
+			lines[i] = strings.Replace(line, ": ", " is not enforcing: ", 1)
+		}
+		return false, "", &exitError{exitSilent, fmt.Errorf("%s is served, but %s", short(w.commit), some(lines, filters.Silent))}
+	}
+	if reason := incomplete(filters); reason != "" {
+		return false, "not all filters may be known: " + reason, nil
+	}
+	if filters.Current < filters.Connected {
+		return false, fmt.Sprintf("%d of %s current: %s", filters.Current, plural(filters.Connected, "filter is", "filters are"),
+			some(linesOf(filters, reconciler.FilterBehind), filters.Behind)), nil
+	}
+	return true, "", nil
+}
+
+// reached says how many filters have what is served, all of them having it.
+func reached(filters reconciler.FiltersStatus) string {
+	if filters.Connected == 0 {
+		return "no filter is connected"
+	}
+	return fmt.Sprintf("%s current", plural(filters.Current, "filter is", "filters are"))
+}

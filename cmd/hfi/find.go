@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// place is where a policy is written in a repository.
+type place struct {
+	// file is relative to the repository's root, with slashes.
+	file string
+	line int
+	// docs are the file's documents: nil for a CUE package.
+	docs []document
+	text []byte
+	// index is which of the documents it is.
+	index int
+	// entry is the policy as the daemon would find it; nil where only its text was looked at.
+	entry *schema.Entry
+}
+
+// maxPolicyFile is the largest file that can hold policies, in bytes.
+const maxPolicyFile = 1 << 20
+
+// errNowhere says that a policy is not in the repository.
+var errNowhere = errors.New("not found")
+
+// find finds where a policy is written: first by its name in the text of the
+// YAML and JSON files, which is quick and works beside invalid files; then,
+// thoroughly, by what the daemon would find, which covers CUE packages too.
+func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*place, error) {
+	places, err := c.scan(ctx, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(places) == 1:
+		return places[0], nil
+	case len(places) > 1:
+		return nil, &exitError{exitInvalid, fmt.Errorf("policy %q is written twice, at %s:%d and %s:%d: take one of them out first",
+			name, places[0].file, places[0].line, places[1].file, places[1].line)}
+	case !thorough || !c.hasFolder():
+		return nil, errNowhere
+	}
+	verdict, err := a.vet(ctx, c.dir, c.target.path)
+	if err != nil {
+		return nil, err
+	}
+	if verdict.Set == nil {
+		a.printProblems(a.stderr, "", verdict)
+		return nil, fmt.Errorf("looking for policy %q: branch %s is invalid as it is: %w", name, c.target.branch, invalid(verdict.Errors))
+	}
+	entry := verdict.Set.Get(name)
+	if entry == nil {
+		return nil, errNowhere
+	}
+	return c.placeOf(entry)
+}
+
+// placeOf is the place of a policy whose name the text does not show plainly.
+func (c *clone) placeOf(entry *schema.Entry) (*place, error) {
+	at := &place{file: entry.Origin.File, line: entry.Origin.Line, entry: entry}
+	if !isPolicyFile(at.file) {
+		return at, nil
+	}
+	text, err := c.read(at.file)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", at.file, err)
+	}
+	at.text, at.docs = text, splitDocuments(text)
+	for i, doc := range at.docs {
+		if doc.name == entry.Name() {
+			at.index = i
+			return at, nil
+		}
+	}
+	return nil, fmt.Errorf("policy %q is at %s:%d, in a form that hfi cannot edit: edit it there and push", entry.Name(), at.file, at.line)
+}
+
+func isPolicyFile(file string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(file))
+}
+
+// scan finds the documents with a name in the YAML and JSON files of the policy folder.
+func (c *clone) scan(ctx context.Context, name string) ([]*place, error) {
+	var places []*place
+	top := filepath.Join(c.dir, filepath.FromSlash(c.target.path))
+	err := filepath.WalkDir(top, func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && file == top:
+			return fs.SkipAll
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case file != top && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "cue.mod"):
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case !entry.Type().IsRegular() || !isPolicyFile(entry.Name()):
+			return nil
+		}
+		if info, err := entry.Info(); err != nil || info.Size() > maxPolicyFile {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(text, []byte(name)) {
+			return err
+		}
+		relative, err := filepath.Rel(c.dir, file)
+		if err != nil {
+			return err
+		}
+		docs := splitDocuments(text)
+		for i, doc := range docs {
+			if doc.name == name {
+				places = append(places, &place{file: filepath.ToSlash(relative), line: doc.line, docs: docs, text: text, index: i})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking for policy %q: %w", name, err)
+	}
+	return places, nil
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/schema"
+)
+
+func newGet(a *app) *cobra.Command {
+	var service, namespace string
+	command := &cobra.Command{
+		Use:   "get [NAME]",
+		Short: "Show the policies that the daemon serves, or one of them",
+		Long: `Show the policies that the daemon serves, or one with the place that it came
+from. --service and --namespace show what a filter of that workload gets.
+"hfi get filters" shows the filters instead.`,
+		Example: `  hfi get
+  hfi get frontend-delay -o yaml
+  hfi get --service frontend --namespace demo
+  hfi get filters`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeNames(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			var selector api.Selector
+			if cmd.Flags().Changed("service") != cmd.Flags().Changed("namespace") {
+				return usageError("--service and --namespace go together: they name one workload")
+			}
+			if cmd.Flags().Changed("service") {
+				selector = api.Selector{Service: &service, Namespace: &namespace}
+			}
+			if len(args) == 0 {
+				return a.getAll(cmd.Context(), client, selector)
+			}
+			if selector != (api.Selector{}) {
+				return usageError("--service and --namespace go with a list, not with NAME")
+			}
+			return a.getOne(cmd.Context(), client, args[0])
+		},
+	}
+	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to show")
+	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload whose policies to show")
+	command.AddCommand(newGetFilters(a))
+	return command
+}
+
+func (a *app) getAll(ctx context.Context, client *api.Client, selector api.Selector) error {
+	policies, text, err := client.Policies(ctx, selector)
+	if err != nil {
+		return fmt.Errorf("getting policies: %w", err)
+	}
+	if done, err := a.raw(text); done {
+		return err
+	}
+	if len(policies) == 0 {
+		_, err := fmt.Fprintln(a.stdout, "No policies.")
+		return err
+	}
+	var rows [][]string
+	for _, policy := range policies {
+		selector := policy.Spec.Selector
+		rows = append(rows, []string{policy.Metadata.Name, selector.Namespace, selector.Service, faults(policy), state(policy, a.now())})
+	}
+	return a.table([]string{"NAME", "NAMESPACE", "SERVICE", "FAULTS", "STATE"}, rows)
+}
+
+func (a *app) getOne(ctx context.Context, client *api.Client, name string) error {
+	policy, origin, text, err := client.Policy(ctx, name)
+	if api.NotFound(err) {
+		return &exitError{exitNotFound, fmt.Errorf("no policy %q is served: hfi get lists those that are", name)}
+	}
+	if err != nil {
+		return fmt.Errorf("getting policy %q: %w", name, err)
+	}
+	if done, err := a.raw(text); done {
+		return err
+	}
+	lines := [][2]string{
+		{"Name", policy.Metadata.Name},
+		{"Service", policy.Spec.Selector.Service},
+		{"Namespace", policy.Spec.Selector.Namespace},
+		{"State", state(policy, a.now())},
+	}
+	if at := policy.Spec.ExpiresAt; at != nil {
+		lines = append(lines, [2]string{"Expires", at.Format(time.RFC3339)})
+	}
+	if origin.File != "" {
+		lines = append(lines, [2]string{"From", fmt.Sprintf("%s:%d in %s", origin.File, origin.Line, short(origin.Commit))})
+	}
+	for i, rule := range policy.Spec.Rules {
+		lines = append(lines, [2]string{fmt.Sprintf("Rule %d", i+1), fault(rule.Fault) + " of " + matching(rule.Match)})
+	}
+	return a.facts(lines)
+}
+
+// facts prints names and what they are.
+func (a *app) facts(lines [][2]string) error {
+	for _, line := range lines {
+		if _, err := fmt.Fprintf(a.stdout, "%-11s %s\n", line[0], clean(line[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// state says whether a policy does anything now.
+func state(policy *schema.Policy, now time.Time) string {
+	switch {
+	case policy.Expired(now):
+		return "expired"
+	case policy.Spec.DryRun:
+		return "dry run"
+	}
+	return "active"
+}
+
+// faults sums up a policy's rules.
+func faults(policy *schema.Policy) string {
+	var all []string
+	for _, rule := range policy.Spec.Rules {
+		all = append(all, fault(rule.Fault))
+	}
+	return strings.Join(all, ", ")
+}
+
+func fault(f schema.Fault) string {
+	var parts []string
+	if f.DelayMS > 0 {
+		parts = append(parts, fmt.Sprintf("delay %dms", f.DelayMS))
+	}
+	if f.Abort != nil {
+		if f.Abort.GRPCStatus != nil {
+			parts = append(parts, fmt.Sprintf("abort grpc %d", *f.Abort.GRPCStatus))
+		} else {
+			parts = append(parts, fmt.Sprintf("abort %d", f.Abort.Status))
+		}
+	}
+	share, err := f.Percentage.MarshalJSON()
+	must(err)
+	return fmt.Sprintf("%s for %s%%", strings.Join(parts, " and "), share)
+}
+
+// matching says which requests a rule concerns.
+func matching(match *schema.Match) string {
+	if match == nil {
+		return "all requests"
+	}
+	var parts []string
+	if len(match.Methods) > 0 {
+		parts = append(parts, strings.Join(match.Methods, " or "))
+	}
+	if match.Path != nil {
+		parts = append(parts, "path "+comparison(*match.Path))
+	}
+	for _, header := range match.Headers {
+		if header.Present != nil {
+			parts = append(parts, fmt.Sprintf("header %s present: %t", header.Name, *header.Present))
+		} else {
+			parts = append(parts, "header "+header.Name+" "+comparison(header.StringMatch))
+		}
+	}
+	return "requests with " + strings.Join(parts, ", ")
+}
+
+func comparison(match schema.StringMatch) string {
+	switch {
+	case match.Exact != nil:
+		return fmt.Sprintf("= %q", *match.Exact)
+	case match.Prefix != nil:
+		return fmt.Sprintf("starting with %q", *match.Prefix)
+	case match.Regex != nil:
+		return fmt.Sprintf("matching %q", *match.Regex)
+	}
+	return "of any value"
+}
+
+// completionLimit is how long completion may ask the daemon: a person is waiting at the prompt.
+const completionLimit = time.Second
+
+// completeNames completes the names of served policies, for up to limit arguments.
+func (a *app) completeNames(limit int) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		client, err := a.client()
+		if err != nil || len(args) >= limit {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		parent := cmd.Context()
+		if parent == nil {
+			parent = context.Background()
+		}
+		ctx, cancel := context.WithTimeout(parent, completionLimit)
+		defer cancel()
+		policies, _, err := client.Policies(ctx, api.Selector{})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, policy := range policies {
+			if name := policy.Metadata.Name; strings.HasPrefix(name, prefix) {
+				names = append(names, name)
+			}
+		}
+		sort.Strings(names)
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// gitGrace is how long git may take to end once it was asked to.
+const gitGrace = 3 * time.Second
+
+// repo runs the user's own git command in a folder, so that the user's
+// credentials, signing key and hooks are those that they know.
+type repo struct {
+	// dir is the folder; empty means the current one, with git's environment as it is.
+	dir string
+}
+
+// git runs git and gives its standard output.
+func (r repo) git(ctx context.Context, args ...string) (string, error) {
+	return r.gitInput(ctx, nil, args...)
+}
+
+// gitInput is git with something on its standard input.
+func (r repo) gitInput(ctx context.Context, input io.Reader, args ...string) (string, error) {
+	var stdout, stderr bytes.Buffer
+	command := r.command(ctx, args...)
+	command.Stdin, command.Stdout, command.Stderr = input, &stdout, &limitedBuffer{&stderr}
+	if err := command.Run(); err != nil {
+		return "", gitFailed(ctx, args[0], err, stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+func (r repo) command(ctx context.Context, args ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, "git", args...)
+	command.Dir = r.dir
+	command.Env = append(os.Environ(), "GIT_LFS_SKIP_SMUDGE=1")
+	if r.dir != "" {
+		command.Env = slices.DeleteFunc(command.Env, isLocalToRepo)
+	}
+	// Asked to end, git removes its lock files; what it started may hold the pipes for longer.
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = gitGrace
+	return command
+}
+
+// isLocalToRepo says whether a variable ties git to the repository of
+// whoever started us: hfi may run in one of its hooks.
+func isLocalToRepo(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
+		"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_QUARANTINE_PATH", "GIT_SHALLOW_FILE"}, name)
+}
+
+// limitedBuffer keeps the first part of what is written, and takes the rest.
+type limitedBuffer struct{ *bytes.Buffer }
+
+func (b *limitedBuffer) Write(text []byte) (int, error) {
+	if room := 64<<10 - b.Len(); room > 0 {
+		b.Buffer.Write(text[:min(room, len(text))])
+	}
+	return len(text), nil
+}
+
+// gitError is a run of git that failed.
+type gitError struct {
+	verb string
+	// said is what git wrote, in one line and without passwords.
+	said string
+	err  error
+}
+
+func (e *gitError) Error() string {
+	if e.said == "" {
+		return fmt.Sprintf("git %s: %v", e.verb, e.err)
+	}
+	return fmt.Sprintf("git %s: %s", e.verb, e.said)
+}
+func (e *gitError) Unwrap() error { return e.err }
+
+func gitFailed(ctx context.Context, verb string, err error, stderr string) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("git %s: %w", verb, ctx.Err())
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("hfi runs the git command, which is not installed: %w", err)
+	}
+	return &gitError{verb, gitSaid(stderr), err}
+}
+
+var password = regexp.MustCompile(`://[^/@\s]+@`)
+
+// gitSaid makes one line of git's complaint: without hints and passwords.
+func gitSaid(stderr string) string {
+	var lines []string
+	for line := range strings.Lines(stderr) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "hint:") || strings.HasPrefix(line, "Cloning into") {
+			continue
+		}
+		lines = append(lines, strings.TrimPrefix(line, "fatal: "))
+	}
+	return withoutPassword(strings.Join(lines, "; "))
+}
+
+// withoutPassword takes user names and passwords out of URLs in a text.
+func withoutPassword(text string) string { return password.ReplaceAllString(text, "://***@") }
+
+// commitHash is the full hash of a revision, or an error that says that there is no such.
+func (r repo) commitHash(ctx context.Context, revision string) (string, error) {
+	hash, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", revision+"^{commit}")
+	if err != nil && ctx.Err() == nil && !errors.Is(err, exec.ErrNotFound) {
+		return "", fmt.Errorf("there is no commit %q in this repository", revision)
+	}
+	return strings.TrimSpace(hash), err
+}
+
+// contains says whether commit is part of tip's history; known is false
+// where the repository does not have both.
+func (r repo) contains(ctx context.Context, tip, commit string) (yes, known bool) {
+	_, err := r.git(ctx, "merge-base", "--is-ancestor", commit, tip)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return false, exit.ExitCode() == 1
+	}
+	return err == nil, err == nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/reconciler"
+)
+
+func newHistory(a *app) *cobra.Command {
+	var limit int
+	command := &cobra.Command{
+		Use:   "history",
+		Short: "Show the commits that the daemon applied, found invalid or refused",
+		Long: `Show the commits that the daemon attempted, newest first, how each attempt ended,
+and which earlier state a commit restored.`,
+		Example: `  hfi history
+  hfi history -n 5
+  hfi history -o json | jq -r '.[] | select(.outcome == "Applied") | .commit'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return usageError("--limit must not be less than 0")
+			}
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			_, text, err := client.Status(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("getting the history: %w", err)
+			}
+			return a.printHistory(text, limit)
+		},
+	}
+	command.Flags().IntVarP(&limit, "limit", "n", 0, "show at most so many `entries`; 0 for all")
+	return command
+}
+
+// printHistory prints the history in a status; JSON keeps the daemon's own fields.
+func (a *app) printHistory(status []byte, limit int) error {
+	var answer struct {
+		History []json.RawMessage `json:"history"`
+	}
+	if err := json.Unmarshal(status, &answer); err != nil {
+		return fmt.Errorf("reading the history: %w", err)
+	}
+	if limit > 0 && len(answer.History) > limit {
+		answer.History = answer.History[:limit]
+	}
+	if done, err := a.value(orEmpty(answer.History)); done {
+		return err
+	}
+	if len(answer.History) == 0 {
+		_, err := fmt.Fprintln(a.stdout, "No commit was attempted yet.")
+		return err
+	}
+	var rows [][]string
+	for _, raw := range answer.History {
+		var entry reconciler.HistoryEntry
+		if err := json.Unmarshal(raw, &entry); err != nil {
+			return fmt.Errorf("reading the history: %w", err)
+		}
+		note := entry.Message
+		if entry.Restores != "" {
+			note = join(", ", "restores "+short(entry.Restores), note)
+		}
+		rows = append(rows, []string{entry.At.Local().Format(time.DateTime), short(entry.Commit), string(entry.Outcome),
+			entry.Author, entry.Subject, note})
+	}
+	return a.table([]string{"AT", "COMMIT", "OUTCOME", "AUTHOR", "SUBJECT", "NOTE"}, rows)
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/schema/scaffold"
+)
+
+func newInit(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make a policy repository that is ready for cue vet",
+		Long: `Write a policy repository into DIR: the schema, an example policy in YAML and
+one in CUE, and a CI workflow that checks every push with the stock cue command.
+
+DIR is made if need be. Files that are there already are not overwritten.`,
+		Example: `  hfi init chaos
+  cd chaos && git init -b main && git add . && git commit -m "Begin"`,
+		Args: exactly(1, "DIR, the folder to write"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := args[0]
+			if err := scaffold.Write(dir); err != nil {
+				return fmt.Errorf("making a policy repository: %w", err)
+			}
+			if done, err := a.value(map[string]string{"dir": dir}); done {
+				return err
+			}
+			_, err := fmt.Fprintf(a.stdout, `Made a policy repository in %s. Next:
+
+  cd %s
+  hfi vet .                                  # or cue vet, as the CI workflow does
+  git init -b main && git add . && git commit -m "Begin"
+  git remote add origin URL && git push -u origin main
+  hfid --repo URL                            # serves what you push
+`, clean(dir), clean(filepath.Clean(dir)))
+			return err
+		},
+	}
+}
+
+// exactly is a check of the number of arguments that names what is missing.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("%s takes %s; it was given %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,155 @@
+// Command hfi is the command line of hfi: it makes and checks repositories of
+// fault policies, changes them by commits, and asks the daemon what it serves.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/schema/vet"
+)
+
+func main() {
+	// Before anything else: this program is also the child that evaluates CUE.
+	vet.RunChild()
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is hfi as a function: the arguments in, the exit code out.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the program without cleaning up.
+	context.AfterFunc(ctx, stop)
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !a.running {
+		// Whatever cobra finds before a command runs is about the command line.
+		err = usageError("%v", err)
+	}
+	interrupted := ctx.Err() != nil
+	code := exitCode(err, interrupted)
+	if message := explain(err, interrupted); message != "" {
+		fmt.Fprintf(stderr, "%s %s\n", a.paintErr(red, "hfi:"), clean(message))
+	}
+	return code
+}
+
+// defaultTimeout bounds a whole command.
+const defaultTimeout = 2 * time.Minute
+
+// app is what the commands share.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
+
+	// The global flags.
+	server  string
+	timeout time.Duration
+	output  format
+
+	// running says that the command line was understood.
+	running bool
+}
+
+// client asks the daemon that --server names.
+func (a *app) client() (*api.Client, error) {
+	client, err := api.New(a.server)
+	if err != nil {
+		return nil, usageError("--server: %v", err)
+	}
+	return client, nil
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hfi",
+		Short: "Fault policies for Envoy and Istio, from git",
+		Long: `hfi makes and checks repositories of fault policies, changes them by commits,
+and asks the daemon (hfid) what it serves.
+
+Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
+		Example: `  hfi init chaos                   # a new policy repository
+  hfi vet chaos                    # is every policy valid?
+  hfi apply -f frontend.yaml       # commit, push, wait until it is served
+  hfi status                       # do git, etcd and the filters agree?
+  hfi wait HEAD --timeout 30s      # until every filter has the last commit
+  hfi get filters                  # which sidecars enforce it?`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, also as HFI_SERVER")
+	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long the command may take in all")
+	flags.VarP(&a.output, "output", "o", "output `format`: table, json or yaml")
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
+	root.AddCommand(
+		newInit(a), newVet(a), newApply(a), newDelete(a), newGet(a), newStatus(a),
+		newDiff(a), newHistory(a), newWait(a), newExitCodes(a),
+	)
+	a.limitAll(root.Commands())
+	addCompletionExamples(root)
+	return root
+}
+
+// limitAll limits commands, and those below them.
+func (a *app) limitAll(commands []*cobra.Command) {
+	for _, command := range commands {
+		if command.RunE != nil {
+			command.RunE = a.limited(command.RunE)
+		}
+		a.limitAll(command.Commands())
+	}
+}
+
+// limited runs a command within --timeout.
+func (a *app) limited(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if a.timeout <= 0 {
+			return usageError("--timeout must be more than 0, not %v", a.timeout)
+		}
+		a.running = true
+		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+		defer cancel()
+		cmd.SetContext(ctx)
+		err := run(cmd, args)
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && !isExit(err) {
+			return &exitError{exitTimeout, fmt.Errorf("not done within %v (%w): allow more with --timeout", a.timeout, err)}
+		}
+		return err
+	}
+}
+
+func envOr(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// must is for mistakes in this program's own set-up.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

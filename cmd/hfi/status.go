@@ -1,0 +1,192 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+func newStatus(a *app) *cobra.Command {
+	var strict bool
+	command := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether git, etcd and the filters agree, and what is wrong if not",
+		Long: `Show whether git, etcd and the filters agree, what is served, and what is wrong if anything is.
+The exit code is 0 whenever the daemon answers; with --exit-code it is 5 unless
+git and etcd agree and there is no drift.`,
+		Example: `  hfi status
+  hfi status --exit-code -o json > status.json || echo "not in sync"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			status, text, err := client.Status(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("getting the status: %w", err)
+			}
+			done, err := a.raw(text)
+			if err == nil && !done {
+				err = a.printStatus(status)
+			}
+			if err != nil || !strict {
+				return err
+			}
+			if status.Sync.Status != reconciler.Synced || status.Drift.Status != reconciler.DriftNone {
+				return &exitError{exitDiffers, fmt.Errorf("sync is %s, drift is %s", status.Sync.Status, status.Drift.Status)}
+			}
+			return nil
+		},
+	}
+	command.Flags().BoolVar(&strict, "exit-code", false, "exit with 5 unless in sync and without drift")
+	return command
+}
+
+// maxShown bounds the drift items and problems of a table: the rest is counted.
+const maxShown = 20
+
+func (a *app) printStatus(status *reconciler.Status) error {
+	source, sync := status.Source, status.Sync
+	lines := [][2]string{
+		{"Sync", join(": ", string(sync.Status), sync.Message)},
+		{"Serving", a.serving(status)},
+	}
+	if tried := source.LastAttemptedRevision; tried != nil && (sync.LastAppliedRevision == nil || tried.Commit != sync.LastAppliedRevision.Commit) {
+		lines = append(lines, [2]string{"Attempted", fmt.Sprintf("%s %s", short(tried.Commit), tried.Subject)})
+	}
+	lines = append(lines, [2]string{"Git", a.git(source)}, [2]string{"Etcd", a.etcd(status.Etcd)}, [2]string{"Drift", drift(status.Drift)})
+	if heal := status.Drift.Heal; heal != nil {
+		lines = append(lines, [2]string{"Repairs", join(": ", fmt.Sprint(heal.Repairs), heal.Message)})
+	}
+	lines = append(lines, [2]string{"Filters", countFilters(status.Filters)})
+	for _, condition := range status.Conditions {
+		lines = append(lines, [2]string{string(condition.Type), join(": ", condition.Status+" "+condition.Reason, condition.Message)})
+	}
+	for _, line := range lines {
+		text := fmt.Sprintf("%-11s %s", line[0], clean(line[1]))
+		if c, ok := statusColour(line[0], status); ok {
+			text = fmt.Sprintf("%-11s %s", line[0], a.paint(c, clean(line[1])))
+		}
+		if _, err := fmt.Fprintln(a.stdout, text); err != nil {
+			return err
+		}
+	}
+	wrong := filterLines(status.Filters)
+	a.details("Filters that need a look", wrong, status.Filters.Behind+status.Filters.Silent)
+	a.details("Drift items", driftLines(status.Drift), status.Drift.Total)
+	a.details("Errors", problemLines(source.Errors), len(source.Errors))
+	a.details("Warnings", problemLines(source.Warnings), len(source.Warnings))
+	return nil
+}
+
+// statusColour is green for what is well, red for what needs a person, yellow for the rest.
+func statusColour(line string, status *reconciler.Status) (colour, bool) {
+	switch line {
+	case "Sync":
+		return map[reconciler.SyncWord]colour{reconciler.Synced: green, reconciler.OutOfSync: red}[status.Sync.Status].or(yellow), true
+	case "Drift":
+		return map[reconciler.DriftWord]colour{reconciler.DriftNone: green, reconciler.DriftDetected: red}[status.Drift.Status].or(yellow), true
+	case "Filters":
+		return filtersColour(status.Filters), true
+	}
+	return "", false
+}
+
+func (c colour) or(other colour) colour {
+	if c == "" {
+		return other
+	}
+	return c
+}
+
+func (a *app) serving(status *reconciler.Status) string {
+	applied := status.Sync.LastAppliedRevision
+	if applied == nil {
+		return "nothing yet"
+	}
+	text := fmt.Sprintf("%s of %s, published %s", plural(applied.Count, "policy", "policies"), short(applied.Commit), ago(a.now(), &applied.At))
+	if from := status.Sync.ServedFrom; from != "" && from != "etcd" {
+		text += ", from " + from
+	}
+	for _, entry := range status.History {
+		if entry.Commit != applied.Commit || entry.Outcome != reconciler.Applied {
+			continue
+		}
+		text += fmt.Sprintf(": %s (%s)", entry.Subject, entry.Author)
+		if entry.Restores != "" {
+			text += ", restores " + short(entry.Restores)
+		}
+		break
+	}
+	return text
+}
+
+func (a *app) git(source reconciler.SourceStatus) string {
+	text := fmt.Sprintf("%s of %s, in %s, seen %s", source.Branch, source.URL, source.Path, ago(a.now(), source.LastSeenAt))
+	if source.Error != nil {
+		return join(": ", text, source.Error.Reason, source.Error.Message)
+	}
+	return text
+}
+
+func (a *app) etcd(etcd reconciler.EtcdStatus) string {
+	word := "healthy"
+	if !etcd.Healthy {
+		word = join(": ", "not healthy", etcd.Error)
+	}
+	return fmt.Sprintf("%s, %s (%s), seen %s", etcd.Mode, word, strings.Join(etcd.Endpoints, ", "), ago(a.now(), etcd.LastSeenAt))
+}
+
+func drift(d reconciler.Drift) string {
+	if d.Status != reconciler.DriftDetected {
+		return string(d.Status)
+	}
+	return fmt.Sprintf("%s: %s (mode %s)", d.Status, plural(max(d.Total, len(d.Items)), "key", "keys"), d.Mode)
+}
+
+func driftLines(d reconciler.Drift) []string {
+	var lines []string
+	for _, item := range d.Items {
+		lines = append(lines, fmt.Sprintf("%-8s %s", item.Kind, item.Key))
+	}
+	return lines
+}
+
+func problemLines(problems []schema.Problem) []string {
+	var lines []string
+	for _, problem := range problems {
+		lines = append(lines, problem.String())
+	}
+	return lines
+}
+
+// details prints a list under a heading, if there is any.
+func (a *app) details(heading string, lines []string, total int) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(a.stdout, "\n%s\n", a.paint(bold, heading))
+	shown := lines[:min(len(lines), maxShown)]
+	for _, line := range shown {
+		fmt.Fprintf(a.stdout, "  %s\n", clean(line))
+	}
+	if rest := max(total, len(lines)) - len(shown); rest > 0 {
+		fmt.Fprintf(a.stdout, "  … and %d more (-o json has them)\n", rest)
+	}
+}
+
+// join puts the parts together that are not empty.
+func join(separator string, parts ...string) string {
+	var some []string
+	for _, part := range parts {
+		if part != "" {
+			some = append(some, part)
+		}
+	}
+	return strings.Join(some, separator)
+}

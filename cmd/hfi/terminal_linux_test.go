@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
+	"golang.org/x/sys/unix"
+)
+
+// openTerminal opens a pseudo-terminal: what is written to the second file can be read from the first.
+func openTerminal(t *testing.T) (master, terminal *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		testtool.Lacks(t, "no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return master, terminal
+}
+
+// onTerminal runs hfi with its output on a terminal, and gives what a person's screen got.
+func onTerminal(t *testing.T, env []string, args ...string) string {
+	t.Helper()
+	master, terminal := openTerminal(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	command := exec.CommandContext(ctx, "hfi", args...)
+	command.Stdout, command.Stderr = terminal, terminal
+	command.Env = append(append(os.Environ(), "TERM=xterm", "NO_COLOR="), env...)
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	terminal.Close()
+	var screen bytes.Buffer
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Reading ends with an error once the terminal's last user is gone.
+		_, _ = screen.ReadFrom(master)
+	}()
+	if err := command.Wait(); err != nil {
+		t.Errorf("hfi %s: %v", strings.Join(args, " "), err)
+	}
+	<-done
+	return screen.String()
+}
+
+// statusServer answers with a status that is in sync, or whatever change makes of it.
+func statusServer(t *testing.T, change func(n int64, text string) string) string {
+	var n atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		text := `{"filters": {"complete": true}, "sync": {"status": "Synced", "last_applied_revision": {"commit": "1111111111111111111111111111111111111111", "count": 3}},
+			"etcd": {"healthy": true}, "drift": {"status": "None"}, "conditions": [{"type": "Ready", "status": "True", "reason": "Synced",
+			"message": "evil \u001b]0;title\u0007 message"}]}`
+		if change != nil {
+			text = change(n.Add(1), text)
+		}
+		fmt.Fprint(w, text)
+	}))
+	t.Cleanup(server.Close)
+	return "HFI_SERVER=" + server.URL
+}
+
+// Colour is for terminals, and not for those who ask for none.
+func TestColour(t *testing.T) {
+	server := statusServer(t, nil)
+	const escape = "\x1b["
+	if screen := onTerminal(t, []string{server}, "status"); !strings.Contains(screen, escape+"32mSynced"+escape+"0m") {
+		t.Errorf("a terminal got no green word:\n%q", screen)
+	}
+	for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
+		if screen := onTerminal(t, []string{server, env}, "status"); strings.Contains(screen, escape) || !strings.Contains(screen, "Synced") {
+			t.Errorf("with %s a terminal got colour, or nothing:\n%q", env, screen)
+		}
+	}
+	command := exec.Command("hfi", "status")
+	command.Env = append(os.Environ(), "TERM=xterm", "NO_COLOR=", server)
+	piped, err := command.CombinedOutput()
+	if err != nil || strings.Contains(string(piped), escape) || !strings.Contains(string(piped), "Synced") {
+		t.Errorf("a pipe got colour, or nothing: %v\n%q", err, piped)
+	}
+}
+
+// What others wrote into commits and policies does not steer the terminal.
+func TestForeignTextDoesNotSteerTheTerminal(t *testing.T) {
+	screen := onTerminal(t, []string{statusServer(t, nil)}, "status")
+	if strings.Contains(screen, "\x1b]") || strings.Contains(screen, "\a") {
+		t.Errorf("an escape sequence reached the terminal:\n%q", screen)
+	}
+	if !strings.Contains(screen, "evil") {
+		t.Errorf("the message is gone:\n%q", screen)
+	}
+}
+
+// On a terminal, what takes over a second has a line that is rewritten in
+// place and is gone at the end.
+func TestProgressLine(t *testing.T) {
+	server := statusServer(t, func(n int64, text string) string {
+		if n < 8 {
+			return strings.Replace(text, `"Synced", "last`, `"OutOfSync", "last`, 1)
+		}
+		return text
+	})
+	screen := onTerminal(t, []string{server}, "wait", strings.Repeat("1", 40))
+	for _, want := range []string{"\r\x1b[KWaiting for 111111111111: OutOfSync, serving 111111111111 … 1s", "\r\x1b[K\x1b[32m111111111111 is served"} {
+		if !strings.Contains(screen, want) {
+			t.Errorf("the terminal did not get %q:\n%q", want, screen)
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+	"github.com/boifi/hfi/schema/vet"
+)
+
+// defaultPath is the policy folder in a repository where nothing says otherwise, as it is hfid's.
+const defaultPath = "policies"
+
+func newVet(a *app) *cobra.Command {
+	var path string
+	command := &cobra.Command{
+		Use:   "vet DIR",
+		Short: "Check the policies in a folder as the daemon would",
+		Long: `Check every policy under DIR, the work tree of a policy repository, with the
+daemon's own validation. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
+The exit code is 3 if there is any error; warnings do not count.
+
+Policies are taken from --path in DIR; if that is not given, from DIR/policies
+where there is such a folder, else from DIR itself.`,
+		Example: `  hfi vet .
+  hfi vet ~/src/chaos --path faults/production
+  hfi vet . -o json | jq -r '.errors[].message'`,
+		Args: exactly(1, "DIR, the folder to check"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := args[0]
+			if path == "" {
+				path = guessPath(dir)
+			}
+			if info, err := os.Stat(filepath.Join(dir, path)); err != nil {
+				return fmt.Errorf("checking policies: %w", err)
+			} else if !info.IsDir() {
+				return fmt.Errorf("checking policies: %s is a file: vet checks a folder", filepath.Join(dir, path))
+			}
+			verdict, err := a.vet(cmd.Context(), dir, path)
+			if err != nil {
+				return err
+			}
+			return a.printVerdict(dir, verdict)
+		},
+	}
+	command.Flags().StringVar(&path, "path", "", "`folder` of the policies in DIR")
+	return command
+}
+
+func guessPath(dir string) string {
+	if info, err := os.Stat(filepath.Join(dir, defaultPath)); err == nil && info.IsDir() {
+		return defaultPath
+	}
+	return "."
+}
+
+// vet asks for a verdict on a folder, with progress.
+func (a *app) vet(ctx context.Context, dir, path string) (*reconciler.Verdict, error) {
+	bar := a.progress(ctx, "Checking policies")
+	defer bar.Stop()
+	verdict, err := vet.Dir(ctx, dir, path)
+	if err != nil {
+		return nil, fmt.Errorf("checking the policies in %s: %w", path, err)
+	}
+	return verdict, nil
+}
+
+// vetAnswer is vet's answer for machines. Files are relative to DIR.
+type vetAnswer struct {
+	Valid    bool             `json:"valid"`
+	Policies int              `json:"policies"`
+	Errors   []schema.Problem `json:"errors"`
+	Warnings []schema.Problem `json:"warnings"`
+}
+
+func (a *app) printVerdict(dir string, verdict *reconciler.Verdict) error {
+	answer := vetAnswer{Valid: verdict.Set != nil, Errors: orEmpty(verdict.Errors), Warnings: orEmpty(verdict.Warnings)}
+	if verdict.Set != nil {
+		answer.Policies = verdict.Set.Len()
+	}
+	done, err := a.value(answer)
+	if err != nil {
+		return err
+	}
+	if !done {
+		a.printProblems(a.stdout, dir, verdict)
+		if answer.Valid {
+			fmt.Fprintf(a.stdout, "%s\n", a.paint(green, plural(answer.Policies, "policy, valid", "policies, all valid")))
+		}
+	}
+	if answer.Valid {
+		return nil
+	}
+	return invalid(verdict.Errors)
+}
+
+// invalid is the summary of errors that were printed.
+func invalid(problems []schema.Problem) error {
+	files := map[string]bool{}
+	for _, problem := range problems {
+		files[problem.File] = true
+	}
+	return &exitError{exitInvalid, fmt.Errorf("%s in %s",
+		plural(len(problems), "error", "errors"), plural(len(files), "file", "files"))}
+}
+
+// printProblems prints errors and warnings, one a line, with the files as seen from here.
+func (a *app) printProblems(w io.Writer, dir string, verdict *reconciler.Verdict) {
+	for _, problem := range verdict.Errors {
+		fmt.Fprintln(w, clean(under(dir, problem).String()))
+	}
+	for _, problem := range verdict.Warnings {
+		problem.Message = "warning: " + problem.Message
+		fmt.Fprintln(w, paint(w, yellow, clean(under(dir, problem).String())))
+	}
+}
+
+func under(dir string, problem schema.Problem) schema.Problem {
+	if dir != "" && problem.File != "" {
+		problem.File = filepath.Join(dir, problem.File)
+	}
+	return problem
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

@@ -1,0 +1,325 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// How often wait asks: soon at first, then more slowly.
+const (
+	waitPause    = 100 * time.Millisecond
+	maxWaitPause = time.Second
+	// firstContact is how long wait bears with a daemon that has not answered once.
+	firstContact = 10 * time.Second
+)
+
+func newWait(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "wait COMMIT",
+		Short: "Wait until a commit is served and every filter has it",
+		Long: `Wait until git and etcd agree on COMMIT, or on a later commit that contains it,
+and every connected filter has what is served now. COMMIT is a hash, abbreviated
+or not, or in a clone anything that git understands.
+
+It ends at once, with exit code 7 and the reason, if the daemon finds the commit
+invalid or refuses it, or if the branch moved on without it; with 9 and the
+pod's name when a filter has stopped asking, and so does not enforce it; with 4
+when --timeout is over.`,
+		Example: `  git push && hfi wait HEAD
+  hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
+		Args: exactly(1, "COMMIT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			commit, err := resolveCommit(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			w := &waiter{app: a, client: client, commit: commit, contains: repo{}.contains}
+			status, text, err := w.wait(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if done, err := a.raw(text); done {
+				return err
+			}
+			return a.printServed(commit, status)
+		},
+	}
+}
+
+var hexadecimal = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
+
+// resolveCommit is the full hash if a clone knows it, else the hash as given.
+func resolveCommit(ctx context.Context, revision string) (string, error) {
+	hash, err := repo{}.commitHash(ctx, revision)
+	if err == nil {
+		return hash, nil
+	}
+	if lower := strings.ToLower(revision); hexadecimal.MatchString(lower) {
+		return lower, nil
+	}
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	return "", usageError("%q is neither a commit of a repository here nor a hash of 7 or more digits", revision)
+}
+
+func (a *app) printServed(commit string, status *reconciler.Status) error {
+	applied := status.Sync.LastAppliedRevision
+	text := fmt.Sprintf("%s is served", short(commit))
+	if !strings.HasPrefix(applied.Commit, commit) {
+		text = fmt.Sprintf("%s is served, as part of %s", short(commit), short(applied.Commit))
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, text), plural(applied.Count, "policy", "policies"), reached(status.Filters))
+	return err
+}
+
+// waiter waits for a commit.
+type waiter struct {
+	*app
+	client *api.Client
+	// commit is a full hash, or the beginning of one.
+	commit string
+	// contains says whether a commit is part of a tip's history, if that can be known.
+	contains func(ctx context.Context, tip, commit string) (yes, known bool)
+
+	// first is the applied commit of the first status seen.
+	first *string
+	// ancestry remembers what contains said for sure: it costs a run of git.
+	ancestry map[[2]string]bool
+}
+
+// agreements are what has to hold before a commit counts as served. Each says
+// whether it holds and, if not, what is awaited; an error ends the waiting.
+func (w *waiter) agreements() []func(context.Context, *reconciler.Status) (bool, string, error) {
+	return []func(context.Context, *reconciler.Status) (bool, string, error){w.gitAndEtcd, w.filters}
+}
+
+// wait gives the status in which everything agreed.
+func (w *waiter) wait(ctx context.Context) (*reconciler.Status, []byte, error) {
+	w.ancestry = map[[2]string]bool{}
+	note := "no answer yet"
+	bar := w.progress(ctx, "Waiting for "+short(w.commit))
+	defer bar.Stop()
+	// Nobody needs to wait for the next poll; a daemon that does not hear it polls anyway.
+	_ = w.client.Reconcile(ctx)
+	began, between := time.Now(), waitPause
+	for {
+		status, text, err := w.client.Status(ctx)
+		switch {
+		case err == nil:
+			done, awaited, err := w.judge(ctx, status)
+			if done || err != nil && ctx.Err() == nil {
+				return status, text, err
+			}
+			if err == nil {
+				note = awaited
+			}
+		case ctx.Err() == nil && (!transient(err) || w.first == nil && time.Since(began) > firstContact):
+			return nil, nil, fmt.Errorf("waiting for %s: %w", short(w.commit), err)
+		case ctx.Err() == nil:
+			note = err.Error()
+		}
+		bar.Note(fmt.Sprintf("Waiting for %s: %s", short(w.commit), note))
+		if !pause(ctx, between) {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, nil, &exitError{exitTimeout, fmt.Errorf("timed out waiting for %s: %s", short(w.commit), note)}
+			}
+			return nil, nil, ctx.Err()
+		}
+		between = min(between*3/2, maxWaitPause)
+	}
+}
+
+// transient says whether a later request may well succeed.
+func transient(err error) bool {
+	var unreachable *api.UnreachableError
+	var answer *api.AnswerError
+	return errors.As(err, &unreachable) || errors.As(err, &answer) && answer.Status >= 500
+}
+
+func (w *waiter) judge(ctx context.Context, status *reconciler.Status) (done bool, note string, err error) {
+	for _, agreed := range w.agreements() {
+		if done, note, err := agreed(ctx, status); !done {
+			return false, note, err
+		}
+	}
+	return true, "", nil
+}
+
+func (w *waiter) gitAndEtcd(ctx context.Context, status *reconciler.Status) (bool, string, error) {
+	applied := ""
+	if revision := status.Sync.LastAppliedRevision; revision != nil {
+		applied = revision.Commit
+	}
+	if w.first == nil {
+		w.first = &applied
+	}
+	if applied != "" && w.isIn(ctx, applied, status.History) {
+		// What was refused after it takes nothing from what is served.
+		if status.Sync.Status == reconciler.Synced || status.Etcd.Healthy && laterRejected(status) {
+			return true, "", nil
+		}
+		return false, describeSync(status), nil
+	}
+	if err := w.rejected(ctx, status); err != nil {
+		return false, "", err
+	}
+	if applied != "" && w.superseded(ctx, applied, status.History) {
+		return false, "", &exitError{exitRefused, fmt.Errorf(
+			"%s is not served: the branch moved on to %s, which does not contain it", short(w.commit), short(applied))}
+	}
+	return false, describeSync(status), nil
+}
+
+// is says whether a full hash is the commit's.
+func (w *waiter) is(hash string) bool { return strings.HasPrefix(hash, w.commit) }
+
+// isIn says whether the commit is the applied one or part of it: by what git
+// says here or, where git does not know, by the history: what was applied
+// before is in what came after it.
+func (w *waiter) isIn(ctx context.Context, applied string, history []reconciler.HistoryEntry) bool {
+	if w.is(applied) {
+		return true
+	}
+	if yes, known := w.ancestor(ctx, applied, w.commit); known {
+		return yes
+	}
+	for _, entry := range history {
+		if w.is(entry.Commit) && entry.Outcome == reconciler.Applied {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *waiter) ancestor(ctx context.Context, tip, commit string) (yes, known bool) {
+	key := [2]string{tip, commit}
+	if yes, known := w.ancestry[key]; known {
+		return yes, true
+	}
+	if w.contains == nil {
+		return false, false
+	}
+	yes, known = w.contains(ctx, tip, commit)
+	if known {
+		w.ancestry[key] = yes
+	}
+	return yes, known
+}
+
+// rejected is why the daemon does not take the commit up: the newest attempt
+// at it, or at a later commit that contains it, was invalid or refused.
+func (w *waiter) rejected(ctx context.Context, status *reconciler.Status) error {
+	source := status.Source
+	if tried := source.LastAttemptedRevision; tried != nil && len(source.Errors) > 0 && w.concerns(ctx, tried.Commit) {
+		for _, problem := range source.Errors {
+			fmt.Fprintln(w.stderr, clean(problem.String()))
+		}
+		return w.reject(tried.Commit, "is invalid", plural(len(source.Errors), "error", "errors"))
+	}
+	for _, entry := range status.History {
+		if !w.is(entry.Commit) && (entry.Commit != status.History[0].Commit || !w.concerns(ctx, entry.Commit)) {
+			continue
+		}
+		switch entry.Outcome {
+		case reconciler.Invalid:
+			return w.reject(entry.Commit, "is invalid", entry.Message)
+		case reconciler.Refused:
+			return w.reject(entry.Commit, "was refused", entry.Message)
+		}
+		if w.is(entry.Commit) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// laterRejected says that git and etcd disagree because of a commit, newer
+// than the applied one, that the daemon does not take up.
+func laterRejected(status *reconciler.Status) bool {
+	tried, applied := status.Source.LastAttemptedRevision, status.Sync.LastAppliedRevision
+	if status.Sync.Status != reconciler.OutOfSync || tried == nil || tried.Commit == applied.Commit {
+		return false
+	}
+	if len(status.Source.Errors) > 0 {
+		return true
+	}
+	return len(status.History) > 0 && status.History[0].Commit == tried.Commit && status.History[0].Outcome != reconciler.Applied
+}
+
+// concerns says whether a verdict on a tip is one on the commit.
+func (w *waiter) concerns(ctx context.Context, tip string) bool {
+	if w.is(tip) {
+		return true
+	}
+	yes, known := w.ancestor(ctx, tip, w.commit)
+	return yes && known
+}
+
+func (w *waiter) reject(commit, verdict, reason string) error {
+	subject := short(w.commit)
+	if !w.is(commit) {
+		subject = fmt.Sprintf("%s is not served: %s, which contains it,", subject, short(commit))
+	}
+	return &exitError{exitRefused, errors.New(join(": ", subject+" "+verdict, reason))}
+}
+
+// superseded says whether the daemon has gone on, for sure, to something
+// without the commit: it attempted the commit before, or moved while we
+// waited, and what it has now is not on the way to the commit either.
+func (w *waiter) superseded(ctx context.Context, applied string, history []reconciler.HistoryEntry) bool {
+	if yes, known := w.ancestor(ctx, applied, w.commit); yes || !known {
+		return false
+	}
+	if yes, known := w.ancestor(ctx, w.commit, applied); yes || !known {
+		return false
+	}
+	if *w.first != applied {
+		return true
+	}
+	for _, entry := range history {
+		if entry.Commit == applied {
+			// Nothing newer than this: the commit may still come.
+			return w.attemptedBefore(applied, history)
+		}
+	}
+	return false
+}
+
+// attemptedBefore says whether the commit was attempted before the applied one.
+func (w *waiter) attemptedBefore(applied string, history []reconciler.HistoryEntry) bool {
+	passed := false
+	for _, entry := range history {
+		if passed && w.is(entry.Commit) {
+			return true
+		}
+		passed = passed || entry.Commit == applied
+	}
+	return false
+}
+
+// describeSync is what a person who waits wants to know.
+func describeSync(status *reconciler.Status) string {
+	applied := "nothing"
+	if revision := status.Sync.LastAppliedRevision; revision != nil {
+		applied = short(revision.Commit)
+	}
+	text := fmt.Sprintf("%s, serving %s", status.Sync.Status, applied)
+	if failure := status.Source.Error; failure != nil {
+		return join(": ", text, failure.Message)
+	}
+	return join(": ", text, status.Sync.Message)
+}
