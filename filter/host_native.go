@@ -1,0 +1,11 @@
+//go:build !wasm
+
+package main
+
+import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+
+// requestHeader is what host_wasm.go has, for the emulator.
+func requestHeader(name string) (text string, present bool) {
+	text, err := proxywasm.GetHttpRequestHeader(name)
+	return text, err == nil
+}

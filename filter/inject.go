@@ -1,0 +1,137 @@
+package main
+
+import (
+	"time"
+
+	"github.com/boifi/hfi/filter/fault"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
+)
+
+// requestHeaders decides on a request. Whatever breaks, the request goes on.
+func (v *vm) requestHeaders(id uint32) (action types.Action) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			v.panicked("on a request", fault)
+			v.streamDone(id)
+			action = types.ActionContinue
+		}
+	}()
+	if v.program.Idle() {
+		return types.ActionContinue
+	}
+	v.trap()
+	decision := v.program.Decide(&v.request, v.draws)
+	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt() {
+		return types.ActionContinue
+	}
+	for _, hit := range decision.DryRun {
+		v.countDryRun(hit)
+	}
+	switch {
+	case decision.Delay > 0:
+		v.pause(id, &decision)
+		return types.ActionPause
+	case decision.Abort != nil:
+		mark("abort=" + decision.AbortPolicy)
+		return v.abort(decision.Abort, decision.AbortPolicy)
+	}
+	return types.ActionContinue
+}
+
+func (v *vm) countDryRun(hit fault.Hit) {
+	name := metricDryRunDelays
+	if hit.Kind == fault.KindAbort {
+		name = metricDryRunAborts
+	}
+	v.metrics.fault(name, hit.Policy)
+	proxywasm.LogDebugf("hfi: policy %s, a dry run, would have faulted this request", hit.Policy)
+}
+
+// pause holds a request back until its delay is over.
+func (v *vm) pause(id uint32, decision *fault.Decision) {
+	what := "delay=" + decision.DelayPolicy
+	if decision.Abort != nil {
+		what += ";abort=" + decision.AbortPolicy
+	}
+	mark(what)
+	v.metrics.fault(metricDelays, decision.DelayPolicy)
+	proxywasm.LogDebugf("hfi: policy %s delays this request by %s", decision.DelayPolicy, decision.Delay)
+	v.paused.add(&pausedStream{
+		id: id, due: v.now().Add(decision.Delay),
+		abort: decision.Abort, policy: decision.AbortPolicy,
+	})
+	v.metrics.paused(1)
+	v.arm()
+}
+
+// resume ends the delays that are over, and says whether there were any. The
+// effective context is then one of the streams'.
+func (v *vm) resume() (any bool) {
+	for {
+		stream := v.paused.next(v.now())
+		if stream == nil {
+			return any
+		}
+		any = true
+		v.guard("at the end of a delay", func() { v.finish(stream) })
+	}
+}
+
+func (v *vm) finish(stream *pausedStream) {
+	v.metrics.paused(-1)
+	if err := proxywasm.SetEffectiveContext(stream.id); err != nil {
+		return // The stream has ended, and its end was not told: there is nothing left to do.
+	}
+	if stream.abort != nil && v.abort(stream.abort, stream.policy) == types.ActionPause {
+		return
+	}
+	if err := proxywasm.ResumeHttpRequest(); err != nil {
+		proxywasm.LogErrorf("hfi: resuming a request: %v", err)
+	}
+}
+
+// abort answers a request in the upstream's place.
+func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
+	headers := abort.Headers
+	if v.config.FaultHeader {
+		headers = append(headers[:len(headers):len(headers)], [2]string{"x-hfi-fault", policy})
+	}
+	status, body := httpStatus(abort), abort.Body
+	if status == 204 || status == 304 {
+		// Envoy would send it all the same, and the client take it for the
+		// next answer: these have no body (RFC 9110, 6.4.1).
+		body = nil
+	}
+	if err := proxywasm.SendHttpResponse(uint32(status), headers, body, int32(abort.GRPCStatus)); err != nil {
+		proxywasm.LogErrorf("hfi: aborting a request by policy %s: %v", policy, err)
+		return types.ActionContinue
+	}
+	v.metrics.fault(metricAborts, policy)
+	proxywasm.LogDebugf("hfi: policy %s aborts this request with status %d", policy, status)
+	return types.ActionPause
+}
+
+// streamDone is told of each stream that ends.
+func (v *vm) streamDone(id uint32) {
+	if _, paused := v.paused.streams[id]; !paused {
+		return
+	}
+	v.guard("at the end of a stream", func() {
+		v.paused.forget(id)
+		v.metrics.paused(-1)
+	})
+}
+
+// mark leaves what happens in the stream's filter state, where an access log
+// finds it as wasm.hfi_fault.
+func mark(what string) {
+	if err := proxywasm.SetProperty([]string{"hfi_fault"}, []byte(what)); err != nil {
+		proxywasm.LogErrorf("hfi: marking a request: %v", err)
+	}
+}
+
+var _ fault.Request = (*request)(nil)
+
+// longestTick keeps a deadline far ahead within what Envoy's timer takes.
+const longestTick = time.Hour

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// buildFixture is a module that Go and the SDK made, as they make the filter.
+func buildFixture(t *testing.T) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	out := filepath.Join(t.TempDir(), "fixture.wasm")
+	build := exec.CommandContext(ctx, "go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, "./testdata/fixture")
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if said, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the fixture: %v\n%s", err, said)
+	}
+	return read(t, out)
+}
+
+func TestAFilterMadeWithTheSDK(t *testing.T) {
+	original := buildFixture(t)
+	rewritten := mustRewrite(t, original)
+	if !bytes.Equal(rewritten, mustRewrite(t, original)) {
+		t.Error("one module was rewritten in two ways")
+	}
+
+	// If the SDK's callbacks ever become fewer or others, the test below shows
+	// less than it says.
+	before := load(t, original, nil).exported()
+	for _, name := range []string{"proxy_on_log", "proxy_on_done", "proxy_on_request_body", "proxy_on_response_headers", "proxy_on_queue_ready"} {
+		if !slices.Contains(before, name) {
+			t.Errorf("the SDK does not export %s", name)
+		}
+	}
+
+	e := load(t, rewritten, nil)
+	want := strings.Fields(`_initialize memory proxy_abi_version_0_2_0 proxy_on_configure proxy_on_context_create proxy_on_delete
+		proxy_on_http_call_response proxy_on_memory_allocate proxy_on_request_headers proxy_on_tick proxy_on_vm_start`)
+	if diff := cmp.Diff(want, e.exported()); diff != "" {
+		t.Errorf("the exports differ (-want +got):\n%s", diff)
+	}
+
+	// What follows is the order in which Envoy calls. The fixture's state is
+	// 0, and each tick counts it up. First, no stream is heard of.
+	e.call("_initialize", nil)
+	e.call("proxy_on_context_create", is(1, 0), "plugin 1")
+	if ok := e.call("proxy_on_vm_start", is(1, 0), "vm start"); ok != 1 {
+		t.Error("the VM did not start")
+	}
+	if ok := e.call("proxy_on_configure", is(1, 0), "plugin 1 start"); ok != 1 {
+		t.Error("the plugin did not start")
+	}
+	stream := func(id, headers, wantAction uint32, wantCalls ...string) {
+		t.Helper()
+		e.call("proxy_on_context_create", is(id, 1))
+		if action := e.call("proxy_on_request_headers", is(id, headers, 1), wantCalls...); action != wantAction {
+			t.Errorf("the action is %d, want %d", action, wantAction)
+		}
+	}
+	stream(2, 5, 0)
+	e.call("proxy_on_delete", is(2))
+
+	// 1, stateRules: requests are decided on, their ends not heard.
+	e.call("proxy_on_tick", is(1), "plugin 1 tick 1")
+	stream(3, 4, 0, "hfi request 3 headers 4 end true")
+	stream(4, 5, 1, "hfi request 4 headers 5 end true")
+	e.call("proxy_on_delete", is(3))
+	e.call("proxy_on_delete", is(4))
+
+	// 2, statePaused: the other way round.
+	e.call("proxy_on_tick", is(1), "plugin 1 tick 2")
+	stream(5, 5, 0)
+	e.call("proxy_on_delete", is(5), "hfi delete 5")
+
+	// 3: both. A new configuration comes with a new plugin context in the same
+	// VM, and the old one ends; the SDK would trap if it missed something.
+	e.call("proxy_on_tick", is(1), "plugin 1 tick 3")
+	e.call("proxy_on_context_create", is(6, 0), "plugin 6")
+	e.call("proxy_on_configure", is(6, 0), "plugin 6 start")
+	e.call("proxy_on_delete", is(1), "plugin 1 done")
+	stream(1, 5, 1, "hfi request 1 headers 5 end true")
+	e.call("proxy_on_delete", is(1), "hfi delete 1")
+
+	// Many streams, so that a leak or a collection in the Go runtime shows.
+	e.call("proxy_on_tick", is(6), "plugin 6 tick 4")
+	e.call("proxy_on_tick", is(6), "plugin 6 tick 5") // 5 has stateRules, without statePaused.
+	for id := uint32(100); id < 5000; id++ {
+		stream(id, 2, 0, fmt.Sprintf("hfi request %d headers 2 end true", id))
+		e.call("proxy_on_delete", is(id))
+	}
+	// The room is the module's variable of 64 bytes; what does not fit becomes a Go object, as it does outside a request.
+	var room []uint32
+	e.during["proxy_log"] = func() { room = e.allocations(40, 100, 24, 1) }
+	stream(5000, 2, 0, "hfi request 5000 headers 2 end true")
+	delete(e.during, "proxy_log")
+	e.call("proxy_on_delete", is(5000))
+	outside := e.allocations(8)[0]
+	inRoom := func(address uint32) bool { return address >= room[0] && address < room[0]+64 }
+	if room[0] == 0 || room[2] != room[0]+40 || inRoom(room[1]) || inRoom(room[3]) || outside == 0 || inRoom(outside) {
+		t.Errorf("within a request the addresses are %d, outside %d", room, outside)
+	}
+	e.call("proxy_on_delete", is(6), "plugin 6 done")
+}

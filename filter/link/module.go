@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The sections of a module that this command reads or adds to, by their ids
+// in the Wasm specification (5.5.2). It copies the others as they are.
+const (
+	sectionCustom   = 0
+	sectionType     = 1
+	sectionImport   = 2
+	sectionFunction = 3
+	sectionGlobal   = 6
+	sectionExport   = 7
+	sectionCode     = 10
+)
+
+// sectionNames has every section but the custom ones, which may stand
+// anywhere, in the order in which they must stand.
+var sectionNames = []struct {
+	id   byte
+	name string
+}{
+	{sectionType, "type"}, {sectionImport, "import"}, {sectionFunction, "function"}, {4, "table"}, {5, "memory"}, {13, "tag"},
+	{sectionGlobal, "global"}, {sectionExport, "export"}, {8, "start"}, {9, "element"}, {12, "data count"}, {sectionCode, "code"}, {11, "data"},
+}
+
+// rank is where a section must stand, or -1 for an id that there is not.
+func rank(id byte) int {
+	for i, s := range sectionNames {
+		if s.id == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// What an export is of, or an import (5.4.3); kindNames has their names.
+const kindFunction = 0
+
+var kindNames = []string{"function", "table", "memory", "global", "tag"}
+
+// header is the magic number and version 1.
+var header = []byte("\x00asm\x01\x00\x00\x00")
+
+// i32 is the value type that the Proxy-Wasm interface is made of.
+const i32 = "\x7f"
+
+// A funcType is a function's signature: a value type, one byte, for each
+// parameter and result.
+type funcType struct{ params, results string }
+
+func (t funcType) String() string {
+	list := func(types string) string {
+		var names []string
+		for _, b := range []byte(types) {
+			name, ok := map[byte]string{0x7f: "i32", 0x7e: "i64", 0x7d: "f32", 0x7c: "f64", 0x7b: "v128", 0x70: "funcref", 0x6f: "externref"}[b]
+			if !ok {
+				name = fmt.Sprintf("type %#x", b)
+			}
+			names = append(names, name)
+		}
+		return "(" + strings.Join(names, ", ") + ")"
+	}
+	return list(t.params) + " -> " + list(t.results)
+}
+
+type section struct {
+	id   byte
+	body []byte
+}
+
+type export struct {
+	name  string
+	kind  byte
+	index uint32
+}
+
+// A module is a Wasm binary, taken apart as far as it takes to add functions
+// and globals to it and to change what it exports. Functions and globals are
+// added at the end, so nothing that was there gets another index.
+type module struct {
+	sections []section  // in the order of the file
+	types    []funcType // invariant: as the type section has them
+	// functions has the index in types of every function, those imported
+	// first. Invariant: each is an index of types.
+	functions []uint32
+	globals   uint32 // how many, the imported ones counted
+	// exports has every export. Invariant: one of a function has an index of
+	// functions. Only encode puts it into its section.
+	exports []export
+}
+
+// parse reads a module. It looks at what rewriting needs and no further: that
+// it succeeds does not say that the module is valid. The memory that it takes
+// is bounded by a small multiple of len(data), whatever data says.
+func parse(data []byte) (*module, error) {
+	if !bytes.HasPrefix(data, header) {
+		return nil, errors.New("this is not a Wasm module of version 1")
+	}
+	m := &module{}
+	r := &reader{rest: data[len(header):]}
+	for last := -1; len(r.rest) > 0; {
+		s := section{id: r.byte(), body: r.sized()}
+		if r.err != nil {
+			return nil, fmt.Errorf("reading the module: %w", r.err)
+		}
+		if s.id != sectionCustom {
+			at := rank(s.id)
+			if at <= last {
+				return nil, fmt.Errorf("the module has an unknown or misplaced section, of id %d", s.id)
+			}
+			last = at
+		}
+		m.sections = append(m.sections, s)
+	}
+	for _, read := range []struct {
+		id   byte
+		item func(*reader)
+	}{
+		{sectionType, m.readType}, {sectionImport, m.readImport}, {sectionFunction, m.readFunction}, {sectionExport, m.readExport},
+	} {
+		if err := m.readSection(read.id, read.item); err != nil {
+			return nil, err
+		}
+	}
+	counts := map[byte]uint32{}
+	for _, id := range []byte{sectionFunction, sectionGlobal, sectionCode} {
+		n, err := m.count(id)
+		if err != nil {
+			return nil, err
+		}
+		counts[id] = n
+	}
+	if declared, bodies := counts[sectionFunction], counts[sectionCode]; declared != bodies {
+		return nil, fmt.Errorf("the module declares %d functions and has bodies for %d", declared, bodies)
+	}
+	m.globals += counts[sectionGlobal]
+	return m, nil
+}
+
+// readSection reads a section that is a list, item by item. A section that is
+// missing is an empty list.
+func (m *module) readSection(id byte, item func(*reader)) error {
+	body := m.section(id)
+	if body == nil {
+		return nil
+	}
+	r := &reader{rest: *body}
+	for n := r.u32(); n > 0 && r.err == nil; n-- {
+		item(r)
+	}
+	if r.err == nil && len(r.rest) > 0 {
+		r.fail(errors.New("it goes on after its last item"))
+	}
+	return within(id, r.err)
+}
+
+// within says in which section an error was met.
+func within(id byte, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("reading the %s section: %w", sectionNames[rank(id)].name, err)
+}
+
+func (m *module) readType(r *reader) {
+	if form := r.byte(); r.err == nil && form != 0x60 {
+		r.fail(fmt.Errorf("it has a type of form %#x, which is no function's", form))
+	}
+	t := funcType{params: string(r.sized()), results: string(r.sized())}
+	for _, b := range []byte(t.params + t.results) {
+		oneByte(r, b)
+	}
+	m.types = append(m.types, t)
+}
+
+// oneByte refuses the value types that are longer than their first byte.
+func oneByte(r *reader, valueType byte) {
+	if valueType == 0x63 || valueType == 0x64 {
+		r.fail(errors.New("it has a reference to a type of the module, which this command does not read"))
+	}
+}
+
+func (m *module) readImport(r *reader) {
+	r.sized() // The module that it is from, and its name there.
+	r.sized()
+	switch kind := r.byte(); kind {
+	case kindFunction:
+		m.readFunction(r)
+	case 1, 2: // A table, of a type; or a memory.
+		if kind == 1 {
+			oneByte(r, r.byte())
+		}
+		withMaximum := r.byte()&1 != 0
+		r.limit()
+		if withMaximum {
+			r.limit()
+		}
+	case 3: // A global, with its type and whether it can change.
+		oneByte(r, r.byte())
+		r.byte()
+		m.globals++
+	case 4: // A tag, with its attribute and type.
+		r.byte()
+		r.u32()
+	default:
+		r.fail(fmt.Errorf("it has an import of unknown kind %d", kind))
+	}
+}
+
+func (m *module) readFunction(r *reader) {
+	t := r.u32()
+	if r.err == nil && uint64(t) >= uint64(len(m.types)) {
+		r.fail(fmt.Errorf("it has a function of type %d, and there are %d types", t, len(m.types)))
+	}
+	m.functions = append(m.functions, t)
+}
+
+func (m *module) readExport(r *reader) {
+	e := export{name: string(r.sized()), kind: r.byte(), index: r.u32()}
+	switch {
+	case r.err != nil:
+	case int(e.kind) >= len(kindNames):
+		r.fail(fmt.Errorf("its export %q is of unknown kind %d", e.name, e.kind))
+	case e.kind == kindFunction && uint64(e.index) >= uint64(len(m.functions)):
+		r.fail(fmt.Errorf("its export %q is of function %d, and there are %d functions", e.name, e.index, len(m.functions)))
+	}
+	m.exports = append(m.exports, e)
+}
+
+// section is the body of a section, to be read or replaced; nil if the module
+// does not have that section.
+func (m *module) section(id byte) *[]byte {
+	for i := range m.sections {
+		if m.sections[i].id == id {
+			return &m.sections[i].body
+		}
+	}
+	return nil
+}
+
+// count is how many items a section says that it has, which is no more than
+// it has bytes.
+func (m *module) count(id byte) (uint32, error) {
+	body := m.section(id)
+	if body == nil {
+		return 0, nil
+	}
+	r := &reader{rest: *body}
+	n := r.u32()
+	if uint64(n) > uint64(len(r.rest)) {
+		r.fail(errShort)
+	}
+	return n, within(id, r.err)
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"slices"
+	"testing"
+)
+
+// allocations are the answers to the host's wishes for memory of these sizes.
+func (e *envoy) allocations(sizes ...uint64) (addresses []uint32) {
+	e.t.Helper()
+	for _, size := range sizes {
+		results, err := e.module.ExportedFunction("proxy_on_memory_allocate").Call(e.ctx, size)
+		if err != nil {
+			e.t.Fatalf("allocating %d bytes trapped: %v", size, err)
+		}
+		addresses = append(addresses, uint32(results[0]))
+	}
+	return addresses
+}
+
+// elsewhere is where the tiny module's own allocation is.
+const elsewhere = 7
+
+// startWithRoom is a filter with rules and with room from 1000 to 1100.
+func startWithRoom(t *testing.T) *envoy {
+	e := start(t, stateRules)
+	e.answer[exportRoom], e.answer[exportRoomEnd], e.answer["proxy_on_memory_allocate"] = 1000, 1100, elsewhere
+	e.call("proxy_on_vm_start", is(1, 0), "hfi_room", "hfi_room_end", "proxy_on_vm_start 1 0", "hfi_state")
+	return e
+}
+
+func (e *envoy) wantAllocations(sizes []uint64, want ...uint32) {
+	e.t.Helper()
+	if got := e.allocations(sizes...); !slices.Equal(got, want) {
+		e.t.Errorf("%d bytes are at %d, want %d", sizes, got, want)
+	}
+}
+
+func TestWhatIsReadOfARequestIsInTheRoom(t *testing.T) {
+	e := startWithRoom(t)
+	for range 2 { // Each request has all of it.
+		decided := false
+		e.during[exportRequestHeaders] = func() {
+			decided = true
+			// Nothing overlaps, what does not fit goes elsewhere, and what fits later is taken.
+			e.wantAllocations([]uint64{40, 0, 50, 11, 10, 1, 1 << 31, 1<<32 - 1}, 1000, 1040, 1040, elsewhere, 1090, elsewhere, elsewhere, elsewhere)
+			e.calls = nil
+		}
+		e.call("proxy_on_request_headers", is(2, 9, 1))
+		if !decided {
+			t.Fatal("the filter was not asked")
+		}
+	}
+}
+
+func TestOnlyRequestsUseTheRoom(t *testing.T) {
+	e := startWithRoom(t)
+	check := func() {
+		t.Helper()
+		e.wantAllocations([]uint64{1, 40}, elsewhere, elsewhere)
+		e.calls = nil
+	}
+	check()
+	for callback, arguments := range map[string][]uint32{
+		"proxy_on_configure": {1, 8}, "proxy_on_tick": {1}, "proxy_on_http_call_response": {1, 2, 3, 4, 5},
+	} {
+		// After a request too, whether it was held or not.
+		e.call("proxy_on_request_headers", is(2, 9, 1), "hfi_on_request_headers 2 9 1")
+		seen := false
+		e.during[callback] = func() { seen = true; check() }
+		e.call(callback, arguments, "hfi_state")
+		if !seen {
+			t.Errorf("%s was not heard of", callback)
+		}
+	}
+	e.answer[exportRequestHeaders] = 1
+	e.during[exportState] = check
+	e.call("proxy_on_request_headers", is(2, 9, 1))
+	check()
+}
+
+func TestWithoutRoomTheModuleAllocatesAsBefore(t *testing.T) {
+	e := start(t, stateRules)
+	e.answer["proxy_on_memory_allocate"] = elsewhere
+	e.during[exportRequestHeaders] = func() {
+		e.wantAllocations([]uint64{1, 40}, elsewhere, elsewhere)
+		e.calls = nil
+	}
+	e.call("proxy_on_request_headers", is(2, 9, 1))
+}
+
+// Envoy asks about one request at a time. Were it otherwise, the first one's room must stay its own.
+func TestARequestWithinARequestTakesWhatIsLeft(t *testing.T) {
+	e := startWithRoom(t)
+	depth := 0
+	e.during[exportRequestHeaders] = func() {
+		depth++
+		if depth == 1 {
+			e.wantAllocations([]uint64{30}, 1000)
+			e.call("proxy_on_request_headers", is(3, 9, 1))
+			e.wantAllocations([]uint64{30}, 1030)
+		} else {
+			e.wantAllocations([]uint64{70, 1}, 1030, elsewhere)
+		}
+		e.calls = nil
+	}
+	e.call("proxy_on_request_headers", is(2, 9, 1))
+	if depth != 2 {
+		t.Errorf("the filter was asked %d times, and the test wants 2", depth)
+	}
+}

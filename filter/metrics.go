@@ -1,0 +1,108 @@
+package main
+
+import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+
+// Envoy shows a metric hfi.x_total as hfi_x_total in /stats/prometheus. All
+// VMs of a sidecar share it: counters add up, and of a gauge the value written
+// last stands.
+
+// maxPolicyTags bounds the metrics by policy of one VM: Envoy never forgets
+// one, and names of policies come and go.
+const maxPolicyTags = 1000
+
+// metrics are the filter's metrics. Each is defined when first needed.
+type metrics struct {
+	// byPolicy adds the tag policy to what counts faults.
+	byPolicy bool
+	counters map[string]proxywasm.MetricCounter
+	gauges   map[string]proxywasm.MetricHistogram
+	// pausedStreams is the one gauge that sums over the VMs. It is defined with the first pause.
+	pausedStreams *proxywasm.MetricGauge
+	// tags are the policies that have a metric.
+	tags map[string]struct{}
+}
+
+// The metrics' names.
+const (
+	metricAborts        = "hfi.faults.aborts_total"
+	metricDelays        = "hfi.faults.delays_total"
+	metricDryRunAborts  = "hfi.faults.dry_run_aborts_total"
+	metricDryRunDelays  = "hfi.faults.dry_run_delays_total"
+	metricPolicies      = "hfi.policies_loaded"
+	metricUpdates       = "hfi.config.updates_total"
+	metricBadPolicies   = "hfi.config.bad_policies_total"
+	metricPollErrors    = "hfi.config.poll_errors_total"
+	metricStale         = "hfi.config.stale"
+	metricHeartbeats    = "hfi.heartbeats_total"
+	metricPanics        = "hfi.panics_total"
+	metricPausedStreams = "hfi.paused_streams"
+)
+
+func newMetrics() metrics {
+	return metrics{
+		counters: map[string]proxywasm.MetricCounter{},
+		gauges:   map[string]proxywasm.MetricHistogram{},
+		tags:     map[string]struct{}{},
+	}
+}
+
+// define makes the counters of a filter that has not done anything yet, so
+// that a scrape shows them as zero.
+func (m *metrics) define() {
+	for _, name := range []string{metricUpdates, metricPollErrors, metricBadPolicies, metricHeartbeats, metricPanics} {
+		m.add(name, 0)
+	}
+	if !m.byPolicy {
+		for _, name := range []string{metricAborts, metricDelays, metricDryRunAborts, metricDryRunDelays} {
+			m.add(name, 0)
+		}
+	}
+}
+
+func (m *metrics) add(name string, n uint64) {
+	counter, ok := m.counters[name]
+	if !ok {
+		counter = proxywasm.DefineCounterMetric(name)
+		m.counters[name] = counter
+	}
+	if n > 0 {
+		counter.Increment(n)
+	}
+}
+
+// fault counts one fault by the policy that asked for it.
+func (m *metrics) fault(name, policy string) {
+	if !m.byPolicy {
+		m.add(name, 1)
+		return
+	}
+	if _, ok := m.tags[policy]; !ok {
+		if len(m.tags) >= maxPolicyTags {
+			policy = "_other"
+		} else {
+			m.tags[policy] = struct{}{}
+		}
+	}
+	m.add("policy=.="+policy+";.;"+name, 1)
+}
+
+// set sets a gauge. The SDK's gauges can only be added to, which would sum
+// over the VMs; what it calls recording a histogram's value is, for a gauge,
+// setting it.
+func (m *metrics) set(name string, value uint64) {
+	gauge, ok := m.gauges[name]
+	if !ok {
+		gauge = proxywasm.MetricHistogram(proxywasm.DefineGaugeMetric(name))
+		m.gauges[name] = gauge
+	}
+	gauge.Record(value)
+}
+
+// paused counts streams that enter (1) or leave (-1) their delay.
+func (m *metrics) paused(change int64) {
+	if m.pausedStreams == nil {
+		gauge := proxywasm.DefineGaugeMetric(metricPausedStreams)
+		m.pausedStreams = &gauge
+	}
+	m.pausedStreams.Add(change)
+}

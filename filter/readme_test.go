@@ -1,0 +1,46 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The README has all settings and all metrics, and no others.
+func TestTheReadmeIsComplete(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := ""
+	for _, file := range []string{"config.go", "metrics.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source += string(text)
+	}
+	names := func(expression, text string) []string {
+		var found []string
+		for _, match := range regexp.MustCompile(expression).FindAllStringSubmatch(text, -1) {
+			found = append(found, strings.ReplaceAll(match[1], ".", "_"))
+		}
+		slices.Sort(found)
+		return slices.Compact(found)
+	}
+	rows := names(`(?m)^\| (`+"`[^|]*`"+`) \|`, string(readme))
+	documented := names("`([a-z_]+)`", strings.Join(rows, " "))
+	real := append(names(`case "([a-z_]+)":`, source), names(`= "(hfi\.[a-z_.]+)"`, source)...)
+	slices.Sort(real)
+	if !slices.Equal(documented, real) {
+		t.Errorf("the README has %q, and the filter %q", documented, real)
+	}
+	for _, name := range names(`case "([a-z_]+)":`, source) {
+		if err := new(config).set(name, json.RawMessage("{}")); err == nil {
+			t.Errorf("setting %s takes anything", name)
+		}
+	}
+}
