@@ -1,0 +1,141 @@
+package envoytest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// adminClient keeps no connection: Envoy ends them all when it stops.
+var adminClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// Admin asks the admin interface, such as GET /clusters. An answer that is
+// not 200 is an error.
+func (e *Envoy) Admin(method, path string) (string, error) {
+	request, err := http.NewRequest(method, e.admin+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := adminClient.Do(request)
+	if err != nil {
+		return "", fmt.Errorf("asking Envoy's admin interface: %w", err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", fmt.Errorf("%s %s of Envoy's admin interface: %w", method, path, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s %s of Envoy's admin interface: %d: %s", method, path, response.StatusCode, body)
+	}
+	return string(body), nil
+}
+
+// askListeners gives the base URL of each listener that takes connections.
+func (e *Envoy) askListeners() (map[string]string, error) {
+	text, err := e.Admin("GET", "/listeners?format=json")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Statuses []struct {
+			Name    string `json:"name"`
+			Address struct {
+				Socket struct {
+					Address string `json:"address"`
+					Port    int    `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		return nil, fmt.Errorf("reading Envoy's listeners: %w", err)
+	}
+	found := make(map[string]string)
+	for _, status := range answer.Statuses {
+		if socket := status.Address.Socket; socket.Port != 0 {
+			found[status.Name] = fmt.Sprintf("http://%s:%d", socket.Address, socket.Port)
+		}
+	}
+	return found, nil
+}
+
+// SetLogLevel sets one logger's level, such as "wasm" to "debug", or that of
+// all if the logger is empty.
+func (e *Envoy) SetLogLevel(logger, level string) error {
+	if logger == "" {
+		logger = "level"
+	}
+	_, err := e.Admin("POST", "/logging?"+url.Values{logger: {level}}.Encode())
+	return err
+}
+
+// Stats is one scrape of Envoy's Prometheus endpoint.
+type Stats map[string]*dto.MetricFamily
+
+// Stats scrapes the Prometheus endpoint and reads it as Prometheus would.
+func (e *Envoy) Stats() (Stats, error) {
+	text, err := e.Admin("GET", "/stats/prometheus")
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("reading Envoy's Prometheus endpoint: %w", err)
+	}
+	return families, nil
+}
+
+// Has tells whether a metric of that name is there at all.
+func (s Stats) Has(name string) bool { return s[name] != nil }
+
+// Value is the sum of a counter or gauge over all its series that have the
+// labels, given as pairs of name and value. Without a series it is 0; see Has.
+func (s Stats) Value(name string, labels ...string) float64 {
+	if len(labels)%2 != 0 {
+		panic("a label without a value")
+	}
+	var sum float64
+	for _, metric := range s[name].GetMetric() {
+		if has(metric, labels) {
+			sum += metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + metric.GetUntyped().GetValue()
+		}
+	}
+	return sum
+}
+
+func has(metric *dto.Metric, labels []string) bool {
+	for i := 0; i < len(labels); i += 2 {
+		found := false
+		for _, pair := range metric.GetLabel() {
+			found = found || pair.GetName() == labels[i] && pair.GetValue() == labels[i+1]
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// WaitStats scrapes until the stats are as wanted, for a limited time, and
+// gives the last scrape.
+func (e *Envoy) WaitStats(what string, limit time.Duration, wanted func(Stats) bool) (Stats, error) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		stats, err := e.Stats()
+		if err == nil && wanted(stats) {
+			return stats, nil
+		}
+		if time.Now().After(deadline) {
+			return stats, fmt.Errorf("not within %s in Envoy's stats: %s (the last scrape's error: %v)", limit, what, err)
+		}
+	}
+}

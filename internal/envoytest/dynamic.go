@@ -1,0 +1,74 @@
+package envoytest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// dynamicFile is where an Envoy reads its dynamic listeners from.
+func dynamicFile(folder string) string { return filepath.Join(folder, "listeners.json") }
+
+// writeDynamic replaces the file of dynamic listeners in one step, by which
+// Envoy notices that it changed.
+func (c *Config) writeDynamic(folder string) error {
+	resources := []object{}
+	for _, listener := range c.Dynamic {
+		built, err := listener.build(c, folder)
+		if err != nil {
+			return fmt.Errorf("listener %q: %w", listener.name(), err)
+		}
+		built["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener"
+		resources = append(resources, built)
+	}
+	text, err := json.Marshal(object{"resources": resources})
+	if err != nil {
+		return err
+	}
+	fresh := dynamicFile(folder) + ".new"
+	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dynamicFile(folder))
+}
+
+// SetDynamic replaces the dynamic listeners of a running Envoy, as a control
+// plane would, and waits until Envoy has taken them up. Those of the former
+// ones that differ drain. The Envoy must have been started with
+// Config.Dynamic not nil. No other method may be in use meanwhile.
+func (e *Envoy) SetDynamic(listeners ...Listener) error {
+	taken := func() (float64, error) {
+		stats, err := e.Stats()
+		if err != nil {
+			return 0, err
+		}
+		if rejected := stats.Value("envoy_listener_manager_lds_update_rejected"); rejected > 0 {
+			return 0, fmt.Errorf("Envoy refused dynamic listeners; its log ends with\n%s", e.LogTail(10))
+		}
+		return stats.Value("envoy_listener_manager_lds_update_success"), nil
+	}
+	before, err := taken()
+	if err != nil {
+		return err
+	}
+	e.config.Dynamic = listeners
+	if err := e.config.writeDynamic(e.Folder); err != nil {
+		return fmt.Errorf("changing Envoy's listeners: %w", err)
+	}
+	for deadline := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+		now, err := taken()
+		if err != nil {
+			return err
+		}
+		found, err := e.askListeners()
+		if err == nil && now > before && len(found) == len(e.config.Listeners)+len(listeners) {
+			e.listeners = found
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("Envoy did not take up its new listeners within %s (%v): %v", Patience, err, found)
+		}
+	}
+}

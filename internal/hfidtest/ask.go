@@ -1,0 +1,208 @@
+package hfidtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// requestLimit bounds one request that does not wait for a change.
+const requestLimit = 10 * time.Second
+
+// client keeps no connection: a life's connections are of no use to the next.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// Answer is what an HTTP request got.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Ask sends a request without a body to the running process.
+func (d *Daemon) Ask(ctx context.Context, method, path string, header http.Header) (*Answer, error) {
+	address := d.Address()
+	if address == "" {
+		return nil, fmt.Errorf("%s %s: hfid does not listen", method, path)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, address+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range header {
+		request.Header[name] = values
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: reading the answer: %w", method, path, err)
+	}
+	return &Answer{response.StatusCode, response.Header, body}, nil
+}
+
+// Get asks for a path and fails the test unless it is answered, by whatever status.
+func (d *Daemon) Get(path string) *Answer {
+	d.t.Helper()
+	return d.must(http.MethodGet, path)
+}
+
+// Post posts to a path and fails the test unless it is answered, by whatever status.
+func (d *Daemon) Post(path string) *Answer {
+	d.t.Helper()
+	return d.must(http.MethodPost, path)
+}
+
+func (d *Daemon) must(method, path string) *Answer {
+	d.t.Helper()
+	d.URL()
+	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	defer cancel()
+	answer, err := d.Ask(ctx, method, path, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return answer
+}
+
+// JSON asks for a path and decodes the answer; one that is not 200 fails the test.
+func (d *Daemon) JSON(path string, into any) {
+	d.t.Helper()
+	answer := d.Get(path)
+	if answer.Status != http.StatusOK {
+		d.t.Fatalf("GET %s: %d: %s", path, answer.Status, answer.Body)
+	}
+	if err := json.Unmarshal(answer.Body, into); err != nil {
+		d.t.Fatalf("GET %s: %v: %s", path, err, answer.Body)
+	}
+}
+
+// Status is GET /v1/status.
+func (d *Daemon) Status() *reconciler.Status {
+	d.t.Helper()
+	var status reconciler.Status
+	d.JSON("/v1/status", &status)
+	return &status
+}
+
+// Policies is the answer of GET /v1/policies.
+type Policies struct {
+	// ByName holds each policy's JSON, as the daemon wrote it.
+	ByName map[string]json.RawMessage
+	// Commit, Revision and ETag are the headers.
+	Commit, Revision, ETag string
+}
+
+// Policies is GET /v1/policies with a query, which may be empty.
+func (d *Daemon) Policies(query string) *Policies {
+	d.t.Helper()
+	answer := d.Get("/v1/policies" + query)
+	policies, err := ParsePolicies(answer)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return policies
+}
+
+// ParsePolicies reads an answer to GET /v1/policies. A name that comes twice is an error.
+func ParsePolicies(answer *Answer) (*Policies, error) {
+	if answer.Status != http.StatusOK {
+		return nil, fmt.Errorf("GET /v1/policies: %d: %s", answer.Status, answer.Body)
+	}
+	var list struct {
+		Policies []json.RawMessage `json:"policies"`
+	}
+	if err := json.Unmarshal(answer.Body, &list); err != nil || list.Policies == nil {
+		return nil, fmt.Errorf("GET /v1/policies: no list of policies (%v): %.300s", err, answer.Body)
+	}
+	policies := &Policies{
+		ByName: make(map[string]json.RawMessage, len(list.Policies)),
+		Commit: answer.Header.Get("X-Hfi-Commit"), Revision: answer.Header.Get("X-Hfi-Revision"), ETag: answer.Header.Get("ETag"),
+	}
+	for _, policy := range list.Policies {
+		var named struct {
+			Metadata struct{ Name string }
+		}
+		if err := json.Unmarshal(policy, &named); err != nil || named.Metadata.Name == "" {
+			return nil, fmt.Errorf("GET /v1/policies: a policy without a name (%v): %.300s", err, policy)
+		}
+		if _, twice := policies.ByName[named.Metadata.Name]; twice {
+			return nil, fmt.Errorf("GET /v1/policies: %s is served twice", named.Metadata.Name)
+		}
+		policies.ByName[named.Metadata.Name] = policy
+	}
+	return policies, nil
+}
+
+// WaitReady waits until GET /ready answers 200.
+func (d *Daemon) WaitReady() {
+	d.t.Helper()
+	d.await("ready", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+		defer cancel()
+		answer, err := d.Ask(ctx, http.MethodGet, "/ready", nil)
+		return err == nil && answer.Status == http.StatusOK
+	})
+}
+
+// WaitStatus waits until the status is as wanted, and gives it. When it never
+// is, the test fails and shows the last one.
+func (d *Daemon) WaitStatus(what string, wanted func(*reconciler.Status) bool) *reconciler.Status {
+	d.t.Helper()
+	var status *reconciler.Status
+	for deadline := time.Now().Add(Patience); ; time.Sleep(10 * time.Millisecond) {
+		if status = d.Status(); wanted(status) {
+			return status
+		}
+		if time.Now().After(deadline) {
+			text, _ := json.MarshalIndent(status, "", "  ")
+			d.t.Fatalf("not within %s: %s; the status is\n%s", Patience, what, text)
+		}
+	}
+}
+
+// WaitSynced waits until git, etcd and what is served agree on a commit.
+func (d *Daemon) WaitSynced(commit string) *reconciler.Status {
+	d.t.Helper()
+	return d.WaitStatus("synced to "+commit, func(s *reconciler.Status) bool {
+		return s.Sync.Status == reconciler.Synced && s.Sync.LastAppliedRevision != nil && s.Sync.LastAppliedRevision.Commit == commit
+	})
+}
+
+// EtcdAddress is the embedded etcd's HOST:PORT for clients, or empty while it
+// has none: a life that was killed leaves an address that is nobody's now.
+func (d *Daemon) EtcdAddress() string {
+	run, path := d.current(), filepath.Join(d.DataDir, "etcd-client-address")
+	info, err := os.Stat(path)
+	if run == nil || err != nil || info.ModTime().Before(run.started) {
+		return ""
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// Etcdctl runs the stock etcdctl on the embedded etcd, and fails the test when that fails.
+func (d *Daemon) Etcdctl(arguments ...string) string {
+	d.t.Helper()
+	d.await("reachable by etcdctl", func() bool { return d.EtcdAddress() != "" })
+	out, err := etcdtest.Ctl(d.t, append([]string{"--endpoints", d.EtcdAddress()}, arguments...)...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return out
+}

@@ -1,0 +1,273 @@
+package hfidtest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Patience bounds every wait: far more than anything takes on two busy cores.
+const Patience = 60 * time.Second
+
+// Daemon is one hfid and its data folder, through as many lives as a test
+// gives it. Its methods may be used by several goroutines at once, but only
+// the test's own may call those that fail the test.
+type Daemon struct {
+	// DataDir is the data folder. It stays the same over restarts.
+	DataDir string
+	// LogFile collects what all lives wrote to standard error.
+	LogFile string
+
+	t         testing.TB
+	arguments []string
+
+	mu  sync.Mutex
+	run *life
+}
+
+// life is one process.
+type life struct {
+	process *os.Process
+	started time.Time
+	// logFrom is where in LogFile this life's log begins.
+	logFrom int64
+	// exited is closed once err says how the process ended.
+	exited chan struct{}
+	err    error
+	// url is empty until it is known.
+	url string
+}
+
+// New prepares a daemon on a repository without starting it. The arguments
+// are further flags; they win over the helper's own. At the test's end the
+// daemon is killed, and if the test failed its log is shown.
+func New(t testing.TB, repo string, arguments ...string) *Daemon {
+	t.Helper()
+	base := t.TempDir()
+	d := &Daemon{t: t, DataDir: filepath.Join(base, "data"), LogFile: filepath.Join(base, "hfid.log")}
+	d.arguments = append([]string{"--repo", repo, "--listen", "127.0.0.1:0", "--data-dir", d.DataDir, "--replica-id", "test"}, arguments...)
+	for i, argument := range d.arguments[:len(d.arguments)-1] {
+		if argument == "--data-dir" {
+			d.DataDir = d.arguments[i+1]
+		}
+	}
+	t.Cleanup(func() {
+		d.Kill()
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", d.LogTail(200))
+		}
+	})
+	return d
+}
+
+// Run starts a daemon on a repository and waits until it is ready.
+func Run(t testing.TB, repo string, arguments ...string) *Daemon {
+	t.Helper()
+	d := New(t, repo, arguments...)
+	d.Start()
+	d.WaitReady()
+	return d
+}
+
+// Start starts the process and returns at once. The arguments are further
+// flags for this life only.
+func (d *Daemon) Start(arguments ...string) {
+	d.t.Helper()
+	binary := Binary(d.t)
+	log, err := os.OpenFile(d.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer log.Close()
+	info, err := log.Stat()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	command := exec.Command(binary, slices.Concat(d.arguments, arguments)...)
+	command.Env = environment()
+	// A file and no pipe: a process that the daemon left behind could hold a pipe open.
+	command.Stdout, command.Stderr = log, log
+	// Should the test's process be killed, nothing is left running.
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run != nil {
+		d.t.Fatal("the daemon runs already")
+	}
+	started := time.Now()
+	if err := command.Start(); err != nil {
+		d.t.Fatalf("starting hfid: %v", err)
+	}
+	run := &life{process: command.Process, started: started, logFrom: info.Size(), exited: make(chan struct{})}
+	d.run = run
+	go func() {
+		run.err = command.Wait()
+		close(run.exited)
+	}()
+}
+
+// environment is the test's own without settings of the daemon.
+func environment() []string {
+	var kept []string
+	for _, setting := range os.Environ() {
+		if !strings.HasPrefix(setting, "HFID_") {
+			kept = append(kept, setting)
+		}
+	}
+	return kept
+}
+
+func (d *Daemon) current() *life {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.run
+}
+
+// Kill ends the process with SIGKILL and waits for its end. A daemon that
+// does not run is left as it is.
+func (d *Daemon) Kill() {
+	if run := d.current(); run != nil {
+		_ = run.process.Kill()
+		<-run.exited
+		d.forget()
+	}
+}
+
+// Stop ends the process with SIGTERM, waits for its end, and fails the test
+// when it does not end well.
+func (d *Daemon) Stop() {
+	d.t.Helper()
+	run := d.current()
+	if run == nil {
+		d.t.Fatal("the daemon does not run")
+	}
+	_ = run.process.Signal(syscall.SIGTERM)
+	select {
+	case <-run.exited:
+	case <-time.After(Patience):
+		d.t.Fatalf("hfid did not stop within %s of SIGTERM", Patience)
+	}
+	d.forget()
+	if run.err != nil {
+		d.t.Errorf("hfid was asked to stop, and ended with: %v", run.err)
+	}
+}
+
+// Restart kills the process and starts it again, and waits until it is ready.
+func (d *Daemon) Restart() {
+	d.t.Helper()
+	d.Kill()
+	d.Start()
+	d.WaitReady()
+}
+
+// Signal sends a signal, such as SIGSTOP.
+func (d *Daemon) Signal(signal syscall.Signal) {
+	d.t.Helper()
+	run := d.current()
+	if run == nil {
+		d.t.Fatal("the daemon does not run")
+	}
+	if err := run.process.Signal(signal); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// WaitExit waits until the process ends by itself, and gives its error: nil
+// for exit code 0.
+func (d *Daemon) WaitExit() error {
+	d.t.Helper()
+	run := d.current()
+	if run == nil {
+		d.t.Fatal("the daemon does not run")
+	}
+	select {
+	case <-run.exited:
+	case <-time.After(Patience):
+		d.t.Fatalf("hfid did not end within %s", Patience)
+	}
+	d.forget()
+	return run.err
+}
+
+// PID is the process's number, or 0 while none runs.
+func (d *Daemon) PID() int {
+	if run := d.current(); run != nil {
+		return run.process.Pid
+	}
+	return 0
+}
+
+func (d *Daemon) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.run = nil
+}
+
+// listening is how the daemon logs its address.
+var listening = regexp.MustCompile(`msg=listening .*?address=(http://[^\s"]+)`)
+
+// Address is the base URL that the running process listens on, or empty while
+// none does. A new life has a new one unless --listen names a port.
+func (d *Daemon) Address() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run == nil {
+		return ""
+	}
+	if d.run.url == "" {
+		text, err := os.ReadFile(d.LogFile)
+		if err != nil || int64(len(text)) < d.run.logFrom {
+			return ""
+		}
+		if match := listening.FindSubmatch(text[d.run.logFrom:]); match != nil {
+			d.run.url = string(match[1])
+		}
+	}
+	return d.run.url
+}
+
+// URL waits until the process listens and gives its base URL.
+func (d *Daemon) URL() string {
+	d.t.Helper()
+	d.await("listening", func() bool { return d.Address() != "" })
+	return d.Address()
+}
+
+// LogTail is the last lines that the daemon logged.
+func (d *Daemon) LogTail(lines int) string {
+	text, err := os.ReadFile(d.LogFile)
+	if err != nil {
+		return fmt.Sprintf("(%v)", err)
+	}
+	all := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
+	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
+}
+
+// await polls until a condition holds; that the process ends, or time does, fails the test.
+func (d *Daemon) await(what string, condition func() bool) {
+	d.t.Helper()
+	run := d.current()
+	if run == nil {
+		d.t.Fatalf("the daemon does not run, so it cannot be %s", what)
+	}
+	for deadline := time.Now().Add(Patience); !condition(); {
+		select {
+		case <-run.exited:
+			d.t.Fatalf("hfid ended (%v) before it was %s", run.err, what)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("hfid was not %s within %s", what, Patience)
+		}
+	}
+}

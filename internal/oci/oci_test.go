@@ -1,0 +1,275 @@
+package oci
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
+
+// limit bounds what these tests ask of a registry in this process.
+const limit = time.Minute
+
+// module is a Wasm module as far as a registry can tell.
+var module = []byte("\x00asm\x01\x00\x00\x00 a module")
+
+// bothMade makes both images, of programs that are none.
+func bothMade(t *testing.T) (v1.ImageIndex, v1.Image) {
+	t.Helper()
+	daemon, err := Daemon("1.2.3", module, []Programs{
+		{Architecture: "amd64", Hfid: []byte("hfid for amd64"), Hfi: []byte("hfi for amd64")},
+		{Architecture: "arm64", Hfid: []byte("hfid for arm64"), Hfi: []byte("hfi for arm64")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter, err := Filter("1.2.3", module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return daemon, filter
+}
+
+// pushed pushes both to a registry of this process and gives its host and the
+// references.
+func pushed(t *testing.T, daemon v1.ImageIndex, filter v1.Image) []string {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	// No credentials of whoever runs this.
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(t.TempDir(), "none.json"))
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	references, err := Push(ctx, strings.TrimPrefix(server.URL, "http://")+"/platform", "1.2.3", daemon, filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(references) != 2 {
+		t.Fatalf("pushed %v", references)
+	}
+	return references
+}
+
+func reference(t *testing.T, text string) name.Reference {
+	t.Helper()
+	parsed, err := name.ParseReference(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+// tagged is the reference by tag of one by digest.
+func tagged(digest string) string {
+	repository, _, _ := strings.Cut(digest, "@")
+	return repository + ":1.2.3"
+}
+
+// F1: what comes back from a registry, by tag and by digest, has two layers,
+// as Istio's agent wants them: the module as it is, and what describes it.
+func TestTheFilterComesBackFromARegistryAsIstioWantsIt(t *testing.T) {
+	daemon, filter := bothMade(t)
+	byDigest := pushed(t, daemon, filter)[1]
+	if !strings.Contains(byDigest, "/platform/hfi-filter@sha256:") {
+		t.Errorf("the filter was pushed as %s", byDigest)
+	}
+	for _, text := range []string{byDigest, tagged(byDigest)} {
+		descriptor, err := remote.Get(reference(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if descriptor.MediaType != types.OCIManifestSchema1 {
+			t.Errorf("%s is a %s: the agent knows no platform to choose from an index", text, descriptor.MediaType)
+		}
+		image, err := descriptor.Image()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Not validate.Image: that unpacks layers, and these are not packed.
+		layers, err := image.Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[types.MediaType][]byte{}
+		for _, layer := range layers {
+			kind, err := layer.MediaType()
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[kind] = readAll(t, layer.Compressed)
+		}
+		if len(layers) != 2 || !bytes.Equal(found["application/vnd.module.wasm.content.layer.v1+wasm"], module) {
+			t.Errorf("%s has the layers %q", text, found)
+		}
+		if config := found["application/vnd.module.wasm.config.v1+json"]; !bytes.Contains(config, []byte(`"envoy_proxy"`)) {
+			t.Errorf("the configuration is %s", config)
+		}
+	}
+}
+
+// C1: the daemon's image comes back for each architecture, whole and as it was.
+func TestTheDaemonComesBackFromARegistry(t *testing.T) {
+	daemon, filter := bothMade(t)
+	byDigest := pushed(t, daemon, filter)[0]
+	index, err := remote.Index(reference(t, tagged(byDigest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(byDigest, "/platform/hfi-control-plane@"+digest.String()) {
+		t.Errorf("%s was pushed and %s came back", byDigest, digest)
+	}
+	for _, architecture := range Architectures {
+		image, err := remote.Image(reference(t, byDigest), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := image.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if config.Architecture != architecture || config.Config.User != "65532:65532" || !slices.Equal(config.Config.Entrypoint, []string{"/usr/local/bin/hfid"}) {
+			t.Errorf("the image for %s is configured %+v", architecture, config)
+		}
+		files := unpacked(t, image)
+		for path, want := range map[string]string{"hfid": "hfid for " + architecture, "hfi": "hfi for " + architecture, "filter.wasm": string(module)} {
+			if got := string(files["usr/local/bin/"+path].content); got != want {
+				t.Errorf("%s for %s is %q", path, architecture, got)
+			}
+		}
+		if data := files["var/lib/hfid/"]; data.header == nil || data.header.Uid != User {
+			t.Errorf("the data folder is not the daemon's: %+v", data.header)
+		}
+	}
+}
+
+// Git servers with public certificates are trusted, by what go.mod pins.
+func TestTheCertificateAuthoritiesAreThere(t *testing.T) {
+	text, err := certificates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		t.Fatal("no certificate can be read")
+	}
+	if blocks := bytes.Count(text, []byte("BEGIN CERTIFICATE")); blocks < 50 {
+		t.Errorf("%d certificate authorities: that is not all that browsers trust", blocks)
+	}
+}
+
+// The same inputs make the same files, at whatever time and place.
+func TestTheSameInputsMakeTheSameBytes(t *testing.T) {
+	var written [2][2][]byte
+	for i := range written {
+		daemon, filter := bothMade(t)
+		folder := t.TempDir()
+		paths := []string{filepath.Join(folder, "daemon.tar"), filepath.Join(folder, "filter.tar")}
+		if err := errors.Join(WriteIndex(paths[0], "1.2.3", daemon), WriteImage(paths[1], "1.2.3", filter)); err != nil {
+			t.Fatal(err)
+		}
+		for j, path := range paths {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			written[i][j] = content
+		}
+		if left, err := os.ReadDir(folder); err != nil || len(left) != 2 {
+			t.Errorf("beside the files, %v was left (%v)", left, err)
+		}
+		// Should a time get in, it is another one the second time.
+		time.Sleep(1100 * time.Millisecond)
+	}
+	for j, what := range []string{"the daemon's image", "the filter's artefact"} {
+		if !bytes.Equal(written[0][j], written[1][j]) {
+			t.Errorf("%s differs from one making to the next", what)
+		}
+	}
+	files := contents(t, bytes.NewReader(written[0][1]))
+	if index := files["index.json"].content; !bytes.Contains(index, []byte(`"org.opencontainers.image.ref.name":"1.2.3"`)) && !bytes.Contains(index, []byte(`"org.opencontainers.image.ref.name": "1.2.3"`)) {
+		t.Errorf("the layout names no tag: %s", index)
+	}
+	if string(files["oci-layout"].content) == "" {
+		t.Error("the layout does not say that it is one")
+	}
+}
+
+// packed is a file of an archive.
+type packed struct {
+	header  *tar.Header
+	content []byte
+}
+
+func unpacked(t *testing.T, image v1.Image) map[string]packed {
+	t.Helper()
+	stream := mutate.Extract(image)
+	defer stream.Close()
+	return contents(t, stream)
+}
+
+func contents(t *testing.T, stream io.Reader) map[string]packed {
+	t.Helper()
+	files := map[string]packed{}
+	for archive := tar.NewReader(stream); ; {
+		header, err := archive.Next()
+		if err == io.EOF {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := header.Name
+		if header.Typeflag == tar.TypeDir {
+			name = strings.TrimSuffix(name, "/") + "/"
+		}
+		files[name] = packed{header, content}
+	}
+}
+
+func readAll(t *testing.T, open func() (io.ReadCloser, error)) []byte {
+	t.Helper()
+	stream, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	content, err := io.ReadAll(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
