@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+	"golang.org/x/sync/errgroup"
+)
+
+// sample is how many requests each sidecar gets in one measurement.
+const sample = 40
+
+// slow is what counts as delayed: the demo's delay is 500 ms.
+const slow = 500 * time.Millisecond
+
+// outcome is what the requests to a service came to.
+type outcome struct{ requests, slow, aborted int }
+
+// push makes a change, pushes it, and tells how long it took to reach those
+// sidecars that it concerns.
+func (s *stage) push(ctx context.Context, concerned []*sidecar, change func(context.Context) error) error {
+	before := map[*sidecar]int{}
+	for _, one := range concerned {
+		before[one] = one.updates()
+	}
+	if err := change(ctx); err != nil {
+		return err
+	}
+	if err := s.git(ctx, "push", "-q"); err != nil {
+		return err
+	}
+	pushed := time.Now()
+	for _, one := range concerned {
+		// Each Envoy has a worker and a main thread, and the filter in each of them.
+		for one.updates() < before[one]+2 {
+			if time.Since(pushed) > patience {
+				return fmt.Errorf("%s has not taken up the change within %s; its log ends with\n%s", one.pod, patience, one.envoy.LogTail(20))
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	if len(concerned) > 0 {
+		fmt.Printf("  in force in %s %d ms after git push returned\n", names(concerned), time.Since(pushed).Milliseconds())
+	}
+	return nil
+}
+
+func names(sidecars []*sidecar) string {
+	var pods []string
+	for _, one := range sidecars {
+		pods = append(pods, one.pod)
+	}
+	return strings.Join(pods, ", ")
+}
+
+// updates is how often the sidecar's filter has said that it took up policies.
+func (c *sidecar) updates() int {
+	return strings.Count(c.envoy.Log(), "Received config update from control plane")
+}
+
+// measure sends requests to every sidecar at once, shows what they get, and checks it.
+func (s *stage) measure(ctx context.Context, check func(frontend, catalog outcome) error) error {
+	reports := make([]*envoytest.Report, len(s.sidecars))
+	var group errgroup.Group
+	for i, one := range s.sidecars {
+		group.Go(func() (err error) {
+			load := envoytest.Load{Request: envoytest.Request{URL: one.envoy.URL() + "/ok"}, Requests: sample, Connections: sample / 2}
+			reports[i], err = load.Run(ctx)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("sending requests: %w", err)
+	}
+	outcomes := map[string]*outcome{"frontend": {}, "productcatalog": {}}
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\nsidecar\trequests\t200\t503\t500 ms or more\tmedian\t")
+	for i, one := range s.sidecars {
+		report := reports[i]
+		if report.Errors > 0 {
+			return fmt.Errorf("requests to %s failed: %s", one.pod, report)
+		}
+		sum := outcomes[one.service]
+		sum.requests += sample
+		sum.slow += report.Slower(slow)
+		sum.aborted += report.Statuses[503]
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%.1f ms\t\n", one.pod, sample, report.Statuses[200], report.Statuses[503],
+			report.Slower(slow), float64(report.Quantile(0.5).Microseconds())/1000)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return check(*outcomes["frontend"], *outcomes["productcatalog"])
+}
+
+// invite tells what to try.
+func (s *stage) invite() {
+	title("It is all yours. In another terminal:")
+	fmt.Printf(`
+  cd %[1]s
+  curl -s '%[2]s/v1/policies?service=frontend&namespace=demo'
+  cp %[3]s/policies/frontend-delay.yaml policies/ && git add -A && git commit -qm "Delay" && git push -q
+  curl -so /dev/null -w '%%{time_total}\n' %[4]s/     # half of them take 0.5 s
+  git revert --no-edit HEAD && git push -q             # and now none of them does
+  curl -s %[2]s/v1/status                              # git, etcd and every sidecar
+  %[3]s/.tools/bin/etcdctl --endpoints %[5]s put /hfi/policies/stray '{}'
+  curl -s %[2]s/v1/drift                               # seen, and not served
+  %[3]s/bin/hfi --server %[2]s status
+
+`, s.work, s.url, s.root, s.sidecars[0].envoy.URL(), s.etcd)
+	for _, one := range s.sidecars {
+		fmt.Printf("  %-17s %s   its Envoy: %s\n", one.pod, one.envoy.URL(), one.envoy.AdminURL())
+	}
+	fmt.Println("\nCtrl-C ends the demo and removes all of it.")
+}
+
+// title begins a step, in bold on a terminal.
+func title(text string) {
+	bold, plain := "", ""
+	if info, err := os.Stdout.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		bold, plain = "\033[1m", "\033[0m"
+	}
+	fmt.Printf("\n%s%s%s\n", bold, text, plain)
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n  ")
+}

@@ -1,0 +1,244 @@
+// Package deploy_test holds the manifests against what a cluster would say of
+// them: that stock kustomize builds them, that Kubernetes and Istio know every
+// field, and that the daemon knows every setting.
+package deploy_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+// kustomizations are all that a user may apply.
+var kustomizations = []string{"base", "overlays/etcd", "overlays/external-etcd", "overlays/wasmplugin-manager", "example"}
+
+// object is what every Kubernetes object has.
+type object interface {
+	runtime.Object
+	GetName() string
+	GetNamespace() string
+}
+
+// built are the objects that kustomize makes of a folder, decoded with every
+// field known.
+func built(t *testing.T, folder string) []object {
+	t.Helper()
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join("kubernetes", folder))
+	if err != nil {
+		t.Fatalf("kustomize build %s: %v", folder, err)
+	}
+	var objects []object
+	for _, resource := range resources.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, decode(t, text))
+	}
+	return objects
+}
+
+var codecs = func() serializer.CodecFactory {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, appsv1.AddToScheme, rbacv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			panic(err)
+		}
+	}
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict)
+}()
+
+func decode(t *testing.T, text []byte) object {
+	t.Helper()
+	decoded, _, err := codecs.UniversalDeserializer().Decode(text, nil, nil)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return decoded.(object)
+}
+
+// only gives the one object of a type and name.
+func only[T object](t *testing.T, objects []object, name string) T {
+	t.Helper()
+	var found []T
+	for _, o := range objects {
+		if typed, ok := o.(T); ok && typed.GetName() == name {
+			found = append(found, typed)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d objects of type %T are named %s, want 1", len(found), *new(T), name)
+	}
+	return found[0]
+}
+
+// settings are the daemon's environment variables: those of the Deployment and
+// those of the ConfigMap that it takes in.
+func settings(t *testing.T, objects []object) map[string]string {
+	t.Helper()
+	container := only[*appsv1.Deployment](t, objects, "hfi-control-plane").Spec.Template.Spec.Containers[0]
+	found := map[string]string{}
+	for _, from := range container.EnvFrom {
+		for name, value := range only[*corev1.ConfigMap](t, objects, from.ConfigMapRef.Name).Data {
+			found[name] = value
+		}
+	}
+	for _, variable := range container.Env {
+		found[variable.Name] = variable.Value
+	}
+	return found
+}
+
+// C1: every kustomization builds, and a cluster knows every field in it.
+func TestEveryKustomizationBuildsWithKnownFieldsOnly(t *testing.T) {
+	for _, folder := range kustomizations {
+		t.Run(folder, func(t *testing.T) {
+			objects := built(t, folder)
+			if len(objects) == 0 {
+				t.Fatal("nothing was built")
+			}
+			seen := map[string]bool{}
+			for _, o := range objects {
+				name := fmt.Sprintf("%s %s/%s", o.GetObjectKind().GroupVersionKind().Kind, o.GetNamespace(), o.GetName())
+				if seen[name] {
+					t.Errorf("%s is there twice", name)
+				}
+				seen[name] = true
+			}
+		})
+	}
+	// The check itself sees an unknown field.
+	text, err := os.ReadFile("kubernetes/base/service.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	misspelt := bytes.Replace(text, []byte("targetPort:"), []byte("targetport:"), 1)
+	if _, _, err := codecs.UniversalDeserializer().Decode(misspelt, nil, nil); err == nil {
+		t.Error("an unknown field was not seen")
+	}
+}
+
+// C1, C2: two replicas behind the Service, with probes, kept apart and alive.
+func TestTheDaemonRunsAsPromised(t *testing.T) {
+	for _, folder := range []string{"base", "overlays/etcd", "overlays/external-etcd", "example"} {
+		t.Run(folder, func(t *testing.T) {
+			objects := built(t, folder)
+			only[*corev1.Namespace](t, objects, "boifi")
+			deployment := only[*appsv1.Deployment](t, objects, "hfi-control-plane")
+			if deployment.Namespace != "boifi" || *deployment.Spec.Replicas != 2 {
+				t.Errorf("%d replicas in %s, want 2 in boifi", *deployment.Spec.Replicas, deployment.Namespace)
+			}
+			pod := deployment.Spec.Template
+			container := pod.Spec.Containers[0]
+			if live, ready := container.LivenessProbe.HTTPGet, container.ReadinessProbe.HTTPGet; live.Path != "/health" || ready.Path != "/ready" {
+				t.Errorf("the probes ask %s and %s", live.Path, ready.Path)
+			}
+			service := only[*corev1.Service](t, objects, "hfi-control-plane")
+			if port := service.Spec.Ports[0]; port.Port != 8080 || port.Name != "http" {
+				t.Errorf("the Service's port is %s %d", port.Name, port.Port)
+			}
+			budget := only[*policyv1.PodDisruptionBudget](t, objects, "hfi-control-plane")
+			if budget.Spec.MinAvailable.IntValue() != 1 {
+				t.Errorf("the PodDisruptionBudget keeps %v", budget.Spec.MinAvailable)
+			}
+			network := only[*networkingv1.NetworkPolicy](t, objects, "hfi-control-plane")
+			selectors := []map[string]string{service.Spec.Selector, deployment.Spec.Selector.MatchLabels, budget.Spec.Selector.MatchLabels,
+				network.Spec.PodSelector.MatchLabels, pod.Spec.TopologySpreadConstraints[0].LabelSelector.MatchLabels}
+			for _, selector := range selectors {
+				if len(selector) == 0 || !selects(selector, pod.Labels) {
+					t.Errorf("the selector %v misses the pod's labels %v", selector, pod.Labels)
+				}
+			}
+			set := settings(t, objects)
+			if set["HFID_ETCD_ENDPOINTS"] == "" {
+				t.Error("each replica would run an etcd of its own")
+			}
+			if set["HFID_ADVERTISE"] != "http://$(POD_IP):8080" || set["HFID_REPLICA_ID"] != "$(POD_NAME)" {
+				t.Errorf("replicas advertise %q as %q", set["HFID_ADVERTISE"], set["HFID_REPLICA_ID"])
+			}
+			restricted(t, pod.Spec)
+		})
+	}
+}
+
+// The etcd of the overlay is one cluster of three, by the names its pods have.
+func TestTheEtcdOverlayNamesItsMembers(t *testing.T) {
+	objects := built(t, "overlays/etcd")
+	set := only[*appsv1.StatefulSet](t, objects, "hfi-etcd")
+	service := only[*corev1.Service](t, objects, set.Spec.ServiceName)
+	if service.Spec.ClusterIP != "None" || !service.Spec.PublishNotReadyAddresses || !selects(service.Spec.Selector, set.Spec.Template.Labels) {
+		t.Errorf("members cannot find each other by %+v", service.Spec)
+	}
+	var members, endpoints []string
+	for i := range int(*set.Spec.Replicas) {
+		host := fmt.Sprintf("%s-%d.%s", set.Name, i, service.Name)
+		members = append(members, fmt.Sprintf("%s-%d=http://%s:2380", set.Name, i, host))
+		endpoints = append(endpoints, fmt.Sprintf("http://%s:2379", host))
+	}
+	if len(members) != 3 || !slices.Contains(set.Spec.Template.Spec.Containers[0].Command, "--initial-cluster="+strings.Join(members, ",")) {
+		t.Errorf("the members are not %v: %v", members, set.Spec.Template.Spec.Containers[0].Command)
+	}
+	if got := settings(t, objects)["HFID_ETCD_ENDPOINTS"]; got != strings.Join(endpoints, ",") {
+		t.Errorf("the daemon asks %s, want %v", got, endpoints)
+	}
+	restricted(t, set.Spec.Template.Spec)
+}
+
+// An external etcd is reached with the files of the Secret that is mounted.
+func TestTheExternalEtcdOverlayMountsWhatItNames(t *testing.T) {
+	objects := built(t, "overlays/external-etcd")
+	container := only[*appsv1.Deployment](t, objects, "hfi-control-plane").Spec.Template.Spec.Containers[0]
+	at := slices.IndexFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "etcd" })
+	if at < 0 {
+		t.Fatal("no volume for the client's certificate")
+	}
+	set := settings(t, objects)
+	for _, name := range []string{"HFID_ETCD_CA_FILE", "HFID_ETCD_CERT_FILE", "HFID_ETCD_KEY_FILE"} {
+		if filepath.Dir(set[name]) != container.VolumeMounts[at].MountPath {
+			t.Errorf("%s is %q, outside of %s", name, set[name], container.VolumeMounts[at].MountPath)
+		}
+	}
+}
+
+func selects(selector, labels map[string]string) bool {
+	for key, value := range selector {
+		if labels[key] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// restricted checks what Kubernetes' Pod Security Standard "restricted" asks
+// for, and a root file system that nothing can write to.
+func restricted(t *testing.T, pod corev1.PodSpec) {
+	t.Helper()
+	if s := pod.SecurityContext; s == nil || !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("the pod's security context is %+v", s)
+	}
+	for _, container := range pod.Containers {
+		s := container.SecurityContext
+		if s == nil || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 {
+			t.Errorf("the security context of %s is %+v", container.Name, s)
+		}
+		if container.Resources.Requests.Cpu().IsZero() || container.Resources.Requests.Memory().IsZero() || container.Resources.Limits.Memory().IsZero() {
+			t.Errorf("the resources of %s are %+v", container.Name, container.Resources)
+		}
+	}
+}
