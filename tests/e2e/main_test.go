@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
+
+// slow skips a test that takes long unless HFI_SLOW=1.
+func slow(t *testing.T) {
+	if os.Getenv("HFI_SLOW") != "1" {
+		t.Skip("takes long: set HFI_SLOW=1")
+	}
+}
+
+// delay is a policy's text that delays a service's requests.
+func delay(name, service string, ms int) string {
+	return fmt.Sprintf("metadata:\n  name: %s\nspec:\n  selector:\n    service: %s\n    namespace: demo\n  rules:\n    - fault:\n        delay_ms: %d\n        percentage: 50\n", name, service, ms)
+}
+
+// file is where a policy of that name is kept in the tests' repositories.
+func file(name string) string { return "policies/" + name + ".yaml" }
+
+// files are policies by name, as files.
+func files(ms int, names ...string) map[string]string {
+	all := map[string]string{}
+	for _, name := range names {
+		all[file(name)] = delay(name, name, ms)
+	}
+	return all
+}
+
+// commit commits files, pushes, and returns the hash that stock git gives it.
+func commit(repo *gittest.Repo, message string, files map[string]string) string {
+	hash := repo.Commit(message, files)
+	repo.Push()
+	return hash
+}
+
+// fields says what an answer must hold: values by their path in its JSON. A
+// step of a path is a field's name, an index, # for a list's length, or, in
+// the conditions, a condition's type. A value is compared as JSON, or is a check.
+type fields map[string]any
+
+// check judges one value of an answer, and says what it wants.
+type check struct {
+	wants string
+	holds func(value any) bool
+}
+
+var (
+	present = check{"anything but null", func(v any) bool { return v != nil && v != "" }}
+	null    = check{"null", func(v any) bool { return v == nil }}
+	absent  = check{"no such field, or an empty one", func(v any) bool { return v == missing{} || v == "" || v == nil }}
+)
+
+type missing struct{}
+
+func matches(pattern string) check {
+	re := regexp.MustCompile(pattern)
+	return check{"text like " + pattern, func(v any) bool { s, ok := v.(string); return ok && re.MatchString(s) }}
+}
+
+// since is a time not before a moment and not in the future.
+func since(moment time.Time) check {
+	return check{"a time since " + moment.Format(time.RFC3339Nano), func(v any) bool {
+		s, _ := v.(string)
+		at, err := time.Parse(time.RFC3339Nano, s)
+		return err == nil && !at.Before(moment) && !at.After(time.Now().Add(time.Second))
+	}}
+}
+
+// until is a time not after a moment.
+func until(moment time.Time) check {
+	return check{"a time until " + moment.Format(time.RFC3339Nano), func(v any) bool {
+		s, _ := v.(string)
+		at, err := time.Parse(time.RFC3339Nano, s)
+		return err == nil && !at.After(moment)
+	}}
+}
+
+// at is the value at a path of an answer.
+func at(value any, where string) any {
+	for step := range strings.SplitSeq(where, ".") {
+		switch v := value.(type) {
+		case map[string]any:
+			next, ok := v[step]
+			if !ok {
+				return missing{}
+			}
+			value = next
+		case []any:
+			if step == "#" {
+				value = float64(len(v))
+				continue
+			}
+			i, err := strconv.Atoi(step)
+			if err != nil {
+				i = slices.IndexFunc(v, func(item any) bool { return at(item, "type") == step })
+			}
+			if i < 0 || i >= len(v) {
+				return missing{}
+			}
+			value = v[i]
+		default:
+			return missing{}
+		}
+	}
+	return value
+}
+
+// differences are what an answer holds otherwise than wanted.
+func (f fields) differences(answer any) (all []string) {
+	for where, want := range f {
+		got := at(answer, where)
+		if c, ok := want.(check); ok {
+			if !c.holds(got) {
+				all = append(all, fmt.Sprintf("%s is %v, want %s", where, got, c.wants))
+			}
+			continue
+		}
+		if n, ok := want.(int); ok {
+			want = float64(n)
+		}
+		if !reflect.DeepEqual(got, want) {
+			all = append(all, fmt.Sprintf("%s is %v, want %v", where, got, want))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// with is f with other fields besides, which win.
+func (f fields) with(more fields) fields {
+	all := fields{}
+	for _, some := range []fields{f, more} {
+		for where, want := range some {
+			all[where] = want
+		}
+	}
+	return all
+}
+
+// see waits until an answer holds all fields at one moment, and gives it.
+func see(t *testing.T, d *hfidtest.Daemon, what, path string, want fields) any {
+	t.Helper()
+	return seeWithin(t, d, what, path, want, hfidtest.Patience)
+}
+
+func seeWithin(t *testing.T, d *hfidtest.Daemon, what, path string, want fields, limit time.Duration) any {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		answer := d.Get(path)
+		var value any
+		if err := json.Unmarshal(answer.Body, &value); err != nil {
+			t.Fatalf("GET %s: %v: %s", path, err, answer.Body)
+		}
+		wrong := want.differences(value)
+		if len(wrong) == 0 {
+			return value
+		}
+		if time.Now().After(deadline) {
+			pretty, _ := json.MarshalIndent(value, "", "  ")
+			t.Fatalf("%s: GET %s after %s:\n  %s\nthe whole answer:\n%s", what, path, limit, strings.Join(wrong, "\n  "), pretty)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// seeStatus is see of /v1/status, and of /v1/drift, which must say the same of drift.
+func seeStatus(t *testing.T, d *hfidtest.Daemon, what string, want fields) any {
+	t.Helper()
+	status := see(t, d, what, "/v1/status", want)
+	drift := fields{}
+	for where, value := range want {
+		if part, ok := strings.CutPrefix(where, "drift."); ok {
+			drift[part] = value
+		}
+	}
+	see(t, d, what, "/v1/drift", drift)
+	return status
+}
+
+// textAt is the text at a path of an answer.
+func textAt(answer any, where string) string {
+	s, _ := at(answer, where).(string)
+	return s
+}
+
+// keysIn are the names of the policies that etcdctl shows.
+func keysIn(etcdctl func(...string) string) []string {
+	var names []string
+	for line := range strings.SplitSeq(etcdctl("get", "/hfi/policies/", "--prefix", "--keys-only"), "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			names = append(names, path.Base(line))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// servedNames are the names of the policies that are served.
+func servedNames(d *hfidtest.Daemon) []string {
+	var names []string
+	for name := range d.Policies("").ByName {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func wantNames(t *testing.T, where string, got []string, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", where, got, want)
+	}
+}
+
+// served is what an answer of /v1/policies says, to be compared with a later one.
+func served(d *hfidtest.Daemon) string {
+	answer := d.Get("/v1/policies")
+	return fmt.Sprintf("%d %s %s %s %s", answer.Status, answer.Header.Get("ETag"), answer.Header.Get("X-Hfi-Commit"), answer.Header.Get("X-Hfi-Revision"), answer.Body)
+}

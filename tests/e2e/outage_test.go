@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+// An external etcd that goes away is told of, and what was served is served
+// on; when it is back, the pushes made meanwhile are applied (G4, G8, C2, C5).
+func TestEtcdAway(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s", "--etcd-endpoints", server.Endpoint)
+	d.WaitSynced(first)
+	seeStatus(t, d, "synced", synced(first, 1).with(fields{"etcd.mode": "external", "etcd.endpoints.0": server.Endpoint}))
+	wantNames(t, "etcd", keysIn(server.Ctl), "a")
+	before := served(d)
+
+	server.Kill()
+	began := time.Now()
+	away := fields{
+		"etcd.mode": "external", "etcd.endpoints.0": server.Endpoint, "etcd.healthy": false, "etcd.error": present, "etcd.last_seen_at": until(began.Add(time.Second)),
+		"sync.status": "Unknown", "sync.message": matches("etcd"), "sync.last_applied_revision.commit": first, "sync.served_from": "etcd",
+		"sync.last_success_at": until(began.Add(2 * time.Second)), "drift.status": "Unknown", "drift.items.#": 0,
+		"conditions.Ready.status": "Unknown", "conditions.Ready.last_transition_time": since(began), "history.#": 1, "history.0.commit": first,
+	}
+	seeStatus(t, d, "etcd away", away)
+	see(t, d, "ready without etcd", "/ready", fields{"ready": true, "etcd.healthy": false, "etcd.error": present})
+	if after := served(d); after != before {
+		t.Errorf("etcd away changed the answer\nfrom %s\nto   %s", before, after)
+	}
+	second := commit(repo, "Two", files(500, "a", "b"))
+	// A restart in this state serves from the disk.
+	d.Restart()
+	seeStatus(t, d, "restarted with etcd away", fields{
+		"etcd.healthy": false, "etcd.last_seen_at": null, "sync.status": "Unknown", "sync.served_from": "disk", "sync.last_applied_revision.commit": first,
+		"drift.status": "Unknown", "conditions.Ready.status": "Unknown",
+	})
+	if after := served(d); after != before {
+		t.Errorf("served from disk it is another answer\nfrom %s\nto   %s", before, after)
+	}
+
+	server.Restart()
+	began = time.Now()
+	seeStatus(t, d, "etcd back", synced(second, 2).with(fields{"etcd.last_seen_at": since(began), "history.#": 2, "history.0.commit": second}))
+	wantNames(t, "etcd", keysIn(server.Ctl), "a", "b")
+}
+
+// Restarted on a bad commit, the daemon serves the last good set (G8).
+func TestRestartOnBadCommit(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	good := commit(repo, "Good", files(500, "a"))
+	d := hfidtest.Run(t, repo.Bare())
+	d.WaitSynced(good)
+	before := served(d)
+	d.Kill()
+	bad := commit(repo, "Bad", map[string]string{file("b"): "metadata: {name: b}\n"})
+	d.Start()
+	d.WaitReady()
+	seeStatus(t, d, "restarted on a bad commit", fields{
+		"sync.status": "OutOfSync", "sync.last_applied_revision.commit": good, "sync.served_from": "etcd", "source.last_attempted_revision.commit": bad,
+		"conditions.Stalled.reason": "InvalidCommit", "history.#": 2, "history.0.outcome": "Invalid", "source.errors.0.file": file("b"),
+	})
+	if after := served(d); after != before {
+		t.Errorf("another answer after the restart\nfrom %s\nto   %s", before, after)
+	}
+}
+
+// Everything away at once: a bad commit, then no git, a destroyed etcd, and a
+// kill. The last good set is served from the disk (G8, promise 4). With git
+// back and etcd begun anew, all agree again.
+func TestEverythingAwayAtOnce(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	good := commit(repo, "Good", files(500, "a", "b"))
+	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s")
+	d.WaitSynced(good)
+	commit(repo, "Bad", map[string]string{file("b"): "metadata: {name: b}\n"})
+	see(t, d, "bad", "/v1/status", fields{"conditions.Stalled.reason": "InvalidCommit"})
+	before := served(d)
+	d.Kill()
+
+	if err := os.Rename(repo.Bare(), repo.Bare()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	etcdData := filepath.Join(d.DataDir, "etcd")
+	spoilt := 0
+	if err := filepath.WalkDir(etcdData, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		spoilt++
+		return os.WriteFile(path, []byte("this is no database"), 0o600)
+	}); err != nil || spoilt == 0 {
+		t.Fatalf("spoilt %d files of etcd: %v", spoilt, err)
+	}
+	d.Start()
+	d.WaitReady()
+	seeStatus(t, d, "everything away", fields{
+		"etcd.healthy": false, "etcd.error": present, "sync.status": "Unknown", "sync.served_from": "disk", "sync.last_applied_revision.commit": good,
+		"drift.status": "Unknown", "conditions.Ready.status": "Unknown", "source.url": repo.Bare(), "source.reachable": false,
+	})
+	if after := served(d); after != before {
+		t.Errorf("from disk it is another answer\nfrom %s\nto   %s", before, after)
+	}
+
+	// A person takes the destroyed etcd away; git is still gone: the disk's set is put into the new one.
+	d.Stop()
+	if err := os.RemoveAll(etcdData); err != nil {
+		t.Fatal(err)
+	}
+	d.Start()
+	seeStatus(t, d, "etcd anew, git away", fields{"etcd.healthy": true, "sync.last_applied_revision.commit": good, "sync.served_from": "etcd", "drift.status": "None"})
+	wantNames(t, "etcd", keysIn(d.Etcdctl), "a", "b")
+	if err := os.Rename(repo.Bare()+".away", repo.Bare()); err != nil {
+		t.Fatal(err)
+	}
+	fixed := commit(repo, "Mend", files(600, "a", "b"))
+	seeStatus(t, d, "all back", synced(fixed, 2))
+}
