@@ -1,0 +1,202 @@
+// Package chaos kills the daemon at random moments, while commits of all
+// kinds are pushed and a stranger writes to its etcd, and watches what it
+// serves. What is right is decided by the stock git, cue and etcdctl alone.
+package chaos
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
+
+// Promises 1, 2, 4 and G3, G5 to G8: whatever is committed, whoever writes to
+// etcd, and whenever the daemon is killed, what is served is at every moment
+// the exact set of one valid commit, in an order that the branch had; and when
+// all that ends, git, etcd and the answer agree.
+func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
+	kills := 8
+	if os.Getenv("HFI_SLOW") == "1" {
+		kills = 100
+	}
+	kills = int(setting(t, "HFI_CHAOS_KILLS", int64(kills)))
+	seed := setting(t, "HFI_CHAOS_SEED", time.Now().UnixNano())
+	t.Logf("%d kills; to repeat it: HFI_CHAOS_KILLS=%d HFI_CHAOS_SEED=%d", kills, kills, seed)
+	random := rand.New(rand.NewPCG(uint64(seed), 0))
+
+	script := &transcript{begun: time.Now()}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what happened (seed %d):\n%s", seed, script)
+		}
+	})
+	repo := gittest.New(t)
+	began := time.Now()
+	oracle := newOracle(t, repo, random, 20+kills/2)
+	t.Logf("cue judged %d trees, %d of them valid, in %s", len(oracle.trees), len(oracle.valid), time.Since(began).Round(time.Millisecond))
+	branch := &branch{t: t, repo: repo, oracle: oracle, random: random, script: script}
+	branch.first()
+	daemon := hfidtest.New(t, repo.Bare())
+	// A build takes its time; no kill shall be spent on it.
+	hfidtest.Binary(t)
+	watch := startObserver(t, daemon, oracle, branch, script)
+	w := &world{t: t, daemon: daemon, branch: branch, oracle: oracle, watch: watch, random: random, script: script}
+	w.stranger = newStranger(t, daemon, oracle, random, script)
+
+	for kill := range kills {
+		w.life(kill)
+		if watch.failed() {
+			break
+		}
+	}
+	w.end()
+	watch.stop()
+	seen, valid := watch.distinct(), branch.validPushed()
+	t.Logf("%d kills, %d refs pushed, %d of them valid; %d different commits seen in %d answers; the stranger wrote %d times; %s in all",
+		kills, branch.length(), valid, seen, watch.answers.Load(), w.stranger.writes, time.Since(script.begun).Round(time.Second))
+	if !t.Failed() && seen < kills/4 {
+		t.Errorf("only %d different commits were seen: the daemon hardly lived, so this shows little", seen)
+	}
+}
+
+func setting(t *testing.T, name string, value int64) int64 {
+	text := os.Getenv(name)
+	if text == "" {
+		return value
+	}
+	value, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s=%q is no number", name, text)
+	}
+	return value
+}
+
+// world is all that a round moves.
+type world struct {
+	t        *testing.T
+	daemon   *hfidtest.Daemon
+	branch   *branch
+	oracle   *oracle
+	watch    *observer
+	stranger *stranger
+	random   *rand.Rand
+	script   *transcript
+}
+
+func (w *world) chance(percent int) bool { return w.random.IntN(100) < percent }
+
+func (w *world) upTo(limit time.Duration) time.Duration {
+	return time.Duration(w.random.Int64N(int64(limit)))
+}
+
+// life is one life of the daemon, from its start to its SIGKILL.
+func (w *world) life(number int) {
+	w.t.Helper()
+	// A daemon that has not seen a valid commit yet has nothing to serve.
+	virgin := number == 0
+	if w.chance(30) && !virgin {
+		w.branch.move() // While it is down.
+	}
+	mode := "report"
+	if w.chance(40) {
+		mode = "heal"
+	}
+	w.script.note("start %d, --drift %s", number+1, mode)
+	w.daemon.Start("--drift", mode)
+	if w.chance(25) && !virgin {
+		// It dies while it starts.
+		w.killAfter(w.upTo(800*time.Millisecond), func() {
+			if w.chance(50) {
+				w.branch.move()
+			}
+		})
+		return
+	}
+	began := time.Now()
+	w.daemon.WaitReady()
+	w.script.note("ready after %s", time.Since(began).Round(time.Millisecond))
+	for range w.random.IntN(3) {
+		w.act()
+	}
+	if w.chance(50) {
+		// It lives to see its work done, as far as there is any.
+		w.watch.awaitCommit(w.branch.tip(), 1500*time.Millisecond)
+	}
+	w.killAfter(w.upTo(500*time.Millisecond), func() {
+		for range 1 + w.random.IntN(4) {
+			w.act()
+			time.Sleep(w.upTo(30 * time.Millisecond))
+		}
+	})
+}
+
+// act is a move of the branch, or of the stranger, or git gc.
+func (w *world) act() {
+	switch draw := w.random.IntN(100); {
+	case draw < 55:
+		w.branch.move()
+	case draw < 95:
+		w.stranger.write()
+	default:
+		w.script.note("git gc")
+		w.branch.repo.Server("gc", "-q")
+	}
+}
+
+// killAfter kills the daemon after a while, which passes as things happen.
+func (w *world) killAfter(wait time.Duration, meanwhile func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		time.Sleep(wait)
+		w.daemon.Kill()
+		w.script.note("SIGKILL")
+	}()
+	// The killer is waited for even where meanwhile ends the test.
+	defer func() { <-done }()
+	meanwhile()
+}
+
+// end kills the daemon once more as it takes in a last commit, and then leaves all in peace.
+func (w *world) end() {
+	w.t.Helper()
+	w.script.note("the end begins")
+	w.daemon.Start()
+	w.daemon.WaitReady()
+	last := w.branch.last()
+	w.killAfter(w.upTo(60*time.Millisecond), func() {})
+	w.daemon.Start()
+	w.daemon.WaitReady()
+	status := w.daemon.WaitSynced(last)
+	if status.Drift.Status != reconciler.DriftNone || len(status.Source.Errors) > 0 {
+		w.t.Errorf("synced, with drift %s and %d errors", status.Drift.Status, len(status.Source.Errors))
+	}
+	if tip := w.branch.repo.Server("rev-parse", "main"); tip != last {
+		w.t.Fatalf("the branch is at %s, not at %s: the test is wrong", tip, last)
+	}
+	want := w.oracle.expected(w.branch.tree(last))
+	answer, err := w.daemon.Ask(context.Background(), http.MethodGet, "/v1/policies", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	served, err := readAnswer(answer)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if served.commit != last || served.set != want {
+		w.t.Errorf("git is at %s, and served is %s with %s", last, served.commit, served.set.differences(want))
+	}
+	commit, stored := etcdHolds(w.t, w.daemon)
+	if commit != last || stored != want {
+		w.t.Errorf("git is at %s, and etcd holds %s with %s", last, commit, stored.differences(want))
+	}
+}
