@@ -1,0 +1,209 @@
+package envoy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// oracleHangups are clients that go away. They run one after the other, for
+// the filters' gauges to be about nothing else. In each the delay is far
+// longer than the limit for the access log and for the filter to let go of
+// the request: one that is kept until the delay's end fails.
+var oracleHangups = []oracleCase{
+	{name: "hangup", fault: oracleDelay(time.Minute), script: (*oracleSide).hangUp, limit: 20 * time.Second},
+	{name: "hangup-post", fault: oracleDelay(time.Minute), request: oraclePost, script: (*oracleSide).hangUp, limit: 20 * time.Second},
+	{name: "hangup-upload", fault: oracleDelay(time.Minute), request: oracleEndless, script: (*oracleSide).hangUp, limit: 20 * time.Second, races: oracleUploadRaces},
+	{name: "hangup-h2", fault: oracleDelay(time.Minute), request: oracleH2, script: (*oracleSide).hangUp, limit: 20 * time.Second},
+	{name: "hangup-h2-upload", fault: oracleDelay(time.Minute), request: oracleEndless.overHTTP2(), script: (*oracleSide).hangUp, limit: 20 * time.Second, races: oracleUploadRaces},
+	{name: "hangup-grpc", fault: oracleDelay(time.Minute), request: oracleGRPC, script: (*oracleSide).hangUp, limit: 20 * time.Second},
+	{name: "hangup-later", fault: oracleDelay(oracleWait), request: oracleRequest{path: "?slow=1m"}, script: (*oracleSide).hangUpLater, limit: 20 * time.Second},
+	{name: "hangup-h2-later", fault: oracleDelay(oracleWait), request: oracleH2.to("?slow=1m"), script: (*oracleSide).hangUpLater, limit: 20 * time.Second},
+}
+
+// oracleEndless is an upload that only its client's end ends.
+var oracleEndless = oracleRequest{method: "POST", body: "piece", pieces: 1 << 30}
+
+// hangUp goes away in the middle of the delay.
+func (s *oracleSide) hangUp() error {
+	return s.cutOff(func(ctx context.Context) error { return s.holds(ctx, 1, envoytest.Patience) })
+}
+
+// holds waits until the side's filter says that it holds so many requests back.
+func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Duration) error {
+	gauge := map[string]string{"native": "envoy_http_fault_active_faults", "ours": "hfi_paused_streams"}[s.name]
+	what := fmt.Sprintf("%s is %g", gauge, requests)
+	_, err := s.world.envoy.WaitStats(what, limit, func(stats envoytest.Stats) bool {
+		return stats.Has(gauge) && stats.Value(gauge) == requests || ctx.Err() != nil
+	})
+	return err
+}
+
+// hangUpLater goes away while the upstream works on the answer.
+func (s *oracleSide) hangUpLater() error {
+	path, _, _ := strings.Cut(s.path(), "?")
+	return s.cutOff(func(ctx context.Context) error {
+		for deadline := time.Now().Add(envoytest.Patience); s.world.upstream.begun(s.name, path) == 0; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) || ctx.Err() != nil {
+				return errors.New("the request did not reach the upstream")
+			}
+		}
+		return nil
+	})
+}
+
+// cutOff sends the request, waits for a moment, and goes away.
+func (s *oracleSide) cutOff(moment func(context.Context) error) error {
+	c := s.client()
+	defer c.CloseIdleConnections()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	request, err := s.request(ctx)
+	if err != nil {
+		return err
+	}
+	s.requests++
+	ended := make(chan error, 1)
+	go func() {
+		answer, err := c.Do(request)
+		if err == nil {
+			answer.Body.Close()
+			err = fmt.Errorf("an answer %d came first", answer.StatusCode)
+		} else if ctx.Err() != nil {
+			err = nil
+		}
+		ended <- err
+	}()
+	err = moment(ctx)
+	cancel()
+	if err := errors.Join(err, <-ended); err != nil {
+		return err
+	}
+	return s.holds(context.Background(), 0, s.c.limit)
+}
+
+// dial opens a bare connection, for what an HTTP client would not do.
+func (s *oracleSide) dial() (net.Conn, *bufio.Reader, error) {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base(), "http://"))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(envoytest.Patience)); err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, bufio.NewReader(conn), nil
+}
+
+// lines is the head of an HTTP/1.1 request with further header lines.
+func (s *oracleSide) lines(method string, more ...string) string {
+	s.requests++
+	lines := append([]string{method + " " + s.path() + " HTTP/1.1", "Host: oracle.test", oracleSideHeader + ": " + s.name}, more...)
+	return strings.Join(lines, "\r\n") + "\r\n\r\n"
+}
+
+// read reads and notes an answer from a bare connection.
+func (s *oracleSide) read(reader *bufio.Reader, number int, method string) error {
+	answer, err := http.ReadResponse(reader, &http.Request{Method: method})
+	if err != nil {
+		return fmt.Errorf("answer %d: %w", number, err)
+	}
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return fmt.Errorf("answer %d: %w", number, err)
+	}
+	s.note(fmt.Sprintf("answer %d", number), answer.StatusCode)
+	s.answer(answer, body)
+	return nil
+}
+
+// askRaw sends all of a body, answered or not, and then looks whether Envoy keeps the connection.
+func (s *oracleSide) askRaw() error {
+	body := s.c.request.body
+	return s.upload(body, len(body))
+}
+
+// askHalf announces a body and sends half of it.
+func (s *oracleSide) askHalf() error { return s.upload("half", 8) }
+
+func (s *oracleSide) upload(body string, length int) error {
+	conn, reader, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		// Envoy may answer and close before it has read all; that is for the answer to show.
+		_, _ = io.Copy(conn, io.MultiReader(strings.NewReader(s.lines("POST", fmt.Sprintf("Content-Length: %d", length))), strings.NewReader(body)))
+	}()
+	defer func() { _ = conn.Close(); <-sent }()
+	started := time.Now()
+	if err := s.read(reader, 0, "POST"); err != nil {
+		return err
+	}
+	s.elapsed = append(s.elapsed, time.Since(started))
+	return s.behind(conn, reader, 10*time.Second)
+}
+
+// behind notes what comes behind an answer on a connection, and whether
+// Envoy ends it within a time. After an answer that came before the whole request it does so after a second.
+func (s *oracleSide) behind(conn net.Conn, reader *bufio.Reader, limit time.Duration) error {
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	rest, err := io.ReadAll(reader)
+	s.note("behind the answer", string(rest))
+	var timeout net.Error
+	s.note("connection kept", errors.As(err, &timeout) && timeout.Timeout())
+	return nil
+}
+
+// askBare sends a request and looks at what comes behind the answer.
+func (s *oracleSide) askBare() error {
+	conn, reader, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, s.lines("GET")); err != nil {
+		return err
+	}
+	if err := s.read(reader, 0, "GET"); err != nil {
+		return err
+	}
+	return s.behind(conn, reader, 500*time.Millisecond)
+}
+
+// askPipelined sends two requests before it reads the first answer.
+func (s *oracleSide) askPipelined() error {
+	conn, reader, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var both bytes.Buffer
+	both.WriteString(s.lines("GET"))
+	both.WriteString(s.lines("GET", "X-Second: yes"))
+	started := time.Now()
+	if _, err := conn.Write(both.Bytes()); err != nil {
+		return err
+	}
+	for i := range 2 {
+		if err := s.read(reader, i, "GET"); err != nil {
+			return err
+		}
+		// The second waits for the first, and then for itself.
+		s.elapsed = append(s.elapsed, time.Since(started)/time.Duration(i+1))
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+package envoy
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// outage is one way in which a control plane fails.
+type outage struct {
+	what string
+	// answer is how it answers; nil: it takes no connections.
+	answer func(http.ResponseWriter, *http.Request)
+	// silent: filters hear nothing, so they count no error before their time-out.
+	silent bool
+}
+
+// emptyList, were it taken up, would end every fault.
+const emptyList = `{"policies":[]}`
+
+var outages = []outage{
+	{what: "refuses connections"},
+	{what: "says 500", answer: outageStatus(500, "no")},
+	{what: "says 503 as hfid does", answer: outageStatus(503, `{"error":{"code":"not_ready","message":"there is no verified set of policies yet"}}`)},
+	{what: "says 404", answer: outageStatus(404, "not here")},
+	{what: "says 200 without an ETag", answer: outageBody(http.Header{}, emptyList)},
+	{what: "says what is no JSON", answer: outageBody(outageTagged(), "<html>Welcome!</html>")},
+	{what: "says JSON that is no list", answer: outageBody(outageTagged(), `{"policies":null}`)},
+	{what: "speaks no HTTP", answer: outageRaw("220 mail.example.com ESMTP ready\r\n")},
+	{what: "breaks off in the body", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-Length: 1000\r\n\r\n" + emptyList)},
+	{what: "breaks off in a chunk", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + emptyList + "\r\n")},
+	{what: "breaks off in the headers", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-")},
+	{what: "says less than it has", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"less\"\r\nContent-Length: 10\r\n\r\n" + emptyList)},
+	{what: "says 500 at length", answer: outageStatus(500, strings.Repeat("x", 1<<20))},
+	{what: "says 6 MB", answer: outageLong(6_000_000, true)},
+	{what: "says 50 MB", answer: outageLong(50_000_000, true)},
+	{what: "says 50 MB without telling", answer: outageLong(50_000_000, false)},
+	{what: "never answers", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, silent: true},
+	{what: "answers drop by drop", answer: outageDrip, silent: true},
+}
+
+// F7, promise 6: whatever the control plane answers, not one request fails
+// that no policy meant to fail, what was in force stays in force, and once the
+// control plane is well again its policies arrive, without a storm.
+func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
+	t.Parallel()
+	control := outageStart(t)
+	upstream := envoytest.RunUpstream(t)
+	const vms = 3
+	e := &sidecar{name: "frontend-1", vms: vms, Envoy: envoytest.Run(t, envoytest.Config{
+		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: vms - 1,
+		Clusters:  []envoytest.Cluster{{Name: "upstream", Address: upstream.Address}, {Name: "daemon", Address: control.address}},
+		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(t, settings())}}},
+	})}
+	inForce := func(when, tag string) {
+		t.Helper()
+		await(t, when+", "+tag+" in force in each VM", func() bool { return e.has("hfi", tag) })
+	}
+	inForce("at the start", `"v1:1"`)
+	calm, err := e.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := outageBusy(t, e.URL())
+	version := 1
+	for _, o := range outages {
+		before := e.memory(t)
+		errors := e.value(t, "hfi_config_poll_errors_total")
+		began, asked := time.Now(), control.count()
+		if o.answer == nil {
+			control.refuse(t)
+		} else {
+			control.behave(o.answer)
+		}
+		wanted := errors + float64(vms*outageFailures(o))
+		if _, err := e.WaitStats("errors of a control plane that "+o.what, envoytest.Patience, func(s envoytest.Stats) bool {
+			return s.Value("hfi_config_poll_errors_total") >= wanted && time.Since(began) > 300*time.Millisecond
+		}); err != nil {
+			t.Fatal(err)
+		}
+		lasted, during := time.Since(began), control.count()-asked
+		if most := vms * outageTries(lasted); during > most {
+			t.Errorf("a control plane that %s was asked %d times in %s, and %d would be the most", o.what, during, lasted, most)
+		}
+		version++
+		tag := control.renew()
+		if o.answer == nil {
+			control.listen(t)
+		}
+		inForce("after one that "+o.what, tag)
+		if answer := get(t, client(t, false), fmt.Sprintf("%s/version-%d", e.URL(), version)); answer.Status != 410 {
+			t.Errorf("after a control plane that %s, its new policies are not in force: %d", o.what, answer.Status)
+		}
+		after := e.memory(t)
+		t.Logf("%s: %s, %d requests; Envoy's memory %d MiB before, %d after, peak so far %d", o.what, lasted.Round(time.Millisecond), during,
+			before.Resident>>20, after.Resident>>20, after.Peak>>20)
+	}
+	// Well again, each VM has one request waiting, and asks no more than that.
+	asked := control.count()
+	time.Sleep(2 * time.Second)
+	if more := control.count() - asked; more > vms {
+		t.Errorf("%d requests came in two seconds of calm", more)
+	}
+	busy.end()
+	if panics := e.value(t, "hfi_panics_total"); panics != 0 {
+		t.Errorf("%v panics", panics)
+	}
+	// Envoy itself may buffer 32 MiB for each VM before the filter sees how long
+	// an answer is; it must not keep it.
+	last := e.memory(t)
+	if grown := last.Peak - calm.Resident; grown > vms*64<<20 {
+		t.Errorf("Envoy's memory grew by %d MiB at most", grown>>20)
+	}
+	if grown := last.Resident - calm.Resident; grown > 96<<20 {
+		t.Errorf("Envoy kept %d MiB", grown>>20)
+	}
+}
+
+// outageFailures is how many errors each VM must count before an outage ends.
+// VMs that hear nothing count one only after half a minute.
+func outageFailures(o outage) int {
+	switch slow := os.Getenv("HFI_SLOW") == "1"; {
+	case o.silent && slow:
+		return 1
+	case o.silent:
+		return 0
+	case slow:
+		return 5
+	}
+	return 2
+}
+
+// outageTries is how often a VM may have asked, at the most, in an outage of
+// that length: with the pauses at their shortest, half of 250 ms, 500 ms and so on.
+func outageTries(lasted time.Duration) int {
+	tries, pause := 2, 125*time.Millisecond
+	for at := pause; at < lasted; at += pause {
+		tries++
+		pause = min(2*pause, 2500*time.Millisecond)
+	}
+	return tries
+}
+
+func (s *sidecar) memory(t *testing.T) envoytest.Memory {
+	t.Helper()
+	memory, err := s.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return memory
+}
+
+// value is a metric's value, summed over its labels.
+func (s *sidecar) value(t *testing.T, metric string) float64 {
+	t.Helper()
+	stats, err := s.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stats.Value(metric)
+}
+
+func outageTagged() http.Header { return http.Header{"Etag": {`"v1:bad"`}} }
+
+func outageStatus(status int, body string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Etag", `"v1:bad"`)
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+func outageBody(header http.Header, body string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for name, values := range header {
+			w.Header()[name] = values
+		}
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+// outageRaw writes some bytes on the connection and ends it.
+func outageRaw(text string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		connection, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = connection.Write([]byte(text))
+		if tcp, ok := connection.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
+		_ = connection.Close()
+	}
+}
+
+// outageLong is an answer that would be good, and end every fault, but for its length.
+func outageLong(size int, told bool) func(http.ResponseWriter, *http.Request) {
+	const head, tail = `{"policies":[],"pad":"`, `"}`
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Etag", `"v1:long"`)
+		if told {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+		}
+		_, _ = w.Write([]byte(head))
+		pad := bytes.Repeat([]byte("x"), 1<<16)
+		for left := size - len(head) - len(tail); left > 0; left -= len(pad) {
+			if _, err := w.Write(pad[:min(left, len(pad))]); err != nil {
+				return
+			}
+		}
+		_, _ = w.Write([]byte(tail))
+	}
+}
+
+// outageDrip writes a good answer so slowly that it never ends.
+func outageDrip(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Etag", `"v1:drip"`)
+	w.Header().Set("Content-Length", "100000")
+	for {
+		if _, err := w.Write([]byte(" ")); err != nil || http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package envoy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// outageControl plays the daemon towards filters, well or as badly as a test
+// wants. Played well, it holds a request until there is something new, as the
+// daemon does.
+type outageControl struct {
+	// address is HOST:PORT, the same over all outages.
+	address string
+
+	server *http.Server
+	served chan error
+
+	mu sync.Mutex
+	// version numbers the policies; it is part of the ETag.
+	version int
+	// bad is how requests are answered; nil: well.
+	bad func(w http.ResponseWriter, r *http.Request)
+	// turned is closed when version or bad change, for waiting requests to look again.
+	turned chan struct{}
+	// asked counts the requests.
+	asked int
+}
+
+// outageStart starts a control plane that behaves well.
+func outageStart(t testing.TB) *outageControl {
+	t.Helper()
+	c := &outageControl{address: "127.0.0.1:0", version: 1, turned: make(chan struct{})}
+	c.listen(t)
+	t.Cleanup(func() { c.refuse(t) })
+	return c
+}
+
+// listen begins to take connections. The port is free, but the system may
+// take a moment to agree.
+func (c *outageControl) listen(t testing.TB) {
+	t.Helper()
+	var listener net.Listener
+	for deadline := time.Now().Add(envoytest.Patience); ; time.Sleep(20 * time.Millisecond) {
+		var err error
+		if listener, err = net.Listen("tcp", c.address); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	c.address = listener.Addr().String()
+	c.server = &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: envoytest.Patience}
+	c.served = make(chan error, 1)
+	server, served := c.server, c.served
+	go func() { served <- server.Serve(listener) }()
+}
+
+// refuse ends all connections and takes no more.
+func (c *outageControl) refuse(t testing.TB) {
+	if c.server == nil {
+		return
+	}
+	_ = c.server.Close()
+	if err := <-c.served; !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("the control plane ended by itself: %v", err)
+	}
+	c.server = nil
+}
+
+// behave sets how requests are answered from now on, those that wait
+// included, and gives how many there were so far.
+func (c *outageControl) behave(bad func(http.ResponseWriter, *http.Request)) (asked int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bad = bad
+	c.turn()
+	return c.asked
+}
+
+// renew changes the policies, and behaves well. It gives their ETag.
+func (c *outageControl) renew() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.version++
+	c.bad = nil
+	c.turn()
+	return c.tag()
+}
+
+// turn has the waiting requests look again. The caller holds the lock.
+func (c *outageControl) turn() {
+	close(c.turned)
+	c.turned = make(chan struct{})
+}
+
+// tag is the present policies' ETag. The caller holds the lock.
+func (c *outageControl) tag() string { return fmt.Sprintf(`"v1:%d"`, c.version) }
+
+func (c *outageControl) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
+
+func (c *outageControl) serve(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	c.asked++
+	c.mu.Unlock()
+	wait, err := time.ParseDuration(r.FormValue("wait"))
+	if err != nil {
+		http.Error(w, "wait: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	for {
+		c.mu.Lock()
+		bad, tag, version, turned := c.bad, c.tag(), c.version, c.turned
+		c.mu.Unlock()
+		if bad != nil {
+			misbehave(w, r, turned, bad)
+			return
+		}
+		if r.Header.Get("If-None-Match") != tag {
+			w.Header().Set("ETag", tag)
+			w.Header().Set("X-Hfi-Commit", fmt.Sprintf("c%d", version))
+			w.Header().Set("Content-Type", "application/json")
+			text := outagePolicies(version)
+			w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+			_, _ = w.Write([]byte(text))
+			return
+		}
+		select {
+		case <-turned:
+		case <-over.C:
+			w.Header().Set("ETag", tag)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// misbehave answers badly. An answer that is not over when the behaviour
+// changes breaks off, as that of a process which is restarted.
+func misbehave(w http.ResponseWriter, r *http.Request, turned <-chan struct{}, bad func(http.ResponseWriter, *http.Request)) {
+	ctx, cancel := context.WithCancel(r.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-turned:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	bad(w, r.WithContext(ctx))
+	cutShort := ctx.Err() != nil
+	cancel()
+	watch.Wait()
+	if cutShort {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// outageDelay is the delay of /late.
+const outageDelay = 60 * time.Millisecond
+
+// outagePolicies is the list of policies in a version: all requests of /kept
+// are aborted and all of /late delayed, whatever the version; and /version-N is aborted.
+func outagePolicies(version int) string {
+	return fmt.Sprintf(`{"policies":[
+{"metadata":{"name":"kept"},"spec":{"rules":[{"match":{"path":{"exact":"/kept"}},"fault":{"abort":{"status":418}}}]}},
+{"metadata":{"name":"late"},"spec":{"rules":[{"match":{"path":{"exact":"/late"}},"fault":{"delay_ms":%d}}]}},
+{"metadata":{"name":"version"},"spec":{"rules":[{"match":{"path":{"exact":"/version-%d"}},"fault":{"abort":{"status":410}}}]}}]}`,
+		outageDelay.Milliseconds(), version)
+}
+
+// outageLoad keeps an Envoy busy: with requests that no policy faults, with
+// some of policy "kept" and with some of policy "late".
+type outageLoad struct {
+	t       testing.TB
+	cancel  context.CancelFunc
+	reports map[string]*envoytest.Report
+	work    sync.WaitGroup
+	mu      sync.Mutex
+}
+
+// outageRate is the requests in a second of each kind.
+const outageRate = 200
+
+// outageBusy begins. What the requests get is judged by end.
+func outageBusy(t testing.TB, url string) *outageLoad {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &outageLoad{t: t, cancel: cancel, reports: map[string]*envoytest.Report{}}
+	for path, check := range map[string]func(int, http.Header, []byte, time.Duration) error{
+		"/ok": func(status int, header http.Header, body []byte, _ time.Duration) error {
+			if status != 200 || string(body) != "ok" || header.Get("X-Hfi-Fault") != "" {
+				return fmt.Errorf("no policy is for it: %d %v %q", status, header, body)
+			}
+			return nil
+		},
+		"/kept": func(status int, header http.Header, _ []byte, _ time.Duration) error {
+			if status != 418 || header.Get("X-Hfi-Fault") != "kept" {
+				return fmt.Errorf("policy kept is not in force: %d %v", status, header)
+			}
+			return nil
+		},
+		"/late": func(status int, _ http.Header, _ []byte, elapsed time.Duration) error {
+			// The filter's clock and this one may differ by a moment.
+			if status != 200 || elapsed < outageDelay-5*time.Millisecond {
+				return fmt.Errorf("policy late is not in force: %d after %s", status, elapsed)
+			}
+			return nil
+		},
+	} {
+		load := envoytest.Load{Request: envoytest.Request{URL: url + path}, Connections: 16, Duration: time.Hour, Rate: outageRate, Check: check}
+		l.work.Go(func() {
+			report, err := load.Run(ctx)
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("the load on %s ended by itself: %v", path, err)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.reports[path] = report
+		})
+	}
+	t.Cleanup(func() {
+		cancel()
+		l.work.Wait()
+	})
+	return l
+}
+
+// end ends the load and fails the test for each request that did not get what it should.
+func (l *outageLoad) end() {
+	l.t.Helper()
+	l.cancel()
+	l.work.Wait()
+	for path, report := range l.reports {
+		if report.Errors > 0 {
+			l.t.Errorf("%s: %s", path, report)
+		}
+		// A quarter of what was asked for: less would be no load.
+		if least := report.Elapsed.Seconds() * outageRate / 4; float64(report.Answers()) < least {
+			l.t.Errorf("%s: only %d answers in %s: that shows little", path, report.Answers(), report.Elapsed)
+		}
+		l.t.Logf("%s: %d answers, %d errors", path, report.Answers(), report.Errors)
+	}
+}

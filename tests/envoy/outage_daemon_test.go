@@ -1,0 +1,89 @@
+package envoy
+
+import (
+	"fmt"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// outageSettled are the policies that stay through the deaths of the real
+// daemon, beside one that changes: see outageLoad for what they do.
+func outageSettled(version int) []string {
+	return []string{
+		"metadata: {name: kept}\nspec: {rules: [{match: {path: {exact: /kept}}, fault: {abort: {status: 418}}}]}",
+		fmt.Sprintf("metadata: {name: late}\nspec: {rules: [{match: {path: {exact: /late}}, fault: {delay_ms: %d}}]}", outageDelay.Milliseconds()),
+		fmt.Sprintf("metadata: {name: version}\nspec: {rules: [{match: {path: {exact: /version-%d}}, fault: {abort: {status: 410}}}]}", version),
+	}
+}
+
+// outagePort is a free port, which every life of a daemon is to listen on.
+func outagePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// F7, promise 6, with the real daemon: killed under load, away for a while,
+// restarted in a moment, stopped, and frozen, it takes nothing from what is in
+// force, and no request fails of it. After each life the next one is followed,
+// and knows the filter as current.
+func TestTheDaemonsDeathsFailNoRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--listen", outagePort(t))
+	w.start(t, map[string]envoytest.Config{"frontend-1": {
+		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
+		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(t, settings())}}},
+	}})
+	e := w.envoys["frontend-1"]
+	w.push(t, outageSettled(1)...)
+	busy := outageBusy(t, e.URL())
+	const away = 2 * time.Second
+	for i, death := range []struct {
+		what string
+		die  func()
+	}{
+		{"killed, and away for a while", func() {
+			w.daemon.Kill()
+			time.Sleep(away)
+			w.daemon.Start()
+		}},
+		{"killed and restarted", func() {
+			w.daemon.Kill()
+			w.daemon.Start()
+		}},
+		{"stopped and restarted", func() {
+			w.daemon.Stop()
+			w.daemon.Start()
+		}},
+		{"frozen for a while", func() {
+			w.daemon.Signal(syscall.SIGSTOP)
+			time.Sleep(away)
+			w.daemon.Signal(syscall.SIGCONT)
+		}},
+	} {
+		death.die()
+		w.daemon.WaitReady()
+		version := i + 2
+		w.push(t, outageSettled(version)...)
+		if answer := get(t, client(t, false), fmt.Sprintf("%s/version-%d", e.URL(), version)); answer.Status != 410 {
+			t.Errorf("after a daemon that was %s, new policies are not in force: %d", death.what, answer.Status)
+		}
+		w.daemon.WaitStatus("after a daemon that was "+death.what+", all VMs are current", func(s *reconciler.Status) bool {
+			f := s.Filters
+			return f.Connected == 1 && f.Current == 1 && f.Silent == 0 && f.Items[0].VMs.Current == e.vms
+		})
+	}
+	busy.end()
+	if panics := e.value(t, "hfi_panics_total"); panics != 0 {
+		t.Errorf("%v panics", panics)
+	}
+}

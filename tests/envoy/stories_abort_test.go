@@ -1,0 +1,182 @@
+package envoy
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// faulting is a policy for any workload that faults each request for /NAME.
+func faulting(name, fault string) string {
+	return `
+metadata: {name: ` + name + `}
+spec:
+  rules: [{match: {path: {exact: /` + name + `}}, fault: ` + fault + `}]`
+}
+
+// An abort answers in the upstream's place: status, body and headers are the
+// policy's. One that follows a delay comes when that is over.
+func TestAnAbortAnswersInTheUpstreamsPlace(t *testing.T) {
+	w := mesh(t)
+	w.push(t,
+		faulting("full", `{abort: {status: 429, body: "not now", headers: {retry-after: "7", Content-Type: text/x-test}}}`),
+		faulting("bare", `{abort: {status: 204}}`),
+		faulting("delayed", `{delay_ms: 300, abort: {status: 504, body: late, headers: {x-one: "1"}}}`))
+	url := w.envoys["frontend-2"].URL()
+	w.upstream.Reset()
+	for _, http2 := range []bool{false, true} {
+		c := client(t, http2)
+		full := get(t, c, url+"/full")
+		if full.Status != 429 || full.Body != "not now" || full.Header.Get("Retry-After") != "7" || full.Header.Get("Content-Type") != "text/x-test" {
+			t.Errorf("full: %d %q %v", full.Status, full.Body, full.Header)
+		}
+		if bare := get(t, c, url+"/bare"); bare.Status != 204 || bare.Body != "" || bare.Header.Get("X-Hfi-Fault") != "bare" {
+			t.Errorf("bare: %d %q %v", bare.Status, bare.Body, bare.Header)
+		}
+		delayed := get(t, c, url+"/delayed")
+		if delayed.Status != 504 || delayed.Body != "late" || delayed.Header.Get("X-One") != "1" || delayed.Elapsed < 300*time.Millisecond {
+			t.Errorf("delayed: %d %q %v after %s", delayed.Status, delayed.Body, delayed.Header, delayed.Elapsed)
+		}
+	}
+	if seen := w.upstream.Count(); seen != 0 {
+		t.Errorf("the upstream saw %d of the aborted requests", seen)
+	}
+}
+
+// A gRPC request that is aborted gets HTTP 200 and the gRPC status, a plain one
+// the HTTP status that stands for it.
+func TestAnAbortByGRPCStatus(t *testing.T) {
+	w := mesh(t)
+	statuses := map[int]int{1: 499, 4: 504, 5: 404, 7: 403, 8: 429, 14: 503, 16: 401}
+	var policies []string
+	for status := range statuses {
+		policies = append(policies, faulting(fmt.Sprintf("grpc-%d", status), fmt.Sprintf(`{abort: {grpc_status: %d, body: on purpose}}`, status)))
+	}
+	w.push(t, append(policies,
+		faulting("later", `{delay_ms: 200, abort: {grpc_status: 14}}`),
+		faulting("by-http", `{abort: {status: 503}}`))...)
+	grpc, plain, url := client(t, true), client(t, false), w.envoys["frontend-1"].URL()
+	call := func(path string) (answer *envoytest.Response, status, message string) {
+		t.Helper()
+		answer, err := grpc.GRPC(context.Background(), url+path, "message", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, message = answer.GRPCStatus()
+		return answer, status, message
+	}
+	for status, mapped := range statuses {
+		path := fmt.Sprintf("/grpc-%d", status)
+		if answer, got, message := call(path); answer.Status != 200 || got != fmt.Sprint(status) || message != "on purpose" {
+			t.Errorf("gRPC status %d: a call gets %d with gRPC status %q %q", status, answer.Status, got, message)
+		}
+		if answer := get(t, plain, url+path); answer.Status != mapped || answer.Body != "on purpose" {
+			t.Errorf("gRPC status %d: a plain request gets %d %q, not %d", status, answer.Status, answer.Body, mapped)
+		}
+	}
+	if answer, got, _ := call("/later"); answer.Status != 200 || got != "14" || answer.Elapsed < 200*time.Millisecond {
+		t.Errorf("after a delay: %d with gRPC status %q after %s", answer.Status, got, answer.Elapsed)
+	}
+	// 503 is UNAVAILABLE, by gRPC's own table.
+	if answer, got, _ := call("/by-http"); answer.Status != 200 || got != "14" {
+		t.Errorf("an abort with 503: a call gets %d with gRPC status %q", answer.Status, got)
+	}
+	if answer, got, _ := call("/untouched"); answer.Status != 200 || got == "14" || answer.Body != "\x00\x00\x00\x00\x07message" {
+		t.Errorf("without a fault: %d with gRPC status %q, %q", answer.Status, got, answer.Body)
+	}
+}
+
+// Of several policies that apply, the longest delay and the first abort, by
+// the policies' names, are carried out.
+func TestPoliciesCompose(t *testing.T) {
+	w := mesh(t)
+	on := func(name, path, fault string) string {
+		return `
+metadata: {name: ` + name + `}
+spec:
+  rules: [{match: {path: {prefix: ` + path + `}}, fault: ` + fault + `}]`
+	}
+	w.push(t,
+		on("a-short", "/compose", `{delay_ms: 100}`),
+		on("b-long", "/compose", `{delay_ms: 600}`),
+		on("c-middle", "/compose/abort", `{delay_ms: 300, abort: {status: 418}}`),
+		on("d-second", "/compose/abort", `{abort: {status: 500}}`),
+		on("e-never", "/compose", `{percentage: 0, delay_ms: 60000, abort: {status: 501}}`))
+	c, url := client(t, false), w.envoys["frontend-1"].URL()
+	if answer := get(t, c, url+"/compose"); answer.Status != 200 || answer.Elapsed < 600*time.Millisecond || answer.Elapsed > 30*time.Second {
+		t.Errorf("two delays: status %d after %s", answer.Status, answer.Elapsed)
+	}
+	answer := get(t, c, url+"/compose/abort")
+	if answer.Status != 418 || answer.Header.Get("X-Hfi-Fault") != "c-middle" || answer.Elapsed < 600*time.Millisecond || answer.Elapsed > 30*time.Second {
+		t.Errorf("three delays and two aborts: status %d by %q after %s", answer.Status, answer.Header.Get("X-Hfi-Fault"), answer.Elapsed)
+	}
+}
+
+// After expires_at the filter stops by itself: nothing is pushed, and it gets no update.
+func TestAPolicyExpiresByItself(t *testing.T) {
+	w := mesh(t)
+	e := w.envoys["frontend-1"]
+	for life := 3 * time.Second; ; life *= 4 {
+		expires := time.Now().Add(life)
+		w.push(t, `
+metadata: {name: brief}
+spec:
+  expires_at: `+expires.UTC().Format("2006-01-02T15:04:05.000Z")+`
+  rules: [{fault: {abort: {status: 418}}}]`)
+		before, updates := getOnce(t, e.URL()).Status, len(e.updates("hfi"))
+		if !time.Now().Before(expires) && life < time.Minute {
+			continue // The machine was too slow to see it in force.
+		}
+		if before != 418 {
+			t.Fatalf("before it expires: status %d", before)
+		}
+		c := client(t, false)
+		for get(t, c, e.URL()).Status == 418 {
+			if late := time.Since(expires); late > 10*time.Second {
+				t.Fatalf("%s after it expired it still is in force", late)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if time.Now().Before(expires) {
+			t.Error("it ended before its time")
+		}
+		if more := len(e.updates("hfi")) - updates; more != 0 {
+			t.Errorf("the filter was told %d times meanwhile", more)
+		}
+		return
+	}
+}
+
+// A dry run is counted and not done. It keeps no other policy from its fault.
+func TestADryRunIsCountedAndNotDone(t *testing.T) {
+	w := mesh(t)
+	w.push(t, `
+metadata: {name: a-dry}
+spec:
+  dry_run: true
+  rules: [{match: {path: {prefix: /dry}}, fault: {delay_ms: 3600000, abort: {status: 503}}}]`,
+		faulting("dry-and-real", `{abort: {status: 418}}`))
+	e := w.envoys["frontend-1"]
+	before := w.stats(t, "frontend-1")
+	c := client(t, false)
+	for range 25 {
+		if answer := get(t, c, e.URL()+"/dry"); answer.Status != 200 {
+			t.Fatalf("a dry run changes the status to %d", answer.Status)
+		}
+	}
+	if answer := get(t, c, e.URL()+"/dry-and-real"); answer.Status != 418 {
+		t.Errorf("beside a dry run: status %d", answer.Status)
+	}
+	after := w.stats(t, "frontend-1")
+	for name, want := range map[string]float64{
+		"hfi_faults_dry_run_aborts_total": 26, "hfi_faults_dry_run_delays_total": 26,
+		"hfi_faults_aborts_total": 1, "hfi_faults_delays_total": 0,
+	} {
+		if got := after.Value(name) - before.Value(name); got != want || !after.Has(name) {
+			t.Errorf("%s grew by %v, not %v (it is there: %t)", name, got, want, after.Has(name))
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package envoy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// A delay of 100 ms is never short, and as precise as that of Envoy's own
+// fault filter in the same Envoy at the same time.
+func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
+	w := mesh(t)
+	w.push(t, faulting("ok", `{delay_ms: 100}`))
+	e := w.envoys["frontend-1"]
+	reports := map[string]*envoytest.Report{}
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	for _, listener := range []string{"main", "native"} {
+		group.Go(func() {
+			report, err := envoytest.Load{
+				Request: envoytest.Request{URL: e.ListenerURL(listener) + "/ok"}, Requests: 240, Connections: 20,
+			}.Run(context.Background())
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			reports[listener] = report
+		})
+	}
+	group.Wait()
+	ours, native := reports["main"], reports["native"]
+	t.Logf("%s asked; ours: %s; native: %s", nativeDelay, ours, native)
+	if early := ours.Answers() - ours.Slower(nativeDelay); early != 0 || ours.Statuses[200] != 240 {
+		t.Errorf("%d delays ended early: %s", early, ours)
+	}
+	if median, theirs := ours.Quantile(0.5), native.Quantile(0.5); median > 2*theirs || median > 5*time.Second {
+		t.Errorf("the median is %s, and the native filter's %s", median, theirs)
+	}
+}
+
+// A client that hangs up in mid-delay leaves nothing behind: no paused stream,
+// no stream of Envoy's, no request to the upstream; nor does an HTTP/2 stream
+// that is reset, whose connection stays of use.
+func TestAHangUpInMidDelayLeavesNothing(t *testing.T) {
+	w := mesh(t)
+	w.push(t, faulting("hang", `{delay_ms: 600000}`), faulting("hang-abort", `{delay_ms: 600000, abort: {status: 503}}`))
+	e := w.envoys["frontend-1"]
+	active := func(stats envoytest.Stats) float64 {
+		return stats.Value("envoy_http_downstream_rq_active", "envoy_http_conn_manager_prefix", "main")
+	}
+	const clients = 20
+	for _, c := range []struct {
+		name, path string
+		http2      bool
+	}{{"HTTP/1.1", "/hang", false}, {"HTTP/2", "/hang", true}, {"before an abort", "/hang-abort", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			w.upstream.Reset()
+			aborts := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total")
+			caller := client(t, c.http2)
+			ctx, hangUp := context.WithCancel(context.Background())
+			var group sync.WaitGroup
+			defer group.Wait()
+			defer hangUp()
+			for range clients {
+				group.Go(func() {
+					if answer, err := caller.Get(ctx, e.URL()+c.path); err == nil {
+						t.Errorf("a request that should be held back is answered: %d", answer.Status)
+					}
+				})
+			}
+			if _, err := e.WaitStats("all requests paused", envoytest.Patience, func(s envoytest.Stats) bool {
+				return s.Value("hfi_paused_streams") == clients && active(s) == clients
+			}); err != nil {
+				t.Fatal(err)
+			}
+			hangUp()
+			group.Wait()
+			if stats, err := e.WaitStats("nothing left", envoytest.Patience, func(s envoytest.Stats) bool {
+				return s.Value("hfi_paused_streams") == 0 && active(s) == 0
+			}); err != nil {
+				t.Fatalf("%v; %v paused, %v active", err, stats.Value("hfi_paused_streams"), active(stats))
+			}
+			if answer := get(t, caller, e.URL()+"/after"); answer.Status != 200 {
+				t.Errorf("a request after them: %d", answer.Status)
+			}
+			if seen := w.upstream.CountOf(c.path); seen != 0 {
+				t.Errorf("the upstream saw %d of the requests", seen)
+			}
+			if more := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total") - aborts; more != 0 {
+				t.Errorf("%v aborts of nobody are counted", more)
+			}
+		})
+	}
+}
+
+// What a client sends while its request is delayed waits too, and then
+// arrives whole: a body sent at once, and one that comes piece by piece.
+func TestABodyWaitsForTheEndOfTheDelay(t *testing.T) {
+	w := mesh(t)
+	const delay = 700 * time.Millisecond
+	w.push(t, faulting("upload", `{delay_ms: 700}`))
+	e := w.envoys["frontend-1"]
+	// More than Envoy buffers for a request: it must let the client wait, and not refuse the request.
+	large := bytes.Repeat([]byte("0123456789abcdef"), 4<<20>>4)
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
+		for _, c := range []struct {
+			name  string
+			body  func(ctx context.Context) io.Reader
+			whole []byte
+		}{
+			{"at once", func(context.Context) io.Reader { return bytes.NewReader(large) }, large},
+			{"in pieces", func(ctx context.Context) io.Reader { return pieces(ctx, "part of it, ", 20, 10*time.Millisecond) }, []byte(strings.Repeat("part of it, ", 20))},
+			{"in pieces over its end", func(ctx context.Context) io.Reader { return pieces(ctx, "part of it, ", 20, 60*time.Millisecond) }, []byte(strings.Repeat("part of it, ", 20))},
+		} {
+			t.Run(protocol+" "+c.name, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(context.Background(), envoytest.Patience)
+				defer cancel()
+				protocols := new(http.Protocols)
+				protocols.SetHTTP1(protocol == "HTTP/1.1")
+				protocols.SetUnencryptedHTTP2(protocol == "HTTP/2")
+				transport := &http.Transport{Protocols: protocols}
+				defer transport.CloseIdleConnections()
+				request, err := http.NewRequestWithContext(ctx, "POST", e.URL()+"/upload", c.body(ctx))
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.upstream.Reset()
+				started := time.Now()
+				arrived := make(chan time.Duration, 1)
+				go func() {
+					for w.upstream.CountOf("/upload") == 0 && ctx.Err() == nil {
+						time.Sleep(time.Millisecond)
+					}
+					arrived <- time.Since(started)
+				}()
+				answer, err := transport.RoundTrip(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer answer.Body.Close()
+				var echo envoytest.Echo
+				if err := json.NewDecoder(answer.Body).Decode(&echo); err != nil {
+					t.Fatalf("status %d: %v", answer.StatusCode, err)
+				}
+				if echo.Body != string(c.whole) {
+					t.Errorf("%d of %d bytes arrived", len(echo.Body), len(c.whole))
+				}
+				if after := <-arrived; after < delay {
+					t.Errorf("the upstream saw the request after %s, before its delay was over", after)
+				}
+			})
+		}
+	}
+}
+
+// pieces gives a text again and again, with a gap after each.
+func pieces(ctx context.Context, text string, count int, gap time.Duration) io.Reader {
+	reader, writer := io.Pipe()
+	go func() {
+		for range count {
+			if _, err := io.WriteString(writer, text); err != nil || ctx.Err() != nil {
+				break
+			}
+			time.Sleep(gap)
+		}
+		writer.Close()
+	}()
+	return reader
+}
+
+// The setting max_delay cuts delays down to it, and the log says so.
+func TestMaxDelayCutsDelays(t *testing.T) {
+	w := mesh(t)
+	w.push(t, faulting("endless", `{delay_ms: 3600000}`))
+	e := w.envoys["frontend-3"]
+	if answer := get(t, client(t, false), e.URL()+"/endless"); answer.Status != 200 || answer.Elapsed < 700*time.Millisecond {
+		t.Errorf("status %d after %s", answer.Status, answer.Elapsed)
+	}
+	if err := e.WaitLog("max_delay cuts delays to 700ms in: endless", envoytest.Patience); err != nil {
+		t.Error(err)
+	}
+}

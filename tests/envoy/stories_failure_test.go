@@ -1,0 +1,157 @@
+package envoy
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+// future is a daemon that is newer than the filter: its policies have fields
+// and faults that the filter does not know.
+type future struct{ server *httptest.Server }
+
+func (f *future) Address() string { return f.server.Listener.Addr().String() }
+
+func newFuture(owner testing.TB) *future {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"new"`)
+		w.Header().Set("X-Hfi-Commit", "fa57")
+		if r.Header.Get("If-None-Match") == `"new"` {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(15 * time.Second):
+			}
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		_, _ = io.WriteString(w, `{"version": 9, "policies": [
+			{"metadata": {"name": "corrupt"}, "spec": {"rules": [{"fault": {"bits_flipped": 3}}]}},
+			{"metadata": {"name": "partly", "labels": {"a": "b"}}, "spec": {"mood": "new", "rules": [
+				{"match": {"path": {"exact": "/future"}}, "fault": {"abort": {"status": 418, "smell": "of tea"}}}]}}]}`)
+	}))
+	owner.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return &future{server}
+}
+
+// F7: whatever is wrong with the filter's settings, requests pass, and the
+// log says what to do.
+func TestRequestsPassWhateverTheSettings(t *testing.T) {
+	w := mesh(t)
+	w.push(t, `
+metadata: {name: known}
+spec:
+  rules: [{match: {path: {exact: /known}}, fault: {abort: {status: 418}}}]`)
+	half := w.envoys["half"]
+	for _, c := range []struct {
+		listener string
+		status   int
+		logs     []string
+	}{
+		{"no-json", 200, []string{"the configuration is no JSON object"}},
+		{"nowhere", 200, []string{"neither control_plane_address nor control_plane_cluster is set"}},
+		{"no-cluster", 200, []string{"no cluster outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "a Sidecar resource must let this workload see"}},
+		// What it understands of its settings, it follows.
+		{"odd", 418, []string{"setting colour: there is no such setting", `setting max_delay: "soon" is no duration such as 10m`}},
+	} {
+		t.Run(c.listener, func(t *testing.T) {
+			for _, line := range c.logs {
+				if err := half.WaitLog(line, envoytest.Patience); err != nil {
+					t.Error(err)
+				}
+			}
+			if c.status == 418 {
+				etag := w.daemon.Policies(half.query).ETag
+				await(t, "the policies in force", func() bool { return half.has(c.listener, etag) })
+			}
+			if answer := getOnce(t, half.ListenerURL(c.listener)+"/known"); answer.Status != c.status {
+				t.Errorf("status %d", answer.Status)
+			}
+			if answer := getOnce(t, half.ListenerURL(c.listener)+"/ok"); answer.Status != 200 || answer.Body != "ok" {
+				t.Errorf("another request: %d %q", answer.Status, answer.Body)
+			}
+		})
+	}
+}
+
+// F7: fields and policies that the filter does not know spoil nothing else.
+func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
+	w := mesh(t)
+	half := w.envoys["half"]
+	await(t, "the newer daemon's policies in force", func() bool { return half.has("future", `"new"`) })
+	if answer := getOnce(t, half.ListenerURL("future")+"/future"); answer.Status != 418 || answer.Header.Get("X-Hfi-Fault") != "partly" {
+		t.Errorf("status %d", answer.Status)
+	}
+	if answer := getOnce(t, half.ListenerURL("future")+"/ok"); answer.Status != 200 {
+		t.Errorf("another request: status %d", answer.Status)
+	}
+	if err := half.WaitLog(`a policy is left out: policy "corrupt" cannot be carried out`, envoytest.Patience); err != nil {
+		t.Error(err)
+	}
+}
+
+// F7: with the daemon away at the start requests pass. When it comes, its
+// policies apply; when it is killed they stay in force for stale_after, here
+// three seconds, and then injection stops, which log and metric say. When it is
+// back, so are they.
+func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
+	w := mesh(t)
+	half, url := w.envoys["half"], w.envoys["half"].ListenerURL("late")
+	status := func() int { return getOnce(t, url+"/late").Status }
+	stale := func() float64 { return w.stats(t, "half").Value("hfi_config_stale") }
+	if got := status(); got != 200 {
+		t.Errorf("before the daemon first comes: status %d", got)
+	}
+	if err := half.WaitLog("no policies from the control plane (failure 1): status 503", envoytest.Patience); err != nil {
+		t.Error(err)
+	}
+	if errors := w.stats(t, "half").Value("hfi_config_poll_errors_total"); errors == 0 {
+		t.Error("no errors are counted")
+	}
+
+	repo := gittest.New(t)
+	repo.Commit("Abort", map[string]string{"policies/late.yaml": targeted("late", `{service: frontend}`)})
+	repo.Push()
+	late := hfidtest.New(t, repo.Bare(), "--listen", w.late)
+	late.Start()
+	late.WaitReady()
+	await(t, "the late daemon's policy in force", func() bool { return status() == 418 })
+	if !strings.Contains(half.Log(), "the control plane answers again, after ") {
+		t.Error("the log does not say that the daemon came")
+	}
+	// For longer than stale_after the daemon is well, and nothing changes: nothing goes stale.
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if got := status(); got != 418 || stale() != 0 {
+			t.Fatalf("with the daemon well: status %d, stale %v", got, stale())
+		}
+	}
+
+	late.Kill()
+	killed := time.Now()
+	for time.Since(killed) < time.Second {
+		// The daemon was last heard of half of stale_after before its end, at the worst.
+		if got, after := status(), time.Since(killed); got != 418 && after < time.Second {
+			t.Fatalf("%s after the daemon's end: status %d", after, got)
+		}
+	}
+	await(t, "the end of injection", func() bool { return status() == 200 })
+	t.Logf("injection ended %s after the daemon", time.Since(killed))
+	if err := half.WaitLog("the control plane has not answered for 3s: injection stops", envoytest.Patience); err != nil {
+		t.Error(err)
+	}
+	await(t, "the metric hfi_config_stale", func() bool { return stale() == 1 })
+
+	late.Start()
+	late.WaitReady()
+	await(t, "the policy in force again", func() bool { return status() == 418 })
+	await(t, "the metric hfi_config_stale at 0", func() bool { return stale() == 0 })
+}

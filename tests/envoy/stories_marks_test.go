@@ -1,0 +1,79 @@
+package envoy
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// Health probes are not faulted, unless the setting fault_health_probes asks for it.
+func TestHealthProbesAreSpared(t *testing.T) {
+	w := mesh(t)
+	w.push(t, `
+metadata: {name: all}
+spec:
+  rules: [{fault: {abort: {status: 503}}}]`)
+	c := client(t, false)
+	for _, r := range []struct {
+		envoy, agent string
+		status       int
+	}{
+		{"frontend-1", "kube-probe/1.37", 200}, {"frontend-1", "Envoy/HC", 200},
+		{"frontend-1", "curl/8", 503}, {"frontend-1", "not kube-probe/1.37", 503}, {"frontend-1", "", 503},
+		{"frontend-3", "kube-probe/1.37", 503}, {"frontend-3", "Envoy/HC", 503}, {"frontend-3", "curl/8", 503},
+	} {
+		answer := ask(t, c, envoytest.Request{URL: w.envoys[r.envoy].URL() + "/ok", Header: http.Header{"User-Agent": {r.agent}}})
+		if answer.Status != r.status {
+			t.Errorf("%s, User-Agent %q: status %d, not %d", r.envoy, r.agent, answer.Status, r.status)
+		}
+	}
+}
+
+// What the filter does leaves its marks: the header x-hfi-fault on aborts, if
+// fault_header does not switch it off, the policies' names in the access log,
+// and lines in the debug log.
+func TestFaultsAreMarked(t *testing.T) {
+	w := mesh(t)
+	w.push(t, faulting("mark-abort", `{abort: {status: 418}}`), faulting("mark-delay", `{delay_ms: 20}`),
+		faulting("mark-both", `{delay_ms: 20, abort: {status: 418}}`), `
+metadata: {name: mark-dry}
+spec:
+  dry_run: true
+  rules: [{match: {path: {exact: /mark-dry}}, fault: {abort: {status: 418}}}]`)
+	for _, name := range []string{"frontend-1", "frontend-3"} {
+		if err := w.envoys[name].SetLogLevel("wasm", "debug"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.envoys[name].SetLogLevel("wasm", "info") })
+		c := client(t, false)
+		for _, r := range []struct{ path, header, access string }{
+			{"/mark-abort", "mark-abort", "/mark-abort 418 [abort=mark-abort]"},
+			{"/mark-delay", "", "/mark-delay 200 [delay=mark-delay]"},
+			{"/mark-both", "mark-both", "/mark-both 418 [delay=mark-both;abort=mark-both]"},
+			{"/mark-dry", "", "/mark-dry 200 [-]"},
+			{"/mark-none", "", "/mark-none 200 [-]"},
+		} {
+			header := r.header
+			if name == "frontend-3" { // fault_header is off there
+				header = ""
+			}
+			answer := get(t, c, w.envoys[name].URL()+r.path)
+			if got := answer.Header.Get("X-Hfi-Fault"); got != header {
+				t.Errorf("%s %s: x-hfi-fault is %q, not %q", name, r.path, got, header)
+			}
+			if err := w.envoys[name].WaitAccessLog("main", r.access+"\n", envoytest.Patience); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		for _, line := range []string{
+			"policy mark-abort aborts this request with status 418", "policy mark-delay delays this request by 20ms",
+			"policy mark-both delays this request by 20ms", "policy mark-both aborts this request with status 418",
+			"policy mark-dry, a dry run, would have faulted this request",
+		} {
+			if err := w.envoys[name].WaitLog("hfi: "+line, envoytest.Patience); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package envoy
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// tolerance is the least k for which the number of hits in n independent draws
+// of chance p is off n·p by more than k with a probability below alarm. It sums
+// the binomial distribution itself: P(i) = n!/(i!(n-i)!) p^i (1-p)^(n-i).
+func tolerance(n int, p, alarm float64) int {
+	logFactorial := func(i int) float64 { value, _ := math.Lgamma(float64(i) + 1); return value }
+	// beyond[k] is the probability to be off by more than k-1 and at most k.
+	beyond := make([]float64, n+2)
+	for i := 0; i <= n; i++ {
+		log := logFactorial(n) - logFactorial(i) - logFactorial(n-i) + float64(i)*math.Log(p) + float64(n-i)*math.Log1p(-p)
+		beyond[int(math.Ceil(math.Abs(float64(i)-float64(n)*p)))] += math.Exp(log)
+	}
+	sum := 0.0
+	for k := n + 1; k > 0; k-- {
+		if sum += beyond[k]; sum >= alarm {
+			return k
+		}
+	}
+	return 0
+}
+
+// share aborts a share of the requests for /NAME.
+func share(name, percentage string) string {
+	return fmt.Sprintf(`
+metadata: {name: %s}
+spec:
+  selector: {service: frontend}
+  rules: [{match: {path: {exact: /%[1]s}}, fault: {percentage: %[2]s, abort: {status: 503}}}]`, name, percentage)
+}
+
+// F6: thirty percent are thirty percent on each of three Envoys, and so are
+// other shares, to the millionth. Each check has a false alarm in ten million
+// runs, so all of them together have less than one in a million.
+func TestEachEnvoyFaultsTheShareThatWasAskedFor(t *testing.T) {
+	w := mesh(t)
+	w.push(t, share("none", "0"), share("tiny", "0.0001"), share("eighth", "12.5"), share("thirty", "30"), share("all", "100"))
+	for _, c := range []struct {
+		envoy, path string
+		requests    int
+		chance      float64
+	}{
+		{"frontend-1", "thirty", 3000, 0.3}, {"frontend-2", "thirty", 3000, 0.3}, {"frontend-3", "thirty", 3000, 0.3},
+		{"frontend-1", "none", 1000, 0}, {"frontend-1", "tiny", 3000, 0.000001}, {"frontend-1", "eighth", 3000, 0.125}, {"frontend-1", "all", 1000, 1},
+	} {
+		report := load(t, envoytest.Load{Request: envoytest.Request{URL: w.envoys[c.envoy].URL() + "/" + c.path}, Requests: c.requests})
+		got, off := report.Statuses[503], 0
+		if c.chance > 0 && c.chance < 1 {
+			off = tolerance(c.requests, c.chance, 1e-7)
+		}
+		expected := float64(c.requests) * c.chance
+		t.Logf("%s, %s: %d of %d aborted, %.1f expected, %d allowed", c.envoy, c.path, got, c.requests, expected, off)
+		if math.Abs(float64(got)-expected) > float64(off) || report.Answers() != c.requests || report.Statuses[200] != c.requests-got {
+			t.Errorf("%s, %s: not %.1f give or take %d aborted: %s", c.envoy, c.path, expected, off, report)
+		}
+	}
+}
+
+// F6: each pod and each of its workers draws on its own: nowhere in one's
+// draws do the first 64 of another's come up. By chance two runs of 64 draws at
+// one half are the same once in 2^64; that some two of the places compared
+// here are, once in 10^14 runs.
+func TestEachWorkerOfEachEnvoyDrawsOnItsOwn(t *testing.T) {
+	w := mesh(t)
+	w.push(t, share("half", "50"))
+	// Other tests may have made a different number of draws on each, so that
+	// equal generators would be apart by up to as many.
+	const length, window = 4000, 64
+	streams := map[string]string{}
+	for _, name := range []string{"frontend-1", "frontend-2"} {
+		for try := 0; streams[name+", worker 0"] == "" || streams[name+", worker 1"] == ""; try++ {
+			if try == 40 {
+				t.Fatalf("%s: of 40 connections none came to one of the workers", name)
+			}
+			c := envoytest.NewClient(false)
+			stream := name + ", worker " + connect(t, c, w.envoys[name])
+			if streams[stream] == "" {
+				streams[stream] = draws(t, c, w.envoys[name].URL()+"/half", length)
+			}
+			c.Close()
+		}
+	}
+	for one, draws := range streams {
+		for other, others := range streams {
+			if one == other {
+				continue
+			}
+			if at := strings.Index(others, draws[:window]); at >= 0 {
+				t.Errorf("the draws of %s are those of %s, %d later", one, other, at)
+			}
+		}
+	}
+}
+
+// connect opens a client's connection, and gives the number of the worker that has it.
+func connect(t *testing.T, c *envoytest.Client, e *sidecar) string {
+	t.Helper()
+	connections := func(worker string) float64 {
+		stats, err := e.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stats.Value("envoy_listener_worker_downstream_cx_total", "envoy_worker_id", worker)
+	}
+	first, second := connections("0"), connections("1")
+	get(t, c, e.URL()+"/ok")
+	first, second = connections("0")-first, connections("1")-second
+	switch {
+	case first == 1 && second == 0:
+		return "0"
+	case first == 0 && second == 1:
+		return "1"
+	}
+	t.Fatalf("one connection was counted as %v and %v by the two workers", first, second)
+	return ""
+}
+
+// draws sends requests one after another, and has a 1 for each that was aborted and a 0 for each that was not.
+func draws(t *testing.T, c *envoytest.Client, url string, length int) string {
+	t.Helper()
+	text := make([]byte, length)
+	for i := range text {
+		text[i] = '0'
+		if get(t, c, url).Status == 503 {
+			text[i] = '1'
+		}
+	}
+	return string(text)
+}
+
+// F6: a pod that restarts gets its policies again, without a push.
+func TestARestartedEnvoyGetsItsPoliciesAgain(t *testing.T) {
+	w := mesh(t)
+	w.push(t, share("again", "100"))
+	if answer := getOnce(t, w.envoys["frontend-3"].URL()+"/again"); answer.Status != 503 {
+		t.Errorf("before: status %d", answer.Status)
+	}
+	w.restart(t, w.owner, "frontend-3")
+	w.waitInForce(t, "frontend-3")
+	for range 8 {
+		if answer := getOnce(t, w.envoys["frontend-3"].URL()+"/again"); answer.Status != 503 {
+			t.Errorf("after its restart: status %d", answer.Status)
+		}
+	}
+}
