@@ -1,0 +1,74 @@
+package mutation
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// onEnvoy are changes that tests with the built filter in a real Envoy must notice.
+var onEnvoy = []mutation{
+	{
+		what: "selection by the index", file: "filter/selection/index.go",
+		old: "if order == 0 {\n\t\tinto", new: "if order <= 0 {\n\t\tinto",
+		tests: []string{"TestPoliciesTouchTheirTargetsOnly"},
+	},
+	{
+		what: "the draw", file: "filter/fault/decide.go",
+		old: `if !random.Draw(r.share) || !r.matches(view) {`, new: `if !r.matches(view) {`,
+		tests: []string{"TestEachEnvoyFaultsTheShareThatWasAskedFor"},
+	},
+	{
+		what: "the handling of a hang-up", file: "filter/inject.go",
+		old: `if _, paused := v.paused.streams[id]; !paused {`, new: `if true {`,
+		tests: []string{"TestSoak"},
+	},
+	{
+		what: "the end of stale policies", file: "filter/poll.go",
+		old: `p.vm.enforce(nil)`, new: ``,
+		tests: []string{"TestTheDaemonComesGoesAndComesBack"},
+	},
+	{
+		what: "the check that an answer is a list", file: "filter/answer.go",
+		old: `if list.Policies == nil {`, new: `if false {`,
+		tests: []string{"TestOutagesOfTheControlPlaneFailNoRequest"},
+	},
+}
+
+// F4, F6, F7: the tests on a real Envoy, too, can fail. What they build they
+// build with the mutation in place.
+func TestEachCheckThatIsTakenOutTurnsATestOnEnvoyRed(t *testing.T) {
+	if os.Getenv("HFI_SLOW") != "1" {
+		t.Skip("it takes minutes: HFI_SLOW=1 runs it")
+	}
+	for _, m := range onEnvoy {
+		t.Run(m.what, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			defer cancel()
+			pattern := "^(" + strings.Join(m.tests, "|") + ")$"
+			command := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-vet=off", "-run", pattern, "./tests/envoy")
+			command.Dir = testtool.Root()
+			// The overlay reaches the test's own builds by the environment. Their
+			// full size would show no more than the small one does.
+			command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, m), "HFI_SLOW=")
+			text, err := command.CombinedOutput()
+			out := string(text)
+			if err == nil {
+				t.Fatalf("without %s, %s stays green:\n%s", m.what, pattern, out)
+			}
+			for _, test := range m.tests {
+				if !regexp.MustCompile(`(?m)^--- FAIL: ` + test + `\b`).MatchString(out) {
+					t.Errorf("without %s, %s does not fail:\n%s", m.what, test, out)
+				}
+				if strings.Contains(out, "building the filter by") || strings.Contains(out, "building hfid: ") {
+					t.Errorf("the mutation does not compile, so it shows nothing:\n%s", out)
+				}
+			}
+		})
+	}
+}

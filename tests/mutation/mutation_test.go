@@ -1,0 +1,132 @@
+// Package mutation shows that the tests which guard hfi's promises can fail:
+// with one line of the source taken out, a named test turns red. (The
+// constraints of the schema are taken out by package vet's own tests.)
+package mutation
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// limit bounds one run of go test, its compilation included.
+const limit = 5 * time.Minute
+
+// mutation is a change of one line that a test must notice.
+type mutation struct {
+	// what is taken out.
+	what string
+	// file, from the repository's root, has the text old once; new takes its place.
+	file, old, new string
+	// tests are those that must fail, in the package that a folder from the root holds.
+	folder string
+	tests  []string
+}
+
+// Promises 1 to 3 and G7: what is green without a check shows nothing.
+// F4, F6, F7: likewise for selection, the draw, and what a delay leaves behind.
+func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
+	named := map[string][]string{}
+	for _, m := range mutations {
+		named[m.folder] = append(named[m.folder], m.tests...)
+	}
+	for folder, tests := range named {
+		t.Run("with nothing taken out of "+folder, func(t *testing.T) {
+			t.Parallel()
+			if out, err := run(t, folder, tests, ""); err != nil {
+				t.Fatalf("as the source stands, the tests must pass: %v\n%s", err, out)
+			}
+		})
+	}
+	for _, m := range mutations {
+		t.Run(m.what, func(t *testing.T) {
+			t.Parallel()
+			out, err := run(t, m.folder, m.tests, overlay(t, m))
+			if err == nil {
+				t.Fatalf("without %s, %s stays green", m.what, strings.Join(m.tests, ", "))
+			}
+			if strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]") {
+				t.Fatalf("the mutation does not compile, so it shows nothing:\n%s", out)
+			}
+			for _, test := range m.tests {
+				if !regexp.MustCompile(`(?m)^--- FAIL: ` + test + `\b`).MatchString(out) {
+					t.Errorf("without %s, %s does not fail:\n%s", m.what, test, out)
+				}
+			}
+		})
+	}
+}
+
+// Promise 1: the random test, too, can fail. Without the digest check a
+// stranger's writes are served sooner or later, and its observer sees it.
+func TestTheObserverSeesThatTheDigestCheckIsTakenOut(t *testing.T) {
+	if os.Getenv("HFI_SLOW") != "1" {
+		t.Skip("it takes up to minutes: HFI_SLOW=1 runs it")
+	}
+	m := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "./tests/chaos")
+	command.Dir = testtool.Root()
+	// The test builds the daemon: the overlay reaches that build by the environment.
+	command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, m), "HFI_CHAOS_KILLS=100")
+	out, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "VIOLATION seen by") || !strings.Contains(string(out), "and not that commit's set") {
+		t.Errorf("without the digest check, a set that no commit has must be seen (%v):\n%s", err, out)
+	}
+}
+
+// overlay is a file for go's -overlay flag that puts the mutation in place.
+func overlay(t *testing.T, m mutation) string {
+	t.Helper()
+	path := filepath.Join(testtool.Root(), m.file)
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count := strings.Count(string(source), m.old); count != 1 {
+		t.Fatalf("%s has %q %d times: say anew what is to be taken out", m.file, m.old, count)
+	}
+	folder := t.TempDir()
+	mutated, list := filepath.Join(folder, "mutated.go"), filepath.Join(folder, "overlay.json")
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutated}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{mutated: strings.Replace(string(source), m.old, m.new, 1), list: string(replace)} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
+}
+
+// run runs tests of a folder, with an overlay or, if that is empty, as the
+// source stands: then each of them must be there.
+func run(t *testing.T, folder string, tests []string, overlay string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	arguments := []string{"test", "-count=1", "-v", "-vet=off", "-timeout", (limit - 10*time.Second).String(), "-run", "^(" + strings.Join(tests, "|") + ")$"}
+	if overlay != "" {
+		arguments = append(arguments, "-overlay", overlay)
+	}
+	command := exec.CommandContext(ctx, "go", append(arguments, "./"+folder)...)
+	command.Dir = testtool.Root()
+	out, err := command.CombinedOutput()
+	for _, test := range tests {
+		if overlay == "" && err == nil && !strings.Contains(string(out), "=== RUN   "+test+"\n") {
+			t.Errorf("%s has no %s", folder, test)
+		}
+	}
+	return string(out), err
+}
