@@ -1,0 +1,92 @@
+// Package demo runs what the README tells a newcomer to run.
+package demo
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// makeDemo is the command, in a process group of its own, with a folder for temporary files that the test can look into.
+func makeDemo(t *testing.T, temp string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	testtool.NoteSources(t)
+	testtool.Path(t, "etcdctl")
+	testtool.Path(t, "envoy")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	command := exec.CommandContext(ctx, "make", append([]string{"--no-print-directory", "demo"}, args...)...)
+	command.Dir = testtool.Root()
+	command.Env = append(os.Environ(), "TMPDIR="+temp, "MAKEFLAGS=", "MAKELEVEL=")
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	return command, &output
+}
+
+func leavesNothing(t *testing.T, temp string, group int) {
+	t.Helper()
+	if left, _ := filepath.Glob(filepath.Join(temp, "hfi-demo-*")); len(left) > 0 {
+		t.Errorf("the demo left %v", left)
+	}
+	if err := syscall.Kill(-group, 0); err != syscall.ESRCH {
+		t.Errorf("processes of the demo are left in group %d: %v", group, err)
+	}
+}
+
+// A push changes what requests get, a bad commit does not, a revert restores,
+// a write behind the daemon's back is seen and not served, and in the end git,
+// etcd and every sidecar agree (G1, G3, G5, G6, C5, F2, F4). The demo itself
+// fails where a request gets what it should not.
+func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
+	temp := t.TempDir()
+	command, output := makeDemo(t, temp, "SCRIPT=1")
+	if err := command.Run(); err != nil {
+		t.Fatalf("make demo SCRIPT=1: %v\n%s", err, output)
+	}
+	for _, step := range []string{"0. ", "1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "Done: "} {
+		if !strings.Contains(output.String(), "\n"+step) {
+			t.Errorf("the demo did not say %q:\n%s", step, output)
+		}
+	}
+	leavesNothing(t, temp, command.Process.Pid)
+}
+
+// The demo for a person runs until it is interrupted, and cleans up.
+func TestDemoRunsUntilInterrupted(t *testing.T) {
+	temp := t.TempDir()
+	command, _ := makeDemo(t, temp)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	command.Stdout, command.Stderr = write, write
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	var said strings.Builder
+	buffer := make([]byte, 4096)
+	for !strings.Contains(said.String(), "Ctrl-C ends the demo") {
+		n, err := read.Read(buffer)
+		said.Write(buffer[:n])
+		if err != nil {
+			t.Fatalf("the demo ended by itself: %v\n%s", err, said.String())
+		}
+	}
+	if err := syscall.Kill(-command.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = command.Wait() // make says that it was interrupted
+	leavesNothing(t, temp, command.Process.Pid)
+}
