@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+// bareVariable makes this program the bare server, in a process of its own.
+const bareVariable = "HFI_BENCH_BARE"
+
+func init() {
+	if os.Getenv(bareVariable) == "" {
+		return
+	}
+	raiseFileLimit()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(listener.Addr())
+	err = http.Serve(listener, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+type bare struct {
+	address string
+	command *exec.Cmd
+}
+
+func startBare(ctx context.Context) (*bare, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	command := exec.CommandContext(ctx, self)
+	command.Env = append(os.Environ(), bareVariable+"=1")
+	command.Stderr = os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	output, err := command.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := command.Start(); err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReader(output).ReadString('\n')
+	return &bare{address: strings.TrimSpace(line), command: command}, err
+}
+
+func (b *bare) pid() int { return b.command.Process.Pid }
+
+func (b *bare) stop() error {
+	if err := b.command.Process.Kill(); err != nil {
+		return err
+	}
+	// It was killed: that it says so is no error.
+	_ = b.command.Wait()
+	return nil
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+// askedPath is the path of every request whose cost is measured.
+const askedPath = "/api/v1/shop/0007"
+
+// chain is one listener of the Envoy that is measured.
+type chain struct {
+	name string
+	// filter is the one filter before the router; nil is none.
+	filter *envoytest.Filter
+	// set is of the policies that the filter asks for; empty if it asks for none.
+	set string
+}
+
+// filterBench is everything that the figures of the filter need.
+type filterBench struct {
+	config
+	// folder holds the modules and what Envoys write.
+	folder   string
+	policies *policyServer
+}
+
+// filterCosts measures what the filter adds to requests, and to an Envoy's
+// memory and start.
+func filterCosts(ctx context.Context, c config) ([]row, error) {
+	return withFilter(c, func(b *filterBench) ([]row, error) {
+		requests, err := b.requests(ctx)
+		if err != nil {
+			return nil, err
+		}
+		footprint, err := b.footprint(ctx)
+		return append(requests, footprint...), err
+	})
+}
+
+// pushToFault measures from a push to the first faulted request.
+func pushToFault(ctx context.Context, c config) ([]row, error) {
+	return withFilter(c, func(b *filterBench) ([]row, error) { return b.pushes(ctx) })
+}
+
+func withFilter(c config, measure func(*filterBench) ([]row, error)) (rows []row, err error) {
+	folder, err := os.MkdirTemp("", "hfi-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	b := &filterBench{config: c, folder: folder, policies: newPolicyServer()}
+	defer b.policies.close()
+	if err := b.modules(); err != nil {
+		return nil, err
+	}
+	return measure(b)
+}
+
+// modules puts the modules into the folder: the filter as users get it, the
+// same without command link's short cuts, and one that does nothing.
+func (b *filterBench) modules() error {
+	if err := os.WriteFile(b.module("empty"), envoytest.EmptyModule(), 0o600); err != nil {
+		return err
+	}
+	compiler := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", b.module("unlinked"), "./filter")
+	compiler.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if output, err := compiler.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the filter: %w: %s", err, output)
+	}
+	return hfidtest.CompileModule(b.module("hfi"))
+}
+
+func (b *filterBench) module(name string) string { return filepath.Join(b.folder, name+".wasm") }
+
+// hfi is a chain with the filter, which asks for a set of the policy server's.
+func (b *filterBench) hfi(name, module, set string) chain {
+	filter := envoytest.Wasm{Name: name, File: b.module(module), Configuration: map[string]any{
+		"control_plane_cluster": "policies", "control_plane_address": set,
+	}}.Filter()
+	return chain{name, &filter, set}
+}
+
+// requests measures the processor time of a request in one Envoy, whose
+// listeners have different filters, over the listener without any.
+func (b *filterBench) requests(ctx context.Context) ([]row, error) {
+	empty := envoytest.Wasm{Name: "empty", File: b.module("empty")}.Filter()
+	idleNative := envoytest.NativeFault{}.Filter()
+	otherPath := envoytest.AlwaysAbort(503)
+	otherPath.Headers = []map[string]any{{"name": ":path", "string_match": map[string]any{"exact": "/other"}}}
+	nativePath := otherPath.Filter()
+	chains := []chain{
+		{"none", nil, ""},
+		{"empty", &empty, ""},
+		{"native-idle", &idleNative, ""},
+		{"native-path", &nativePath, ""},
+		b.hfi("unlinked", "unlinked", "none"),
+		b.hfi("idle", "hfi", "none"),
+		b.hfi("path", "hfi", "other-path"),
+		b.hfi("one", "hfi", "one"),
+		b.hfi("thousand", "hfi", "thousand"),
+		b.hfi("dry-run", "hfi", "dry-run"),
+	}
+	e, err := b.envoy(ctx, 1, chains...)
+	if err != nil {
+		return nil, err
+	}
+	added, err := b.added(ctx, e, chains)
+	if err := errors.Join(err, e.Stop()); err != nil {
+		return nil, err
+	}
+	micro := func(name string) string { return fmt.Sprintf("%.1f µs", added[name].Seconds()*1e6) }
+	over := func(name, of string) float64 { return added[name].Seconds() / added[of].Seconds() }
+	information := func(figure, name string) row {
+		return row{figure + ", added processor time of a request", micro(name), "", true}
+	}
+	bounded := func(figure, name, of string, bound float64) row {
+		ratio := over(name, of)
+		return row{figure, fmt.Sprintf("%.2f (%s, %s)", ratio, micro(name), micro(of)), fmt.Sprintf("≤ %g", bound), ratio <= bound}
+	}
+	return []row{
+		information("Envoy's own fault filter, without a fault", "native-idle"),
+		information("Envoy's own fault filter, for another path", "native-path"),
+		information("a Wasm module that does nothing, the floor", "empty"),
+		information("hfi without policies, without command link's short cuts", "unlinked"),
+		bounded("hfi without policies, over the floor", "idle", "empty", 1.5),
+		bounded("hfi with a policy for another path, over the floor", "path", "empty", 3),
+		information("hfi with a policy for the request's path and a header that it lacks", "one"),
+		bounded("that policy among 1000 for other paths, over it alone", "thousand", "one", 1.2),
+		information("hfi with a policy that matches, a dry run", "dry-run"),
+	}, nil
+}
+
+// added is what a request costs more by each chain than by the first, by its name.
+func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []chain) (map[string]time.Duration, error) {
+	var loads []envoytest.Load
+	for _, c := range chains {
+		loads = append(loads, envoytest.Load{
+			Request:     envoytest.Request{URL: e.ListenerURL(c.name) + askedPath, Header: http.Header{"User-Agent": {"bench"}}},
+			Connections: b.connections, Requests: b.warmUp,
+		})
+	}
+	// V8 compiles what is used often anew, and better, so the first requests cost more.
+	if _, err := e.Costs(ctx, 1, loads...); err != nil {
+		return nil, err
+	}
+	for i := range loads {
+		loads[i].Requests = b.requestsOfARound
+	}
+	costs, err := e.AddedCosts(ctx, b.rounds, loads...)
+	if err != nil {
+		return nil, err
+	}
+	added := map[string]time.Duration{}
+	for i, c := range chains {
+		added[c.name] = costs[i]
+	}
+	return added, nil
+}
+
+// envoy starts an Envoy, with a listener for each chain, whose routes answer
+// without an upstream, and waits until the filters have their policies.
+func (b *filterBench) envoy(ctx context.Context, workers int, chains ...chain) (*envoytest.Envoy, error) {
+	config := envoytest.Config{
+		Node: envoytest.Workload("shop", "demo", "shop-0"), Concurrency: workers, LogLevel: "warning",
+		Arguments: []string{"--component-log-level", "wasm:info"},
+		Clusters:  []envoytest.Cluster{{Name: "policies", Address: b.policies.address()}},
+	}
+	for _, c := range chains {
+		listener := envoytest.Listener{Name: c.name, Routes: []envoytest.Route{{Status: 200}}}
+		if c.filter != nil {
+			listener.Filters = []envoytest.Filter{*c.filter}
+		}
+		config.Listeners = append(config.Listeners, listener)
+	}
+	folder, err := os.MkdirTemp(b.folder, "envoy-")
+	if err != nil {
+		return nil, err
+	}
+	e, err := envoytest.Start(config, folder)
+	if err != nil {
+		return nil, err
+	}
+	// The main thread has a VM too, which asks and gets no requests.
+	if err := b.policies.awaitTaken(ctx, chains, workers+1); err != nil {
+		return nil, errors.Join(err, e.Stop())
+	}
+	return e, nil
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// settled is how long an Envoy is left alone before its memory and processor
+// time are read: V8 compiles in the background after the start.
+const settled = 3 * time.Second
+
+// started is what an Envoy takes to start.
+type started struct {
+	// resident is memory in MB; wall and processor are seconds, the first
+	// until it takes requests, the second until it has settled.
+	resident, wall, processor float64
+}
+
+// footprint measures what the filter, with no policies, takes of an Envoy's
+// memory and adds to its start.
+func (b *filterBench) footprint(ctx context.Context) (rows []row, err error) {
+	for _, workers := range []int{1, 4} {
+		var added, with, without [3][]float64
+		for range b.starts {
+			plain, err := b.start(ctx, workers, chain{"none", nil, ""})
+			if err != nil {
+				return nil, err
+			}
+			filtered, err := b.start(ctx, workers, b.hfi("idle", "hfi", "none"))
+			if err != nil {
+				return nil, err
+			}
+			for i, of := range []func(started) float64{
+				func(s started) float64 { return s.resident }, func(s started) float64 { return s.wall }, func(s started) float64 { return s.processor },
+			} {
+				with[i], without[i] = append(with[i], of(filtered)), append(without[i], of(plain))
+				added[i] = append(added[i], of(filtered)-of(plain))
+			}
+		}
+		value := func(i int, format string) string {
+			return fmt.Sprintf(format, median(added[i]), median(with[i]), median(without[i]))
+		}
+		name := fmt.Sprintf("%d workers", workers)
+		if workers == 1 {
+			name = "1 worker"
+		}
+		rows = append(rows,
+			row{"memory of an Envoy with the filter and " + name + ", over one without", value(0, "%.0f MB (%.0f, %.0f)"), "", true},
+			row{"its start until it takes requests, likewise", value(1, "%.2f s (%.2f, %.2f)"), "", true},
+			row{"processor time of its start, likewise", value(2, "%.2f s (%.2f, %.2f)"), "", true},
+		)
+	}
+	return rows, nil
+}
+
+// start starts an Envoy with one listener, sends it some requests, and stops it.
+func (b *filterBench) start(ctx context.Context, workers int, c chain) (s started, err error) {
+	b.policies.forget()
+	began := time.Now()
+	e, err := b.envoy(ctx, workers, c)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, e.Stop()) }()
+	s.wall = time.Since(began).Seconds()
+	load := envoytest.Load{Request: envoytest.Request{URL: e.URL() + askedPath}, Connections: 16, Requests: 2000}
+	if _, err := load.Run(ctx); err != nil {
+		return s, err
+	}
+	time.Sleep(settled)
+	memory, err := e.Memory()
+	if err != nil {
+		return s, err
+	}
+	processor, err := e.CPU()
+	s.resident, s.processor = float64(memory.Resident)/1e6, processor.Seconds()
+	return s, err
+}
