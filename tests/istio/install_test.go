@@ -1,0 +1,155 @@
+package istio
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/boifi/hfi/internal/oci"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// F1: Istio's own agent takes the filter from a registry, by oci:// and its
+// digest, for one workload alone.
+func artefactStory(t *testing.T, w *world) {
+	listener, err := net.Listen("tcp", hostAddress+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: time.Minute}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(listener)
+	}()
+	defer func() {
+		server.Close()
+		<-done
+	}()
+	filter, err := oci.Filter("dev", w.module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushed, err := oci.Push(w.ctx, listener.Addr().String()+"/platform", "dev", w.images, filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := os.ReadFile(w.manifest("deploy/istio/workload.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const example = "url: oci://registry.example.com/platform/hfi-filter:dev"
+	if !strings.Contains(string(manifest), example) {
+		t.Fatalf("the manifest has no %q", example)
+	}
+	w.settle(t, abort("artefact", "*", "*", 418, 100))
+	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
+	pods := w.frontends(t)
+	w.untilAll(t, time.Now(), append(pods, w.catalog(t)), 200, time.Minute)
+	began := time.Now()
+	w.apply(t, strings.Replace(string(manifest), example, "url: oci://"+pushed[1], 1))
+	w.untilAll(t, began, pods, 418, 2*time.Minute)
+	t.Logf("F1: from the WasmPlugin with %s to enforced: %.1f s", pushed[1], time.Since(began).Seconds())
+	w.all(t, w.catalog(t), 200)
+	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
+}
+
+// Told to keep the WasmPlugin of a namespace, the daemon makes it where
+// policies target, repairs it, and takes it away with the last policy.
+func keepStory(t *testing.T, w *world) {
+	w.settle(t)
+	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
+	w.install(t, []string{"external-etcd", "wasmplugin-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo")
+	defer w.installUsual(t)
+	plugins := func() string {
+		return w.kubectl(t, "-n", "demo", "get", "wasmplugins", "-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.url} {.spec.failStrategy}{"\n"}{end}`)
+	}
+	time.Sleep(3 * time.Second)
+	if made := plugins(); made != "" {
+		t.Errorf("without a policy there is a WasmPlugin: %s", made)
+	}
+	w.push(t, abort("kept", "frontend", "demo", 418, 100))
+	wanted := regexp.MustCompile(`^hfi http://hfi-control-plane\.boifi:8080/v1/filter/[0-9a-f]{64}\.wasm FAIL_OPEN\n$`)
+	made := func() error {
+		if text := plugins(); !wanted.MatchString(text) {
+			return fmt.Errorf("there is %q", text)
+		}
+		return nil
+	}
+	took := eventually(t, "the WasmPlugin", time.Minute, made)
+	t.Logf("the WasmPlugin was there %.1f s after the push", took.Seconds())
+	w.untilAll(t, time.Now(), w.frontends(t), 418, 2*time.Minute)
+	w.kubectl(t, "-n", "demo", "patch", "wasmplugin", "hfi", "--type=merge", "-p", `{"spec":{"failStrategy":"FAIL_CLOSE"}}`)
+	eventually(t, "the repair", time.Minute, made)
+	w.push(t)
+	eventually(t, "the WasmPlugin to go", time.Minute, func() error {
+		if text := plugins(); text != "" {
+			return fmt.Errorf("there is %q", text)
+		}
+		return nil
+	})
+	events := w.kubectl(t, "-n", "demo", "get", "events")
+	for _, word := range []string{"Created", "Repaired", "Pruned"} {
+		if !strings.Contains(events, word) {
+			t.Errorf("no Event tells %s:\n%s", word, events)
+		}
+	}
+}
+
+// Without one of its permissions the daemon says which, and does the rest.
+func permissionStory(t *testing.T, w *world) {
+	w.settle(t)
+	w.loadPlugin(t)
+	w.kubectl(t, "patch", "clusterrole", "hfi-control-plane", "--type=json", "-p", `[{"op":"test","path":"/rules/0/resources","value":["pods"]},{"op":"remove","path":"/rules/0"}]`)
+	defer w.installUsual(t)
+	// Watches that are open stay so: what the daemon was allowed to see it asks for again.
+	w.kubectl(t, "-n", "boifi", "rollout", "restart", "deployment/hfi-control-plane")
+	w.kubectl(t, "-n", "boifi", "rollout", "status", "deployment/hfi-control-plane", "--timeout=55s")
+	eventually(t, "the missing permission in the status", time.Minute, func() error {
+		var status reconciler.Status
+		if err := w.tryAsk("/v1/status", &status); err != nil {
+			return err
+		}
+		if view := status.Kubernetes.KubernetesView; view == nil || !strings.Contains(strings.Join(view.MissingPermissions, "; "), "pods") {
+			return fmt.Errorf("it is %+v", status.Kubernetes)
+		}
+		return nil
+	})
+	w.settle(t, abort("all-the-same", "frontend", "demo", 418, 100))
+	for _, pod := range w.frontends(t) {
+		w.all(t, pod, 418)
+	}
+}
+
+// The overlay with an etcd of three members: the daemon moves to it, serves
+// what git has, and lives through the loss of a member.
+func ownEtcdStory(t *testing.T, w *world) {
+	w.settle(t, abort("moved", "frontend", "demo", 418, 100))
+	w.loadPlugin(t)
+	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest("deploy/kubernetes/overlays/etcd/service.yaml"), "-n", "boifi")
+	w.install(t, []string{"etcd"})
+	defer w.installUsual(t)
+	w.kubectl(t, "-n", "boifi", "rollout", "status", "statefulset/hfi-etcd", "--timeout=55s")
+	var status reconciler.Status
+	w.ask(t, "/v1/status", &status)
+	if status.Etcd.Mode != "external" || !status.Etcd.Healthy || len(status.Etcd.Endpoints) != 3 {
+		t.Errorf("etcd is %+v", status.Etcd)
+	}
+	w.settle(t, abort("moved", "frontend", "demo", 419, 100))
+	if err := w.lab.Kill("boifi", "hfi-etcd-0", "etcd"); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(t, abort("moved", "frontend", "demo", 418, 100))
+	for _, pod := range w.frontends(t) {
+		w.all(t, pod, 418)
+	}
+}

@@ -1,0 +1,171 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// ProxyImage is the image of sidecars that Istio's injector puts into pods.
+const ProxyImage = "istio/proxyv2:lab"
+
+// meshConfig is the mesh's configuration, which is Istio's own but for what
+// stock Envoy does not have: the filter of Istio's telemetry.
+const meshConfig = `
+defaultProviders: {}
+enablePrometheusMerge: true
+defaultConfig:
+  discoveryAddress: istiod.istio-system.svc:15012
+`
+
+// istioObjects make istiod a Service, which sidecars and the API server reach
+// it by, and have the API server ask it to inject sidecars, as Istio's chart does.
+const istioObjects = `
+apiVersion: v1
+kind: Service
+metadata: {name: istiod, namespace: istio-system, labels: {app: istiod, istio: pilot}}
+spec:
+  ports:
+  - {name: grpc-xds, port: 15010}
+  - {name: https-dns, port: 15012}
+  - {name: https-webhook, port: 443, targetPort: 15017}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: istiod-lab, namespace: istio-system, labels: {kubernetes.io/service-name: istiod}}
+addressType: IPv4
+ports:
+- {name: grpc-xds, port: 15010}
+- {name: https-dns, port: 15012}
+- {name: https-webhook, port: 15017}
+endpoints: [{addresses: [` + host + `], conditions: {ready: true}}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {name: istio-sidecar-injector, labels: {istio.io/rev: default}}
+webhooks:
+- name: namespace.sidecar-injector.istio.io
+  clientConfig: {service: {name: istiod, namespace: istio-system, path: /inject, port: 443}}
+  rules: [{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}]
+  namespaceSelector: {matchLabels: {istio-injection: enabled}}
+  objectSelector: {matchExpressions: [{key: sidecar.istio.io/inject, operator: NotIn, values: ["false"]}]}
+  failurePolicy: Fail
+  sideEffects: None
+  reinvocationPolicy: Never
+  admissionReviewVersions: [v1]
+`
+
+// startIstio installs Istio's kinds of objects and starts istiod, which is
+// the certificate authority and the injector too.
+func (l *Lab) startIstio(ctx context.Context) error {
+	if _, err := l.Kubectl(ctx, "", "create", "namespace", "istio-system"); err != nil {
+		return err
+	}
+	if _, err := l.Kubectl(ctx, "", "apply", "--server-side", "-f", chart("crd-all.gen.yaml")); err != nil {
+		return err
+	}
+	if _, err := l.Kubectl(ctx, istioObjects, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	folder := filepath.Join(l.folder, "istiod")
+	if err := writeInjection(filepath.Join(folder, "var/lib/istio/inject")); err != nil {
+		return err
+	}
+	mesh := filepath.Join(folder, "mesh.yaml")
+	if err := os.WriteFile(mesh, []byte(meshConfig), 0o644); err != nil {
+		return err
+	}
+	command := l.command("pilot-discovery", "discovery", "--kubeconfig", l.Kubeconfig(), "--meshConfig", mesh, "--domain", "cluster.local",
+		"--httpAddr=127.0.0.1:15080", "--grpcAddr="+host+":15010", "--secureGRPCAddr="+host+":15012", "--httpsAddr="+host+":15017",
+		"--monitoringAddr=127.0.0.1:15014", "--ctrlz_port=0")
+	command.Dir = folder
+	command.Env = append(os.Environ(), "POD_NAMESPACE=istio-system", "POD_NAME=istiod-lab", "REVISION=default", "CLUSTER_ID=Kubernetes",
+		"PILOT_CERT_PROVIDER=istiod", "INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector", "VALIDATION_WEBHOOK_CONFIG_NAME=",
+		// Filters that only Istio's own build of Envoy has.
+		"PILOT_ENABLE_ALPN_FILTER=false", "PILOT_ENABLE_METADATA_EXCHANGE=false")
+	istiod, err := l.startServer("istiod", command)
+	if err != nil {
+		return err
+	}
+	if err := await(ctx, "istiod", time.Minute, istiod, func() error { return answers("http://127.0.0.1:15080/ready") }); err != nil {
+		return err
+	}
+	return await(ctx, "the injector's certificate", time.Minute, istiod, func() error {
+		bundle, err := l.Kubectl(ctx, "", "get", "mutatingwebhookconfiguration", "istio-sidecar-injector", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}")
+		if err == nil && bundle == "" {
+			err = fmt.Errorf("istiod has not written it yet")
+		}
+		return err
+	})
+}
+
+// writeInjection writes what the injector works by: Istio's own template, and
+// the values of its chart.
+func writeInjection(folder string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(chart("values.yaml"))
+	if err != nil {
+		return err
+	}
+	var file struct {
+		Defaults map[string]any `json:"_internal_defaults_do_not_set"`
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		return fmt.Errorf("reading the values of Istio's chart: %w", err)
+	}
+	values := file.Defaults
+	global, _ := values["global"].(map[string]any)
+	proxy, _ := global["proxy"].(map[string]any)
+	initial, _ := global["proxy_init"].(map[string]any)
+	if proxy == nil || initial == nil {
+		return fmt.Errorf("the values of Istio's chart have no global.proxy and global.proxy_init")
+	}
+	proxy["image"], initial["image"] = ProxyImage, ProxyImage
+	// So that tests see soon that a sidecar is ready.
+	proxy["readinessPeriodSeconds"] = 1
+	// What the filter says is for everybody to read.
+	proxy["logLevel"], proxy["componentLogLevel"] = "warning", "misc:error,wasm:info"
+	// So does the agent, which fetches it.
+	global["logging"] = map[string]any{"level": "default:info,wasm:debug"}
+	text, err = yaml.Marshal(values)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "values"), text, 0o644); err != nil {
+		return err
+	}
+	template, err := os.ReadFile(chart("injection-template.yaml"))
+	if err != nil {
+		return err
+	}
+	config, err := yaml.Marshal(map[string]any{
+		"policy": "enabled", "defaultTemplates": []string{"sidecar"},
+		"templates": map[string]string{"sidecar": strings.TrimSpace(string(template)) + "\n"},
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(folder, "config"), config, 0o644)
+}
+
+// answers says whether a GET is answered by 200.
+func answers(url string) error {
+	hurried := &http.Client{Timeout: 5 * time.Second}
+	response, err := hurried.Get(url)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", url, response.Status)
+	}
+	return nil
+}

@@ -1,0 +1,35 @@
+package istio
+
+import "testing"
+
+// TestMesh tells all stories in one mesh, which takes a while to come up. No
+// story builds on another: any of them can be run alone, such as with
+// -run TestMesh/US3.
+func TestMesh(t *testing.T) {
+	w := newWorld(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"US1 control plane", controlPlaneStory},
+		{"US2 filter", filterStory},
+		{"US3 targeting", targetingStory},
+		{"US4 identity", identityStory},
+		{"US5 many pods", manyPodsStory},
+		{"US6 observability", observabilityStory},
+		{"rollback", rollbackStory},
+		{"drift", driftStory},
+		{"load failure", loadFailureStory},
+		{"targets", targetsStory},
+		{"API server restarted", restartStory},
+		{"OCI artefact", artefactStory},
+		{"kept WasmPlugin", keepStory},
+		{"missing permission", permissionStory},
+		{"own etcd", ownEtcdStory},
+		{"helpers", helpersStory},
+		{"scripts", scriptsStory},
+		{"quickstart", quickstartStory},
+	} {
+		t.Run(story.name, func(t *testing.T) { story.tell(t, w) })
+	}
+}

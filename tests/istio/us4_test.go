@@ -1,0 +1,33 @@
+package istio
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// F5: each filter knows whose sidecar it is in, from what Istio's injector
+// made of the pod's owners: the Deployment, and not its ReplicaSet or Pod.
+func identityStory(t *testing.T, w *world) {
+	w.settle(t)
+	w.loadPlugin(t)
+	expected := map[string]string{w.catalog(t).name: "productcatalog"}
+	for _, pod := range w.frontends(t) {
+		expected[pod.name] = "frontend"
+	}
+	eventually(t, "the identities of all filters", 30*time.Second, func() error {
+		filters, err := w.filters()
+		if err != nil {
+			return err
+		}
+		if len(filters.Items) != len(expected) {
+			return fmt.Errorf("%d filters", len(filters.Items))
+		}
+		for _, filter := range filters.Items {
+			if filter.Namespace != "demo" || filter.Service == "" || expected[filter.Pod] != filter.Service {
+				return fmt.Errorf("a filter says that it is %+v", filter.FilterID)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs the six stories on the cluster that kubectl reaches, one after the
+# other, and fails if one does. See lib.sh for what is needed.
+set -uo pipefail
+cd "$(dirname "$0")" || exit 2
+failed=()
+for story in test-us?.sh; do
+  printf '\n== %s: %s\n' "$story" "$(sed -n '2s/^# \(Story [0-9]: [^.]*\).*/\1/p' "$story")"
+  "./$story" || failed+=("$story")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  printf '\nfailed: %s\n' "${failed[*]}"
+  exit 1
+fi
+printf '\nall stories hold\n'

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Story 1: the control plane on Kubernetes. See lib.sh for what is needed.
+. "$(dirname "$0")/lib.sh"
+
+ready() { kubectl -n "$CONTROL" rollout status deployment/hfi-control-plane --timeout=60s; }
+two() { [ "$(kubectl -n "$CONTROL" get deployment hfi-control-plane -o jsonpath='{.status.readyReplicas}')" = 2 ]; }
+back() { abort us1 nobody "$DEMO" 503 100 && ask /v1/policies/us1 | grep -q '"name":"us1"'; }
+gone() { remove us1 && ! ask /v1/policies/us1; }
+
+# Requests to every pod go on while a replica goes, and none fails.
+kill_one() {
+  local victim pod senders=()
+  victim=$(kubectl -n "$CONTROL" get pods -l app.kubernetes.io/name=hfi-control-plane -o jsonpath='{.items[0].metadata.name}')
+  for pod in $(all_pods); do
+    for _ in $(seq 20); do send "$pod" 20; sleep 0.3; done >"$work/statuses-$pod" &
+    senders+=($!)
+  done
+  kubectl -n "$CONTROL" delete pod "$victim" --wait=false
+  for _ in $(seq 20); do within 30 ask /v1/policies || return 1; sleep 0.2; done
+  wait "${senders[@]}"
+  ! grep -Hvx 200 "$work"/statuses-*
+}
+
+scenario "both replicas are ready within 60 s" ready
+scenario "two replicas are ready" two
+scenario "GET /health answers" ask /health
+scenario "GET /ready answers, with the state of etcd" eval 'ask /ready | grep -q "\"etcd\""'
+scenario "a policy made with the command line comes back" back
+scenario "it goes with the command line" gone
+scenario "no request of an application fails while a replica goes, and the control plane answers" kill_one
+scenario "both replicas are ready again" ready
+finish

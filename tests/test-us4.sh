@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Story 4: identity. See lib.sh for what is needed.
+. "$(dirname "$0")/lib.sh"
+
+# The filter of every pod says that it is of the pod's workload.
+identities() {
+  local pod service
+  for service in "$FRONTEND" "$CATALOG"; do
+    for pod in $(pods "$service"); do
+      filter "$pod" | grep "\"service\":\"$service\"" | grep -q "\"namespace\":\"$DEMO\"" ||
+        { echo "the filter in $pod says that it is $(filter "$pod")"; return 1; }
+    done
+  done
+}
+
+scenario "the filter is in every sidecar" plugin
+scenario "every filter knows its workload, namespace and pod" identities
+finish
