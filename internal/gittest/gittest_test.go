@@ -31,6 +31,12 @@ func TestStockGitClones(t *testing.T) {
 			t.Errorf("cloned %s, want %s", got, hash)
 		}
 	})
+	t.Run("HTTPS", func(t *testing.T) {
+		server := ServeHTTP(t, repo, HTTP{User: "ada", Password: "secret", TLS: true})
+		if got := clone(t, strings.Replace(server.URL, "://", "://ada:secret@", 1), "GIT_SSL_CAINFO="+server.CAFile); got != hash {
+			t.Errorf("cloned %s, want %s", got, hash)
+		}
+	})
 	t.Run("SSH", func(t *testing.T) {
 		if _, err := exec.LookPath("ssh"); err != nil {
 			testtool.Lacks(t, "there is no ssh command")

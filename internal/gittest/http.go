@@ -1,10 +1,12 @@
 package gittest
 
 import (
+	"encoding/pem"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,8 @@ import (
 type Server struct {
 	// URL is the repository's address, without credentials.
 	URL string
+	// CAFile is a PEM file with the certificate that vouches for the server, if it serves HTTPS.
+	CAFile string
 
 	mu       sync.Mutex
 	fault    func(http.Handler) http.Handler
@@ -63,6 +67,8 @@ func ServeHTTP(t testing.TB, repo *Repo, options HTTP) *Server {
 	server := httptest.NewUnstartedServer(handler)
 	if options.TLS {
 		server.StartTLS()
+		s.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+		write(t, s.CAFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	} else {
 		server.Start()
 	}

@@ -85,11 +85,101 @@ func TestRemotes(t *testing.T) {
 		server := gittest.ServeHTTP(t, repo, gittest.HTTP{Token: "t0ken"})
 		fullWay(t, repo, open(t, server.URL, "policies", func(s *Source) { s.TokenFile = secretFile(t, "t0ken") }))
 	})
+	t.Run("HTTPS", func(t *testing.T) {
+		repo := gittest.New(t)
+		server := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
+		fullWay(t, repo, open(t, server.URL, "policies", func(s *Source) { s.CABundleFile = server.CAFile }))
+	})
+	t.Run("HTTPS with a user and a password file", func(t *testing.T) {
+		repo := gittest.New(t)
+		server := gittest.ServeHTTP(t, repo, gittest.HTTP{User: "ada", Password: "s3cret", TLS: true})
+		fullWay(t, repo, open(t, server.URL, "policies", func(s *Source) {
+			s.CABundleFile, s.Username, s.PasswordFile = server.CAFile, "ada", secretFile(t, "s3cret")
+		}))
+	})
+	t.Run("HTTPS with a token", func(t *testing.T) {
+		repo := gittest.New(t)
+		server := gittest.ServeHTTP(t, repo, gittest.HTTP{Token: "t0ken", TLS: true})
+		fullWay(t, repo, open(t, server.URL, "policies", func(s *Source) {
+			s.CABundleFile, s.TokenFile = server.CAFile, secretFile(t, "t0ken")
+		}))
+	})
 	t.Run("SSH", func(t *testing.T) {
 		repo := gittest.New(t)
 		server := gittest.ServeSSH(t, repo)
 		fullWay(t, repo, open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile }))
 	})
+}
+
+// A remote's copy holds the newest commit alone, and what came after it: none
+// before, no branch but the one followed, and no file checked out. (G1)
+func TestCopiesAreShallowAndBare(t *testing.T) {
+	ssh := func(t *testing.T, repo *gittest.Repo) *Source {
+		server := gittest.ServeSSH(t, repo)
+		return open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile })
+	}
+	http := func(t *testing.T, repo *gittest.Repo) *Source {
+		return open(t, gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL, "policies")
+	}
+	for name, serve := range map[string]func(*testing.T, *gittest.Repo) *Source{"HTTP": http, "SSH": ssh} {
+		t.Run(name, func(t *testing.T) {
+			repo, first := pushed(t, policy(1))
+			second := repo.Commit("Second", policy(2))
+			repo.Push()
+			repo.Git("checkout", "-q", "-b", "other", first)
+			other := repo.Commit("Other", policy(9))
+			repo.Git("push", "-q", "origin", "HEAD:refs/heads/other")
+			repo.Git("checkout", "-q", "-B", "main", second)
+			past := []string{first, first + "^{tree}", first + ":policies/a.yaml", other, other + ":policies/a.yaml"}
+			var left []string
+			for _, name := range past {
+				left = append(left, repo.Git("rev-parse", name))
+			}
+
+			s := serve(t, repo)
+			mustHead(t, s)
+			mustDelta(t, s, "", second)
+			check := func(what string) {
+				t.Helper()
+				copies := glob(t, filepath.Join(s.dataDir, "*"))
+				if len(copies) != 1 {
+					t.Fatalf("%s, the copies are %v, want one", what, copies)
+				}
+				has := map[string]bool{}
+				for line := range strings.Lines(gittest.Run(t, copies[0], "cat-file", "--batch-all-objects", "--batch-check=%(objectname)") + "\n") {
+					has[strings.TrimSpace(line)] = true
+				}
+				if !has[second] {
+					t.Errorf("%s, the copy lacks the commit that was read", what)
+				}
+				for i, hash := range left {
+					if has[hash] {
+						t.Errorf("%s, the copy holds %s, which the followed commit does not need", what, past[i])
+					}
+				}
+				if text, err := os.ReadFile(filepath.Join(copies[0], "shallow")); err != nil || strings.TrimSpace(string(text)) != second {
+					t.Errorf("%s, the copy is shallow at %q (%v), want %s", what, text, err, second)
+				}
+				if got := gittest.Run(t, copies[0], "rev-parse", "--is-bare-repository"); got != "true" {
+					t.Errorf("%s, the copy is bare: %s", what, got)
+				}
+				err := filepath.WalkDir(s.dataDir, func(path string, entry os.DirEntry, err error) error {
+					if name := entry.Name(); name == "policies" || name == "a.yaml" || name == "b.yaml" || name == "index" {
+						t.Errorf("%s, there is a work tree: %s", what, path)
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			check("after the first fetch")
+			third := repo.Commit("Third", map[string]string{"policies/b.yaml": "b"})
+			repo.Push()
+			mustDelta(t, s, second, third)
+			check("after the next one")
+		})
+	}
 }
 
 // Each way in which a remote fails is reported as what it is, within the time
@@ -204,6 +294,33 @@ func TestRemoteFailures(t *testing.T) {
 		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
 		_, err := open(t, secure.URL, "policies").Head(t.Context())
 		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+	})
+	t.Run("a certificate authority whose file is missing, empty, then right", func(t *testing.T) {
+		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
+		file := filepath.Join(t.TempDir(), "ca.pem")
+		s := open(t, secure.URL, "policies", func(s *Source) { s.CABundleFile = file })
+		_, err := s.Head(t.Context())
+		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		if !strings.Contains(err.Error(), file) {
+			t.Errorf("the error does not name %s: %v", file, err)
+		}
+		write := func(text []byte) {
+			t.Helper()
+			if err := os.WriteFile(file, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(nil)
+		_, err = s.Head(t.Context())
+		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		right, err := os.ReadFile(secure.CAFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(right)
+		if mustHead(t, s) != second {
+			t.Error("mended, the head was not found")
+		}
 	})
 	t.Run("branch missing, repository empty", func(t *testing.T) {
 		empty := gittest.New(t)
