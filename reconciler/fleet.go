@@ -10,9 +10,10 @@ import (
 
 // Defaults of a Fleet's tunable fields.
 const (
-	DefaultGrace  = 8 * time.Second
-	DefaultForget = 10 * time.Minute
-	DefaultMaxVMs = 100_000
+	DefaultGrace    = 8 * time.Second
+	DefaultForget   = 10 * time.Minute
+	DefaultRemember = 24 * time.Hour
+	DefaultMaxVMs   = 100_000
 )
 
 // FilterID is what a filter says of itself with each request. A sidecar has
@@ -47,8 +48,11 @@ type Fleet struct {
 	// Grace is how long a VM may take from one request's answer to its next
 	// request and still count as at work.
 	Grace time.Duration
-	// Forget is how long after its last request a VM is remembered.
-	Forget time.Duration
+	// Forget is how long after its last request a VM is told of, if no VM of
+	// its filter that was there before it stopped goes on asking. One that does
+	// shows that the sidecar still runs, with a VM that enforces nothing: such a
+	// VM is told of for as long as it is remembered, which is Remember.
+	Forget, Remember time.Duration
 	// MaxVMs bounds the VMs remembered: anybody can make up names.
 	MaxVMs int
 
@@ -78,8 +82,9 @@ type vm struct {
 	number uint64
 	// digest is what it had in force at its newest request; empty for nothing.
 	digest string
-	// asked is when its newest request began, and ended when that ended.
-	asked, ended time.Time
+	// first is when its first request began, asked when its newest did, and
+	// ended when that ended.
+	first, asked, ended time.Time
 	// since is when it first asked with this digest, and other when it last
 	// asked with another one; zero if it never did.
 	since, other time.Time
@@ -89,7 +94,7 @@ type vm struct {
 
 // NewFleet is a fleet without any filter, with its defaults.
 func NewFleet() *Fleet {
-	return &Fleet{Now: time.Now, Grace: DefaultGrace, Forget: DefaultForget, MaxVMs: DefaultMaxVMs, seed: maphash.MakeSeed()}
+	return &Fleet{Now: time.Now, Grace: DefaultGrace, Forget: DefaultForget, Remember: DefaultRemember, MaxVMs: DefaultMaxVMs, seed: maphash.MakeSeed()}
 }
 
 // Asking is a VM's request, from Ask until one of its methods is called, once.
@@ -127,7 +132,7 @@ func (a *Asking) begin(id FilterID, name, digest string, now time.Time) bool {
 		if one = a.fleet.add(a.shard, id, name, now); one == nil {
 			return false
 		}
-		one.since = now
+		one.first, one.since = now, now
 	} else if one.digest != digest {
 		one.since, one.other = now, one.asked
 	}
@@ -144,7 +149,7 @@ func (a *Asking) begin(id FilterID, name, digest string, now time.Time) bool {
 // add makes a VM, or nil if there is no room. The caller holds the shard's lock.
 func (f *Fleet) add(shard *fleetShard, id FilterID, name string, now time.Time) *vm {
 	if now.Sub(shard.swept) > f.Forget/10 {
-		f.sweep(shard, now)
+		f.sweep(shard, now, f.Remember)
 	}
 	if f.count.Add(1) > int64(f.MaxVMs) {
 		f.count.Add(-1)
@@ -163,12 +168,20 @@ func (f *Fleet) add(shard *fleetShard, id FilterID, name string, now time.Time) 
 	return one
 }
 
-// sweep forgets what is to be forgotten. The caller holds the shard's lock.
-func (f *Fleet) sweep(shard *fleetShard, now time.Time) {
+// sweep forgets filters that have not asked for as long as Forget, and single
+// VMs of others after patience. The caller holds the shard's lock.
+func (f *Fleet) sweep(shard *fleetShard, now time.Time, patience time.Duration) {
 	shard.swept = now
 	for id, vms := range shard.filters {
+		limit := f.Forget
+		for _, one := range vms {
+			if !one.over(now, f.Forget) {
+				limit = patience
+				break
+			}
+		}
 		for name, one := range vms {
-			if one.state != VMWaiting && now.Sub(one.ended) > f.Forget {
+			if one.over(now, limit) {
 				delete(vms, name)
 				f.count.Add(-1)
 			}
@@ -177,6 +190,11 @@ func (f *Fleet) sweep(shard *fleetShard, now time.Time) {
 			delete(shard.filters, id)
 		}
 	}
+}
+
+// over says whether the VM's last request ended longer ago than limit.
+func (v *vm) over(now time.Time, limit time.Duration) bool {
+	return v.state != VMWaiting && now.Sub(v.ended) > limit
 }
 
 // makeRoom forgets, in all shards, what is to be forgotten, and says whether
@@ -193,7 +211,7 @@ func (f *Fleet) makeRoom(now time.Time) bool {
 	for i := range f.shards {
 		shard := &f.shards[i]
 		shard.mu.Lock()
-		f.sweep(shard, now)
+		f.sweep(shard, now, f.Forget)
 		shard.mu.Unlock()
 	}
 	return true
@@ -230,7 +248,9 @@ type VMSeen struct {
 	ID     string  `json:"id"`
 	State  VMState `json:"state"`
 	Digest string  `json:"digest"`
-	// AskedAgo is how long ago its newest request began, and EndedAgo ended.
+	// FirstAgo is how long ago its first request began, AskedAgo how long ago
+	// its newest did, and EndedAgo how long ago that ended.
+	FirstAgo time.Duration `json:"first_ago_ns"`
 	AskedAgo time.Duration `json:"asked_ago_ns"`
 	EndedAgo time.Duration `json:"ended_ago_ns,omitempty"`
 	// SinceAgo is how long ago it first asked with this digest, and OtherAgo
@@ -249,7 +269,7 @@ func (f *Fleet) Seen() []FilterSeen {
 	for i := range f.shards {
 		shard := &f.shards[i]
 		shard.mu.Lock()
-		f.sweep(shard, now)
+		f.sweep(shard, now, f.Remember)
 		for id, vms := range shard.filters {
 			one := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
 			for name, v := range vms {
@@ -263,7 +283,7 @@ func (f *Fleet) Seen() []FilterSeen {
 }
 
 func (v *vm) seen(name string, now time.Time) VMSeen {
-	seen := VMSeen{ID: name, State: v.state, Digest: v.digest, AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since)}
+	seen := VMSeen{ID: name, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since)}
 	if v.state != VMWaiting {
 		seen.EndedAgo, seen.Retry = now.Sub(v.ended), v.retry
 	}

@@ -89,7 +89,7 @@ func (m *merger) merge(parts []part) []mergedVM {
 }
 
 func (v VMSeen) older(by time.Duration) VMSeen {
-	v.AskedAgo, v.SinceAgo = max(v.AskedAgo+by, 0), max(v.SinceAgo+by, 0)
+	v.FirstAgo, v.AskedAgo, v.SinceAgo = max(v.FirstAgo+by, 0), max(v.AskedAgo+by, 0), max(v.SinceAgo+by, 0)
 	if v.State != VMWaiting {
 		v.EndedAgo = max(v.EndedAgo+by, 0)
 	}
@@ -104,6 +104,15 @@ func (v VMSeen) newerThan(other VMSeen) bool {
 		return waits
 	}
 	return v.AskedAgo < other.AskedAgo
+}
+
+// firstAgo is how long ago the VM first asked any of the replicas.
+func (v *mergedVM) firstAgo() time.Duration {
+	first := v.FirstAgo
+	for _, seen := range v.others {
+		first = max(first, seen.FirstAgo)
+	}
+	return first
 }
 
 // inForce is for how long the VM has had its digest, as far as is known: from

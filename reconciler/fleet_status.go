@@ -96,9 +96,10 @@ func (j *fleetJudge) filter(id FilterID, vms []mergedVM) (status FilterStatus, c
 	selection := j.selection(id)
 	status = FilterStatus{FilterID: id, State: FilterCurrent, Replicas: []string{}}
 	var t tally
+	eldest := j.eldest(vms)
 	for i := range vms {
 		vm := &vms[i]
-		if !j.count(vm, selection, &t) {
+		if !j.count(vm, eldest, selection, &t) {
 			continue
 		}
 		if !slices.Contains(status.Replicas, vm.replica) {
@@ -119,10 +120,26 @@ func (j *fleetJudge) filter(id FilterID, vms []mergedVM) (status FilterStatus, c
 	return status, t.Total > 0
 }
 
-// count adds a VM; it is false if the VM has gone, or nobody needs to hear of it any more.
-func (j *fleetJudge) count(vm *mergedVM, selection Selection, t *tally) bool {
-	over := vm.State != VMWaiting && vm.EndedAgo > j.fleet.Grace
-	if over && (vm.State == VMGone || vm.EndedAgo > j.fleet.Forget) {
+// eldest is how long ago the first request was of the eldest VM that still asks.
+func (j *fleetJudge) eldest(vms []mergedVM) (ago time.Duration) {
+	for i := range vms {
+		if !j.over(&vms[i]) {
+			ago = max(ago, vms[i].firstAgo())
+		}
+	}
+	return ago
+}
+
+// over says whether a VM's last request ended so long ago that it should have asked again.
+func (j *fleetJudge) over(vm *mergedVM) bool {
+	return vm.State != VMWaiting && vm.EndedAgo > j.fleet.Grace
+}
+
+// count adds a VM; it is false if the VM has gone, or nobody needs to hear of it
+// any more: if it stopped long ago, and eldest says that all that asks now began later.
+func (j *fleetJudge) count(vm *mergedVM, eldest time.Duration, selection Selection, t *tally) bool {
+	over := j.over(vm)
+	if over && (vm.State == VMGone || vm.EndedAgo > j.fleet.Forget && eldest <= vm.EndedAgo) {
 		return false
 	}
 	t.Total++

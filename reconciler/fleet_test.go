@@ -251,6 +251,50 @@ func TestTrappedVMIsNotCurrentForLong(t *testing.T) {
 	}
 }
 
+// A worker's VM that trapped is told of for as long as its siblings go on,
+// at whichever replica: the sidecar runs on with a VM that enforces nothing.
+// Once the sidecar was started anew it is not.
+func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
+	s := newStage(t)
+	s.ask("a", "sibling", "new").Answered(0)
+	s.pass(time.Second)
+	s.ask("a", "trapped", "new").Answered(0)
+	for range 60 {
+		for _, replica := range []string{"b", "a"} {
+			s.round(replica, "sibling", "new")
+		}
+	}
+	since := 40 * time.Minute
+	s.ask("b", "sibling", "new")
+	s.expect(want{FilterSilent, VMCounts{2, 1, 0, 1}, "new", since, "a+b", "1 of 2 VMs stopped asking 2400 s ago: it is not enforcing; .*"})
+
+	s = newStage(t)
+	s.ask("a", "trapped", "new").Answered(0)
+	s.pass(time.Minute)
+	for range 60 {
+		s.round("a", "of the next life", "new")
+	}
+	s.ask("a", "of the next life", "new")
+	s.expect(want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 20 * time.Minute, "a", ""})
+}
+
+// Of two filters in one Envoy one is taken away: what another replica saw of
+// its VMs earlier makes no alarm, however long the other's go on.
+func TestVMThatLeftIsNoAlarmWhileOthersGoOn(t *testing.T) {
+	s := newStage(t)
+	s.ask("a", "stays", "new").Answered(0)
+	s.round("b", "leaves", "new")
+	s.ask("a", "leaves", "new").Left()
+	for range 100 {
+		for _, replica := range []string{"b", "a"} {
+			s.round(replica, "stays", "new")
+			if status := s.status(); status.Silent > 0 {
+				t.Fatalf("an alarm: %+v", status.Items)
+			}
+		}
+	}
+}
+
 // Ages from a replica are of when it told them.
 func TestSightingsAge(t *testing.T) {
 	s := newStage(t)
@@ -333,10 +377,10 @@ func TestFleetIsBounded(t *testing.T) {
 	fleet.Ask(podID("p0"), "0", "newer")
 	s.pass(DefaultForget + time.Second)
 	fleet.Ask(podID("late"), "1", "new")
-	if fleet.Full() || count() != 2 {
-		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.Full(), count())
+	if fleet.Full() || count() != 4 {
+		t.Errorf("full: %v at %d, want the one that waits, its two siblings, and the new one", fleet.Full(), count())
 	}
-	if got := fleet.count.Load(); got != 2 {
+	if got := fleet.count.Load(); got != 4 {
 		t.Errorf("it counts %d", got)
 	}
 }
