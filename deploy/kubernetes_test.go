@@ -37,7 +37,13 @@ type object interface {
 // field known.
 func built(t *testing.T, folder string) []object {
 	t.Helper()
-	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join("kubernetes", folder))
+	return kustomize(t, filepath.Join("kubernetes", folder))
+}
+
+// kustomize does what "kubectl kustomize FOLDER" does.
+func kustomize(t *testing.T, folder string) []object {
+	t.Helper()
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
 	if err != nil {
 		t.Fatalf("kustomize build %s: %v", folder, err)
 	}
@@ -214,6 +220,65 @@ func TestTheExternalEtcdOverlayMountsWhatItNames(t *testing.T) {
 			t.Errorf("%s is %q, outside of %s", name, set[name], container.VolumeMounts[at].MountPath)
 		}
 	}
+}
+
+// A user's own kustomization is a copy of the example, and the manager's
+// overlay may stand in it beside the daemon's: everything of the daemon is in
+// boifi then, and the right to keep WasmPlugins where it was given.
+func TestTheManagerMayStandInTheExample(t *testing.T) {
+	const overlay = "  - ../overlays/etcd\n"
+	text, err := os.ReadFile("kubernetes/example/kustomization.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte(overlay)) {
+		t.Fatalf("the example has no %q", overlay)
+	}
+	objects := kustomize(t, copied(t, strings.Replace(string(text), overlay, overlay+"  - ../overlays/wasmplugin-manager\n", 1)))
+	if binding := only[*rbacv1.RoleBinding](t, objects, "hfi-wasmplugin-manager"); binding.Namespace != "demo" || binding.Subjects[0].Namespace != "boifi" {
+		t.Errorf("an account of %s gets the right in %s, want one of boifi in demo", binding.Subjects[0].Namespace, binding.Namespace)
+	}
+	for _, o := range objects {
+		switch o.(type) {
+		case *rbacv1.RoleBinding, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *corev1.Namespace:
+		default:
+			if o.GetNamespace() != "boifi" {
+				t.Errorf("%T %s is in namespace %q", o, o.GetName(), o.GetNamespace())
+			}
+		}
+	}
+	if got := settings(t, objects)["HFID_GIT_TOKEN_FILE"]; got == "" {
+		t.Error("the example's settings did not reach the daemon")
+	}
+}
+
+// The overlay's comment says how another namespace gets the right: by a kustomization of its own.
+func TestTheManagerMayBeGivenAnotherNamespace(t *testing.T) {
+	objects := kustomize(t, copied(t, "namespace: shop\nresources: [../overlays/wasmplugin-manager]\n"))
+	if binding := only[*rbacv1.RoleBinding](t, objects, "hfi-wasmplugin-manager"); binding.Namespace != "shop" || binding.Subjects[0].Namespace != "boifi" {
+		t.Errorf("an account of %s gets the right in %s, want one of boifi in shop", binding.Subjects[0].Namespace, binding.Namespace)
+	}
+}
+
+// copied is a folder elsewhere with a kustomization that was written for one beside kubernetes/overlays.
+func copied(t *testing.T, text string) string {
+	t.Helper()
+	folder, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlays, err := filepath.Abs("kubernetes/overlays")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if overlays, err = filepath.Rel(folder, overlays); err != nil {
+		t.Fatal(err)
+	}
+	text = strings.ReplaceAll(text, "../overlays", overlays)
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return folder
 }
 
 func selects(selector, labels map[string]string) bool {

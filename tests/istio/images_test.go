@@ -19,7 +19,7 @@ import (
 const controlPlaneImage = "hfi-control-plane:dev"
 
 // etcdImage is what deploy/kubernetes/overlays/etcd runs.
-const etcdImage = "etcd:v3.7.3"
+const etcdImage = "your-registry.example/etcd:v3.7.3"
 
 // buildImages makes the image of the daemon, as "make oci" does, and that of
 // the workload. The first result is a folder with the command line.

@@ -46,8 +46,8 @@ func quickstartStory(t *testing.T, w *world) {
 	images.Start()
 	defer images.Close()
 	prefix := images.Listener.Addr().String() + "/platform"
-	for _, name := range []string{"hfi-control-plane:dev", "etcd:v3.7.3"} {
-		if err := w.lab.CopyImage(name, prefix+"/"+name); err != nil {
+	for name, as := range map[string]string{controlPlaneImage: "/hfi-control-plane:dev", etcdImage: "/etcd:v3.7.3"} {
+		if err := w.lab.CopyImage(name, prefix+as); err != nil {
 			t.Fatal(err)
 		}
 	}
