@@ -224,6 +224,27 @@ func (a Asking) Answered(retry time.Duration) { a.end(VMAnswered, retry) }
 // Left notes that the VM closed the request: it has stopped, or was replaced.
 func (a Asking) Left() { a.end(VMGone, 0) }
 
+// PodGone notes that a pod is no more, so that VMs of it that were answered
+// here and then went on elsewhere are not waited for: whom they asked last may
+// be gone as well. A VM that asks all the same is there again.
+func (f *Fleet) PodGone(namespace, pod string) {
+	for i := range f.shards {
+		shard := &f.shards[i]
+		shard.mu.Lock()
+		for id, vms := range shard.filters {
+			if id.Pod != pod || id.Namespace != namespace {
+				continue
+			}
+			for _, one := range vms {
+				if one.state == VMAnswered {
+					one.state = VMGone
+				}
+			}
+		}
+		shard.mu.Unlock()
+	}
+}
+
 func (a Asking) end(state VMState, retry time.Duration) {
 	if a.vm == nil {
 		return

@@ -278,6 +278,32 @@ func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
 	s.expect(want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 20 * time.Minute, "a", ""})
 }
 
+// A pod left while it asked a replica that is gone now too, with what it knew:
+// the other, which knows only that it once answered, raises no alarm.
+func TestPodThatIsNoMoreIsNoAlarm(t *testing.T) {
+	s := newStage(t)
+	s.round("a", "1", "new")
+	s.ask("b", "1", "new").Left()
+	s.fleet["b"] = NewFleet()
+	s.pass(DefaultGrace + time.Second)
+	if status := s.status(); status.Silent != 1 {
+		t.Fatalf("without a word of the pod: %+v", status)
+	}
+	s.fleet["a"].PodGone("demo", "another")
+	s.fleet["a"].PodGone("another", "p")
+	if status := s.status(); status.Silent != 1 {
+		t.Errorf("other pods went: %+v", status)
+	}
+	s.fleet["a"].PodGone("demo", "p")
+	if status := s.status(); status.Connected != 0 {
+		t.Errorf("the pod went: %+v", status)
+	}
+	s.ask("a", "1", "new")
+	if status := s.status(); status.Current != 1 {
+		t.Errorf("it is back: %+v", status)
+	}
+}
+
 // Of two filters in one Envoy one is taken away: what another replica saw of
 // its VMs earlier makes no alarm, however long the other's go on.
 func TestVMThatLeftIsNoAlarmWhileOthersGoOn(t *testing.T) {

@@ -77,6 +77,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, service *http.Server
 	klog.SetSlogLogger(slog.New(aside{logger.Handler()}))
 	cluster := kube.New(clients)
 	cluster.Logger, cluster.Leads, cluster.Filters, cluster.Replicas = logger, loop.Leads, service.FleetStatus, replicas
+	cluster.PodGone = service.Fleet.PodGone
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
 	if len(service.Filter) > 0 {
 		sum := sha256.Sum256(service.Filter)

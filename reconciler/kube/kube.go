@@ -40,6 +40,8 @@ type Cluster struct {
 	Leads func() bool
 	// Filters is the whole fleet, as all replicas see it.
 	Filters func(context.Context) (reconciler.FiltersStatus, error)
+	// PodGone, if set, is told of every pod that is no more. It must return soon.
+	PodGone func(namespace, pod string)
 	// Replicas, if set, lists the daemons, for which filter each of them serves.
 	Replicas func() reconciler.Replicas
 
@@ -106,7 +108,11 @@ func New(clients Clients) *Cluster {
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 		problems: newProblems(), moved: make(chan struct{}, 1),
 	}
-	c.pods = newPodStore(c.notify)
+	c.pods = newPodStore(c.notify, func(id podID) {
+		if c.PodGone != nil {
+			c.PodGone(id.Namespace, id.Name)
+		}
+	})
 	c.plugins = newPluginStore(func() *url.URL { return c.home }, c.notify)
 	c.keeper = newKeeper(c)
 	return c

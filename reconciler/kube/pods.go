@@ -28,6 +28,8 @@ type pod struct {
 // pods a policy targets. It is the store of a reflector.
 type podStore struct {
 	changed func()
+	// gone is told of every pod that is no more.
+	gone func(podID)
 
 	mu sync.Mutex
 	// synced: it has had a whole list once.
@@ -43,8 +45,8 @@ type podStore struct {
 	counts map[selection.Key]int
 }
 
-func newPodStore(changed func()) *podStore {
-	s := &podStore{changed: changed}
+func newPodStore(changed func(), gone func(podID)) *podStore {
+	s := &podStore{changed: changed, gone: gone}
 	s.reset()
 	return s
 }
@@ -117,6 +119,7 @@ func (s *podStore) Delete(object any) error {
 	s.mu.Lock()
 	s.remove(one.podID)
 	s.mu.Unlock()
+	s.gone(one.podID)
 	s.changed()
 	return nil
 }
@@ -124,22 +127,33 @@ func (s *podStore) Delete(object any) error {
 // Replace notes all pods anew.
 func (s *podStore) Replace(objects []any, _ string) error {
 	all := make([]*pod, 0, len(objects))
+	there := make(map[podID]bool, len(objects))
 	for _, object := range objects {
 		one, stays, err := podOf(object)
 		if err != nil {
 			return err
 		}
+		there[one.podID] = true
 		if stays {
 			all = append(all, one)
 		}
 	}
+	var missed []podID
 	s.mu.Lock()
+	for id := range s.pods {
+		if !there[id] {
+			missed = append(missed, id)
+		}
+	}
 	s.reset()
 	for _, one := range all {
 		s.insert(one)
 	}
 	s.synced = true
 	s.mu.Unlock()
+	for _, id := range missed {
+		s.gone(id)
+	}
 	s.changed()
 	return nil
 }

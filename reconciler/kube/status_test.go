@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func TestPodsComeAndGo(t *testing.T) {
 
 // The index agrees with the rule of selection itself, whatever came and went.
 func TestPodIndexAgreesWithSelection(t *testing.T) {
-	store := newPodStore(func() {})
+	store := newPodStore(func() {}, func(podID) {})
 	var live []*metav1.PartialObjectMetadata
 	for i := range 60 {
 		pod := podOfDeployment([]string{"demo", "other", "third"}[i%3], []string{"frontend", "catalog", "cart", "db"}[i%4], fmt.Sprint(i), nil)
@@ -124,6 +125,27 @@ func TestPodIndexAgreesWithSelection(t *testing.T) {
 	}
 	if err := store.Replace(nil, ""); err != nil || len(store.counts)+len(store.byKey)+len(store.inNamespace)+len(store.workloads)+len(store.pods) != 0 {
 		t.Errorf("an empty cluster leaves %v", store.counts)
+	}
+}
+
+// A pod that is no more is told of once, whether its end was seen or missed;
+// one that is only going is not.
+func TestPodsThatAreNoMoreAreToldOf(t *testing.T) {
+	var told []string
+	store := newPodStore(func() {}, func(id podID) { told = append(told, id.Name) })
+	seen, going, missed, stays := podOfDeployment("demo", "frontend", "1", nil), podOfDeployment("demo", "frontend", "2", nil),
+		podOfDeployment("demo", "frontend", "3", nil), podOfDeployment("demo", "frontend", "4", nil)
+	if err := store.Replace([]any{seen, going, missed, stays}, ""); err != nil {
+		t.Fatal(err)
+	}
+	now := metav1.Now()
+	going = going.DeepCopy()
+	going.DeletionTimestamp = &now
+	if err := errors.Join(store.Update(going), store.Delete(seen), store.Replace([]any{going, stays}, "")); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{seen.Name, missed.Name}; !slices.Equal(told, want) {
+		t.Errorf("told of %v, want %v", told, want)
 	}
 }
 
