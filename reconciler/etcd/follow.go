@@ -31,7 +31,6 @@ func (s *Store) run(config clientv3.Config) {
 		if err == nil {
 			s.mu.Lock()
 			s.client, s.config = client, config
-			s.health.Endpoints = config.Endpoints
 			close(s.connected)
 			s.mu.Unlock()
 			break

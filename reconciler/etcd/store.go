@@ -63,9 +63,11 @@ type Store struct {
 	logger  *slog.Logger
 	keys    keys
 	changed chan struct{}
-	cancel  context.CancelFunc
-	ctx     context.Context
-	work    sync.WaitGroup
+	// ctx ends when the store is closed. It is there before Open: a request to
+	// a daemon that is starting asks a store that is not open yet.
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
 	// afterTransaction, if set by a test, is called after the n-th transaction of a publication.
 	afterTransaction func(n int) error
 
@@ -90,7 +92,8 @@ type Store struct {
 	// progress is closed and replaced at every change of the mirror.
 	progress chan struct{}
 	// hint is the set being published: it is used in place of an equal one.
-	hint       *schema.Set
+	hint *schema.Set
+	// health lacks the mode and the endpoints, which Health fills in.
 	health     reconciler.EtcdStatus
 	term       *Term
 	driftSince *time.Time
@@ -109,17 +112,21 @@ type Store struct {
 	replicaLostAt time.Time
 }
 
-// New is a store with its defaults.
+// New is a store with its defaults. Its fields are set before anything is
+// asked of it, which may be before Open.
 func New(prefix, id string, logger *slog.Logger) *Store {
+	ctx, cancel := context.WithCancel(context.Background())
 	return &Store{
 		Prefix: prefix, ID: id, logger: logger,
 		LeaseTTL: DefaultLeaseTTL, RequestTimeout: DefaultRequestTimeout,
 		ProbeInterval: DefaultProbeInterval, ProbeTimeout: DefaultProbeTimeout,
 		PublishTries: DefaultPublishTries, PublishGrace: DefaultPublishGrace,
 		CompactInterval: DefaultCompactInterval, CompactRevisions: DefaultCompactRevisions,
-		Clock:   time.Now,
+		Clock: time.Now,
+		ctx:   ctx, cancel: cancel,
 		changed: make(chan struct{}, 1), connected: make(chan struct{}),
 		progress: make(chan struct{}), reload: make(chan struct{}, 1),
+		health:    reconciler.EtcdStatus{Error: "etcd has not answered yet"},
 		driftSeen: reconciler.Drift{Status: reconciler.DriftUnknown, Items: []reconciler.DriftItem{}},
 	}
 }
@@ -127,29 +134,24 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 // Open begins to follow etcd and returns at once: State is nil and Health
 // not healthy until etcd has been read. An error means that the settings
 // cannot be used.
-func (s *Store) Open(ctx context.Context) error {
+func (s *Store) Open(context.Context) error {
 	var config clientv3.Config
-	s.health = reconciler.EtcdStatus{Mode: reconciler.External, Endpoints: slices.Clone(s.Access.Endpoints), Error: "etcd has not answered yet"}
-	if s.Embedded != nil {
-		s.health.Mode, s.health.Endpoints = reconciler.Embedded, []string{}
-	} else {
+	if s.Embedded == nil {
 		var err error
 		if config, err = s.Access.config(); err != nil {
 			return fmt.Errorf("etcd's settings: %w", err)
 		}
 	}
+	s.mu.Lock()
 	s.keys = newKeys(s.Prefix)
 	s.epoch, s.seen = s.Known.Epoch, s.Known.Number
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.mu.Unlock()
 	s.work.Go(func() { s.run(config) })
 	return nil
 }
 
 // Close gives up a leadership, stops following, and stops an embedded server.
 func (s *Store) Close() error {
-	if s.cancel == nil {
-		return nil
-	}
 	s.mu.Lock()
 	term := s.term
 	s.mu.Unlock()
@@ -280,7 +282,11 @@ func (s *Store) Health() reconciler.EtcdStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	health := s.health
-	health.Endpoints = slices.Clone(health.Endpoints)
+	health.Mode, health.Endpoints = reconciler.External, slices.Clone(s.Access.Endpoints)
+	if s.Embedded != nil {
+		// It has no address before the client was made of it.
+		health.Mode, health.Endpoints = reconciler.Embedded, append([]string{}, s.config.Endpoints...)
+	}
 	return health
 }
 

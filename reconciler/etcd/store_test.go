@@ -39,3 +39,35 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 		t.Errorf("history: %+v", history)
 	}
 }
+
+// A daemon answers requests before it opens its store: what is asked by then
+// is answered, and a trigger waits for etcd.
+func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
+	t.Parallel()
+	s := embeddedStore(t, t.TempDir())
+	s.RequestTimeout = patience
+	if health := s.Health(); health.Mode != reconciler.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
+		t.Errorf("health before Open: %+v", health)
+	}
+	if drift := s.Drift(); drift.Status != reconciler.DriftUnknown {
+		t.Errorf("drift before Open: %+v", drift)
+	}
+	ctx, triggered, asked := testContext(t), make(chan error, 1), make(chan struct{})
+	go func() { triggered <- s.Trigger(ctx) }()
+	go func() {
+		defer close(asked)
+		for !s.Health().Healthy && s.ctx.Err() == nil {
+			_, _, _, _, _, _ = s.State(), s.HeadVerified(), s.Leader(), s.Drift(), s.History(), s.Findings()
+			_ = s.Replicas()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	openStore(t, s)
+	if err := <-triggered; err != nil {
+		t.Errorf("a trigger from before Open: %v", err)
+	}
+	<-asked
+	if health := s.Health(); len(health.Endpoints) != 1 {
+		t.Errorf("health once etcd answers: %+v", health)
+	}
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	nethttp "net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/etcd"
+	"github.com/boifi/hfi/reconciler/http"
+)
+
+// The daemon answers from the moment that it listens, and opens etcd after
+// that: a webhook that comes in between is accepted, and the status tells
+// whose etcd it is and that it has not answered.
+func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
+	for mode, configure := range map[reconciler.EtcdMode]func(*etcd.Store){
+		reconciler.Embedded: func(s *etcd.Store) { s.Embedded = etcd.NewEmbedded(t.TempDir(), slog.New(slog.DiscardHandler)) },
+		reconciler.External: func(s *etcd.Store) { s.Access.Endpoints = []string{"http://127.0.0.1:1"} },
+	} {
+		t.Run(string(mode), func(t *testing.T) {
+			store := etcd.New(etcd.DefaultPrefix, "a", slog.New(slog.DiscardHandler))
+			store.RequestTimeout = 100 * time.Millisecond
+			configure(store)
+			loop := reconciler.New(nil, nil, store, nil, nil)
+			service := http.New(loop)
+			service.Replicas = store.Replicas
+			server := httptest.NewServer(service.Handler())
+			defer server.Close()
+
+			for _, path := range []string{"/v1/reconcile", "/v1/webhook"} {
+				answer, err := nethttp.Post(server.URL+path, "application/json", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = answer.Body.Close()
+				if answer.StatusCode != nethttp.StatusAccepted {
+					t.Errorf("%s answers %s", path, answer.Status)
+				}
+			}
+			answer, err := nethttp.Get(server.URL + "/v1/status")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answer.Body.Close()
+			var status reconciler.Status
+			if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
+				t.Fatal(err)
+			}
+			if e := status.Etcd; e.Mode != mode || e.Healthy || e.Error == "" || status.Sync.Status != reconciler.Unknown {
+				t.Errorf("etcd is %+v, sync %s", e, status.Sync.Status)
+			}
+			// It waits for the triggers: they have met the store by then.
+			if err := service.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if err := store.Close(); err != nil {
+				t.Errorf("closing a store that was never opened: %v", err)
+			}
+		})
+	}
+}
