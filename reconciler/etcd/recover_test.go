@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -102,29 +103,47 @@ func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
 	eventually(t, "the other replica follows", func() bool { s := restarted.State(); return s != nil && s.Revision == state.Revision })
 }
 
-// A reconnect, also over a compaction of what the watch still needed, ends with the newest state.
+// A watch that was cut off, and goes on at a revision that was compacted away
+// meanwhile, is told so: everything is read again, and the newest state taken up.
 func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	t.Parallel()
-	server, a, b, term := pair(t)
-	publish(t, term, publication("c1", policies(t, 5, 100)))
-	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
-	// As if b's watch had stood still: it is told to go on from a revision that is gone by then.
+	server := etcdtest.Start(t)
+	term := campaign(t, openStore(t, externalStore("a", server.Endpoint)))
+	link := newLink(t, server.Endpoint)
+	b := externalStore("b", link.endpoint)
+	// The probe would find out too, and later: it is the watch that is to be seen here.
+	b.ProbeInterval = time.Hour
+	log := &logbook{}
+	b.logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	openStore(t, b)
+	first := publish(t, term, publication("c1", policies(t, 5, 100)))
+	eventually(t, "the follower has the state", serves(b, first))
 	b.mu.Lock()
-	stale := b.mirror.revision
+	followed := b.mirror
 	b.mu.Unlock()
+
+	link.Cut()
 	var last *reconciler.State
 	for i := range 5 {
 		last = publish(t, term, publication(fmt.Sprint("c", i+2), policies(t, 6+i, 200+i)))
 	}
-	eventually(t, "the follower has the newest", serves(b, last))
 	server.Ctl("compact", fmt.Sprint(last.Revision.Number))
+	if b.State().Revision != first.Revision {
+		t.Fatalf("cut off, it serves %s: the link is not cut", b.State().Revision)
+	}
+	link.Mend()
+	eventually(t, "the follower catches up without another publication", serves(b, last))
+	if text := log.String(); !strings.Contains(text, "required revision has been compacted") {
+		t.Errorf("the watch did not meet the compaction:\n%s", text)
+	}
 	b.mu.Lock()
-	b.mirror.revision = stale
+	again := b.mirror != followed
 	b.mu.Unlock()
-	server.Kill()
-	server.Restart()
-	newer := publish(t, lead(t, a, term), publication("c9", policies(t, 4, 1)))
-	eventually(t, "the follower catches up", func() bool { return b.State().Head.Commit == "c9" && b.State().Revision == newer.Revision })
+	if !again {
+		t.Error("etcd was not read again: the watch lost nothing")
+	}
+	newer := publish(t, term, publication("c9", policies(t, 4, 1)))
+	eventually(t, "the follower goes on", serves(b, newer))
 }
 
 // A foreign cluster that compacted the head's revision away: current keys do

@@ -21,6 +21,12 @@ var mutations = []mutation{
 		folder: "reconciler/etcd", tests: []string{"TestAStrayHandInBetweenIsPublishedOver"},
 	},
 	{
+		what: "the handling of a compaction", file: "reconciler/etcd/follow.go",
+		old:    `errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev)`,
+		new:    `errors.Is(err, rpctypes.ErrFutureRev)`,
+		folder: "reconciler/etcd", tests: []string{"TestAReplicaCatchesUpAfterACompaction"},
+	},
+	{
 		what: "the guard against pruning", file: "reconciler/guard.go",
 		old:    `if removed*2 <= published.Set.Len() || `,
 		new:    `if removed >= 0 || `,
@@ -109,6 +115,18 @@ var mutations = []mutation{
 		old:    `size > maxAnswer {`,
 		new:    `size < 0 {`,
 		folder: "filter", tests: []string{"TestABadAnswerChangesNothing"},
+	},
+	{
+		what: "the filter's own selection", file: "filter/poll.go",
+		old:    `if selection.Matches(policy.Spec.Selector, workload) {`,
+		new:    `if true || selection.Matches(policy.Spec.Selector, workload) {`,
+		folder: "filter", tests: []string{"TestPoliciesForOthersAreNotApplied"},
+	},
+	{
+		what: "the pause after a panic", file: "filter/poll.go",
+		old:    `p.failed(fmt.Errorf("the filter's own mistake while %s", doing))`,
+		new:    ``,
+		folder: "filter", tests: []string{"TestAPanicOnAnAnswerBacksOff", "TestAPanicInAskingBacksOff"},
 	},
 	{
 		what: "the pause between tries", file: "filter/poll.go",

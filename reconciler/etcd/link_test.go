@@ -1,0 +1,98 @@
+package etcd
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// link passes connections on to etcd, and can be cut: etcd goes on, and its
+// client does not see how.
+type link struct {
+	// endpoint is the URL to use in place of etcd's.
+	endpoint string
+
+	mu sync.Mutex
+	// cut says that connections end at once; open are those to be ended by a cut.
+	cut  bool
+	open map[net.Conn]bool
+}
+
+// newLink links to an endpoint until the test ends.
+func newLink(t testing.TB, endpoint string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{endpoint: "http://" + listener.Addr().String(), open: map[net.Conn]bool{}}
+	target := strings.TrimPrefix(endpoint, "http://")
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() { l.pass(near, target) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		l.Cut()
+		work.Wait()
+	})
+	return l
+}
+
+func (l *link) pass(near net.Conn, target string) {
+	defer near.Close()
+	far, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	l.mu.Lock()
+	if l.cut {
+		l.mu.Unlock()
+		return
+	}
+	l.open[near], l.open[far] = true, true
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, near)
+		delete(l.open, far)
+	}()
+	ended := make(chan struct{}, 2)
+	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+		go func() {
+			_, _ = io.Copy(way[0], way[1])
+			ended <- struct{}{}
+		}()
+	}
+	<-ended
+	near.Close()
+	far.Close()
+	<-ended
+}
+
+// Cut ends every connection, and each new one at once.
+func (l *link) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for connection := range l.open {
+		connection.Close()
+	}
+}
+
+// Mend lets connections through again.
+func (l *link) Mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+}
