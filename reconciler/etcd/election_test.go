@@ -15,11 +15,13 @@ import (
 // leading is set in the process that the next test starts and kills.
 const leading = "HFI_ETCD_TEST_ENDPOINT"
 
-// C1, promise 3: a leader that is killed is followed by another within about its lease.
+// C1, promise 3: a leader that is killed is followed by another when its lease
+// is over: etcd notices that within half a second, and the rest is for a busy machine.
 func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
+	const lease, grace = 2 * time.Second, 4 * time.Second
 	if endpoint := os.Getenv(leading); endpoint != "" {
 		a := externalStore("a", endpoint)
-		a.LeaseTTL = 2 * time.Second
+		a.LeaseTTL = lease
 		publish(t, campaign(t, openStore(t, a)), publication("c1", policies(t, 3, 1)))
 		os.Stdout.WriteString("leads\n")
 		time.Sleep(time.Minute)
@@ -41,8 +43,8 @@ func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
 	next := campaign(t, b)
 	took := time.Since(began)
 	t.Logf("handed over after %s", took)
-	if took > 15*time.Second {
-		t.Errorf("the hand-over took %s with a lease of 2s", took)
+	if took > lease+grace {
+		t.Errorf("the hand-over took %s with a lease of %s", took, lease)
 	}
 	publish(t, next, publication("c2", policies(t, 3, 2)))
 }
