@@ -35,6 +35,10 @@ type host struct {
 	answered int
 }
 
+// noMetric is the number of a metric that the host does not know: the SDK
+// panics when it is counted.
+const noMetric = 1 << 20
+
 const frontendConfig = `{"control_plane_cluster": "hfi"}`
 
 var frontend = map[string]string{"id": "node-1", "metadata.NAME": "frontend-1", "metadata.WORKLOAD_NAME": "frontend", "metadata.NAMESPACE": "demo"}

@@ -75,15 +75,23 @@ func (v *vm) resume() (any bool) {
 		}
 		any = true
 		v.guard("at the end of a delay", func() { v.finish(stream) })
+		v.guard("counting the end of a delay", func() { v.metrics.paused(-1) })
 	}
 }
 
+// finish ends a stream's delay. The stream is forgotten already, so nothing
+// that may panic must stand between it and its resumption.
 func (v *vm) finish(stream *pausedStream) {
-	v.metrics.paused(-1)
 	if err := proxywasm.SetEffectiveContext(stream.id); err != nil {
 		return // The stream has ended, and its end was not told: there is nothing left to do.
 	}
-	if stream.abort != nil && v.abort(stream.abort, stream.policy) == types.ActionPause {
+	action := types.ActionContinue
+	v.guard("aborting a request after its delay", func() {
+		if stream.abort != nil {
+			action = v.abort(stream.abort, stream.policy)
+		}
+	})
+	if action == types.ActionPause {
 		return
 	}
 	if err := proxywasm.ResumeHttpRequest(); err != nil {
@@ -91,7 +99,8 @@ func (v *vm) finish(stream *pausedStream) {
 	}
 }
 
-// abort answers a request in the upstream's place.
+// abort answers a request in the upstream's place. Once that is sent it does
+// not panic: the request must not go on.
 func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 	headers := abort.Headers
 	if v.config.FaultHeader {
@@ -107,8 +116,10 @@ func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 		proxywasm.LogErrorf("hfi: aborting a request by policy %s: %v", policy, err)
 		return types.ActionContinue
 	}
-	v.metrics.fault(metricAborts, policy)
-	proxywasm.LogDebugf("hfi: policy %s aborts this request with status %d", policy, status)
+	v.guard("counting an abort", func() {
+		v.metrics.fault(metricAborts, policy)
+		proxywasm.LogDebugf("hfi: policy %s aborts this request with status %d", policy, status)
+	})
 	return types.ActionPause
 }
 

@@ -102,3 +102,54 @@ func TestDelaysEndInTheirTime(t *testing.T) {
 	}
 	h.mustPause(0)
 }
+
+// A mistake of the filter's at the end of a delay leaves no request hanging:
+// it goes on, or has its abort, all the same.
+func TestAPanicAtTheEndOfADelayHangsNothing(t *testing.T) {
+	t.Run("in counting the paused", func(t *testing.T) {
+		h := delayingHost(t)
+		short, both := h.delay("/short"), h.delay("/both")
+		*h.vm.metrics.pausedStreams = noMetric
+		h.pass(time.Second)
+		if h.GetCurrentHttpStreamAction(short) != types.ActionContinue {
+			t.Error("the delayed request hangs")
+		}
+		if response := h.GetSentLocalResponse(both); response == nil || response.StatusCode != 503 {
+			t.Errorf("the request to be aborted has %+v", response)
+		}
+		if n := h.counter(metricPanics); n != 2 {
+			t.Errorf("%d panics are counted", n)
+		}
+	})
+	t.Run("after its abort", func(t *testing.T) {
+		h := delayingHost(t)
+		both := h.delay("/both")
+		h.vm.metrics.counters[metricAborts] = noMetric
+		h.pass(time.Second)
+		if response := h.GetSentLocalResponse(both); response == nil || response.StatusCode != 503 {
+			t.Errorf("the request has %+v", response)
+		}
+		if h.GetCurrentHttpStreamAction(both) != types.ActionPause {
+			t.Error("an aborted request goes on")
+		}
+		if n := h.counter(metricPanics); n != 1 {
+			t.Errorf("%d panics are counted", n)
+		}
+	})
+}
+
+// A request that has its answer must not go on to the upstream, whatever breaks then.
+func TestAPanicAfterAnAbortDoesNotContinueTheRequest(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	h.update("a", 503)
+	h.vm.metrics.counters[metricAborts] = noMetric
+	id := h.InitializeHttpContext()
+	action := h.CallOnRequestHeaders(id, [][2]string{{":method", "GET"}, {":path", "/"}}, true)
+	if response := h.GetSentLocalResponse(id); action != types.ActionPause || response == nil || response.StatusCode != 503 {
+		t.Errorf("action %v with answer %+v", action, response)
+	}
+	if n := h.counter(metricPanics); n != 1 {
+		t.Errorf("%d panics are counted", n)
+	}
+}

@@ -26,7 +26,8 @@ type vm struct {
 	// config is the active plugin's.
 	config config
 
-	// policies are in force, compiled as program with config's limits.
+	// policies are this workload's; they are in force, compiled as program with
+	// config's limits.
 	policies []*schema.Policy
 	program  *fault.Program
 	draws    *fault.Random
@@ -111,16 +112,19 @@ func (v *vm) stopPlugin(id uint32) {
 	_ = proxywasm.SetEffectiveContext(id)
 }
 
-// enforce puts policies in force, and gives those that cannot be.
+// enforce puts policies in force, and gives those that cannot be. If it
+// panics, nothing has changed.
 func (v *vm) enforce(policies []*schema.Policy) []error {
 	program, bad := fault.Compile(policies, fault.Limits{MaxDelay: v.config.MaxDelay})
 	v.policies, v.program = policies, program
-	v.metrics.set(metricPolicies, uint64(len(policies)-len(bad)))
+	v.guard("counting policies", func() { v.metrics.set(metricPolicies, uint64(len(policies)-len(bad))) })
 	return bad
 }
 
 // tick does what is due, in a plugin context.
 func (v *vm) tick(id uint32) {
+	// Whatever breaks meanwhile: the last period may have been a millisecond.
+	defer v.arm()
 	if v.resume() {
 		// What is called from here on must not hang on a stream.
 		_ = proxywasm.SetEffectiveContext(id)
@@ -128,7 +132,6 @@ func (v *vm) tick(id uint32) {
 	if id == v.active {
 		v.poll.tick()
 	}
-	v.arm()
 }
 
 // arm asks Envoy for a tick at the next deadline, for none if nothing is to
@@ -151,14 +154,16 @@ func (v *vm) arm() {
 }
 
 // guard runs f, and counts and logs a panic: Envoy would answer a trap by
-// failing the requests at hand and by leaving the filter out for good.
-func (v *vm) guard(doing string, f func()) {
+// failing the requests at hand and by leaving the filter out for good. It says
+// whether f came to its end.
+func (v *vm) guard(doing string, f func()) (ended bool) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			v.panicked(doing, fault)
 		}
 	}()
 	f()
+	return true
 }
 
 func (v *vm) panicked(doing string, fault any) {
