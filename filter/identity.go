@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -80,6 +81,11 @@ func nodeProperty(path ...string) string {
 		}
 	}
 	return ""
+}
+
+// workload is what selectors are compared with.
+func (i identity) workload() selection.Workload {
+	return selection.Workload{Service: i.Service, Namespace: i.Namespace}
 }
 
 // query is the part of a request's path that asks for this workload's policies.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
@@ -105,7 +106,15 @@ func (p *poller) tick() {
 		p.vm.metrics.set(metricStale, 1)
 	}
 	if !p.asking && !p.next.IsZero() && !now.Before(p.next) {
-		p.ask(now)
+		p.try("asking the control plane", func() { p.ask(now) })
+	}
+}
+
+// try runs f. A panic counts as one more failure, so that the next try comes
+// later: the time set for the last one is past, and the daemon may answer at once.
+func (p *poller) try(doing string, f func()) {
+	if !p.vm.guard(doing, f) {
+		p.failed(fmt.Errorf("the filter's own mistake while %s", doing))
 	}
 }
 
@@ -141,7 +150,7 @@ func (p *poller) ask(now time.Time) {
 		}
 		_, err := proxywasm.DispatchHttpCall(cluster, headers, nil, nil, uint32((wait+answerPatience)/time.Millisecond),
 			func(numHeaders, bodySize, _ int) {
-				p.vm.guard("on an answer of the control plane", func() { p.answered(generation, numHeaders, bodySize) })
+				p.vm.guard("after an answer of the control plane", func() { p.answered(generation, numHeaders, bodySize) })
 			})
 		if err == nil {
 			p.asking = true
@@ -163,6 +172,10 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 	}
 	p.asking = false
 	defer p.vm.arm()
+	p.try("reading an answer of the control plane", func() { p.read(numHeaders, bodySize) })
+}
+
+func (p *poller) read(numHeaders, bodySize int) {
 	a, err := readAnswer(numHeaders, bodySize)
 	if err == nil && a.unchanged && p.tag == "" {
 		err = errors.New("status 304 to a request that named nothing to compare with")
@@ -171,43 +184,61 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 		p.failed(err)
 		return
 	}
-	p.confirmed()
+	hasty := false
 	if a.unchanged || a.tag == p.tag {
-		p.again(p.vm.now().Sub(p.askedAt) < p.wait()/2)
-		return
+		hasty = p.vm.now().Sub(p.askedAt) < p.wait()/2
+	} else {
+		p.takeUp(a)
 	}
-	p.takeUp(a)
-	p.again(false)
+	p.confirmed()
+	p.again(hasty)
 }
 
-// confirmed notes that the daemon is there, and that what is in force, or
-// will be in a moment, is what it wants.
+// confirmed notes that the daemon is there, and that what is in force is what it wants.
 func (p *poller) confirmed() {
-	if p.failures > 0 {
-		proxywasm.LogInfof("hfi: the control plane answers again, after %d failures", p.failures)
-	}
-	p.failures, p.behindSince = 0, time.Time{}
 	p.contact = p.vm.now()
-	p.vm.metrics.add(metricHeartbeats, 1)
 	if p.stale {
 		p.stale = false
 		p.vm.metrics.set(metricStale, 0)
 	}
+	p.vm.metrics.add(metricHeartbeats, 1)
+	if p.failures > 0 {
+		proxywasm.LogInfof("hfi: the control plane answers again, after %d failures", p.failures)
+	}
+	// Last: a panic above is a failure like those before it.
+	p.failures, p.behindSince = 0, time.Time{}
 }
 
 func (p *poller) takeUp(a answer) {
-	bad := append(a.bad, p.vm.enforce(a.policies)...)
+	mine, others := p.ours(a.policies)
+	bad := append(a.bad, p.vm.enforce(mine)...)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
 	p.vm.metrics.add(metricBadPolicies, uint64(len(bad)))
 	proxywasm.LogInfof("hfi: Received config update from control plane: commit %s, %d policies in force, ETag %s",
-		a.commit, len(a.policies), a.tag)
+		a.commit, len(p.vm.program.Policies()), a.tag)
 	for _, err := range bad {
 		proxywasm.LogWarnf("hfi: a policy is left out: %v", err)
 	}
-	if names := cutDelays(a.policies, p.vm.config.MaxDelay); len(names) > 0 {
+	if len(others) > 0 {
+		proxywasm.LogWarnf("hfi: the control plane sent policies that are not for this workload: %s", strings.Join(others, ", "))
+	}
+	if names := cutDelays(mine, p.vm.config.MaxDelay); len(names) > 0 {
 		proxywasm.LogWarnf("hfi: max_delay cuts delays to %s in: %s", p.vm.config.MaxDelay, strings.Join(names, ", "))
 	}
+}
+
+// ours are the policies that apply to this workload, and the names of those that do not.
+func (p *poller) ours(policies []*schema.Policy) (mine []*schema.Policy, others []string) {
+	workload := p.vm.identity.workload()
+	for _, policy := range policies {
+		if selection.Matches(policy.Spec.Selector, workload) {
+			mine = append(mine, policy)
+		} else {
+			others = append(others, policy.Metadata.Name)
+		}
+	}
+	return mine, others
 }
 
 func cutDelays(policies []*schema.Policy, most time.Duration) (names []string) {
@@ -244,9 +275,9 @@ func (p *poller) again(hasty bool) {
 func (p *poller) failed(err error) {
 	now := p.vm.now()
 	p.failures++
-	p.vm.metrics.add(metricPollErrors, 1)
 	backoff := min(firstBackoff<<min(p.failures-1, 10), maxBackoff)
 	p.next = now.Add(p.jitter(backoff))
+	p.vm.metrics.add(metricPollErrors, 1)
 	// The first of an outage, and then ever fewer of them.
 	if bits.OnesCount(uint(p.failures)) == 1 {
 		proxywasm.LogWarnf("hfi: no policies from the control plane (failure %d): %v", p.failures, err)

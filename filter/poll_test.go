@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,40 @@ func TestABadPolicyIsLeftOut(t *testing.T) {
 	if n := h.counter(metricBadPolicies); n != 3 {
 		t.Errorf("%d bad policies are counted: %q", n, h.GetWarnLogs())
 	}
+}
+
+// F4: the filter decides by the daemon's own code whom a policy is for. What is
+// for others is not applied, even should a daemon send it.
+func TestPoliciesForOthersAreNotApplied(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	abort := func(name, selector string, status int) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"selector":%s,"rules":[{"fault":{"abort":{"status":%d}}}]}}`, name, selector, status)
+	}
+	for _, c := range []struct {
+		selector string
+		status   int
+	}{
+		{`{"service":"productcatalog"}`, 200},
+		{`{"service":"frontend","namespace":"prod"}`, 200},
+		{`{"service":"Frontend"}`, 200},
+		{`{"service":"frontend","namespace":"demo"}`, 418},
+		{`{"service":"*","namespace":"demo"}`, 418},
+		{`{}`, 418},
+	} {
+		h.answer(200, `{"policies":[`+abort("p", c.selector, 418)+`]}`, map[string]string{"etag": `"` + c.selector + `"`})
+		if got := h.status(); got != c.status {
+			t.Errorf("a policy for %s: %d, and it should be %d", c.selector, got, c.status)
+		}
+		if loaded, err := h.GetGaugeMetric(metricPolicies); err != nil || loaded == 1 != (c.status == 418) {
+			t.Errorf("a policy for %s: %d count as in force (%v)", c.selector, loaded, err)
+		}
+	}
+	if logs := strings.Join(h.GetWarnLogs(), ""); !strings.Contains(logs, "not for this workload: p") {
+		t.Errorf("it says %q", logs)
+	}
+	h.answer(200, `{"policies":[`+abort("a", `{"service":"productcatalog"}`, 500)+","+abort("b", `{}`, 418)+`]}`, map[string]string{"etag": `"both"`})
+	h.mustGet(418)
 }
 
 // What was last received stays in force for stale_after, and then no longer;
@@ -197,6 +232,58 @@ func TestNoAnswerMakesItSpin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A mistake of the filter's on an answer is one more failure: the next try comes
+// later, though the daemon answers at once, and with the tag of what is in force.
+func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
+	for _, metric := range []string{metricUpdates, metricHeartbeats} {
+		t.Run(metric, func(t *testing.T) {
+			h := start(t, frontendConfig, frontend)
+			h.pass(time.Second)
+			h.update("a", 503)
+			first, panics := h.answered, h.counter(metricPanics)
+			good := h.vm.metrics.counters[metric]
+			h.vm.metrics.counters[metric] = noMetric
+			for begin := h.at; h.at.Sub(begin) < time.Minute; h.pass(time.Millisecond) {
+				for h.requests() > h.answered {
+					h.update(fmt.Sprint("b", h.answered), 418)
+					if tag := h.vm.poll.tag; tag != fmt.Sprintf(`"b%d"`, h.answered-1) {
+						t.Fatalf("what is in force counts as %s", tag)
+					}
+				}
+			}
+			h.mustGet(418)
+			n := h.answered - first
+			// Five in the first few seconds, and then one in 2.5 s at the most.
+			if most := 5 + int(time.Minute/(maxBackoff/2)); n < 5 || n > most {
+				t.Errorf("%d requests in a minute, and %d would be the most", n, most)
+			}
+			if counted := h.counter(metricPanics) - panics; counted != uint64(n) {
+				t.Errorf("%d panics are counted, and there were %d", counted, n)
+			}
+			h.vm.metrics.counters[metric] = good
+			h.pass(maxBackoff)
+			h.update("c", 503)
+			h.mustGet(503)
+			h.request() // it asks again at once
+		})
+	}
+}
+
+// So does one while asking, when no answer will come.
+func TestAPanicInAskingBacksOff(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	who := h.vm.identity
+	h.vm.identity = nil
+	h.pass(time.Minute)
+	if n, most := h.counter(metricPanics), uint64(5+time.Minute/(maxBackoff/2)); n < 5 || n > most {
+		t.Errorf("%d panics in a minute, and %d would be the most", n, most)
+	}
+	h.vm.identity = who
+	h.pass(maxBackoff)
+	h.update("a", 503)
+	h.mustGet(503)
 }
 
 // Replicas that for long know nothing of what the filter has seen are right:
