@@ -38,8 +38,8 @@ const (
 )
 
 // checked is what is known of a plugin's module, and has it looked for if it
-// never was, or if again is set and the last look is old. The daemon's own
-// URLs need no looking, and those of registries are for Istio's agent to judge.
+// never was, and again once the last look is old: if again is set, and as long
+// as something is wrong with it. The daemon's own URLs need no looking, and those of registries are for Istio's agent to judge.
 func (k *keeper) checked(ctx context.Context, one *plugin, again bool) check {
 	if servedBy(one.url, k.home) {
 		return k.ownModule(one)
@@ -55,6 +55,7 @@ func (k *keeper) checked(ctx context.Context, one *plugin, again bool) check {
 		known = &check{}
 		k.checks[at] = known
 	}
+	again = again || known.reason != ""
 	if due := known.at.IsZero() || again && k.Now().Sub(known.at) >= k.CheckEvery; due && !known.busy {
 		known.busy = true
 		k.tasks.Go(func() {
