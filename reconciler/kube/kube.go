@@ -20,7 +20,7 @@ const (
 	DefaultRootNamespace = "istio-system"
 	DefaultInterval      = 2 * time.Second
 	DefaultSettle        = 150 * time.Millisecond
-	DefaultGrace         = 20 * time.Second
+	DefaultGrace         = 30 * time.Second
 	DefaultCallTimeout   = 10 * time.Second
 	DefaultListTimeout   = time.Minute
 	DefaultRetryMin      = 500 * time.Millisecond

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,7 +69,7 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 	}
 }
 
-// A pod has some time to start, and so has a changed plugin to arrive.
+// A pod has the 30 s that loading may take (F2), and so has a changed plugin to arrive.
 func TestAPodHasTimeToLoad(t *testing.T) {
 	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
 	young := podOfDeployment("demo", "frontend", "a", nil)
@@ -78,7 +79,9 @@ func TestAPodHasTimeToLoad(t *testing.T) {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "Unknown" && loaded.Reason == reasonLoading && strings.Contains(loaded.Message, "waiting for frontend-abc12-a")
 	})
-	s.pass(DefaultGrace)
+	s.pass(22 * time.Second)
+	s.holds("it still is", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonLoading })
+	s.pass(8 * time.Second)
 	s.eventually("in vain", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
 }
 
@@ -138,6 +141,25 @@ func TestALoadFailureBehindALoadedFilter(t *testing.T) {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && loaded.Reason == reasonUnreachable && strings.Contains(loaded.Message, "those loaded have an earlier module")
 	})
+}
+
+// What a module's URL answered once is not held against it for ever, even
+// where every pod has its filter and nothing else asks for another look.
+func TestALoadFailureThatIsOverIsForgotten(t *testing.T) {
+	var up atomic.Bool
+	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !up.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer files.Close()
+	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.eventually("the failure shows", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonUnreachable })
+	up.Store(true)
+	s.pass(DefaultCheckEvery)
+	s.eventually("it is over", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
 }
 
 // While a replica does not tell which filters wait on it, nothing is called lost.
