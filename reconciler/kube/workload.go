@@ -20,15 +20,20 @@ const (
 // Istio's injector (GetDeployMetaFromPod in its pkg/kube, and the injection
 // template): the label service.istio.io/workload-name wins; else it is what
 // controls the pod, with a Deployment's ReplicaSet and a CronJob's Job taken
-// back to those by their names. A pod that somebody named stands for itself.
-// The labels app and canonical-name have no part in it.
+// back to those by their names. A pod that somebody named stands for itself;
+// one that nothing controls and whose name was generated has none, for it gets
+// that name after the injector: its filter knows no service and has wildcard
+// policies only. The labels app and canonical-name have no part in it.
 func WorkloadName(pod *metav1.ObjectMeta) string {
 	if name := pod.Labels[labelWorkload]; name != "" {
 		return name
 	}
-	owner := metav1.GetControllerOfNoCopy(pod)
-	if pod.GenerateName == "" || owner == nil || owner.Name == "" {
+	if pod.GenerateName == "" {
 		return pod.Name
+	}
+	owner := metav1.GetControllerOfNoCopy(pod)
+	if owner == nil {
+		return ""
 	}
 	switch owner.Kind {
 	case "ReplicaSet":

@@ -37,7 +37,10 @@ func TestWorkloadNameIsWhatIstioInjects(t *testing.T) {
 		{"a ReplicationController's", owned("ReplicationController", "shop-3", &controls), nil, false, "shop-3"},
 		{"a bare one", nil, map[string]string{"app": "frontend", "service.istio.io/canonical-name": "canon"}, true, "pod-1"},
 		{"one that somebody named and that has an owner", owned("Node", "node-1", &controls), nil, true, "pod-1"},
-		{"one whose owner does not control it", owned("ReplicaSet", "frontend-5d4f8", &not), hash, false, "pod-1"},
+		// It gets its name after the injector has seen it.
+		{"one with a generated name that nothing controls", nil, map[string]string{"app": "frontend"}, false, ""},
+		{"one whose owner does not control it", owned("ReplicaSet", "frontend-5d4f8", &not), hash, false, ""},
+		{"one that nothing controls and that says its workload", nil, map[string]string{"service.istio.io/workload-name": "shop"}, false, "shop"},
 		{"one that says its workload", owned("ReplicaSet", "frontend-5d4f8", &controls),
 			map[string]string{"pod-template-hash": "5d4f8", "service.istio.io/workload-name": "shop"}, false, "shop"},
 		{"one with a canonical name", owned("ReplicaSet", "frontend-5d4f8", &controls),
