@@ -23,7 +23,11 @@ func TestSourceErrors(t *testing.T) {
 		{"Unreachable", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
 		{"TimedOut", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
 		{"ObjectMissing", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
+		// What is missing in a repository that answers is seen to be missing ...
+		{"RepositoryEmpty", reconciler.Await, false, true, reconciler.OutOfSync, "True", "False"},
 		{"BranchMissing", reconciler.Await, false, true, reconciler.OutOfSync, "True", "False"},
+		// ... but where there is no repository, nothing is known of the branch.
+		{"RepositoryMissing", reconciler.Mend, false, false, reconciler.Unknown, "True", "False"},
 		{"AuthenticationFailed", reconciler.Mend, false, false, reconciler.Unknown, "True", "False"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {

@@ -64,10 +64,11 @@ type Consequence int
 const (
 	// Retry: it may pass by itself; try again, ever more slowly.
 	Retry Consequence = iota
-	// Await: nothing is broken; the repository has no such branch, path or
-	// commit, and a push will mend it.
+	// Await: nothing is broken; the repository answered, has no such branch,
+	// path or commit, and a push will mend it.
 	Await
-	// Mend: a person must act, on credentials, a corrupt repository, or the URL.
+	// Mend: a person must act, on credentials, a corrupt or missing
+	// repository, or the URL.
 	Mend
 )
 

@@ -27,7 +27,8 @@ type SourceStatus struct {
 	URL    string `json:"url"`
 	Branch string `json:"branch"`
 	Path   string `json:"path"`
-	// Reachable says whether the last look at the branch succeeded.
+	// Reachable says whether the repository answered the last look at the
+	// branch, if only to say that it has no such branch.
 	Reachable bool `json:"reachable"`
 	// LastSeenAt is the last time that a look at the branch succeeded.
 	LastSeenAt *time.Time `json:"last_seen_at"`

@@ -59,7 +59,7 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &badCert):
 		return fail("CertificateInvalid", reconciler.Mend, "the certificate of %s is not trusted: check --git-ca-file (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrRepositoryNotFound):
-		return fail("RepositoryMissing", reconciler.Await, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
+		return fail("RepositoryMissing", reconciler.Mend, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
 		return fail("RepositoryEmpty", reconciler.Await, "the repository has no commits yet: push branch %s", s.branch.Short())
 	case errors.As(err, &network):

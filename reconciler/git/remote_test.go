@@ -198,7 +198,7 @@ func TestRemoteFailures(t *testing.T) {
 	}{
 		{"401", gittest.Answer(401), "AuthenticationFailed", reconciler.Mend},
 		{"403", gittest.Answer(403), "AuthenticationFailed", reconciler.Mend},
-		{"404", gittest.Answer(404), "RepositoryMissing", reconciler.Await},
+		{"404", gittest.Answer(404), "RepositoryMissing", reconciler.Mend},
 		{"500", gittest.Answer(500), "Unreachable", reconciler.Retry},
 		{"503", gittest.Answer(503), "Unreachable", reconciler.Retry},
 		{"hang before the headers", server.Hang, "TimedOut", reconciler.Retry},

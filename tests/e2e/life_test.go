@@ -149,14 +149,11 @@ func TestInvalidRevertedAway(t *testing.T) {
 	}
 	before, began = served(d), time.Now()
 	status = seeStatus(t, d, "git away", fields{
-		"source.error.reason": present, "source.error.message": present, "source.error.since": since(began.Add(-time.Second)),
-		"source.last_seen_at": until(began.Add(time.Second)), "source.last_attempted_revision.commit": back,
+		"source.reachable": false, "source.error.reason": "RepositoryMissing", "source.error.message": present, "source.error.since": since(began.Add(-time.Second)),
+		"source.last_seen_at": until(began.Add(time.Second)), "source.last_attempted_revision.commit": back, "sync.status": "Unknown",
 		"etcd.healthy": true, "sync.last_applied_revision.commit": back, "sync.served_from": "etcd", "drift.status": "None",
 		"sync.last_success_at": until(began.Add(time.Second)), "history.#": 4,
 	})
-	if word := textAt(status, "sync.status"); word == "Synced" {
-		t.Error("with git away nobody knows that they agree, yet sync.status is Synced")
-	}
 	see(t, d, "ready with git away", "/ready", fields{"ready": true})
 	time.Sleep(1500 * time.Millisecond)
 	seeStatus(t, d, "git still away", fields{"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since")})
