@@ -1,30 +1,64 @@
 #!/usr/bin/env bash
 # Story 2: the filter in the sidecars. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
+clone=$work/clone
+
+# What the filter says is information, and Istio's sidecars log from warnings
+# up, unless their pod's annotation says otherwise. It stays on the Deployments.
+annotations='{"kubectl.kubernetes.io/restartedAt": "'$(date -u +%FT%TZ)'", "sidecar.istio.io/componentLogLevel": "misc:error,wasm:info"}'
+fresh() {
+  local name
+  kubectl -n "$DEMO" delete wasmplugin hfi --ignore-not-found || return 1
+  for name in "$FRONTEND" "$CATALOG"; do
+    kubectl -n "$DEMO" patch deployment "$name" --type=merge -p '{"spec": {"template": {"metadata": {"annotations": '"$annotations"'}}}}' || return 1
+  done
+  for name in "$FRONTEND" "$CATALOG"; do
+    kubectl -n "$DEMO" rollout status "deployment/$name" --timeout=120s || return 1
+  done
+}
+
+# condition STATUS: what the WasmPlugin's status says of its filter, in time.
+condition() { kubectl -n "$DEMO" wait "--for=condition=Loaded=$1" wasmplugin/hfi --timeout=60s; }
+everywhere() { local pod; for pod in $(all_pods); do answers "$pod" "$1" 1 || return 1; done; }
+
+# The control plane serves its filter by its SHA-256, and nothing by this one.
+broken() {
+  manifest | sed "s#/v1/filter\.wasm\$#/v1/filter/$(printf '%064d' 0).wasm#" | kubectl apply -f - && condition False || return 1
+  kubectl -n "$DEMO" get wasmplugin hfi -o jsonpath='{.status.conditions[?(@.type=="Loaded")].reason}' | grep -qx UnreachableURL && everywhere 200
+}
+load() { manifest | kubectl apply -f - && within "$LOAD" loaded; }
 
 # By the log of the sidecar, since it last started.
 said() { kubectl -n "$DEMO" logs "$1" -c istio-proxy | grep -q 'Received config update from control plane'; }
 all_said() { local pod; for pod in $(all_pods); do said "$pod" || { echo "$pod has not said so"; return 1; }; done; }
-fresh() {
-  kubectl -n "$DEMO" delete wasmplugin hfi --ignore-not-found
-  kubectl -n "$DEMO" rollout restart "deployment/$FRONTEND" "deployment/$CATALOG"
-  kubectl -n "$DEMO" rollout status "deployment/$FRONTEND" --timeout=120s
-  kubectl -n "$DEMO" rollout status "deployment/$CATALOG" --timeout=120s
+
+# pushed STATUS: pushes, tells the daemon as a git server does, and waits until
+# every pod answers so.
+pushed() {
+  local sidecars began pod
+  sidecars=$(all_pods)
+  began=$(millis)
+  git -C "$clone" push -q && curl -sSf -m 20 -X POST "$HFI_SERVER/v1/webhook" || return 1
+  for pod in $sidecars; do
+    until answers "$pod" "$1" 1; do [ $(($(millis) - began)) -lt 5000 ] || return 1; done
+  done
+  figure="$(since "$began") from git push to the last pod"
 }
-load() { kubectl apply -f "$here/../deploy/istio/namespace.yaml" && within "$LOAD" loaded; }
-everywhere() { local pod; for pod in $(all_pods); do answers "$pod" "$1" 1 || return 1; done; }
-update() {
-  "$HFI" apply --no-wait -f - <<POLICY
+change() {
+  git clone -q -b main "$HFI_REPO" "$clone" && mkdir -p "$clone/policies" || return 1
+  cat >"$clone/policies/us2.yaml" <<POLICY
 metadata: {name: us2}
 spec: {selector: {namespace: "$DEMO"}, rules: [{fault: {abort: {status: 418}}}]}
 POLICY
-  curl -sSf -X POST "$HFI_SERVER/v1/webhook" && within 5 everywhere 418
+  git -C "$clone" add policies && git -C "$clone" commit -q -m "Abort everything" && pushed 418
 }
-clean() { remove us2 && everywhere 200; }
+rollback() { git -C "$clone" revert --no-edit HEAD && pushed 200 && settled; }
 
 scenario "new pods without the filter" fresh
-scenario "a WasmPlugin loads it into every sidecar within $LOAD s" load
+scenario "a WasmPlugin whose module is not there says why, and requests pass" broken
+scenario "with its URL put right it is in every sidecar within $LOAD s" load
+scenario "the WasmPlugin says that it is loaded" condition True
 scenario "every sidecar's log says that it received its policies" within 10 all_said
-scenario "a new policy is in force everywhere within 5 s" update
-scenario "without it, requests pass" clean
+scenario "a pushed policy is in force everywhere within 5 s" change
+scenario "git revert and a push, and requests pass again within 5 s" rollback
 finish
