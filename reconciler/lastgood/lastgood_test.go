@@ -2,6 +2,7 @@ package lastgood
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -268,6 +269,30 @@ func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
 	mustSave(t, s, after)
 	if loaded := load(t, folder); !same(loaded, after) {
 		t.Errorf("once there is room again: loaded %+v", loaded)
+	}
+}
+
+// Promise 4: when a journal that grew too long was written anew, and the
+// folder cannot be synced, nobody knows which of the two a crash leaves. What
+// is saved afterwards is not appended as if it were the old one.
+func TestWhatIsSavedAfterAFailedRewriteIsKept(t *testing.T) {
+	folder := t.TempDir()
+	s := New(folder, quiet())
+	s.Slack = 100
+	mustSave(t, s, state(1, schema.NewSet(entry(t, "a", 1))))
+	s.syncFolder = func(string) error { return errors.New("the disk has a moment") }
+	large := schema.NewSet()
+	for i := range 20 {
+		large = large.With([]*schema.Entry{entry(t, fmt.Sprintf("p%d", i), 1)}, nil)
+	}
+	if err := s.Save(state(2, large)); err == nil {
+		t.Fatal("the journal was not written anew, or the failure not told")
+	}
+	s.syncFolder = syncFolder
+	want := state(3, schema.NewSet(entry(t, "a", 2)))
+	mustSave(t, s, want)
+	if loaded := load(t, folder); !same(loaded, want) {
+		t.Errorf("loaded %+v, want %+v", loaded, want)
 	}
 }
 
