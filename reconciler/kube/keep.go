@@ -75,19 +75,26 @@ func (k *keeper) keep(ctx context.Context) {
 func (k *keeper) keepOne(ctx context.Context, namespace string, plugins []*plugin) (message string) {
 	var own *plugin
 	var others []string
+	taken := false
 	for _, one := range plugins {
-		if one.managed {
+		switch {
+		case one.managed:
 			own = one
-		} else {
+		case one.leadsHome:
 			others = append(others, one.Name)
+		default:
+			taken = true
 		}
 	}
 	want := k.wants(namespace)
-	if len(others) > 0 {
+	switch makes := own == nil && want == present; {
+	case len(others) > 0:
 		message = fmt.Sprintf("WasmPlugin %s leads to this control plane too, and hfi did not make it: requests to pods with two filters are faulted twice", strings.Join(others, ", "))
-		if own == nil && want == present {
+		if makes {
 			return message + "; so hfi makes none here"
 		}
+	case taken && makes:
+		return fmt.Sprintf("WasmPlugin %s leads elsewhere, and hfi did not make it: the name is taken, so hfi makes none here", PluginName)
 	}
 	switch {
 	case own == nil && want != present:

@@ -31,8 +31,11 @@ const (
 type plugin struct {
 	podID
 	object *unstructured.Unstructured
-	// managed: hfi made it.
-	managed      bool
+	// managed: hfi made it, if maybe for another control plane.
+	managed bool
+	// leadsHome: its filters ask this control plane, or come from it. What
+	// does not is known only because it has the name of what hfi makes.
+	leadsHome    bool
 	url, sha256  string
 	selector     map[string]string
 	targetsOther bool
@@ -65,7 +68,8 @@ func readPlugin(object *unstructured.Unstructured, home *url.URL) *plugin {
 		url:     text("spec", "url"), sha256: strings.ToLower(text("spec", "sha256")),
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
-	if !one.managed && one.Name != PluginName && !sameHost(text("spec", "pluginConfig", "control_plane_address"), home) && !servedBy(one.url, home) {
+	one.leadsHome = sameHost(text("spec", "pluginConfig", "control_plane_address"), home) || servedBy(one.url, home)
+	if !one.leadsHome && one.Name != PluginName {
 		return nil
 	}
 	one.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
@@ -146,7 +150,8 @@ func (p *plugin) applies(one *pod, root string) bool {
 	return true
 }
 
-// pluginStore knows the WasmPlugins of the control plane. It is the store of a reflector.
+// pluginStore knows the WasmPlugins of the control plane, and what else has
+// their name. It is the store of a reflector.
 type pluginStore struct {
 	changed func()
 	home    func() *url.URL

@@ -40,6 +40,9 @@ func contactsOf(filters []reconciler.FilterStatus) map[podID]contact {
 // report writes into the WasmPlugins' status where it has changed.
 func (k *keeper) report(ctx context.Context) {
 	plugins, synced := k.plugins.list()
+	plugins = slices.DeleteFunc(plugins, func(one *plugin) bool {
+		return !one.leadsHome // another control plane tells of it
+	})
 	k.forget(plugins)
 	if !synced || len(plugins) == 0 {
 		return

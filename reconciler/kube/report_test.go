@@ -177,6 +177,48 @@ func TestNothingIsCalledLostWhileAReplicaIsSilent(t *testing.T) {
 	})
 }
 
+// Two control planes in one cluster leave each other's plugins alone, whatever
+// they are called: each would overwrite what the other one says of them.
+func TestAPluginOfAnotherControlPlaneIsItsOwnToReport(t *testing.T) {
+	elsewhere := func(namespace string) *unstructured.Unstructured {
+		object := pluginObject(namespace, PluginName, func(spec map[string]any) {
+			spec["url"] = "http://hfi-control-plane.staging:8080/v1/filter/" + filterDigest + ".wasm"
+			spec["pluginConfig"] = map[string]any{"control_plane_address": "hfi-control-plane.staging:8080"}
+		})
+		object.SetLabels(map[string]string{labelManagedBy: managedBy})
+		return object
+	}
+	clash := elsewhere("demo")
+	clash.SetLabels(nil)
+	s := newStage(t, nil, elsewhere("other"), clash, pluginObject("third", PluginName, nil))
+	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil), podOfDeployment("third", "frontend", "c", nil))
+	set := s.serve("front=frontend/*")
+	s.eventually("what leads here is reported, wherever its module is", func() bool {
+		return s.condition("third", PluginName, conditionLoaded).Reason == reasonNoContact
+	})
+	s.holds("what leads elsewhere is not", func() bool {
+		for _, action := range s.objects.Actions() {
+			if slices.Contains([]string{"create", "update", "delete", "patch"}, action.GetVerb()) && action.GetNamespace() != "third" {
+				t.Fatalf("hfi did %s %s in namespace %s", action.GetVerb(), action.GetResource().Resource, action.GetNamespace())
+			}
+		}
+		return true
+	})
+	told := map[string]string{}
+	for _, row := range s.view(set).WasmPlugins {
+		told[row.Namespace] = row.Message
+		if row.Namespace == "demo" && (row.Managed || len(row.Conditions) > 0) {
+			t.Errorf("what has the name in demo is shown as %+v", row)
+		}
+	}
+	if _, shown := told["other"]; shown || len(told) != 2 {
+		t.Errorf("the status tells of %v", told)
+	}
+	if !strings.Contains(told["demo"], "leads elsewhere") || !strings.Contains(told["demo"], "hfi makes none here") {
+		t.Errorf("of a name that is taken it says %q", told["demo"])
+	}
+}
+
 // A plugin in the mesh's root namespace is in front of every namespace's pods.
 func TestPluginOfTheRootNamespace(t *testing.T) {
 	s := newStage(t, nil, pluginObject(DefaultRootNamespace, "everywhere", nil))

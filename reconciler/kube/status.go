@@ -150,14 +150,20 @@ func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin
 	defer c.keeper.mu.Unlock()
 	told := map[string]bool{}
 	for _, one := range plugins {
+		kept := slices.Contains(c.Keep, one.Namespace)
+		if !one.leadsHome && !kept {
+			continue // another control plane's
+		}
 		row := reconciler.WasmPluginStatus{
 			Namespace: one.Namespace, Name: one.Name, Managed: one.managed, URL: one.url, CreatedAt: one.created.UTC(),
-			Conditions: list(one.conditions), Message: messages[one.Namespace],
+			Conditions: []reconciler.Condition{}, Message: messages[one.Namespace],
 		}
 		if judged, found := c.keeper.judged[one.podID]; found {
 			row.Conditions = judged
+		} else if one.leadsHome {
+			row.Conditions = list(one.conditions)
 		}
-		if one.managed && !slices.Contains(c.Keep, one.Namespace) {
+		if one.managed && !kept {
 			row.Message = "hfi made it, and does not keep this namespace any more (--kube-namespaces): nobody repairs or removes it"
 		}
 		told[one.Namespace] = true
