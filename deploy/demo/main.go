@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
 func main() {
@@ -45,6 +47,7 @@ func run(ctx context.Context, script bool) (err error) {
 	if err := s.play(ctx); err != nil {
 		return err
 	}
+	fmt.Printf("\nAll of it took %.0f s.\n", time.Since(began).Seconds())
 	if script {
 		fmt.Println("\nDone: everything was as promised.")
 		return nil
@@ -82,6 +85,9 @@ func (s *stage) delay(ctx context.Context) error {
 	if err := s.push(ctx, s.frontends(), s.commit(delayFile, policy, "Delay half of frontend")); err != nil {
 		return err
 	}
+	if err := s.tell(ctx, reconciler.Synced); err != nil {
+		return err
+	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
 		// 120 draws at a half: outside these bounds less than once in a million runs.
 		return expect(frontend.slow >= 33 && frontend.slow <= 87 && catalog.slow == 0,
@@ -109,6 +115,9 @@ func (s *stage) abort(ctx context.Context) error {
 	if err := s.push(ctx, s.catalogs(), s.commit(abortFile, []byte(abortPolicy), "Abort productcatalog")); err != nil {
 		return err
 	}
+	if err := s.tell(ctx, reconciler.Synced); err != nil {
+		return err
+	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
 		return expect(frontend.slow > 0 && frontend.aborted == 0 && catalog.aborted == catalog.requests,
 			"%d of productcatalog's %d and %d of frontend's were aborted", catalog.aborted, catalog.requests, frontend.aborted)
@@ -121,12 +130,15 @@ func (s *stage) invalid(ctx context.Context) error {
 	if err := s.push(ctx, nil, s.commit(delayFile, bad, "Make a mistake")); err != nil {
 		return err
 	}
+	if err := s.tell(ctx, reconciler.OutOfSync); err != nil {
+		return err
+	}
 	seen, err := s.until(ctx, "the mistake", func(status status) bool { return len(status.Source.Errors) > 0 })
 	if err != nil {
 		return err
 	}
 	for _, problem := range seen.Source.Errors {
-		fmt.Printf("\n  %s:%d:%d: %s: %s\n", problem.File, problem.Line, problem.Column, problem.Field, problem.Message)
+		fmt.Printf("  %s:%d:%d: %s: %s\n", problem.File, problem.Line, problem.Column, problem.Field, problem.Message)
 	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
 		return expect(frontend.slow > 0 && catalog.aborted == catalog.requests, "the faults in force changed")
@@ -139,6 +151,9 @@ func (s *stage) revert(ctx context.Context) error {
 		return s.git(ctx, "revert", "--no-edit", "HEAD", "HEAD~1", "HEAD~2")
 	}
 	if err := s.push(ctx, s.sidecars, revert); err != nil {
+		return err
+	}
+	if err := s.tell(ctx, reconciler.Synced); err != nil {
 		return err
 	}
 	seen, err := s.until(ctx, "the restored state", func(status status) bool {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/reconciler"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -51,6 +52,26 @@ func (s *stage) push(ctx context.Context, concerned []*sidecar, change func(cont
 	if len(concerned) > 0 {
 		fmt.Printf("  in force in %s %d ms after git push returned\n", names(concerned), time.Since(pushed).Milliseconds())
 	}
+	return nil
+}
+
+// tell shows what the status says of git, etcd and the sidecars, once it has
+// judged the commit that was pushed.
+func (s *stage) tell(ctx context.Context, sync reconciler.SyncWord) error {
+	head, err := s.command(ctx, s.work, "git", "rev-parse", "HEAD").Output()
+	if err != nil {
+		return fmt.Errorf("git rev-parse HEAD: %w", err)
+	}
+	commit := strings.TrimSpace(string(head))
+	seen, err := s.until(ctx, fmt.Sprintf("%s, with %.8s judged and all filters current", sync, commit), func(status status) bool {
+		tried := status.Source.LastAttemptedRevision
+		return tried != nil && tried.Commit == commit && status.Sync.Status == sync && status.Filters.Current == len(s.sidecars)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  status: %s; git is at %.8s, etcd has %.8s, drift: %s; %d of %d sidecars enforce it\n",
+		seen.Sync.Status, commit, seen.Sync.LastAppliedRevision.Commit, seen.Drift.Status, seen.Filters.Current, seen.Filters.Connected)
 	return nil
 }
 

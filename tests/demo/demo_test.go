@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,6 +57,16 @@ func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
 	for _, step := range []string{"0. ", "1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "Done: "} {
 		if !strings.Contains(output.String(), "\n"+step) {
 			t.Errorf("the demo did not say %q:\n%s", step, output)
+		}
+	}
+	// What each push came to, in the order of the steps.
+	said := regexp.MustCompile(`(?m)^  status: (\w+); git is at (\w+), etcd has (\w+), drift: None; 4 of 4 sidecars enforce it$`).FindAllStringSubmatch(output.String(), -1)
+	if len(said) != 4 {
+		t.Fatalf("the demo told the status after %d of its four pushes:\n%s", len(said), output)
+	}
+	for i, sync := range []string{"Synced", "Synced", "OutOfSync", "Synced"} {
+		if said[i][1] != sync || (said[i][2] == said[i][3]) != (sync == "Synced") {
+			t.Errorf("after push %d the status was %q, and should be %s", i+1, said[i][0], sync)
 		}
 	}
 	leavesNothing(t, temp, command.Process.Pid)
