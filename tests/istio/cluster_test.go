@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -62,21 +63,21 @@ func loadFailureStory(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	const url = "url: http://hfi-control-plane.boifi:8080/v1/filter.wasm"
-	for _, c := range []struct{ what, spec, reason string }{
-		{"an unreachable address", "url: http://no-such-registry.boifi:8080/filter.wasm", "UnreachableURL"},
-		{"a module that is not there", "url: http://hfi-control-plane.boifi:8080/v1/no-filter.wasm", "UnreachableURL"},
-		{"a wrong digest", "url: http://" + hostAddress + ":" + w.gitPort() + "/policies.git/HEAD\n  sha256: " + strings.Repeat("f0", 32), "WrongDigest"},
+	for _, c := range []struct{ what, spec, reason, told string }{
+		{"an unreachable address", "url: http://no-such-registry.boifi:8080/filter.wasm", "UnreachableURL", "no-such-registry"},
+		{"a module that is not there", "url: http://hfi-control-plane.boifi:8080/v1/no-filter.wasm", "UnreachableURL", "404"},
+		{"a wrong digest", "url: http://" + hostAddress + ":" + w.gitPort() + "/policies.git/HEAD\n  sha256: " + strings.Repeat("f0", 32), "WrongDigest", "sha256"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 			broken := strings.Replace(string(manifest), url, c.spec, 1)
 			broken = strings.Replace(broken, "control_plane_address: hfi-control-plane.boifi:8080", "control_plane_address: hfi-control-plane.boifi:8080\n    max_delay: 1m", 1)
 			w.apply(t, broken)
-			w.says(t, "hfi", "False", c.reason, 2*time.Minute)
+			w.says(t, "hfi", "False", c.reason, 2*time.Minute, c.told)
 			for _, pod := range append(w.frontends(t), w.catalog(t)) {
 				w.all(t, pod, 200)
 			}
-			if events := w.kubectl(t, "-n", "demo", "get", "events"); !strings.Contains(events, c.reason) {
+			if events := w.kubectl(t, "-n", "demo", "get", "events"); !regexp.MustCompile(c.reason + ".*" + c.told).MatchString(events) {
 				t.Errorf("no Event tells of %s:\n%s", c.reason, events)
 			}
 			if story := w.kubectl(t, "-n", "demo", "describe", "wasmplugin", "hfi"); !strings.Contains(story, c.reason) {

@@ -149,7 +149,16 @@ func ownEtcdStory(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	w.settle(t, abort("moved", "frontend", "demo", 418, 100))
+	w.kubectl(t, "-n", "boifi", "rollout", "status", "statefulset/hfi-etcd", "--timeout=55s")
+	w.kubectl(t, "-n", "boifi", "scale", "statefulset/hfi-etcd", "--replicas=2")
+	eventually(t, "two members of three", time.Minute, func() error {
+		if left := w.kubectl(t, "-n", "boifi", "get", "pods", "-l", "app.kubernetes.io/name=hfi-etcd", "-o", "name"); strings.Count(left, "\n") != 2 {
+			return fmt.Errorf("there are %q", left)
+		}
+		return nil
+	})
+	w.settle(t, abort("moved", "frontend", "demo", 419, 100))
 	for _, pod := range w.frontends(t) {
-		w.all(t, pod, 418)
+		w.all(t, pod, 419)
 	}
 }

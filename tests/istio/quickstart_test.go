@@ -34,7 +34,7 @@ func quickstartStory(t *testing.T, w *world) {
 	}
 	// A control plane that is not there yet, and a repository that is empty.
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
-	w.kubectl(t, "delete", "namespace", "boifi", "--timeout=55s")
+	w.deleteNamespace(t, "boifi")
 	repo := gittest.New(t)
 	repo.Server("config", "http.receivepack", "true")
 	address := serve(t, gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL)

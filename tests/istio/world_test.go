@@ -182,6 +182,19 @@ func (w *world) kubectl(t testing.TB, arguments ...string) string {
 	return out
 }
 
+// deleteNamespace deletes a namespace and waits until it is gone, which takes
+// as long as the pods in it take to end, and up to half of that more.
+func (w *world) deleteNamespace(t testing.TB, name string) {
+	t.Helper()
+	w.kubectl(t, "delete", "namespace", name, "--wait=false")
+	eventually(t, "the end of namespace "+name, 3*time.Minute, func() error {
+		if found := w.kubectl(t, "get", "namespace", name, "--ignore-not-found", "-o", "jsonpath={.status.conditions}"); found != "" {
+			return fmt.Errorf("it is there: %s", found)
+		}
+		return nil
+	})
+}
+
 // apply applies a manifest with strict validation.
 func (w *world) apply(t testing.TB, manifest string) {
 	t.Helper()

@@ -50,7 +50,7 @@ func (l *Lab) startKubernetes(ctx context.Context) error {
 		"root-ca-certificate-publisher-controller,namespace-controller,garbage-collector-controller,disruption-controller"
 	_, err := l.startServer("kube-controller-manager", l.command("kube-controller-manager", "--kubeconfig", l.Kubeconfig(),
 		"--service-account-private-key-file", key, "--root-ca-file", authority, "--controllers", controllers,
-		"--leader-elect=false", "--bind-address=127.0.0.1"))
+		"--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=500", "--kube-api-burst=500"))
 	if err != nil {
 		return err
 	}
