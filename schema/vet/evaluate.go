@@ -299,9 +299,12 @@ func packageProblem(e cueerrors.Error, strict bool) (located, bool) {
 	if len(inside) > 0 && endsWithNames(inside) {
 		inside = append(slices.Clone(inside[:len(inside)-1]), "headers")
 	}
-	p.Field = "policies." + fieldPath{at[1]}.String()
-	if len(inside) > 0 {
-		p.Field += "." + inside.String()
+	// In two parts: what is an item of a list is told by its way from the policy on.
+	p.Field = fieldPath(at[:2]).String()
+	if field := inside.String(); strings.HasPrefix(field, "[") {
+		p.Field += field
+	} else if field != "" {
+		p.Field += "." + field
 	}
 	message, worth := policySentence(inside, e)
 	if message == "" {

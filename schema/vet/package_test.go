@@ -2,6 +2,7 @@ package vet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -243,6 +245,82 @@ func TestUnboundPolicies(t *testing.T) {
 	wantErrors(t, apply(t, w, commit("c3", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: [1]\n"))...)), "policies/a/a.cue:3:")
 }
 
+// hundred makes a hundred policies of one, by a comprehension: the same
+// fault for each of a hundred services, a little longer for each.
+const hundred = `package hundred
+
+import (
+	"list"
+	"strings"
+
+	"github.com/boifi/hfi/schema"
+)
+
+policies: schema.#Policies
+
+#slow: {
+	n: int
+	policy: spec: {
+		selector: {service: "shop-\(n)", namespace: "demo"}
+		rules: [{
+			match: {methods: ["GET"], path: prefix: strings.ToLower("/SHOP/\(n)")}
+			fault: {percentage: 12.5, delay_ms: 10 + 10*n}
+		}]
+	}
+}
+
+policies: {for i in list.Range(0, 100, 1) {"slow-\(i)": (#slow & {n: i}).policy}}
+`
+
+// TestAHundredPoliciesOfOne: stock cue says what the hundred are, and the
+// workspace's are just those; one wrong among them fails both (G2).
+func TestAHundredPoliciesOfOne(t *testing.T) {
+	cue := newStock(t)
+	verdicts := func(t *testing.T, text string) (*reconciler.Verdict, string) {
+		t.Helper()
+		dir := t.TempDir()
+		lay(t, dir, map[string]string{"policies/hundred/hundred.cue": text})
+		verdict := apply(t, New("policies"), commit("c", "", withModule(content("policies/hundred/hundred.cue", text))...))
+		valid, output := cue.packages(dir, "policies")
+		if valid != (len(verdict.Errors) == 0) {
+			t.Fatalf("stock cue says %t: %s\nthe workspace: %q", valid, output, lines(verdict.Errors))
+		}
+		return verdict, dir
+	}
+	verdict, dir := verdicts(t, hundred)
+	if verdict.Set == nil || verdict.Set.Len() != 100 {
+		t.Fatalf("the set is %v, the errors are %q", verdict.Set, lines(verdict.Errors))
+	}
+	valid, output := cue.run(dir, "export", "./policies/hundred", "-e", "policies", "--out", "json")
+	var exported map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(output), &exported); err != nil || !valid || len(exported) != 100 {
+		t.Fatalf("stock cue exports %d policies (%v): %.300s", len(exported), err, output)
+	}
+	for name, text := range exported {
+		want, err := schema.Parse(text)
+		if err != nil {
+			t.Fatalf("what stock cue exports as %s is no policy: %v", name, err)
+		}
+		got := verdict.Set.Get(name)
+		if got == nil || string(got.Canonical) != string(want.Canonical()) {
+			t.Errorf("%s is %v, to stock cue %s", name, got, want.Canonical())
+		}
+	}
+	if last := string(verdict.Set.Get("slow-99").Canonical); !strings.Contains(last, `"delay_ms":1000`) || !strings.Contains(last, `"/shop/99"`) || !strings.Contains(last, `"shop-99"`) {
+		t.Errorf("the last one is %s", last)
+	}
+	again, _ := verdicts(t, hundred)
+	if again.Set.Digest() != verdict.Set.Digest() {
+		t.Errorf("the same package gave %s, then %s", verdict.Set.Digest(), again.Set.Digest())
+	}
+
+	// Only the last delay is out of bounds: 3,600,010 ms.
+	broken, _ := verdicts(t, strings.Replace(hundred, "10 + 10*n}", "10 + 10*n + 3599000*div(n, 99) + 10*div(n, 99)}", 1))
+	if got := lines(broken.Errors); broken.Set != nil || len(got) != 1 || !strings.Contains(got[0], `policies["slow-99"].spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 3600010`) {
+		t.Errorf("with one wrong of a hundred, the errors are %q", got)
+	}
+}
+
 // TestAllErrorsOfAPackage: one policy's error does not hide another's (G3).
 func TestAllErrorsOfAPackage(t *testing.T) {
 	text := `package bad
@@ -255,11 +333,13 @@ policies: {
 	two: spec: rules: [{fault: {percentage: 50, delay: 5}}]
 	three: spec: rules: [{fault: {percentage: 50, delay_ms: int}}]
 	four: spec: rules: [{fault: abort: {}}]
+	"n-5": {"a-b": 1, spec: rules: [{fault: delay_ms: 1}]}
 }
 `
 	wantErrors(t, apply(t, New("policies"), commit("c", "", withModule(content("policies/b/b.cue", text))...)),
 		"policies/b/b.cue:7:42: policies.one.spec.rules[0].fault.percentage: percentage must be between 0 and 100, not 150",
 		`policies/b/b.cue:8:46: policies.two.spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`,
 		"policies.three.spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, and has no value yet",
-		"policies/b/b.cue:10:37: policies.four.spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status")
+		"policies/b/b.cue:10:37: policies.four.spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status",
+		`policies/b/b.cue:11:10: policies["n-5"]["a-b"]: unknown field "a-b"`)
 }
