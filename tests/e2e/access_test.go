@@ -1,0 +1,251 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+)
+
+// put writes a file that a flag names, and gives its path.
+func put(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func textOf(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// keepsSecret fails the test if a daemon's log or one of its answers holds a secret.
+func keepsSecret(t *testing.T, d *hfidtest.Daemon, secrets ...string) {
+	t.Helper()
+	places := map[string]string{"the log": textOf(t, d.LogFile)}
+	for _, path := range []string{"/v1/status", "/v1/drift", "/v1/policies", "/metrics", "/ready"} {
+		places["GET "+path] = string(d.Get(path).Body)
+	}
+	for where, text := range places {
+		if len(text) == 0 {
+			t.Errorf("%s is empty: nothing can be said of it", where)
+		}
+		for _, secret := range secrets {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s holds the secret %q:\n%s", where, secret, text)
+			}
+		}
+	}
+}
+
+// refusedBy are the fields of a daemon that a git server has let see nothing
+// yet, and that a person must help.
+func refusedBy(reason string) fields {
+	return fields{
+		"source.reachable": false, "source.last_seen_at": null, "source.last_attempted_revision": null,
+		"source.error.reason": reason, "source.error.message": present, "sync.status": "Unknown", "sync.last_applied_revision": null,
+		"conditions.Ready.status": "Unknown", "conditions.Stalled.status": "True", "conditions.Stalled.reason": reason,
+		"conditions.Reconciling.status": "False",
+	}
+}
+
+// A remote over HTTPS, by hfid's flags: each thing that is wrong is told as
+// what it is and mended in its file, without a restart; a push is found by
+// looking, as nobody tells of it; and no secret is told to anyone (G1, G8).
+func TestRemoteOverHTTPS(t *testing.T) {
+	t.Parallel()
+	const wrong, right = "a-wr0ng-secret", "the-r1ght-secret"
+	for name, c := range map[string]struct {
+		server gittest.HTTP
+		// flags are followed by the file with the secret.
+		flags []string
+		user  string
+	}{
+		"token":             {gittest.HTTP{Token: right, TLS: true}, []string{"--git-token-file"}, "x-access-token"},
+		"user and password": {gittest.HTTP{User: "ada", Password: right, TLS: true}, []string{"--git-username", "ada", "--git-password-file"}, "ada"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			repo := gittest.New(t)
+			first := commit(repo, "One", files(500, "a"))
+			server := gittest.ServeHTTP(t, repo, c.server)
+			ca, secret := filepath.Join(t.TempDir(), "ca.pem"), filepath.Join(t.TempDir(), "secret")
+			put(t, ca, "")
+			put(t, secret, wrong+"\n")
+			d := hfidtest.New(t, server.URL, append(c.flags, secret, "--git-ca-file", ca, "--interval", "1s", "--log-level", "debug")...)
+			d.Start()
+			seeStatus(t, d, "a server that nobody vouches for", refusedBy("CertificateInvalid").with(fields{"source.url": server.URL}))
+			put(t, ca, textOf(t, server.CAFile))
+			seeStatus(t, d, "a wrong secret", refusedBy("AuthenticationFailed"))
+			put(t, secret, right+"\n")
+			seeStatus(t, d, "all right", synced(first, 1).with(fields{"source.url": server.URL}))
+			second := commit(repo, "Two", files(500, "a", "b"))
+			seeStatus(t, d, "a push that nobody told of", synced(second, 2))
+			wantNames(t, "served", servedNames(d), "a", "b")
+			// In use now, and refused: the server no longer takes it.
+			put(t, secret, wrong+"\n")
+			seeStatus(t, d, "a secret that was changed", fields{"source.reachable": false, "source.error.reason": "AuthenticationFailed", "sync.last_applied_revision.commit": second})
+			keepsSecret(t, d, wrong, right,
+				base64.StdEncoding.EncodeToString([]byte(c.user+":"+wrong)), base64.StdEncoding.EncodeToString([]byte(c.user+":"+right)))
+		})
+	}
+}
+
+// A remote over SSH, by hfid's flags: a host whose key changed is not
+// trusted, nor is a stranger's key let in; a push is found by looking (G1, G8).
+func TestRemoteOverSSH(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	server := gittest.ServeSSH(t, repo)
+	hosts, key := filepath.Join(t.TempDir(), "known_hosts"), filepath.Join(t.TempDir(), "id")
+	put(t, hosts, textOf(t, server.OtherHostsFile))
+	put(t, key, textOf(t, server.StrangerKeyFile))
+	d := hfidtest.New(t, server.URL, "--git-ssh-key-file", key, "--git-known-hosts-file", hosts, "--interval", "1s", "--log-level", "debug")
+	d.Start()
+	seeStatus(t, d, "another host", refusedBy("HostKeyChanged"))
+	put(t, hosts, textOf(t, server.KnownHostsFile))
+	seeStatus(t, d, "a stranger's key", refusedBy("AuthenticationFailed"))
+	put(t, key, textOf(t, server.KeyFile))
+	seeStatus(t, d, "all right", synced(first, 1).with(fields{"source.url": server.URL}))
+	second := commit(repo, "Two", files(500, "a", "b"))
+	seeStatus(t, d, "a push that nobody told of", synced(second, 2))
+	var secrets []string
+	for line := range strings.Lines(textOf(t, server.KeyFile) + textOf(t, server.StrangerKeyFile)) {
+		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "-----") {
+			secrets = append(secrets, line)
+		}
+	}
+	keepsSecret(t, d, secrets...)
+}
+
+// A webhook with a secret: who does not know it is refused and moves nothing;
+// signed as GitHub does it, or with the token that GitLab sends, it has git
+// looked at (C1, C2).
+func TestWebhookSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "the-webh00k-secret"
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	// Over HTTP and hourly: nothing is seen of a push unless somebody tells.
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	file := put(t, filepath.Join(t.TempDir(), "secret"), secret+"\n")
+	d := hfidtest.Run(t, server.URL, "--interval", "1h", "--webhook-secret-file", file, "--log-level", "debug")
+	d.WaitSynced(first)
+
+	body := []byte(`{"ref":"refs/heads/main"}`)
+	sign := func(secret string) string {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write(body)
+		return "sha256=" + hex.EncodeToString(mac.Sum(nil))
+	}
+	send := func(header, value string) (int, string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.URL()+"/v1/webhook", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if header != "" {
+			request.Header.Set(header, value)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, string(text)
+	}
+	second := commit(repo, "Two", files(500, "a", "b"))
+	before := server.Requests()
+	for name, c := range map[string][2]string{
+		"unsigned":         {},
+		"of another":       {"X-Hub-Signature-256", sign("another-secret")},
+		"half":             {"X-Hub-Signature-256", sign(secret)[:20]},
+		"unprefixed":       {"X-Hub-Signature-256", strings.TrimPrefix(sign(secret), "sha256=")},
+		"the wrong token":  {"X-Gitlab-Token", "another-secret"},
+		"a token with end": {"X-Gitlab-Token", secret + "x"},
+	} {
+		if status, text := send(c[0], c[1]); status != http.StatusForbidden || !strings.Contains(text, `"forbidden"`) {
+			t.Errorf("a webhook %s is answered %d: %s", name, status, text)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	if after := server.Requests(); after != before {
+		t.Errorf("refused webhooks had git looked at: %d requests", after-before)
+	}
+	if commit := d.Status().Sync.LastAppliedRevision.Commit; commit != first {
+		t.Errorf("refused webhooks had %s applied", commit)
+	}
+	if status, text := send("X-Hub-Signature-256", sign(secret)); status != http.StatusAccepted {
+		t.Errorf("a signed webhook is answered %d: %s", status, text)
+	}
+	d.WaitSynced(second)
+	third := commit(repo, "Three", files(500, "a", "b", "c"))
+	if status, text := send("X-Gitlab-Token", secret); status != http.StatusAccepted {
+		t.Errorf("a webhook with the token is answered %d: %s", status, text)
+	}
+	d.WaitSynced(third)
+
+	// A secret that cannot be had lets nobody in.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := send("X-Hub-Signature-256", sign(secret)); status != http.StatusServiceUnavailable {
+		t.Errorf("with the secret's file gone, a webhook is answered %d: %s", status, text)
+	}
+	keepsSecret(t, d, secret)
+}
+
+// An external etcd with TLS, certificates for clients and a user, by hfid's
+// flags; a wrong password is told as that, and no password is told (G4, G8).
+func TestEtcdWithTLSAndAUser(t *testing.T) {
+	t.Parallel()
+	const wrong = "a-wr0ng-passw0rd"
+	server := etcdtest.Start(t, etcdtest.WithTLS())
+	server.RequireUser()
+	repo := gittest.New(t)
+	hash := commit(repo, "One", files(500, "a"))
+	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s", "--log-level", "debug", "--etcd-endpoints", server.Endpoint,
+		"--etcd-ca-file", server.CAFile, "--etcd-cert-file", server.CertFile, "--etcd-key-file", server.KeyFile,
+		"--etcd-username", server.Username, "--etcd-password-file", server.PasswordFile)
+	d.WaitSynced(hash)
+	seeStatus(t, d, "synced", synced(hash, 1).with(fields{"etcd.mode": "external", "etcd.endpoints.0": server.Endpoint}))
+	wantNames(t, "etcd", keysIn(server.Ctl), "a")
+
+	d.Stop()
+	d.Start("--etcd-password-file", put(t, filepath.Join(t.TempDir(), "password"), wrong))
+	d.WaitReady()
+	seeStatus(t, d, "a wrong password", fields{
+		"etcd.mode": "external", "etcd.healthy": false, "etcd.error": matches("refused the user name or password"), "etcd.last_seen_at": null,
+		"sync.status": "Unknown", "sync.served_from": "disk", "sync.last_applied_revision.commit": hash, "drift.status": "Unknown",
+		"conditions.Ready.status": "Unknown",
+	})
+	keepsSecret(t, d, wrong, strings.TrimSpace(textOf(t, server.PasswordFile)))
+	d.Stop()
+	d.Start()
+	next := commit(repo, "Two", files(500, "a", "b"))
+	seeStatus(t, d, "mended", synced(next, 2))
+	wantNames(t, "etcd", keysIn(server.Ctl), "a", "b")
+}
