@@ -54,11 +54,10 @@ type header struct {
 }
 
 // Compile makes a program of policies as schema.Parse gives them, in any
-// order. A policy that cannot be
-// carried out is left out whole and reported, in one error that names the
-// policy and the place; the others stay in force.
+// order. A policy that cannot be carried out is left out whole and reported, in
+// one error that names the policy and the place; the others stay in force.
 func Compile(policies []*schema.Policy, limits Limits) (*Program, []error) {
-	c := compiler{limits: limits, slots: map[string]int{}, regexes: map[string]text{}, program: new(Program)}
+	c := newCompiler(limits)
 	var failed []error
 	ordered := slices.DeleteFunc(slices.Clone(policies), func(p *schema.Policy) bool { return p == nil })
 	slices.SortStableFunc(ordered, func(a, b *schema.Policy) int {
@@ -87,12 +86,30 @@ type compiler struct {
 	program *Program
 	limits  Limits
 	// slots are the places of names in Program.headers.
-	slots   map[string]int
-	regexes map[string]text
+	slots map[string]int
+	// regexes are the expressions compiled so far, and steps what all of them
+	// count for; fresh are those that the policy at hand brought.
+	regexes map[string]compiled
+	steps   int
+	fresh   []string
 }
 
+func newCompiler(limits Limits) *compiler {
+	return &compiler{limits: limits, slots: map[string]int{}, regexes: map[string]compiled{}, program: new(Program)}
+}
+
+// Check says why a filter would leave a policy out, even if it were the only
+// one: what is wrong with it beyond what policy.cue can see.
+func Check(policy *schema.Policy) error { return newCompiler(Limits{}).add(policy) }
+
 // add compiles a policy's rules into the program: all or, with an error, none.
-func (c *compiler) add(policy *schema.Policy) error {
+func (c *compiler) add(policy *schema.Policy) (err error) {
+	c.fresh = c.fresh[:0]
+	defer func() {
+		if err != nil {
+			c.giveBack()
+		}
+	}()
 	var rules []rule
 	for i := range policy.Spec.Rules {
 		made, err := c.compileRule(&policy.Spec.Rules[i])

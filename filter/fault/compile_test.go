@@ -173,8 +173,7 @@ func TestLiteralPrefix(t *testing.T) {
 		`/api/(a|b)`: "/api/", `/a/b|/a/c`: "/a/", `\Q/a.b`: "/a.b", `/ab?`: "/a", `/ab*`: "/a", `(^/a)b`: "",
 		`(?i)/api`: "", `.*/api`: "", `/?api`: "", ``: "", `a|b`: "", `/\x{FFFD}x`: "/",
 	} {
-		c := compiler{regexes: map[string]text{}}
-		made, err := c.compileRegex(expression)
+		made, err := newCompiler(Limits{}).compileRegex(expression)
 		if err != nil {
 			t.Fatal(err)
 		}

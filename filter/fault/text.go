@@ -18,6 +18,8 @@ type text struct {
 	// every match of it begins with, and may be empty.
 	value string
 	regex *regexp.Regexp
+	// longest is how many bytes a value may have that regex is run on.
+	longest int
 }
 
 type comparison uint8
@@ -43,7 +45,7 @@ func (t *text) holds(value string) bool {
 		return strings.HasPrefix(value, t.value)
 	case regex:
 		// Most values are refused without running the expression.
-		return strings.HasPrefix(value, t.value) && t.regex.MatchString(value)
+		return strings.HasPrefix(value, t.value) && len(value) <= t.longest && t.regex.MatchString(value)
 	}
 	return false
 }
@@ -76,23 +78,38 @@ func (c *compiler) compileText(match schema.StringMatch) (text, error) {
 	return made, nil
 }
 
-// maxSteps bounds what matching an expression can cost: it is at most
-// proportional to the steps of the expression times the length of the value.
-// It is far above what a path or a header asks for; without it, a thread of
-// the proxy could stand still for seconds.
-const maxSteps = 5000
+// What expressions can cost is bounded, far above what paths and headers ask
+// for: without that one policy, by mistake, could end a VM for want of memory,
+// which fails requests, or keep a thread of the proxy from its other requests.
+const (
+	// maxSteps bounds one expression.
+	maxSteps = 1000
+	// maxWork bounds the steps of an expression times the bytes of the value
+	// that it is run on: a match takes up to 40 ns for each in Envoy's V8. A
+	// value that is longer does not match.
+	maxWork = 1_500_000
+	// maxAllSteps bounds the expressions of a program together, each with
+	// baseSteps more than its own. A step takes up to 230 bytes.
+	maxAllSteps = 200_000
+	baseSteps   = 5
+)
 
 // compileRegex makes a condition of an expression, each expression once.
 func (c *compiler) compileRegex(expression string) (text, error) {
 	if made, ok := c.regexes[expression]; ok {
-		return made, nil
+		return made.text, nil
 	}
 	tree, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
 		return text{}, fmt.Errorf("regex %q: %w", expression, err)
 	}
-	if n := steps(tree); n > maxSteps {
+	n := steps(tree)
+	if n > maxSteps {
 		return text{}, fmt.Errorf("regex %q: it has %d steps, repetitions multiplied out, and at most %d are carried out", expression, n, maxSteps)
+	}
+	if all := c.steps + n + baseSteps; all > maxAllSteps {
+		return text{}, fmt.Errorf("regex %q: with it the regexes of this workload's policies have %d steps together, and at most %d are carried out",
+			expression, all, maxAllSteps)
 	}
 	whole, err := regexp.Compile(`\A(?:` + expression + `)\z`)
 	if err != nil {
@@ -102,21 +119,46 @@ func (c *compiler) compileRegex(expression string) (text, error) {
 	if err != nil {
 		return text{}, fmt.Errorf("regex %q: %w", expression, err)
 	}
-	made := text{how: regex, value: literalPrefix(tree), regex: whole}
+	made := compiled{steps: n + baseSteps, text: text{how: regex, value: literalPrefix(tree), regex: whole, longest: maxWork / max(n, 1)}}
 	c.regexes[expression] = made
-	return made, nil
+	c.steps += made.steps
+	c.fresh = append(c.fresh, expression)
+	return made.text, nil
 }
 
-// steps is about how many instructions an expression compiles to. The parser
-// sees to it that repetitions within each other are at most 1,000 in all.
+// compiled is an expression's condition, and what it counts for.
+type compiled struct {
+	text  text
+	steps int
+}
+
+// giveBack forgets the expressions of the policy at hand that no policy before
+// it has: it is left out, and must take nothing from those that come after.
+func (c *compiler) giveBack() {
+	for _, expression := range c.fresh {
+		c.steps -= c.regexes[expression].steps
+		delete(c.regexes, expression)
+	}
+}
+
+// steps is about how many instructions an expression compiles to, and no fewer;
+// of the ranges of a class eight count as much as one. The parser sees to it
+// that repetitions within each other are at most 1,000 in all.
 func steps(tree *syntax.Regexp) int {
+	n := 1
 	switch tree.Op {
 	case syntax.OpLiteral:
 		return len(tree.Rune)
+	case syntax.OpCharClass:
+		// Rune has the first and the last of each range.
+		return 1 + len(tree.Rune)/16
 	case syntax.OpRepeat:
-		return steps(tree.Sub[0]) * max(1, tree.Min, tree.Max)
+		return (1 + steps(tree.Sub[0])) * max(1, tree.Min, tree.Max)
+	case syntax.OpCapture, syntax.OpStar:
+		n = 2
+	case syntax.OpAlternate:
+		n = len(tree.Sub)
 	}
-	n := 1
 	for _, sub := range tree.Sub {
 		n += steps(sub)
 	}
