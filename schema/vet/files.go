@@ -130,8 +130,13 @@ func (u *unit) add(text []byte, origin schema.Origin) error {
 		u.errors = append(u.errors, *tooBig)
 		return nil
 	}
-	u.entries = append(u.entries, entry)
+	u.take(entry)
 	return nil
+}
+
+func (u *unit) take(entry *schema.Entry) {
+	u.entries = append(u.entries, entry)
+	u.warnings = append(u.warnings, leftOut(entry)...)
 }
 
 // maxPolicySize bounds a policy's canonical JSON, in bytes: etcd takes 1.5 MiB in one request.

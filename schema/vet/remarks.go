@@ -4,8 +4,23 @@ import (
 	"fmt"
 	"strings"
 
+	filters "github.com/boifi/hfi/filter/fault"
 	"github.com/boifi/hfi/schema"
 )
+
+// leftOut warns of a policy that filters do not carry out, by what they
+// decide that with: a policy may be valid, and cost more than they let one cost.
+// Of the filters that get it, status can then only say that they are current.
+func leftOut(entry *schema.Entry) []schema.Problem {
+	err := filters.Check(entry.Policy)
+	if err == nil {
+		return nil
+	}
+	return []schema.Problem{{
+		File: entry.Origin.File, Line: entry.Origin.Line, Column: 1,
+		Message: fmt.Sprintf("policy %q is valid, and filters leave it out: %v", entry.Name(), err),
+	}}
+}
 
 // schemaPath is where a repository keeps its copy of the schema.
 func (p *packages) schemaPath() string {

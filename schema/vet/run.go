@@ -278,8 +278,9 @@ func (p *packages) unit(answer response) (*unit, error) {
 		}
 		if tooBig != nil {
 			u.errors = append(u.errors, *tooBig)
+			continue
 		}
-		u.entries = append(u.entries, entry)
+		u.take(entry)
 	}
 	if len(u.errors) > 0 {
 		u.entries = nil

@@ -299,3 +299,28 @@ func TestExpired(t *testing.T) {
 		t.Errorf("warnings: %q", lines(got))
 	}
 }
+
+// A policy that filters leave out, though it is valid, is warned of where it
+// stands: once they have the rest, they count as current (promise 7).
+func TestAPolicyThatFiltersLeaveOutIsWarnedOf(t *testing.T) {
+	spec := func(regex string) string {
+		return `spec: rules: [{match: path: regex: "` + regex + `", fault: delay_ms: 1}]` + "\n"
+	}
+	const costly = "(.?){999}(.?){999}(.?){999}(.?){999}"
+	w := New("policies")
+	verdict := apply(t, w, commit("c1", "",
+		content("policies/a.yaml", `{"metadata":{"name":"a"},"spec":{"rules":[{"fault":{"delay_ms":1}},{"match":{"path":{"regex":"`+costly+`"}},"fault":{"delay_ms":1}}]}}`),
+		content("policies/b.yaml", `{"metadata":{"name":"b"},"spec":{"rules":[{"match":{"path":{"regex":"/b/.*"}},"fault":{"delay_ms":1}}]}}`),
+		content("cue.mod/module.cue", testModule), content("cue.mod/pkg/github.com/boifi/hfi/schema/policy.cue", schema.CUE),
+		content("policies/team/team.cue", "package team\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: c: "+spec(costly)+"policies: d: "+spec("/d")),
+	))
+	wantSet(t, verdict, "a", "b", "c", "d")
+	got := lines(verdict.Warnings)
+	if len(got) != 2 || !strings.Contains(got[0], `policies/a.yaml:1:1: policy "a" is valid, and filters leave it out: spec.rules[1].match.path: regex`) ||
+		!strings.Contains(got[1], "policies/team/team.cue:6:1: policy \"c\" is valid") {
+		t.Errorf("warnings: %q", got)
+	}
+	if got := apply(t, w, commit("c2", "c1", gone("policies/a.yaml"), gone("policies/team/team.cue"))).Warnings; len(got) != 0 {
+		t.Errorf("warnings: %q", lines(got))
+	}
+}
