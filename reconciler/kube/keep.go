@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -63,16 +64,38 @@ func (k *keeper) keep(ctx context.Context) {
 	for _, one := range plugins {
 		byNamespace[one.Namespace] = append(byNamespace[one.Namespace], one)
 	}
+	// All namespaces wait for the same replicas: they are asked once, if at all.
+	asked := false
+	waitsFor := sync.OnceValue(func() string {
+		asked = true
+		return k.notEverywhere(ctx)
+	})
 	for _, namespace := range k.Keep {
 		if ctx.Err() != nil {
 			return
 		}
-		k.say(namespace, k.keepOne(ctx, namespace, byNamespace[namespace]))
+		next, message := k.plan(namespace, byNamespace[namespace], waitsFor)
+		if next != nil {
+			k.act(ctx, namespace, next)
+		} else {
+			k.problems.clear("wasmplugins" + inNamespace(namespace))
+		}
+		k.say(namespace, message)
+	}
+	if !asked {
+		k.rolloutSince, k.rolloutOver = time.Time{}, false
 	}
 }
 
-// keepOne does what is to be done in one namespace, and says why it does not.
-func (k *keeper) keepOne(ctx context.Context, namespace string, plugins []*plugin) (message string) {
+// step is a change to be made in a namespace.
+type step struct {
+	verb   string
+	change func(context.Context) error
+}
+
+// plan finds what is to be done in one namespace, if anything, and says why it
+// is not. What waitsFor gives is why no plugin can be made to name the filter yet.
+func (k *keeper) plan(namespace string, plugins []*plugin, waitsFor func() string) (next *step, message string) {
 	var own *plugin
 	var others []string
 	taken := false
@@ -87,57 +110,62 @@ func (k *keeper) keepOne(ctx context.Context, namespace string, plugins []*plugi
 		}
 	}
 	want := k.wants(namespace)
+	k.wanted(namespace, want)
 	switch makes := own == nil && want == present; {
 	case len(others) > 0:
 		message = fmt.Sprintf("WasmPlugin %s leads to this control plane too, and hfi did not make it: requests to pods with two filters are faulted twice", strings.Join(others, ", "))
 		if makes {
-			return message + "; so hfi makes none here"
+			return nil, message + "; so hfi makes none here"
 		}
 	case taken && makes:
-		return fmt.Sprintf("WasmPlugin %s leads elsewhere, and hfi did not make it: the name is taken, so hfi makes none here", PluginName)
+		return nil, fmt.Sprintf("WasmPlugin %s leads elsewhere, and hfi did not make it: the name is taken, so hfi makes none here", PluginName)
 	}
 	switch {
 	case own == nil && want != present:
-		k.problems.clear(inNamespace(namespace))
-		return message
+		return nil, message
 	case own != nil && want == absent:
-		k.act(ctx, namespace, "delete", func(ctx context.Context) error { return k.prune(ctx, own) })
-		return message
+		return &step{"delete", func(ctx context.Context) error { return k.prune(ctx, own) }}, message
 	case k.SHA256 == "":
-		return "this daemon has no filter to serve: start it with --filter"
+		return nil, "this daemon has no filter to serve: start it with --filter"
 	}
 	desired := k.desired(namespace)
-	if own != nil {
-		updated, what := amended(own.object, desired)
-		if updated == nil {
-			k.problems.clear("wasmplugins" + inNamespace(namespace))
-			return message
+	if own == nil {
+		if reason := waitsFor(); reason != "" {
+			return nil, reason
 		}
-		desired = updated
-		if reason := k.notEverywhere(ctx); reason != "" {
-			return reason
-		}
-		k.act(ctx, namespace, "update", func(ctx context.Context) error { return k.repair(ctx, desired, what) })
-		return message
+		return &step{"create", func(ctx context.Context) error { return k.create(ctx, desired) }}, message
 	}
-	if reason := k.notEverywhere(ctx); reason != "" {
-		return reason
+	updated, what := amended(own.object, desired)
+	if updated == nil {
+		return nil, message
 	}
-	k.act(ctx, namespace, "create", func(ctx context.Context) error { return k.create(ctx, desired) })
-	return message
+	if reason := waitsFor(); reason != "" {
+		return nil, reason
+	}
+	return &step{"update", func(ctx context.Context) error { return k.repair(ctx, updated, what) }}, message
 }
 
 func inNamespace(namespace string) string { return " in namespace " + namespace }
 
-// attempt is when something was last tried in a namespace, and the wait until it may be again.
+// attempt is when something was last tried in a namespace, the wait until it
+// may be again, and what was wanted there.
 type attempt struct {
 	at   time.Time
 	wait time.Duration
+	want want
+}
+
+// wanted notes what is wanted in a namespace. Where that has changed, what
+// comes next is no fight with anybody, and has not to wait as if it were.
+func (k *keeper) wanted(namespace string, want want) {
+	if last := k.attempts[namespace]; last.want != want {
+		k.attempts[namespace] = attempt{last.at, min(last.wait, k.RepairMin), want}
+	}
 }
 
 // act tries one change within its limit. It does not fight: what is changed
 // back each time is repaired ever more seldom.
-func (k *keeper) act(ctx context.Context, namespace, verb string, change func(context.Context) error) {
+func (k *keeper) act(ctx context.Context, namespace string, next *step) {
 	now := k.Now()
 	last := k.attempts[namespace]
 	if since := now.Sub(last.at); since < last.wait {
@@ -145,18 +173,20 @@ func (k *keeper) act(ctx context.Context, namespace, verb string, change func(co
 	} else if since > 2*k.RepairMax {
 		last.wait = 0
 	}
+	tried := next.verb + " wasmplugins" + inNamespace(namespace)
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
-	err := change(limit)
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && verb != "create" {
+	err := next.change(limit)
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && next.verb != "create" {
 		err = nil // somebody was faster: the watch tells what there is now
 	}
 	most := k.RepairMax
 	if err != nil {
 		most = k.RetryMax
 	}
-	k.attempts[namespace] = attempt{now, min(max(k.RepairMin, 2*last.wait), most)}
-	k.noted(ctx, verb+" wasmplugins"+inNamespace(namespace), err)
+	k.attempts[namespace] = attempt{now, min(max(k.RepairMin, 2*last.wait), most), last.want}
+	k.problems.clear("wasmplugins"+inNamespace(namespace), tried) // another verb is not tried any more
+	k.noted(ctx, tried, err)
 }
 
 // desired is the WasmPlugin of a namespace as it is to be.
@@ -257,11 +287,14 @@ func (k *keeper) notEverywhere(ctx context.Context) string {
 	reason := k.replicaWithout(ctx)
 	switch now := k.Now(); {
 	case reason == "":
-		k.rolloutSince = time.Time{}
+		k.rolloutSince, k.rolloutOver = time.Time{}, false
 	case k.rolloutSince.IsZero():
 		k.rolloutSince = now
 	case now.Sub(k.rolloutSince) > k.RolloutLimit:
-		k.Logger.Warn("a replica still does not serve this filter; it is used all the same", "reason", reason)
+		if !k.rolloutOver {
+			k.Logger.Warn("a replica still does not serve this filter; it is used all the same", "reason", reason)
+		}
+		k.rolloutOver = true
 		return ""
 	}
 	return reason

@@ -1,11 +1,15 @@
 package kube
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,6 +127,34 @@ func TestPluginIsRepaired(t *testing.T) {
 	s.eventually("one that was deleted is made again", func() bool { return s.plugin("demo", PluginName) != nil })
 }
 
+// Whoever undoes what hfi does is not fought; whoever applies and deletes
+// policies is followed at once, each time.
+func TestOnlyAFightIsSlowedDown(t *testing.T) {
+	s := newStage(t, func(s *stage) { s.RepairMin = 100 * time.Millisecond })
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	made := func() bool { return s.plugin("demo", PluginName) != nil }
+	for range 8 {
+		s.serve("front=frontend/demo")
+		s.eventually("the plugin is made", made)
+		s.serve()
+		s.eventually("the plugin is removed", func() bool { return !made() })
+	}
+	s.serve("front=frontend/demo")
+	s.eventually("the plugin is made", made)
+	undo := func() {
+		if err := s.objects.Tracker().Delete(pluginResource, "demo", PluginName); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 8 {
+		undo()
+		s.pass(DefaultRepairMax)
+		s.eventually("it is made again", made)
+	}
+	undo()
+	s.holds("in the end that takes a while", func() bool { return !made() })
+}
+
 // What hfi did not make it does not touch; nor does it put a second filter in front of the same pods.
 func TestForeignPluginIsNotTouched(t *testing.T) {
 	for _, name := range []string{PluginName, "hfi-frontend"} {
@@ -206,6 +238,63 @@ func TestPluginWaitsForEveryReplicaToHaveTheFilter(t *testing.T) {
 	}
 	s.set(func() { old = false })
 	s.eventually("then it is made", func() bool { return s.plugin("demo", PluginName) != nil })
+}
+
+// withoutFilter is a replica that does not serve the filter, and how often it was asked for it.
+func withoutFilter(t *testing.T) (replicas func() reconciler.Replicas, asked *atomic.Int64) {
+	asked = &atomic.Int64{}
+	replica := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	t.Cleanup(replica.Close)
+	return func() reconciler.Replicas {
+		return reconciler.Replicas{List: []reconciler.Replica{{ID: "two", URL: replica.URL}}}
+	}, asked
+}
+
+// A replica that does not answer holds up a look once, and not for each namespace.
+func TestReplicasAreAskedOnceALook(t *testing.T) {
+	replicas, asked := withoutFilter(t)
+	s := newStage(t, func(s *stage) {
+		s.Keep, s.Replicas = nil, replicas
+		for i := range 40 {
+			s.Keep = append(s.Keep, fmt.Sprintf("demo-%d", i))
+		}
+		s.Interval = time.Hour // it looks when something changes, and not else
+	})
+	for _, namespace := range s.Keep {
+		s.start(podOfDeployment(namespace, "frontend", "a", nil))
+	}
+	s.eventually("the pods are seen", func() bool { return s.view(nil).Pods == len(s.Keep) })
+	set := s.serve("front=frontend/*")
+	s.eventually("all namespaces wait", func() bool { return len(s.view(set).WasmPlugins) == len(s.Keep) })
+	if n := asked.Load(); n > int64(len(s.Keep))/2 {
+		t.Errorf("it was asked %d times", n)
+	}
+}
+
+// A replica that stays without the filter is not waited for for ever, and that is said once.
+func TestAReplicaThatStaysWithoutTheFilterIsWarnedOfOnce(t *testing.T) {
+	replicas, asked := withoutFilter(t)
+	var log bytes.Buffer
+	s := newStage(t, func(s *stage) {
+		s.Replicas, s.Logger = replicas, slog.New(slog.NewTextHandler(&log, nil))
+		s.deny("create wasmplugins") // so that it has a reason to ask again
+	})
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	set := s.serve("front=frontend/demo")
+	s.eventually("it waits", func() bool { return asked.Load() > 0 })
+	s.pass(DefaultRolloutLimit + time.Second)
+	s.eventually("it waits no longer", func() bool { return len(s.view(set).MissingPermissions) == 1 })
+	before := asked.Load()
+	s.eventually("it goes on asking", func() bool { return asked.Load() > before+5 })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "still does not serve this filter"); n != 1 {
+		t.Errorf("it is logged %d times", n)
+	}
 }
 
 // Each permission that is missing is named, and everything else is done all

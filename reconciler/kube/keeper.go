@@ -24,6 +24,8 @@ type keeper struct {
 	attempts map[string]attempt
 	// rolloutSince is since when some replica lacks the filter, or zero.
 	rolloutSince time.Time
+	// rolloutOver: it has been for longer than RolloutLimit, and that was said.
+	rolloutOver bool
 	// incompleteSince is since when not all replicas tell of their filters, or zero.
 	incompleteSince time.Time
 	// seen has the generation of each WasmPlugin and since when it is known.

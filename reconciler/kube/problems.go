@@ -57,9 +57,9 @@ func (p *problems) about(tried ...string) bool {
 	})
 }
 
-// clear forgets what was tried and ends in suffix.
-func (p *problems) clear(suffix string) {
-	p.forget(func(what string) bool { return strings.HasSuffix(what, suffix) })
+// clear forgets what was tried and ends in suffix, but for some.
+func (p *problems) clear(suffix string, but ...string) {
+	p.forget(func(what string) bool { return strings.HasSuffix(what, suffix) && !slices.Contains(but, what) })
 }
 
 // rest forgets what only the leader tries: what is done in one namespace.
