@@ -292,8 +292,8 @@ func (l *leadership) judge(ctx context.Context, head string) (Commit, *Verdict, 
 	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
 		source.LastAttemptedRevision = &CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
 	}
-	source.Errors = verdict.Errors
-	source.Warnings = append(append([]schema.Problem{}, delta.Warnings...), verdict.Warnings...)
+	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
+	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
 	return delta.Commit, verdict, nil
 }
 
@@ -357,6 +357,7 @@ func (l *leadership) report(ctx context.Context) error {
 		return err
 	case err != nil:
 		l.Observer.Failed("etcd", "Report")
+		l.Logger.Warn("followers are not told what this leader knows; trying again later", "error", err)
 		return nil
 	}
 	l.reported, l.reportedAt = copied, now
@@ -372,13 +373,3 @@ func sameFindings(a, b Findings) bool {
 }
 
 func short(hash string) string { return hash[:min(len(hash), 12)] }
-
-func countProblems(problems []schema.Problem) string {
-	if len(problems) == 0 {
-		return "it has no policies"
-	}
-	if len(problems) == 1 {
-		return problems[0].String()
-	}
-	return fmt.Sprintf("%d errors, the first is %s", len(problems), problems[0])
-}

@@ -100,7 +100,8 @@ type Validator interface {
 type Verdict struct {
 	// Set is nil if and only if there are Errors. The entries' origins have no commit.
 	Set *schema.Set
-	// Errors are all there are, by place; Warnings do not make a commit invalid.
+	// Errors are all there are, by place; Warnings do not make a commit
+	// invalid, and have the delta's among them.
 	Errors, Warnings []schema.Problem
 }
 

@@ -36,9 +36,13 @@ type SourceStatus struct {
 	LastAttemptedRevision *CommitRef `json:"last_attempted_revision"`
 	// Error is why the branch or its commit could not be read, or nil.
 	Error *Failure `json:"error"`
-	// Errors are what makes LastAttemptedRevision invalid, by place.
-	Errors   []schema.Problem `json:"errors"`
-	Warnings []schema.Problem `json:"warnings"`
+	// Errors are what makes LastAttemptedRevision invalid, by place. Of them
+	// and of the warnings the first are listed, within MaxProblems and
+	// MaxProblemBytes; the totals count all.
+	Errors        []schema.Problem `json:"errors"`
+	ErrorsTotal   int              `json:"errors_total"`
+	Warnings      []schema.Problem `json:"warnings"`
+	WarningsTotal int              `json:"warnings_total"`
 }
 
 // CommitRef names a commit and when it was attempted or applied.

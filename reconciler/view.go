@@ -51,7 +51,8 @@ func (r *Reconciler) Status() Status {
 	return status
 }
 
-// fill replaces what JSON would show as null in place of an empty list.
+// fill replaces what JSON would show as null in place of an empty list, and
+// what a report does not say.
 func (s *Status) fill(r *Reconciler) {
 	if s.Source.URL == "" {
 		s.Source.URL, s.Source.Branch, s.Source.Path = r.URL, r.Branch, r.Path
@@ -62,6 +63,9 @@ func (s *Status) fill(r *Reconciler) {
 	if s.Source.Warnings == nil {
 		s.Source.Warnings = []schema.Problem{}
 	}
+	// A leader of an earlier version counts nothing, and lists all.
+	s.Source.ErrorsTotal = max(s.Source.ErrorsTotal, len(s.Source.Errors))
+	s.Source.WarningsTotal = max(s.Source.WarningsTotal, len(s.Source.Warnings))
 	if s.Etcd.Endpoints == nil {
 		s.Etcd.Endpoints = []string{}
 	}

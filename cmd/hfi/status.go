@@ -79,8 +79,8 @@ func (a *app) printStatus(status *reconciler.Status) error {
 	wrong := filterLines(status.Filters)
 	a.details("Filters that need a look", wrong, status.Filters.Behind+status.Filters.Silent)
 	a.details("Drift items", driftLines(status.Drift), status.Drift.Total)
-	a.details("Errors", problemLines(source.Errors), len(source.Errors))
-	a.details("Warnings", problemLines(source.Warnings), len(source.Warnings))
+	a.details("Errors", problemLines(source.Errors), source.ErrorsTotal)
+	a.details("Warnings", problemLines(source.Warnings), source.WarningsTotal)
 	return nil
 }
 
@@ -175,7 +175,11 @@ func (a *app) details(heading string, lines []string, total int) {
 	for _, line := range shown {
 		fmt.Fprintf(a.stdout, "  %s\n", clean(line))
 	}
-	if rest := max(total, len(lines)) - len(shown); rest > 0 {
+	rest := max(total, len(lines)) - len(shown)
+	switch {
+	case rest > 0 && total > len(lines):
+		fmt.Fprintf(a.stdout, "  … and %d more (-o json has the first %d)\n", rest, len(lines))
+	case rest > 0:
 		fmt.Fprintf(a.stdout, "  … and %d more (-o json has them)\n", rest)
 	}
 }

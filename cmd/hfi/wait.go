@@ -228,7 +228,7 @@ func (w *waiter) rejected(ctx context.Context, status *reconciler.Status) error 
 		for _, problem := range source.Errors {
 			fmt.Fprintln(w.stderr, clean(problem.String()))
 		}
-		return w.reject(tried.Commit, "is invalid", plural(len(source.Errors), "error", "errors"))
+		return w.reject(tried.Commit, "is invalid", plural(max(source.ErrorsTotal, len(source.Errors)), "error", "errors"))
 	}
 	for _, entry := range status.History {
 		if !w.is(entry.Commit) && (entry.Commit != status.History[0].Commit || !w.concerns(ctx, entry.Commit)) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -104,7 +105,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 	bad := commit(repo, "Break it", texts)
 	invalid := seeStatus(t, d, "invalid commit", fields{
 		"source.reachable": true, "source.error": null, "source.last_attempted_revision.commit": bad, "source.last_attempted_revision.subject": "Break it",
-		"source.errors.#": 1, "source.errors.0.file": file("broken"), "source.errors.0.line": 7, "source.errors.0.column": present,
+		"source.errors.#": 1, "source.errors_total": 1, "source.errors.0.file": file("broken"), "source.errors.0.line": 7, "source.errors.0.column": present,
 		"source.errors.0.field": "spec.rules[0].fault.percentage", "source.errors.0.message": "percentage must be between 0 and 100, not 150",
 		"etcd.healthy": true, "sync.status": "OutOfSync", "sync.message": matches(bad[:12]), "sync.last_applied_revision.commit": first,
 		"sync.last_success_at": until(began.Add(time.Second)), "sync.served_from": "etcd", "drift.status": "None",
@@ -148,15 +149,25 @@ func TestInvalidRevertedAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, began = served(d), time.Now()
-	status = seeStatus(t, d, "git away", fields{
-		"source.reachable": false, "source.error.reason": "RepositoryMissing", "source.error.message": present, "source.error.since": since(began.Add(-time.Second)),
-		"source.last_seen_at": until(began.Add(time.Second)), "source.last_attempted_revision.commit": back, "sync.status": "Unknown",
-		"etcd.healthy": true, "sync.last_applied_revision.commit": back, "sync.served_from": "etcd", "drift.status": "None",
-		"sync.last_success_at": until(began.Add(time.Second)), "history.#": 4,
-	})
+	lost := fields{
+		"source.reachable": false, "source.error.reason": "RepositoryMissing", "source.error.message": matches(regexp.QuoteMeta(repo.Bare())),
+		"source.error.since": since(began.Add(-time.Second)), "source.errors.#": 0,
+		"source.last_seen_at": until(began.Add(time.Second)), "source.last_attempted_revision.commit": back,
+		"etcd.healthy": true, "etcd.error": absent, "etcd.last_seen_at": present,
+		"sync.status": "Unknown", "sync.message": matches("^git cannot be seen: "), "sync.last_applied_revision.commit": back, "sync.served_from": "etcd",
+		"sync.last_success_at": until(began.Add(time.Second)), "drift.status": "None", "drift.total": 0, "drift.since": null, "history.#": 4,
+		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+		"conditions.Stalled.status": "True", "conditions.Stalled.reason": "RepositoryMissing", "conditions.Stalled.last_transition_time": since(began),
+		"conditions.Reconciling.status": "False", "conditions.Reconciling.reason": "Idle",
+	}
+	status = seeStatus(t, d, "git away", lost)
 	see(t, d, "ready with git away", "/ready", fields{"ready": true})
 	time.Sleep(1500 * time.Millisecond)
-	seeStatus(t, d, "git still away", fields{"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since")})
+	seeStatus(t, d, "git still away", lost.with(fields{
+		"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
+		"sync.last_success_at":     at(status, "sync.last_success_at"),
+		"conditions.Ready": at(status, "conditions.Ready"), "conditions.Stalled": at(status, "conditions.Stalled"),
+	}))
 	if after := served(d); after != before {
 		t.Errorf("git away changed the answer\nfrom %s\nto   %s", before, after)
 	}

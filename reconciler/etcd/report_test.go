@@ -1,0 +1,36 @@
+package etcd
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// C5: the longest lists of problems that a leader reports fit into etcd, and
+// reach the followers.
+func TestTheLargestReportReachesFollowers(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	leader, follower := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
+	problem := schema.Problem{File: "policies/a.yaml", Message: strings.Repeat("x", 400)}
+	text, err := json.Marshal(problem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems []schema.Problem
+	for range reconciler.MaxProblemBytes / (len(text) + 1) {
+		problems = append(problems, problem)
+	}
+	findings := &reconciler.Findings{Leader: "a", Source: reconciler.SourceStatus{Errors: problems, Warnings: problems}}
+	if err := campaign(t, leader).Report(testContext(t), findings); err != nil {
+		t.Fatalf("a report of %d errors and as many warnings: %v", len(problems), err)
+	}
+	eventually(t, "the follower has the report", func() bool {
+		told := follower.Findings()
+		return told != nil && len(told.Source.Errors) == len(problems) && len(told.Source.Warnings) == len(problems)
+	})
+}

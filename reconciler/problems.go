@@ -1,0 +1,61 @@
+package reconciler
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// MaxProblems and MaxProblemBytes, as JSON, bound the errors that the status
+// lists, and the warnings. Both go into the leader's report, which is one
+// value in etcd, and that takes 1.5 MiB with all else that it says.
+const (
+	MaxProblems     = 1000
+	MaxProblemBytes = 512 << 10
+)
+
+// maxProblemText bounds each text of a problem, in bytes. Few are near it, and
+// so the first problem always has room.
+const maxProblemText = 2 << 10
+
+// firstProblems are those of all problems that the status lists.
+func firstProblems(all []schema.Problem) []schema.Problem {
+	var listed []schema.Problem
+	room := MaxProblemBytes
+	for _, problem := range all[:min(len(all), MaxProblems)] {
+		problem = cutProblem(problem)
+		text, err := json.Marshal(problem)
+		if err != nil {
+			panic(fmt.Sprintf("encoding a problem: %v", err)) // Strings and numbers: nothing that can fail.
+		}
+		if room -= len(text) + 1; room < 0 {
+			break
+		}
+		listed = append(listed, problem)
+	}
+	return listed
+}
+
+func cutProblem(problem schema.Problem) schema.Problem {
+	problem.File, problem.Field, problem.Message = cut(problem.File), cut(problem.Field), cut(problem.Message)
+	return problem
+}
+
+func cut(text string) string {
+	if len(text) <= maxProblemText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxProblemText], "") + "…"
+}
+
+func countProblems(problems []schema.Problem) string {
+	switch len(problems) {
+	case 0:
+		return "it has no policies"
+	case 1:
+		return cutProblem(problems[0]).String()
+	}
+	return fmt.Sprintf("%d errors, the first is %s", len(problems), cutProblem(problems[0]))
+}
