@@ -51,20 +51,20 @@ func (e *Envoy) Costs(ctx context.Context, rounds int, loads ...Load) ([]time.Du
 	return medians, nil
 }
 
-// AddedCosts measures as Costs does, and gives how much more each load cost
-// per request than the first one. It compares the lower quartiles of the
+// AddedCosts measures as Costs does, and gives what the first load cost per
+// request, and how much more each cost than that one. It compares the lower quartiles of the
 // rounds: what else a machine does can only make a round dearer, and on a busy
 // one these differ less from run to run than the medians do.
-func (e *Envoy) AddedCosts(ctx context.Context, rounds int, loads ...Load) ([]time.Duration, error) {
+func (e *Envoy) AddedCosts(ctx context.Context, rounds int, loads ...Load) (first time.Duration, added []time.Duration, err error) {
 	costs, err := e.costs(ctx, rounds, loads)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	added := make([]time.Duration, len(costs))
-	for i := range costs {
-		added[i] = Quantile(costs[i], 0.25) - Quantile(costs[0], 0.25)
+	first = Quantile(costs[0], 0.25)
+	for _, each := range costs {
+		added = append(added, Quantile(each, 0.25)-first)
 	}
-	return added, nil
+	return first, added, nil
 }
 
 // costs has the cost per request by load and round.

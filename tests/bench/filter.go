@@ -34,16 +34,20 @@ type filterBench struct {
 	policies *policyServer
 }
 
-// filterCosts measures what the filter adds to requests, and to an Envoy's
-// memory and start.
+// filterCosts measures what the filter adds to requests, how precise its
+// delays are, and what it adds to an Envoy's memory and start.
 func filterCosts(ctx context.Context, c config) ([]row, error) {
 	return withFilter(c, func(b *filterBench) ([]row, error) {
 		requests, err := b.requests(ctx)
 		if err != nil {
 			return nil, err
 		}
+		precision, err := b.precision(ctx)
+		if err != nil {
+			return nil, err
+		}
 		footprint, err := b.footprint(ctx)
-		return append(requests, footprint...), err
+		return append(append(requests, precision...), footprint...), err
 	})
 }
 
@@ -114,20 +118,22 @@ func (b *filterBench) requests(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	added, err := b.added(ctx, e, chains)
+	none, added, err := b.added(ctx, e, chains)
 	if err := errors.Join(err, e.Stop()); err != nil {
 		return nil, err
 	}
-	micro := func(name string) string { return fmt.Sprintf("%.1f µs", added[name].Seconds()*1e6) }
+	microseconds := func(d time.Duration) string { return fmt.Sprintf("%.1f µs", d.Seconds()*1e6) }
+	micro := func(name string) string { return microseconds(added[name]) }
 	over := func(name, of string) float64 { return added[name].Seconds() / added[of].Seconds() }
 	information := func(figure, name string) row {
-		return row{figure + ", added processor time of a request", micro(name), "", true}
+		return row{figure + ", added processor time of a request", micro(name), "", true, false}
 	}
 	bounded := func(figure, name, of string, bound float64) row {
 		ratio := over(name, of)
-		return row{figure, fmt.Sprintf("%.2f (%s, %s)", ratio, micro(name), micro(of)), fmt.Sprintf("≤ %g", bound), ratio <= bound}
+		return row{figure, fmt.Sprintf("%.2f (%s, %s)", ratio, micro(name), micro(of)), fmt.Sprintf("≤ %g", bound), ratio <= bound, false}
 	}
 	return []row{
+		{"no filter at all, processor time of a request", microseconds(none), "", true, false},
 		information("Envoy's own fault filter, without a fault", "native-idle"),
 		information("Envoy's own fault filter, for another path", "native-path"),
 		information("a Wasm module that does nothing, the floor", "empty"),
@@ -140,8 +146,8 @@ func (b *filterBench) requests(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// added is what a request costs more by each chain than by the first, by its name.
-func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []chain) (map[string]time.Duration, error) {
+// added is what a request costs by the first chain, and how much more by each, by its name.
+func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []chain) (first time.Duration, added map[string]time.Duration, err error) {
 	var loads []envoytest.Load
 	for _, c := range chains {
 		loads = append(loads, envoytest.Load{
@@ -151,20 +157,20 @@ func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []ch
 	}
 	// V8 compiles what is used often anew, and better, so the first requests cost more.
 	if _, err := e.Costs(ctx, 1, loads...); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	for i := range loads {
 		loads[i].Requests = b.requestsOfARound
 	}
-	costs, err := e.AddedCosts(ctx, b.rounds, loads...)
+	first, costs, err := e.AddedCosts(ctx, b.rounds, loads...)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	added := map[string]time.Duration{}
+	added = map[string]time.Duration{}
 	for i, c := range chains {
 		added[c.name] = costs[i]
 	}
-	return added, nil
+	return first, added, nil
 }
 
 // envoy starts an Envoy, with a listener for each chain, whose routes answer

@@ -49,9 +49,9 @@ func (b *filterBench) footprint(ctx context.Context) (rows []row, err error) {
 			name = "1 worker"
 		}
 		rows = append(rows,
-			row{"memory of an Envoy with the filter and " + name + ", over one without", value(0, "%.0f MB (%.0f, %.0f)"), "", true},
-			row{"its start until it takes requests, likewise", value(1, "%.2f s (%.2f, %.2f)"), "", true},
-			row{"processor time of its start, likewise", value(2, "%.2f s (%.2f, %.2f)"), "", true},
+			row{"memory of an Envoy with the filter and " + name + ", over one without", value(0, "%.0f MB (%.0f, %.0f)"), "", true, false},
+			row{"its start until it takes requests, likewise", value(1, "%.2f s (%.2f, %.2f)"), "", true, false},
+			row{"processor time of its start, likewise", value(2, "%.2f s (%.2f, %.2f)"), "", true, false},
 		)
 	}
 	return rows, nil

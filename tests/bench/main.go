@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -21,6 +22,9 @@ import (
 type row struct {
 	figure, value, bound string
 	met                  bool
+	// firm: the bound does not depend on how busy the machine is, and so is
+	// judged always.
+	firm bool
 }
 
 // config is how much is measured.
@@ -29,8 +33,8 @@ type config struct {
 	// rounds of so many requests by so many connections measure the cost of a
 	// request, after a warm-up of so many.
 	rounds, requestsOfARound, connections, warmUp int
-	// starts are of an Envoy.
-	starts int
+	// starts are of an Envoy, and delayRounds of a hundred delayed requests by each filter.
+	starts, delayRounds int
 }
 
 var sections = []struct {
@@ -46,15 +50,15 @@ var sections = []struct {
 }
 
 func main() {
-	quick := flag.Bool("quick", false, "measure with smaller numbers, and report without judging")
-	check := flag.Bool("check", false, "exit with 1 where a bound is missed")
+	quick := flag.Bool("quick", false, "measure with smaller numbers")
+	check := flag.Bool("check", false, "exit with 1 where any bound is missed, and not only where one is that no busy machine explains")
 	only := flag.String("only", "", "run one section: cold, change, drift, waiting, filter or push")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	settings := config{policies: 10_000, samples: 40, clients: 10_000, rounds: 151, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 5}
+	settings := config{policies: 10_000, samples: 40, clients: 10_000, rounds: 151, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 5, delayRounds: 10}
 	if *quick {
-		settings = config{policies: 2_000, samples: 12, clients: 2_000, rounds: 15, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 1}
+		settings = config{policies: 2_000, samples: 12, clients: 2_000, rounds: 15, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 1, delayRounds: 2}
 	}
 	raiseFileLimit()
 
@@ -71,20 +75,21 @@ func main() {
 		}
 		rows = append(rows, more...)
 	}
-	if !print(rows) && *check {
+	print(rows)
+	if slices.ContainsFunc(rows, func(r row) bool { return !r.met && (r.firm || *check) }) {
+		fmt.Fprintln(os.Stderr, "bench: a bound is missed")
 		os.Exit(1)
 	}
 }
 
-func print(rows []row) bool {
+func print(rows []row) {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
 	fmt.Fprintln(table, "| figure\t| measured\t| bound\t| met\t|")
 	fmt.Fprintf(table, "|%s\n", strings.Repeat("---|", 4))
-	all := true
 	for _, r := range rows {
 		met := "yes"
 		if !r.met {
-			met, all = "no", false
+			met = "no"
 		}
 		if r.bound == "" {
 			met = ""
@@ -92,7 +97,6 @@ func print(rows []row) bool {
 		fmt.Fprintf(table, "| %s\t| %s\t| %s\t| %s\t|\n", r.figure, r.value, r.bound, met)
 	}
 	table.Flush()
-	return all
 }
 
 func raiseFileLimit() {

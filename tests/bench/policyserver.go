@@ -19,13 +19,14 @@ func policyOf(name, match string, dryRun bool) json.RawMessage {
 		"rules": [{"match": %s, "fault": {"percentage": 100, "abort": {"status": 503}}}]}}`, name, dryRun, match))
 }
 
-// policySets are what the filters that are measured have in force. No rule
-// faults a request, so that the requests of all go the same way.
+// policySets are what the filters that are measured have in force. No rule but
+// that of "delay" faults a request, so that the requests of all go the same way.
 var policySets = map[string][]json.RawMessage{
 	"none":       {},
 	"other-path": {policyOf("other", `{"path": {"exact": "/api/v1/shop/0008"}}`, false)},
 	"one":        onePolicy,
 	"thousand":   append(otherPolicies(999), onePolicy...),
+	"delay":      {json.RawMessage(fmt.Sprintf(`{"metadata": {"name": "delay"}, "spec": {"rules": [{"fault": {"delay_ms": %d}}]}}`, askedDelay.Milliseconds()))},
 	"dry-run":    {policyOf("dry-run", `{"path": {"exact": "`+askedPath+`"}}`, true)},
 }
 

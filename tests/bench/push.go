@@ -47,8 +47,12 @@ func (b *filterBench) pushes(ctx context.Context) (rows []row, err error) {
 		serving = append(serving, milliseconds(p.published, p.answered))
 		filter = append(filter, milliseconds(p.answered, p.faulted))
 	}
+	write, err := w.writes(ctx, b.samples)
+	if err != nil {
+		return nil, err
+	}
 	share := func(figure string, values []float64) row {
-		return row{figure, fmt.Sprintf("%.1f ms", median(values)), "", true}
+		return row{figure, fmt.Sprintf("%.1f ms", median(values)), "", true, false}
 	}
 	first := share("from `git push` returning to the first faulted request, median", total)
 	first.bound, first.met = "< 100 ms", median(total) < 100
@@ -56,6 +60,7 @@ func (b *filterBench) pushes(ctx context.Context) (rows []row, err error) {
 		first,
 		share("share of git: from the branch's move to `git push` returning", git),
 		share("share of hfid and etcd: from the branch's move to the new head in etcd", daemon),
+		share("of that, etcd's share for each write: a put of a policy's size into the same etcd", write),
 		share("share of hfid: from there to the answer to a waiting client", serving),
 		share("share of the filter: from there to the first faulted request", filter),
 	}, nil
@@ -163,6 +168,20 @@ func (w *pushWorld) push(ctx context.Context, number int) (p pushed, err error) 
 		*wait.to = s.at
 	}
 	return p, err
+}
+
+// writes is how long each of so many puts of a policy's size takes, in
+// milliseconds: a publication of one policy is one write, and etcd's part of it
+// is to have it on the disk.
+func (w *pushWorld) writes(ctx context.Context, count int) (took []float64, err error) {
+	for range count {
+		began := time.Now()
+		if _, err := w.etcd.Put(ctx, "/bench/write", strings.Repeat("x", 512)); err != nil {
+			return nil, fmt.Errorf("writing into etcd: %w", err)
+		}
+		took = append(took, float64(time.Since(began).Microseconds())/1000)
+	}
+	return took, nil
 }
 
 // seen is when something was seen, or why it was not.
