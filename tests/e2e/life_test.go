@@ -145,13 +145,13 @@ func TestInvalidRevertedAway(t *testing.T) {
 
 	// Git away: the repository's folder has another name.
 	away := repo.Bare() + ".away"
+	before, began = served(d), time.Now()
 	if err := os.Rename(repo.Bare(), away); err != nil {
 		t.Fatal(err)
 	}
-	before, began = served(d), time.Now()
 	lost := fields{
 		"source.reachable": false, "source.error.reason": "RepositoryMissing", "source.error.message": matches(regexp.QuoteMeta(repo.Bare())),
-		"source.error.since": since(began.Add(-time.Second)), "source.errors.#": 0,
+		"source.error.since": since(began), "source.errors.#": 0,
 		"source.last_seen_at": until(began.Add(time.Second)), "source.last_attempted_revision.commit": back,
 		"etcd.healthy": true, "etcd.error": absent, "etcd.last_seen_at": present,
 		"sync.status": "Unknown", "sync.message": matches("^git cannot be seen: "), "sync.last_applied_revision.commit": back, "sync.served_from": "etcd",
@@ -165,8 +165,8 @@ func TestInvalidRevertedAway(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond)
 	seeStatus(t, d, "git still away", lost.with(fields{
 		"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
-		"sync.last_success_at":     at(status, "sync.last_success_at"),
-		"conditions.Ready": at(status, "conditions.Ready"), "conditions.Stalled": at(status, "conditions.Stalled"),
+		"sync.last_success_at": at(status, "sync.last_success_at"),
+		"conditions.Ready":     at(status, "conditions.Ready"), "conditions.Stalled": at(status, "conditions.Stalled"),
 	}))
 	if after := served(d); after != before {
 		t.Errorf("git away changed the answer\nfrom %s\nto   %s", before, after)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,11 +28,16 @@ func TestEtcdAway(t *testing.T) {
 
 	server.Kill()
 	began := time.Now()
+	// What was seen of git is told as it was seen last; what it is now nobody can say.
 	away := fields{
+		"source.url": repo.Bare(), "source.reachable": true, "source.error": null, "source.errors.#": 0, "source.last_seen_at": present,
+		"source.last_attempted_revision.commit": first, "source.last_attempted_revision.subject": "One",
 		"etcd.mode": "external", "etcd.endpoints.0": server.Endpoint, "etcd.healthy": false, "etcd.error": present, "etcd.last_seen_at": until(began.Add(time.Second)),
 		"sync.status": "Unknown", "sync.message": matches("etcd"), "sync.last_applied_revision.commit": first, "sync.served_from": "etcd",
 		"sync.last_success_at": until(began.Add(2 * time.Second)), "drift.status": "Unknown", "drift.items.#": 0,
-		"conditions.Ready.status": "Unknown", "conditions.Ready.last_transition_time": since(began), "history.#": 1, "history.0.commit": first,
+		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+		"conditions.Reconciling.status": "False", "conditions.Stalled.status": "False",
+		"history.#": 1, "history.0.commit": first,
 	}
 	seeStatus(t, d, "etcd away", away)
 	see(t, d, "ready without etcd", "/ready", fields{"ready": true, "etcd.healthy": false, "etcd.error": present})
@@ -53,6 +59,65 @@ func TestEtcdAway(t *testing.T) {
 	began = time.Now()
 	seeStatus(t, d, "etcd back", synced(second, 2).with(fields{"etcd.last_seen_at": since(began), "history.#": 2, "history.0.commit": second}))
 	wantNames(t, "etcd", keysIn(server.Ctl), "a", "b")
+}
+
+// A git server that fails, hangs up or refuses is told of as what it is, with
+// what was last seen of it; what is served stays, and a push made meanwhile is
+// found once it is back (G1, G8, C5).
+func TestGitServerAway(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	d := hfidtest.Run(t, server.URL, "--interval", "1s")
+	d.WaitSynced(first)
+	before := served(d)
+	for _, c := range []struct {
+		name, reason         string
+		fault                func(http.Handler) http.Handler
+		stalled, reconciling string
+		why                  string
+	}{
+		{"it fails", "Unreachable", gittest.Answer(503), "False", "True", "Retrying"},
+		{"it hangs up", "Unreachable", gittest.CutAfter(0), "False", "True", "Retrying"},
+		{"it refuses", "AuthenticationFailed", gittest.Answer(403), "True", "False", "Idle"},
+		{"it knows no such repository", "RepositoryMissing", gittest.Answer(404), "True", "False", "Idle"},
+	} {
+		began := time.Now()
+		server.Break(c.fault)
+		status := seeStatus(t, d, c.name, fields{
+			"source.url": server.URL, "source.reachable": false, "source.error.reason": c.reason, "source.error.message": present, "source.error.since": since(began),
+			"source.last_seen_at": present, "source.last_attempted_revision.commit": first, "source.errors.#": 0,
+			"etcd.healthy": true, "sync.status": "Unknown", "sync.message": matches("^git cannot be seen: "), "sync.last_applied_revision.commit": first,
+			"sync.last_success_at": present, "sync.served_from": "etcd", "drift.status": "None", "history.#": 1,
+			"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+			"conditions.Stalled.status": c.stalled, "conditions.Reconciling.status": c.reconciling, "conditions.Reconciling.reason": c.why,
+		})
+		looks := server.Requests()
+		for deadline := time.Now().Add(hfidtest.Patience); server.Requests() < looks+3; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: it is not looked at again", c.name)
+			}
+		}
+		// Looked at again and again in vain, no time of success moves.
+		seeStatus(t, d, c.name+", still", fields{
+			"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
+			"sync.last_success_at": at(status, "sync.last_success_at"), "conditions.Ready.last_transition_time": at(status, "conditions.Ready.last_transition_time"),
+		})
+		if after := served(d); after != before {
+			t.Errorf("%s: the answer changed\nfrom %s\nto   %s", c.name, before, after)
+		}
+		began = time.Now()
+		server.Break(nil)
+		seeStatus(t, d, "back after "+c.name, synced(first, 1).with(fields{
+			"source.last_seen_at": since(began), "sync.last_success_at": since(began), "conditions.Ready.last_transition_time": since(began),
+		}))
+	}
+	server.Break(gittest.Answer(503))
+	seeStatus(t, d, "away for a push", fields{"source.reachable": false})
+	second := commit(repo, "Two", files(500, "a", "b"))
+	server.Break(nil)
+	seeStatus(t, d, "the push found", synced(second, 2).with(fields{"history.#": 2}))
 }
 
 // Restarted on a bad commit, the daemon serves the last good set (G8).
