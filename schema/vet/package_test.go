@@ -52,6 +52,28 @@ func TestEndlessPackages(t *testing.T) {
 	}
 }
 
+// TestManyEndlessPackages: packages that together take more time than there
+// is for a commit are errors of their own, so that there is a verdict, and
+// the commit is not tried for ever (G3).
+func TestManyEndlessPackages(t *testing.T) {
+	w := New("policies")
+	w.EvalTimeout, w.EvalTotal = time.Minute, 3*time.Second
+	const want = ": the time limit of 3s for all packages together is over, and the package is not evaluated"
+	wantErrors(t, apply(t, w, commit("c1", "", withModule(
+		content("policies/e/e.cue", endless),
+		content("policies/f/f.cue", endless),
+		content("policies/g/g.cue", "package g\n\nx: 1 & 2\n"),
+		content("policies/bad.yaml", "metadata: {name: bad}\n"),
+		content("policies/ok.yaml", small("ok", 1)))...)),
+		"policies/bad.yaml:", "policies/e/e.cue"+want, "policies/f/f.cue"+want, "policies/g/g.cue"+want)
+
+	// What there was no time for is evaluated with the next commit, though it has not changed.
+	w.EvalTotal = time.Minute
+	wantErrors(t, apply(t, w, commit("c2", "c1", gone("policies/e/e.cue"), gone("policies/f/f.cue"), gone("policies/bad.yaml"))),
+		"policies/g/g.cue:3:4: x: conflicting values")
+	wantSet(t, apply(t, w, commit("c3", "c2", gone("policies/g/g.cue"))), "ok")
+}
+
 // TestDeepPackages: nesting and recursion end in an error, not in a crash of ours.
 func TestDeepPackages(t *testing.T) {
 	for name, text := range map[string]string{
@@ -153,6 +175,12 @@ func TestOnlyWhatImportsIt(t *testing.T) {
 			t.Errorf("a change of %s affects %q, want %q", test.changed, got, test.want)
 		}
 	}
+	// What was too slow before comes last: it may leave no time for the others.
+	p.undecided = map[string]bool{"policies/a": true}
+	if got := strings.Join(p.affected(p, []string{"lib/two/two.cue"}), " "); got != "policies/b policies/f policies/a" {
+		t.Errorf("the order is %q", got)
+	}
+	p.undecided = nil
 	// A package that was missing appears.
 	next := *p
 	next.files = map[string]*cueFile{"nowhere/x.cue": file("nowhere/x.cue", "package x\n")}

@@ -28,7 +28,8 @@ type packages struct {
 	// needs are, for each folder with a package in the policy folder, what it
 	// takes files from, or would if they were there (see closure).
 	needs map[string]map[string]bool
-	// undecided are packages whose last verdict was a time or memory limit.
+	// undecided are packages whose last verdict was a time or memory limit,
+	// their own or that of all.
 	undecided map[string]bool
 }
 
@@ -245,7 +246,8 @@ func (p *packages) inModule(imported string) (string, bool) {
 	return join(p.root, inside), ok
 }
 
-// affected are the folders whose packages must be evaluated, in order.
+// affected are the folders whose packages must be evaluated, in order: last
+// those that a limit stopped before, for they may leave no time for the others.
 func (p *packages) affected(before *packages, changed []string) []string {
 	all := p.root != before.root || p.hasModule != before.hasModule
 	touched := map[string]bool{}
@@ -268,7 +270,15 @@ func (p *packages) affected(before *packages, changed []string) []string {
 			affected = append(affected, folder)
 		}
 	}
-	slices.Sort(affected)
+	slices.SortFunc(affected, func(a, b string) int {
+		switch {
+		case p.undecided[a] == p.undecided[b]:
+			return strings.Compare(a, b)
+		case p.undecided[a]:
+			return 1
+		}
+		return -1
+	})
 	return affected
 }
 

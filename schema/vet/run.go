@@ -25,16 +25,27 @@ const perChild = 64
 // the first package. A machine may be busy.
 const startTimeout = 30 * time.Second
 
-// evaluate gives the units of packages, and those that a limit stopped: they
-// are tried again, since it may have been the machine.
+// evaluate gives the units of packages, and those that a limit stopped or left
+// no time for: they are tried again, since it may have been the machine.
 func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string) ([]*unit, map[string]bool, error) {
 	var units []*unit
 	undecided := map[string]bool{}
+	giveUp := func(folder, message string) {
+		undecided[folder] = true
+		units = append(units, &unit{key: folder + "/", errors: []schema.Problem{p.place(folder, message)}})
+	}
+	deadline := time.Now().Add(limits.EvalTotal)
 	todo := slices.Collect(slices.Chunk(folders, perChild))
 	for len(todo) > 0 {
 		batch := todo[0]
 		todo = todo[1:]
-		answers, failure, err := p.runChild(ctx, limits, batch)
+		if !time.Now().Before(deadline) {
+			for _, folder := range batch {
+				giveUp(folder, noTimeLeft(limits))
+			}
+			continue
+		}
+		answers, failure, err := p.runChild(ctx, limits, deadline, batch)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -52,8 +63,7 @@ func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string
 		// A time limit is this package's own. What else ended the child may
 		// have come from those before, so the package gets a child to itself.
 		if failure.timeout || len(batch) == 1 {
-			undecided[rest[0]] = true
-			units = append(units, &unit{key: rest[0] + "/", errors: []schema.Problem{p.place(rest[0], failure.message)}})
+			giveUp(rest[0], failure.message)
 		} else {
 			todo = append(todo, rest[:1])
 		}
@@ -70,10 +80,10 @@ type failure struct {
 	message string
 }
 
-// runChild has one child evaluate a batch of packages. It gives the answers
-// that came, in the batch's order, and why there are not more. An error means
-// that no child could be run.
-func (p *packages) runChild(ctx context.Context, limits Limits, batch []string) ([]response, failure, error) {
+// runChild has one child evaluate a batch of packages, until a deadline at the
+// latest. It gives the answers that came, in the batch's order, and why there
+// are not more. An error means that no child could be run.
+func (p *packages) runChild(ctx context.Context, limits Limits, deadline time.Time, batch []string) ([]response, failure, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var message bytes.Buffer
@@ -107,7 +117,6 @@ func (p *packages) runChild(ctx context.Context, limits Limits, batch []string) 
 		// An error shows in the child's answer. The pipe stays open: its end is the child's.
 		_, _ = stdin.Write(message.Bytes())
 	}()
-	timedOut := false
 	lines := make(chan response)
 	failed := make(chan error, 1)
 	done := make(chan struct{})
@@ -116,11 +125,11 @@ func (p *packages) runChild(ctx context.Context, limits Limits, batch []string) 
 		defer close(read)
 		failed <- decodeLines(stdout, lines, done)
 	}()
-	answers, readErr := collect(lines, failed, batch, limits.EvalTimeout, func() { timedOut = true; cancel() })
+	answers, readErr := collect(lines, failed, batch, limits.EvalTimeout, deadline)
 	close(done)
-	stopped := ctx.Err() != nil && !timedOut
-	if len(answers) < len(batch) && !timedOut && readErr != nil && !errors.Is(readErr, io.EOF) {
-		cancel() // it writes what no child of ours writes
+	stopped := ctx.Err() != nil && !errors.Is(readErr, errSlow) && !errors.Is(readErr, errNoTimeLeft)
+	if len(answers) < len(batch) && readErr != nil && !errors.Is(readErr, io.EOF) {
+		cancel() // it takes too long, or writes what no child of ours writes
 	}
 	_ = stdin.Close()
 	waitErr := child.Wait()
@@ -132,7 +141,7 @@ func (p *packages) runChild(ctx context.Context, limits Limits, batch []string) 
 	if len(answers) == len(batch) {
 		return answers, failure{}, nil
 	}
-	why, err := explainExit(limits, timedOut, child.ProcessState, stderr.String())
+	why, err := explainExit(limits, readErr, child.ProcessState, stderr.String())
 	if err != nil {
 		return nil, failure{}, fmt.Errorf("%w (%v)", err, waitErr)
 	}
@@ -155,11 +164,20 @@ func decodeLines(out io.Reader, lines chan<- response, done <-chan struct{}) err
 	}
 }
 
-// collect waits until the batch is answered or the child is silent for too
-// long, when it calls expire, once.
-func collect(lines <-chan response, failed <-chan error, batch []string, limit time.Duration, expire func()) ([]response, error) {
+// The reasons to stop a child: it is silent for too long, or the time for all
+// packages is over.
+var (
+	errSlow       = errors.New("the package takes too long")
+	errNoTimeLeft = errors.New("all packages together take too long")
+)
+
+// collect waits until the batch is answered, the child is silent for too long,
+// or the deadline has come.
+func collect(lines <-chan response, failed <-chan error, batch []string, limit time.Duration, deadline time.Time) ([]response, error) {
 	timer := time.NewTimer(limit + startTimeout)
 	defer timer.Stop()
+	over := time.NewTimer(time.Until(deadline))
+	defer over.Stop()
 	var answers []response
 	for len(answers) < len(batch) {
 		select {
@@ -174,8 +192,9 @@ func collect(lines <-chan response, failed <-chan error, batch []string, limit t
 		case err := <-failed:
 			return answers, err
 		case <-timer.C:
-			expire()
-			return answers, context.DeadlineExceeded
+			return answers, errSlow
+		case <-over.C:
+			return answers, errNoTimeLeft
 		}
 	}
 	return answers, nil
@@ -183,9 +202,11 @@ func collect(lines <-chan response, failed <-chan error, batch []string, limit t
 
 // explainExit says what a child's end means for the package that it was at.
 // An error means that the child's end says nothing about the package.
-func explainExit(limits Limits, timedOut bool, state *os.ProcessState, stderr string) (failure, error) {
+func explainExit(limits Limits, readErr error, state *os.ProcessState, stderr string) (failure, error) {
 	switch {
-	case timedOut:
+	case errors.Is(readErr, errNoTimeLeft):
+		return failure{timeout: true, message: noTimeLeft(limits)}, nil
+	case errors.Is(readErr, errSlow):
 		return failure{timeout: true, message: fmt.Sprintf("the package takes longer than the time limit of %s to evaluate", limits.EvalTimeout)}, nil
 	case state.ExitCode() == exitMemory || slices.ContainsFunc(outOfMemory, func(sign string) bool { return strings.Contains(stderr, sign) }):
 		return failure{message: fmt.Sprintf("the package takes more than the memory limit of %d MiB to evaluate", limits.EvalMemory>>20)}, nil
@@ -195,6 +216,10 @@ func explainExit(limits Limits, timedOut bool, state *os.ProcessState, stderr st
 		return failure{message: "CUE fails when it evaluates the package: " + firstText(stderr)}, nil
 	}
 	return failure{}, fmt.Errorf("the child process that evaluates CUE ended by itself: %s: %.300s", state, strings.TrimSpace(stderr))
+}
+
+func noTimeLeft(limits Limits) string {
+	return fmt.Sprintf("the time limit of %s for all packages together is over, and the package is not evaluated", limits.EvalTotal)
 }
 
 // outOfMemory is what the Go runtime says at the kernel's limit, and the race detector's.

@@ -28,6 +28,9 @@ type Limits struct {
 	MaxDepth int
 	// EvalTimeout is the time for one package of CUE.
 	EvalTimeout time.Duration
+	// EvalTotal is the time for all packages of CUE of one delta: however many
+	// are slow, there is a verdict.
+	EvalTotal time.Duration
 	// EvalMemory is in bytes, for the child process that evaluates packages of CUE.
 	EvalMemory int64
 }
@@ -38,7 +41,9 @@ const (
 	DefaultMaxFileSize = 1 << 20
 	DefaultMaxDepth    = 32
 	DefaultEvalTimeout = 10 * time.Second
-	DefaultEvalMemory  = 512 << 20
+	// DefaultEvalTotal leaves a reconciler time for the rest of its StepTimeout.
+	DefaultEvalTotal  = time.Minute
+	DefaultEvalMemory = 512 << 20
 )
 
 // Workspace is the policy files of the last commit taken in, with their
@@ -80,6 +85,7 @@ func New(policyPath string) *Workspace {
 			MaxFileSize: DefaultMaxFileSize,
 			MaxDepth:    DefaultMaxDepth,
 			EvalTimeout: DefaultEvalTimeout,
+			EvalTotal:   DefaultEvalTotal,
 			EvalMemory:  DefaultEvalMemory,
 		},
 		Now:        time.Now,
