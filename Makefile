@@ -73,4 +73,4 @@ $(TOOLS)/.%-stamp: tools/istio/build.sh tools/istio/%/go.mod tools/istio/%/go.su
 	@touch $@
 
 clean: ## remove what was built
-	rm -rf $(BIN) .tools
+	rm -rf $(BIN) dist .tools
