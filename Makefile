@@ -38,7 +38,7 @@ test-slow: tools ## run everything at full size: a hundred kills, a thousand mut
 # It needs root, iproute2 and iptables: network namespaces are its pods.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories in a mesh of real Kubernetes and Istio servers, which it builds
 	tools/istio/packages.sh
-	HFI_ISTIO=1 $(GO) test -count=1 -v -timeout 20m ./tests/istio/...
+	HFI_ISTIO=1 $(GO) test -count=1 -v -timeout 25m ./tests/istio
 
 bench: build tools ## measure, side by side with what one would use instead
 	$(GO) run ./tests/bench
