@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/boifi/hfi/reconciler"
 )
@@ -330,13 +332,58 @@ func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {
 				return slices.Equal(view.MissingPermissions, []string{c.named}) && !view.Healthy && c.does(s, view)
 			})
 			s.grant(c.denied)
-			if c.denied == "create events" {
-				s.serve() // nothing is to be told before something happens
-			}
 			s.eventually("with the permission all is done", func() bool {
 				view := s.view(set)
-				return view.Healthy && len(view.MissingPermissions) == 0 && (c.denied == "create events" || s.condition("demo", PluginName, conditionLoaded).Type != "")
+				return view.Healthy && len(view.MissingPermissions) == 0 && s.condition("demo", PluginName, conditionLoaded).Type != ""
 			})
+		})
+	}
+}
+
+// What failed is a problem until it works, or is not to be done any more.
+func TestAProblemDoesNotOutliveItsCause(t *testing.T) {
+	filter := func(s *stage, state reconciler.FilterState) {
+		s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": state})
+	}
+	apply := func(s *stage) { s.serve("front=frontend/demo") }
+	for _, c := range []struct {
+		what, fails string
+		// objects are there before; cause makes something to do, which fails, and over ends that.
+		objects     []runtime.Object
+		cause, over func(s *stage)
+	}{
+		{"an Event can be made again", "create events", nil, apply,
+			func(s *stage) {
+				s.set(func() { clear(s.failed) })
+				s.eventually("it is made", func() bool { return slices.Contains(s.made("demo"), "Created") })
+			}},
+		{"an Event's namespace goes", "create events", nil, apply,
+			func(s *stage) {
+				s.set(func() { s.failed["create events"] = apierrors.NewNotFound(eventResource.GroupResource(), "demo") })
+			}},
+		{"a plugin is not to be made any more", "create wasmplugins", nil, apply, func(s *stage) { s.serve() }},
+		{"a plugin is made by somebody else", "create wasmplugins", nil, apply,
+			func(s *stage) {
+				if err := s.objects.Tracker().Create(pluginResource, pluginObject("demo", "by-hand", nil), "demo"); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		{"a status is right after all", "patch wasmplugins/status", []runtime.Object{pluginObject("demo", "by-hand", nil)},
+			func(s *stage) { filter(s, reconciler.FilterSilent) }, func(s *stage) { filter(s, reconciler.FilterCurrent) }},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			s := newStage(t, nil, c.objects...)
+			s.start(podOfDeployment("demo", "frontend", "a", nil))
+			filter(s, reconciler.FilterCurrent)
+			s.eventually("all is well", func() bool {
+				return s.view(nil).Healthy && (c.objects == nil || s.condition("demo", "by-hand", conditionLoaded).Status == "True")
+			})
+			s.set(func() { s.failed[c.fails] = errors.New("etcdserver: request timed out") })
+			c.cause(s)
+			s.eventually("the status says what fails", func() bool { return strings.Contains(s.view(nil).Error, c.fails) })
+			c.over(s)
+			s.eventually("it is over", func() bool { return s.view(nil).Healthy })
+			s.holds("it stays over", func() bool { return s.view(nil).Healthy })
 		})
 	}
 }

@@ -2,14 +2,11 @@ package kube
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/boifi/hfi/reconciler"
@@ -32,6 +29,8 @@ type keeper struct {
 	seen map[podID]sighting
 	// told is when a status was last written in vain, by namespace.
 	told map[string]time.Time
+	// untold are by namespace, and none is empty.
+	untold map[string]untold
 
 	mu sync.Mutex
 	// messages say, by namespace, why nothing is made there or what is wrong.
@@ -49,7 +48,7 @@ type sighting struct {
 
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
-		Cluster: c, attempts: map[string]attempt{}, seen: map[podID]sighting{}, told: map[string]time.Time{},
+		Cluster: c, attempts: map[string]attempt{}, seen: map[podID]sighting{}, told: map[string]time.Time{}, untold: map[string]untold{},
 		messages: map[string]string{}, judged: map[podID][]reconciler.Condition{}, checks: map[module]*check{},
 	}
 }
@@ -79,6 +78,7 @@ func (k *keeper) run(ctx context.Context) {
 		if state := k.served.Load(); state != nil {
 			k.targets.update(state.Set)
 		}
+		k.tellAgain(ctx)
 		k.keep(ctx)
 		if time.Since(reported) >= k.Interval/2 {
 			k.report(ctx)
@@ -90,6 +90,7 @@ func (k *keeper) run(ctx context.Context) {
 // rest forgets what was found as the leader: from now on another one says.
 func (k *keeper) rest() {
 	k.problems.rest()
+	clear(k.untold)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.messages)
@@ -113,26 +114,6 @@ func (k *keeper) say(namespace, message string) {
 
 func (k *keeper) client(namespace string) dynamic.ResourceInterface {
 	return k.Clients.Dynamic.Resource(pluginResource).Namespace(namespace)
-}
-
-// event tells users of the cluster what was done, beside the object that it was done to.
-func (k *keeper) event(ctx context.Context, object *unstructured.Unstructured, kind, reason, message string) {
-	now := k.Now().UTC()
-	at := now.Format(time.RFC3339)
-	namespace := object.GetNamespace()
-	event := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Event",
-		"metadata": map[string]any{"name": fmt.Sprintf("%s.%x", object.GetName(), now.UnixNano()), "namespace": namespace},
-		"involvedObject": map[string]any{
-			"apiVersion": pluginResource.GroupVersion().String(), "kind": pluginKind,
-			"namespace": namespace, "name": object.GetName(), "uid": string(object.GetUID()), "resourceVersion": object.GetResourceVersion(),
-		},
-		"type": kind, "reason": reason, "message": cut(message, 1000),
-		"source": map[string]any{"component": "hfid"}, "reportingComponent": "hfid", "reportingInstance": "",
-		"firstTimestamp": at, "lastTimestamp": at, "count": int64(1),
-	}}
-	_, err := k.Clients.Dynamic.Resource(eventResource).Namespace(namespace).Create(ctx, event, metav1.CreateOptions{FieldManager: managedBy})
-	k.noted(ctx, "create events"+inNamespace(namespace), err)
 }
 
 func sortedKeys(all ...map[string]any) []string {

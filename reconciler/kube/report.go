@@ -59,19 +59,34 @@ func (k *keeper) report(ctx context.Context) {
 		k.incompleteSince = k.Now()
 	}
 	contacts := contactsOf(fleet.Items)
+	// open are the namespaces where some status is not known to be as it should.
+	open := map[string]bool{}
 	for _, one := range plugins {
 		if one.targetsOther || ctx.Err() != nil {
 			continue // a gateway's or a Service's pods are not known here
 		}
 		conditions, certain := k.judge(ctx, one, contacts)
 		if !certain {
+			open[one.Namespace] = true
 			continue
 		}
 		k.mu.Lock()
 		k.judged[one.podID] = conditions
 		k.mu.Unlock()
 		if !slices.EqualFunc(one.conditions, conditions, sameCondition) || one.observed != one.generation {
+			open[one.Namespace] = true
 			k.write(ctx, one, conditions)
+		}
+	}
+	k.settle(open)
+}
+
+// settle forgets which statuses were written in vain, but in some namespaces.
+func (k *keeper) settle(but map[string]bool) {
+	for namespace := range k.told {
+		if !but[namespace] {
+			k.problems.clear("wasmplugins/status" + inNamespace(namespace))
+			delete(k.told, namespace)
 		}
 	}
 }
@@ -82,12 +97,7 @@ func (k *keeper) forget(plugins []*plugin) {
 	for _, one := range plugins {
 		there[one.podID], modules[module{one.url, one.sha256}], namespaces[one.Namespace] = true, true, true
 	}
-	for namespace := range k.told {
-		if !namespaces[namespace] {
-			k.problems.clear("wasmplugins/status" + inNamespace(namespace))
-			delete(k.told, namespace)
-		}
-	}
+	k.settle(namespaces)
 	maps.DeleteFunc(k.seen, func(id podID, _ sighting) bool { return !there[id] })
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -189,11 +199,11 @@ func (k *keeper) write(ctx context.Context, one *plugin, conditions []reconciler
 		return
 	}
 	k.plugins.set(patched)
-	k.tell(limit, one, conditions)
+	k.announce(limit, one, conditions)
 }
 
-// tell makes an Event of a change that users wait for, or should know of.
-func (k *keeper) tell(ctx context.Context, one *plugin, conditions []reconciler.Condition) {
+// announce makes an Event of a change that users wait for, or should know of.
+func (k *keeper) announce(ctx context.Context, one *plugin, conditions []reconciler.Condition) {
 	var before reconciler.Condition
 	for _, condition := range one.conditions {
 		if condition.Type == conditionLoaded {

@@ -33,7 +33,21 @@ func (s *stage) plugin(namespace, name string) *unstructured.Unstructured {
 	return plugin
 }
 
-// events are the reasons of all Events, in no order.
+// made are the reasons of the Events that are in a namespace, in no order.
+func (s *stage) made(namespace string) (reasons []string) {
+	s.t.Helper()
+	list, err := s.objects.Tracker().List(eventResource, eventResource.GroupVersion().WithKind("Event"), namespace)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, event := range list.(*unstructured.UnstructuredList).Items {
+		reason, _, _ := unstructured.NestedString(event.Object, "reason")
+		reasons = append(reasons, reason)
+	}
+	return reasons
+}
+
+// events are the reasons of all Events that it tried to make, in no order.
 func (s *stage) events() []string {
 	var reasons []string
 	for _, action := range s.objects.Actions() {
