@@ -20,7 +20,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 	if v.program.Idle() {
 		return types.ActionContinue
 	}
-	v.trap()
+	v.trap(onRequest)
 	decision := v.program.Decide(&v.request, v.draws)
 	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt() {
 		return types.ActionContinue
@@ -87,6 +87,7 @@ func (v *vm) finish(stream *pausedStream) {
 	}
 	action := types.ActionContinue
 	v.guard("aborting a request after its delay", func() {
+		v.trap(onDelayEnd)
 		if stream.abort != nil {
 			action = v.abort(stream.abort, stream.policy)
 		}

@@ -176,6 +176,7 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 }
 
 func (p *poller) read(numHeaders, bodySize int) {
+	p.vm.trap(onAnswer)
 	a, err := readAnswer(numHeaders, bodySize)
 	if err == nil && a.unchanged && p.tag == "" {
 		err = errors.New("status 304 to a request that named nothing to compare with")

@@ -67,7 +67,8 @@ var buildTrapModule = sync.OnceValues(func() (string, error) {
 })
 
 // TrapModule is the filter's module with a weakness: a request with the header
-// x-hfi-trap ends the VM, if there is a policy in force.
+// x-hfi-trap ends the VM, if there is a policy in force, and one with the header
+// x-hfi-panic makes it panic from then on, at the request, delay or answer that it names.
 func TrapModule(t testing.TB) string {
 	t.Helper()
 	return built(t, buildTrapModule)

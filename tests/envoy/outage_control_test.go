@@ -27,6 +27,8 @@ type outageControl struct {
 	mu sync.Mutex
 	// version numbers the policies; it is part of the ETag.
 	version int
+	// policies is the list of policies in a version.
+	policies func(version int) string
 	// bad is how requests are answered; nil: well.
 	bad func(w http.ResponseWriter, r *http.Request)
 	// turned is closed when version or bad change, for waiting requests to look again.
@@ -38,7 +40,7 @@ type outageControl struct {
 // outageStart starts a control plane that behaves well.
 func outageStart(t testing.TB) *outageControl {
 	t.Helper()
-	c := &outageControl{address: "127.0.0.1:0", version: 1, turned: make(chan struct{})}
+	c := &outageControl{address: "127.0.0.1:0", version: 1, policies: outagePolicies, turned: make(chan struct{})}
 	c.listen(t)
 	t.Cleanup(func() { c.refuse(t) })
 	return c
@@ -97,6 +99,14 @@ func (c *outageControl) renew() string {
 	return c.tag()
 }
 
+// serving changes what the lists of policies are, from a new version on.
+func (c *outageControl) serving(policies func(version int) string) (tag string) {
+	c.mu.Lock()
+	c.policies = policies
+	c.mu.Unlock()
+	return c.renew()
+}
+
 // turn has the waiting requests look again. The caller holds the lock.
 func (c *outageControl) turn() {
 	close(c.turned)
@@ -125,7 +135,7 @@ func (c *outageControl) serve(w http.ResponseWriter, r *http.Request) {
 	defer over.Stop()
 	for {
 		c.mu.Lock()
-		bad, tag, version, turned := c.bad, c.tag(), c.version, c.turned
+		bad, tag, version, policies, turned := c.bad, c.tag(), c.version, c.policies, c.turned
 		c.mu.Unlock()
 		if bad != nil {
 			misbehave(w, r, turned, bad)
@@ -135,7 +145,7 @@ func (c *outageControl) serve(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("ETag", tag)
 			w.Header().Set("X-Hfi-Commit", fmt.Sprintf("c%d", version))
 			w.Header().Set("Content-Type", "application/json")
-			text := outagePolicies(version)
+			text := policies(version)
 			w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 			_, _ = w.Write([]byte(text))
 			return

@@ -29,6 +29,26 @@ var onEnvoy = []mutation{
 		tests: []string{"TestSoak"},
 	},
 	{
+		what: "the clean-up of what is resumed", file: "filter/pause.go",
+		old: "delete(p.streams, stream.id)\n\treturn", new: `return`,
+		tests: []string{"TestPanicsFailNoRequest"},
+	},
+	{
+		what: "the recovery from panics", file: "filter/vm.go",
+		old: `if fault := recover(); fault != nil {`, new: `if fault := any(nil); fault != nil {`,
+		tests: []string{"TestPanicsFailNoRequest"},
+	},
+	{
+		what: "the pause after a panic", file: "filter/poll.go",
+		old: `p.failed(fmt.Errorf("the filter's own mistake while %s", doing))`, new: ``,
+		tests: []string{"TestPanicsFailNoRequest"},
+	},
+	{
+		what: "the filter's own selection", file: "filter/poll.go",
+		old: `if selection.Matches(policy.Spec.Selector, workload) {`, new: `if true || selection.Matches(policy.Spec.Selector, workload) {`,
+		tests: []string{"TestAFilterAppliesNoPolicyForOthers"},
+	},
+	{
 		what: "the end of stale policies", file: "filter/poll.go",
 		old: `p.vm.enforce(nil)`, new: ``,
 		tests: []string{"TestTheDaemonComesGoesAndComesBack"},
