@@ -52,6 +52,9 @@ type repository struct {
 	lastLook                              []time.Time
 	base                                  string
 	openDeltas                            int
+	// hangs is the method that does not answer until released is closed.
+	hangs    string
+	released chan struct{}
 }
 
 func newRepository() *repository {
@@ -79,7 +82,26 @@ func (f *repository) fail(change func(f *repository)) {
 	change(f)
 }
 
-func (f *repository) Head(context.Context) (string, error) {
+// hang waits where a method is told to.
+func (f *repository) hang(ctx context.Context, method string) error {
+	f.mu.Lock()
+	hangs, released := f.hangs == method, f.released
+	f.mu.Unlock()
+	if !hangs {
+		return nil
+	}
+	select {
+	case <-released:
+		return nil
+	case <-ctx.Done():
+		return &reconciler.SourceError{Reason: "TimedOut", Then: reconciler.Retry, Err: ctx.Err()}
+	}
+}
+
+func (f *repository) Head(ctx context.Context) (string, error) {
+	if err := f.hang(ctx, "Head"); err != nil {
+		return "", err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looks++
@@ -97,7 +119,10 @@ func (f *repository) find(hash string) int {
 	return slices.IndexFunc(f.commits, func(c reconciler.Commit) bool { return c.Hash == hash })
 }
 
-func (f *repository) Delta(_ context.Context, _, head string) (*reconciler.Delta, error) {
+func (f *repository) Delta(ctx context.Context, _, head string) (*reconciler.Delta, error) {
+	if err := f.hang(ctx, "Delta"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.deltas++
@@ -133,7 +158,10 @@ func (f *repository) Base() string {
 	return f.base
 }
 
-func (f *repository) Apply(_ context.Context, delta *reconciler.Delta) (*reconciler.Verdict, error) {
+func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*reconciler.Verdict, error) {
+	if err := f.hang(ctx, "Apply"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.applyErr != nil {

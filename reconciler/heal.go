@@ -14,6 +14,41 @@ const stubborn = 3
 // calm is how long nothing must drift until a repair counts as the first of a row again.
 const calm = 5 * time.Minute
 
+// patience is how long git and the validator may take until repairs do not
+// wait for them any more. Mostly they are faster, and what they say may be
+// published in place of a repair.
+const patience = time.Second
+
+// meanwhile asks git or the validator, within StepTimeout, and repairs what
+// must be while there is no answer: a remote that hangs holds back nothing but
+// its own commits. What asks must not touch the leadership's memory.
+func meanwhile[T any](ctx context.Context, l *leadership, ask func(ctx context.Context) (T, error)) (T, error) {
+	limit, cancel := context.WithTimeout(ctx, l.StepTimeout)
+	defer cancel()
+	var answer T
+	var err error
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		answer, err = ask(limit)
+	}()
+	again := time.NewTicker(patience)
+	defer again.Stop()
+	for {
+		select {
+		case <-answered:
+			return answer, err
+		case <-again.C:
+			if l.repair(ctx) != nil {
+				// The term is over: the answer is waited for, which comes soon
+				// as ctx ends with the term, and whatever it is, no write succeeds.
+				again.Stop()
+			}
+			l.share()
+		}
+	}
+}
+
 // needsRepair says whether the store must be made to hold the verified state
 // again: it drifted and the daemon was told to heal, or its head was lost or
 // replaced. A lost head (a wiped store, say) is no drift to report and leave:

@@ -61,6 +61,54 @@ func TestHeal(t *testing.T) {
 	})
 }
 
+// A remote that hangs and a commit that takes long to judge hold back no repair (G6).
+func TestHealWhileGitHangs(t *testing.T) {
+	for _, method := range []string{"Head", "Delta", "Apply"} {
+		t.Run(method, func(t *testing.T) {
+			scenario(t, func(t *testing.T, d *daemon) {
+				d.DriftMode = reconciler.HealDrift
+				d.push("a", policies("p"))
+				d.open()
+				released := make(chan struct{})
+				d.git.fail(func(f *repository) { f.hangs, f.released = method, released })
+				d.push("b", policies("q"))
+				d.stray()
+				d.pass(5 * time.Second)
+				if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
+					t.Errorf("published %d times, last %+v; want a again, while git hangs", len(d.etcd.published), last)
+				}
+				if drift := d.Status().Drift; drift.Status != reconciler.DriftNone || drift.Heal.Repairs != 1 {
+					t.Errorf("the drift is %+v, heal %+v", drift, drift.Heal)
+				}
+				close(released)
+				synctest.Wait()
+				d.wantPublished("b")
+				d.wantSync(reconciler.Synced)
+			})
+		})
+	}
+}
+
+// The term may end while git hangs: the next leader does not wait for this one.
+func TestDeposedWhileGitHangs(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.DriftMode = reconciler.HealDrift
+		d.push("a", policies("p"))
+		d.open()
+		d.git.fail(func(f *repository) { f.hangs, f.released = "Delta", make(chan struct{}) })
+		d.push("b", policies("q"))
+		d.etcd.change(func(f *storage) { f.publishErr = reconciler.ErrDeposed })
+		d.stray()
+		d.pass(5 * time.Second)
+		close(d.etcd.done)
+		synctest.Wait()
+		if role := d.Status().Replica.Role; role != "follower" || d.etcd.resigned != 1 {
+			t.Errorf("after its term the role is %s, resigned %d times", role, d.etcd.resigned)
+		}
+		d.wantPublished("a")
+	})
+}
+
 // Repairs that are undone come ever more slowly, up to a limit, and the status
 // says that something keeps changing it back; once it is calm, no more (G6).
 func TestHealBacksOff(t *testing.T) {

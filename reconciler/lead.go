@@ -232,9 +232,7 @@ func (l *leadership) settle(commit string) {
 
 // look reads where the branch is.
 func (l *leadership) look(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
-	defer cancel()
-	head, err := l.Source.Head(ctx)
+	head, err := meanwhile(ctx, l, l.Source.Head)
 	if err != nil {
 		return "", l.sourceFailed(err)
 	}
@@ -270,13 +268,15 @@ func (l *leadership) failure(before *Failure, reason, message string) *Failure {
 
 // judge reads a commit and validates it.
 func (l *leadership) judge(ctx context.Context, head string) (Commit, *Verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
-	defer cancel()
-	delta, err := l.Source.Delta(ctx, l.Validator.Base(), head)
+	delta, err := meanwhile(ctx, l, func(ctx context.Context) (*Delta, error) {
+		return l.Source.Delta(ctx, l.Validator.Base(), head)
+	})
 	if err != nil {
 		return Commit{}, nil, l.sourceFailed(err)
 	}
-	verdict, err := l.Validator.Apply(ctx, delta)
+	verdict, err := meanwhile(ctx, l, func(ctx context.Context) (*Verdict, error) {
+		return l.Validator.Apply(ctx, delta)
+	})
 	if closeErr := delta.Close(); err == nil && closeErr != nil {
 		l.Logger.Warn("letting go of a commit's files", "error", closeErr)
 	}
