@@ -113,6 +113,53 @@ func TestAnIdleFilterIsIdle(t *testing.T) {
 	}
 }
 
+// What the page promises of settings that are not given.
+func TestDefaults(t *testing.T) {
+	want := config{Address: "h:1", StaleAfter: 10 * time.Minute, MaxDelay: 5 * time.Minute, FaultHeader: true}
+	if got, problems := parseConfig([]byte(`{"control_plane_address":"h:1"}`)); got != want || len(problems) != 0 {
+		t.Errorf("%+v, %v", got, problems)
+	}
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	h.answer(200, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":3600000}}]}}]}`, map[string]string{"etag": `"a"`})
+	id := h.delay("/")
+	// No answer comes. The delay ends, and later so do the policies.
+	for _, step := range []struct {
+		pass   time.Duration
+		paused int
+		active bool
+	}{{5*time.Minute - time.Millisecond, 1, true}, {time.Millisecond, 0, true}, {5*time.Minute - time.Millisecond, 0, true}, {time.Millisecond, 0, false}} {
+		h.pass(step.pass)
+		h.mustPause(step.paused)
+		if active := h.vm.state()&stateActive != 0; active != step.active {
+			t.Errorf("after %s more, policies in force: %v", step.pass, active)
+		}
+	}
+	h.CompleteHttpContext(id)
+}
+
+// Names of policies come and go, and Envoy forgets no metric: a VM makes no
+// more than a thousand by policy, and counts what others do together.
+func TestMetricsByPolicyAreBounded(t *testing.T) {
+	h := start(t, `{"control_plane_cluster":"hfi","policy_tag":true}`, frontend)
+	for i := range 1500 {
+		h.vm.metrics.fault(metricAborts, fmt.Sprintf("p%d", i))
+	}
+	h.vm.metrics.fault(metricAborts, "p999")
+	h.vm.metrics.fault(metricDelays, "p1000")
+	for name, want := range map[string]uint64{
+		"policy=.=p0;.;hfi.faults.aborts_total": 1, "policy=.=p999;.;hfi.faults.aborts_total": 2,
+		"policy=.=_other;.;hfi.faults.aborts_total": 500, "policy=.=_other;.;hfi.faults.delays_total": 1,
+	} {
+		if got := h.counter(name); got != want {
+			t.Errorf("%s is %d, and not %d", name, got, want)
+		}
+	}
+	if _, err := h.GetCounterMetric("policy=.=p1000;.;hfi.faults.aborts_total"); err == nil {
+		t.Error("the 1,001st policy has a metric of its own")
+	}
+}
+
 func TestConfigurations(t *testing.T) {
 	for _, c := range []struct {
 		text     string
