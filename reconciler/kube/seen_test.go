@@ -2,6 +2,7 @@ package kube
 
 import (
 	"encoding/json"
+	"testing"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -87,10 +88,15 @@ func (s *stage) view(set *schema.Set) *reconciler.KubernetesView {
 
 func (s *stage) eventually(what string, holds func() bool) {
 	s.t.Helper()
+	eventually(s.t, what, holds)
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -66,6 +66,9 @@ func (c *Cluster) follow(ctx context.Context, what string, client, expected any,
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			stream, err := c.begin(ctx, options, watches)
 			c.noted(ctx, "watch "+what, err)
+			if err == nil && options.SendInitialEvents != nil {
+				c.noted(ctx, "list "+what, nil) // it gives what a list would, which is not asked for then
+			}
 			return stream, err
 		},
 	}
