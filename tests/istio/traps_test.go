@@ -73,7 +73,7 @@ var injected = map[string]string{
 	"nobody's, without a name":   `{generateName: k-}`,
 	"an owner's that is no boss": `{generateName: l-, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: boss, uid: u}]}`,
 	"labelled otherwise":         `{generateName: m-5c8f9-, labels: {pod-template-hash: 5c8f9, service.istio.io/workload-name: other}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: m-5c8f9, uid: u, controller: true}]}`,
-	"with an app label":          `{name: n, labels: {app: other, service.istio.io/canonical-name: third}}`,
+	"with an app label":          `{name: o, labels: {app: other, service.istio.io/canonical-name: third}}`,
 }
 
 // F5: what the daemon takes for a pod's workload is what Istio's injector puts
