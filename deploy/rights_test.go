@@ -1,37 +1,46 @@
 package deploy_test
 
 import (
+	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubeschema "k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/kube"
+	"github.com/boifi/hfi/schema"
 )
 
-// Without the manager the daemon may look and tell, and change nothing that runs.
-func TestOnlyTheManagerMayChangeWasmPlugins(t *testing.T) {
+// The daemon has the rights that it uses and no other, and without the manager
+// it may look and tell, and change nothing that runs.
+func TestRightsAreThoseThatAreUsed(t *testing.T) {
+	used := rightsUsed(t)
+	changes := map[string]bool{}
+	for _, verb := range []string{"create", "update", "delete"} {
+		right := verb + " extensions.istio.io/wasmplugins"
+		if !used[right] {
+			t.Errorf("the daemon did not %s", right)
+		}
+		changes[right] = true
+		delete(used, right)
+	}
 	base := built(t, "base")
-	for _, rule := range only[*rbacv1.ClusterRole](t, base, "hfi-control-plane").Rules {
-		allowed := []string{"get", "list", "watch"}
-		switch {
-		case slices.Equal(rule.Resources, []string{"wasmplugins/status"}):
-			allowed = []string{"patch"}
-		case slices.Equal(rule.Resources, []string{"events"}):
-			allowed = []string{"create", "patch"}
-		}
-		for _, verb := range rule.Verbs {
-			if !slices.Contains(allowed, verb) {
-				t.Errorf("the base may %s %v", verb, rule.Resources)
-			}
-		}
-		if slices.Contains(rule.Resources, "secrets") || slices.Contains(rule.Resources, "*") || slices.Contains(rule.APIGroups, "*") {
-			t.Errorf("the base may read more than it needs: %+v", rule)
-		}
+	if given := rightsGiven(only[*rbacv1.ClusterRole](t, base, "hfi-control-plane")); !maps.Equal(given, used) {
+		t.Errorf("the base gives %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(used)))
 	}
 	manager := built(t, "overlays/wasmplugin-manager")
-	rules := only[*rbacv1.ClusterRole](t, manager, "hfi-wasmplugin-manager").Rules
-	if len(rules) != 1 || !slices.Equal(rules[0].Resources, []string{"wasmplugins"}) ||
-		!slices.Equal(rules[0].Verbs, []string{"create", "update", "patch", "delete"}) {
-		t.Errorf("the manager's rules are %+v", rules)
+	if given := rightsGiven(only[*rbacv1.ClusterRole](t, manager, "hfi-wasmplugin-manager")); !maps.Equal(given, changes) {
+		t.Errorf("the manager gives %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(changes)))
 	}
 	// The right holds in named namespaces, for the account that the daemon runs as.
 	binding := only[*rbacv1.RoleBinding](t, manager, "hfi-wasmplugin-manager")
@@ -42,4 +51,88 @@ func TestOnlyTheManagerMayChangeWasmPlugins(t *testing.T) {
 	if len(account) != 1 || account[0].Namespace != "boifi" || !slices.Equal(binding.Subjects, account) {
 		t.Errorf("rights go to %+v and %+v", account, binding.Subjects)
 	}
+}
+
+// rightsGiven are a role's, each written VERB GROUP/RESOURCE.
+func rightsGiven(role *rbacv1.ClusterRole) map[string]bool {
+	given := map[string]bool{}
+	for _, rule := range role.Rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					given[verb+" "+group+"/"+resource] = true
+				}
+			}
+		}
+	}
+	return given
+}
+
+// rightsUsed are what a daemon asks a cluster for in which it has all there is
+// to do: it makes a WasmPlugin, repairs one, removes both, and tells of it.
+func rightsUsed(t *testing.T) map[string]bool {
+	plugins := kubeschema.GroupVersionResource{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "wasmplugins"}
+	events := kubeschema.GroupVersionResource{Version: "v1", Resource: "events"}
+	damaged := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin",
+		"metadata": map[string]any{"name": kube.PluginName, "namespace": "shop", "labels": map[string]any{"app.kubernetes.io/managed-by": "hfi"}},
+	}}
+	objects := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[kubeschema.GroupVersionResource]string{plugins: "WasmPluginList", events: "EventList"}, damaged)
+	scheme := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	var running []runtime.Object
+	for _, namespace := range []string{"demo", "shop"} {
+		running = append(running, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+			ObjectMeta: metav1.ObjectMeta{Name: "frontend", Namespace: namespace}})
+	}
+	pods := metadatafake.NewSimpleMetadataClient(scheme, running...)
+
+	cluster := kube.New(kube.Clients{Metadata: pods, Dynamic: objects})
+	cluster.Leads = func() bool { return true }
+	cluster.Filters = func(context.Context) (reconciler.FiltersStatus, error) {
+		return reconciler.FiltersStatus{Complete: true}, nil
+	}
+	cluster.SHA256, cluster.Keep = "5f2c7e9a", []string{"demo", "shop"}
+	cluster.Interval, cluster.RepairMin = 10*time.Millisecond, time.Millisecond
+	if err := cluster.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	used := func() map[string]bool {
+		rights := map[string]bool{}
+		for _, action := range slices.Concat(objects.Actions(), pods.Actions()) {
+			resource := action.GetResource().Resource
+			if part := action.GetSubresource(); part != "" {
+				resource += "/" + part
+			}
+			rights[fmt.Sprintf("%s %s/%s", action.GetVerb(), action.GetResource().Group, resource)] = true
+		}
+		return rights
+	}
+	until := func(rights ...string) {
+		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
+		for slices.ContainsFunc(rights, func(right string) bool { return !used()[right] }) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the daemon uses %v only", slices.Sorted(maps.Keys(used())))
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	policy, err := schema.Parse([]byte(`{"metadata":{"name":"front"},"spec":{"selector":{"service":"frontend","namespace":"*"},"rules":[{"fault":{"delay_ms":5}}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Serve(&reconciler.State{Set: schema.NewSet(schema.NewEntry(policy, schema.Origin{})), Revision: reconciler.Revision{Number: 1}})
+	until("create extensions.istio.io/wasmplugins", "update extensions.istio.io/wasmplugins", "patch extensions.istio.io/wasmplugins/status", "create /events")
+	cluster.Serve(&reconciler.State{Set: schema.NewSet(), Revision: reconciler.Revision{Number: 2}})
+	until("delete extensions.istio.io/wasmplugins")
+	return used()
 }
