@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/go-git/go-git/v5/plumbing/object"
 
 	"github.com/boifi/hfi/internal/gittest"
 )
@@ -136,5 +139,15 @@ func TestSinceIsBounded(t *testing.T) {
 	got, err := open(t, repo.Bare(), ".").Since(t.Context(), commits[len(commits)-1], commits[0])
 	if err != nil || len(got) != 1000 || got[0].Hash != commits[0] || got[999].Hash != commits[999] {
 		t.Errorf("got %d commits and error %v, want the newest 1000", len(got), err)
+	}
+}
+
+// What somebody wrote about a commit goes into every status and into etcd, so
+// it is cut.
+func TestWhatACommitSaysOfItselfIsBounded(t *testing.T) {
+	long := strings.Repeat("ä", 1<<20)
+	said := describe(&object.Commit{Message: long + "\n\nmore", Author: object.Signature{Name: long, Email: long}})
+	if a, s := utf8.RuneCountInString(said.Author), utf8.RuneCountInString(said.Subject); a != 200 || s != 200 {
+		t.Errorf("the author has %d letters and the subject %d", a, s)
 	}
 }
