@@ -1,3 +1,7 @@
+//go:build !wasm
+
+// The filter has no part of this.
+
 package schema
 
 import _ "embed"

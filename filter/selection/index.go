@@ -1,3 +1,7 @@
+//go:build !wasm
+
+// The filter has no part of this: it has the policies of one workload only.
+
 package selection
 
 import (
