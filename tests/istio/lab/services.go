@@ -75,7 +75,7 @@ func take[T any](s *services, into map[string]T, kind string, objects []json.Raw
 // of its ready endpoints, each as likely as the others.
 func (s *services) translate(ctx context.Context) error {
 	var rules strings.Builder
-	rules.WriteString("*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n:SERVICES -\n-A PREROUTING -j SERVICES\n-A OUTPUT -j SERVICES\n")
+	rules.WriteString("*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n:SERVICES -\n-A PREROUTING -j SERVICES\n-A OUTPUT -j SERVICES\n")
 	s.mu.Lock()
 	for _, service := range s.known {
 		if address, err := netip.ParseAddr(service.Spec.ClusterIP); err != nil || !address.Is4() {
@@ -87,6 +87,9 @@ func (s *services) translate(ctx context.Context) error {
 			for i, target := range targets {
 				fmt.Fprintf(&rules, "-A SERVICES -d %s/32 -p %s --dport %d -m statistic --mode random --probability %.6f -j DNAT --to-destination %s\n",
 					service.Spec.ClusterIP, protocol, port.Port, 1/float64(len(targets)-i), target)
+				// A pod that reaches itself by its Service would not know the answer's way.
+				self, _, _ := strings.Cut(target, ":")
+				fmt.Fprintf(&rules, "-A POSTROUTING -s %[1]s/32 -d %[1]s/32 -p %[2]s -j SNAT --to-source %[3]s\n", self, protocol, host)
 			}
 		}
 	}
