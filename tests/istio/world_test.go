@@ -188,7 +188,7 @@ func (w *world) deleteNamespace(t testing.TB, name string) {
 	t.Helper()
 	w.kubectl(t, "delete", "namespace", name, "--wait=false")
 	eventually(t, "the end of namespace "+name, 3*time.Minute, func() error {
-		if found := w.kubectl(t, "get", "namespace", name, "--ignore-not-found", "-o", "jsonpath={.status.conditions}"); found != "" {
+		if found := w.kubectl(t, "get", "namespace", name, "--ignore-not-found", "-o", "jsonpath={.metadata.name} {.status.conditions}"); found != "" {
 			return fmt.Errorf("it is there: %s", found)
 		}
 		return nil
