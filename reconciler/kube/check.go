@@ -39,12 +39,13 @@ const (
 
 // checked is what is known of a plugin's module, and has it looked for if it
 // never was, and again once the last look is old: if again is set, and as long
-// as something is wrong with it. The daemon's own URLs need no looking, and those of registries are for Istio's agent to judge.
+// as something is wrong with it. The daemon's own URLs need no looking, and
+// what needs credentials is for Istio's agent to judge.
 func (k *keeper) checked(ctx context.Context, one *plugin, again bool) check {
 	if servedBy(one.url, k.home) {
 		return k.ownModule(one)
 	}
-	if !strings.HasPrefix(one.url, "http://") && !strings.HasPrefix(one.url, "https://") {
+	if _, ofRegistry := artefact(one.url); ofRegistry && one.pullSecret || !ofRegistry && !ofHTTP(one.url) {
 		return check{}
 	}
 	at := module{one.url, one.sha256}
@@ -92,12 +93,26 @@ func differs(wanted, found string) string {
 	return fmt.Sprintf("sha256 differs: spec says %.12s…, and the module has %.12s…", wanted, found)
 }
 
-// look fetches a module, within limits, and compares its digest.
+func ofHTTP(url string) bool {
+	return strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://")
+}
+
+// look looks for a module, within limits.
 func (k *keeper) look(ctx context.Context, at module) (found check) {
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
-	defer func() { found.at = k.Now() }()
-	request, err := http.NewRequestWithContext(limit, http.MethodGet, at.url, nil)
+	if reference, ofRegistry := artefact(at.url); ofRegistry {
+		found = k.lookInRegistry(limit, reference, at.sha256)
+	} else {
+		found = k.fetch(limit, at)
+	}
+	found.at = k.Now()
+	return found
+}
+
+// fetch fetches a module over HTTP, and compares its digest.
+func (k *keeper) fetch(ctx context.Context, at module) check {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.url, nil)
 	if err != nil {
 		return check{reason: reasonUnreachable, message: "the url cannot be read: " + err.Error(), certain: true}
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -88,6 +90,7 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 		return s.fleet, nil
 	}
 	c.Now = func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return time.Now().Add(s.passed) }
+	c.HTTP = &http.Client{Transport: private{c.HTTP.Transport}}
 	if os.Getenv("HFI_KUBE_LOG") != "" {
 		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -104,6 +107,24 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 	})
 	return s
 }
+
+// private is the registry registry.example.com, which wants to know who asks, and otherwise the network.
+type private struct{ http.RoundTripper }
+
+func (p private) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Hostname() != "registry.example.com" {
+		return p.RoundTripper.RoundTrip(request)
+	}
+	answer := httptest.NewRecorder()
+	answer.Header().Set("WWW-Authenticate", `Basic realm="users"`)
+	answer.WriteHeader(http.StatusUnauthorized)
+	response := answer.Result()
+	response.Request = request
+	return response, nil
+}
+
+// CloseIdleConnections is the network's, which this hides.
+func (p private) CloseIdleConnections() { p.RoundTripper.(*http.Transport).CloseIdleConnections() }
 
 // judge refuses what is denied, and fails what is to fail.
 func (s *stage) judge(action kubetesting.Action) (bool, runtime.Object, error) {

@@ -74,6 +74,7 @@ type Cluster struct {
 	CheckEvery time.Duration
 	MaxModule  int64
 
+	// HTTP looks for modules and asks other replicas; its Transport must be set.
 	HTTP   *http.Client
 	Logger *slog.Logger
 	Now    reconciler.Clock

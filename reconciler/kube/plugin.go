@@ -35,8 +35,10 @@ type plugin struct {
 	managed bool
 	// leadsHome: its filters ask this control plane, or come from it. What
 	// does not is known only because it has the name of what hfi makes.
-	leadsHome    bool
-	url, sha256  string
+	leadsHome   bool
+	url, sha256 string
+	// pullSecret: sidecars have credentials for the registry.
+	pullSecret   bool
 	selector     map[string]string
 	targetsOther bool
 	created      time.Time
@@ -65,7 +67,7 @@ func readPlugin(object *unstructured.Unstructured, home *url.URL) *plugin {
 	one := &plugin{
 		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, object: object,
 		managed: object.GetName() == PluginName && object.GetLabels()[labelManagedBy] == managedBy,
-		url:     text("spec", "url"), sha256: strings.ToLower(text("spec", "sha256")),
+		url:     text("spec", "url"), sha256: strings.ToLower(text("spec", "sha256")), pullSecret: text("spec", "imagePullSecret") != "",
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
 	one.leadsHome = sameHost(text("spec", "pluginConfig", "control_plane_address"), home) || servedBy(one.url, home)

@@ -1,8 +1,12 @@
 package kube
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -11,9 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/boifi/hfi/internal/oci"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -100,6 +108,10 @@ func TestReasonOfALoadFailure(t *testing.T) {
 	defer files.Close()
 	gone := httptest.NewServer(nil)
 	gone.Close()
+	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer images.Close()
+	artefact := "oci://" + strings.TrimPrefix(images.URL, "http://") + "/hfi/filter"
+	pushed := pushFilter(t, artefact+":1")
 	for _, c := range []struct {
 		what, url, sha256, reason, message string
 	}{
@@ -107,7 +119,15 @@ func TestReasonOfALoadFailure(t *testing.T) {
 		{"another module", files.URL + "/filter.wasm", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + right[:12]},
 		{"nobody there", gone.URL + "/filter.wasm", "", reasonUnreachable, "the url cannot be reached from the control plane"},
 		{"the right module", files.URL + "/filter.wasm", right, reasonNoContact, "look at the log of istio-proxy"},
-		{"a registry's", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
+		{"no such tag", artefact + ":none", "", reasonUnreachable, "the registry answers 404 Not Found"},
+		{"no such digest", artefact + "@sha256:" + strings.Repeat("0", 64), "", reasonUnreachable, "the registry answers 404 Not Found"},
+		{"another artefact", artefact + ":1", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + pushed[:12]},
+		{"no registry there", "oci://" + strings.TrimPrefix(gone.URL, "http://") + "/hfi/filter:1", "", reasonUnreachable, "the registry cannot be reached from the control plane"},
+		{"no reference", "oci://hfi/filter:a:b", "", reasonUnreachable, "the url cannot be read"},
+		{"the right artefact", artefact + ":1", pushed, reasonNoContact, "look at the log of istio-proxy"},
+		{"the right artefact, by digest", artefact + "@sha256:" + pushed, "", reasonNoContact, "look at the log of istio-proxy"},
+		// A sidecar may have what the registry asks for.
+		{"one that is not for all", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
 		{"an earlier filter of ours", "http://hfi-control-plane.boifi.svc.cluster.local:8080/v1/filter/" + right + ".wasm", right, reasonUnreachable, "answers 404: the control plane's filter is /v1/filter/" + filterDigest},
 		{"ours with a digest of an earlier one", "http://hfi-control-plane.boifi:8080/v1/filter.wasm", right, reasonDigest, "sha256 differs"},
 	} {
@@ -127,6 +147,55 @@ func TestReasonOfALoadFailure(t *testing.T) {
 			s.eventually("an Event tells it", func() bool { return slices.Contains(s.events(), c.reason) })
 		})
 	}
+}
+
+// pushFilter pushes an artefact, and gives the digest of its manifest.
+func pushFilter(t *testing.T, address string) string {
+	t.Helper()
+	to, err := name.ParseReference(strings.TrimPrefix(address, "oci://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := oci.Filter("1", []byte("module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(to, image, remote.WithTransport(&http.Transport{DisableKeepAlives: true})); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest.Hex
+}
+
+// Where a plugin names credentials, a registry that knows nothing of its tag
+// without them says nothing of what sidecars find.
+func TestARegistryIsNotAskedWithoutThePluginsCredentials(t *testing.T) {
+	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer images.Close()
+	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+		spec["url"], spec["imagePullSecret"] = "oci://"+strings.TrimPrefix(images.URL, "http://")+"/hfi/filter:1", "registry"
+	}))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("it is judged", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "False" })
+	s.holds("the registry is not blamed", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
+}
+
+// Istio's agent asks a registry without TLS too, and so does the daemon.
+func TestARegistryWithoutTLS(t *testing.T) {
+	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer images.Close()
+	s := newStage(t, func(s *stage) {
+		s.HTTP = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, images.Listener.Addr().String())
+		}}}
+	}, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = "oci://images.example.com/hfi/filter:1" }))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("it answers", func() bool {
+		return strings.Contains(s.condition("demo", "by-hand", conditionLoaded).Message, "the registry answers 404 Not Found")
+	})
 }
 
 // A plugin that is changed to a module that is not there leaves sidecars with
