@@ -82,6 +82,7 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 	c := New(Clients{Metadata: s.pods, Dynamic: s.objects})
 	s.Cluster = c
 	c.Interval, c.Settle, c.RetryMin, c.RetryMax, c.RepairMin = 20*time.Millisecond, time.Millisecond, 5*time.Millisecond, 20*time.Millisecond, time.Millisecond
+	c.Idle = c.Interval
 	c.SHA256, c.Keep = filterDigest, []string{"demo"}
 	c.Leads = func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.leads }
 	c.Filters = func(context.Context) (reconciler.FiltersStatus, error) {

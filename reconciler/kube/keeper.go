@@ -57,13 +57,14 @@ func newKeeper(c *Cluster) *keeper {
 func (k *keeper) run(ctx context.Context) {
 	tick := time.NewTicker(k.Interval)
 	defer tick.Stop()
-	reported := time.Time{}
+	reported, idle := time.Time{}, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-k.moved:
+			idle = false
 			// A Deployment's pods come one by one.
 			select {
 			case <-ctx.Done():
@@ -73,6 +74,7 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		if !k.Leads() {
 			k.rest()
+			idle = false
 			continue
 		}
 		if state := k.served.Load(); state != nil {
@@ -80,8 +82,12 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.tellAgain(ctx)
 		k.keep(ctx)
-		if time.Since(reported) >= k.Interval/2 {
-			k.report(ctx)
+		wait := k.Interval / 2
+		if idle {
+			wait = k.Idle
+		}
+		if time.Since(reported) >= wait {
+			idle = k.report(ctx)
 			reported = time.Now()
 		}
 	}

@@ -19,6 +19,7 @@ const (
 	DefaultControlPlane  = "http://hfi-control-plane.boifi:8080"
 	DefaultRootNamespace = "istio-system"
 	DefaultInterval      = 2 * time.Second
+	DefaultIdle          = 10 * time.Second
 	DefaultSettle        = 150 * time.Millisecond
 	DefaultGrace         = 30 * time.Second
 	DefaultCallTimeout   = 10 * time.Second
@@ -58,6 +59,9 @@ type Cluster struct {
 	// Interval is the time between two looks that nothing asked for, and
 	// Settle how long after a change others are waited for.
 	Interval, Settle time.Duration
+	// Idle is the time between two questions for the whole fleet, which cost by
+	// its size, while all is well and nothing changes here.
+	Idle time.Duration
 	// Grace is how long a pod may take from its start, or from a change of its
 	// WasmPlugin, until its filter is in contact.
 	Grace time.Duration
@@ -101,7 +105,7 @@ func New(clients Clients) *Cluster {
 			return reconciler.FiltersStatus{}, errors.New("there is nobody to ask for filters")
 		},
 		ControlPlane: DefaultControlPlane, RootNamespace: DefaultRootNamespace,
-		Interval: DefaultInterval, Settle: DefaultSettle, Grace: DefaultGrace,
+		Interval: DefaultInterval, Idle: DefaultIdle, Settle: DefaultSettle, Grace: DefaultGrace,
 		CallTimeout: DefaultCallTimeout, ListTimeout: DefaultListTimeout, RetryMin: DefaultRetryMin, RetryMax: DefaultRetryMax,
 		RepairMin: DefaultRepairMin, RepairMax: DefaultRepairMax, RolloutLimit: DefaultRolloutLimit,
 		CheckEvery: DefaultCheckEvery, MaxModule: DefaultMaxModule,

@@ -37,21 +37,22 @@ func contactsOf(filters []reconciler.FilterStatus) map[podID]contact {
 	return contacts
 }
 
-// report writes into the WasmPlugins' status where it has changed.
-func (k *keeper) report(ctx context.Context) {
+// report writes into the WasmPlugins' status where it has changed, and says
+// whether all is well with them.
+func (k *keeper) report(ctx context.Context) (well bool) {
 	plugins, synced := k.plugins.list()
 	plugins = slices.DeleteFunc(plugins, func(one *plugin) bool {
 		return !one.leadsHome // another control plane tells of it
 	})
 	k.forget(plugins)
 	if !synced || len(plugins) == 0 {
-		return
+		return false
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	fleet, err := k.Filters(limit)
 	cancel()
 	if err != nil {
-		return // this daemon is stopping, or the question took too long: the next look asks again
+		return false // this daemon is stopping, or the question took too long: the next look asks again
 	}
 	if fleet.Complete {
 		k.incompleteSince = time.Time{}
@@ -61,6 +62,7 @@ func (k *keeper) report(ctx context.Context) {
 	contacts := contactsOf(fleet.Items)
 	// open are the namespaces where some status is not known to be as it should.
 	open := map[string]bool{}
+	well = true
 	for _, one := range plugins {
 		if one.targetsOther || ctx.Err() != nil {
 			continue // a gateway's or a Service's pods are not known here
@@ -70,6 +72,7 @@ func (k *keeper) report(ctx context.Context) {
 			open[one.Namespace] = true
 			continue
 		}
+		well = well && !slices.ContainsFunc(conditions, func(c reconciler.Condition) bool { return c.Status != "True" })
 		k.mu.Lock()
 		k.judged[one.podID] = conditions
 		k.mu.Unlock()
@@ -79,6 +82,7 @@ func (k *keeper) report(ctx context.Context) {
 		}
 	}
 	k.settle(open)
+	return well && len(open) == 0
 }
 
 // settle forgets which statuses were written in vain, but in some namespaces.

@@ -77,6 +77,35 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 	}
 }
 
+// While all is well and nothing changes, the fleet is seldom asked for.
+func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
+	var asked atomic.Int64
+	s := newStage(t, func(s *stage) {
+		s.Idle = time.Hour
+		filters := s.Filters
+		s.Filters = func(ctx context.Context) (reconciler.FiltersStatus, error) {
+			asked.Add(1)
+			return filters(ctx)
+		}
+	}, pluginObject("demo", "by-hand", nil))
+	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("it is asked for until all is well", func() bool { return asked.Load() > 10 })
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	well := func() bool { return s.condition("demo", "by-hand", conditionCurrent).Status == "True" }
+	s.eventually("all is well", well)
+	time.Sleep(5 * s.Interval) // what was written comes back by the watch
+	before := asked.Load()
+	time.Sleep(20 * s.Interval)
+	if after := asked.Load(); after != before {
+		t.Errorf("it is asked for %d times", after-before)
+	}
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterBehind})
+	s.serve("front=frontend/demo")
+	s.eventually("what changes here is seen soon", func() bool { return !well() })
+	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.eventually("and so is that it is well again", well)
+}
+
 // A pod has the 30 s that loading may take (F2), and so has a changed plugin to arrive.
 func TestAPodHasTimeToLoad(t *testing.T) {
 	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
