@@ -47,7 +47,8 @@ func (l *Lab) startKubernetes(ctx context.Context) error {
 	}
 	// Its node controllers are left out: they would want a real kubelet's leases.
 	controllers := "deployment-controller,replicaset-controller,statefulset-controller,endpoints-controller,endpointslice-controller,serviceaccount-controller," +
-		"root-ca-certificate-publisher-controller,namespace-controller,garbage-collector-controller,disruption-controller"
+		"root-ca-certificate-publisher-controller,namespace-controller,garbage-collector-controller,disruption-controller," +
+		"persistentvolumeclaim-protection-controller"
 	_, err := l.startServer("kube-controller-manager", l.command("kube-controller-manager", "--kubeconfig", l.Kubeconfig(),
 		"--service-account-private-key-file", key, "--root-ca-file", authority, "--controllers", controllers,
 		"--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=500", "--kube-api-burst=500"))
