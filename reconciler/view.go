@@ -179,6 +179,9 @@ func (r *Reconciler) judgeConditions(status Status, findings Findings) []Conditi
 		stall.Status, stall.Reason, stall.Message = "True", failure.Reason, failure.Message
 	case retrying != nil:
 		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Retrying", retrying.Message
+	case status.Sync.Status == Unknown:
+		// Etcd is away, or no leader has reported: there is nothing to see, and maybe a lot to do.
+		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Waiting", status.Sync.Message
 	case status.Sync.Status == OutOfSync && (status.Drift.Status != DriftDetected || r.DriftMode == HealDrift):
 		// A commit is being applied, or drift waits for its repair.
 		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Working", status.Sync.Message
