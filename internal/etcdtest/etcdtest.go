@@ -64,7 +64,7 @@ func Start(t testing.TB, options ...Option) *Server {
 		scheme = "https"
 	}
 	for try := 0; ; try++ {
-		s.address = freeAddress(t)
+		s.address = testtool.FreeAddress(t)
 		s.Endpoint = scheme + "://" + s.address
 		err := s.start()
 		if err == nil {
@@ -79,20 +79,10 @@ func Start(t testing.TB, options ...Option) *Server {
 	return s
 }
 
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 func (s *Server) start() error {
 	binary := testtool.Path(s.t, "etcd")
 	// A peer's address is needed, and no one ever calls it.
-	peer := "http://" + freeAddress(s.t)
+	peer := "http://" + testtool.FreeAddress(s.t)
 	arguments := append([]string{
 		"--name", "test", "--data-dir", s.Folder, "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", "http://127.0.0.1:2380", "--initial-cluster", "test=http://127.0.0.1:2380",

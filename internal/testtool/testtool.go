@@ -1,9 +1,10 @@
-// Package testtool finds the programs that tests hold hfi against: the stock
-// cue, etcd and etcdctl that "make tools" builds by pinned version.
+// Package testtool finds what tests need of a machine: the stock programs that
+// they hold hfi against, which "make tools" builds by pinned version, and ports.
 package testtool
 
 import (
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -38,6 +39,18 @@ func Lacks(t testing.TB, format string, arguments ...any) {
 		t.Fatalf(format, arguments...)
 	}
 	t.Skipf(format, arguments...)
+}
+
+// FreeAddress is a HOST:PORT of the loopback that nothing listens on. Somebody
+// else may take it meanwhile: where a program can choose its port itself, let it.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
 }
 
 // NoteSources looks at each file that the project's programs are built from,

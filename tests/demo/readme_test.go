@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,12 +36,7 @@ func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	if !found || !strings.HasPrefix(script, build) || !strings.Contains(script, port) {
 		t.Fatalf("the README's day does not begin with %q, or does not ask %s:\n%s", build, port, script)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := testtool.FreeAddress(t)
 	script = "true " + strings.ReplaceAll(strings.TrimPrefix(script, build), port, address)
 
 	clone := filepath.Join(t.TempDir(), "hfi")

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // refused runs hfid until it ends by itself, which it must, with an error.
@@ -77,13 +77,9 @@ func TestEnvironment(t *testing.T) {
 	repo := gittest.New(t)
 	hash := commit(repo, "One", map[string]string{"chaos/a.yaml": delay("a", "a", 5)})
 	data := filepath.Join(t.TempDir(), "data")
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.Close()
+	listen := testtool.FreeAddress(t)
 	command := exec.Command(hfidtest.Binary(t), "--etcd-prefix", "/flag")
-	command.Env = append(os.Environ(), "HFID_REPO="+repo.Bare(), "HFID_PATH=chaos", "HFID_LISTEN="+listener.Addr().String(), "HFID_DATA_DIR="+data,
+	command.Env = append(os.Environ(), "HFID_REPO="+repo.Bare(), "HFID_PATH=chaos", "HFID_LISTEN="+listen, "HFID_DATA_DIR="+data,
 		"HFID_REPLICA_ID=by-environment", "HFID_DRIFT=heal", "HFID_ETCD_PREFIX=/environment", "HFID_LOG_LEVEL=warn", "HFID_ETCD_LISTEN=127.0.0.1:0")
 	var log bytes.Buffer
 	command.Stderr = &log
@@ -102,7 +98,7 @@ func TestEnvironment(t *testing.T) {
 			return errors.New("it did not end")
 		}
 	}
-	answer := pollURL(t, "http://"+listener.Addr().String()+"/v1/status", `"Synced"`)
+	answer := pollURL(t, "http://"+listen+"/v1/status", `"Synced"`)
 	for _, part := range []string{hash, `"by-environment"`, `"path":"chaos"`, `"mode":"heal"`} {
 		if !strings.Contains(strings.ReplaceAll(answer, `": `, `":`), part) {
 			t.Errorf("%s is not in the status:\n%s", part, answer)

@@ -2,12 +2,12 @@ package envoy
 
 import (
 	"fmt"
-	"net"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -21,24 +21,14 @@ func outageSettled(version int) []string {
 	}
 }
 
-// outagePort is a free port, which every life of a daemon is to listen on.
-func outagePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 // F7, promise 6, with the real daemon: killed under load, away for a while,
 // restarted in a moment, stopped, and frozen, it takes nothing from what is in
 // force, and no request fails of it. After each life the next one is followed,
 // and knows the filter as current.
 func TestTheDaemonsDeathsFailNoRequest(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--listen", outagePort(t))
+	// Every life of the daemon is to listen on the same port.
+	w := newWorld(t, "--listen", testtool.FreeAddress(t))
 	w.start(t, map[string]envoytest.Config{"frontend-1": {
 		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(t, settings())}}},

@@ -9,6 +9,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -29,7 +30,7 @@ func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
 	repo.Push()
 	var daemons []*hfidtest.Daemon
 	for _, id := range []string{"one", "two"} {
-		address := outagePort(t)
+		address := testtool.FreeAddress(t)
 		daemons = append(daemons, hfidtest.Run(t, repo.Bare(), "--listen", address, "--advertise", "http://"+address, "--etcd-endpoints", server.Endpoint, "--replica-id", id))
 	}
 	cluster := envoytest.Cluster{Name: "daemon"}

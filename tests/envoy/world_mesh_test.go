@@ -3,7 +3,6 @@ package envoy
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // nativeDelay is what Envoy's own filter delays by on frontend-1's listener "native".
@@ -65,7 +65,7 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 	clusters := w.clusters()
 	clusters[1].Address = strings.TrimPrefix(w.envoys["nobody"].ListenerURL("daemon"), "http://")
 	w.future = newFuture(owner)
-	w.late = freeAddress(owner)
+	w.late = testtool.FreeAddress(owner)
 	clusters = append(clusters, envoytest.Cluster{Name: "future", Address: w.future.Address()}, envoytest.Cluster{Name: "late", Address: w.late})
 	half := envoytest.Config{
 		Node: envoytest.Node{ID: "half", Metadata: map[string]any{"WORKLOAD_NAME": "frontend"}}, Clusters: clusters,
@@ -101,17 +101,6 @@ func living(t testing.TB, configuration map[string]any) envoytest.Listener {
 	return envoytest.Listener{Name: "living", Filters: []envoytest.Filter{
 		envoytest.Wasm{Name: "living", File: hfidtest.Module(t), Configuration: configuration}.Filter(),
 	}}
-}
-
-// freeAddress is a loopback address that nothing listens on.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // remoteFilter is the filter as Envoy itself gets it from the daemon, which must be the very module.
