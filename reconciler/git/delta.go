@@ -104,12 +104,9 @@ func (w *walk) since(base string, tree plumbing.Hash, top string) error {
 // above it that is the root of a CUE module, if the policy folder is not one
 // itself. It also says whether the policy folder is there.
 func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
-	at, tree := "", root
+	at, tree, below := "", root, w.folder
 	top = w.folder
-	for name := range strings.SplitSeq(w.folder, "/") {
-		if name == "" {
-			break
-		}
+	for {
 		text, err := w.tree(tree)
 		if err != nil {
 			return "", false, err
@@ -121,6 +118,11 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 		if module.folder() {
 			top = at
 		}
+		if below == "" {
+			return top, true, nil
+		}
+		var name string
+		name, below, _ = strings.Cut(below, "/")
 		inside, err := lookup(text, name)
 		if err != nil {
 			return "", false, damagedTree(tree, err)
@@ -130,18 +132,6 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 		}
 		at, tree = path.Join(at, name), inside.hash
 	}
-	text, err := w.tree(tree)
-	if err != nil {
-		return "", false, err
-	}
-	module, err := lookup(text, "cue.mod")
-	if err != nil {
-		return "", false, damagedTree(tree, err)
-	}
-	if module.folder() {
-		top = w.folder
-	}
-	return top, true, nil
 }
 
 func (w *walk) tree(hash plumbing.Hash) ([]byte, error) { return w.objects.tree(w.ctx, hash) }
