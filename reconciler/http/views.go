@@ -88,17 +88,27 @@ func list[T any](items []T) []T {
 	return items
 }
 
-// policy is the one policy that the path names: its canonical fields, and
-// beside them the place in git where it was written.
-func (s *Server) policy(w nethttp.ResponseWriter, r *nethttp.Request) error {
+// served is what is served, for a route without parameters, whose answer's
+// headers tell it.
+func (s *Server) served(w nethttp.ResponseWriter, r *nethttp.Request) (*snapshot, error) {
 	if _, err := parameters(r); err != nil {
-		return err
+		return nil, err
 	}
 	snapshot := s.hub.current.Load()
 	if snapshot == nil {
-		return notReady()
+		return nil, notReady()
 	}
 	describe(w, snapshot)
+	return snapshot, nil
+}
+
+// policy is the one policy that the path names: its canonical fields, and
+// beside them the place in git where it was written.
+func (s *Server) policy(w nethttp.ResponseWriter, r *nethttp.Request) error {
+	snapshot, err := s.served(w, r)
+	if err != nil {
+		return err
+	}
 	name := strings.TrimPrefix(r.URL.Path, "/v1/policies/")
 	entry := snapshot.state.Set.Get(name)
 	if entry == nil {
@@ -143,14 +153,10 @@ type PolicyStatus struct {
 }
 
 func (s *Server) policiesStatus(w nethttp.ResponseWriter, r *nethttp.Request) error {
-	if _, err := parameters(r); err != nil {
+	snapshot, err := s.served(w, r)
+	if err != nil {
 		return err
 	}
-	snapshot := s.hub.current.Load()
-	if snapshot == nil {
-		return notReady()
-	}
-	describe(w, snapshot)
 	return writeJSON(w, nethttp.StatusOK, s.withPods(statusOf(snapshot.state.Set, s.Now())))
 }
 
