@@ -23,8 +23,8 @@ const slow = 500 * time.Millisecond
 type outcome struct{ requests, slow, aborted int }
 
 // push makes a change, pushes it, and tells how long it took to reach those
-// sidecars that it concerns.
-func (s *stage) push(ctx context.Context, concerned []*sidecar, change func(context.Context) error) error {
+// sidecars that it concerns, and what the status then says, which must be sync.
+func (s *stage) push(ctx context.Context, concerned []*sidecar, sync reconciler.SyncWord, change func(context.Context) error) error {
 	before := map[*sidecar]int{}
 	for _, one := range concerned {
 		before[one] = one.updates()
@@ -52,7 +52,7 @@ func (s *stage) push(ctx context.Context, concerned []*sidecar, change func(cont
 	if len(concerned) > 0 {
 		fmt.Printf("  in force in %s %d ms after git push returned\n", names(concerned), time.Since(pushed).Milliseconds())
 	}
-	return nil
+	return s.tell(ctx, sync)
 }
 
 // tell shows what the status says of git, etcd and the sidecars, once it has
