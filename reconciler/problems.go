@@ -39,15 +39,18 @@ func firstProblems(all []schema.Problem) []schema.Problem {
 }
 
 func cutProblem(problem schema.Problem) schema.Problem {
-	problem.File, problem.Field, problem.Message = cut(problem.File), cut(problem.Field), cut(problem.Message)
+	for _, text := range []*string{&problem.File, &problem.Field, &problem.Message} {
+		*text = Cut(*text, maxProblemText)
+	}
 	return problem
 }
 
-func cut(text string) string {
-	if len(text) <= maxProblemText {
+// Cut bounds a text to so many bytes, and a mark that it was cut. It stays UTF-8.
+func Cut(text string, limit int) string {
+	if len(text) <= limit {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxProblemText], "") + "…"
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 func countProblems(problems []schema.Problem) string {

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
 // module is what a WasmPlugin asks sidecars to load.
@@ -118,7 +120,7 @@ func (k *keeper) fetch(ctx context.Context, at module) check {
 	}
 	response, err := k.HTTP.Do(request)
 	if err != nil {
-		return check{reason: reasonUnreachable, message: "the url cannot be reached from the control plane: " + cut(reasonOf(err), 200)}
+		return check{reason: reasonUnreachable, message: "the url cannot be reached from the control plane: " + reconciler.Cut(reasonOf(err), 200)}
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -128,7 +130,7 @@ func (k *keeper) fetch(ctx context.Context, at module) check {
 	size, err := io.Copy(sum, io.LimitReader(response.Body, k.MaxModule+1))
 	switch digest := hex.EncodeToString(sum.Sum(nil)); {
 	case err != nil:
-		return check{reason: reasonUnreachable, message: "the url's answer breaks off: " + cut(reasonOf(err), 200)}
+		return check{reason: reasonUnreachable, message: "the url's answer breaks off: " + reconciler.Cut(reasonOf(err), 200)}
 	case size > k.MaxModule:
 		return check{reason: reasonUnreachable, message: fmt.Sprintf("the url's answer has more than %d bytes", k.MaxModule)}
 	case at.sha256 != "" && at.sha256 != digest:

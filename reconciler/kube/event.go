@@ -8,6 +8,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
 // untold are Events that could not be made, oldest first, and when that was tried last.
@@ -32,7 +34,7 @@ func (k *keeper) event(ctx context.Context, object *unstructured.Unstructured, k
 			"apiVersion": pluginResource.GroupVersion().String(), "kind": pluginKind,
 			"namespace": namespace, "name": object.GetName(), "uid": string(object.GetUID()), "resourceVersion": object.GetResourceVersion(),
 		},
-		"type": kind, "reason": reason, "message": cut(message, 1000),
+		"type": kind, "reason": reason, "message": reconciler.Cut(message, 1000),
 		"source": map[string]any{"component": "hfid"}, "reportingComponent": "hfid", "reportingInstance": "",
 		"firstTimestamp": at, "lastTimestamp": at, "count": int64(1),
 	}})

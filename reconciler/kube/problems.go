@@ -10,6 +10,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
 // problems are what the cluster denies, and what failed, by what was tried:
@@ -40,7 +42,7 @@ func (p *problems) note(what string, err error) (news bool) {
 		p.denied[what] = struct{}{}
 		return !denied
 	default:
-		text := what + ": " + cut(reasonOf(err), 300)
+		text := what + ": " + reconciler.Cut(reasonOf(err), 300)
 		p.failed[what] = text
 		return before != text
 	}
@@ -99,11 +101,4 @@ func reasonOf(err error) string {
 		return wrapped.Err.Error()
 	}
 	return err.Error()
-}
-
-func cut(text string, limit int) string {
-	if len(text) > limit {
-		return strings.ToValidUTF8(text[:limit], "") + "…"
-	}
-	return text
 }

@@ -11,6 +11,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
 // artefact gives the reference in a registry that a module's URL is. To Istio
@@ -33,7 +35,7 @@ func (k *keeper) lookInRegistry(ctx context.Context, reference, sha256 string) c
 	var refused *transport.Error
 	switch {
 	case errors.As(err, &malformed):
-		return check{reason: reasonUnreachable, message: "the url cannot be read: " + cut(err.Error(), 200), certain: true}
+		return check{reason: reasonUnreachable, message: "the url cannot be read: " + reconciler.Cut(err.Error(), 200), certain: true}
 	case errors.As(err, &refused):
 		switch refused.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
@@ -44,7 +46,7 @@ func (k *keeper) lookInRegistry(ctx context.Context, reference, sha256 string) c
 			message: fmt.Sprintf("the registry answers %d %s", refused.StatusCode, http.StatusText(refused.StatusCode)),
 		}
 	case err != nil:
-		return check{reason: reasonUnreachable, message: "the registry cannot be reached from the control plane: " + cut(reasonOf(err), 200)}
+		return check{reason: reasonUnreachable, message: "the registry cannot be reached from the control plane: " + reconciler.Cut(reasonOf(err), 200)}
 	case found.MediaType.IsIndex():
 		return check{} // what counts is the digest of the image in it that is for the sidecar's platform
 	case sha256 != "" && sha256 != found.Digest.Hex:

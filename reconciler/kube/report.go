@@ -158,7 +158,7 @@ func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]cont
 		loaded.Message += "; a replica of the control plane does not answer, and may know more"
 	}
 	for _, condition := range []reconciler.Condition{loaded, t.currentCondition()} {
-		condition.Message = cut(condition.Message, 1000)
+		condition.Message = reconciler.Cut(condition.Message, 1000)
 		condition.LastTransitionTime = now.UTC().Truncate(time.Second)
 		for _, before := range one.conditions {
 			if before.Type == condition.Type && before.Status == condition.Status {

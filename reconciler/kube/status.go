@@ -116,7 +116,7 @@ func tally(pods []*pod, contacts map[podID]contact) reconciler.PolicyPods {
 		case has.state == reconciler.FilterSilent:
 			reason = "its filter stopped asking"
 		case has.service != one.workload.Service:
-			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", cut(has.service, 100), one.workload.Service)
+			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(has.service, 100), one.workload.Service)
 		case has.state == reconciler.FilterCurrent:
 			row.Current++
 			continue
