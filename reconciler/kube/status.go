@@ -33,7 +33,7 @@ func (c *Cluster) Told() *reconciler.KubernetesTold {
 // Status says how the policies of a set stand in the cluster, by the whole
 // fleet of filters. Policies with one selector are looked at once.
 func (c *Cluster) Status(set *schema.Set, fleet reconciler.FiltersStatus) reconciler.KubernetesStatus {
-	view := &reconciler.KubernetesView{Policies: []reconciler.PolicyPods{}, WasmPlugins: []reconciler.WasmPluginStatus{}, KeptNamespaces: list(c.Keep)}
+	view := &reconciler.KubernetesView{Policies: []reconciler.PolicyPods{}, WasmPlugins: []reconciler.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
 	if mine := c.Told(); mine != nil {
@@ -161,7 +161,7 @@ func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin
 		if judged, found := c.keeper.judged[one.podID]; found {
 			row.Conditions = judged
 		} else if one.leadsHome {
-			row.Conditions = list(one.conditions)
+			row.Conditions = append(row.Conditions, one.conditions...)
 		}
 		if one.managed && !kept {
 			row.Message = "hfi made it, and does not keep this namespace any more (--kube-namespaces): nobody repairs or removes it"
@@ -176,11 +176,4 @@ func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin
 				Namespace: namespace, Name: PluginName, Managed: true, Conditions: []reconciler.Condition{}, Message: message})
 		}
 	}
-}
-
-func list[T any](items []T) []T {
-	if items == nil {
-		return []T{}
-	}
-	return items
 }
