@@ -1,0 +1,229 @@
+package git
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// Each way in which a remote fails is reported as what it is, within the time
+// limit, without a credential in it; and the same source recovers. (G8)
+func TestRemoteFailures(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	second := repo.Commit("Second", map[string]string{"policies/b.yaml": noise(1 << 16)})
+	repo.Push()
+	const password = "pa55word-of-ada"
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{User: "ada", Password: password})
+	for _, c := range []struct {
+		name   string
+		fault  func(http.Handler) http.Handler
+		reason string
+		then   reconciler.Consequence
+	}{
+		{"401", gittest.Answer(401), "AuthenticationFailed", reconciler.Mend},
+		{"403", gittest.Answer(403), "AuthenticationFailed", reconciler.Mend},
+		{"404", gittest.Answer(404), "RepositoryMissing", reconciler.Mend},
+		{"500", gittest.Answer(500), "Unreachable", reconciler.Retry},
+		{"503", gittest.Answer(503), "Unreachable", reconciler.Retry},
+		{"hang before the headers", server.Hang, "TimedOut", reconciler.Retry},
+		{"hang in the middle", server.HangAfter(100), "TimedOut", reconciler.Retry},
+		{"cut in the middle", gittest.CutAfter(100), "Unreachable", reconciler.Retry},
+		{"cut at once", gittest.CutAfter(0), "Unreachable", reconciler.Retry},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var logs bytes.Buffer
+			s := open(t, strings.Replace(server.URL, "://", "://ada:"+password+"@", 1), "policies", func(s *Source) {
+				s.Logger = slog.New(slog.NewTextHandler(&logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			})
+			check := func(doing string, err error) {
+				t.Helper()
+				if err == nil {
+					t.Fatalf("%s succeeds", doing)
+				}
+				wantError(t, err, c.reason, c.then)
+				if leak := err.Error() + logs.String() + s.DisplayURL(); strings.Contains(leak, password) {
+					t.Errorf("%s: the password shows: %s", doing, leak)
+				}
+			}
+			if strings.HasPrefix(c.name, "hang") {
+				s.Timeout = short
+			}
+			server.Break(c.fault)
+			_, err := s.Head(t.Context())
+			check("head", err)
+			_, err = s.Delta(t.Context(), "", second)
+			check("delta", err)
+			_, err = s.Since(t.Context(), first, second)
+			check("since", err)
+			server.Break(nil)
+			s.Timeout = patience
+			if mustHead(t, s) != second {
+				t.Error("the head was not found again")
+			}
+			mustDelta(t, s, "", second)
+			if left := glob(t, filepath.Join(s.dataDir, "*")); len(left) != 1 {
+				t.Errorf("failures left copies: %v", left)
+			}
+		})
+	}
+	t.Run("the fetch alone hangs in the middle or is cut", func(t *testing.T) {
+		for _, fault := range []func(http.Handler) http.Handler{server.HangAfter(10_000), gittest.CutAfter(10_000)} {
+			s := open(t, server.URL, "policies", func(s *Source) { s.Username, s.PasswordFile = "ada", secretFile(t, password) })
+			mustHead(t, s)
+			s.Timeout = short
+			server.Break(fault)
+			_, err := s.Delta(t.Context(), "", second)
+			if err == nil {
+				t.Fatal("the delta was read")
+			}
+			if known := err.(*reconciler.SourceError); known.Then != reconciler.Retry {
+				t.Errorf("a cut fetch is no error to retry: %v", err)
+			}
+			server.Break(nil)
+			s.Timeout = patience
+			mustDelta(t, s, "", second)
+		}
+	})
+	t.Run("the caller gives up", func(t *testing.T) {
+		s := open(t, server.URL, "policies")
+		server.Break(server.Hang)
+		defer server.Break(nil)
+		ctx, cancel := context.WithTimeout(t.Context(), short)
+		defer cancel()
+		_, err := s.Head(ctx)
+		wantError(t, err, "TimedOut", reconciler.Retry)
+	})
+	t.Run("wrong credentials, then right ones", func(t *testing.T) {
+		file := secretFile(t, "wr0ng-one")
+		s := open(t, server.URL, "policies", func(s *Source) { s.Username, s.PasswordFile = "ada", file })
+		_, err := s.Head(t.Context())
+		wantError(t, err, "AuthenticationFailed", reconciler.Mend)
+		if text := err.Error(); strings.Contains(text, "wr0ng-one") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("ada:wr0ng-one"))) {
+			t.Errorf("the password shows: %v", err)
+		}
+		if err := os.WriteFile(file, []byte(password), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mustHead(t, s)
+	})
+	t.Run("nobody listens", func(t *testing.T) {
+		s := open(t, "http://ada:"+password+"@127.0.0.1:1/x.git", "policies")
+		_, err := s.Head(t.Context())
+		wantError(t, err, "Unreachable", reconciler.Retry)
+		if strings.Contains(err.Error(), password) {
+			t.Errorf("the password shows: %v", err)
+		}
+	})
+	t.Run("a certificate that nobody vouches for", func(t *testing.T) {
+		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
+		_, err := open(t, secure.URL, "policies").Head(t.Context())
+		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+	})
+	t.Run("a certificate authority whose file is missing, empty, then right", func(t *testing.T) {
+		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
+		file := filepath.Join(t.TempDir(), "ca.pem")
+		s := open(t, secure.URL, "policies", func(s *Source) { s.CABundleFile = file })
+		_, err := s.Head(t.Context())
+		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		if !strings.Contains(err.Error(), file) {
+			t.Errorf("the error does not name %s: %v", file, err)
+		}
+		write := func(text []byte) {
+			t.Helper()
+			if err := os.WriteFile(file, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(nil)
+		_, err = s.Head(t.Context())
+		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		right, err := os.ReadFile(secure.CAFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(right)
+		if mustHead(t, s) != second {
+			t.Error("mended, the head was not found")
+		}
+	})
+	t.Run("branch missing, repository empty", func(t *testing.T) {
+		empty := gittest.New(t)
+		s := open(t, gittest.ServeHTTP(t, empty, gittest.HTTP{}).URL, "policies")
+		_, err := s.Head(t.Context())
+		wantError(t, err, "RepositoryEmpty", reconciler.Await)
+		hash := empty.Commit("x", policy(1))
+		empty.Git("push", "-q", "origin", "HEAD:refs/heads/other")
+		_, err = s.Head(t.Context())
+		wantError(t, err, "BranchMissing", reconciler.Await)
+		empty.Push()
+		if mustHead(t, s) != hash {
+			t.Error("the branch was not found when it came")
+		}
+	})
+}
+
+// SSH trusts no host that it does not know, and no key that changed; it says
+// so, and a hanging server is given up on in time. (G1)
+func TestSSHFailures(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	server := gittest.ServeSSH(t, repo)
+	for _, c := range []struct {
+		name, key, hosts, reason string
+		then                     reconciler.Consequence
+	}{
+		{"unknown host", server.KeyFile, server.EmptyHostsFile, "HostKeyUnknown", reconciler.Mend},
+		{"changed host key", server.KeyFile, server.OtherHostsFile, "HostKeyChanged", reconciler.Mend},
+		{"wrong key", server.StrangerKeyFile, server.KnownHostsFile, "AuthenticationFailed", reconciler.Mend},
+		{"no key", "", server.KnownHostsFile, "AuthenticationFailed", reconciler.Mend},
+		{"no known hosts", server.KeyFile, "", "HostKeyUnknown", reconciler.Mend},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = c.key, c.hosts })
+			_, err := s.Head(t.Context())
+			wantError(t, err, c.reason, c.then)
+			s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile
+			if mustHead(t, s) != first {
+				t.Error("mended, the head was not found")
+			}
+		})
+	}
+	right := func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile }
+	t.Run("a session that hangs", func(t *testing.T) {
+		s := open(t, server.URL, "policies", right)
+		s.Timeout = short
+		server.Hang(true)
+		for range 10 { // more than may hang at once
+			_, err := s.Head(t.Context())
+			wantError(t, err, "TimedOut", reconciler.Retry)
+		}
+		_, err := s.Delta(t.Context(), "", first)
+		wantError(t, err, "TimedOut", reconciler.Retry)
+		server.Hang(false)
+		s.Timeout = patience
+		mustHead(t, s)
+		mustDelta(t, s, "", first)
+	})
+	t.Run("a port that says nothing", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		s := open(t, "ssh://git@"+listener.Addr().String()+"/x.git", "policies", right)
+		s.Timeout = short
+		for range 10 {
+			_, err = s.Head(t.Context())
+			wantError(t, err, "TimedOut", reconciler.Retry)
+		}
+	})
+}
