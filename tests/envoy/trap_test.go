@@ -34,7 +34,10 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 	sidecarOf := func(pod, module string, concurrency int) envoytest.Config {
 		return envoytest.Config{
 			Node: envoytest.Workload("frontend", "demo", pod), Concurrency: concurrency, Clusters: w.clusters(),
-			Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{envoytest.Wasm{File: module, Configuration: settings()}.Filter()}}},
+			Listeners: []envoytest.Listener{{
+				Filters: []envoytest.Filter{envoytest.Wasm{File: module, Configuration: settings()}.Filter()},
+				Routes:  []envoytest.Route{{Prefix: "/direct", Status: 200}, {}},
+			}},
 		}
 	}
 	w.start(t, map[string]envoytest.Config{
@@ -49,7 +52,10 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 	})
 	trapWant(t, w, 0, []string{"is served", "3 filters are current"}, "wait", commit)
 
-	kept, passing := trapLoad(t, trapped.URL()+"/kept", 418), trapLoad(t, trapped.URL()+"/ok", 200)
+	// What a VM holds when it traps fails with it, which Envoy sees to (promise 6
+	// names the exception). These requests are answered by Envoy itself, once the
+	// filter has let them pass, so none is ever held; of the others not one may fail.
+	kept, passing := trapLoad(t, trapped.URL()+"/kept", 418), trapLoad(t, trapped.URL()+"/direct", 200)
 	time.Sleep(time.Second)
 	if faulted := kept.end(t); faulted[200] != 0 || faulted[418] == 0 {
 		t.Fatalf("before the trap, each request is for the fault: %v", faulted)
