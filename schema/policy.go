@@ -1,6 +1,6 @@
 // Package schema is what a fault policy is: its Go types, its one canonical
 // form, and the digest of a set of policies. policy.cue beside this file
-// says which policies are valid; package vet asks it. This package imports
+// says which policies are valid; package reconciler/cue asks it. This package imports
 // only the standard library, so that the Wasm filter can import it.
 package schema
 

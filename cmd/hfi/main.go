@@ -15,12 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/schema/vet"
+	"github.com/boifi/hfi/reconciler/cue"
 )
 
 func main() {
 	// Before anything else: this program is also the child that evaluates CUE.
-	vet.RunChild()
+	cue.RunChild()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -10,14 +10,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/boifi/hfi/schema/vet"
+	"github.com/boifi/hfi/reconciler/cue"
 )
 
 // TestMain makes this test binary the hfi command for the scripts: the real
 // program, in processes of its own.
 func TestMain(m *testing.M) {
 	// A child that evaluates CUE is this program too, under another name than hfi.
-	vet.RunChild()
+	cue.RunChild()
 	testscript.Main(m, map[string]func(){"hfi": main})
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/schema"
-	"github.com/boifi/hfi/schema/vet"
 )
 
 // defaultPath is the policy folder in a repository where nothing says otherwise, as it is hfid's.
@@ -64,7 +64,7 @@ func guessPath(dir string) string {
 func (a *app) vet(ctx context.Context, dir, path string) (*reconciler.Verdict, error) {
 	bar := a.progress(ctx, "Checking policies")
 	defer bar.Stop()
-	verdict, err := vet.Dir(ctx, dir, path)
+	verdict, err := cue.Dir(ctx, dir, path)
 	if err != nil {
 		return nil, fmt.Errorf("checking the policies in %s: %w", path, err)
 	}

@@ -10,11 +10,11 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"github.com/boifi/hfi/schema/vet"
+	"github.com/boifi/hfi/reconciler/cue"
 )
 
 func main() {
-	vet.RunChild()
+	cue.RunChild()
 	tuneCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

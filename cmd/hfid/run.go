@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/reconciler/etcd"
 	"github.com/boifi/hfi/reconciler/git"
 	"github.com/boifi/hfi/reconciler/http"
 	"github.com/boifi/hfi/reconciler/lastgood"
-	"github.com/boifi/hfi/schema/vet"
 )
 
 // shutdownLimit bounds how long answers under way may take once the daemon is told to stop.
@@ -51,7 +51,7 @@ func run(ctx context.Context, o options) (err error) {
 	source.TokenFile, source.Username, source.PasswordFile = o.gitTokenFile, o.gitUsername, o.gitPasswordFile
 	source.SSHKeyFile, source.KnownHostsFile, source.CABundleFile = o.gitSSHKeyFile, o.gitKnownHostsFile, o.gitCA
 
-	loop := reconciler.New(source, vet.New(o.path), store, disk, nil)
+	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path
 	loop.Interval, loop.DriftMode, loop.Logger = o.interval, o.drift, logger
 	service := http.New(loop)

@@ -1,6 +1,6 @@
 // Package mutation shows that the tests which guard hfi's promises can fail:
 // with one line of the source taken out, a named test turns red. (The
-// constraints of the schema are taken out by package vet's own tests.)
+// constraints of the schema are taken out by reconciler/cue's own tests.)
 package mutation
 
 import (

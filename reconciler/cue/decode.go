@@ -1,0 +1,305 @@
+package cue
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"cuelang.org/go/cue/ast"
+	cueerrors "cuelang.org/go/cue/errors"
+	"cuelang.org/go/cue/token"
+	cuejson "cuelang.org/go/encoding/json"
+	cueyaml "cuelang.org/go/encoding/yaml"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// maxAliasNodes is how many values the aliases of a YAML file may stand for.
+// Merge keys count, which CUE's own limit forgets.
+const maxAliasNodes = 10_000
+
+// maxNodes is how many values one document may hold: far more than the
+// largest policy has, and little enough for CUE to evaluate in a blink.
+const maxNodes = 20_000
+
+// maxDigits is how long a number may be: arithmetic on longer ones is slow.
+const maxDigits = 100
+
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// text checks what does not depend on a file's format, and takes a byte
+// order mark away, as the cue command does.
+func text(content []byte) ([]byte, *schema.Problem) {
+	if bytes.HasPrefix(content, []byte("version https://git-lfs.github.com/spec/")) {
+		return nil, &schema.Problem{Message: "this is a Git LFS pointer, not the file itself; keep policies out of LFS"}
+	}
+	content = bytes.TrimPrefix(content, byteOrderMark)
+	if !utf8.Valid(content) {
+		line, column := 1, 1
+		for rest := content; len(rest) > 0; {
+			r, size := utf8.DecodeRune(rest)
+			if r == utf8.RuneError && size == 1 {
+				break
+			}
+			column += size
+			if r == '\n' {
+				line, column = line+1, 1
+			}
+			rest = rest[size:]
+		}
+		return nil, &schema.Problem{Line: line, Column: column, Message: "the text is not UTF-8 from here on; save the file as UTF-8"}
+	}
+	return content, nil
+}
+
+// decode takes a YAML or JSON text apart into its documents. It evaluates
+// nothing. Where there is a problem, the documents before it are given too.
+func decode(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Problem) {
+	content, problem := text(content)
+	if problem != nil {
+		return nil, problem
+	}
+	var documents []ast.Expr
+	if strings.HasSuffix(path, ".json") {
+		documents, problem = decodeJSON(path, content, limits)
+	} else {
+		documents, problem = decodeYAML(path, content, limits)
+	}
+	for i, document := range documents {
+		if found := tooLarge(document, limits); found != nil {
+			return documents[:i], found
+		}
+	}
+	return documents, problem
+}
+
+func decodeJSON(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Problem) {
+	// Before CUE's parser sees it, since that one recurses.
+	depth, line, start, inString := 0, 1, 0, false
+	for i := 0; i < len(content); i++ {
+		switch c := content[i]; {
+		case c == '\n':
+			line, start = line+1, i+1
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > limits.MaxDepth {
+				return nil, &schema.Problem{Line: line, Column: i - start + 1, Message: tooDeep(limits.MaxDepth)}
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	// The position that the standard library knows is the better one.
+	var any json.RawMessage
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(content, &any); errors.As(err, &syntax) {
+		line, column := place(content, int(syntax.Offset)-1)
+		return nil, &schema.Problem{Line: line, Column: column, Message: "this is not JSON: " + plainJSON(syntax.Error())}
+	}
+	document, err := cuejson.Extract(path, content)
+	if err != nil {
+		line, column := errorPlace(err)
+		return nil, &schema.Problem{Line: line, Column: column, Message: "this is not JSON that CUE can read: " + firstLine(err)}
+	}
+	return []ast.Expr{document}, nil
+}
+
+// plainJSON says the standard library's syntax errors a little plainer.
+func plainJSON(message string) string {
+	if message == "unexpected end of JSON input" {
+		return "the text ends too early"
+	}
+	return message
+}
+
+func decodeYAML(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Problem) {
+	if problem := expansion(content, limits); problem != nil {
+		return nil, problem
+	}
+	var documents []ast.Expr
+	decoder := cueyaml.NewDecoder(path, bytes.NewReader(content))
+	for {
+		document, err := extract(decoder)
+		if err == io.EOF {
+			return documents, nil
+		}
+		if err != nil {
+			return documents, yamlProblem(path, err)
+		}
+		documents = append(documents, document)
+	}
+}
+
+// extract is the decoder's next document; a panic in it is an error, since
+// whatever it meets is somebody's text.
+func extract(decoder *cueyaml.Decoder) (document ast.Expr, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			document, err = nil, fmt.Errorf("yaml: cannot be decoded: %.200v", r)
+		}
+	}()
+	return decoder.Extract()
+}
+
+var yamlLine = regexp.MustCompile(`(?s)^(?:line )?(\d+)(?::(\d+))?: (.*)$`)
+
+// yamlProblem reads the place out of an error of the YAML decoder, which has it in its text only.
+func yamlProblem(path string, err error) *schema.Problem {
+	message := strings.TrimPrefix(strings.TrimPrefix(err.Error(), path+":"), "yaml: ")
+	problem := &schema.Problem{Line: 1, Column: 1}
+	if found := yamlLine.FindStringSubmatch(message); found != nil {
+		problem.Line, _ = strconv.Atoi(found[1])
+		if problem.Column, _ = strconv.Atoi(found[2]); problem.Column == 0 {
+			problem.Column = 1
+		}
+		message = found[3]
+	} else if line, column := errorPlace(err); line > 0 {
+		problem.Line, problem.Column = line, column
+	}
+	problem.Message = "this is not YAML that can be read: " + strings.TrimSpace(message)
+	return problem
+}
+
+// expansion refuses aliases that stand for themselves or for too much. CUE's
+// decoder follows merge keys without a limit, even in circles, and a stack
+// that overflows takes the whole process with it.
+func expansion(content []byte, limits Limits) *schema.Problem {
+	if !bytes.ContainsRune(content, '&') || !bytes.ContainsRune(content, '*') {
+		return nil
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	for {
+		var document yaml.Node
+		if err := decoder.Decode(&document); err != nil {
+			return nil // the end, or an error that CUE's decoder meets too
+		}
+		count := counter{limits: limits, open: map[*yaml.Node]bool{}}
+		if problem := count.walk(&document, 0, false); problem != nil {
+			return problem
+		}
+	}
+}
+
+type counter struct {
+	limits Limits
+	open   map[*yaml.Node]bool
+	nodes  int
+}
+
+func (c *counter) walk(node *yaml.Node, depth int, inAlias bool) *schema.Problem {
+	at := schema.Problem{Line: max(node.Line, 1), Column: max(node.Column, 1)}
+	if depth > c.limits.MaxDepth+1 { // one for the document itself
+		at.Message = tooDeep(c.limits.MaxDepth)
+		return &at
+	}
+	if inAlias {
+		if c.nodes++; c.nodes > maxAliasNodes {
+			at.Message = fmt.Sprintf("the aliases stand for more than %d values", maxAliasNodes)
+			return &at
+		}
+	}
+	if node.Kind == yaml.AliasNode {
+		if c.open[node.Alias] {
+			at.Message = fmt.Sprintf("the alias *%.60s stands for something that contains itself", node.Value)
+			return &at
+		}
+		return c.walk(node.Alias, depth, true)
+	}
+	c.open[node] = true
+	defer delete(c.open, node)
+	for _, child := range node.Content {
+		if problem := c.walk(child, depth+1, inAlias); problem != nil {
+			return problem
+		}
+	}
+	return nil
+}
+
+// tooLarge says where a document is nested too deeply or holds too much.
+func tooLarge(document ast.Expr, limits Limits) *schema.Problem {
+	nodes := 0
+	var walk func(expr ast.Expr, depth int) *schema.Problem
+	walk = func(expr ast.Expr, depth int) *schema.Problem {
+		if nodes++; nodes > maxNodes {
+			return problemAt(expr, fmt.Sprintf("one document holds more than %d values", maxNodes))
+		}
+		switch x := expr.(type) {
+		case *ast.BasicLit:
+			if x.Kind != token.STRING && len(x.Value) > maxDigits {
+				return problemAt(expr, fmt.Sprintf("this number has more than %d digits", maxDigits))
+			}
+		case *ast.UnaryExpr:
+			return walk(x.X, depth)
+		case *ast.StructLit:
+			if depth++; depth > limits.MaxDepth {
+				return problemAt(expr, tooDeep(limits.MaxDepth))
+			}
+			for _, decl := range x.Elts {
+				if field, ok := decl.(*ast.Field); ok {
+					if problem := walk(field.Value, depth); problem != nil {
+						return problem
+					}
+				}
+			}
+		case *ast.ListLit:
+			if depth++; depth > limits.MaxDepth {
+				return problemAt(expr, tooDeep(limits.MaxDepth))
+			}
+			for _, element := range x.Elts {
+				if problem := walk(element, depth); problem != nil {
+					return problem
+				}
+			}
+		}
+		return nil
+	}
+	return walk(document, 0)
+}
+
+func tooDeep(limit int) string {
+	return fmt.Sprintf("the text is nested more than %d levels deep; a policy needs no more than eight", limit)
+}
+
+func problemAt(node ast.Node, message string) *schema.Problem {
+	line, column := nodePlace(node)
+	return &schema.Problem{Line: line, Column: column, Message: message}
+}
+
+// nodePlace is where a node stands, counted from 1.
+func nodePlace(node ast.Node) (line, column int) {
+	position := node.Pos().Position()
+	return max(position.Line, 1), max(position.Column, 1)
+}
+
+// errorPlace is the first place that an error of CUE names, or zeros.
+func errorPlace(err error) (line, column int) {
+	for _, position := range cueerrors.Positions(err) {
+		if p := position.Position(); p.Line > 0 {
+			return p.Line, p.Column
+		}
+	}
+	return 0, 0
+}
+
+// place turns an offset into a line and a column, both counted from 1.
+func place(content []byte, offset int) (line, column int) {
+	offset = min(max(offset, 0), len(content))
+	before := content[:offset]
+	return bytes.Count(before, []byte("\n")) + 1, offset - (bytes.LastIndexByte(before, '\n') + 1) + 1
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return strings.ReplaceAll(line, "\t", " ")
+}

@@ -1,0 +1,105 @@
+package cue
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// Dir says what the policies below policyPath in a folder on disk come to,
+// as if the folder were a commit: a new Workspace takes in all of it.
+func Dir(ctx context.Context, dir, policyPath string) (*reconciler.Verdict, error) {
+	w := New(policyPath)
+	delta, err := w.Scan(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return w.Apply(ctx, delta)
+}
+
+// Scan makes a full delta of the files of a folder that a workspace reads.
+// Symbolic links are refused, as they are in git. Its commit has no hash.
+func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, error) {
+	delta := &reconciler.Delta{Close: func() error { return nil }}
+	if info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(w.policyPath))); err != nil {
+		return nil, fmt.Errorf("looking for policies: %w", err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("looking for policies: %s is not a folder", filepath.Join(dir, filepath.FromSlash(w.policyPath)))
+	}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		f := schema.File{Path: filepath.ToSlash(relative)}
+		switch {
+		case entry.IsDir():
+			if relative != "." && entry.Name() == ".git" {
+				return filepath.SkipDir
+			}
+			return nil
+		case entry.Type()&fs.ModeSymlink != 0:
+			f.Refusal = "this is a symbolic link"
+		case !entry.Type().IsRegular():
+			f.Refusal = "this is no plain file"
+		}
+		if kindOf(w.policyPath, &f) == ignoredKind {
+			return nil
+		}
+		if f.Refusal == "" {
+			if there, err := w.fill(&f, name); !there {
+				return err
+			}
+		}
+		delta.Files = append(delta.Files, f)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", dir, err)
+	}
+	return delta, nil
+}
+
+// fill reads a file, unless it is too large, and identifies its content. It
+// says whether the file is still there.
+func (w *Workspace) fill(f *schema.File, name string) (bool, error) {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // it went away just now
+	}
+	if err != nil {
+		return false, err
+	}
+	if size := info.Size(); size > w.MaxFileSize {
+		f.ID = fmt.Sprintf("size %d, modified %d", size, info.ModTime().UnixNano())
+		f.Read = func(context.Context, int64) ([]byte, error) { return nil, &schema.TooLarge{Size: size} }
+		return true, nil
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return false, err
+	}
+	sum := sha256.Sum256(content)
+	f.ID = hex.EncodeToString(sum[:])
+	f.Read = func(_ context.Context, limit int64) ([]byte, error) {
+		if size := int64(len(content)); size > limit {
+			return nil, &schema.TooLarge{Size: size} // it has grown since
+		}
+		return content, nil
+	}
+	return true, nil
+}

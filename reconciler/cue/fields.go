@@ -1,0 +1,223 @@
+package cue
+
+import "strings"
+
+// want is what a person is told about a field of a policy: how the field
+// must be. It judges nothing; CUE has, by the time it is asked.
+type want struct {
+	// must completes "FIELD must be …".
+	must string
+	// limits are sentences for single constraints, by a part of CUE's own
+	// message. Where %v stands, the value goes.
+	limits []limit
+	// needs is the sentence about which fields a struct must have together.
+	needs string
+	// conditions are the fields that needs is about.
+	conditions []string
+	// sample is a valid value, with which the search for further errors goes
+	// on after the field was found wrong.
+	sample string
+}
+
+type limit struct{ sign, sentence string }
+
+const (
+	aMapping   = "a mapping"
+	aList      = "a list"
+	tooManyRun = "MaxRunes"
+)
+
+func atMost(n string) limit {
+	return limit{tooManyRun, "must have at most " + n + " characters"}
+}
+
+// fields has every field of a policy. [] is any item of a list, * any key.
+var fields = map[string]want{
+	"":           {must: aMapping + " with metadata and spec", sample: `{metadata: name: "x", spec: rules: [{fault: delay_ms: 1}]}`},
+	"apiVersion": {must: "a text", limits: []limit{atMost("253")}, sample: `"x"`},
+	"kind":       {must: "a text", limits: []limit{atMost("253")}, sample: `"x"`},
+	"metadata":   {must: aMapping + " with a name", sample: `{name: "x"}`},
+	"metadata.name": {
+		must: "a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit",
+		limits: []limit{
+			atMost("63"),
+			{"(excluded value)", `must not be "status": GET /v1/policies/status is a route of its own`},
+			{`!="status"`, `must not be "status": GET /v1/policies/status is a route of its own`},
+		},
+		sample: `"x"`,
+	},
+	"spec":                    {must: aMapping + " with rules", sample: `{rules: [{fault: delay_ms: 1}]}`},
+	"spec.selector":           {must: aMapping + " with service and namespace; leave it out for every workload", sample: `{}`},
+	"spec.selector.service":   selector,
+	"spec.selector.namespace": selector,
+	"spec.rules": {
+		must: aList + " of rules",
+		limits: []limit{
+			{"MinItems", "must have at least one rule"},
+			{"MaxItems", "must have at most 64 rules"},
+		},
+		sample: `[{fault: delay_ms: 1}]`,
+	},
+	"spec.expires_at": {
+		must:   "a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z",
+		sample: `"2027-01-31T12:00:00Z"`,
+	},
+	"spec.dry_run":       {must: "true or false", sample: `true`},
+	"spec.rules[]":       {must: aMapping + " with a fault", sample: `{fault: delay_ms: 1}`},
+	"spec.rules[].match": {must: aMapping + " with methods, path or headers; leave it out for every request", sample: `{}`},
+	"spec.rules[].match.methods": {
+		must: aList + " of methods",
+		limits: []limit{
+			{"MinItems", "must name at least one method; leave it out for any"},
+			{"MaxItems", "must have at most 32 methods"},
+		},
+		sample: `["GET"]`,
+	},
+	"spec.rules[].match.methods[]": {
+		must:   "an HTTP method in capitals, such as GET",
+		limits: []limit{atMost("32")},
+		sample: `"GET"`,
+	},
+	"spec.rules[].match.path": {
+		must:       aMapping + " with one of exact, prefix and regex",
+		needs:      "needs exactly one of exact, prefix and regex",
+		conditions: []string{"exact", "prefix", "regex"},
+		sample:     `{exact: "/"}`,
+	},
+	"spec.rules[].match.path.exact":  pattern,
+	"spec.rules[].match.path.prefix": pattern,
+	"spec.rules[].match.path.regex":  regex,
+	"spec.rules[].match.headers": {
+		must:   aList + " of mappings, each with a name and a condition",
+		limits: []limit{{"MaxItems", "must have at most 32 headers"}},
+		sample: `[]`,
+	},
+	"spec.rules[].match.headers[]": {
+		must:       aMapping + " with a name and one of exact, prefix, regex and present",
+		needs:      "needs exactly one of exact, prefix, regex and present",
+		conditions: []string{"exact", "prefix", "regex", "present"},
+		sample:     `{name: "x", present: true}`,
+	},
+	"spec.rules[].match.headers[].name":    headerName,
+	"spec.rules[].match.headers[].exact":   pattern,
+	"spec.rules[].match.headers[].prefix":  pattern,
+	"spec.rules[].match.headers[].regex":   regex,
+	"spec.rules[].match.headers[].present": {must: "true or false", sample: `true`},
+	"spec.rules[].fault": {
+		must:       aMapping + " with delay_ms, abort or both",
+		needs:      "needs delay_ms or abort",
+		conditions: []string{"delay_ms", "abort"},
+		sample:     `{delay_ms: 1}`,
+	},
+	"spec.rules[].fault.percentage": {
+		must: "a number between 0 and 100",
+		limits: []limit{
+			{"out of bound", "must be between 0 and 100, not %v"},
+			{"MultipleOf", "must have at most four decimals, not %v"},
+		},
+		sample: `1`,
+	},
+	"spec.rules[].fault.delay_ms": {must: "a whole number from 1 to 3600000", sample: `1`},
+	"spec.rules[].fault.abort": {
+		must:       aMapping + " with status or grpc_status",
+		needs:      "needs exactly one of status and grpc_status",
+		conditions: []string{"status", "grpc_status"},
+		sample:     `{status: 503}`,
+	},
+	"spec.rules[].fault.abort.status":      {must: "a whole number from 200 to 599", sample: `503`},
+	"spec.rules[].fault.abort.grpc_status": {must: "a whole number from 0 to 16", sample: `14`},
+	"spec.rules[].fault.abort.body":        {must: "a text", limits: []limit{atMost("4096")}, sample: `""`},
+	"spec.rules[].fault.abort.headers": {
+		must: aMapping + " from names to values",
+		limits: []limit{
+			{"MaxFields", "must have at most 32 headers"},
+			{"UniqueItems", "must have each name once; capitals do not tell two names apart"},
+		},
+		sample: `{}`,
+	},
+	"spec.rules[].fault.abort.headers.*": {
+		must:   "a text on one line, without control characters",
+		limits: []limit{atMost("1024")},
+		sample: `"x"`,
+	},
+}
+
+var (
+	selector = want{
+		must:   "a name, or * for any; it has no patterns and no spaces",
+		limits: []limit{atMost("253")},
+		sample: `"x"`,
+	}
+	pattern    = want{must: "a text", limits: []limit{atMost("1024")}, sample: `"x"`}
+	headerName = want{
+		must:   "the name of a header: letters, digits and hyphens, no spaces and no colon",
+		limits: []limit{atMost("128")},
+		sample: `"x"`,
+	}
+	regex = want{
+		must:   "a regular expression in RE2's syntax",
+		limits: []limit{atMost("512")},
+		sample: `"x"`,
+	}
+)
+
+// headersField is the one field whose keys are the author's own.
+const headersField = "spec.rules[].fault.abort.headers"
+
+// children are the names of the fields right below one.
+func children(parent string) []string {
+	var names []string
+	for path := range fields {
+		name, below := path, true
+		if parent != "" {
+			name, below = strings.CutPrefix(path, parent+".")
+		}
+		if below && name != "" && name != "*" && !strings.ContainsAny(name, ".[") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// didYouMean is the known field that a wrong name was meant to be, or "".
+func didYouMean(wrong, parent string) string {
+	flat := func(s string) string {
+		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
+	}
+	// Up to a third of the letters may be wrong.
+	best, least := "", max(1, len(wrong)/3)+1
+	for _, name := range children(parent) {
+		distance := editDistance(flat(wrong), flat(name))
+		if len(flat(wrong)) >= 4 && strings.HasPrefix(flat(name), flat(wrong)) {
+			distance = 0 // delay for delay_ms, percent for percentage
+		}
+		if distance < least || distance == least && best != "" && name < best {
+			best, least = name, distance
+		}
+	}
+	return best
+}
+
+// editDistance is how many letters must be put in, taken out or changed. It
+// gives up on words longer than any field's name.
+func editDistance(a, b string) int {
+	if len(a) > 40 || len(b) > 40 {
+		return 40
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

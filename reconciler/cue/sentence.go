@@ -1,0 +1,275 @@
+package cue
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/errors"
+	"cuelang.org/go/cue/literal"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// finding is an error of CUE's that is worth a sentence.
+type finding struct {
+	at fieldPath
+	// mend is the value that takes the wrong one's place in the search for
+	// further errors; empty where the field goes away.
+	mend string
+	// conditions are given where the struct must have exactly one of these.
+	conditions []string
+	problem    schema.Problem
+}
+
+const (
+	notAllowed = "field not allowed"
+	isMissing  = "field is required but not present"
+)
+
+// findings turns the errors that CUE gave for a document into sentences, one
+// for each place. There is at least one for at least one error.
+func findings(document ast.Expr, err error) []finding {
+	all := errors.Errors(err)
+	var found []finding
+	seen := map[string]bool{}
+	add := func(f finding) {
+		// Two errors at one place are one to a reader.
+		if key := fmt.Sprintf("%q", f.at); !seen[key] {
+			seen[key] = true
+			found = append(found, f)
+		}
+	}
+	for _, e := range all {
+		if f, ok := findingOf(document, e); ok {
+			add(f)
+		}
+	}
+	if len(found) == 0 {
+		// Every error was a consequence of another one that CUE did not give.
+		add(fallback(document, all))
+	}
+	slices.SortStableFunc(found, func(a, b finding) int { return schema.CompareProblems(a.problem, b.problem) })
+	return found
+}
+
+func fallback(document ast.Expr, all []errors.Error) finding {
+	var at fieldPath
+	for _, e := range all {
+		if p := unquoted(e.Path()); len(p) > len(at) {
+			if _, value, _ := node(document, p); value != nil {
+				at = p
+			}
+		}
+	}
+	return newFinding(document, at, "is not what the schema allows here")
+}
+
+// findingOf is the sentence for one error. It has none for the errors that
+// only explain another: which of several fields was not there.
+func findingOf(document ast.Expr, e errors.Error) (finding, bool) {
+	format, _ := e.Msg()
+	message := e.Error()
+	at := unquoted(e.Path())
+	if endsWithNames(e.Path()) {
+		at = append(slices.Clone(at[:len(at)-1]), "headers")
+	}
+	if _, value, _ := node(document, at); value == nil && strings.HasPrefix(format, "parse error") {
+		// A number that CUE has no way to write, such as .inf; its path lacks the lists' indices.
+		at = pathTo(document, e.Position())
+	}
+	general := at.general()
+	w, known := fields[general]
+
+	switch _, value, _ := node(document, at); {
+	case strings.HasPrefix(format, notAllowed) || !known:
+		return unknownField(document, at), true
+	case strings.HasPrefix(format, isMissing):
+		if !required(general) {
+			return finding{}, false
+		}
+		f := newFinding(document, at, "is missing")
+		return f, true
+	case strings.Contains(message, "matchN)") || strings.Contains(message, "MinFields(") || strings.Contains(message, "MaxFields(") && w.needs != "":
+		return needs(document, at, w, value), true
+	case value == nil:
+		return newFinding(document, at, "is missing"), true
+	default:
+		return newFinding(document, at, complaint(w, message, value)), true
+	}
+}
+
+// needs is the sentence for a struct that has too few fields, or too many.
+func needs(document ast.Expr, at fieldPath, w want, value ast.Expr) finding {
+	given := count(value, w.conditions)
+	if given == 1 {
+		// The condition is as it must be, so the number is wrong for another reason.
+		if _, name, _ := node(value, fieldPath{"name"}); name == nil && at.general() == "spec.rules[].match.headers[]" {
+			return newFinding(document, append(slices.Clone(at), "name"), "is missing")
+		}
+		if x, ok := value.(*ast.StructLit); ok {
+			for _, decl := range x.Elts {
+				if field, ok := decl.(*ast.Field); ok {
+					if below := append(slices.Clone(at), labelOf(field)); fields[below.general()].must == "" {
+						return unknownField(document, below)
+					}
+				}
+			}
+		}
+	}
+	if _, ok := value.(*ast.StructLit); !ok && value != nil {
+		return newFinding(document, at, complaint(want{must: w.must}, "", value))
+	}
+	f := newFinding(document, at, w.needs)
+	f.conditions = w.conditions
+	return f
+}
+
+// complaint says what is wrong with the value of a field.
+func complaint(w want, message string, value ast.Expr) string {
+	if !strings.Contains(message, "mismatched types") {
+		for _, l := range w.limits {
+			if strings.Contains(message, l.sign) {
+				return strings.ReplaceAll(l.sentence, "%v", show(value))
+			}
+		}
+	}
+	return fmt.Sprintf("must be %s, not %s", w.must, show(value))
+}
+
+// newFinding is a finding at a field that a policy has.
+func newFinding(document ast.Expr, at fieldPath, complaint string) finding {
+	name := "a policy"
+	if len(at) > 0 {
+		name = at[len(at)-1]
+		if above := at[:len(at)-1]; endsInList(above) {
+			name = "this item of " + above[len(above)-1]
+		} else if above.general() == headersField {
+			name = "the value of header " + quote(name)
+		}
+	}
+	line, column := 1, 1
+	if n := deepest(document, at); n != nil {
+		line, column = nodePlace(n)
+	}
+	return finding{
+		at:   slices.Clone(at),
+		mend: cmp.Or(fields[at.general()].sample, "null"),
+		problem: schema.Problem{
+			Line: line, Column: column, Field: at.String(),
+			Message: name + " " + complaint,
+		},
+	}
+}
+
+func unknownField(document ast.Expr, at fieldPath) finding {
+	// Of an unknown field's own fields, it is the field that matters.
+	for i := range at {
+		if _, known := fields[at[:i+1].general()]; !known {
+			at = at[:i+1]
+			break
+		}
+	}
+	if len(at) == 0 {
+		return newFinding(document, at, "is not what the schema allows here")
+	}
+	parent := at[:len(at)-1]
+	name := at[len(at)-1]
+	f := newFinding(document, at, "")
+	f.mend = ""
+	if field, _, _ := node(document, at); field != nil {
+		f.problem.Line, f.problem.Column = nodePlace(field.Label)
+	}
+	if parent.general() == headersField {
+		f.problem.Message = fmt.Sprintf("%s is not the name of a header: letters, digits and hyphens, no spaces and no colon, at most 128 of them", quote(name))
+		return f
+	}
+	f.problem.Message = fmt.Sprintf("unknown field %s", quote(name))
+	if meant := didYouMean(name, parent.general()); meant != "" {
+		f.problem.Message += fmt.Sprintf("; did you mean %q?", meant)
+	}
+	return f
+}
+
+// required are the fields that a policy cannot do without.
+func required(general string) bool {
+	switch general {
+	case "metadata", "metadata.name", "spec", "spec.rules", "spec.rules[].fault", "spec.rules[].match.headers[].name":
+		return true
+	}
+	return false
+}
+
+// count is how many of the names a struct has.
+func count(value ast.Expr, names []string) int {
+	n := 0
+	for _, name := range names {
+		if _, found, _ := node(value, fieldPath{name}); found != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// unquoted is a path as it is in a document: CUE quotes the keys that are no identifiers.
+func unquoted(p []string) fieldPath {
+	plain := make(fieldPath, len(p))
+	for i, step := range p {
+		plain[i] = step
+		if s, err := literal.Unquote(step); err == nil && strings.HasPrefix(step, `"`) {
+			plain[i] = s
+		}
+	}
+	return plain
+}
+
+// endsWithNames says whether a path leads to the schema's hidden list of an
+// abort's header names, which is there to be compared.
+func endsWithNames(p []string) bool {
+	n := len(p) - 1
+	return n >= 0 && p[n] == "_names" && fieldPath(p[:n]).general() == "spec.rules[].fault.abort"
+}
+
+// policySentence is the sentence for an error inside a policy of a package
+// of CUE, where no document shows the value: CUE's own words have it. It is
+// empty where CUE's message must do. worth is false for an error that only
+// explains another.
+func policySentence(at fieldPath, e errors.Error) (sentence string, worth bool) {
+	format, args := e.Msg()
+	message := e.Error()
+	w, known := fields[at.general()]
+	name := "a policy"
+	if len(at) > 0 {
+		name = at[len(at)-1]
+	}
+	switch {
+	case strings.HasPrefix(format, notAllowed) || !known && len(at) > 0:
+		f := unknownField(nil, at)
+		return f.problem.Message, true
+	case strings.HasPrefix(format, isMissing):
+		return name + " is missing", required(at.general())
+	case strings.Contains(format, "does not satisfy") && w.needs != "":
+		return name + " " + w.needs, true
+	case strings.HasPrefix(format, "incomplete value"):
+		return fmt.Sprintf("%s must be %s, and has no value yet", name, w.must), true
+	case strings.HasPrefix(format, "invalid value") || strings.HasPrefix(format, "conflicting values"):
+		if strings.HasPrefix(format, "conflicting") && !strings.Contains(message, "mismatched types") {
+			return "", true // two of the author's own values
+		}
+		shown := fmt.Sprint(args[0])
+		if strings.Contains(shown, "\n") || len(shown) > 60 {
+			shown = "that"
+		}
+		if !strings.Contains(message, "mismatched types") {
+			for _, l := range w.limits {
+				if strings.Contains(message, l.sign) {
+					return name + " " + strings.ReplaceAll(l.sentence, "%v", shown), true
+				}
+			}
+		}
+		return fmt.Sprintf("%s must be %s, not %s", name, w.must, shown), true
+	}
+	return "", true
+}

@@ -1,0 +1,205 @@
+package cue
+
+import (
+	"slices"
+	"testing"
+
+	"cuelang.org/go/cue"
+	"cuelang.org/go/cue/cuecontext"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// inFault is a policy in YAML with such a fault on its line 6.
+func inFault(text string) string {
+	return "metadata:\n  name: p\nspec:\n  rules:\n  - fault:\n      " + text + "\n"
+}
+
+func inMatch(text string) string {
+	return "metadata:\n  name: p\nspec:\n  rules:\n  - match:\n      " + text + "\n    fault: {delay_ms: 1}\n"
+}
+
+func inSpec(text string) string {
+	return "metadata:\n  name: p\nspec:\n  rules: [{fault: {delay_ms: 1}}]\n  " + text + "\n"
+}
+
+// TestSentences is what people read (G3): everything that is wrong with a
+// file, each with its place, its field and a sentence.
+func TestSentences(t *testing.T) {
+	tests := []struct {
+		text string
+		want []string
+	}{
+		{inFault("{percentage: 150, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must be between 0 and 100, not 150"}},
+		{inFault("{percentage: -1, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must be between 0 and 100, not -1"}},
+		{inFault("{percentage: 33.33333, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must have at most four decimals, not 33.33333"}},
+		{inFault("{percentage: 50%, delay_ms: 1}"), []string{`policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must be a number between 0 and 100, not "50%"`}},
+		{inFault("delay_ms: 5s"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not "5s"`}},
+		{inFault("delay_ms: 5.0"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 5.0`}},
+		{inFault("delay_ms: 0"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 0`}},
+		{inFault("delay_ms: 3600001"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 3600001`}},
+		{inFault("delay_ms:"), []string{`policies/p.yaml:6:16: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not empty (null)`}},
+		{inFault("delay_ms: .inf"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not +Inf`}},
+		{inFault("{delay: 5, delay_ms: 1}"), []string{`policies/p.yaml:6:8: spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`}},
+		{inFault("delay: 5"), []string{
+			`policies/p.yaml:5:5: spec.rules[0].fault: fault needs delay_ms or abort`,
+			`policies/p.yaml:6:7: spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`,
+		}},
+		{inFault("{percent: 5, delayMs: 1, Abort: {}}"), []string{
+			`policies/p.yaml:5:5: spec.rules[0].fault: fault needs delay_ms or abort`,
+			`policies/p.yaml:6:8: spec.rules[0].fault.percent: unknown field "percent"; did you mean "percentage"?`,
+			`policies/p.yaml:6:20: spec.rules[0].fault.delayMs: unknown field "delayMs"; did you mean "delay_ms"?`,
+			`policies/p.yaml:6:32: spec.rules[0].fault.Abort: unknown field "Abort"; did you mean "abort"?`,
+		}},
+		{inFault("percentage: 5"), []string{`policies/p.yaml:5:5: spec.rules[0].fault: fault needs delay_ms or abort`}},
+		{inFault("abort: {}"), []string{`policies/p.yaml:6:7: spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status`}},
+		{inFault("abort: 503"), []string{`policies/p.yaml:6:14: spec.rules[0].fault.abort: abort must be a mapping with status or grpc_status, not 503`}},
+		{inFault("abort: {status: 503, grpc_status: 14}"), []string{`policies/p.yaml:6:7: spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status`}},
+		{inFault("abort: {status: 100}"), []string{`policies/p.yaml:6:23: spec.rules[0].fault.abort.status: status must be a whole number from 200 to 599, not 100`}},
+		{inFault("abort: {status: '503'}"), []string{`policies/p.yaml:6:23: spec.rules[0].fault.abort.status: status must be a whole number from 200 to 599, not "503"`}},
+		{inFault("abort: {grpc_status: 17}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.grpc_status: grpc_status must be a whole number from 0 to 16, not 17`}},
+		{inFault("abort: {grpc_status: UNAVAILABLE}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.grpc_status: grpc_status must be a whole number from 0 to 16, not "UNAVAILABLE"`}},
+		{inFault("abort: {status: 503, body: {error: 1}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.body: body must be a text, not a mapping`}},
+		{inFault("abort: {status: 503, body: " + rep("x", 4097) + "}"), []string{`policies/p.yaml:6:34: spec.rules[0].fault.abort.body: body must have at most 4096 characters`}},
+		{inFault("abort: {status: 503, headers: {a b: x}}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.abort.headers["a b"]: "a b" is not the name of a header: letters, digits and hyphens, no spaces and no colon, at most 128 of them`}},
+		{inFault("abort: {status: 503, headers: {retry: 5}}"), []string{`policies/p.yaml:6:45: spec.rules[0].fault.abort.headers.retry: the value of header "retry" must be a text on one line, without control characters, not 5`}},
+		{inFault(`abort: {status: 503, headers: {X-A: "a\nb"}}`), []string{`policies/p.yaml:6:43: spec.rules[0].fault.abort.headers["X-A"]: the value of header "X-A" must be a text on one line, without control characters, not "a\nb"`}},
+		{inFault(`abort: {status: 503, headers: {X-A: a, x-a: b}}`), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have each name once; capitals do not tell two names apart`}},
+		{inFault("abort: {status: 503, headers: {" + headers(33) + "}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have at most 32 headers`}},
+		{inFault("[]"), []string{`policies/p.yaml:5:5: spec.rules[0].fault: fault must be a mapping with delay_ms, abort or both, not a list`}},
+
+		{inMatch("path: /a"), []string{`policies/p.yaml:6:13: spec.rules[0].match.path: path must be a mapping with one of exact, prefix and regex, not "/a"`}},
+		{inMatch("path: {}"), []string{`policies/p.yaml:6:7: spec.rules[0].match.path: path needs exactly one of exact, prefix and regex`}},
+		{inMatch("path: {exact: /a, regex: /b}"), []string{`policies/p.yaml:6:7: spec.rules[0].match.path: path needs exactly one of exact, prefix and regex`}},
+		{inMatch("path: {suffix: /a}"), []string{
+			`policies/p.yaml:6:7: spec.rules[0].match.path: path needs exactly one of exact, prefix and regex`,
+			`policies/p.yaml:6:14: spec.rules[0].match.path.suffix: unknown field "suffix"`,
+		}},
+		{inMatch("path: {exact: /a, sufix: /a}"), []string{`policies/p.yaml:6:25: spec.rules[0].match.path.sufix: unknown field "sufix"`}},
+		{inMatch("path: {regex: '('}"), []string{`policies/p.yaml:6:21: spec.rules[0].match.path.regex: regex must be a regular expression in RE2's syntax, not "("`}},
+		{inMatch("methods: [get]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.methods[0]: this item of methods must be an HTTP method in capitals, such as GET, not "get"`}},
+		{inMatch("methods: []"), []string{`policies/p.yaml:6:7: spec.rules[0].match.methods: methods must name at least one method; leave it out for any`}},
+		{inMatch("methods: GET"), []string{`policies/p.yaml:6:16: spec.rules[0].match.methods: methods must be a list of methods, not "GET"`}},
+		{inMatch("method: GET"), []string{`policies/p.yaml:6:7: spec.rules[0].match.method: unknown field "method"; did you mean "methods"?`}},
+		{inMatch("headers: [{name: x}]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.headers[0]: this item of headers needs exactly one of exact, prefix, regex and present`}},
+		{inMatch("headers: [{exact: x}]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.headers[0].name: name is missing`}},
+		{inMatch("headers: [{name: x, present: yes}]"), []string{`policies/p.yaml:6:36: spec.rules[0].match.headers[0].present: present must be true or false, not "yes"`}},
+		{inMatch("headers: [{name: ':path', exact: x}]"), []string{`policies/p.yaml:6:24: spec.rules[0].match.headers[0].name: name must be the name of a header: letters, digits and hyphens, no spaces and no colon, not ":path"`}},
+		{inMatch("headers: {x: y}"), []string{`policies/p.yaml:6:7: spec.rules[0].match.headers: headers must be a list of mappings, each with a name and a condition, not a mapping`}},
+
+		{inSpec("selector: {servce: frontend}"), []string{`policies/p.yaml:5:14: spec.selector.servce: unknown field "servce"; did you mean "service"?`}},
+		{inSpec("selector: {service: front*}"), []string{`policies/p.yaml:5:23: spec.selector.service: service must be a name, or * for any; it has no patterns and no spaces, not "front*"`}},
+		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service and namespace; leave it out for every workload, not empty (null)`}},
+		{inSpec("dry_run: yes"), []string{`policies/p.yaml:5:12: spec.dry_run: dry_run must be true or false, not "yes"`}},
+		{inSpec("expires_at: tomorrow"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "tomorrow"`}},
+		{inSpec("expires_at: 2027-01-31"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "2027-01-31"`}},
+		{inSpec("duration: 5m"), []string{`policies/p.yaml:5:3: spec.duration: unknown field "duration"`}},
+
+		{"metadata: {name: Frontend}\nspec: {rules: []}\n", []string{
+			`policies/p.yaml:1:18: metadata.name: name must be a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit, not "Frontend"`,
+			`policies/p.yaml:2:8: spec.rules: rules must have at least one rule`,
+		}},
+		{"metadata: {name: status}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n", []string{`policies/p.yaml:1:18: metadata.name: name must not be "status": GET /v1/policies/status is a route of its own`}},
+		{"metadata: {name: " + rep("n", 64) + "}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n", []string{`policies/p.yaml:1:18: metadata.name: name must have at most 63 characters`}},
+		{"metadata: {}\nspec: {}\n", []string{
+			`policies/p.yaml:1:1: metadata.name: name is missing`,
+			`policies/p.yaml:2:1: spec.rules: rules is missing`,
+		}},
+		{"metdata: {name: p}\n", []string{
+			`policies/p.yaml:1:1: metadata: metadata is missing`,
+			`policies/p.yaml:1:1: metdata: unknown field "metdata"; did you mean "metadata"?`,
+			`policies/p.yaml:1:1: spec: spec is missing`,
+		}},
+		{"", []string{
+			`policies/p.yaml:1:1: metadata: metadata is missing`,
+			`policies/p.yaml:1:1: spec: spec is missing`,
+		}},
+		{"null\n", []string{`policies/p.yaml:1:1: a policy must be a mapping with metadata and spec, not empty (null)`}},
+		{"[]\n", []string{`policies/p.yaml:1:1: a policy must be a mapping with metadata and spec, not a list`}},
+		{"metadata:\n\tname: p\n", []string{`policies/p.yaml:2:1: this is not YAML that can be read: found character that cannot start any token`}},
+		{"a: *b\n", []string{`policies/p.yaml:1:1: this is not YAML that can be read: unknown anchor 'b' referenced`}},
+		{"a: &a\n  <<: *a\n", []string{`policies/p.yaml:2:7: the alias *a stands for something that contains itself`}},
+		// One document in a stream does not hide the next.
+		{minimal + "---\nmetadata: {name: Q}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n---\nmetadata: {name: r}\n", []string{
+			`policies/p.yaml:3:18: metadata.name: name must be a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit, not "Q"`,
+			`policies/p.yaml:6:1: spec: spec is missing`,
+		}},
+	}
+	w := New("policies")
+	for _, test := range tests {
+		t.Run(short(test.text), func(t *testing.T) {
+			verdict := ours(t, w, sample{file: "p.yaml", text: test.text})
+			got := lines(verdict.Errors)
+			if !slices.Equal(got, test.want) {
+				t.Errorf("for\n%s\ngot  %q\nwant %q", test.text, got, test.want)
+			}
+			for _, p := range verdict.Errors {
+				readable(t, p, false)
+			}
+		})
+	}
+	if len(tests) < 40 {
+		t.Errorf("only %d sentences are tested", len(tests))
+	}
+}
+
+func lines(problems []schema.Problem) []string {
+	var all []string
+	for _, p := range problems {
+		all = append(all, p.String())
+	}
+	return all
+}
+
+// TestFieldsAreTheSchemas: every field of the schema has its sentence, and
+// no other; and the value that stands in for a wrong one is valid.
+func TestFieldsAreTheSchemas(t *testing.T) {
+	ctx := cuecontext.New()
+	root := ctx.CompileString(schema.CUE)
+	policy := root.LookupPath(cue.ParsePath("#Policy"))
+	// CUE does not show the items of a list that has a length.
+	items := map[string]string{
+		"spec.rules": "#Rule", "spec.rules[].match.methods": "#Method", "spec.rules[].match.headers": "#HeaderMatch",
+	}
+	found := map[string]bool{}
+	var walk func(v cue.Value, at string)
+	walk = func(v cue.Value, at string) {
+		found[at] = true
+		w, known := fields[at]
+		if !known {
+			t.Errorf("field %q of the schema has no sentence", at)
+			return
+		}
+		if err := ctx.CompileString(w.sample).Unify(v).Validate(cue.Concrete(true)); err != nil {
+			t.Errorf("the sample %s of %q is invalid: %v", w.sample, at, err)
+		}
+		if at == headersField {
+			walk(root.LookupPath(cue.ParsePath("#HeaderValue")), at+".*")
+			return
+		}
+		if item := items[at]; item != "" {
+			walk(root.LookupPath(cue.ParsePath(item)), at+"[]")
+			return
+		}
+		if at == "spec.rules[].fault.abort" {
+			v = root.LookupPath(cue.ParsePath("#AbortFields")) // nor the fields of a struct that lacks one
+		}
+		iterator, err := v.Fields(cue.Optional(true))
+		if err != nil {
+			return
+		}
+		for iterator.Next() {
+			name := iterator.Selector().Unquoted()
+			if at != "" {
+				name = at + "." + name
+			}
+			walk(iterator.Value(), name)
+		}
+	}
+	walk(policy, "")
+	for at := range fields {
+		if !found[at] {
+			t.Errorf("there is a sentence for %q, which is no field of the schema", at)
+		}
+	}
+}
