@@ -16,6 +16,7 @@ import (
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/kube"
 	"github.com/boifi/hfi/schema"
@@ -92,8 +93,8 @@ func rightsUsed(t *testing.T) map[string]bool {
 
 	cluster := kube.New(kube.Clients{Metadata: pods, Dynamic: objects})
 	cluster.Leads = func() bool { return true }
-	cluster.Filters = func(context.Context) (reconciler.FiltersStatus, error) {
-		return reconciler.FiltersStatus{Complete: true}, nil
+	cluster.Filters = func(context.Context) (api.FiltersStatus, error) {
+		return api.FiltersStatus{Complete: true}, nil
 	}
 	cluster.SHA256, cluster.Keep = "5f2c7e9a", []string{"demo", "shop"}
 	cluster.Interval, cluster.RepairMin = 10*time.Millisecond, time.Millisecond

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -17,18 +18,18 @@ func TestSourceErrors(t *testing.T) {
 		reason              string
 		then                reconciler.Consequence
 		retried, reachable  bool
-		word                reconciler.SyncWord
+		word                api.SyncWord
 		stalled, reconciles string
 	}{
-		{"Unreachable", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
-		{"TimedOut", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
-		{"ObjectMissing", reconciler.Retry, true, false, reconciler.Unknown, "False", "True"},
+		{"Unreachable", reconciler.Retry, true, false, api.Unknown, "False", "True"},
+		{"TimedOut", reconciler.Retry, true, false, api.Unknown, "False", "True"},
+		{"ObjectMissing", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		// What is missing in a repository that answers is seen to be missing ...
-		{"RepositoryEmpty", reconciler.Await, false, true, reconciler.OutOfSync, "True", "False"},
-		{"BranchMissing", reconciler.Await, false, true, reconciler.OutOfSync, "True", "False"},
+		{"RepositoryEmpty", reconciler.Await, false, true, api.OutOfSync, "True", "False"},
+		{"BranchMissing", reconciler.Await, false, true, api.OutOfSync, "True", "False"},
 		// ... but where there is no repository, nothing is known of the branch.
-		{"RepositoryMissing", reconciler.Mend, false, false, reconciler.Unknown, "True", "False"},
-		{"AuthenticationFailed", reconciler.Mend, false, false, reconciler.Unknown, "True", "False"},
+		{"RepositoryMissing", reconciler.Mend, false, false, api.Unknown, "True", "False"},
+		{"AuthenticationFailed", reconciler.Mend, false, false, api.Unknown, "True", "False"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			scenario(t, func(t *testing.T, d *daemon) {
@@ -63,10 +64,10 @@ func TestSourceErrors(t *testing.T) {
 				if e := status.Source.Error; e == nil || e.Reason != test.reason || e.Message != "reading the branch: something is wrong" || !e.Since.Equal(began) {
 					t.Errorf("the error is %+v, want %s since %v", e, test.reason, began)
 				}
-				if got := d.condition(reconciler.Stalled).Status; got != test.stalled {
+				if got := d.condition(api.Stalled).Status; got != test.stalled {
 					t.Errorf("Stalled is %s, want %s", got, test.stalled)
 				}
-				if got := d.condition(reconciler.Reconciling).Status; got != test.reconciles {
+				if got := d.condition(api.Reconciling).Status; got != test.reconciles {
 					t.Errorf("Reconciling is %s, want %s", got, test.reconciles)
 				}
 				d.wantPublished("a")
@@ -74,7 +75,7 @@ func TestSourceErrors(t *testing.T) {
 				// Mended without a word: the next look at the latest finds out.
 				d.git.fail(func(f *repository) { f.headErr = nil })
 				d.pass(d.Interval)
-				status = d.wantSync(reconciler.Synced)
+				status = d.wantSync(api.Synced)
 				if status.Source.Error != nil || !status.Source.Reachable {
 					t.Errorf("mended, yet the error is %+v", status.Source.Error)
 				}
@@ -120,21 +121,21 @@ func TestCommitThatCannotBeJudged(t *testing.T) {
 		d.open()
 		d.git.fail(func(f *repository) { f.deltaErr = sourceError("ObjectMissing", reconciler.Retry) })
 		d.push("b", policies("q"))
-		if status := d.wantSync(reconciler.Unknown); status.Source.LastAttemptedRevision.Commit != "a" {
+		if status := d.wantSync(api.Unknown); status.Source.LastAttemptedRevision.Commit != "a" {
 			t.Errorf("attempted is %+v, though b was not read", status.Source.LastAttemptedRevision)
 		}
 		d.git.fail(func(f *repository) { f.deltaErr, f.applyErr = nil, errors.New("evaluation took over 10s") })
 		d.pass(d.Interval)
-		status := d.wantSync(reconciler.OutOfSync)
+		status := d.wantSync(api.OutOfSync)
 		if status.Sync.Message != "evaluation took over 10s" || status.Source.Error != nil || len(status.History) != 1 {
 			t.Errorf("message %q, source error %+v, history %+v", status.Sync.Message, status.Source.Error, status.History)
 		}
-		d.wantCondition(reconciler.Reconciling, "True", "Retrying")
+		d.wantCondition(api.Reconciling, "True", "Retrying")
 		d.wantPublished("a")
 		d.git.fail(func(f *repository) { f.applyErr = nil })
 		d.pass(d.Interval)
 		d.wantPublished("b")
-		d.wantSync(reconciler.Synced)
+		d.wantSync(api.Synced)
 	})
 }
 
@@ -149,18 +150,18 @@ func TestPublishFails(t *testing.T) {
 		d.pass(time.Second)
 		d.push("b", policies("q"))
 		d.pass(4 * time.Second)
-		status := d.wantSync(reconciler.OutOfSync)
+		status := d.wantSync(api.OutOfSync)
 		if n := len(d.etcd.publishAt); n != 5 {
 			t.Errorf("%d tries in 4s, want 5 with doubling waits", n)
 		}
 		if !status.Sync.LastSuccessAt.Equal(success) || len(status.History) != 1 {
 			t.Errorf("success %v, history %+v", status.Sync.LastSuccessAt, status.History)
 		}
-		d.wantCondition(reconciler.Reconciling, "True", "Retrying")
-		d.wantCondition(reconciler.Stalled, "False", "Progressing")
+		d.wantCondition(api.Reconciling, "True", "Retrying")
+		d.wantCondition(api.Stalled, "False", "Progressing")
 		d.etcd.change(func(f *storage) { f.publishErr = nil })
 		d.pass(d.Interval)
 		d.wantPublished("b")
-		d.wantCondition(reconciler.Ready, "True", "Synced")
+		d.wantCondition(api.Ready, "True", "Synced")
 	})
 }

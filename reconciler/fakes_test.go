@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -176,10 +177,10 @@ type storage struct {
 	mu       sync.Mutex
 	state    *reconciler.State
 	verified bool
-	drift    reconciler.Drift
-	history  []reconciler.HistoryEntry
-	findings *reconciler.Findings
-	health   reconciler.EtcdStatus
+	drift    api.Drift
+	history  []api.HistoryEntry
+	findings *reconciler.LeaderReport
+	health   api.EtcdStatus
 	number   int64
 	epoch    int64
 	changed  chan struct{}
@@ -195,15 +196,15 @@ type storage struct {
 	reportErr  error
 	published  []reconciler.Publication
 	publishAt  []time.Time
-	reports    []reconciler.Findings
+	reports    []reconciler.LeaderReport
 	triggered  int
 }
 
 func newStorage() *storage {
 	f := &storage{
 		verified: true, epoch: 1, changed: make(chan struct{}, 1), elected: make(chan struct{}, 8), triggers: make(chan struct{}, 1),
-		health: reconciler.EtcdStatus{Mode: reconciler.External, Endpoints: []string{"http://etcd"}, Healthy: true},
-		drift:  reconciler.Drift{Status: reconciler.DriftNone},
+		health: api.EtcdStatus{Mode: api.External, Endpoints: []string{"http://etcd"}, Healthy: true},
+		drift:  api.Drift{Status: api.DriftNone},
 	}
 	f.elected <- struct{}{}
 	return f
@@ -230,15 +231,15 @@ func (f *storage) HeadVerified() bool {
 	defer f.mu.Unlock()
 	return f.verified && f.state != nil
 }
-func (f *storage) Drift() reconciler.Drift { f.mu.Lock(); defer f.mu.Unlock(); return f.drift }
-func (f *storage) Findings() *reconciler.Findings {
+func (f *storage) Drift() api.Drift { f.mu.Lock(); defer f.mu.Unlock(); return f.drift }
+func (f *storage) Findings() *reconciler.LeaderReport {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.findings
 }
-func (f *storage) Health() reconciler.EtcdStatus { f.mu.Lock(); defer f.mu.Unlock(); return f.health }
-func (f *storage) Changed() <-chan struct{}      { return f.changed }
-func (f *storage) History() []reconciler.HistoryEntry {
+func (f *storage) Health() api.EtcdStatus   { f.mu.Lock(); defer f.mu.Unlock(); return f.health }
+func (f *storage) Changed() <-chan struct{} { return f.changed }
+func (f *storage) History() []api.HistoryEntry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.history)
@@ -296,25 +297,25 @@ func (t *term) Publish(ctx context.Context, p reconciler.Publication) (*reconcil
 		Set:      p.Set,
 		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: t.epoch, ID: "x"}, Number: t.number},
 	}
-	t.verified, t.drift = true, reconciler.Drift{Status: reconciler.DriftNone}
+	t.verified, t.drift = true, api.Drift{Status: api.DriftNone}
 	if p.Entry != nil {
-		t.history = append([]reconciler.HistoryEntry{*p.Entry}, t.history...)
+		t.history = append([]api.HistoryEntry{*p.Entry}, t.history...)
 	}
 	t.notify()
 	return t.state, nil
 }
 
-func (t *term) Record(_ context.Context, entry reconciler.HistoryEntry) error {
+func (t *term) Record(_ context.Context, entry api.HistoryEntry) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.recordErr != nil {
 		return t.recordErr
 	}
-	t.history = append([]reconciler.HistoryEntry{entry}, t.history...)
+	t.history = append([]api.HistoryEntry{entry}, t.history...)
 	return nil
 }
 
-func (t *term) Report(_ context.Context, findings *reconciler.Findings) error {
+func (t *term) Report(_ context.Context, findings *reconciler.LeaderReport) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.reportErr != nil {

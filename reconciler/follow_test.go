@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -47,7 +48,7 @@ func TestDiskFallback(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
 		d.disk.kept = stateOf("a", 1, 5, policies("p"))
-		d.etcd.health = reconciler.EtcdStatus{Error: "etcd does not answer"}
+		d.etcd.health = api.EtcdStatus{Error: "etcd does not answer"}
 		d.open()
 		d.pass(d.EtcdGrace - time.Millisecond)
 		d.wantServed("")
@@ -56,7 +57,7 @@ func TestDiskFallback(t *testing.T) {
 		}
 		d.pass(time.Millisecond)
 		d.wantServed("a")
-		status := d.wantSync(reconciler.Unknown)
+		status := d.wantSync(api.Unknown)
 		if status.Sync.ServedFrom != "disk" || status.Sync.LastAppliedRevision.Commit != "a" {
 			t.Errorf("served from %q: %+v", status.Sync.ServedFrom, status.Sync.LastAppliedRevision)
 		}
@@ -123,7 +124,7 @@ func TestDiskFull(t *testing.T) {
 		d.push("a", policies("p"))
 		d.open()
 		d.wantServed("a")
-		if ready := d.wantCondition(reconciler.Ready, "True", "Synced"); !strings.Contains(ready.Message, "no space left on device") {
+		if ready := d.wantCondition(api.Ready, "True", "Synced"); !strings.Contains(ready.Message, "no space left on device") {
 			t.Errorf("the message %q does not say why", ready.Message)
 		}
 	})
@@ -156,7 +157,7 @@ func TestWipedEtcdAndBadHead(t *testing.T) {
 			d.open()
 			d.pass(d.EtcdGrace)
 			d.wantPublished("a")
-			if h := d.Status().History; len(h) != 1 || h[0].Outcome != reconciler.Refused {
+			if h := d.Status().History; len(h) != 1 || h[0].Outcome != api.Refused {
 				t.Errorf("the history is %+v, want b refused", h)
 			}
 		})
@@ -210,14 +211,14 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 		leader.push("c", policies("q"))
 		show()
 		check()
-		follower.wantSync(reconciler.Synced)
+		follower.wantSync(api.Synced)
 
 		// The leader goes silent.
 		follower.pass(4 * follower.Interval)
-		if status := follower.wantSync(reconciler.Unknown); status.Sync.LastAppliedRevision.Commit != "c" {
+		if status := follower.wantSync(api.Unknown); status.Sync.LastAppliedRevision.Commit != "c" {
 			t.Errorf("applied is %+v", status.Sync.LastAppliedRevision)
 		}
-		follower.wantCondition(reconciler.Ready, "Unknown", "Unknown")
+		follower.wantCondition(api.Ready, "Unknown", "Unknown")
 	})
 }
 
@@ -229,7 +230,7 @@ func TestTransitionTimesSurvive(t *testing.T) {
 		d.open()
 		d.pass(time.Minute)
 		d.pushInvalid("b")
-		since := d.condition(reconciler.Stalled).LastTransitionTime
+		since := d.condition(api.Stalled).LastTransitionTime
 		d.pass(time.Minute)
 
 		follower := newDaemon(t)
@@ -237,12 +238,12 @@ func TestTransitionTimesSurvive(t *testing.T) {
 		follower.etcd.state, follower.etcd.history = d.etcd.state, d.etcd.history
 		follower.open()
 		defer follower.Close()
-		follower.condition(reconciler.Stalled) // it has seen none of it yet
+		follower.condition(api.Stalled) // it has seen none of it yet
 		follower.pass(time.Second)
 		follower.etcd.change(func(f *storage) { f.findings = d.etcd.findings })
 		for range 2 {
 			follower.pass(time.Second)
-			if at := follower.condition(reconciler.Stalled).LastTransitionTime; !at.Equal(since) {
+			if at := follower.condition(api.Stalled).LastTransitionTime; !at.Equal(since) {
 				t.Errorf("the follower says stalled since %v, want %v", at, since)
 			}
 		}
@@ -256,7 +257,7 @@ func TestTransitionTimesSurvive(t *testing.T) {
 		d.etcd.elected <- struct{}{}
 		restarted.open()
 		defer restarted.Close()
-		if at := restarted.wantCondition(reconciler.Stalled, "True", "InvalidCommit").LastTransitionTime; !at.Equal(since) {
+		if at := restarted.wantCondition(api.Stalled, "True", "InvalidCommit").LastTransitionTime; !at.Equal(since) {
 			t.Errorf("after a restart stalled since %v, want %v", at, since)
 		}
 	})
@@ -268,10 +269,10 @@ func TestSeenByRequestIsReported(t *testing.T) {
 		d.push("a", policies("p"))
 		d.open()
 		d.etcd.mu.Lock() // without telling that it changed
-		d.etcd.drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 1}
+		d.etcd.drift = api.Drift{Status: api.DriftDetected, Total: 1}
 		d.etcd.mu.Unlock()
 		d.pass(time.Second)
-		ready := d.wantCondition(reconciler.Ready, "False", "OutOfSync")
+		ready := d.wantCondition(api.Ready, "False", "OutOfSync")
 		synctest.Wait()
 		last := d.etcd.reports[len(d.etcd.reports)-1]
 		if last.Conditions[0].Status != "False" || !last.Conditions[0].LastTransitionTime.Equal(ready.LastTransitionTime) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -76,7 +77,7 @@ func TestRefusedCommitIsReported(t *testing.T) {
 		d.push("a", policies(numbered(12)...))
 		d.open()
 		d.push("b", policies(numbered(2)...))
-		status := d.wantSync(reconciler.OutOfSync)
+		status := d.wantSync(api.OutOfSync)
 		for _, part := range []string{"commit b", "10 of 12", `"hfi-allow-prune: true"`, "revert"} {
 			if !strings.Contains(status.Sync.Message, part) {
 				t.Errorf("the message %q does not say %q", status.Sync.Message, part)
@@ -85,10 +86,10 @@ func TestRefusedCommitIsReported(t *testing.T) {
 		if got := status.Source.LastAttemptedRevision.Commit; got != "b" {
 			t.Errorf("last attempted is %s, want b", got)
 		}
-		d.wantCondition(reconciler.Stalled, "True", "PruneRefused")
-		d.wantCondition(reconciler.Ready, "False", "OutOfSync")
+		d.wantCondition(api.Stalled, "True", "PruneRefused")
+		d.wantCondition(api.Ready, "False", "OutOfSync")
 		d.pass(5 * d.Interval)
-		if history := d.Status().History; len(history) != 2 || history[0].Outcome != reconciler.Refused || history[0].Commit != "b" || history[0].Message == "" {
+		if history := d.Status().History; len(history) != 2 || history[0].Outcome != api.Refused || history[0].Commit != "b" || history[0].Message == "" {
 			t.Errorf("the history is %+v, want the refusal of b once, and a", history)
 		}
 		if taken := len(d.taken); taken != 1 {
@@ -132,7 +133,7 @@ func TestGuardWithoutCommitsWaits(t *testing.T) {
 		}
 		d.git.fail(func(f *repository) { f.sinceErr = nil })
 		d.pass(d.Interval)
-		if status := d.Status(); status.Source.Error != nil || status.History[0].Outcome != reconciler.Refused {
+		if status := d.Status(); status.Source.Error != nil || status.History[0].Outcome != api.Refused {
 			t.Errorf("once git answers, b is to be refused: %+v, %+v", status.Source.Error, status.History)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/boifi/hfi/internal/api"
 	"time"
 )
 
@@ -58,7 +59,7 @@ func (l *leadership) needsRepair() bool {
 	if !l.Store.Health().Healthy || l.published() == nil {
 		return false
 	}
-	return !l.Store.HeadVerified() || l.strayed() || l.DriftMode == HealDrift && l.Store.Drift().Status == DriftDetected
+	return !l.Store.HeadVerified() || l.strayed() || l.DriftMode == HealDrift && l.Store.Drift().Status == api.DriftDetected
 }
 
 // repair publishes the last verified state again where that is needed.
@@ -78,7 +79,7 @@ func (l *leadership) repair(ctx context.Context) error {
 	}
 	l.healedAt = now
 	state, drift := l.published(), l.Store.Drift()
-	status := HealStatus{}
+	status := api.HealStatus{}
 	if l.findings.Heal != nil {
 		status = *l.findings.Heal
 	}
@@ -124,7 +125,7 @@ func (l *leadership) calmed() {
 	l.findings.Heal = &quiet
 }
 
-func firstKey(drift Drift) string {
+func firstKey(drift api.Drift) string {
 	if len(drift.Items) == 0 {
 		return ""
 	}

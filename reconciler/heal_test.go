@@ -7,14 +7,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
 func (d *daemon) stray() {
 	now := time.Now()
 	d.etcd.change(func(f *storage) {
-		f.drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 1, Since: &now,
-			Items: []reconciler.DriftItem{{Name: "p", Key: "/hfi/policies/p", Kind: reconciler.Modified}}}
+		f.drift = api.Drift{Status: api.DriftDetected, Total: 1, Since: &now,
+			Items: []api.DriftItem{{Name: "p", Key: "/hfi/policies/p", Kind: api.Modified}}}
 	})
 	synctest.Wait()
 }
@@ -27,8 +28,8 @@ func TestReportedDriftIsLeft(t *testing.T) {
 		success := *d.Status().Sync.LastSuccessAt
 		d.stray()
 		d.pass(3 * d.Interval)
-		status := d.wantSync(reconciler.OutOfSync)
-		if status.Drift.Status != reconciler.DriftDetected || status.Drift.Total != 1 || status.Drift.Mode != "report" || status.Drift.Heal != nil {
+		status := d.wantSync(api.OutOfSync)
+		if status.Drift.Status != api.DriftDetected || status.Drift.Total != 1 || status.Drift.Mode != "report" || status.Drift.Heal != nil {
 			t.Errorf("the drift is %+v", status.Drift)
 		}
 		if len(d.etcd.published) != 1 || len(d.taken) != 1 {
@@ -37,7 +38,7 @@ func TestReportedDriftIsLeft(t *testing.T) {
 		if !status.Sync.LastSuccessAt.Equal(success) {
 			t.Error("the success time moved while etcd had drifted")
 		}
-		d.wantCondition(reconciler.Ready, "False", "OutOfSync")
+		d.wantCondition(api.Ready, "False", "OutOfSync")
 	})
 }
 
@@ -48,7 +49,7 @@ func TestHeal(t *testing.T) {
 		d.push("a", policies("p"))
 		d.open()
 		d.stray()
-		status := d.wantSync(reconciler.Synced)
+		status := d.wantSync(api.Synced)
 		if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
 			t.Errorf("published %d times, last %+v; want a again, without an entry", len(d.etcd.published), last)
 		}
@@ -77,13 +78,13 @@ func TestHealWhileGitHangs(t *testing.T) {
 				if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
 					t.Errorf("published %d times, last %+v; want a again, while git hangs", len(d.etcd.published), last)
 				}
-				if drift := d.Status().Drift; drift.Status != reconciler.DriftNone || drift.Heal.Repairs != 1 {
+				if drift := d.Status().Drift; drift.Status != api.DriftNone || drift.Heal.Repairs != 1 {
 					t.Errorf("the drift is %+v, heal %+v", drift, drift.Heal)
 				}
 				close(released)
 				synctest.Wait()
 				d.wantPublished("b")
-				d.wantSync(reconciler.Synced)
+				d.wantSync(api.Synced)
 			})
 		})
 	}
@@ -186,8 +187,8 @@ func TestLostHeadIsRepublished(t *testing.T) {
 		if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
 			t.Errorf("published %d times, last %+v; want a again", len(d.etcd.published), last)
 		}
-		d.wantSync(reconciler.OutOfSync)
-		d.wantCondition(reconciler.Stalled, "True", "InvalidCommit")
+		d.wantSync(api.OutOfSync)
+		d.wantCondition(api.Stalled, "True", "InvalidCommit")
 	})
 }
 
@@ -203,10 +204,10 @@ func TestNoRepairBlindly(t *testing.T) {
 		if len(d.etcd.published) != 1 {
 			t.Errorf("published %d times", len(d.etcd.published))
 		}
-		status := d.wantSync(reconciler.Unknown)
-		if status.Drift.Status != reconciler.DriftUnknown {
+		status := d.wantSync(api.Unknown)
+		if status.Drift.Status != api.DriftUnknown {
 			t.Errorf("drift is %s", status.Drift.Status)
 		}
-		d.wantCondition(reconciler.Ready, "Unknown", "Unknown")
+		d.wantCondition(api.Ready, "Unknown", "Unknown")
 	})
 }

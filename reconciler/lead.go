@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -16,7 +17,7 @@ type leadership struct {
 	*Reconciler
 	term Term
 	// findings are what is reported next; Reconciler.own is a copy for readers.
-	findings Findings
+	findings LeaderReport
 	// settled is the commit that needs no further attempt, with its outcome.
 	settled string
 	// validated and stamped are the set last published, as the validator gave
@@ -27,7 +28,7 @@ type leadership struct {
 	// which may have come about though it was not confirmed.
 	rightful    *State
 	tried       Publication
-	reported    Findings
+	reported    LeaderReport
 	reportedAt  time.Time
 	retry, heal backoff
 	// retryAt is when the next try is due, or zero; healAt is the earliest time
@@ -123,7 +124,7 @@ func (l *leadership) inherit() {
 	}
 	l.findings.Heal = nil
 	if l.DriftMode == HealDrift {
-		l.findings.Heal = &HealStatus{}
+		l.findings.Heal = &api.HealStatus{}
 	}
 }
 
@@ -200,7 +201,7 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 		return failed, err
 	}
 	if verdict.Set == nil {
-		return string(Invalid), l.reject(ctx, commit, Invalid, "InvalidCommit",
+		return string(api.Invalid), l.reject(ctx, commit, api.Invalid, "InvalidCommit",
 			fmt.Sprintf("commit %s is not applied: %s", short(commit.Hash), countProblems(verdict.Errors)))
 	}
 	published := l.published()
@@ -215,13 +216,13 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 		return failed, err
 	}
 	if refusal != "" {
-		return string(Refused), l.reject(ctx, commit, Refused, "PruneRefused", refusal)
+		return string(api.Refused), l.reject(ctx, commit, api.Refused, "PruneRefused", refusal)
 	}
 	if err := l.publish(ctx, commit, verdict.Set, published); err != nil {
 		return failed, err
 	}
 	l.settle(head)
-	return string(Applied), nil
+	return string(api.Applied), nil
 }
 
 // settle notes that a commit is published.
@@ -258,12 +259,12 @@ func (l *leadership) sourceFailed(err error) error {
 }
 
 // failure keeps the time at which a failure of the same reason began.
-func (l *leadership) failure(before *Failure, reason, message string) *Failure {
+func (l *leadership) failure(before *api.Failure, reason, message string) *api.Failure {
 	since := l.Now()
 	if before != nil && before.Reason == reason {
 		since = before.Since
 	}
-	return &Failure{Reason: reason, Message: message, Since: since}
+	return &api.Failure{Reason: reason, Message: message, Since: since}
 }
 
 // judge reads a commit and validates it.
@@ -290,7 +291,7 @@ func (l *leadership) judge(ctx context.Context, head string) (Commit, *Verdict, 
 	}
 	source := &l.findings.Source
 	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
-		source.LastAttemptedRevision = &CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
+		source.LastAttemptedRevision = &api.CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
 	}
 	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
 	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
@@ -298,7 +299,7 @@ func (l *leadership) judge(ctx context.Context, head string) (Commit, *Verdict, 
 }
 
 // reject settles a commit that is not published, and records it once.
-func (l *leadership) reject(ctx context.Context, commit Commit, outcome Outcome, reason, message string) error {
+func (l *leadership) reject(ctx context.Context, commit Commit, outcome api.Outcome, reason, message string) error {
 	l.findings.SyncError = l.failure(l.findings.SyncError, reason, message)
 	if !l.recorded(commit.Hash, outcome) {
 		l.Logger.Warn("commit not applied", "commit", commit.Hash, "outcome", outcome, "reason", message)
@@ -316,13 +317,13 @@ func (l *leadership) reject(ctx context.Context, commit Commit, outcome Outcome,
 }
 
 // recorded says whether the newest entry of the history is this one.
-func (l *leadership) recorded(commit string, outcome Outcome) bool {
+func (l *leadership) recorded(commit string, outcome api.Outcome) bool {
 	history := l.Store.History()
 	return len(history) > 0 && history[0].Commit == commit && history[0].Outcome == outcome
 }
 
-func entryOf(commit Commit, outcome Outcome, at time.Time) HistoryEntry {
-	return HistoryEntry{Commit: commit.Hash, Author: commit.Author, Subject: commit.Subject, Outcome: outcome, At: at}
+func entryOf(commit Commit, outcome api.Outcome, at time.Time) api.HistoryEntry {
+	return api.HistoryEntry{Commit: commit.Hash, Author: commit.Author, Subject: commit.Subject, Outcome: outcome, At: at}
 }
 
 // agree notes that git and etcd agree, if they do.
@@ -332,7 +333,7 @@ func (l *leadership) agree() {
 	if l.findings.SyncError != nil || state == nil || attempted == nil || attempted.Commit != state.Head.Commit {
 		return
 	}
-	if !l.strayed() && l.Store.Drift().Status == DriftNone && l.Store.Health().Healthy {
+	if !l.strayed() && l.Store.Drift().Status == api.DriftNone && l.Store.Health().Healthy {
 		now := l.Now()
 		l.findings.LastSuccessAt = &now
 	}
@@ -365,7 +366,7 @@ func (l *leadership) report(ctx context.Context) error {
 }
 
 // sameFindings compares findings without the times that move at every look.
-func sameFindings(a, b Findings) bool {
+func sameFindings(a, b LeaderReport) bool {
 	a.At, b.At = time.Time{}, time.Time{}
 	a.Source.LastSeenAt, b.Source.LastSeenAt = nil, nil
 	a.LastSuccessAt, b.LastSuccessAt = nil, nil

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -18,7 +19,7 @@ func TestFirstCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.etcd.elected = make(chan struct{}, 1)
 		d.open()
-		status := d.wantSync(reconciler.Unknown)
+		status := d.wantSync(api.Unknown)
 		if status.Sync.LastAppliedRevision != nil || status.Source.LastAttemptedRevision != nil || status.Source.LastSeenAt != nil ||
 			status.Sync.LastSuccessAt != nil || status.Sync.ServedFrom != "" || status.Source.Reachable {
 			t.Errorf("a daemon that has seen nothing claims %+v", status)
@@ -31,7 +32,7 @@ func TestFirstCommit(t *testing.T) {
 		d.etcd.elected <- struct{}{}
 		synctest.Wait()
 
-		status = d.wantSync(reconciler.Synced)
+		status = d.wantSync(api.Synced)
 		applied, attempted := status.Sync.LastAppliedRevision, status.Source.LastAttemptedRevision
 		if applied == nil || applied.Commit != "a" || applied.Count != 2 || applied.Digest != policies("p", "q").Digest() || applied.Revision != "1-x.1" {
 			t.Errorf("last applied is %+v", applied)
@@ -45,12 +46,12 @@ func TestFirstCommit(t *testing.T) {
 		if status.Sync.LastSuccessAt == nil || !status.Sync.LastSuccessAt.Equal(time.Now()) {
 			t.Errorf("last success is %v, want now", status.Sync.LastSuccessAt)
 		}
-		if h := status.History; len(h) != 1 || h[0].Outcome != reconciler.Applied || h[0].Restores != "" {
+		if h := status.History; len(h) != 1 || h[0].Outcome != api.Applied || h[0].Restores != "" {
 			t.Errorf("the history is %+v", h)
 		}
-		d.wantCondition(reconciler.Ready, "True", "Synced")
-		d.wantCondition(reconciler.Reconciling, "False", "Idle")
-		d.wantCondition(reconciler.Stalled, "False", "Progressing")
+		d.wantCondition(api.Ready, "True", "Synced")
+		d.wantCondition(api.Reconciling, "False", "Idle")
+		d.wantCondition(api.Stalled, "False", "Progressing")
 		if ready, _, _ := d.Ready(); !ready {
 			t.Error("not ready though a set is served")
 		}
@@ -75,12 +76,12 @@ func TestInvalidCommit(t *testing.T) {
 		synctest.Wait()
 		d.pass(3 * d.Interval)
 
-		status := d.wantSync(reconciler.OutOfSync)
+		status := d.wantSync(api.OutOfSync)
 		d.wantPublished("a")
 		if d.etcd.terms != 2 {
 			t.Fatalf("%d terms, want 2", d.etcd.terms)
 		}
-		if h := status.History; len(h) != 2 || h[0].Commit != "b" || h[0].Outcome != reconciler.Invalid || h[0].Digest != "" || h[0].Message == "" {
+		if h := status.History; len(h) != 2 || h[0].Commit != "b" || h[0].Outcome != api.Invalid || h[0].Digest != "" || h[0].Message == "" {
 			t.Errorf("the history is %+v, want b once", h)
 		}
 		if e := status.Source.Errors; len(e) != 1 || e[0].Line != 3 || e[0].Column != 5 || e[0].File != "policies/a.yaml" {
@@ -95,17 +96,17 @@ func TestInvalidCommit(t *testing.T) {
 		if d.git.deltas > 4 {
 			t.Errorf("b was read %d times in all: a settled commit needs no further look", d.git.deltas-1)
 		}
-		stalled := d.wantCondition(reconciler.Stalled, "True", "InvalidCommit")
+		stalled := d.wantCondition(api.Stalled, "True", "InvalidCommit")
 		if want := success.Add(time.Second); !stalled.LastTransitionTime.Equal(want) {
 			t.Errorf("stalled since %v, want %v", stalled.LastTransitionTime, want)
 		}
 
 		d.push("c", policies("p", "q"))
-		status = d.wantSync(reconciler.Synced)
+		status = d.wantSync(api.Synced)
 		if len(status.Source.Errors) != 0 || !status.Sync.LastSuccessAt.Equal(time.Now()) {
 			t.Errorf("after the mend: errors %v, success at %v", status.Source.Errors, status.Sync.LastSuccessAt)
 		}
-		if stalled = d.wantCondition(reconciler.Stalled, "False", "Progressing"); !stalled.LastTransitionTime.Equal(time.Now()) {
+		if stalled = d.wantCondition(api.Stalled, "False", "Progressing"); !stalled.LastTransitionTime.Equal(time.Now()) {
 			t.Errorf("no more stalled since %v, want now", stalled.LastTransitionTime)
 		}
 	})
@@ -132,7 +133,7 @@ func TestForcedBack(t *testing.T) {
 				d.push("a", policies("p"))
 				d.open()
 				test.between(d)
-				d.wantSync(reconciler.OutOfSync)
+				d.wantSync(api.OutOfSync)
 				if test.newTerm {
 					close(d.etcd.done)
 					synctest.Wait()
@@ -143,12 +144,12 @@ func TestForcedBack(t *testing.T) {
 					d.etcd.elected <- struct{}{}
 				}
 				synctest.Wait()
-				status := d.wantSync(reconciler.Synced)
+				status := d.wantSync(api.Synced)
 				d.wantPublished("a")
 				if len(status.Source.Errors) != 0 || status.Source.LastAttemptedRevision.Commit != "a" || !status.Sync.LastSuccessAt.Equal(time.Now()) {
 					t.Errorf("the status is %+v, %+v", status.Source, status.Sync)
 				}
-				d.wantCondition(reconciler.Stalled, "False", "Progressing")
+				d.wantCondition(api.Stalled, "False", "Progressing")
 			})
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -43,7 +44,7 @@ func TestProblemsAreBounded(t *testing.T) {
 				all := problems(test.count, test.size)
 				d.git.commit(reconciler.Commit{Hash: "b"}, &reconciler.Verdict{Errors: all, Warnings: all})
 				synctest.Wait()
-				source := d.wantSync(reconciler.OutOfSync).Source
+				source := d.wantSync(api.OutOfSync).Source
 				for kind, got := range map[string]struct {
 					listed []schema.Problem
 					total  int
@@ -57,7 +58,7 @@ func TestProblemsAreBounded(t *testing.T) {
 						}
 					}
 				}
-				d.wantCondition(reconciler.Stalled, "True", "InvalidCommit")
+				d.wantCondition(api.Stalled, "True", "InvalidCommit")
 				report, err := json.Marshal(d.etcd.reports[len(d.etcd.reports)-1])
 				if err != nil || len(report) > 1300<<10 {
 					t.Errorf("the report has %d bytes (%v)", len(report), err)
@@ -78,7 +79,7 @@ func TestReportsOfOthersAndFailedReports(t *testing.T) {
 		var log strings.Builder
 		d.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		d.etcd.elected = make(chan struct{}, 1)
-		d.etcd.findings = &reconciler.Findings{Leader: "old", Source: reconciler.SourceStatus{URL: "u", Errors: problems(3, 1), Warnings: problems(2, 1)}}
+		d.etcd.findings = &reconciler.LeaderReport{Leader: "old", Source: api.SourceStatus{URL: "u", Errors: problems(3, 1), Warnings: problems(2, 1)}}
 		d.open()
 		if source := d.Status().Source; source.ErrorsTotal != 3 || source.WarningsTotal != 2 {
 			t.Errorf("the totals are %d and %d", source.ErrorsTotal, source.WarningsTotal)

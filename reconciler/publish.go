@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -53,7 +54,7 @@ func (l *leadership) put(ctx context.Context, publication Publication) error {
 // publish makes the store hold the set.
 func (l *leadership) publish(ctx context.Context, commit Commit, set *schema.Set, published *State) error {
 	target := l.stampFor(set, published, commit.Hash)
-	entry := entryOf(commit, Applied, l.Now())
+	entry := entryOf(commit, api.Applied, l.Now())
 	entry.Digest = target.Digest()
 	if published != nil && published.Head.Digest != entry.Digest {
 		entry.Restores = restored(l.Store.History(), entry.Digest)
@@ -81,9 +82,9 @@ func (l *leadership) stampFor(set *schema.Set, published *State, commit string) 
 }
 
 // restored is the newest published commit with that digest, or empty.
-func restored(history []HistoryEntry, digest schema.Digest) string {
+func restored(history []api.HistoryEntry, digest schema.Digest) string {
 	for _, entry := range history {
-		if entry.Outcome == Applied && entry.Digest == digest {
+		if entry.Outcome == api.Applied && entry.Digest == digest {
 			return entry.Commit
 		}
 	}

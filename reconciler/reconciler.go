@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -72,14 +73,14 @@ type Reconciler struct {
 	served     *State
 	servedFrom string
 	// own is this replica's findings while it leads, else nil.
-	own *Findings
+	own *LeaderReport
 	// busy says that an attempt is under way in this replica.
 	busy bool
 	// lastReport is the newest leader's report seen, and when it was seen here.
 	lastReport, lastReportSeen time.Time
 	// diskError is why the served state could not be kept on disk, or empty.
 	diskError  string
-	conditions map[ConditionType]Condition
+	conditions map[api.ConditionType]api.Condition
 }
 
 // New makes a Reconciler with default tunables.
@@ -90,7 +91,7 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, RetryMin: DefaultRetryMin,
 		HealMin: DefaultHealMin, HealMax: DefaultHealMax, StepTimeout: DefaultStepTimeout,
 		Observer: silent{}, Logger: slog.Default(), Now: time.Now,
-		poke: make(chan struct{}, 1), moved: make(chan struct{}, 1), conditions: map[ConditionType]Condition{},
+		poke: make(chan struct{}, 1), moved: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
 	}
 }
 

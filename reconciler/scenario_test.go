@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -102,7 +103,7 @@ func (d *daemon) wantPublished(commit string) {
 	}
 }
 
-func (d *daemon) condition(kind reconciler.ConditionType) reconciler.Condition {
+func (d *daemon) condition(kind api.ConditionType) api.Condition {
 	d.t.Helper()
 	for _, condition := range d.Status().Conditions {
 		if condition.Type == kind {
@@ -110,10 +111,10 @@ func (d *daemon) condition(kind reconciler.ConditionType) reconciler.Condition {
 		}
 	}
 	d.t.Fatalf("there is no condition %s", kind)
-	return reconciler.Condition{}
+	return api.Condition{}
 }
 
-func (d *daemon) wantCondition(kind reconciler.ConditionType, status, reason string) reconciler.Condition {
+func (d *daemon) wantCondition(kind api.ConditionType, status, reason string) api.Condition {
 	d.t.Helper()
 	condition := d.condition(kind)
 	if condition.Status != status || condition.Reason != reason {
@@ -122,7 +123,7 @@ func (d *daemon) wantCondition(kind reconciler.ConditionType, status, reason str
 	return condition
 }
 
-func (d *daemon) wantSync(word reconciler.SyncWord) reconciler.Status {
+func (d *daemon) wantSync(word api.SyncWord) api.Status {
 	d.t.Helper()
 	status := d.Status()
 	if status.Sync.Status != word {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -24,13 +25,13 @@ type Store interface {
 	// version, and a replica that starts would have nothing to serve.
 	HeadVerified() bool
 	// Drift is what the store holds now that State does not say.
-	Drift() Drift
+	Drift() api.Drift
 	// History is newest first.
-	History() []HistoryEntry
+	History() []api.HistoryEntry
 	// Findings are the leader's latest, or nil.
-	Findings() *Findings
+	Findings() *LeaderReport
 	// Health is what was last seen of the store itself.
-	Health() EtcdStatus
+	Health() api.EtcdStatus
 	// Changed receives a value when any of the above may have changed.
 	Changed() <-chan struct{}
 	// Trigger asks the leader, whoever it is, to look at git now.
@@ -50,9 +51,9 @@ type Term interface {
 	// it held before, verifies that it does, and returns the verified state.
 	Publish(ctx context.Context, publication Publication) (*State, error)
 	// Record adds to the history without publishing.
-	Record(ctx context.Context, entry HistoryEntry) error
+	Record(ctx context.Context, entry api.HistoryEntry) error
 	// Report stores the leader's findings where followers read them.
-	Report(ctx context.Context, findings *Findings) error
+	Report(ctx context.Context, findings *LeaderReport) error
 	// Resign ends the leadership at once.
 	Resign(ctx context.Context) error
 }
@@ -60,12 +61,16 @@ type Term interface {
 // ErrDeposed says that another daemon leads, or may lead, by now.
 var ErrDeposed = errors.New("this daemon does not lead any more")
 
+// MaxHistory is how many entries the store keeps, and so how far back a
+// state counts as an earlier one.
+const MaxHistory = 200
+
 // Publication is a set to publish. Repairs republish the set of the head.
 type Publication struct {
 	Commit string
 	Set    *schema.Set
 	// Entry goes into the history together with the head; nil for a repair.
-	Entry *HistoryEntry
+	Entry *api.HistoryEntry
 }
 
 // Head is the store's record of what is published.

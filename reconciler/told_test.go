@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -18,8 +19,8 @@ func TestWorkToComeIsTold(t *testing.T) {
 			d.stray()
 			d.pass(100 * time.Millisecond)
 			d.stray() // The second repair has to wait.
-			d.wantSync(reconciler.OutOfSync)
-			if condition := d.condition(reconciler.Reconciling); condition.Status != working {
+			d.wantSync(api.OutOfSync)
+			if condition := d.condition(api.Reconciling); condition.Status != working {
 				t.Errorf("asked to %s: Reconciling is %s (%s), want %s", mode, condition.Status, condition.Message, working)
 			}
 		})
@@ -31,7 +32,7 @@ func TestWorkToComeIsTold(t *testing.T) {
 func TestNoLeaderIsMadeUp(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
-		d.etcd.change(func(f *storage) { f.findings = &reconciler.Findings{Leader: "one", At: time.Now()} })
+		d.etcd.change(func(f *storage) { f.findings = &reconciler.LeaderReport{Leader: "one", At: time.Now()} })
 		d.open()
 		if leader := d.Status().Replica.Leader; leader != "one" {
 			t.Errorf("the leader is %q, want one, who has just reported", leader)
@@ -40,7 +41,7 @@ func TestNoLeaderIsMadeUp(t *testing.T) {
 		if leader := d.Status().Replica.Leader; leader != "" {
 			t.Errorf("the leader is %q after a long silence", leader)
 		}
-		d.etcd.change(func(f *storage) { f.findings = &reconciler.Findings{Leader: d.ID, At: time.Now()} })
+		d.etcd.change(func(f *storage) { f.findings = &reconciler.LeaderReport{Leader: d.ID, At: time.Now()} })
 		if leader := d.Status().Replica.Leader; leader != "" {
 			t.Errorf("a follower names %q, itself, as the leader", leader)
 		}

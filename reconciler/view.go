@@ -3,11 +3,12 @@ package reconciler
 import (
 	"fmt"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
 // Ready says whether this replica can serve, the state of etcd, and why not.
-func (r *Reconciler) Ready() (ready bool, etcd EtcdStatus, reason string) {
+func (r *Reconciler) Ready() (ready bool, etcd api.EtcdStatus, reason string) {
 	etcd = r.Store.Health()
 	if r.Served() == nil {
 		return false, etcd, "no verified set of policies yet"
@@ -24,7 +25,7 @@ func (r *Reconciler) Leads() bool {
 
 // Status says what this replica knows at this moment. What only the leader
 // sees comes from the leader's last report.
-func (r *Reconciler) Status() Status {
+func (r *Reconciler) Status() api.Status {
 	findings, fresh := r.findings()
 	health := r.Store.Health()
 	drift := r.drift(health, findings)
@@ -32,11 +33,11 @@ func (r *Reconciler) Status() Status {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	status := Status{
+	status := api.Status{
 		Source: findings.Source, Etcd: health, Drift: drift,
-		Filters: FiltersStatus{Items: []FilterStatus{}},
+		Filters: api.FiltersStatus{Items: []api.FilterStatus{}},
 		History: r.Store.History(),
-		Replica: ReplicaStatus{ID: r.ID, Role: "follower", Leader: findings.Leader},
+		Replica: api.ReplicaStatus{ID: r.ID, Role: "follower", Leader: findings.Leader},
 	}
 	switch {
 	case r.own != nil:
@@ -47,13 +48,13 @@ func (r *Reconciler) Status() Status {
 	}
 	status.Sync = r.sync(served, findings, fresh, health, drift)
 	status.Conditions = r.judgeConditions(status, findings)
-	status.fill(r)
+	fill(&status, r)
 	return status
 }
 
 // fill replaces what JSON would show as null in place of an empty list, and
 // what a report does not say.
-func (s *Status) fill(r *Reconciler) {
+func fill(s *api.Status, r *Reconciler) {
 	if s.Source.URL == "" {
 		s.Source.URL, s.Source.Branch, s.Source.Path = r.URL, r.Branch, r.Path
 	}
@@ -70,13 +71,13 @@ func (s *Status) fill(r *Reconciler) {
 		s.Etcd.Endpoints = []string{}
 	}
 	if s.History == nil {
-		s.History = []HistoryEntry{}
+		s.History = []api.HistoryEntry{}
 	}
 }
 
 // findings are this replica's own while it leads, else the leader's last
 // report; fresh says whether a leader still reports.
-func (r *Reconciler) findings() (findings Findings, fresh bool) {
+func (r *Reconciler) findings() (findings LeaderReport, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.own != nil {
@@ -84,7 +85,7 @@ func (r *Reconciler) findings() (findings Findings, fresh bool) {
 	}
 	last := r.Store.Findings()
 	if last == nil {
-		return Findings{}, false
+		return LeaderReport{}, false
 	}
 	now := r.Now()
 	if !last.At.Equal(r.lastReport) {
@@ -94,24 +95,24 @@ func (r *Reconciler) findings() (findings Findings, fresh bool) {
 	return *last, now.Sub(r.lastReportSeen) < 3*r.Interval
 }
 
-func (r *Reconciler) drift(health EtcdStatus, findings Findings) Drift {
+func (r *Reconciler) drift(health api.EtcdStatus, findings LeaderReport) api.Drift {
 	drift := r.Store.Drift()
 	drift.Mode, drift.Heal = r.DriftMode, findings.Heal
 	if !health.Healthy {
 		// What cannot be seen now may have changed: the items are of when it was seen last.
-		drift.Status = DriftUnknown
+		drift.Status = api.DriftUnknown
 	}
 	if drift.Items == nil {
-		drift.Items = []DriftItem{}
+		drift.Items = []api.DriftItem{}
 	}
 	return drift
 }
 
 // sync says whether git and etcd agree; the caller holds the lock.
-func (r *Reconciler) sync(served *State, findings Findings, fresh bool, health EtcdStatus, drift Drift) SyncStatus {
-	status := SyncStatus{LastSuccessAt: findings.LastSuccessAt, ServedFrom: r.servedFrom}
+func (r *Reconciler) sync(served *State, findings LeaderReport, fresh bool, health api.EtcdStatus, drift api.Drift) api.SyncStatus {
+	status := api.SyncStatus{LastSuccessAt: findings.LastSuccessAt, ServedFrom: r.servedFrom}
 	if served != nil {
-		status.LastAppliedRevision = &AppliedRevision{
+		status.LastAppliedRevision = &api.AppliedRevision{
 			Commit: served.Head.Commit, Digest: served.Head.Digest, Count: served.Head.Count,
 			At: served.Head.At, Revision: served.Revision.String(),
 		}
@@ -120,32 +121,32 @@ func (r *Reconciler) sync(served *State, findings Findings, fresh bool, health E
 	return status
 }
 
-func word(served *State, findings Findings, fresh bool, health EtcdStatus, drift Drift) (SyncWord, string) {
+func word(served *State, findings LeaderReport, fresh bool, health api.EtcdStatus, drift api.Drift) (api.SyncWord, string) {
 	source, attempted := findings.Source, findings.Source.LastAttemptedRevision
 	switch {
 	case !health.Healthy:
-		return Unknown, "etcd cannot be seen: " + health.Error
+		return api.Unknown, "etcd cannot be seen: " + health.Error
 	case !fresh:
-		return Unknown, "no leader has reported on git yet, or not for a long time"
+		return api.Unknown, "no leader has reported on git yet, or not for a long time"
 	case source.Error != nil && !source.Reachable:
-		return Unknown, "git cannot be seen: " + source.Error.Message
+		return api.Unknown, "git cannot be seen: " + source.Error.Message
 	case source.Error != nil:
-		return OutOfSync, source.Error.Message
+		return api.OutOfSync, source.Error.Message
 	case findings.SyncError != nil:
-		return OutOfSync, findings.SyncError.Message
+		return api.OutOfSync, findings.SyncError.Message
 	case attempted == nil:
-		return Unknown, "git has not been read yet"
+		return api.Unknown, "git has not been read yet"
 	case served == nil || served.Head.Commit != attempted.Commit:
-		return OutOfSync, fmt.Sprintf("commit %s is being applied", short(attempted.Commit))
-	case drift.Status == DriftDetected:
-		return OutOfSync, fmt.Sprintf("etcd drifted from what was published: %d keys", drift.Total)
+		return api.OutOfSync, fmt.Sprintf("commit %s is being applied", short(attempted.Commit))
+	case drift.Status == api.DriftDetected:
+		return api.OutOfSync, fmt.Sprintf("etcd drifted from what was published: %d keys", drift.Total)
 	}
-	return Synced, ""
+	return api.Synced, ""
 }
 
 // stalled is the failure that no retry mends, or nil.
-func stalled(findings Findings) *Failure {
-	for _, failure := range []*Failure{findings.Source.Error, findings.SyncError} {
+func stalled(findings LeaderReport) *api.Failure {
+	for _, failure := range []*api.Failure{findings.Source.Error, findings.SyncError} {
 		if failure != nil && !passing(failure.Reason) {
 			return failure
 		}
@@ -163,26 +164,26 @@ func passing(reason string) bool {
 }
 
 // judgeConditions derives the conditions; the caller holds the lock.
-func (r *Reconciler) judgeConditions(status Status, findings Findings) []Condition {
-	ready := Condition{Type: Ready, Status: "True", Reason: "Synced", Message: "the served policies are those of git's head"}
-	if status.Sync.Status != Synced {
+func (r *Reconciler) judgeConditions(status api.Status, findings LeaderReport) []api.Condition {
+	ready := api.Condition{Type: api.Ready, Status: "True", Reason: "Synced", Message: "the served policies are those of git's head"}
+	if status.Sync.Status != api.Synced {
 		ready.Status, ready.Reason, ready.Message = "False", string(status.Sync.Status), status.Sync.Message
-		if status.Sync.Status == Unknown {
+		if status.Sync.Status == api.Unknown {
 			ready.Status = "Unknown"
 		}
 	}
-	reconciling := Condition{Type: Reconciling, Status: "False", Reason: "Idle", Message: "nothing to do"}
-	stall := Condition{Type: Stalled, Status: "False", Reason: "Progressing", Message: "nothing needs a person"}
+	reconciling := api.Condition{Type: api.Reconciling, Status: "False", Reason: "Idle", Message: "nothing to do"}
+	stall := api.Condition{Type: api.Stalled, Status: "False", Reason: "Progressing", Message: "nothing needs a person"}
 	failure := stalled(findings)
 	switch retrying := firstFailure(findings); {
 	case failure != nil:
 		stall.Status, stall.Reason, stall.Message = "True", failure.Reason, failure.Message
 	case retrying != nil:
 		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Retrying", retrying.Message
-	case status.Sync.Status == Unknown:
+	case status.Sync.Status == api.Unknown:
 		// Etcd is away, or no leader has reported: there is nothing to see, and maybe a lot to do.
 		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Waiting", status.Sync.Message
-	case status.Sync.Status == OutOfSync && (status.Drift.Status != DriftDetected || r.DriftMode == HealDrift):
+	case status.Sync.Status == api.OutOfSync && (status.Drift.Status != api.DriftDetected || r.DriftMode == HealDrift):
 		// A commit is being applied, or drift waits for its repair.
 		reconciling.Status, reconciling.Reason, reconciling.Message = "True", "Working", status.Sync.Message
 	}
@@ -192,10 +193,10 @@ func (r *Reconciler) judgeConditions(status Status, findings Findings) []Conditi
 	if r.diskError != "" && ready.Status == "True" {
 		ready.Message = "the served policies are those of git's head, but could not be kept on disk: " + r.diskError
 	}
-	return []Condition{r.since(ready, findings), r.since(reconciling, findings), r.since(stall, findings)}
+	return []api.Condition{r.since(ready, findings), r.since(reconciling, findings), r.since(stall, findings)}
 }
 
-func firstFailure(findings Findings) *Failure {
+func firstFailure(findings LeaderReport) *api.Failure {
 	if findings.Source.Error != nil {
 		return findings.Source.Error
 	}
@@ -204,7 +205,7 @@ func firstFailure(findings Findings) *Failure {
 
 // since fills in when the condition's status last changed: the leader's time
 // where this replica agrees with it, else the time at which this replica saw it change.
-func (r *Reconciler) since(condition Condition, findings Findings) Condition {
+func (r *Reconciler) since(condition api.Condition, findings LeaderReport) api.Condition {
 	before, known := r.conditions[condition.Type]
 	condition.LastTransitionTime = r.Now()
 	if known && before.Status == condition.Status {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 )
 
 // changeFlags are what apply and delete have in common.
@@ -32,10 +32,10 @@ func (f *changeFlags) register(command *cobra.Command) {
 
 // target is where the change goes: what the flags say, and the daemon for the
 // rest. A daemon that is to be waited for must be there before anything is pushed.
-func (f *changeFlags) target(ctx context.Context, client *api.Client) (target, error) {
+func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target, error) {
 	to := target{f.repo, f.branch, f.path}
 	if !f.noWait || to.url == "" || to.branch == "" || to.path == "" {
-		status, _, err := client.Status(ctx)
+		status, _, err := daemon.Status(ctx)
 		if err != nil && !(f.noWait && to.url != "") {
 			what := "asking the daemon which repository it follows"
 			if to.url != "" {
@@ -99,11 +99,11 @@ type changeAnswer struct {
 func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []string,
 	edit func(context.Context, *clone) error,
 ) error {
-	client, err := a.client()
+	daemon, err := a.client()
 	if err != nil {
 		return err
 	}
-	to, err := f.target(ctx, client)
+	to, err := f.target(ctx, daemon)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	}
 	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+strings.Join(names, ", "))
 	if !f.noWait {
-		w := &waiter{app: a, client: client, commit: commit, contains: c.contains}
+		w := &waiter{app: a, daemon: daemon, commit: commit, contains: c.contains}
 		status, _, failure := w.wait(ctx)
 		if failure != nil {
 			if _, err := a.value(answer); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"sigs.k8s.io/yaml"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -35,11 +35,11 @@ type fakeDaemon struct {
 	mode string
 	// asked counts status requests since the last new commit, for slow.
 	asked     int
-	applied   *reconciler.AppliedRevision
-	attempted *reconciler.CommitRef
+	applied   *api.AppliedRevision
+	attempted *api.CommitRef
 	policies  []json.RawMessage
 	files     map[string]string
-	history   []reconciler.HistoryEntry
+	history   []api.HistoryEntry
 }
 
 // cmdDaemon controls a script's daemon:
@@ -170,22 +170,22 @@ func (d *fakeDaemon) look(isStatus bool) {
 	}
 	d.asked = 0
 	now := time.Now()
-	d.attempted = &reconciler.CommitRef{Commit: head, Subject: d.git("log", "-1", "--format=%s", head), At: now}
-	entry := reconciler.HistoryEntry{Commit: head, Author: d.git("log", "-1", "--format=%an <%ae>", head), Subject: d.attempted.Subject, At: now}
+	d.attempted = &api.CommitRef{Commit: head, Subject: d.git("log", "-1", "--format=%s", head), At: now}
+	entry := api.HistoryEntry{Commit: head, Author: d.git("log", "-1", "--format=%an <%ae>", head), Subject: d.attempted.Subject, At: now}
 	switch d.mode {
 	case "invalid":
-		entry.Outcome, entry.Message = reconciler.Invalid, "1 error"
+		entry.Outcome, entry.Message = api.Invalid, "1 error"
 	case "refused":
-		entry.Outcome, entry.Message = reconciler.Refused, "it takes out 9 of 10 policies"
+		entry.Outcome, entry.Message = api.Refused, "it takes out 9 of 10 policies"
 	default:
-		entry.Outcome = reconciler.Applied
+		entry.Outcome = api.Applied
 		if strings.HasPrefix(entry.Subject, "Revert") {
 			entry.Restores = d.git("rev-parse", head+"^^")
 		}
 		d.take(head)
-		d.applied = &reconciler.AppliedRevision{Commit: head, Digest: "v1:0", Count: len(d.policies), At: now, Revision: "1-a.1"}
+		d.applied = &api.AppliedRevision{Commit: head, Digest: "v1:0", Count: len(d.policies), At: now, Revision: "1-a.1"}
 	}
-	d.history = append([]reconciler.HistoryEntry{entry}, d.history...)
+	d.history = append([]api.HistoryEntry{entry}, d.history...)
 }
 
 // take reads a commit's policies with stock git.
@@ -210,58 +210,58 @@ func (d *fakeDaemon) take(commit string) {
 
 // filters are none or, as the mode says, five: all current, or two behind, or
 // one of those silent, or seen by one of two replicas only.
-func (d *fakeDaemon) filters() reconciler.FiltersStatus {
-	filters := reconciler.FiltersStatus{Items: []reconciler.FilterStatus{}, Complete: true, Replicas: []reconciler.Replica{{ID: "one", URL: "http://one"}}}
+func (d *fakeDaemon) filters() api.FiltersStatus {
+	filters := api.FiltersStatus{Items: []api.FilterStatus{}, Complete: true, Replicas: []api.Replica{{ID: "one", URL: "http://one"}}}
 	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "partial" {
 		return filters
 	}
-	add := func(pod string, state reconciler.FilterState, message string, vms reconciler.VMCounts) {
+	add := func(pod string, state api.FilterState, message string, vms api.VMCounts) {
 		filters.Connected++
-		filters.Items = append(filters.Items, reconciler.FilterStatus{
-			FilterID: reconciler.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"},
+		filters.Items = append(filters.Items, api.FilterStatus{
+			FilterID: api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"},
 			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message,
 		})
 	}
 	if d.mode == "silent" {
 		filters.Silent = 1
-		add("frontend-a", reconciler.FilterSilent, "1 of 3 VMs stopped asking 12 s ago: it is not enforcing", reconciler.VMCounts{Total: 3, Current: 2, Silent: 1})
+		add("frontend-a", api.FilterSilent, "1 of 3 VMs stopped asking 12 s ago: it is not enforcing", api.VMCounts{Total: 3, Current: 2, Silent: 1})
 	}
 	if d.mode == "silent" || d.mode == "behind" {
 		filters.Behind = 1
-		add("frontend-b", reconciler.FilterBehind, "2 of 3 VMs with other policies in force than the present ones", reconciler.VMCounts{Total: 3, Current: 1, Behind: 2})
+		add("frontend-b", api.FilterBehind, "2 of 3 VMs with other policies in force than the present ones", api.VMCounts{Total: 3, Current: 1, Behind: 2})
 	}
 	filters.Current = 3
 	for _, pod := range []string{"frontend-c", "frontend-d", "frontend-e"} {
-		add(pod, reconciler.FilterCurrent, "", reconciler.VMCounts{Total: 3, Current: 3})
+		add(pod, api.FilterCurrent, "", api.VMCounts{Total: 3, Current: 3})
 	}
 	if d.mode == "partial" {
 		filters.Complete = false
-		filters.Replicas = append(filters.Replicas, reconciler.Replica{ID: "two", URL: "http://two", Error: "it did not answer within 1s"})
+		filters.Replicas = append(filters.Replicas, api.Replica{ID: "two", URL: "http://two", Error: "it did not answer within 1s"})
 	}
 	return filters
 }
 
-func (d *fakeDaemon) status() *reconciler.Status {
+func (d *fakeDaemon) status() *api.Status {
 	now := time.Now()
-	status := &reconciler.Status{
-		Source: reconciler.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &now,
+	status := &api.Status{
+		Source: api.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &now,
 			LastAttemptedRevision: d.attempted},
-		Etcd:    reconciler.EtcdStatus{Mode: reconciler.Embedded, Endpoints: []string{"http://127.0.0.1:2379"}, Healthy: true, LastSeenAt: &now},
-		Sync:    reconciler.SyncStatus{Status: reconciler.Synced, LastAppliedRevision: d.applied, LastSuccessAt: &now, ServedFrom: "etcd"},
-		Drift:   reconciler.Drift{Status: reconciler.DriftNone, Mode: "report"},
+		Etcd:    api.EtcdStatus{Mode: api.Embedded, Endpoints: []string{"http://127.0.0.1:2379"}, Healthy: true, LastSeenAt: &now},
+		Sync:    api.SyncStatus{Status: api.Synced, LastAppliedRevision: d.applied, LastSuccessAt: &now, ServedFrom: "etcd"},
+		Drift:   api.Drift{Status: api.DriftNone, Mode: "report"},
 		Filters: d.filters(),
 		History: d.history,
-		Conditions: []reconciler.Condition{{Type: reconciler.Ready, Status: "True", Reason: "Synced",
+		Conditions: []api.Condition{{Type: api.Ready, Status: "True", Reason: "Synced",
 			Message: "git and etcd agree", LastTransitionTime: now}},
 	}
 	if d.mode == "drifted" {
-		status.Drift.Status, status.Drift.Total = reconciler.DriftDetected, 1
-		status.Drift.Items = []reconciler.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: reconciler.Extra}}
+		status.Drift.Status, status.Drift.Total = api.DriftDetected, 1
+		status.Drift.Items = []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}
 	}
 	if d.applied == nil || d.attempted.Commit != d.applied.Commit || d.mode == "stuck" {
-		status.Sync.Status, status.Sync.Message = reconciler.OutOfSync, "the newest commit is not applied"
+		status.Sync.Status, status.Sync.Message = api.OutOfSync, "the newest commit is not applied"
 	}
-	if len(d.history) > 0 && d.history[0].Outcome == reconciler.Invalid {
+	if len(d.history) > 0 && d.history[0].Outcome == api.Invalid {
 		status.Source.Errors = []schema.Problem{{File: "policies/bad.yaml", Line: 7, Column: 19,
 			Field: "spec.rules[0].fault.percentage", Message: "percentage must be between 0 and 100, not 150"}}
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -29,16 +29,16 @@ work tree does not count, only what is committed.`,
 		Args: exactly(1, "REV, a revision of the repository"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
-			policies, _, err := client.Policies(ctx, api.Selector{})
+			policies, _, err := daemon.Policies(ctx, client.Selector{})
 			if err != nil {
 				return fmt.Errorf("getting the policies served: %w", err)
 			}
 			if folder == "" {
-				status, _, err := client.Status(ctx)
+				status, _, err := daemon.Status(ctx)
 				if err != nil {
 					return fmt.Errorf("asking the daemon for its policy folder: %w", err)
 				}

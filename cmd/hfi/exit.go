@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 )
 
 // The exit codes. They are a contract with scripts: see exitCodesText.
@@ -84,7 +84,7 @@ func usageError(pattern string, args ...any) error {
 
 func exitCode(err error, interrupted bool) int {
 	var exit *exitError
-	var unreachable *api.UnreachableError
+	var unreachable *client.UnreachableError
 	switch {
 	case interrupted:
 		return exitInterrupted
@@ -102,8 +102,8 @@ func exitCode(err error, interrupted bool) int {
 // the command has said it all.
 func explain(err error, interrupted bool) string {
 	var exit *exitError
-	var unreachable *api.UnreachableError
-	var malformed *api.MalformedError
+	var unreachable *client.UnreachableError
+	var malformed *client.MalformedError
 	switch {
 	case interrupted:
 		return "interrupted"

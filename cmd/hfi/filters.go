@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 func newGetFilters(a *app) *cobra.Command {
@@ -23,11 +23,11 @@ asking: then it enforces nothing.`,
   hfi get filters -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
-			filters, text, err := client.Filters(cmd.Context())
+			filters, text, err := daemon.Filters(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("getting the filters: %w", err)
 			}
@@ -39,7 +39,7 @@ asking: then it enforces nothing.`,
 	}
 }
 
-func (a *app) printFilters(filters *reconciler.FiltersStatus) error {
+func (a *app) printFilters(filters *api.FiltersStatus) error {
 	if reason := incomplete(*filters); reason != "" {
 		fmt.Fprintln(a.stderr, clean(a.paintErr(yellow, "These may not be all: "+reason)))
 	}
@@ -65,7 +65,7 @@ func (a *app) printFilters(filters *reconciler.FiltersStatus) error {
 }
 
 // digest abbreviates what a filter has in force.
-func digest(item reconciler.FilterStatus) string {
+func digest(item api.FilterStatus) string {
 	version, hash, found := strings.Cut(item.Digest, ":")
 	if !found {
 		return item.Digest
@@ -74,7 +74,7 @@ func digest(item reconciler.FilterStatus) string {
 }
 
 // incomplete is why not all filters may be known, or empty.
-func incomplete(filters reconciler.FiltersStatus) string {
+func incomplete(filters api.FiltersStatus) string {
 	if filters.Complete {
 		return ""
 	}
@@ -92,7 +92,7 @@ func incomplete(filters reconciler.FiltersStatus) string {
 }
 
 // countFilters sums the filters up in a line.
-func countFilters(filters reconciler.FiltersStatus) string {
+func countFilters(filters api.FiltersStatus) string {
 	text := "none connected"
 	if filters.Connected > 0 {
 		text = fmt.Sprintf("%d of %d current", filters.Current, filters.Connected)
@@ -111,7 +111,7 @@ func countFilters(filters reconciler.FiltersStatus) string {
 	return text
 }
 
-func filtersColour(filters reconciler.FiltersStatus) colour {
+func filtersColour(filters api.FiltersStatus) colour {
 	switch {
 	case filters.Silent > 0:
 		return red
@@ -122,7 +122,7 @@ func filtersColour(filters reconciler.FiltersStatus) colour {
 }
 
 // filterName is what an engineer looks for.
-func filterName(item reconciler.FilterStatus) string {
+func filterName(item api.FilterStatus) string {
 	switch {
 	case item.Pod != "":
 		return "pod " + join("/", item.Namespace, item.Pod)
@@ -133,7 +133,7 @@ func filterName(item reconciler.FilterStatus) string {
 }
 
 // linesOf are the filters in one of the states, with what is wrong of each.
-func linesOf(filters reconciler.FiltersStatus, states ...reconciler.FilterState) []string {
+func linesOf(filters api.FiltersStatus, states ...api.FilterState) []string {
 	var lines []string
 	for _, item := range filters.Items {
 		for _, state := range states {
@@ -145,8 +145,8 @@ func linesOf(filters reconciler.FiltersStatus, states ...reconciler.FilterState)
 	return lines
 }
 
-func filterLines(filters reconciler.FiltersStatus) []string {
-	return linesOf(filters, reconciler.FilterSilent, reconciler.FilterBehind)
+func filterLines(filters api.FiltersStatus) []string {
+	return linesOf(filters, api.FilterSilent, api.FilterBehind)
 }
 
 // maxNamed bounds the filters named in one line: the rest is counted.
@@ -164,10 +164,10 @@ func some(lines []string, total int) string {
 // filters is the agreement of the filters: each of them has what is served.
 // The daemon compares them with the state that it serves, which holds the
 // commit by now.
-func (w *waiter) filters(_ context.Context, status *reconciler.Status) (bool, string, error) {
+func (w *waiter) filters(_ context.Context, status *api.Status) (bool, string, error) {
 	filters := status.Filters
 	if filters.Silent > 0 && filters.Complete {
-		lines := linesOf(filters, reconciler.FilterSilent)
+		lines := linesOf(filters, api.FilterSilent)
 		for i, line := range lines {
 			lines[i] = strings.Replace(line, ": ", " is not enforcing: ", 1)
 		}
@@ -178,13 +178,13 @@ func (w *waiter) filters(_ context.Context, status *reconciler.Status) (bool, st
 	}
 	if filters.Current < filters.Connected {
 		return false, fmt.Sprintf("%d of %s current: %s", filters.Current, plural(filters.Connected, "filter is", "filters are"),
-			some(linesOf(filters, reconciler.FilterBehind), filters.Behind)), nil
+			some(linesOf(filters, api.FilterBehind), filters.Behind)), nil
 	}
 	return true, "", nil
 }
 
 // reached says how many filters have what is served, all of them having it.
-func reached(filters reconciler.FiltersStatus) string {
+func reached(filters api.FiltersStatus) string {
 	if filters.Connected == 0 {
 		return "no filter is connected"
 	}

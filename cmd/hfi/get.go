@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -28,24 +28,24 @@ from. --service and --namespace show what a filter of that workload gets.
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeNames(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
-			var selector api.Selector
+			var selector client.Selector
 			if cmd.Flags().Changed("service") != cmd.Flags().Changed("namespace") {
 				return usageError("--service and --namespace go together: they name one workload")
 			}
 			if cmd.Flags().Changed("service") {
-				selector = api.Selector{Service: &service, Namespace: &namespace}
+				selector = client.Selector{Service: &service, Namespace: &namespace}
 			}
 			if len(args) == 0 {
-				return a.getAll(cmd.Context(), client, selector)
+				return a.getAll(cmd.Context(), daemon, selector)
 			}
-			if selector != (api.Selector{}) {
+			if selector != (client.Selector{}) {
 				return usageError("--service and --namespace go with a list, not with NAME")
 			}
-			return a.getOne(cmd.Context(), client, args[0])
+			return a.getOne(cmd.Context(), daemon, args[0])
 		},
 	}
 	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to show")
@@ -54,8 +54,8 @@ from. --service and --namespace show what a filter of that workload gets.
 	return command
 }
 
-func (a *app) getAll(ctx context.Context, client *api.Client, selector api.Selector) error {
-	policies, text, err := client.Policies(ctx, selector)
+func (a *app) getAll(ctx context.Context, daemon *client.Client, selector client.Selector) error {
+	policies, text, err := daemon.Policies(ctx, selector)
 	if err != nil {
 		return fmt.Errorf("getting policies: %w", err)
 	}
@@ -74,9 +74,9 @@ func (a *app) getAll(ctx context.Context, client *api.Client, selector api.Selec
 	return a.table([]string{"NAME", "NAMESPACE", "SERVICE", "FAULTS", "STATE"}, rows)
 }
 
-func (a *app) getOne(ctx context.Context, client *api.Client, name string) error {
-	policy, origin, text, err := client.Policy(ctx, name)
-	if api.NotFound(err) {
+func (a *app) getOne(ctx context.Context, daemon *client.Client, name string) error {
+	policy, origin, text, err := daemon.Policy(ctx, name)
+	if client.NotFound(err) {
 		return &exitError{exitNotFound, fmt.Errorf("no policy %q is served: hfi get lists those that are", name)}
 	}
 	if err != nil {
@@ -190,7 +190,7 @@ const completionLimit = time.Second
 // completeNames completes the names of served policies, for up to limit arguments.
 func (a *app) completeNames(limit int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		client, err := a.client()
+		daemon, err := a.client()
 		if err != nil || len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -200,7 +200,7 @@ func (a *app) completeNames(limit int) cobra.CompletionFunc {
 		}
 		ctx, cancel := context.WithTimeout(parent, completionLimit)
 		defer cancel()
-		policies, _, err := client.Policies(ctx, api.Selector{})
+		policies, _, err := daemon.Policies(ctx, client.Selector{})
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

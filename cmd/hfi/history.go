@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 func newHistory(a *app) *cobra.Command {
@@ -25,11 +25,11 @@ and which earlier state a commit restored.`,
 			if limit < 0 {
 				return usageError("--limit must not be less than 0")
 			}
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
-			_, text, err := client.Status(cmd.Context())
+			_, text, err := daemon.Status(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("getting the history: %w", err)
 			}
@@ -60,7 +60,7 @@ func (a *app) printHistory(status []byte, limit int) error {
 	}
 	var rows [][]string
 	for _, raw := range answer.History {
-		var entry reconciler.HistoryEntry
+		var entry api.HistoryEntry
 		if err := json.Unmarshal(raw, &entry); err != nil {
 			return fmt.Errorf("reading the history: %w", err)
 		}

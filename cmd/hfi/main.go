@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 	"github.com/boifi/hfi/reconciler/cue"
 )
 
@@ -71,12 +71,12 @@ type app struct {
 }
 
 // client asks the daemon that --server names.
-func (a *app) client() (*api.Client, error) {
-	client, err := api.New(a.server)
+func (a *app) client() (*client.Client, error) {
+	daemon, err := client.New(a.server)
 	if err != nil {
 		return nil, usageError("--server: %v", err)
 	}
-	return client, nil
+	return daemon, nil
 }
 
 func newRoot(a *app) *cobra.Command {

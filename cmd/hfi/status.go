@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -22,11 +22,11 @@ git and etcd agree and there is no drift.`,
   hfi status --exit-code -o json > status.json || echo "not in sync"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
-			status, text, err := client.Status(cmd.Context())
+			status, text, err := daemon.Status(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("getting the status: %w", err)
 			}
@@ -37,7 +37,7 @@ git and etcd agree and there is no drift.`,
 			if err != nil || !strict {
 				return err
 			}
-			if status.Sync.Status != reconciler.Synced || status.Drift.Status != reconciler.DriftNone {
+			if status.Sync.Status != api.Synced || status.Drift.Status != api.DriftNone {
 				return &exitError{exitDiffers, fmt.Errorf("sync is %s, drift is %s", status.Sync.Status, status.Drift.Status)}
 			}
 			return nil
@@ -50,7 +50,7 @@ git and etcd agree and there is no drift.`,
 // maxShown bounds the drift items and problems of a table: the rest is counted.
 const maxShown = 20
 
-func (a *app) printStatus(status *reconciler.Status) error {
+func (a *app) printStatus(status *api.Status) error {
 	source, sync := status.Source, status.Sync
 	lines := [][2]string{
 		{"Sync", join(": ", string(sync.Status), sync.Message)},
@@ -85,12 +85,12 @@ func (a *app) printStatus(status *reconciler.Status) error {
 }
 
 // statusColour is green for what is well, red for what needs a person, yellow for the rest.
-func statusColour(line string, status *reconciler.Status) (colour, bool) {
+func statusColour(line string, status *api.Status) (colour, bool) {
 	switch line {
 	case "Sync":
-		return map[reconciler.SyncWord]colour{reconciler.Synced: green, reconciler.OutOfSync: red}[status.Sync.Status].or(yellow), true
+		return map[api.SyncWord]colour{api.Synced: green, api.OutOfSync: red}[status.Sync.Status].or(yellow), true
 	case "Drift":
-		return map[reconciler.DriftWord]colour{reconciler.DriftNone: green, reconciler.DriftDetected: red}[status.Drift.Status].or(yellow), true
+		return map[api.DriftWord]colour{api.DriftNone: green, api.DriftDetected: red}[status.Drift.Status].or(yellow), true
 	case "Filters":
 		return filtersColour(status.Filters), true
 	}
@@ -104,7 +104,7 @@ func (c colour) or(other colour) colour {
 	return c
 }
 
-func (a *app) serving(status *reconciler.Status) string {
+func (a *app) serving(status *api.Status) string {
 	applied := status.Sync.LastAppliedRevision
 	if applied == nil {
 		return "nothing yet"
@@ -114,7 +114,7 @@ func (a *app) serving(status *reconciler.Status) string {
 		text += ", from " + from
 	}
 	for _, entry := range status.History {
-		if entry.Commit != applied.Commit || entry.Outcome != reconciler.Applied {
+		if entry.Commit != applied.Commit || entry.Outcome != api.Applied {
 			continue
 		}
 		text += fmt.Sprintf(": %s (%s)", entry.Subject, entry.Author)
@@ -126,7 +126,7 @@ func (a *app) serving(status *reconciler.Status) string {
 	return text
 }
 
-func (a *app) git(source reconciler.SourceStatus) string {
+func (a *app) git(source api.SourceStatus) string {
 	text := fmt.Sprintf("%s of %s, in %s, seen %s", source.Branch, source.URL, source.Path, ago(a.now(), source.LastSeenAt))
 	if source.Error != nil {
 		return join(": ", text, source.Error.Reason, source.Error.Message)
@@ -134,7 +134,7 @@ func (a *app) git(source reconciler.SourceStatus) string {
 	return text
 }
 
-func (a *app) etcd(etcd reconciler.EtcdStatus) string {
+func (a *app) etcd(etcd api.EtcdStatus) string {
 	word := "healthy"
 	if !etcd.Healthy {
 		word = join(": ", "not healthy", etcd.Error)
@@ -142,14 +142,14 @@ func (a *app) etcd(etcd reconciler.EtcdStatus) string {
 	return fmt.Sprintf("%s, %s (%s), seen %s", etcd.Mode, word, strings.Join(etcd.Endpoints, ", "), ago(a.now(), etcd.LastSeenAt))
 }
 
-func drift(d reconciler.Drift) string {
-	if d.Status != reconciler.DriftDetected {
+func drift(d api.Drift) string {
+	if d.Status != api.DriftDetected {
 		return string(d.Status)
 	}
 	return fmt.Sprintf("%s: %s (mode %s)", d.Status, plural(max(d.Total, len(d.Items)), "key", "keys"), d.Mode)
 }
 
-func driftLines(d reconciler.Drift) []string {
+func driftLines(d api.Drift) []string {
 	var lines []string
 	for _, item := range d.Items {
 		lines = append(lines, fmt.Sprintf("%-8s %s", item.Kind, item.Key))

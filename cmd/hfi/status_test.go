@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -25,7 +25,7 @@ func TestStatusCountsTheProblemsThatAreNotListed(t *testing.T) {
 	} {
 		var out strings.Builder
 		a := &app{stdout: &out, now: time.Now}
-		if err := a.printStatus(&reconciler.Status{Source: reconciler.SourceStatus{Errors: listed, ErrorsTotal: test.total}}); err != nil {
+		if err := a.printStatus(&api.Status{Source: api.SourceStatus{Errors: listed, ErrorsTotal: test.total}}); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(out.String(), test.want) {

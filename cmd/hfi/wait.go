@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api/client"
 )
 
 // How often wait asks: soon at first, then more slowly.
@@ -38,7 +38,7 @@ when --timeout is over.`,
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
 		Args: exactly(1, "COMMIT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := a.client()
+			daemon, err := a.client()
 			if err != nil {
 				return err
 			}
@@ -46,7 +46,7 @@ when --timeout is over.`,
 			if err != nil {
 				return err
 			}
-			w := &waiter{app: a, client: client, commit: commit, contains: repo{}.contains}
+			w := &waiter{app: a, daemon: daemon, commit: commit, contains: repo{}.contains}
 			status, text, err := w.wait(cmd.Context())
 			if err != nil {
 				return err
@@ -76,7 +76,7 @@ func resolveCommit(ctx context.Context, revision string) (string, error) {
 	return "", usageError("%q is neither a commit of a repository here nor a hash of 7 or more digits", revision)
 }
 
-func (a *app) printServed(commit string, status *reconciler.Status) error {
+func (a *app) printServed(commit string, status *api.Status) error {
 	applied := status.Sync.LastAppliedRevision
 	text := fmt.Sprintf("%s is served", short(commit))
 	if !strings.HasPrefix(applied.Commit, commit) {
@@ -89,7 +89,7 @@ func (a *app) printServed(commit string, status *reconciler.Status) error {
 // waiter waits for a commit.
 type waiter struct {
 	*app
-	client *api.Client
+	daemon *client.Client
 	// commit is a full hash, or the beginning of one.
 	commit string
 	// contains says whether a commit is part of a tip's history, if that can be known.
@@ -103,21 +103,21 @@ type waiter struct {
 
 // agreements are what has to hold before a commit counts as served. Each says
 // whether it holds and, if not, what is awaited; an error ends the waiting.
-func (w *waiter) agreements() []func(context.Context, *reconciler.Status) (bool, string, error) {
-	return []func(context.Context, *reconciler.Status) (bool, string, error){w.gitAndEtcd, w.filters}
+func (w *waiter) agreements() []func(context.Context, *api.Status) (bool, string, error) {
+	return []func(context.Context, *api.Status) (bool, string, error){w.gitAndEtcd, w.filters}
 }
 
 // wait gives the status in which everything agreed.
-func (w *waiter) wait(ctx context.Context) (*reconciler.Status, []byte, error) {
+func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 	w.ancestry = map[[2]string]bool{}
 	note := "no answer yet"
 	bar := w.progress(ctx, "Waiting for "+short(w.commit))
 	defer bar.Stop()
 	// Nobody needs to wait for the next poll; a daemon that does not hear it polls anyway.
-	_ = w.client.Reconcile(ctx)
+	_ = w.daemon.Reconcile(ctx)
 	began, between := time.Now(), waitPause
 	for {
-		status, text, err := w.client.Status(ctx)
+		status, text, err := w.daemon.Status(ctx)
 		switch {
 		case err == nil:
 			done, awaited, err := w.judge(ctx, status)
@@ -145,12 +145,12 @@ func (w *waiter) wait(ctx context.Context) (*reconciler.Status, []byte, error) {
 
 // transient says whether a later request may well succeed.
 func transient(err error) bool {
-	var unreachable *api.UnreachableError
-	var answer *api.AnswerError
+	var unreachable *client.UnreachableError
+	var answer *client.AnswerError
 	return errors.As(err, &unreachable) || errors.As(err, &answer) && answer.Status >= 500
 }
 
-func (w *waiter) judge(ctx context.Context, status *reconciler.Status) (done bool, note string, err error) {
+func (w *waiter) judge(ctx context.Context, status *api.Status) (done bool, note string, err error) {
 	for _, agreed := range w.agreements() {
 		if done, note, err := agreed(ctx, status); !done {
 			return false, note, err
@@ -159,7 +159,7 @@ func (w *waiter) judge(ctx context.Context, status *reconciler.Status) (done boo
 	return true, "", nil
 }
 
-func (w *waiter) gitAndEtcd(ctx context.Context, status *reconciler.Status) (bool, string, error) {
+func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, string, error) {
 	applied := ""
 	if revision := status.Sync.LastAppliedRevision; revision != nil {
 		applied = revision.Commit
@@ -169,7 +169,7 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *reconciler.Status) (boo
 	}
 	if applied != "" && w.isIn(ctx, applied, status.History) {
 		// What was refused after it takes nothing from what is served.
-		if status.Sync.Status == reconciler.Synced || status.Etcd.Healthy && laterRejected(status) {
+		if status.Sync.Status == api.Synced || status.Etcd.Healthy && laterRejected(status) {
 			return true, "", nil
 		}
 		return false, describeSync(status), nil
@@ -190,7 +190,7 @@ func (w *waiter) is(hash string) bool { return strings.HasPrefix(hash, w.commit)
 // isIn says whether the commit is the applied one or part of it: by what git
 // says here or, where git does not know, by the history: what was applied
 // before is in what came after it.
-func (w *waiter) isIn(ctx context.Context, applied string, history []reconciler.HistoryEntry) bool {
+func (w *waiter) isIn(ctx context.Context, applied string, history []api.HistoryEntry) bool {
 	if w.is(applied) {
 		return true
 	}
@@ -198,7 +198,7 @@ func (w *waiter) isIn(ctx context.Context, applied string, history []reconciler.
 		return yes
 	}
 	for _, entry := range history {
-		if w.is(entry.Commit) && entry.Outcome == reconciler.Applied {
+		if w.is(entry.Commit) && entry.Outcome == api.Applied {
 			return true
 		}
 	}
@@ -222,7 +222,7 @@ func (w *waiter) ancestor(ctx context.Context, tip, commit string) (yes, known b
 
 // rejected is why the daemon does not take the commit up: the newest attempt
 // at it, or at a later commit that contains it, was invalid or refused.
-func (w *waiter) rejected(ctx context.Context, status *reconciler.Status) error {
+func (w *waiter) rejected(ctx context.Context, status *api.Status) error {
 	source := status.Source
 	if tried := source.LastAttemptedRevision; tried != nil && len(source.Errors) > 0 && w.concerns(ctx, tried.Commit) {
 		for _, problem := range source.Errors {
@@ -235,9 +235,9 @@ func (w *waiter) rejected(ctx context.Context, status *reconciler.Status) error 
 			continue
 		}
 		switch entry.Outcome {
-		case reconciler.Invalid:
+		case api.Invalid:
 			return w.reject(entry.Commit, "is invalid", entry.Message)
-		case reconciler.Refused:
+		case api.Refused:
 			return w.reject(entry.Commit, "was refused", entry.Message)
 		}
 		if w.is(entry.Commit) {
@@ -249,15 +249,15 @@ func (w *waiter) rejected(ctx context.Context, status *reconciler.Status) error 
 
 // laterRejected says that git and etcd disagree because of a commit, newer
 // than the applied one, that the daemon does not take up.
-func laterRejected(status *reconciler.Status) bool {
+func laterRejected(status *api.Status) bool {
 	tried, applied := status.Source.LastAttemptedRevision, status.Sync.LastAppliedRevision
-	if status.Sync.Status != reconciler.OutOfSync || tried == nil || tried.Commit == applied.Commit {
+	if status.Sync.Status != api.OutOfSync || tried == nil || tried.Commit == applied.Commit {
 		return false
 	}
 	if len(status.Source.Errors) > 0 {
 		return true
 	}
-	return len(status.History) > 0 && status.History[0].Commit == tried.Commit && status.History[0].Outcome != reconciler.Applied
+	return len(status.History) > 0 && status.History[0].Commit == tried.Commit && status.History[0].Outcome != api.Applied
 }
 
 // concerns says whether a verdict on a tip is one on the commit.
@@ -280,7 +280,7 @@ func (w *waiter) reject(commit, verdict, reason string) error {
 // superseded says whether the daemon has gone on, for sure, to something
 // without the commit: it attempted the commit before, or moved while we
 // waited, and what it has now is not on the way to the commit either.
-func (w *waiter) superseded(ctx context.Context, applied string, history []reconciler.HistoryEntry) bool {
+func (w *waiter) superseded(ctx context.Context, applied string, history []api.HistoryEntry) bool {
 	if yes, known := w.ancestor(ctx, applied, w.commit); yes || !known {
 		return false
 	}
@@ -300,7 +300,7 @@ func (w *waiter) superseded(ctx context.Context, applied string, history []recon
 }
 
 // attemptedBefore says whether the commit was attempted before the applied one.
-func (w *waiter) attemptedBefore(applied string, history []reconciler.HistoryEntry) bool {
+func (w *waiter) attemptedBefore(applied string, history []api.HistoryEntry) bool {
 	passed := false
 	for _, entry := range history {
 		if passed && w.is(entry.Commit) {
@@ -312,7 +312,7 @@ func (w *waiter) attemptedBefore(applied string, history []reconciler.HistoryEnt
 }
 
 // describeSync is what a person who waits wants to know.
-func describeSync(status *reconciler.Status) string {
+func describeSync(status *api.Status) string {
 	applied := "nothing"
 	if revision := status.Sync.LastAppliedRevision; revision != nil {
 		applied = short(revision.Commit)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/http"
 	"github.com/boifi/hfi/reconciler/kube"
 )
@@ -59,7 +60,7 @@ func (o *kubeOptions) check() (problems []error) {
 }
 
 // newCluster is what looks at the cluster, not open yet, or nil where there is none to look at.
-func newCluster(o kubeOptions, loop *reconciler.Reconciler, service *http.Server, replicas func() reconciler.Replicas, logger *slog.Logger) (*kube.Cluster, error) {
+func newCluster(o kubeOptions, loop *reconciler.Reconciler, service *http.Server, replicas func() fleet.Replicas, logger *slog.Logger) (*kube.Cluster, error) {
 	asked := o.mode == kubeOn || o.kubeconfig != "" || len(o.namespaces) > 0
 	if o.mode == kubeOff || !asked && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return nil, nil

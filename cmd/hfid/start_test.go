@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/etcd"
 	"github.com/boifi/hfi/reconciler/http"
@@ -18,9 +19,9 @@ import (
 // that: a webhook that comes in between is accepted, and the status tells
 // whose etcd it is and that it has not answered.
 func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
-	for mode, configure := range map[reconciler.EtcdMode]func(*etcd.Store){
-		reconciler.Embedded: func(s *etcd.Store) { s.Embedded = etcd.NewEmbedded(t.TempDir(), slog.New(slog.DiscardHandler)) },
-		reconciler.External: func(s *etcd.Store) { s.Access.Endpoints = []string{"http://127.0.0.1:1"} },
+	for mode, configure := range map[api.EtcdMode]func(*etcd.Store){
+		api.Embedded: func(s *etcd.Store) { s.Embedded = etcd.NewEmbedded(t.TempDir(), slog.New(slog.DiscardHandler)) },
+		api.External: func(s *etcd.Store) { s.Access.Endpoints = []string{"http://127.0.0.1:1"} },
 	} {
 		t.Run(string(mode), func(t *testing.T) {
 			store := etcd.New(etcd.DefaultPrefix, "a", slog.New(slog.DiscardHandler))
@@ -47,11 +48,11 @@ func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer answer.Body.Close()
-			var status reconciler.Status
+			var status api.Status
 			if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
 				t.Fatal(err)
 			}
-			if e := status.Etcd; e.Mode != mode || e.Healthy || e.Error == "" || status.Sync.Status != reconciler.Unknown {
+			if e := status.Etcd; e.Mode != mode || e.Healthy || e.Error == "" || status.Sync.Status != api.Unknown {
 				t.Errorf("etcd is %+v, sync %s", e, status.Sync.Status)
 			}
 			// It waits for the triggers: they have met the store by then.

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // daemon is a running hfid.
@@ -91,7 +91,7 @@ func (d *daemon) stop() {
 }
 
 // status is GET /v1/status.
-type status = reconciler.Status
+type status = api.Status
 
 // until asks for the status until it shows something.
 func (s *stage) until(ctx context.Context, what string, shows func(status) bool) (status, error) {

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 func main() {
@@ -82,7 +82,7 @@ func (s *stage) delay(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("\n%s\n", indent(string(policy)))
-	if err := s.push(ctx, s.frontends(), reconciler.Synced, s.commit(delayFile, policy, "Delay half of frontend")); err != nil {
+	if err := s.push(ctx, s.frontends(), api.Synced, s.commit(delayFile, policy, "Delay half of frontend")); err != nil {
 		return err
 	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
@@ -109,7 +109,7 @@ spec:
 func (s *stage) abort(ctx context.Context) error {
 	title("2. git push: productcatalog answers 503")
 	fmt.Printf("\n%s\n", indent(abortPolicy))
-	if err := s.push(ctx, s.catalogs(), reconciler.Synced, s.commit(abortFile, []byte(abortPolicy), "Abort productcatalog")); err != nil {
+	if err := s.push(ctx, s.catalogs(), api.Synced, s.commit(abortFile, []byte(abortPolicy), "Abort productcatalog")); err != nil {
 		return err
 	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
@@ -121,7 +121,7 @@ func (s *stage) abort(ctx context.Context) error {
 func (s *stage) invalid(ctx context.Context) error {
 	title("3. A commit with a mistake changes nothing, and the status says where it is")
 	bad := []byte("metadata:\n  name: frontend-delay\nspec:\n  rules:\n    - fault:\n        delay_ms: 500\n        percentage: 150\n")
-	if err := s.push(ctx, nil, reconciler.OutOfSync, s.commit(delayFile, bad, "Make a mistake")); err != nil {
+	if err := s.push(ctx, nil, api.OutOfSync, s.commit(delayFile, bad, "Make a mistake")); err != nil {
 		return err
 	}
 	seen, err := s.until(ctx, "the mistake", func(status status) bool { return len(status.Source.Errors) > 0 })
@@ -141,7 +141,7 @@ func (s *stage) revert(ctx context.Context) error {
 	revert := func(ctx context.Context) error {
 		return s.git(ctx, "revert", "--no-edit", "HEAD", "HEAD~1", "HEAD~2")
 	}
-	if err := s.push(ctx, s.sidecars, reconciler.Synced, revert); err != nil {
+	if err := s.push(ctx, s.sidecars, api.Synced, revert); err != nil {
 		return err
 	}
 	seen, err := s.until(ctx, "the restored state", func(status status) bool {

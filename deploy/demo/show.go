@@ -8,8 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
-	"github.com/boifi/hfi/reconciler"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -24,7 +24,7 @@ type outcome struct{ requests, slow, aborted int }
 
 // push makes a change, pushes it, and tells how long it took to reach those
 // sidecars that it concerns, and what the status then says, which must be sync.
-func (s *stage) push(ctx context.Context, concerned []*sidecar, sync reconciler.SyncWord, change func(context.Context) error) error {
+func (s *stage) push(ctx context.Context, concerned []*sidecar, sync api.SyncWord, change func(context.Context) error) error {
 	before := map[*sidecar]int{}
 	for _, one := range concerned {
 		before[one] = one.updates()
@@ -57,7 +57,7 @@ func (s *stage) push(ctx context.Context, concerned []*sidecar, sync reconciler.
 
 // tell shows what the status says of git, etcd and the sidecars, once it has
 // judged the commit that was pushed.
-func (s *stage) tell(ctx context.Context, sync reconciler.SyncWord) error {
+func (s *stage) tell(ctx context.Context, sync api.SyncWord) error {
 	head, err := s.command(ctx, s.work, "git", "rev-parse", "HEAD").Output()
 	if err != nil {
 		return fmt.Errorf("git rev-parse HEAD: %w", err)

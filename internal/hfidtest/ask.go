@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // requestLimit bounds one request that does not wait for a change.
@@ -90,9 +90,9 @@ func (d *Daemon) JSON(path string, into any) {
 }
 
 // Status is GET /v1/status.
-func (d *Daemon) Status() *reconciler.Status {
+func (d *Daemon) Status() *api.Status {
 	d.t.Helper()
-	var status reconciler.Status
+	var status api.Status
 	d.JSON("/v1/status", &status)
 	return &status
 }
@@ -159,9 +159,9 @@ func (d *Daemon) WaitReady() {
 
 // WaitStatus waits until the status is as wanted, and gives it. When it never
 // is, the test fails and shows the last one.
-func (d *Daemon) WaitStatus(what string, wanted func(*reconciler.Status) bool) *reconciler.Status {
+func (d *Daemon) WaitStatus(what string, wanted func(*api.Status) bool) *api.Status {
 	d.t.Helper()
-	var status *reconciler.Status
+	var status *api.Status
 	for deadline := time.Now().Add(Patience); ; time.Sleep(10 * time.Millisecond) {
 		if status = d.Status(); wanted(status) {
 			return status
@@ -174,10 +174,10 @@ func (d *Daemon) WaitStatus(what string, wanted func(*reconciler.Status) bool) *
 }
 
 // WaitSynced waits until git, etcd and what is served agree on a commit.
-func (d *Daemon) WaitSynced(commit string) *reconciler.Status {
+func (d *Daemon) WaitSynced(commit string) *api.Status {
 	d.t.Helper()
-	return d.WaitStatus("synced to "+commit, func(s *reconciler.Status) bool {
-		return s.Sync.Status == reconciler.Synced && s.Sync.LastAppliedRevision != nil && s.Sync.LastAppliedRevision.Commit == commit
+	return d.WaitStatus("synced to "+commit, func(s *api.Status) bool {
+		return s.Sync.Status == api.Synced && s.Sync.LastAppliedRevision != nil && s.Sync.LastAppliedRevision.Commit == commit
 	})
 }
 

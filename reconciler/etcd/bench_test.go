@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -45,7 +46,7 @@ func BenchmarkStrayPutToDriftSeen(b *testing.B) {
 		if _, err := s.client.Put(testContext(b), "/hfi/policies/stray", "x"); err != nil {
 			b.Fatal(err)
 		}
-		for s.Drift().Status != reconciler.DriftDetected {
+		for s.Drift().Status != api.DriftDetected {
 			<-s.Changed()
 		}
 		b.StopTimer()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
@@ -24,7 +25,7 @@ func pair(t *testing.T) (*etcdtest.Server, *Store, *Store, *Term) {
 	return server, a, b, campaign(t, a)
 }
 
-func seen(s *Store, status reconciler.DriftWord) func() bool {
+func seen(s *Store, status api.DriftWord) func() bool {
 	return func() bool { return s.Drift().Status == status }
 }
 
@@ -36,21 +37,21 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 	bucket := schema.BucketOf("p00001")
 	cases := map[string]struct {
 		do   []string
-		want []reconciler.DriftItem
+		want []api.DriftItem
 	}{
-		"extra":          {[]string{"put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical)}, []reconciler.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: reconciler.Extra}}},
-		"extra rubbish":  {[]string{"put", "/hfi/policies/stray", "rubbish"}, []reconciler.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: reconciler.Extra}}},
-		"another's name": {[]string{"put", "/hfi/policies/stray", other}, []reconciler.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: reconciler.Extra}}},
-		"modified":       {[]string{"put", "/hfi/policies/p00001", other}, []reconciler.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: reconciler.Modified}}},
-		"made rubbish":   {[]string{"put", "/hfi/policies/p00001", "rubbish"}, []reconciler.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: reconciler.Modified}}},
-		"missing":        {[]string{"del", "/hfi/policies/p00001"}, []reconciler.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: reconciler.Missing}}},
-		"head gone":      {[]string{"del", "/hfi/head"}, []reconciler.DriftItem{{Key: "/hfi/head", Kind: reconciler.Missing}}},
-		"head rubbish":   {[]string{"put", "/hfi/head", "rubbish"}, []reconciler.DriftItem{{Key: "/hfi/head", Kind: reconciler.Modified}}},
-		"head forged":    {[]string{"put", "/hfi/head", `{"format":1,"commit":"evil","digest":"v1:00","count":1}`}, []reconciler.DriftItem{{Key: "/hfi/head", Kind: reconciler.Modified}}},
-		"epoch gone":     {[]string{"del", "/hfi/epoch"}, []reconciler.DriftItem{{Key: "/hfi/epoch", Kind: reconciler.Missing}}},
-		"epoch forged":   {[]string{"put", "/hfi/epoch", `{"number":1,"id":"evil"}`}, []reconciler.DriftItem{{Key: "/hfi/epoch", Kind: reconciler.Modified}}},
-		"origins":        {[]string{"put", fmt.Sprintf("/hfi/origins/%02x", bucket), `{"p00001":{"file":"evil","line":1,"commit":"c"}}`}, []reconciler.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: reconciler.Modified}}},
-		"origins gone":   {[]string{"del", fmt.Sprintf("/hfi/origins/%02x", bucket)}, []reconciler.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: reconciler.Missing}}},
+		"extra":          {[]string{"put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical)}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
+		"extra rubbish":  {[]string{"put", "/hfi/policies/stray", "rubbish"}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
+		"another's name": {[]string{"put", "/hfi/policies/stray", other}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
+		"modified":       {[]string{"put", "/hfi/policies/p00001", other}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
+		"made rubbish":   {[]string{"put", "/hfi/policies/p00001", "rubbish"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
+		"missing":        {[]string{"del", "/hfi/policies/p00001"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Missing}}},
+		"head gone":      {[]string{"del", "/hfi/head"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Missing}}},
+		"head rubbish":   {[]string{"put", "/hfi/head", "rubbish"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
+		"head forged":    {[]string{"put", "/hfi/head", `{"format":1,"commit":"evil","digest":"v1:00","count":1}`}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
+		"epoch gone":     {[]string{"del", "/hfi/epoch"}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Missing}}},
+		"epoch forged":   {[]string{"put", "/hfi/epoch", `{"number":1,"id":"evil"}`}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Modified}}},
+		"origins":        {[]string{"put", fmt.Sprintf("/hfi/origins/%02x", bucket), `{"p00001":{"file":"evil","line":1,"commit":"c"}}`}, []api.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: api.Modified}}},
+		"origins gone":   {[]string{"del", fmt.Sprintf("/hfi/origins/%02x", bucket)}, []api.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: api.Missing}}},
 	}
 	server, a, b, term := pair(t)
 	want := publish(t, term, publication("c1", policies(t, 3, 100)))
@@ -59,7 +60,7 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server.Ctl(c.do...)
 			for _, s := range []*Store{a, b} {
-				eventually(t, "drift is seen on "+s.ID, seen(s, reconciler.DriftDetected))
+				eventually(t, "drift is seen on "+s.ID, seen(s, api.DriftDetected))
 				drift := s.Drift()
 				if diff := cmp.Diff(c.want, drift.Items); diff != "" || drift.Total != len(c.want) || drift.Since == nil {
 					t.Errorf("drift on %s: total %d, since %v, %s", s.ID, drift.Total, drift.Since, diff)
@@ -70,7 +71,7 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 			}
 			want = publish(t, term, reconciler.Publication{Commit: "c1", Set: a.State().Set})
 			for _, s := range []*Store{a, b} {
-				eventually(t, "the repair is seen on "+s.ID, seen(s, reconciler.DriftNone))
+				eventually(t, "the repair is seen on "+s.ID, seen(s, api.DriftNone))
 			}
 			if got := server.Ctl("get", "/hfi/policies/p00001", "--print-value-only"); strings.TrimSpace(got) != string(want.Set.Get("p00001").Canonical) {
 				t.Errorf("after the repair etcd holds %s", got)
@@ -94,16 +95,16 @@ func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 	}
 	server.Ctl("put", "/hfi/policies/marker", "x")
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the marker is seen on "+s.ID, seen(s, reconciler.DriftDetected))
+		eventually(t, "the marker is seen on "+s.ID, seen(s, api.DriftDetected))
 		if drift := s.Drift(); drift.Total != 1 || drift.Items[0].Name != "marker" {
 			t.Errorf("drift on %s: %+v", s.ID, drift.Items)
 		}
 	}
 	server.Ctl("del", "/hfi/policies/marker")
 	for _, s := range []*Store{a, b} {
-		eventually(t, "undone drift is no drift on "+s.ID, seen(s, reconciler.DriftNone))
+		eventually(t, "undone drift is no drift on "+s.ID, seen(s, api.DriftNone))
 	}
-	if err := term.Record(testContext(t), reconciler.HistoryEntry{Commit: "c2", Outcome: reconciler.Invalid, At: time.Now()}); err != nil {
+	if err := term.Record(testContext(t), api.HistoryEntry{Commit: "c2", Outcome: api.Invalid, At: time.Now()}); err != nil {
 		t.Error(err)
 	}
 	if history := a.History(); len(history) == 0 || history[0].Commit != "c2" {
@@ -123,7 +124,7 @@ func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	flood(t, server, strays)
 	for _, s := range []*Store{a, b} {
 		eventually(t, "the flood is seen on "+s.ID, func() bool { return s.Drift().Total == strays })
-		if drift := s.Drift(); len(drift.Items) != reconciler.MaxDriftItems || drift.Items[0].Name != "s000000" {
+		if drift := s.Drift(); len(drift.Items) != api.MaxDriftItems || drift.Items[0].Name != "s000000" {
 			t.Errorf("%d items, beginning with %+v", len(drift.Items), drift.Items[0])
 		}
 		if s.State().Set.Digest() != want.Set.Digest() {
@@ -134,7 +135,7 @@ func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	if got := server.Ctl("get", "--prefix", "/hfi/policies/", "--count-only", "-w", "fields"); !strings.Contains(got, `"Count" : 10`) {
 		t.Errorf("after the repair: %s", got)
 	}
-	eventually(t, "no drift after the repair", seen(b, reconciler.DriftNone))
+	eventually(t, "no drift after the repair", seen(b, api.DriftNone))
 }
 
 // flood puts stray policies by etcdctl's transactions.
@@ -172,10 +173,10 @@ func TestDriftIsSeenFast(t *testing.T) {
 		if _, err := client.Put(testContext(t), "/hfi/policies/stray", "x"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "drift is seen", seen(a, reconciler.DriftDetected))
+		eventually(t, "drift is seen", seen(a, api.DriftDetected))
 		total += time.Since(began)
 		server.Ctl("del", "/hfi/policies/stray")
-		eventually(t, "drift is gone", seen(a, reconciler.DriftNone))
+		eventually(t, "drift is gone", seen(a, api.DriftNone))
 	}
 	t.Logf("put to seen: %s on average", total/rounds)
 	if total/rounds > time.Second {

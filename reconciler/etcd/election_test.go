@@ -142,7 +142,7 @@ func TestFindingsAndHistoryReachFollowers(t *testing.T) {
 	_, a, b, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 3, 1)))
 	for i := range 3 {
-		if err := term.Report(testContext(t), &reconciler.Findings{Leader: fmt.Sprint(i)}); err != nil {
+		if err := term.Report(testContext(t), &reconciler.LeaderReport{Leader: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}

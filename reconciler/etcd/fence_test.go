@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 )
@@ -61,10 +62,10 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 			return err
 		},
 		"history": func(ctx context.Context, term *Term) error {
-			return term.Record(ctx, reconciler.HistoryEntry{Commit: "late", Outcome: reconciler.Invalid, At: now})
+			return term.Record(ctx, api.HistoryEntry{Commit: "late", Outcome: api.Invalid, At: now})
 		},
 		"findings": func(ctx context.Context, term *Term) error {
-			return term.Report(ctx, &reconciler.Findings{Leader: "late"})
+			return term.Report(ctx, &reconciler.LeaderReport{Leader: "late"})
 		},
 	}
 	for name, write := range writes {

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -210,7 +211,7 @@ func (s *Store) noteChange(triggered bool) {
 // noteDrift keeps track of since when there is drift; what it is, Drift finds
 // out when it is asked. The caller holds mu.
 func (s *Store) noteDrift() {
-	if s.driftFresh && s.driftSeen.Status == reconciler.DriftNone && s.heldBack() {
+	if s.driftFresh && s.driftSeen.Status == api.DriftNone && s.heldBack() {
 		// There was none before the publication now under way.
 		return
 	}
@@ -220,7 +221,7 @@ func (s *Store) noteDrift() {
 		s.driftSince = nil
 	case !s.mirror.drifted(s.state, s.epoch, s.renewed()):
 		s.driftSince = nil
-		s.driftSeen = reconciler.Drift{Status: reconciler.DriftNone, Items: []reconciler.DriftItem{}}
+		s.driftSeen = api.Drift{Status: api.DriftNone, Items: []api.DriftItem{}}
 		s.driftFresh = true
 	case s.driftSince == nil:
 		now := s.Clock()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -90,8 +91,8 @@ func policies(t testing.TB, n, delay int) *schema.Set {
 }
 
 func publication(commit string, set *schema.Set) reconciler.Publication {
-	return reconciler.Publication{Commit: commit, Set: set, Entry: &reconciler.HistoryEntry{
-		Commit: commit, Subject: "subject of " + commit, Digest: set.Digest(), Outcome: reconciler.Applied, At: time.Now().UTC(),
+	return reconciler.Publication{Commit: commit, Set: set, Entry: &api.HistoryEntry{
+		Commit: commit, Subject: "subject of " + commit, Digest: set.Digest(), Outcome: api.Applied, At: time.Now().UTC(),
 	}}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -30,8 +31,8 @@ type mirror struct {
 	head     record[reconciler.Head]
 	epoch    record[reconciler.Epoch]
 	floor    int64
-	findings *reconciler.Findings
-	history  map[int64]reconciler.HistoryEntry
+	findings *reconciler.LeaderReport
+	history  map[int64]api.HistoryEntry
 	// leaders are the candidates by key.
 	leaders map[string]candidate
 	// replicas are those registered, by ID; losses counts those that went, or
@@ -70,7 +71,7 @@ func newMirror(keys keys) *mirror {
 	return &mirror{
 		keys: keys, set: schema.NewSet(),
 		pending: map[string]*schema.Entry{}, foreign: map[string]struct{}{}, stale: map[int]struct{}{},
-		history: map[int64]reconciler.HistoryEntry{}, leaders: map[string]candidate{},
+		history: map[int64]api.HistoryEntry{}, leaders: map[string]candidate{},
 		replicas: map[string]registration{},
 	}
 }
@@ -96,13 +97,13 @@ func (m *mirror) put(kv *mvccpb.KeyValue) {
 			m.stale[bucket] = struct{}{}
 		}
 	case "history":
-		var entry reconciler.HistoryEntry
+		var entry api.HistoryEntry
 		if number, ok := historyNumber(name); ok && len(kv.Value) <= maxHistoryEntry {
 			// An entry that cannot be read is kept as an empty one, so that it is deleted in its turn.
 			_ = json.Unmarshal(kv.Value, &entry)
 			m.history[number] = entry
 		} else if ok {
-			m.history[number] = reconciler.HistoryEntry{}
+			m.history[number] = api.HistoryEntry{}
 		}
 	case "leader":
 		m.leaders[string(kv.Key)] = candidate{id: string(kv.Value), lease: kv.Lease, createRevision: kv.CreateRevision}
@@ -124,7 +125,7 @@ func (m *mirror) putRecord(key string, kv *mvccpb.KeyValue) {
 			m.floor = 0
 		}
 	case "status":
-		var findings reconciler.Findings
+		var findings reconciler.LeaderReport
 		if json.Unmarshal(kv.Value, &findings) == nil {
 			m.findings = &findings
 		}
@@ -265,9 +266,9 @@ func (m *mirror) lastHistory() int64 {
 }
 
 // entries are the history, newest first, at most reconciler.MaxHistory.
-func (m *mirror) entries() []reconciler.HistoryEntry {
+func (m *mirror) entries() []api.HistoryEntry {
 	numbers := m.historyNumbers()
-	entries := make([]reconciler.HistoryEntry, 0, min(len(numbers), reconciler.MaxHistory))
+	entries := make([]api.HistoryEntry, 0, min(len(numbers), reconciler.MaxHistory))
 	for i := len(numbers) - 1; i >= 0 && len(entries) < reconciler.MaxHistory; i-- {
 		if entry := m.history[numbers[i]]; entry.Commit != "" {
 			entries = append(entries, entry)

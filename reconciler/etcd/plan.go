@@ -6,6 +6,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -85,9 +86,9 @@ func (m *mirror) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 	}
 	for bucket := range schema.Buckets {
 		switch m.origins[bucket].compare(target.Bucket(bucket)) {
-		case reconciler.Extra:
+		case api.Extra:
 			ops = append(ops, clientv3.OpDelete(m.keys.origins(bucket)))
-		case reconciler.Missing, reconciler.Modified:
+		case api.Missing, api.Modified:
 			ops = append(ops, clientv3.OpPut(m.keys.origins(bucket), encodeOrigins(originsOf(target, bucket))))
 		}
 	}
@@ -95,7 +96,7 @@ func (m *mirror) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 }
 
 // historyOps add an entry, if there is one, and take the oldest away.
-func (m *mirror) historyOps(entry *reconciler.HistoryEntry) []clientv3.Op {
+func (m *mirror) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 	if entry == nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -120,7 +121,7 @@ func (t *Term) unmark() {
 }
 
 // Record adds to the history without publishing.
-func (t *Term) Record(ctx context.Context, entry reconciler.HistoryEntry) error {
+func (t *Term) Record(ctx context.Context, entry api.HistoryEntry) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	if err := t.catchUp(ctx); err != nil {
@@ -129,7 +130,7 @@ func (t *Term) Record(ctx context.Context, entry reconciler.HistoryEntry) error 
 	return t.record(ctx, entry)
 }
 
-func (t *Term) record(ctx context.Context, entry reconciler.HistoryEntry) error {
+func (t *Term) record(ctx context.Context, entry api.HistoryEntry) error {
 	t.store.mu.Lock()
 	ops := t.store.mirror.historyOps(&entry)
 	unmark := t.store.mirror.publishing != 0
@@ -153,7 +154,7 @@ func (t *Term) record(ctx context.Context, entry reconciler.HistoryEntry) error 
 }
 
 // Report stores the leader's findings where followers read them.
-func (t *Term) Report(ctx context.Context, findings *reconciler.Findings) error {
+func (t *Term) Report(ctx context.Context, findings *reconciler.LeaderReport) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	if _, err := t.write(ctx, nil, clientv3.OpPut(t.store.keys.status(), encode(findings))); err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -46,7 +47,7 @@ func TestAPublicationCutShortIsNeverServed(t *testing.T) {
 			fresh := openStore(t, externalStore("fresh", server.Endpoint))
 			eventually(t, "a fresh replica has a state", func() bool { return fresh.State() != nil })
 			for _, s := range []*Store{a, b, fresh} {
-				eventually(t, "half a publication shows as drift on "+s.ID, seen(s, reconciler.DriftDetected))
+				eventually(t, "half a publication shows as drift on "+s.ID, seen(s, api.DriftDetected))
 				if state := s.State(); state.Head.Commit != "c1" || state.Set.Digest() != first.Set.Digest() || state.Set.Len() != 250 {
 					t.Errorf("%s serves %s with %d policies", s.ID, state.Head.Commit, state.Set.Len())
 				}
@@ -66,7 +67,7 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 	t.Parallel()
 	_, a, b, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 250, 100)))
-	eventually(t, "no drift at first", seen(b, reconciler.DriftNone))
+	eventually(t, "no drift at first", seen(b, api.DriftNone))
 	var last int64
 	a.afterTransaction = func(n int) error {
 		a.mu.Lock()
@@ -77,7 +78,7 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 			return err
 		}
 		for _, s := range []*Store{a, b} {
-			if drift := s.Drift(); drift.Status != reconciler.DriftNone {
+			if drift := s.Drift(); drift.Status != api.DriftNone {
 				t.Errorf("after transaction %d: %s sees drift %s, %d items", n, s.ID, drift.Status, drift.Total)
 			}
 		}
@@ -186,7 +187,7 @@ func TestTheHistoryIsBounded(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	for i := range reconciler.MaxHistory + 20 {
-		if err := term.Record(testContext(t), reconciler.HistoryEntry{Commit: fmt.Sprint(i), Outcome: reconciler.Invalid}); err != nil {
+		if err := term.Record(testContext(t), api.HistoryEntry{Commit: fmt.Sprint(i), Outcome: api.Invalid}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 )
@@ -25,7 +26,7 @@ func TestAWipedEtcdIsANewEpoch(t *testing.T) {
 	server.Restart()
 	<-term.Done()
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the wipe is seen on "+s.ID, func() bool { d := s.Drift(); return d.Status == reconciler.DriftDetected && !s.HeadVerified() })
+		eventually(t, "the wipe is seen on "+s.ID, func() bool { d := s.Drift(); return d.Status == api.DriftDetected && !s.HeadVerified() })
 		if s.State().Revision != first.Revision {
 			t.Errorf("%s serves %s", s.ID, s.State().Revision)
 		}
@@ -33,7 +34,7 @@ func TestAWipedEtcdIsANewEpoch(t *testing.T) {
 	term = campaign(t, b)
 	eventually(t, "the head is missing", func() bool {
 		d := b.Drift()
-		return d.Total > 0 && d.Items[0].Key == "/hfi/head" && d.Items[0].Kind == reconciler.Missing
+		return d.Total > 0 && d.Items[0].Key == "/hfi/head" && d.Items[0].Kind == api.Missing
 	})
 	second := publish(t, term, publication("c1", policies(t, 5, 100)))
 	if second.Revision.Epoch.Number != first.Revision.Epoch.Number+1 || !first.Revision.Before(second.Revision) {
@@ -188,7 +189,7 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 	for i := range 5 {
 		state := publish(t, term, publication(fmt.Sprint("c", i), policies(t, 3, i+1)))
 		for j := range 5 {
-			if err := term.Report(testContext(t), &reconciler.Findings{Leader: fmt.Sprint(j)}); err != nil {
+			if err := term.Report(testContext(t), &reconciler.LeaderReport{Leader: fmt.Sprint(j)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -221,7 +222,7 @@ func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
 	state := publish(t, term, publication("c1", policies(t, 3, 1)))
 	report := func() {
 		for range 40 {
-			if err := term.Report(testContext(t), &reconciler.Findings{Leader: "a"}); err != nil {
+			if err := term.Report(testContext(t), &reconciler.LeaderReport{Leader: "a"}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -235,7 +236,7 @@ func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
 	if _, err := etcdtest.Ctl(t, "--endpoints", endpoint, "put", "/hfi/policies/stray", "x"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "drift is seen", seen(s, reconciler.DriftDetected))
+	eventually(t, "drift is seen", seen(s, api.DriftDetected))
 	before := s.State()
 	report()
 	time.Sleep(200 * time.Millisecond)
@@ -261,7 +262,7 @@ func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
 	if health := a.Health(); !strings.Contains(health.Error, "did not answer in time") || health.LastSeenAt == nil {
 		t.Errorf("health: %+v", health)
 	}
-	if a.State() != state || a.Drift().Status != reconciler.DriftUnknown {
+	if a.State() != state || a.Drift().Status != api.DriftUnknown {
 		t.Errorf("while etcd is silent: %+v, drift %s", a.State(), a.Drift().Status)
 	}
 	time.Sleep(max(0, 8*time.Second-time.Since(began)))
@@ -321,7 +322,7 @@ func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
 	server.Ctl("put", "/hfi/head", `{"format":1,"commit":"c2","digest":"v99:00ff","count":5,"at":"2026-01-01T00:00:00Z"}`)
 	eventually(t, "the head is seen", func() bool { return !b.HeadVerified() })
-	if b.State().Revision != state.Revision || b.Drift().Status != reconciler.DriftUnknown {
+	if b.State().Revision != state.Revision || b.Drift().Status != api.DriftUnknown {
 		t.Errorf("state %s, drift %+v", b.State().Revision, b.Drift())
 	}
 	again := publish(t, term, publication("c1", a.State().Set))

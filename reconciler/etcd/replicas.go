@@ -12,7 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // maxReplicas and maxAdvertise (in bytes) bound what is kept of replicas'
@@ -68,10 +69,10 @@ func (m *mirror) namesakes(id string) bool {
 }
 
 // Replicas are the daemons registered in this store.
-func (s *Store) Replicas() reconciler.Replicas {
+func (s *Store) Replicas() fleet.Replicas {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	replicas := reconciler.Replicas{LostAt: s.replicaLostAt}
+	replicas := fleet.Replicas{LostAt: s.replicaLostAt}
 	if !s.health.Healthy {
 		replicas.Doubt = "etcd cannot be seen, and with it which replicas there are: " + s.health.Error
 	}
@@ -79,7 +80,7 @@ func (s *Store) Replicas() reconciler.Replicas {
 		return replicas
 	}
 	for id, one := range s.mirror.replicas {
-		replica := reconciler.Replica{ID: id, URL: one.url}
+		replica := api.Replica{ID: id, URL: one.url}
 		if s.mirror.namesakes(id) {
 			replica.Error = "several daemons call themselves that: give each its own --replica-id"
 		}
@@ -88,7 +89,7 @@ func (s *Store) Replicas() reconciler.Replicas {
 	if len(replicas.List) >= maxReplicas && replicas.Doubt == "" {
 		replicas.Doubt = fmt.Sprintf("there may be more than %d replicas", maxReplicas)
 	}
-	slices.SortFunc(replicas.List, func(a, b reconciler.Replica) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(replicas.List, func(a, b api.Replica) int { return strings.Compare(a.ID, b.ID) })
 	return replicas
 }
 

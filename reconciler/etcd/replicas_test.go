@@ -7,8 +7,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // known is a store's list of replicas as "ID=URL", or "ID!" where there is an error.
@@ -53,7 +53,7 @@ func TestReplicasFindEachOther(t *testing.T) {
 	if at := a.Replicas().LostAt; !at.IsZero() {
 		t.Errorf("one was lost at %s, and none was", at)
 	}
-	if drift := a.Drift(); drift.Status != reconciler.DriftNone {
+	if drift := a.Drift(); drift.Status != api.DriftNone {
 		t.Errorf("replicas' keys make drift: %+v", drift)
 	}
 	if health := a.Replicas(); health.Doubt != "" {

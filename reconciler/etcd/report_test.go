@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
@@ -25,7 +26,7 @@ func TestTheLargestReportReachesFollowers(t *testing.T) {
 	for range reconciler.MaxProblemBytes / (len(text) + 1) {
 		problems = append(problems, problem)
 	}
-	findings := &reconciler.Findings{Leader: "a", Source: reconciler.SourceStatus{Errors: problems, Warnings: problems}}
+	findings := &reconciler.LeaderReport{Leader: "a", Source: api.SourceStatus{Errors: problems, Warnings: problems}}
 	if err := campaign(t, leader).Report(testContext(t), findings); err != nil {
 		t.Fatalf("a report of %d errors and as many warnings: %v", len(problems), err)
 	}

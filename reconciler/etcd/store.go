@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -94,11 +95,11 @@ type Store struct {
 	// hint is the set being published: it is used in place of an equal one.
 	hint *schema.Set
 	// health lacks the mode and the endpoints, which Health fills in.
-	health     reconciler.EtcdStatus
+	health     api.EtcdStatus
 	term       *Term
 	driftSince *time.Time
 	// driftSeen caches the last answer of Drift; driftFresh says that it is still true.
-	driftSeen  reconciler.Drift
+	driftSeen  api.Drift
 	driftFresh bool
 	// midSince is when the publication now under way was first seen.
 	midSince time.Time
@@ -126,8 +127,8 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 		ctx:   ctx, cancel: cancel,
 		changed: make(chan struct{}, 1), connected: make(chan struct{}),
 		progress: make(chan struct{}), reload: make(chan struct{}, 1),
-		health:    reconciler.EtcdStatus{Error: "etcd has not answered yet"},
-		driftSeen: reconciler.Drift{Status: reconciler.DriftUnknown, Items: []reconciler.DriftItem{}},
+		health:    api.EtcdStatus{Error: "etcd has not answered yet"},
+		driftSeen: api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}},
 	}
 }
 
@@ -209,10 +210,10 @@ func (s *Store) Leader() string {
 
 // Drift is what etcd holds now that State does not say. What a leader has
 // written of a publication that it is still at is no drift.
-func (s *Store) Drift() reconciler.Drift {
+func (s *Store) Drift() api.Drift {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	unknown := reconciler.Drift{Status: reconciler.DriftUnknown, Items: []reconciler.DriftItem{}}
+	unknown := api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}}
 	m := s.mirror
 	if m == nil || !s.health.Healthy {
 		return unknown
@@ -229,11 +230,11 @@ func (s *Store) Drift() reconciler.Drift {
 		return unknown
 	}
 	total, items := m.drift(s.state, s.epoch, s.renewed())
-	seen := reconciler.Drift{Status: reconciler.DriftNone, Total: total, Items: items}
+	seen := api.Drift{Status: api.DriftNone, Total: total, Items: items}
 	if total > 0 {
-		seen.Status, seen.Since = reconciler.DriftDetected, s.driftSince
+		seen.Status, seen.Since = api.DriftDetected, s.driftSince
 	} else {
-		seen.Items = []reconciler.DriftItem{}
+		seen.Items = []api.DriftItem{}
 	}
 	s.driftSeen, s.driftFresh = seen, true
 	return seen
@@ -258,7 +259,7 @@ func (s *Store) heldBack() bool {
 }
 
 // History is newest first.
-func (s *Store) History() []reconciler.HistoryEntry {
+func (s *Store) History() []api.HistoryEntry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mirror == nil {
@@ -268,7 +269,7 @@ func (s *Store) History() []reconciler.HistoryEntry {
 }
 
 // Findings are the leader's latest, or nil.
-func (s *Store) Findings() *reconciler.Findings {
+func (s *Store) Findings() *reconciler.LeaderReport {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mirror == nil {
@@ -278,14 +279,14 @@ func (s *Store) Findings() *reconciler.Findings {
 }
 
 // Health is what was last seen of etcd itself.
-func (s *Store) Health() reconciler.EtcdStatus {
+func (s *Store) Health() api.EtcdStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	health := s.health
-	health.Mode, health.Endpoints = reconciler.External, slices.Clone(s.Access.Endpoints)
+	health.Mode, health.Endpoints = api.External, slices.Clone(s.Access.Endpoints)
 	if s.Embedded != nil {
 		// It has no address before the client was made of it.
-		health.Mode, health.Endpoints = reconciler.Embedded, append([]string{}, s.config.Endpoints...)
+		health.Mode, health.Endpoints = api.Embedded, append([]string{}, s.config.Endpoints...)
 	}
 	return health
 }

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // C2 and G4: nothing to install; a publication is verified, and a restart serves it from etcd (G8).
@@ -19,7 +19,7 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	if !first.Revision.Before(second.Revision) {
 		t.Errorf("revision %s is not before %s", first.Revision, second.Revision)
 	}
-	if drift := s.Drift(); drift.Status == reconciler.DriftDetected {
+	if drift := s.Drift(); drift.Status == api.DriftDetected {
 		t.Errorf("drift after a publication: %+v", drift)
 	}
 	if err := s.Close(); err != nil {
@@ -46,10 +46,10 @@ func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
 	t.Parallel()
 	s := embeddedStore(t, t.TempDir())
 	s.RequestTimeout = patience
-	if health := s.Health(); health.Mode != reconciler.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
+	if health := s.Health(); health.Mode != api.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
 		t.Errorf("health before Open: %+v", health)
 	}
-	if drift := s.Drift(); drift.Status != reconciler.DriftUnknown {
+	if drift := s.Drift(); drift.Status != api.DriftUnknown {
 		t.Errorf("drift before Open: %+v", drift)
 	}
 	ctx, triggered, asked := testContext(t), make(chan error, 1), make(chan struct{})

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -71,7 +71,7 @@ func BenchmarkRequest(b *testing.B) {
 	nodes, vms := make([][]string, count), make([][]string, count)
 	for i := range count {
 		nodes[i], vms[i] = []string{fmt.Sprint("node-", i/3)}, []string{fmt.Sprint(i)}
-		d.Fleet.Ask(reconciler.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
+		d.Fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
 	}
 	for _, filter := range []bool{false, true} {
 		b.Run(map[bool]string{false: "client", true: "vm"}[filter], func(b *testing.B) {
@@ -99,7 +99,7 @@ func BenchmarkStatus(b *testing.B) {
 	d := start(b, nil)
 	d.SetState(stateOf(1, oneEach(100)))
 	for i := range 30_000 {
-		d.Fleet.Ask(reconciler.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
+		d.Fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
 	}
 	request := httptest.NewRequest("GET", "/v1/status", nil)
 	b.ReportAllocs()

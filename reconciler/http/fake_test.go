@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -28,21 +29,21 @@ const patience = 30 * time.Second
 // fakeView is a View whose answers a test sets.
 type fakeView struct {
 	mu        sync.Mutex
-	state     reconciler.Status
+	state     api.Status
 	unready   string
-	etcd      reconciler.EtcdStatus
+	etcd      api.EtcdStatus
 	triggered int
 	// onTrigger, if set, runs in each Trigger, without mu.
 	onTrigger func(context.Context) error
 }
 
-func (v *fakeView) Status() reconciler.Status {
+func (v *fakeView) Status() api.Status {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.state
 }
 
-func (v *fakeView) Ready() (bool, reconciler.EtcdStatus, string) {
+func (v *fakeView) Ready() (bool, api.EtcdStatus, string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.unready == "", v.etcd, v.unready
@@ -112,7 +113,7 @@ type daemon struct {
 
 func start(t testing.TB, tune func(*Server)) *daemon {
 	t.Helper()
-	view := &fakeView{etcd: reconciler.EtcdStatus{Mode: reconciler.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
+	view := &fakeView{etcd: api.EtcdStatus{Mode: api.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
 	log := &logBuffer{}
 	server := New(view)
 	server.Logger = slog.New(slog.NewTextHandler(log, nil))

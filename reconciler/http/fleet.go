@@ -10,7 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/boifi/hfi/filter/selection"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // The headers by which a filter's VM says who it is, in canonical form.
@@ -116,14 +117,14 @@ func (s *Server) filters(w nethttp.ResponseWriter, r *nethttp.Request) error {
 
 // seenHere is the answer of GET /v1/filters?local=true.
 type seenHere struct {
-	Replica string                  `json:"replica"`
-	Filters []reconciler.FilterSeen `json:"filters"`
+	Replica string             `json:"replica"`
+	Filters []fleet.FilterSeen `json:"filters"`
 	// Full: the replica had more VMs than it remembers.
 	Full bool `json:"full,omitempty"`
 	// LostAgo is how long ago it saw another replica go; zero if it never did.
 	LostAgo time.Duration `json:"lost_ago_ns,omitempty"`
 	// Kubernetes is what it found in the cluster, if it leads.
-	Kubernetes *reconciler.KubernetesTold `json:"kubernetes,omitempty"`
+	Kubernetes *api.ClusterReport `json:"kubernetes,omitempty"`
 }
 
 // lostAgo is how long ago this replica saw another go; zero if it never did.
@@ -140,20 +141,20 @@ func (s *Server) lostAgo() time.Duration {
 
 // FleetStatus is how all filters stand, by what all replicas have seen; its
 // Items are all of them.
-func (s *Server) FleetStatus(ctx context.Context) (reconciler.FiltersStatus, error) {
-	replicas := reconciler.Replicas{}
+func (s *Server) FleetStatus(ctx context.Context) (api.FiltersStatus, error) {
+	replicas := fleet.Replicas{}
 	if s.Replicas != nil {
 		replicas = s.Replicas()
 	}
 	asked, err := s.askPeers(ctx, replicas.List)
 	if err != nil {
-		return reconciler.FiltersStatus{}, err
+		return api.FiltersStatus{}, err
 	}
-	sightings := []reconciler.Sighting{{Replica: s.ID, Filters: s.Fleet.Seen()}}
+	sightings := []fleet.ReplicaReport{{Replica: s.ID, Filters: s.Fleet.Seen()}}
 	full, lost := s.Fleet.Full(), s.lostAgo()
-	var told *reconciler.KubernetesTold
-	myself := reconciler.Replica{ID: s.ID}
-	list := []reconciler.Replica{}
+	var told *api.ClusterReport
+	myself := api.Replica{ID: s.ID}
+	list := []api.Replica{}
 	for _, peer := range asked {
 		if peer.ID == s.ID {
 			myself = peer.Replica
@@ -161,7 +162,7 @@ func (s *Server) FleetStatus(ctx context.Context) (reconciler.FiltersStatus, err
 		}
 		list = append(list, peer.Replica)
 		if peer.seen != nil {
-			sightings = append(sightings, reconciler.Sighting{Replica: peer.ID, Filters: peer.seen.Filters, Ago: time.Since(peer.at)})
+			sightings = append(sightings, fleet.ReplicaReport{Replica: peer.ID, Filters: peer.seen.Filters, Ago: time.Since(peer.at)})
 			full = full || peer.seen.Full
 			if peer.seen.Kubernetes != nil {
 				told = peer.seen.Kubernetes
@@ -191,20 +192,20 @@ func (s *Server) FleetStatus(ctx context.Context) (reconciler.FiltersStatus, err
 		doubt = fmt.Sprintf("a replica went %d s ago", int(lost.Seconds()))
 	}
 	status := s.Fleet.Whole(sightings, doubt, s.present())
-	status.Replicas, status.Complete, status.Message, status.Told = list, complete, message, told
+	status.Replicas, status.Complete, status.Message, status.Cluster = list, complete, message, told
 	return status, nil
 }
 
 // present gives the present selections, or is nil if nothing is served yet.
-func (s *Server) present() func(service, namespace string) reconciler.Selection {
+func (s *Server) present() func(service, namespace string) fleet.Selection {
 	snapshot := s.hub.current.Load()
 	if snapshot == nil {
 		return nil
 	}
-	return func(service, namespace string) reconciler.Selection {
+	return func(service, namespace string) fleet.Selection {
 		workload := selection.Workload{Service: service, Namespace: namespace}
 		summary := snapshot.summary(subject{workload: workload})
-		present := reconciler.Selection{Digest: summary.tag}
+		present := fleet.Selection{Digest: summary.tag}
 		if summary.size > s.MaxSelection {
 			present.Problem = tooLargeMessage(workload, summary, s.MaxSelection)
 		}

@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -56,9 +58,9 @@ func (v *fakeVM) leave() {
 	<-v.done
 }
 
-func (d *daemon) filterStatus() reconciler.FiltersStatus {
+func (d *daemon) filterStatus() api.FiltersStatus {
 	d.t.Helper()
-	var status struct{ Filters reconciler.FiltersStatus }
+	var status struct{ Filters api.FiltersStatus }
 	text := d.ask("GET /v1/status").expect(d.t, 200).body
 	if err := json.Unmarshal([]byte(text), &status); err != nil {
 		d.t.Fatal(err)
@@ -67,9 +69,9 @@ func (d *daemon) filterStatus() reconciler.FiltersStatus {
 }
 
 // awaitFilters waits until the filters are so many current, behind and silent.
-func (d *daemon) awaitFilters(current, behind, silent int) reconciler.FiltersStatus {
+func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 	d.t.Helper()
-	var last reconciler.FiltersStatus
+	var last api.FiltersStatus
 	defer func() {
 		if d.t.Failed() {
 			d.t.Logf("the filters are %+v", last)
@@ -100,7 +102,7 @@ func TestFiltersInStatus(t *testing.T) {
 	runVM(t, "frontend-b", "b1", "20s", d)
 	eventually(t, "all VMs are known", func() bool {
 		status := d.awaitFilters(2, 0, 0)
-		return status.Items[0].VMs == reconciler.VMCounts{Total: 3, Current: 3}
+		return status.Items[0].VMs == api.VMCounts{Total: 3, Current: 3}
 	})
 	check := func(state *reconciler.State) {
 		t.Helper()
@@ -119,7 +121,7 @@ func TestFiltersInStatus(t *testing.T) {
 	stuck := d.begin("GET /v1/policies?service=other&namespace=demo&wait=20s", append(vmHeaders("other", "x"), "If-None-Match", `"v1:strange"`)...)
 	d.soon(stuck)
 	status := d.awaitFilters(2, 1, 0)
-	if item := status.Items[0]; item.Pod != "other" || item.Digest != "v1:strange" || item.State != reconciler.FilterBehind || item.Message == "" {
+	if item := status.Items[0]; item.Pod != "other" || item.Digest != "v1:strange" || item.State != api.FilterBehind || item.Message == "" {
 		t.Errorf("first is %+v", item)
 	}
 	for number := int64(2); number < 5; number++ {
@@ -128,7 +130,7 @@ func TestFiltersInStatus(t *testing.T) {
 		eventually(t, "all have it", func() bool { return d.filterStatus().Current >= 2 })
 	}
 	// The same list on its own, and what it does not take.
-	var alone reconciler.FiltersStatus
+	var alone api.FiltersStatus
 	if err := json.Unmarshal([]byte(d.ask("GET /v1/filters").expect(t, 200).body), &alone); err != nil || alone.Connected != 3 {
 		t.Errorf("GET /v1/filters: %v, %+v", err, alone)
 	}
@@ -151,7 +153,7 @@ func TestSilentIsToldFromGone(t *testing.T) {
 	tag := d.ask(frontendWaits).header.Get("ETag")
 	d.ask("GET /v1/policies?service=frontend&namespace=demo&wait=1ms", append(vmHeaders("frontend-trapped", "1"), "If-None-Match", tag)...).expect(t, 304)
 	status := d.awaitFilters(1, 0, 1)
-	if item := status.Items[0]; item.Pod != "frontend-trapped" || item.State != reconciler.FilterSilent || !strings.Contains(item.Message, "not enforcing") {
+	if item := status.Items[0]; item.Pod != "frontend-trapped" || item.State != api.FilterSilent || !strings.Contains(item.Message, "not enforcing") {
 		t.Errorf("first is %+v", item)
 	}
 	if got := d.sample(`hfi_filters{state="silent"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters_complete`); got != "1101" {
@@ -162,7 +164,7 @@ func TestSilentIsToldFromGone(t *testing.T) {
 // Whatever a VM asks for, it waits no longer than MaxFilterWait: so long does
 // a VM that has stopped count as waiting. Others wait as they like.
 func TestFilterWaitIsCapped(t *testing.T) {
-	if DefaultMaxFilterWait+reconciler.DefaultGrace >= 30*time.Second {
+	if DefaultMaxFilterWait+fleet.DefaultGrace >= 30*time.Second {
 		t.Error("a VM that has stopped would count for thirty seconds")
 	}
 	d := start(t, func(s *Server) { s.MaxFilterWait = 50 * time.Millisecond })
@@ -214,14 +216,14 @@ func TestFilterWithTooLargeASelection(t *testing.T) {
 // pair is two daemons that know of each other.
 func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 	var mu sync.Mutex
-	var list []reconciler.Replica
+	var list []api.Replica
 	one := func(id string) *daemon {
 		d := start(t, func(s *Server) {
 			s.ID = id
-			s.Replicas = func() reconciler.Replicas {
+			s.Replicas = func() fleet.Replicas {
 				mu.Lock()
 				defer mu.Unlock()
-				return reconciler.Replicas{List: list}
+				return fleet.Replicas{List: list}
 			}
 			if tune != nil {
 				tune(s)
@@ -233,7 +235,7 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 	a, b = one("a"), one("b")
 	mu.Lock()
 	defer mu.Unlock()
-	list = []reconciler.Replica{{ID: "a", URL: a.url}, {ID: "b", URL: b.url + "/"}}
+	list = []api.Replica{{ID: "a", URL: a.url}, {ID: "b", URL: b.url + "/"}}
 	return a, b
 }
 
@@ -300,8 +302,8 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 			d := start(t, func(s *Server) {
 				s.ID, s.PeerTimeout, s.MaxPeerAnswer = "a", 2*time.Second, 1000
 				s.Fleet.Grace = 50 * time.Millisecond
-				s.Replicas = func() reconciler.Replicas {
-					return reconciler.Replicas{List: []reconciler.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
+				s.Replicas = func() fleet.Replicas {
+					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
 				}
 			})
 			d.SetState(stateOf(1, some()))
@@ -326,7 +328,7 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	lost.Store(new(time.Time))
 	a, b := pair(t, func(s *Server) { s.Fleet.Grace, s.SettleTime = 50*time.Millisecond, 5*time.Second })
 	known := a.Replicas
-	a.Replicas = func() reconciler.Replicas {
+	a.Replicas = func() fleet.Replicas {
 		all := known()
 		all.LostAt = *lost.Load()
 		return all
@@ -364,8 +366,8 @@ func TestPeersAreAskedOnceAtATime(t *testing.T) {
 	defer peer.Close()
 	d := start(t, func(s *Server) {
 		s.ID, s.PeerTimeout = "a", patience
-		s.Replicas = func() reconciler.Replicas {
-			return reconciler.Replicas{List: []reconciler.Replica{{ID: "b", URL: peer.URL}}}
+		s.Replicas = func() fleet.Replicas {
+			return fleet.Replicas{List: []api.Replica{{ID: "b", URL: peer.URL}}}
 		}
 	})
 	var work sync.WaitGroup

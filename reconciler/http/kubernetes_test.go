@@ -6,35 +6,35 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
 // fakeCluster says what it was asked with; one that leads tells its peers.
 type fakeCluster struct{ leads bool }
 
-func (c fakeCluster) Status(set *schema.Set, fleet reconciler.FiltersStatus) reconciler.KubernetesStatus {
-	view := &reconciler.KubernetesView{Healthy: true, Pods: len(fleet.Items), Workloads: set.Len()}
-	if fleet.Told != nil {
-		view.MissingPermissions = fleet.Told.MissingPermissions
+func (c fakeCluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
+	view := &api.KubernetesView{Healthy: true, Pods: len(fleet.Items), Workloads: set.Len()}
+	if fleet.Cluster != nil {
+		view.MissingPermissions = fleet.Cluster.MissingPermissions
 	}
-	return reconciler.KubernetesStatus{Enabled: true, KubernetesView: view}
+	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-func (c fakeCluster) Told() *reconciler.KubernetesTold {
+func (c fakeCluster) Told() *api.ClusterReport {
 	if !c.leads {
 		return nil
 	}
-	return &reconciler.KubernetesTold{MissingPermissions: []string{"create wasmplugins in namespace demo"}}
+	return &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}}
 }
 
 func (c fakeCluster) Pods(selector schema.Selector) (int, bool) {
 	return len(selector.Service), selector.Namespace == "demo"
 }
 
-func kubernetes(t *testing.T, d *daemon) reconciler.KubernetesStatus {
+func kubernetes(t *testing.T, d *daemon) api.KubernetesStatus {
 	t.Helper()
-	var status reconciler.Status
+	var status api.Status
 	if err := json.Unmarshal([]byte(d.ask("GET /v1/status").expect(t, 200).body), &status); err != nil {
 		t.Fatal(err)
 	}
@@ -58,13 +58,13 @@ func TestStatusOutsideOfACluster(t *testing.T) {
 func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
 	d.SetState(stateOf(1, some()))
-	for i := range reconciler.MaxFilterItems + 5 {
-		d.Fleet.Ask(reconciler.FilterID{Pod: fmt.Sprint(i)}, "1", "")
+	for i := range api.MaxFilterItems + 5 {
+		d.Fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
 	}
-	if got := kubernetes(t, d); !got.Enabled || got.Pods != reconciler.MaxFilterItems+5 || got.Workloads != some().Len() {
+	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != some().Len() {
 		t.Errorf("got %+v", got.KubernetesView)
 	}
-	if status := d.filterStatus(); len(status.Items) != reconciler.MaxFilterItems {
+	if status := d.filterStatus(); len(status.Items) != api.MaxFilterItems {
 		t.Errorf("the filters' list has %d items", len(status.Items))
 	}
 	var rows PoliciesStatus

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -81,7 +82,7 @@ func NewMetrics() *Metrics {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What may be alerted on is there, at zero, before it first happens.
-	for _, outcome := range []string{string(reconciler.Applied), string(reconciler.Invalid), string(reconciler.Refused), "Failed"} {
+	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), "Failed"} {
 		m.syncs.WithLabelValues(m.bounded("outcome", outcome))
 	}
 	for _, outcome := range []string{"ok", "failed"} {
@@ -172,7 +173,7 @@ func (p present) Collect(into chan<- prometheus.Metric) {
 	if at := status.Sync.LastSuccessAt; at != nil {
 		gauge(lastSuccess, float64(at.UnixMilli())/1000)
 	}
-	if status.Drift.Status == reconciler.DriftNone || status.Drift.Status == reconciler.DriftDetected {
+	if status.Drift.Status == api.DriftNone || status.Drift.Status == api.DriftDetected {
 		gauge(driftItems, float64(status.Drift.Total))
 	}
 	// What this replica alone knows would be wrong: a VM that was answered here

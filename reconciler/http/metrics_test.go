@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -46,7 +47,7 @@ func TestMetrics(t *testing.T) {
 	at := time.UnixMilli(1_700_000_000_500)
 	d.view.set(func(v *fakeView) {
 		v.state.Sync.LastSuccessAt = &at
-		v.state.Drift = reconciler.Drift{Status: reconciler.DriftDetected, Total: 3}
+		v.state.Drift = api.Drift{Status: api.DriftDetected, Total: 3}
 	})
 	d.SetState(stateOf(1, schema.NewSet()))
 	d.SetState(stateOf(2, some()))
@@ -110,7 +111,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s has a foreign prefix", name)
 		}
 	}
-	d.view.set(func(v *fakeView) { v.state.Drift = reconciler.Drift{Status: reconciler.DriftUnknown, Total: 3} })
+	d.view.set(func(v *fakeView) { v.state.Drift = api.Drift{Status: api.DriftUnknown, Total: 3} })
 	if got := d.sample("hfi_drift_items"); got != "" {
 		t.Errorf("drift that cannot be seen is %s items", got)
 	}

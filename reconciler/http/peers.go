@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // peers asks the other replicas which filters wait on them.
@@ -50,7 +50,7 @@ type round struct {
 
 // peerAnswer is what came of asking a replica.
 type peerAnswer struct {
-	reconciler.Replica
+	api.Replica
 	// seen is nil for this replica itself, and where there is an error.
 	seen *seenHere
 	// at is when the answer came: no age in it has grown by less since.
@@ -59,8 +59,8 @@ type peerAnswer struct {
 
 // askPeers asks all of them at once, within PeerTimeout. However many clients
 // want to know, one question at a time is under way.
-func (s *Server) askPeers(ctx context.Context, replicas []reconciler.Replica) ([]peerAnswer, error) {
-	if !slices.ContainsFunc(replicas, func(r reconciler.Replica) bool { return r.ID != s.ID }) {
+func (s *Server) askPeers(ctx context.Context, replicas []api.Replica) ([]peerAnswer, error) {
+	if !slices.ContainsFunc(replicas, func(r api.Replica) bool { return r.ID != s.ID }) {
 		answers := make([]peerAnswer, 0, 1)
 		for _, myself := range replicas {
 			answers = append(answers, peerAnswer{Replica: myself})
@@ -98,7 +98,7 @@ func (s *Server) askPeers(ctx context.Context, replicas []reconciler.Replica) ([
 	}
 }
 
-func (s *Server) askAll(ctx context.Context, replicas []reconciler.Replica) []peerAnswer {
+func (s *Server) askAll(ctx context.Context, replicas []api.Replica) []peerAnswer {
 	answers := make([]peerAnswer, len(replicas))
 	var asking sync.WaitGroup
 	for i, replica := range replicas {
@@ -120,7 +120,7 @@ func (s *Server) askAll(ctx context.Context, replicas []reconciler.Replica) []pe
 }
 
 // askPeer asks one replica what it has seen.
-func (s *Server) askPeer(ctx context.Context, replica reconciler.Replica) (*seenHere, error) {
+func (s *Server) askPeer(ctx context.Context, replica api.Replica) (*seenHere, error) {
 	if replica.URL == "" {
 		return nil, errors.New("it does not say where it can be reached: start it with --advertise")
 	}
@@ -161,6 +161,6 @@ func (s *Server) askPeer(ctx context.Context, replica reconciler.Replica) (*seen
 	return &seen, nil
 }
 
-func sortReplicas(list []reconciler.Replica) {
-	slices.SortFunc(list, func(a, b reconciler.Replica) int { return cmp.Compare(a.ID, b.ID) })
+func sortReplicas(list []api.Replica) {
+	slices.SortFunc(list, func(a, b api.Replica) int { return cmp.Compare(a.ID, b.ID) })
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -26,7 +27,7 @@ type query struct {
 	has   tags
 	// vm is the VM of a filter that asks, or empty; filter is the filter.
 	vm     string
-	filter reconciler.FilterID
+	filter api.FilterID
 }
 
 // policies is GET /v1/policies: see DESIGN for its contract. A client that

@@ -17,16 +17,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
 )
 
 // View is the part of the reconciler that the service shows and triggers.
 // Status and Ready answer from memory.
 type View interface {
-	Status() reconciler.Status
+	Status() api.Status
 	// Ready says whether this daemon can serve, else the reason, for a person.
-	Ready() (ok bool, etcd reconciler.EtcdStatus, reason string)
+	Ready() (ok bool, etcd api.EtcdStatus, reason string)
 	// Trigger asks the leader, whoever it is, to look at git now.
 	Trigger(ctx context.Context) error
 }
@@ -34,9 +36,9 @@ type View interface {
 // Cluster is what the service shows of a Kubernetes cluster. It answers from memory.
 type Cluster interface {
 	// Status says how the policies stand there, by all filters. The set is nil if none is served yet.
-	Status(set *schema.Set, filters reconciler.FiltersStatus) reconciler.KubernetesStatus
+	Status(set *schema.Set, filters api.FiltersStatus) api.KubernetesStatus
 	// Told is what other replicas are to show, if this one leads, else nil.
-	Told() *reconciler.KubernetesTold
+	Told() *api.ClusterReport
 	// Pods counts the pods that a selector targets; known is false while they cannot be told.
 	Pods(selector schema.Selector) (count int, known bool)
 }
@@ -81,10 +83,10 @@ type Server struct {
 	// as waiting until its request's answer, and for Fleet.Grace after it.
 	MaxFilterWait time.Duration
 	// Fleet remembers the filters that ask.
-	Fleet *reconciler.Fleet
+	Fleet *fleet.Fleet
 	// ID is this replica's among its peers, and Replicas, if set, lists them.
 	ID       string
-	Replicas func() reconciler.Replicas
+	Replicas func() fleet.Replicas
 	// SettleTime is how long after the loss of a replica its VMs may need to
 	// find another: until then none is called silent.
 	SettleTime time.Duration
@@ -138,7 +140,7 @@ func New(view View) *Server {
 		Now:               time.Now,
 		MaxWait:           DefaultMaxWait,
 		MaxFilterWait:     DefaultMaxFilterWait,
-		Fleet:             reconciler.NewFleet(),
+		Fleet:             fleet.NewFleet(),
 		SettleTime:        DefaultSettleTime,
 		PeerTimeout:       DefaultPeerTimeout,
 		MaxPeerAnswer:     DefaultMaxPeerAnswer,

@@ -18,7 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -41,7 +41,7 @@ func TestHealthAndReady(t *testing.T) {
 	if got := d.ask("GET /ready").expect(t, 200); got.body != `{"ready":true,"reason":"",`+etcd {
 		t.Errorf("got %s", got.body)
 	}
-	d.view.set(func(v *fakeView) { v.etcd = reconciler.EtcdStatus{Mode: reconciler.External, Error: "no route"} })
+	d.view.set(func(v *fakeView) { v.etcd = api.EtcdStatus{Mode: api.External, Error: "no route"} })
 	if got := d.ask("GET /ready").expect(t, 200); !strings.Contains(got.body, `"endpoints":[],"healthy":false,"last_seen_at":null,"error":"no route"`) {
 		t.Errorf("got %s", got.body)
 	}
@@ -72,12 +72,12 @@ func TestStatusAndDrift(t *testing.T) {
 			t.Errorf("there is no %s", part)
 		}
 	}
-	status := reconciler.Status{
-		Sync:  reconciler.SyncStatus{Status: reconciler.OutOfSync, Message: "a <b> & c", LastSuccessAt: &at},
-		Drift: reconciler.Drift{Status: reconciler.DriftDetected, Total: 1, Items: []reconciler.DriftItem{{Name: "x", Key: "/hfi/policies/x", Kind: reconciler.Extra}}, Since: &at, Mode: "report"},
+	status := api.Status{
+		Sync:  api.SyncStatus{Status: api.OutOfSync, Message: "a <b> & c", LastSuccessAt: &at},
+		Drift: api.Drift{Status: api.DriftDetected, Total: 1, Items: []api.DriftItem{{Name: "x", Key: "/hfi/policies/x", Kind: api.Extra}}, Since: &at, Mode: "report"},
 	}
 	d.view.set(func(v *fakeView) { v.state = status })
-	var back reconciler.Status
+	var back api.Status
 	got = d.ask("GET /v1/status").expect(t, 200)
 	if err := json.Unmarshal([]byte(got.body), &back); err != nil || back.Sync.Message != status.Sync.Message || !strings.Contains(got.body, "a <b> & c") {
 		t.Errorf("got %v %s", err, got.body)

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -34,9 +34,9 @@ func (s *Server) ready(w nethttp.ResponseWriter, _ *nethttp.Request) error {
 	}
 	etcd.Endpoints = list(etcd.Endpoints)
 	return writeJSON(w, code, struct {
-		Ready  bool                  `json:"ready"`
-		Reason string                `json:"reason"`
-		Etcd   reconciler.EtcdStatus `json:"etcd"`
+		Ready  bool           `json:"ready"`
+		Reason string         `json:"reason"`
+		Etcd   api.EtcdStatus `json:"etcd"`
 	}{ready, reason, etcd})
 }
 
@@ -71,7 +71,7 @@ func (s *Server) drift(w nethttp.ResponseWriter, r *nethttp.Request) error {
 
 // withLists is the status with empty lists where it has none: JSON's [] and
 // not null. It changes no list, for they may be shared.
-func withLists(status reconciler.Status) reconciler.Status {
+func withLists(status api.Status) api.Status {
 	status.Source.Errors = list(status.Source.Errors)
 	status.Source.Warnings = list(status.Source.Warnings)
 	status.Etcd.Endpoints = list(status.Etcd.Endpoints)

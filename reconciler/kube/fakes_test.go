@@ -25,6 +25,7 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 	"k8s.io/klog/v2"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -48,7 +49,7 @@ type stage struct {
 
 	mu     sync.Mutex
 	leads  bool
-	fleet  reconciler.FiltersStatus
+	fleet  api.FiltersStatus
 	denied map[string]bool
 	failed map[string]error
 	// passed is what was added to the time.
@@ -61,7 +62,7 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 	t.Helper()
 	kinds := map[kubeschema.GroupVersionResource]string{pluginResource: "WasmPluginList", eventResource: "EventList"}
 	s := &stage{
-		t: t, leads: true, fleet: reconciler.FiltersStatus{Complete: true}, denied: map[string]bool{}, failed: map[string]error{},
+		t: t, leads: true, fleet: api.FiltersStatus{Complete: true}, denied: map[string]bool{}, failed: map[string]error{},
 		objects: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...),
 	}
 	scheme := metadatafake.NewTestScheme()
@@ -85,7 +86,7 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 	c.Idle = c.Interval
 	c.SHA256, c.Keep = filterDigest, []string{"demo"}
 	c.Leads = func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.leads }
-	c.Filters = func(context.Context) (reconciler.FiltersStatus, error) {
+	c.Filters = func(context.Context) (api.FiltersStatus, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.fleet, nil
@@ -224,10 +225,10 @@ func (s *stage) stop(one *metav1.PartialObjectMetadata) {
 }
 
 // filters sets the fleet: each pod's filter, of the service given, and how it stands.
-func (s *stage) filters(namespace, service string, states map[string]reconciler.FilterState) {
-	var items []reconciler.FilterStatus
+func (s *stage) filters(namespace, service string, states map[string]api.FilterState) {
+	var items []api.FilterStatus
 	for name, state := range states {
-		items = append(items, reconciler.FilterStatus{FilterID: reconciler.FilterID{Pod: name, Service: service, Namespace: namespace}, State: state})
+		items = append(items, api.FilterStatus{FilterID: api.FilterID{Pod: name, Service: service, Namespace: namespace}, State: state})
 	}
 	s.set(func() { s.fleet.Items = items })
 }

@@ -18,7 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 func pluginObject(namespace, name string, change func(spec map[string]any)) *unstructured.Unstructured {
@@ -194,7 +195,7 @@ func TestOnlyTheLeaderActs(t *testing.T) {
 	}
 	// What the leader found by acting, a follower shows too.
 	s.set(func() {
-		s.fleet.Told = &reconciler.KubernetesTold{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
+		s.fleet.Cluster = &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
 	})
 	if view := s.view(set); len(view.MissingPermissions) != 1 || view.Healthy || len(view.WasmPlugins) != 1 || view.WasmPlugins[0].Message != "a message" {
 		t.Errorf("a follower shows %+v", view)
@@ -202,7 +203,7 @@ func TestOnlyTheLeaderActs(t *testing.T) {
 	if s.Told() != nil {
 		t.Error("a follower tells others")
 	}
-	s.set(func() { s.leads, s.fleet.Told = true, nil })
+	s.set(func() { s.leads, s.fleet.Cluster = true, nil })
 	s.eventually("the leader makes it", func() bool { return s.plugin("demo", PluginName) != nil })
 }
 
@@ -224,8 +225,8 @@ func TestPluginWaitsForEveryReplicaToHaveTheFilter(t *testing.T) {
 	}))
 	defer replica.Close()
 	s = newStage(t, func(s *stage) {
-		s.Replicas = func() reconciler.Replicas {
-			return reconciler.Replicas{List: []reconciler.Replica{{ID: "one"}, {ID: "two", URL: replica.URL}}}
+		s.Replicas = func() fleet.Replicas {
+			return fleet.Replicas{List: []api.Replica{{ID: "one"}, {ID: "two", URL: replica.URL}}}
 		}
 	})
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
@@ -243,15 +244,15 @@ func TestPluginWaitsForEveryReplicaToHaveTheFilter(t *testing.T) {
 }
 
 // withoutFilter is a replica that does not serve the filter, and how often it was asked for it.
-func withoutFilter(t *testing.T) (replicas func() reconciler.Replicas, asked *atomic.Int64) {
+func withoutFilter(t *testing.T) (replicas func() fleet.Replicas, asked *atomic.Int64) {
 	asked = &atomic.Int64{}
 	replica := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		w.WriteHeader(http.StatusNotFound)
 	}))
 	t.Cleanup(replica.Close)
-	return func() reconciler.Replicas {
-		return reconciler.Replicas{List: []reconciler.Replica{{ID: "two", URL: replica.URL}}}
+	return func() fleet.Replicas {
+		return fleet.Replicas{List: []api.Replica{{ID: "two", URL: replica.URL}}}
 	}, asked
 }
 
@@ -306,20 +307,20 @@ func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {
 	for _, c := range []struct {
 		denied, named string
 		// does says that the rest is done.
-		does func(s *stage, view *reconciler.KubernetesView) bool
+		does func(s *stage, view *api.KubernetesView) bool
 	}{
-		{"list pods", "list pods", func(s *stage, view *reconciler.KubernetesView) bool {
+		{"list pods", "list pods", func(s *stage, view *api.KubernetesView) bool {
 			return s.plugin("demo", PluginName) != nil && s.condition("demo", PluginName, conditionLoaded).Reason == reasonPodsUnknown
 		}},
-		{"watch pods", "watch pods", func(s *stage, view *reconciler.KubernetesView) bool {
+		{"watch pods", "watch pods", func(s *stage, view *api.KubernetesView) bool {
 			return view.Pods == 1 && s.plugin("demo", PluginName) != nil
 		}},
-		{"list wasmplugins", "list wasmplugins", func(s *stage, view *reconciler.KubernetesView) bool { return row(view, "front").Pods == 1 }},
-		{"create wasmplugins", "create wasmplugins in namespace demo", func(s *stage, view *reconciler.KubernetesView) bool { return row(view, "front").Pods == 1 }},
-		{"patch wasmplugins/status", "patch wasmplugins/status in namespace demo", func(s *stage, view *reconciler.KubernetesView) bool {
+		{"list wasmplugins", "list wasmplugins", func(s *stage, view *api.KubernetesView) bool { return row(view, "front").Pods == 1 }},
+		{"create wasmplugins", "create wasmplugins in namespace demo", func(s *stage, view *api.KubernetesView) bool { return row(view, "front").Pods == 1 }},
+		{"patch wasmplugins/status", "patch wasmplugins/status in namespace demo", func(s *stage, view *api.KubernetesView) bool {
 			return s.plugin("demo", PluginName) != nil && len(view.WasmPlugins) == 1 && len(view.WasmPlugins[0].Conditions) == 2
 		}},
-		{"create events", "create events in namespace demo", func(s *stage, view *reconciler.KubernetesView) bool {
+		{"create events", "create events in namespace demo", func(s *stage, view *api.KubernetesView) bool {
 			return s.condition("demo", PluginName, conditionLoaded).Type != ""
 		}},
 	} {
@@ -342,8 +343,8 @@ func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {
 
 // What failed is a problem until it works, or is not to be done any more.
 func TestAProblemDoesNotOutliveItsCause(t *testing.T) {
-	filter := func(s *stage, state reconciler.FilterState) {
-		s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": state})
+	filter := func(s *stage, state api.FilterState) {
+		s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": state})
 	}
 	apply := func(s *stage) { s.serve("front=frontend/demo") }
 	for _, c := range []struct {
@@ -369,12 +370,12 @@ func TestAProblemDoesNotOutliveItsCause(t *testing.T) {
 				}
 			}},
 		{"a status is right after all", "patch wasmplugins/status", []runtime.Object{pluginObject("demo", "by-hand", nil)},
-			func(s *stage) { filter(s, reconciler.FilterSilent) }, func(s *stage) { filter(s, reconciler.FilterCurrent) }},
+			func(s *stage) { filter(s, api.FilterSilent) }, func(s *stage) { filter(s, api.FilterCurrent) }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			s := newStage(t, nil, c.objects...)
 			s.start(podOfDeployment("demo", "frontend", "a", nil))
-			filter(s, reconciler.FilterCurrent)
+			filter(s, api.FilterCurrent)
 			s.eventually("all is well", func() bool {
 				return s.view(nil).Healthy && (c.objects == nil || s.condition("demo", "by-hand", conditionLoaded).Status == "True")
 			})

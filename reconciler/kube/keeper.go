@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/client-go/dynamic"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // keeper is what the leader does in the cluster. But for what mu guards, only
@@ -36,7 +36,7 @@ type keeper struct {
 	// messages say, by namespace, why nothing is made there or what is wrong.
 	messages map[string]string
 	// judged are the conditions found last, whether or not they could be written.
-	judged map[podID][]reconciler.Condition
+	judged map[podID][]api.Condition
 	// checks are of modules, by address and digest.
 	checks map[module]*check
 }
@@ -49,7 +49,7 @@ type sighting struct {
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
 		Cluster: c, attempts: map[string]attempt{}, seen: map[podID]sighting{}, told: map[string]time.Time{}, untold: map[string]untold{},
-		messages: map[string]string{}, judged: map[podID][]reconciler.Condition{}, checks: map[module]*check{},
+		messages: map[string]string{}, judged: map[podID][]api.Condition{}, checks: map[module]*check{},
 	}
 }
 

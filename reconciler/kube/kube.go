@@ -11,7 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // Defaults of a Cluster's tunable fields.
@@ -40,11 +42,11 @@ type Cluster struct {
 	// Leads says whether this replica is the one that acts.
 	Leads func() bool
 	// Filters is the whole fleet, as all replicas see it.
-	Filters func(context.Context) (reconciler.FiltersStatus, error)
+	Filters func(context.Context) (api.FiltersStatus, error)
 	// PodGone, if set, is told of every pod that is no more. It must return soon.
 	PodGone func(namespace, pod string)
 	// Replicas, if set, lists the daemons, for which filter each of them serves.
-	Replicas func() reconciler.Replicas
+	Replicas func() fleet.Replicas
 
 	// ControlPlane is the base URL at which sidecars reach the daemons.
 	ControlPlane string
@@ -101,8 +103,8 @@ func New(clients Clients) *Cluster {
 	c := &Cluster{
 		Clients: clients,
 		Leads:   func() bool { return false },
-		Filters: func(context.Context) (reconciler.FiltersStatus, error) {
-			return reconciler.FiltersStatus{}, errors.New("there is nobody to ask for filters")
+		Filters: func(context.Context) (api.FiltersStatus, error) {
+			return api.FiltersStatus{}, errors.New("there is nobody to ask for filters")
 		},
 		ControlPlane: DefaultControlPlane, RootNamespace: DefaultRootNamespace,
 		Interval: DefaultInterval, Idle: DefaultIdle, Settle: DefaultSettle, Grace: DefaultGrace,

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // PluginName is the name of the WasmPlugins that hfi makes.
@@ -45,7 +45,7 @@ type plugin struct {
 	generation   int64
 	// observed is the generation that the status is of, or 0.
 	observed   int64
-	conditions []reconciler.Condition
+	conditions []api.Condition
 	// foreign are the conditions of others, to be kept.
 	foreign []any
 }
@@ -53,9 +53,9 @@ type plugin struct {
 // Types of the conditions in a WasmPlugin's status.
 const (
 	// Loaded: every pod that the plugin is for has its filter in contact with this control plane.
-	conditionLoaded reconciler.ConditionType = "Loaded"
+	conditionLoaded api.ConditionType = "Loaded"
 	// Current: every filter in contact has its present policies in force.
-	conditionCurrent reconciler.ConditionType = "Current"
+	conditionCurrent api.ConditionType = "Current"
 )
 
 // readPlugin gives nil for a WasmPlugin that has nothing to do with the control plane.
@@ -89,12 +89,12 @@ func readPlugin(object *unstructured.Unstructured, home *url.URL) *plugin {
 		if err == nil {
 			err = json.Unmarshal(encoded, &condition)
 		}
-		kind := reconciler.ConditionType(condition.Type)
+		kind := api.ConditionType(condition.Type)
 		if err != nil || kind != conditionLoaded && kind != conditionCurrent {
 			one.foreign = append(one.foreign, each)
 			continue
 		}
-		one.conditions = append(one.conditions, reconciler.Condition{
+		one.conditions = append(one.conditions, api.Condition{
 			Type: kind, Status: condition.Status, Reason: condition.Reason, Message: condition.Message, LastTransitionTime: condition.LastTransitionTime,
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -19,13 +20,13 @@ import (
 // contact is what is known of a pod's filter. Of several, as after a restart
 // of the sidecar, it is the best one.
 type contact struct {
-	state   reconciler.FilterState
+	state   api.FilterState
 	service string
 }
 
 // contactsOf is the fleet by pod.
-func contactsOf(filters []reconciler.FilterStatus) map[podID]contact {
-	rank := []reconciler.FilterState{reconciler.FilterSilent, reconciler.FilterBehind, reconciler.FilterCurrent}
+func contactsOf(filters []api.FilterStatus) map[podID]contact {
+	rank := []api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}
 	contacts := make(map[podID]contact, len(filters))
 	for _, filter := range filters {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}
@@ -72,7 +73,7 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 			open[one.Namespace] = true
 			continue
 		}
-		well = well && !slices.ContainsFunc(conditions, func(c reconciler.Condition) bool { return c.Status != "True" })
+		well = well && !slices.ContainsFunc(conditions, func(c api.Condition) bool { return c.Status != "True" })
 		k.mu.Lock()
 		k.judged[one.podID] = conditions
 		k.mu.Unlock()
@@ -105,11 +106,11 @@ func (k *keeper) forget(plugins []*plugin) {
 	maps.DeleteFunc(k.seen, func(id podID, _ sighting) bool { return !there[id] })
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	maps.DeleteFunc(k.judged, func(id podID, _ []reconciler.Condition) bool { return !there[id] })
+	maps.DeleteFunc(k.judged, func(id podID, _ []api.Condition) bool { return !there[id] })
 	maps.DeleteFunc(k.checks, func(at module, one *check) bool { return !modules[at] && !one.busy })
 }
 
-func sameCondition(a, b reconciler.Condition) bool {
+func sameCondition(a, b api.Condition) bool {
 	a.LastTransitionTime, b.LastTransitionTime = time.Time{}, time.Time{}
 	return a == b
 }
@@ -132,7 +133,7 @@ func (k *keeper) since(one *plugin) time.Time {
 
 // judge finds a plugin's conditions. They are uncertain while a replica that
 // may hold filters does not tell.
-func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]contact) (conditions []reconciler.Condition, certain bool) {
+func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]contact) (conditions []api.Condition, certain bool) {
 	key := selection.Key{Service: schema.Any, Namespace: one.Namespace}
 	if one.Namespace == k.RootNamespace {
 		key.Namespace = schema.Any
@@ -157,7 +158,7 @@ func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]cont
 	if incomplete && loaded.Status != "True" {
 		loaded.Message += "; a replica of the control plane does not answer, and may know more"
 	}
-	for _, condition := range []reconciler.Condition{loaded, t.currentCondition()} {
+	for _, condition := range []api.Condition{loaded, t.currentCondition()} {
 		condition.Message = reconciler.Cut(condition.Message, 1000)
 		condition.LastTransitionTime = now.UTC().Truncate(time.Second)
 		for _, before := range one.conditions {
@@ -172,7 +173,7 @@ func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]cont
 
 // write patches the status, if nobody changed the object meanwhile, and keeps
 // what others wrote there.
-func (k *keeper) write(ctx context.Context, one *plugin, conditions []reconciler.Condition) {
+func (k *keeper) write(ctx context.Context, one *plugin, conditions []api.Condition) {
 	if k.Now().Sub(k.told[one.Namespace]) < k.RetryMax {
 		return
 	}
@@ -207,8 +208,8 @@ func (k *keeper) write(ctx context.Context, one *plugin, conditions []reconciler
 }
 
 // announce makes an Event of a change that users wait for, or should know of.
-func (k *keeper) announce(ctx context.Context, one *plugin, conditions []reconciler.Condition) {
-	var before reconciler.Condition
+func (k *keeper) announce(ctx context.Context, one *plugin, conditions []api.Condition) {
+	var before api.Condition
 	for _, condition := range one.conditions {
 		if condition.Type == conditionLoaded {
 			before = condition

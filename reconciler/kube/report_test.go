@@ -21,8 +21,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/oci"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // The WasmPlugin's status says on how many pods the filter is loaded, and on
@@ -34,7 +34,7 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 	plugin.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Reconciled", "status": "True"}}}
 	s := newStage(t, nil, plugin)
 	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "catalog", "c", nil))
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterBehind})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterBehind})
 	s.eventually("one of two is loaded", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && loaded.Reason == reasonNoContact && strings.Contains(loaded.Message, "loaded on 1 of 2 pods; no contact from frontend-abc12-b")
@@ -42,11 +42,11 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 	if current := s.condition("demo", "by-hand", conditionCurrent); current.Status != "False" || !strings.Contains(current.Message, "0 of 1") {
 		t.Errorf("current is %+v", current)
 	}
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent, "frontend-abc12-b": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent, "frontend-abc12-b": api.FilterCurrent})
 	s.eventually("both are", func() bool {
 		return s.condition("demo", "by-hand", conditionLoaded).Status == "True" && s.condition("demo", "by-hand", conditionCurrent).Status == "True"
 	})
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent, "frontend-abc12-b": reconciler.FilterSilent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent, "frontend-abc12-b": api.FilterSilent})
 	s.eventually("one stopped", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && strings.Contains(loaded.Message, "no more contact from frontend-abc12-b")
@@ -83,14 +83,14 @@ func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
 	s := newStage(t, func(s *stage) {
 		s.Idle = time.Hour
 		filters := s.Filters
-		s.Filters = func(ctx context.Context) (reconciler.FiltersStatus, error) {
+		s.Filters = func(ctx context.Context) (api.FiltersStatus, error) {
 			asked.Add(1)
 			return filters(ctx)
 		}
 	}, pluginObject("demo", "by-hand", nil))
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
 	s.eventually("it is asked for until all is well", func() bool { return asked.Load() > 10 })
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	well := func() bool { return s.condition("demo", "by-hand", conditionCurrent).Status == "True" }
 	s.eventually("all is well", well)
 	time.Sleep(5 * s.Interval) // what was written comes back by the watch
@@ -99,10 +99,10 @@ func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
 	if after := asked.Load(); after != before {
 		t.Errorf("it is asked for %d times", after-before)
 	}
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterBehind})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterBehind})
 	s.serve("front=frontend/demo")
 	s.eventually("what changes here is seen soon", func() bool { return !well() })
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	s.eventually("and so is that it is well again", well)
 }
 
@@ -234,7 +234,7 @@ func TestALoadFailureBehindALoadedFilter(t *testing.T) {
 	defer files.Close()
 	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	s.eventually("it shows", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && loaded.Reason == reasonUnreachable && strings.Contains(loaded.Message, "those loaded have an earlier module")
@@ -253,7 +253,7 @@ func TestALoadFailureThatIsOverIsForgotten(t *testing.T) {
 	defer files.Close()
 	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	s.eventually("the failure shows", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonUnreachable })
 	up.Store(true)
 	s.pass(DefaultCheckEvery)
@@ -264,9 +264,9 @@ func TestALoadFailureThatIsOverIsForgotten(t *testing.T) {
 func TestNothingIsCalledLostWhileAReplicaIsSilent(t *testing.T) {
 	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{"frontend-abc12-a": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	s.eventually("it is loaded", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
-	s.set(func() { s.fleet = reconciler.FiltersStatus{Complete: false} })
+	s.set(func() { s.fleet = api.FiltersStatus{Complete: false} })
 	s.holds("it still is", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
 	s.pass(DefaultGrace + time.Second)
 	s.eventually("after a while it is not known to be", func() bool {

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // roll is a plugin's pods, called.
@@ -18,13 +18,13 @@ type roll struct {
 func (t *roll) add(one *pod, has contact, due bool) {
 	t.pods++
 	switch {
-	case has.state == reconciler.FilterCurrent:
+	case has.state == api.FilterCurrent:
 		t.loaded++
 		t.current++
-	case has.state == reconciler.FilterBehind:
+	case has.state == api.FilterBehind:
 		t.loaded++
 		t.behind = append(t.behind, one.Name)
-	case has.state == reconciler.FilterSilent:
+	case has.state == api.FilterSilent:
 		t.silent = append(t.silent, one.Name)
 	case due:
 		t.missing = append(t.missing, one.Name)
@@ -39,8 +39,8 @@ func (t *roll) sort() {
 	}
 }
 
-func (t *roll) loadedCondition(podsKnown bool, module check) reconciler.Condition {
-	condition := reconciler.Condition{Type: conditionLoaded, Status: "False"}
+func (t *roll) loadedCondition(podsKnown bool, module check) api.Condition {
+	condition := api.Condition{Type: conditionLoaded, Status: "False"}
 	parts := []string{fmt.Sprintf("loaded on %d of %d pods", t.loaded, t.pods)}
 	for _, group := range []struct {
 		what string
@@ -76,8 +76,8 @@ func (t *roll) loadedCondition(podsKnown bool, module check) reconciler.Conditio
 	return condition
 }
 
-func (t *roll) currentCondition() reconciler.Condition {
-	condition := reconciler.Condition{Type: conditionCurrent, Status: "True", Reason: "Current",
+func (t *roll) currentCondition() api.Condition {
+	condition := api.Condition{Type: conditionCurrent, Status: "True", Reason: "Current",
 		Message: fmt.Sprintf("%d of %d filters have their present policies in force", t.current, t.loaded)}
 	switch {
 	case t.loaded == 0:

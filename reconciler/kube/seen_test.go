@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kubetesting "k8s.io/client-go/testing"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -61,11 +61,11 @@ func (s *stage) events() []string {
 }
 
 // condition is one of a WasmPlugin's, as it stands in the cluster.
-func (s *stage) condition(namespace, name string, kind reconciler.ConditionType) (found reconciler.Condition) {
+func (s *stage) condition(namespace, name string, kind api.ConditionType) (found api.Condition) {
 	s.t.Helper()
 	object := s.plugin(namespace, name)
 	if object == nil {
-		return reconciler.Condition{}
+		return api.Condition{}
 	}
 	read := readPlugin(object, s.home)
 	if read == nil {
@@ -76,10 +76,10 @@ func (s *stage) condition(namespace, name string, kind reconciler.ConditionType)
 			return condition
 		}
 	}
-	return reconciler.Condition{}
+	return api.Condition{}
 }
 
-func (s *stage) view(set *schema.Set) *reconciler.KubernetesView {
+func (s *stage) view(set *schema.Set) *api.KubernetesView {
 	s.mu.Lock()
 	fleet := s.fleet
 	s.mu.Unlock()

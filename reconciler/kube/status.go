@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -20,25 +21,25 @@ func (c *Cluster) Pods(selector schema.Selector) (count int, known bool) {
 }
 
 // Told is what this replica found out by acting, if it leads, else nil.
-func (c *Cluster) Told() *reconciler.KubernetesTold {
+func (c *Cluster) Told() *api.ClusterReport {
 	if !c.Leads() {
 		return nil
 	}
 	denied, failure := c.problems.list()
 	c.keeper.mu.Lock()
 	defer c.keeper.mu.Unlock()
-	return &reconciler.KubernetesTold{MissingPermissions: denied, Error: failure, Messages: maps.Clone(c.keeper.messages)}
+	return &api.ClusterReport{MissingPermissions: denied, Error: failure, Messages: maps.Clone(c.keeper.messages)}
 }
 
 // Status says how the policies of a set stand in the cluster, by the whole
 // fleet of filters. Policies with one selector are looked at once.
-func (c *Cluster) Status(set *schema.Set, fleet reconciler.FiltersStatus) reconciler.KubernetesStatus {
-	view := &reconciler.KubernetesView{Policies: []reconciler.PolicyPods{}, WasmPlugins: []reconciler.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
+func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
+	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
 	if mine := c.Told(); mine != nil {
 		messages = mine.Messages
-	} else if told := fleet.Told; told != nil {
+	} else if told := fleet.Cluster; told != nil {
 		messages = told.Messages
 		denied = append(denied, told.MissingPermissions...)
 		slices.Sort(denied)
@@ -57,15 +58,15 @@ func (c *Cluster) Status(set *schema.Set, fleet reconciler.FiltersStatus) reconc
 	view.Healthy = view.Error == "" && len(denied) == 0
 	c.policies(view, set, contactsOf(fleet.Items), podsKnown)
 	c.wasmPlugins(view, plugins, messages)
-	return reconciler.KubernetesStatus{Enabled: true, KubernetesView: view}
+	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-func (c *Cluster) policies(view *reconciler.KubernetesView, set *schema.Set, contacts map[podID]contact, known bool) {
+func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]contact, known bool) {
 	if set == nil || !known {
 		return
 	}
 	now := c.Now()
-	tallies := map[selection.Key]reconciler.PolicyPods{}
+	tallies := map[selection.Key]api.PolicyPods{}
 	for _, entry := range set.Entries() {
 		key := selection.KeyOf(entry.Policy.Spec.Selector)
 		row, done := tallies[key]
@@ -83,13 +84,13 @@ func (c *Cluster) policies(view *reconciler.KubernetesView, set *schema.Set, con
 		}
 		view.Policies = append(view.Policies, row)
 	}
-	slices.SortStableFunc(view.Policies, func(a, b reconciler.PolicyPods) int { return cmp.Compare(urgency(a), urgency(b)) })
-	if len(view.Policies) > reconciler.MaxPolicyItems {
-		view.Policies = slices.Clone(view.Policies[:reconciler.MaxPolicyItems])
+	slices.SortStableFunc(view.Policies, func(a, b api.PolicyPods) int { return cmp.Compare(urgency(a), urgency(b)) })
+	if len(view.Policies) > api.MaxPolicyItems {
+		view.Policies = slices.Clone(view.Policies[:api.MaxPolicyItems])
 	}
 }
 
-func urgency(row reconciler.PolicyPods) int {
+func urgency(row api.PolicyPods) int {
 	switch {
 	case row.Warning != "":
 		return 0
@@ -101,9 +102,9 @@ func urgency(row reconciler.PolicyPods) int {
 	return 3
 }
 
-func tally(pods []*pod, contacts map[podID]contact) reconciler.PolicyPods {
-	row := reconciler.PolicyPods{Pods: len(pods), WithoutFilter: []reconciler.PodProblem{}}
-	var without []reconciler.PodProblem
+func tally(pods []*pod, contacts map[podID]contact) api.PolicyPods {
+	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
+	var without []api.PodProblem
 	for _, one := range pods {
 		has, known := contacts[one.podID]
 		reason := ""
@@ -113,29 +114,29 @@ func tally(pods []*pod, contacts map[podID]contact) reconciler.PolicyPods {
 			continue
 		case !known:
 			reason = "no contact from its filter"
-		case has.state == reconciler.FilterSilent:
+		case has.state == api.FilterSilent:
 			reason = "its filter stopped asking"
 		case has.service != one.workload.Service:
 			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(has.service, 100), one.workload.Service)
-		case has.state == reconciler.FilterCurrent:
+		case has.state == api.FilterCurrent:
 			row.Current++
 			continue
 		default:
 			row.Behind++
 			continue
 		}
-		without = append(without, reconciler.PodProblem{Namespace: one.Namespace, Pod: one.Name, Reason: reason})
+		without = append(without, api.PodProblem{Namespace: one.Namespace, Pod: one.Name, Reason: reason})
 	}
-	slices.SortFunc(without, func(a, b reconciler.PodProblem) int {
+	slices.SortFunc(without, func(a, b api.PodProblem) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 	})
 	row.WithoutFilterCount = len(without)
-	row.WithoutFilter = append(row.WithoutFilter, without[:min(len(without), reconciler.MaxPodItems)]...)
+	row.WithoutFilter = append(row.WithoutFilter, without[:min(len(without), api.MaxPodItems)]...)
 	return row
 }
 
 // warning says why the policies of a selector can have no effect, or is empty.
-func warning(key selection.Key, row reconciler.PolicyPods) string {
+func warning(key selection.Key, row api.PolicyPods) string {
 	switch {
 	case row.Pods == 0:
 		return fmt.Sprintf("it targets nothing: no pod is of service %s in namespace %s", key.Service, key.Namespace)
@@ -145,7 +146,7 @@ func warning(key selection.Key, row reconciler.PolicyPods) string {
 	return ""
 }
 
-func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin, messages map[string]string) {
+func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*plugin, messages map[string]string) {
 	c.keeper.mu.Lock()
 	defer c.keeper.mu.Unlock()
 	told := map[string]bool{}
@@ -154,9 +155,9 @@ func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin
 		if !one.leadsHome && !kept {
 			continue // another control plane's
 		}
-		row := reconciler.WasmPluginStatus{
+		row := api.WasmPluginStatus{
 			Namespace: one.Namespace, Name: one.Name, Managed: one.managed, URL: one.url, CreatedAt: one.created.UTC(),
-			Conditions: []reconciler.Condition{}, Message: messages[one.Namespace],
+			Conditions: []api.Condition{}, Message: messages[one.Namespace],
 		}
 		if judged, found := c.keeper.judged[one.podID]; found {
 			row.Conditions = judged
@@ -172,8 +173,8 @@ func (c *Cluster) wasmPlugins(view *reconciler.KubernetesView, plugins []*plugin
 	// What is wrong where there is no plugin, and is meant to be one.
 	for _, namespace := range c.Keep {
 		if message := messages[namespace]; message != "" && !told[namespace] {
-			view.WasmPlugins = append(view.WasmPlugins, reconciler.WasmPluginStatus{
-				Namespace: namespace, Name: PluginName, Managed: true, Conditions: []reconciler.Condition{}, Message: message})
+			view.WasmPlugins = append(view.WasmPlugins, api.WasmPluginStatus{
+				Namespace: namespace, Name: PluginName, Managed: true, Conditions: []api.Condition{}, Message: message})
 		}
 	}
 }

@@ -10,17 +10,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/boifi/hfi/filter/selection"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
-func row(view *reconciler.KubernetesView, name string) reconciler.PolicyPods {
+func row(view *api.KubernetesView, name string) api.PolicyPods {
 	for _, one := range view.Policies {
 		if one.Name == name {
 			return one
 		}
 	}
-	return reconciler.PolicyPods{Name: "none"}
+	return api.PolicyPods{Name: "none"}
 }
 
 // The status says of each policy which pods it targets, which of them have it
@@ -33,8 +33,8 @@ func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
 	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "frontend", "c", nil),
 		podOfDeployment("demo", "catalog", "d", nil), podOfDeployment("other", "frontend", "e", nil), bare)
 	set := setOf(t, "all=*/*", "front=frontend/demo", "front-anywhere=frontend/*", "nobody=checkout/demo", "old=legacy/demo")
-	s.filters("demo", "frontend", map[string]reconciler.FilterState{
-		"frontend-abc12-a": reconciler.FilterCurrent, "frontend-abc12-b": reconciler.FilterBehind, "catalog-abc12-d": reconciler.FilterCurrent})
+	s.filters("demo", "frontend", map[string]api.FilterState{
+		"frontend-abc12-a": api.FilterCurrent, "frontend-abc12-b": api.FilterBehind, "catalog-abc12-d": api.FilterCurrent})
 	s.eventually("it knows the pods", func() bool { return s.view(set).Pods == 6 && s.view(set).Healthy })
 	view := s.view(set)
 
@@ -50,7 +50,7 @@ func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
 		t.Errorf("all is %+v", all)
 	}
 	// What the filter says it is decides which policies it gets.
-	if !slices.ContainsFunc(all.WithoutFilter, func(p reconciler.PodProblem) bool {
+	if !slices.ContainsFunc(all.WithoutFilter, func(p api.PodProblem) bool {
 		return p.Pod == "catalog-abc12-d" && strings.Contains(p.Reason, `says that it is service "frontend"`)
 	}) {
 		t.Errorf("a filter with another identity is none of %+v", all.WithoutFilter)
@@ -152,18 +152,18 @@ func TestPodsThatAreNoMoreAreToldOf(t *testing.T) {
 // What a status shows is bounded; what it counts is not.
 func TestStatusIsBounded(t *testing.T) {
 	s := newStage(t, nil)
-	for i := range 3 * reconciler.MaxPodItems {
+	for i := range 3 * api.MaxPodItems {
 		s.start(podOfDeployment("demo", "frontend", fmt.Sprint(i), nil))
 	}
 	var policies []string
-	for i := range reconciler.MaxPolicyItems + 10 {
+	for i := range api.MaxPolicyItems + 10 {
 		policies = append(policies, fmt.Sprintf("p%d=frontend/demo", i))
 	}
 	set := setOf(t, policies...)
-	s.eventually("it knows the pods", func() bool { return s.view(set).Pods == 3*reconciler.MaxPodItems })
+	s.eventually("it knows the pods", func() bool { return s.view(set).Pods == 3*api.MaxPodItems })
 	view := s.view(set)
-	if len(view.Policies) != reconciler.MaxPolicyItems || len(view.Policies[0].WithoutFilter) != reconciler.MaxPodItems ||
-		view.Policies[0].WithoutFilterCount != 3*reconciler.MaxPodItems {
+	if len(view.Policies) != api.MaxPolicyItems || len(view.Policies[0].WithoutFilter) != api.MaxPodItems ||
+		view.Policies[0].WithoutFilterCount != 3*api.MaxPodItems {
 		t.Errorf("%d policies, %d of %d pods", len(view.Policies), len(view.Policies[0].WithoutFilter), view.Policies[0].WithoutFilterCount)
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
@@ -177,7 +177,7 @@ func (w *world) end() {
 	w.daemon.Start()
 	w.daemon.WaitReady()
 	status := w.daemon.WaitSynced(last)
-	if status.Drift.Status != reconciler.DriftNone || len(status.Source.Errors) > 0 {
+	if status.Drift.Status != api.DriftNone || len(status.Source.Errors) > 0 {
 		w.t.Errorf("synced, with drift %s and %d errors", status.Drift.Status, len(status.Source.Errors))
 	}
 	if tip := w.branch.repo.Server("rev-parse", "main"); tip != last {

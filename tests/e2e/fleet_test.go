@@ -18,7 +18,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // vm plays one VM of a filter: it asks as the filter does, each request at the
@@ -270,7 +270,7 @@ func TestLostReplicaIsNoAlarm(t *testing.T) {
 	// than its own lease together.
 	two.Signal(syscall.SIGSTOP)
 	see(t, one, "frozen, it does not answer", "/v1/filters", fields{"complete": false, "silent": 0, "replicas.1.error": matches("did not answer within")})
-	f.neverSilent(one, "while a replica is frozen", lease+reconciler.DefaultGrace+3*time.Second)
+	f.neverSilent(one, "while a replica is frozen", lease+fleet.DefaultGrace+3*time.Second)
 	see(t, one, "held", "/v1/filters", fields{"replicas.#": 1, "complete": true, "connected": 4, "silent": 0, "items.0.state": "Behind",
 		"items.0.message": matches(`last heard of \d+ s ago, and may wait elsewhere: a replica went \d+ s ago`)})
 	two.Signal(syscall.SIGCONT)

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/testtool"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // outageSettled are the policies that stay through the deaths of the real
@@ -67,7 +67,7 @@ func TestTheDaemonsDeathsFailNoRequest(t *testing.T) {
 		if answer := get(t, client(t, false), fmt.Sprintf("%s/version-%d", e.URL(), version)); answer.Status != 410 {
 			t.Errorf("after a daemon that was %s, new policies are not in force: %d", death.what, answer.Status)
 		}
-		w.daemon.WaitStatus("after a daemon that was "+death.what+", all VMs are current", func(s *reconciler.Status) bool {
+		w.daemon.WaitStatus("after a daemon that was "+death.what+", all VMs are current", func(s *api.Status) bool {
 			f := s.Filters
 			return f.Connected == 1 && f.Current == 1 && f.Silent == 0 && f.Items[0].VMs.Current == e.vms
 		})

@@ -5,12 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/internal/testtool"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // The fleet over real Envoys, and C1's two replicas: both daemons, on one etcd,
@@ -61,7 +62,7 @@ func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
 			}
 			d.WaitSynced(commit)
 			etag := d.Policies("?service=frontend&namespace=demo").ETag
-			d.WaitStatus(what, func(s *reconciler.Status) bool {
+			d.WaitStatus(what, func(s *api.Status) bool {
 				f := s.Filters
 				if f.Silent > 0 {
 					t.Fatalf("%s: a false alarm: %+v", what, f)
@@ -80,7 +81,7 @@ func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
 	}
 	see("both sidecars current", first, "one", "two")
 	for _, d := range daemons {
-		var here struct{ Filters []reconciler.FilterSeen }
+		var here struct{ Filters []fleet.FilterSeen }
 		if d.JSON("/v1/filters?local=true", &here); len(here.Filters) != len(envoys) {
 			t.Errorf("requests are to be balanced over both replicas, but one alone has seen %+v", here.Filters)
 		}

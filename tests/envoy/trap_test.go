@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // trapTold is how long a filter that is gone may pass for one that enforces.
@@ -47,7 +47,7 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 	trapped := w.envoys["trapped"]
 	killed := trapMortal(t, sidecarOf("killed", hfidtest.Module(t), 1))
 	commit, _ := w.push(t, outageSettled(1)...)
-	w.daemon.WaitStatus("three filters", func(s *reconciler.Status) bool {
+	w.daemon.WaitStatus("three filters", func(s *api.Status) bool {
 		return s.Filters.Connected == 3 && s.Filters.Current == 3 && s.Filters.Silent == 0
 	})
 	trapWant(t, w, 0, []string{"is served", "3 filters are current"}, "wait", commit)
@@ -117,9 +117,9 @@ func trapAwaitSilent(t *testing.T, w *world, since time.Time) time.Duration {
 		filters := w.daemon.Status().Filters
 		for _, one := range filters.Items {
 			switch {
-			case one.Pod != "trapped" && one.State == reconciler.FilterSilent:
+			case one.Pod != "trapped" && one.State == api.FilterSilent:
 				t.Fatalf("a false alarm: %+v", one)
-			case one.Pod == "trapped" && one.State == reconciler.FilterSilent && told == 0:
+			case one.Pod == "trapped" && one.State == api.FilterSilent && told == 0:
 				told = time.Since(since)
 				if one.VMs.Silent != 1 || one.VMs.Current != 2 || !strings.Contains(one.Message, "not enforcing") {
 					t.Errorf("of three VMs one is trapped: %+v", one)

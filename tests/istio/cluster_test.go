@@ -9,18 +9,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // loadedCondition is the condition Loaded in a WasmPlugin's status, as users
 // read it with kubectl.
-func (w *world) loadedCondition(name string) (reconciler.Condition, error) {
-	var none reconciler.Condition
+func (w *world) loadedCondition(name string) (api.Condition, error) {
+	var none api.Condition
 	text, err := w.lab.Kubectl(w.ctx, "", "-n", "demo", "get", "wasmplugin", name, "-o", "jsonpath={.status.conditions}")
 	if err != nil {
 		return none, err
 	}
-	var conditions []reconciler.Condition
+	var conditions []api.Condition
 	if err := json.Unmarshal([]byte(text), &conditions); err != nil {
 		return none, fmt.Errorf("%q: %w", text, err)
 	}
@@ -95,8 +95,8 @@ func loadFailureStory(t *testing.T, w *world) {
 func targetsStory(t *testing.T, w *world) {
 	w.settle(t, abort("some", "frontend", "demo", 418, 100), abort("none", "cart", "demo", 418, 100))
 	w.loadPlugin(t)
-	policy := func(name string) (found reconciler.PolicyPods, err error) {
-		var status reconciler.Status
+	policy := func(name string) (found api.PolicyPods, err error) {
+		var status api.Status
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return found, err
 		}
@@ -150,7 +150,7 @@ func restartStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "demo", "rollout", "status", "deployment/frontend", "--timeout=55s")
 	w.awaitFilters(t)
 	eventually(t, "the daemon to see the new pod", time.Minute, func() error {
-		var status reconciler.Status
+		var status api.Status
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return err
 		}

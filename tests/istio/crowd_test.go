@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // The crowd is a thousand pods of ten Deployments, which the API server knows
@@ -71,17 +71,17 @@ func crowdStory(t *testing.T, w *world) {
 		w.apply(t, strings.NewReplacer("NAME", crowdService(i), "COUNT", strconv.Itoa(crowdReplicas)).Replace(crowdDeployment))
 	}
 	w.settle(t, abort("near", "frontend", "demo", 418, 100), abort("far", crowdService(3), crowdNamespace, 503, 100))
-	w.seesPods(t, "far", func(row reconciler.PolicyPods) bool {
+	w.seesPods(t, "far", func(row api.PolicyPods) bool {
 		return row.Pods == crowdReplicas && row.WithoutFilterCount == crowdReplicas
 	})
 	t.Logf("%d pods were known %.1f s after their Deployments were applied, all of them without a filter", crowdPods, time.Since(began).Seconds())
 
 	crowd := w.gather(t)
 	defer crowd.leave()
-	w.seesPods(t, "far", func(row reconciler.PolicyPods) bool {
+	w.seesPods(t, "far", func(row api.PolicyPods) bool {
 		return row.Current == crowdReplicas && row.WithoutFilterCount == 0
 	})
-	var status reconciler.Status
+	var status api.Status
 	eventually(t, "all filters in the status", time.Minute, func() error {
 		began = time.Now()
 		w.ask(t, "/v1/status", &status)
@@ -141,10 +141,10 @@ func crowdStory(t *testing.T, w *world) {
 func crowdService(i int) string { return fmt.Sprintf("crowd-%d", i) }
 
 // seesPods waits until the status shows a policy's pods as wanted.
-func (w *world) seesPods(t *testing.T, policy string, wanted func(reconciler.PolicyPods) bool) {
+func (w *world) seesPods(t *testing.T, policy string, wanted func(api.PolicyPods) bool) {
 	t.Helper()
 	eventually(t, "the pods of policy "+policy, 2*time.Minute, func() error {
-		var status reconciler.Status
+		var status api.Status
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return err
 		}

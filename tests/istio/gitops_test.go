@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 )
 
 // G5: a rollback is git revert and a push, as far as the mesh.
@@ -25,7 +25,7 @@ func rollbackStory(t *testing.T, w *world) {
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 418)
 	}
-	var status reconciler.Status
+	var status api.Status
 	w.ask(t, "/v1/status", &status)
 	if len(status.History) == 0 || status.History[0].Commit != reverted || status.History[0].Restores != good {
 		t.Errorf("the history does not say that %s restored %s: %+v", reverted, good, status.History)
@@ -36,9 +36,9 @@ func rollbackStory(t *testing.T, w *world) {
 func driftStory(t *testing.T, w *world) {
 	w.settle(t, abort("mild", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
-	drift := func(want reconciler.DriftWord) func() error {
+	drift := func(want api.DriftWord) func() error {
 		return func() error {
-			var seen reconciler.Drift
+			var seen api.Drift
 			if err := w.tryAsk("/v1/drift", &seen); err != nil {
 				return err
 			}

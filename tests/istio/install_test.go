@@ -14,8 +14,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/oci"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // F1: Istio's own agent takes the filter from a registry, by oci:// and its
@@ -115,7 +115,7 @@ func permissionStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "boifi", "rollout", "restart", "deployment/hfi-control-plane")
 	w.kubectl(t, "-n", "boifi", "rollout", "status", "deployment/hfi-control-plane", "--timeout=55s")
 	eventually(t, "the missing permission in the status", time.Minute, func() error {
-		var status reconciler.Status
+		var status api.Status
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func ownEtcdStory(t *testing.T, w *world) {
 	w.install(t, []string{"etcd"})
 	defer w.installUsual(t)
 	w.kubectl(t, "-n", "boifi", "rollout", "status", "statefulset/hfi-etcd", "--timeout=55s")
-	var status reconciler.Status
+	var status api.Status
 	w.ask(t, "/v1/status", &status)
 	if status.Etcd.Mode != "external" || !status.Etcd.Healthy || len(status.Etcd.Endpoints) != 3 {
 		t.Errorf("etcd is %+v", status.Etcd)

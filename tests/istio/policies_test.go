@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/gittest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // abort is a policy that aborts a share of a service's requests.
@@ -107,7 +107,7 @@ func (w *world) awaitFilters(t testing.TB) time.Duration {
 		}
 		current := map[string]bool{}
 		for _, filter := range filters.Items {
-			current[filter.Pod] = filter.State == reconciler.FilterCurrent
+			current[filter.Pod] = filter.State == api.FilterCurrent
 		}
 		for _, pod := range pods {
 			if !current[pod.name] {
@@ -118,8 +118,8 @@ func (w *world) awaitFilters(t testing.TB) time.Duration {
 	})
 }
 
-func (w *world) filters() (reconciler.FiltersStatus, error) {
-	var status reconciler.Status
+func (w *world) filters() (api.FiltersStatus, error) {
+	var status api.Status
 	err := w.tryAsk("/v1/status", &status)
 	return status.Filters, err
 }

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
-	"github.com/boifi/hfi/reconciler"
 )
 
 // C1, C2, C3: the control plane runs as two replicas, says how it is, gives
@@ -19,8 +19,8 @@ func controlPlaneStory(t *testing.T, w *world) {
 	}
 	w.ask(t, "/health", nil)
 	var ready struct {
-		Ready bool                  `json:"ready"`
-		Etcd  reconciler.EtcdStatus `json:"etcd"`
+		Ready bool           `json:"ready"`
+		Etcd  api.EtcdStatus `json:"etcd"`
 	}
 	w.ask(t, "/ready", &ready)
 	if !ready.Ready || ready.Etcd.Mode != "external" || !ready.Etcd.Healthy {
@@ -109,7 +109,7 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 // leader is the name of the replica that leads.
 func (w *world) leader(t *testing.T) string {
 	t.Helper()
-	var status reconciler.Status
+	var status api.Status
 	eventually(t, "a leader", 30*time.Second, func() error {
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return err

@@ -1,8 +1,9 @@
-package reconciler
+package fleet
 
 import (
 	"cmp"
 	"fmt"
+	"github.com/boifi/hfi/internal/api"
 	"slices"
 	"strings"
 	"time"
@@ -20,14 +21,14 @@ type Selection struct {
 // present selection, and is asked once for each workload; it is nil if there
 // is none to compare with. Doubt, if not empty, is why a VM of which nothing
 // is heard may all the same wait somewhere: then nothing is called silent.
-func (f *Fleet) Status(sightings []Sighting, doubt string, present func(service, namespace string) Selection) FiltersStatus {
+func (f *Fleet) Status(sightings []ReplicaReport, doubt string, present func(service, namespace string) Selection) api.FiltersStatus {
 	return f.Whole(sightings, doubt, present).Bounded()
 }
 
 // Whole is Status with all Items, however many there are.
-func (f *Fleet) Whole(sightings []Sighting, doubt string, present func(service, namespace string) Selection) FiltersStatus {
+func (f *Fleet) Whole(sightings []ReplicaReport, doubt string, present func(service, namespace string) Selection) api.FiltersStatus {
 	judge := &fleetJudge{fleet: f, now: f.Now(), doubt: doubt, present: present, selections: map[[2]string]Selection{}}
-	status := FiltersStatus{Items: []FilterStatus{}, Replicas: []Replica{}}
+	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
 	merger := &merger{index: map[string]int{}}
 	for id, parts := range byFilter(sightings) {
 		one, connected := judge.filter(id, merger.merge(parts))
@@ -36,24 +37,24 @@ func (f *Fleet) Whole(sightings []Sighting, doubt string, present func(service, 
 		}
 		status.Connected++
 		switch one.State {
-		case FilterCurrent:
+		case api.FilterCurrent:
 			status.Current++
-		case FilterBehind:
+		case api.FilterBehind:
 			status.Behind++
-		case FilterSilent:
+		case api.FilterSilent:
 			status.Silent++
 		}
 		status.Items = append(status.Items, one)
 	}
-	slices.SortFunc(status.Items, func(a, b FilterStatus) int {
+	slices.SortFunc(status.Items, func(a, b api.FilterStatus) int {
 		return cmp.Or(cmp.Compare(urgency(a.State), urgency(b.State)), cmp.Compare(a.Namespace, b.Namespace),
 			cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
 	})
 	return status
 }
 
-func urgency(state FilterState) int {
-	return slices.Index([]FilterState{FilterSilent, FilterBehind, FilterCurrent}, state)
+func urgency(state api.FilterState) int {
+	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}, state)
 }
 
 // fleetJudge says how filters stand at one moment.
@@ -65,7 +66,7 @@ type fleetJudge struct {
 	selections map[[2]string]Selection
 }
 
-func (j *fleetJudge) selection(id FilterID) Selection {
+func (j *fleetJudge) selection(id api.FilterID) Selection {
 	if j.present == nil {
 		return Selection{Problem: "there is no verified set of policies to compare with yet"}
 	}
@@ -80,7 +81,7 @@ func (j *fleetJudge) selection(id FilterID) Selection {
 
 // tally is what a filter's VMs come to.
 type tally struct {
-	VMCounts
+	api.VMCounts
 	// without counts those behind that have nothing in force, and late those of
 	// which nothing is heard though they may wait somewhere.
 	without, late int
@@ -92,9 +93,9 @@ type tally struct {
 }
 
 // filter says how a filter stands; connected is false if all its VMs have gone.
-func (j *fleetJudge) filter(id FilterID, vms []mergedVM) (status FilterStatus, connected bool) {
+func (j *fleetJudge) filter(id api.FilterID, vms []mergedVM) (status api.FilterStatus, connected bool) {
 	selection := j.selection(id)
-	status = FilterStatus{FilterID: id, State: FilterCurrent, Replicas: []string{}}
+	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
 	var t tally
 	eldest := j.eldest(vms)
 	for i := range vms {
@@ -111,9 +112,9 @@ func (j *fleetJudge) filter(id FilterID, vms []mergedVM) (status FilterStatus, c
 	since := t.inForce
 	switch {
 	case t.Silent > 0:
-		status.State, since = FilterSilent, t.silentFor
+		status.State, since = api.FilterSilent, t.silentFor
 	case t.Behind > 0:
-		status.State = FilterBehind
+		status.State = api.FilterBehind
 	}
 	status.Since = j.now.Add(-since).UTC().Truncate(time.Millisecond)
 	status.Message = t.message(selection, j.doubt)

@@ -1,6 +1,7 @@
-package reconciler
+package fleet
 
 import (
+	"github.com/boifi/hfi/internal/api"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestTrappedVMIsNotCurrentForLong(t *testing.T) {
 	s.pass(20 * time.Second)
 	last.Answered(0)
 	s.pass(10*time.Second - time.Millisecond)
-	s.expect(want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
+	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
 	s.pass(DefaultForget - 10*time.Second)
 	if status := s.status(); status.Silent != 1 {
 		t.Errorf("forgotten too soon: %+v", status)
@@ -63,7 +64,7 @@ func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
 	}
 	since := 40 * time.Minute
 	s.ask("b", "sibling", "new")
-	s.expect(want{FilterSilent, VMCounts{2, 1, 0, 1}, "new", since, "a+b", "1 of 2 VMs stopped asking 2400 s ago: it is not enforcing; .*"})
+	s.expect(want{api.FilterSilent, api.VMCounts{Total: 2, Current: 1, Behind: 0, Silent: 1}, "new", since, "a+b", "1 of 2 VMs stopped asking 2400 s ago: it is not enforcing; .*"})
 
 	s = newStage(t)
 	s.ask("a", "trapped", "new").Answered(0)
@@ -72,7 +73,7 @@ func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
 		s.round("a", "of the next life", "new")
 	}
 	s.ask("a", "of the next life", "new")
-	s.expect(want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 20 * time.Minute, "a", ""})
+	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 20 * time.Minute, "a", ""})
 }
 
 // A pod left while it asked a replica that is gone now too, with what it knew:
@@ -124,8 +125,8 @@ func TestSightingsAge(t *testing.T) {
 	s.ask("b", "1", "new").Answered(0)
 	seen := s.fleet["b"].Seen()
 	present := func(string, string) Selection { return Selection{Digest: "new"} }
-	for ago, state := range map[time.Duration]FilterState{0: FilterCurrent, DefaultGrace: FilterCurrent, DefaultGrace + 1: FilterSilent, -time.Second: FilterCurrent} {
-		status := s.fleet["a"].Status([]Sighting{{Replica: "b", Filters: seen, Ago: ago}}, "", present)
+	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
+		status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen, Ago: ago}}, "", present)
 		if got := status.Items[0].State; got != state {
 			t.Errorf("told %s ago it is %s, want %s", ago, got, state)
 		}
@@ -137,13 +138,13 @@ func TestSightingsAge(t *testing.T) {
 	s.pass(time.Millisecond)
 	s.ask("b", "1", "new")
 	s.pass(9 * time.Second)
-	sightings := []Sighting{{Replica: "b", Filters: s.fleet["b"].Seen(), Ago: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].Seen()}}
+	sightings := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].Seen(), Ago: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].Seen()}}
 	if got := s.fleet["a"].Status(sightings, "", present); got.Current != 1 {
 		t.Errorf("a VM that waits is %+v", got.Items)
 	}
 	// Before anything is served there is nothing to agree with.
-	status := s.fleet["a"].Status([]Sighting{{Replica: "b", Filters: seen}}, "", nil)
-	if got := status.Items[0]; got.State != FilterBehind || !strings.Contains(got.Message, "no verified set") {
+	status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
+	if got := status.Items[0]; got.State != api.FilterBehind || !strings.Contains(got.Message, "no verified set") {
 		t.Errorf("without a set it is %+v", got)
 	}
 }

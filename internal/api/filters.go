@@ -1,4 +1,4 @@
-package reconciler
+package api
 
 import (
 	"slices"
@@ -22,7 +22,7 @@ type FiltersStatus struct {
 	Message string `json:"message,omitempty"`
 	// Told is what the leading replica said of the cluster when it was asked
 	// for its filters, or nil if it is this one, or is not heard of.
-	Told *KubernetesTold `json:"-"`
+	Cluster *ClusterReport `json:"-"`
 }
 
 // MaxFilterItems bounds FiltersStatus.Items.
@@ -46,18 +46,6 @@ type Replica struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Replicas are the daemons that share a store, as far as this one knows.
-type Replicas struct {
-	// List is by ID, and has this daemon too once the store has heard of it.
-	List []Replica
-	// LostAt is when this daemon last saw another one go or be replaced by a new
-	// life of it, or may have missed that; zero if it never did. What waited
-	// there may still hang on it, or be on its way to another.
-	LostAt time.Time
-	// Doubt is why the list may not be all of them, or empty.
-	Doubt string
-}
-
 // FilterState says whether a filter enforces the present policies.
 type FilterState string
 
@@ -70,6 +58,16 @@ const (
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
 )
+
+// FilterID is what a filter says of itself with each request. A sidecar has
+// one VM for each worker and one more; those that agree in all of this are
+// one filter.
+type FilterID struct {
+	Node      string `json:"node"`
+	Pod       string `json:"pod"`
+	Service   string `json:"service"`
+	Namespace string `json:"namespace"`
+}
 
 // FilterStatus is one filter: all VMs of one sidecar.
 type FilterStatus struct {

@@ -1,4 +1,4 @@
-package reconciler
+package api
 
 import "time"
 
@@ -33,7 +33,7 @@ type KubernetesView struct {
 
 // KubernetesTold is what the leader alone finds out about the cluster, by
 // acting: other replicas show it too.
-type KubernetesTold struct {
+type ClusterReport struct {
 	MissingPermissions []string `json:"missing_permissions,omitempty"`
 	Error              string   `json:"error,omitempty"`
 	// Messages are by namespace.

@@ -1,6 +1,10 @@
-package reconciler
+// Package fleet knows which filter enforces which policies: it remembers what
+// the filters of this replica ask for, merges that with what the other replicas
+// have seen, and says which filters are current, behind or silent.
+package fleet
 
 import (
+	"github.com/boifi/hfi/internal/api"
 	"hash/maphash"
 	"strings"
 	"sync"
@@ -16,14 +20,16 @@ const (
 	DefaultMaxVMs   = 100_000
 )
 
-// FilterID is what a filter says of itself with each request. A sidecar has
-// one VM for each worker and one more; those that agree in all of this are
-// one filter.
-type FilterID struct {
-	Node      string `json:"node"`
-	Pod       string `json:"pod"`
-	Service   string `json:"service"`
-	Namespace string `json:"namespace"`
+// Replicas are the daemons that share a store, as far as this one knows.
+type Replicas struct {
+	// List is by ID, and has this daemon too once the store has heard of it.
+	List []api.Replica
+	// LostAt is when this daemon last saw another one go or be replaced by a new
+	// life of it, or may have missed that; zero if it never did. What waited
+	// there may still hang on it, or be on its way to another.
+	LostAt time.Time
+	// Doubt is why the list may not be all of them, or empty.
+	Doubt string
 }
 
 // VMState is how a VM's newest request stands.
@@ -44,7 +50,7 @@ const (
 // nothing anywhere. Its exported fields are set before its first use.
 type Fleet struct {
 	// Now must not go back: ages are taken from it.
-	Now Clock
+	Now func() time.Time
 	// Grace is how long a VM may take from one request's answer to its next
 	// request and still count as at work.
 	Grace time.Duration
@@ -71,7 +77,7 @@ type Fleet struct {
 // fleetShard has the filters whose ID hashes to it.
 type fleetShard struct {
 	mu      sync.Mutex
-	filters map[FilterID]map[string]*vm
+	filters map[api.FilterID]map[string]*vm
 	swept   time.Time
 }
 
@@ -108,7 +114,7 @@ type Asking struct {
 
 // Ask notes that a request of a VM begins. The digest is of what the VM has in
 // force; empty for nothing.
-func (f *Fleet) Ask(id FilterID, name, digest string) Asking {
+func (f *Fleet) Ask(id api.FilterID, name, digest string) Asking {
 	now := f.Now()
 	shard := &f.shards[maphash.Comparable(f.seed, id)%uint64(len(f.shards))]
 	asking := Asking{fleet: f, shard: shard}
@@ -124,7 +130,7 @@ func (f *Fleet) Ask(id FilterID, name, digest string) Asking {
 }
 
 // begin is false if the VM is new and there is no room for it.
-func (a *Asking) begin(id FilterID, name, digest string, now time.Time) bool {
+func (a *Asking) begin(id api.FilterID, name, digest string, now time.Time) bool {
 	a.shard.mu.Lock()
 	defer a.shard.mu.Unlock()
 	one := a.shard.filters[id][name]
@@ -147,7 +153,7 @@ func (a *Asking) begin(id FilterID, name, digest string, now time.Time) bool {
 }
 
 // add makes a VM, or nil if there is no room. The caller holds the shard's lock.
-func (f *Fleet) add(shard *fleetShard, id FilterID, name string, now time.Time) *vm {
+func (f *Fleet) add(shard *fleetShard, id api.FilterID, name string, now time.Time) *vm {
 	if now.Sub(shard.swept) > f.Forget/10 {
 		f.sweep(shard, now, f.Remember)
 	}
@@ -156,12 +162,12 @@ func (f *Fleet) add(shard *fleetShard, id FilterID, name string, now time.Time) 
 		return nil
 	}
 	if shard.filters == nil {
-		shard.filters = map[FilterID]map[string]*vm{}
+		shard.filters = map[api.FilterID]map[string]*vm{}
 	}
 	vms := shard.filters[id]
 	if vms == nil {
 		vms = map[string]*vm{}
-		shard.filters[FilterID{strings.Clone(id.Node), strings.Clone(id.Pod), strings.Clone(id.Service), strings.Clone(id.Namespace)}] = vms
+		shard.filters[api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace)}] = vms
 	}
 	one := &vm{}
 	vms[strings.Clone(name)] = one
@@ -260,7 +266,7 @@ func (a Asking) end(state VMState, retry time.Duration) {
 // FilterSeen is what one replica has seen of one filter, as replicas tell it
 // each other. All times in it are ages, so that clocks need not agree.
 type FilterSeen struct {
-	FilterID
+	api.FilterID
 	VMs []VMSeen `json:"vms"`
 }
 

@@ -1,7 +1,8 @@
-package reconciler
+package fleet
 
 import (
 	"fmt"
+	"github.com/boifi/hfi/internal/api"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -32,8 +33,8 @@ func newStage(t *testing.T) *stage {
 
 func (s *stage) pass(d time.Duration) { s.now = s.now.Add(d) }
 
-func podID(pod string) FilterID {
-	return FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
+func podID(pod string) api.FilterID {
+	return api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
 }
 
 // ask begins a request of a VM of pod p at a replica.
@@ -48,10 +49,10 @@ func (s *stage) round(replica, vm, digest string) {
 	asking.Answered(0)
 }
 
-func (s *stage) status() FiltersStatus {
-	var sightings []Sighting
+func (s *stage) status() api.FiltersStatus {
+	var sightings []ReplicaReport
 	for _, replica := range []string{"a", "b"} {
-		sightings = append(sightings, Sighting{Replica: replica, Filters: s.fleet[replica].Seen()})
+		sightings = append(sightings, ReplicaReport{Replica: replica, Filters: s.fleet[replica].Seen()})
 	}
 	return s.fleet["a"].Status(sightings, s.doubt, func(string, string) Selection { return Selection{Digest: "new", Problem: s.problem} })
 }
@@ -59,8 +60,8 @@ func (s *stage) status() FiltersStatus {
 // want describes a filter: its state, its VMs (total, current, behind, silent),
 // since how long ago, where, and its message.
 type want struct {
-	state    FilterState
-	vms      VMCounts
+	state    api.FilterState
+	vms      api.VMCounts
 	digest   string
 	since    time.Duration
 	replicas string
@@ -81,7 +82,7 @@ func (s *stage) expect(w want) {
 	if !regexp.MustCompile("^" + w.message + "$").MatchString(got.Message) {
 		s.t.Errorf("the message is %q, want %q", got.Message, w.message)
 	}
-	counts := map[FilterState]int{FilterCurrent: status.Current, FilterBehind: status.Behind, FilterSilent: status.Silent}
+	counts := map[api.FilterState]int{api.FilterCurrent: status.Current, api.FilterBehind: status.Behind, api.FilterSilent: status.Silent}
 	if counts[w.state] != 1 || status.Current+status.Behind+status.Silent != 1 {
 		s.t.Errorf("%s is counted %+v", w.state, counts)
 	}
@@ -98,108 +99,108 @@ func TestFilterStates(t *testing.T) {
 			s.pass(5 * time.Second)
 			s.ask("a", "2", "new")
 			s.pass(time.Second)
-		}, want{FilterCurrent, VMCounts{2, 2, 0, 0}, "new", time.Second, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2, Behind: 0, Silent: 0}, "new", time.Second, "a", ""}},
 		"one has others": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old")
 			s.pass(3 * time.Second)
-		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the present ones"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the present ones"}},
 		"one has none": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "")
-		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "", 0, "a", "1 of 2 VMs with no policies in force yet"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "", 0, "a", "1 of 2 VMs with no policies in force yet"}},
 		"none can have them": {func(s *stage) {
 			s.problem = "they take 5 MiB"
 			s.ask("a", "1", "old").Answered(0)
-		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "old", 0, "a", "its only VM with other policies in force than the present ones; they take 5 MiB"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the present ones; they take 5 MiB"}},
 		"answered, and soon to ask again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(DefaultGrace)
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", DefaultGrace, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace, "a", ""}},
 		"one stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(9 * time.Second)
 			s.ask("a", "2", "new")
 			s.ask("a", "3", "old")
-		}, want{FilterSilent, VMCounts{3, 1, 1, 1}, "old", 9 * time.Second, "a",
+		}, want{api.FilterSilent, api.VMCounts{Total: 3, Current: 1, Behind: 1, Silent: 1}, "old", 9 * time.Second, "a",
 			"1 of 3 VMs stopped asking 9 s ago: it is not enforcing; look at the sidecar's log; 1 of 3 VMs with other .*"}},
 		"all stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(4 * time.Second)
 			s.ask("a", "2", "new").Answered(0)
 			s.pass(10 * time.Second)
-		}, want{FilterSilent, VMCounts{2, 0, 0, 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
+		}, want{api.FilterSilent, api.VMCounts{Total: 2, Current: 0, Behind: 0, Silent: 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
 		"one stopped and came back": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(time.Minute)
 			s.ask("a", "1", "new")
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", time.Minute, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", time.Minute, "a", ""}},
 		"stopped, or waiting at a replica that does not say": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(9 * time.Second)
 			s.doubt = "replica b does not answer"
-		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
 		"told to ask later": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
 			s.pass(30 * time.Second)
-		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
 		"told to ask later, and did not": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
 			s.pass(39 * time.Second)
-		}, want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
+		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
 		"one left, and may be back": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
 			s.pass(DefaultGrace)
-		}, want{FilterBehind, VMCounts{2, 1, 1, 0}, "old", DefaultGrace, "a", "1 of 2 VMs with other .*"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", DefaultGrace, "a", "1 of 2 VMs with other .*"}},
 		"one left for good": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
 			s.pass(DefaultGrace + 1*time.Millisecond)
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", DefaultGrace + 1*time.Millisecond, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace + 1*time.Millisecond, "a", ""}},
 		"an older request ends after a newer one began": {func(s *stage) {
 			older := s.ask("a", "1", "new")
 			s.ask("a", "1", "new")
 			older.Left()
 			s.pass(19 * time.Second)
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 19 * time.Second, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 19 * time.Second, "a", ""}},
 		"it took up the present policies": {func(s *stage) {
 			s.round("a", "1", "old")
 			s.ask("a", "1", "new")
 			s.pass(2 * time.Second)
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 2 * time.Second, "a", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 2 * time.Second, "a", ""}},
 
 		// Requests are balanced over replicas one by one.
 		"answered by one replica, waits at the other": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.ask("b", "1", "new")
 			s.pass(15 * time.Second)
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 35 * time.Second, "b", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 35 * time.Second, "b", ""}},
 		"VMs at several replicas": {func(s *stage) {
 			s.ask("b", "1", "new")
 			s.ask("a", "2", "new")
-		}, want{FilterCurrent, VMCounts{2, 2, 0, 0}, "new", 0, "a+b", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2, Behind: 0, Silent: 0}, "new", 0, "a+b", ""}},
 		"what the newest request says counts": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "old")
-		}, want{FilterBehind, VMCounts{1, 0, 1, 0}, "old", 20 * time.Second, "b", ".*other policies.*"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 20 * time.Second, "b", ".*other policies.*"}},
 		"stopped after the other replica's answer": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "new")
 			s.pass(9 * time.Second)
-		}, want{FilterSilent, VMCounts{1, 0, 0, 1}, "new", 9 * time.Second, "b", "its only VM stopped .*"}},
+		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 9 * time.Second, "b", "its only VM stopped .*"}},
 		"back to earlier policies: in force since then": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "old")
 			s.round("a", "1", "new")
 			s.ask("b", "1", "new")
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 20 * time.Second, "b", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 20 * time.Second, "b", ""}},
 		"there and back between replicas: in force since the first": {func(s *stage) {
 			s.round("a", "1", "old")
 			s.round("b", "1", "new")
 			s.round("a", "1", "new")
 			s.ask("b", "1", "new")
-		}, want{FilterCurrent, VMCounts{1, 1, 0, 0}, "new", 40 * time.Second, "b", ""}},
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 40 * time.Second, "b", ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t)
@@ -213,7 +214,7 @@ func TestFilterStates(t *testing.T) {
 func TestFilterListIsBounded(t *testing.T) {
 	s := newStage(t)
 	fleet := s.fleet["a"]
-	for i := range 2 * MaxFilterItems {
+	for i := range 2 * api.MaxFilterItems {
 		fleet.Ask(podID(fmt.Sprintf("current-%04d", i)), "1", "new")
 	}
 	fleet.Ask(podID("z-behind"), "1", "old")
@@ -221,7 +222,7 @@ func TestFilterListIsBounded(t *testing.T) {
 	fleet.Ask(podID("z-silent"), "1", "new").Answered(0)
 	s.pass(9 * time.Second)
 	status := s.status()
-	if status.Connected != 2*MaxFilterItems+3 || status.Current != 2*MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != MaxFilterItems {
+	if status.Connected != 2*api.MaxFilterItems+3 || status.Current != 2*api.MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != api.MaxFilterItems {
 		t.Errorf("got %d, %d, %d, %d and %d items", status.Connected, status.Current, status.Behind, status.Silent, len(status.Items))
 	}
 	var first []string
@@ -287,7 +288,7 @@ func TestFleetAtOnce(t *testing.T) {
 		})
 	}
 	for range 20 {
-		status := fleet.Status([]Sighting{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		status := fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
 		if status.Silent > 0 || status.Connected > 20 {
 			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
 		}
@@ -301,7 +302,7 @@ func TestFleetAtOnce(t *testing.T) {
 // What one request costs, with 30,000 VMs known.
 func BenchmarkFleetAsk(b *testing.B) {
 	fleet := NewFleet()
-	ids := make([]FilterID, 10_000)
+	ids := make([]api.FilterID, 10_000)
 	for i := range ids {
 		ids[i] = podID(fmt.Sprint("pod-", i))
 		for _, vm := range []string{"1", "2", "3"} {
@@ -326,6 +327,6 @@ func BenchmarkFleetStatus(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		fleet.Status([]Sighting{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
 	}
 }

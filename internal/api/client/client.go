@@ -1,7 +1,7 @@
-// Package api is a client of the daemon's HTTP interface, for programs that
+// Package client is a client of the daemon's HTTP interface, for programs that
 // ask it what it serves: it knows the routes, bounds what it reads, and tells
 // apart the ways in which a server can fail to be an hfi daemon.
-package api
+package client
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -158,10 +158,10 @@ func (c *Client) Policy(ctx context.Context, name string) (*schema.Policy, schem
 }
 
 // Status is the daemon's status, and its answer as it stands.
-func (c *Client) Status(ctx context.Context) (*reconciler.Status, []byte, error) {
+func (c *Client) Status(ctx context.Context) (*api.Status, []byte, error) {
 	var answer struct {
-		reconciler.Status
-		Sync *reconciler.SyncStatus `json:"sync"`
+		api.Status
+		Sync *api.SyncStatus `json:"sync"`
 	}
 	text, err := c.get(ctx, "/v1/status", &answer)
 	if err != nil {
@@ -175,10 +175,10 @@ func (c *Client) Status(ctx context.Context) (*reconciler.Status, []byte, error)
 }
 
 // Filters are the filters that ask the daemon or its peers, and its answer as it stands.
-func (c *Client) Filters(ctx context.Context) (*reconciler.FiltersStatus, []byte, error) {
+func (c *Client) Filters(ctx context.Context) (*api.FiltersStatus, []byte, error) {
 	var answer struct {
-		reconciler.FiltersStatus
-		Items *[]reconciler.FilterStatus `json:"items"`
+		api.FiltersStatus
+		Items *[]api.FilterStatus `json:"items"`
 	}
 	text, err := c.get(ctx, "/v1/filters", &answer)
 	if err != nil {

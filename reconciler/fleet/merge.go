@@ -1,9 +1,12 @@
-package reconciler
+package fleet
 
-import "time"
+import (
+	"github.com/boifi/hfi/internal/api"
+	"time"
+)
 
 // Sighting is what one replica has seen of the filters.
-type Sighting struct {
+type ReplicaReport struct {
 	Replica string
 	Filters []FilterSeen
 	// Ago is how long ago it was taken: all its ages have grown by that.
@@ -18,12 +21,12 @@ type part struct {
 }
 
 // byFilter sorts sightings by filter.
-func byFilter(sightings []Sighting) map[FilterID][]part {
+func byFilter(sightings []ReplicaReport) map[api.FilterID][]part {
 	most := 0
 	for _, sighting := range sightings {
 		most = max(most, len(sighting.Filters))
 	}
-	filters := make(map[FilterID][]part, most)
+	filters := make(map[api.FilterID][]part, most)
 	// One array for most filters' only part: there are many filters.
 	parts := make([]part, 0, most)
 	for _, sighting := range sightings {

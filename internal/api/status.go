@@ -1,4 +1,4 @@
-package reconciler
+package api
 
 import (
 	"time"
@@ -190,10 +190,6 @@ type HistoryEntry struct {
 	Restores string `json:"restores,omitempty"`
 }
 
-// MaxHistory is how many entries the store keeps, and so how far back a
-// state counts as an earlier one.
-const MaxHistory = 200
-
 // ConditionType is the type of a Condition.
 type ConditionType string
 
@@ -223,19 +219,4 @@ type ReplicaStatus struct {
 	Role string `json:"role"`
 	// Leader is the ID of the leader, or empty while none is known to report.
 	Leader string `json:"leader"`
-}
-
-// Findings is what the leader knows and its followers cannot see themselves.
-type Findings struct {
-	// Leader is the leading replica's ID.
-	Leader string       `json:"leader"`
-	Source SourceStatus `json:"source"`
-	// SyncError is why the last attempt to apply a commit failed or stalled, or nil.
-	SyncError *Failure `json:"sync_error,omitempty"`
-	// LastSuccessAt is when git and etcd were last seen to agree.
-	LastSuccessAt *time.Time  `json:"last_success_at"`
-	Heal          *HealStatus `json:"heal,omitempty"`
-	Conditions    []Condition `json:"conditions"`
-	// At is when the leader wrote this.
-	At time.Time `json:"at"`
 }
