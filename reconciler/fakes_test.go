@@ -45,7 +45,7 @@ func numbered(n int) []string {
 type repository struct {
 	mu      sync.Mutex
 	commits []reconciler.Commit // oldest first
-	sets    map[string]*reconciler.Verdict
+	sets    map[string]*schema.Verdict
 	changed chan struct{}
 
 	headErr, deltaErr, sinceErr, applyErr error
@@ -59,10 +59,10 @@ type repository struct {
 }
 
 func newRepository() *repository {
-	return &repository{sets: map[string]*reconciler.Verdict{}, changed: make(chan struct{}, 1)}
+	return &repository{sets: map[string]*schema.Verdict{}, changed: make(chan struct{}, 1)}
 }
 
-func (f *repository) commit(commit reconciler.Commit, verdict *reconciler.Verdict) {
+func (f *repository) commit(commit reconciler.Commit, verdict *schema.Verdict) {
 	f.mu.Lock()
 	f.commits = append(f.commits, commit)
 	f.sets[commit.Hash] = verdict
@@ -159,7 +159,7 @@ func (f *repository) Base() string {
 	return f.base
 }
 
-func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*reconciler.Verdict, error) {
+func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*schema.Verdict, error) {
 	if err := f.hang(ctx, "Apply"); err != nil {
 		return nil, err
 	}

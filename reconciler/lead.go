@@ -268,14 +268,14 @@ func (l *leadership) failure(before *api.Failure, reason, message string) *api.F
 }
 
 // judge reads a commit and validates it.
-func (l *leadership) judge(ctx context.Context, head string) (Commit, *Verdict, error) {
+func (l *leadership) judge(ctx context.Context, head string) (Commit, *schema.Verdict, error) {
 	delta, err := meanwhile(ctx, l, func(ctx context.Context) (*Delta, error) {
 		return l.Source.Delta(ctx, l.Validator.Base(), head)
 	})
 	if err != nil {
 		return Commit{}, nil, l.sourceFailed(err)
 	}
-	verdict, err := meanwhile(ctx, l, func(ctx context.Context) (*Verdict, error) {
+	verdict, err := meanwhile(ctx, l, func(ctx context.Context) (*schema.Verdict, error) {
 		return l.Validator.Apply(ctx, delta)
 	})
 	if closeErr := delta.Close(); err == nil && closeErr != nil {

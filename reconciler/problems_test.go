@@ -42,7 +42,7 @@ func TestProblemsAreBounded(t *testing.T) {
 				d.push("a", policies("p"))
 				d.open()
 				all := problems(test.count, test.size)
-				d.git.commit(reconciler.Commit{Hash: "b"}, &reconciler.Verdict{Errors: all, Warnings: all})
+				d.git.commit(reconciler.Commit{Hash: "b"}, &schema.Verdict{Errors: all, Warnings: all})
 				synctest.Wait()
 				source := d.wantSync(api.OutOfSync).Source
 				for kind, got := range map[string]struct {

@@ -66,7 +66,7 @@ func (d *daemon) push(hash string, set *schema.Set, options ...func(*reconciler.
 	for _, option := range options {
 		option(&commit)
 	}
-	d.git.commit(commit, &reconciler.Verdict{Set: set})
+	d.git.commit(commit, &schema.Verdict{Set: set})
 	synctest.Wait()
 }
 
@@ -77,7 +77,7 @@ func (d *daemon) pushInvalid(hash string, options ...func(*reconciler.Commit)) {
 	for _, option := range options {
 		option(&commit)
 	}
-	d.git.commit(commit, &reconciler.Verdict{Errors: []schema.Problem{{File: "policies/a.yaml", Line: 3, Column: 5, Message: "percentage must be between 0 and 100, not 150"}}})
+	d.git.commit(commit, &schema.Verdict{Errors: []schema.Problem{{File: "policies/a.yaml", Line: 3, Column: 5, Message: "percentage must be between 0 and 100, not 150"}}})
 	synctest.Wait()
 }
 

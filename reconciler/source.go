@@ -93,16 +93,7 @@ type Validator interface {
 	// Apply takes in a delta, all of it or, when it returns an error, nothing
 	// of it. An error means that no verdict was reached (a time limit, an
 	// unreadable blob), not that the commit is invalid.
-	Apply(ctx context.Context, delta *Delta) (*Verdict, error)
-}
-
-// Verdict is what a commit holds.
-type Verdict struct {
-	// Set is nil if and only if there are Errors. The entries' origins have no commit.
-	Set *schema.Set
-	// Errors are all there are, by place; Warnings do not make a commit
-	// invalid, and have the delta's among them.
-	Errors, Warnings []schema.Problem
+	Apply(ctx context.Context, delta *Delta) (*schema.Verdict, error)
 }
 
 // Clock is time.Now, or a test's.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -82,7 +81,7 @@ func (a *app) putAll(ctx context.Context, c *clone, wanted []wantedPolicy) error
 }
 
 // asWanted checks that the whole is valid and has the policies as they are wanted.
-func (a *app) asWanted(verdict *reconciler.Verdict, wanted []wantedPolicy) error {
+func (a *app) asWanted(verdict *schema.Verdict, wanted []wantedPolicy) error {
 	if verdict.Set == nil {
 		a.printProblems(a.stderr, "", verdict)
 		return fmt.Errorf("with this change the repository is invalid, so nothing was pushed: %w", invalid(verdict.Errors))

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -78,7 +77,7 @@ func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy,
 				verdict.Errors[i].Message = strings.ReplaceAll(verdict.Errors[i].Message, checked, name)
 			}
 		}
-		a.printProblems(a.stderr, "", &reconciler.Verdict{Errors: verdict.Errors})
+		a.printProblems(a.stderr, "", &schema.Verdict{Errors: verdict.Errors})
 		return nil, invalid(verdict.Errors)
 	}
 	return match(docs, verdict.Set)
@@ -136,7 +135,7 @@ func (a *app) readInput(file string) ([]byte, error) {
 }
 
 // vetAlone checks one file by itself.
-func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*reconciler.Verdict, error) {
+func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.Verdict, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
 		return nil, fmt.Errorf("making a folder to check %s in: %w", name, err)

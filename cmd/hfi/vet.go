@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/schema"
 )
@@ -61,7 +60,7 @@ func guessPath(dir string) string {
 }
 
 // vet asks for a verdict on a folder, with progress.
-func (a *app) vet(ctx context.Context, dir, path string) (*reconciler.Verdict, error) {
+func (a *app) vet(ctx context.Context, dir, path string) (*schema.Verdict, error) {
 	bar := a.progress(ctx, "Checking policies")
 	defer bar.Stop()
 	verdict, err := cue.Dir(ctx, dir, path)
@@ -79,7 +78,7 @@ type vetAnswer struct {
 	Warnings []schema.Problem `json:"warnings"`
 }
 
-func (a *app) printVerdict(dir string, verdict *reconciler.Verdict) error {
+func (a *app) printVerdict(dir string, verdict *schema.Verdict) error {
 	answer := vetAnswer{Valid: verdict.Set != nil, Errors: orEmpty(verdict.Errors), Warnings: orEmpty(verdict.Warnings)}
 	if verdict.Set != nil {
 		answer.Policies = verdict.Set.Len()
@@ -111,7 +110,7 @@ func invalid(problems []schema.Problem) error {
 }
 
 // printProblems prints errors and warnings, one a line, with the files as seen from here.
-func (a *app) printProblems(w io.Writer, dir string, verdict *reconciler.Verdict) {
+func (a *app) printProblems(w io.Writer, dir string, verdict *schema.Verdict) {
 	for _, problem := range verdict.Errors {
 		fmt.Fprintln(w, clean(under(dir, problem).String()))
 	}

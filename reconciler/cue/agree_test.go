@@ -3,12 +3,11 @@ package cue
 import (
 	"testing"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
 // ours is a Workspace's verdict on a sample.
-func ours(t testing.TB, w *Workspace, s sample) *reconciler.Verdict {
+func ours(t testing.TB, w *Workspace, s sample) *schema.Verdict {
 	t.Helper()
 	return apply(t, w, commit("c", "",
 		content("cue.mod/module.cue", testModule), content(schemaFile, schema.CUE), content("policies/"+s.file, s.text)))

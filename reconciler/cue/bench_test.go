@@ -84,7 +84,7 @@ spec:
 `, name, delay)
 }
 
-func apply(t testing.TB, w *Workspace, delta *reconciler.Delta) *reconciler.Verdict {
+func apply(t testing.TB, w *Workspace, delta *reconciler.Delta) *schema.Verdict {
 	t.Helper()
 	verdict, err := w.Apply(context.Background(), delta)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // Dir says what the policies below policyPath in a folder on disk come to,
 // as if the folder were a commit: a new Workspace takes in all of it.
-func Dir(ctx context.Context, dir, policyPath string) (*reconciler.Verdict, error) {
+func Dir(ctx context.Context, dir, policyPath string) (*schema.Verdict, error) {
 	w := New(policyPath)
 	delta, err := w.Scan(ctx, dir)
 	if err != nil {

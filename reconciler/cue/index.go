@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -103,8 +102,8 @@ func (x *index) update(units []*unit) {
 }
 
 // verdict is what all units come to.
-func (x *index) verdict(now time.Time) *reconciler.Verdict {
-	verdict := &reconciler.Verdict{}
+func (x *index) verdict(now time.Time) *schema.Verdict {
+	verdict := &schema.Verdict{}
 	for key := range x.troubled {
 		verdict.Errors = append(verdict.Errors, x.units[key].errors...)
 		verdict.Warnings = append(verdict.Warnings, x.units[key].warnings...)

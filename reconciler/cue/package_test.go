@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -304,7 +303,7 @@ policies: {for i in list.Range(0, 100, 1) {"slow-\(i)": (#slow & {n: i}).policy}
 // workspace's are just those; one wrong among them fails both (G2).
 func TestAHundredPoliciesOfOne(t *testing.T) {
 	cue := newStock(t)
-	verdicts := func(t *testing.T, text string) (*reconciler.Verdict, string) {
+	verdicts := func(t *testing.T, text string) (*schema.Verdict, string) {
 		t.Helper()
 		dir := t.TempDir()
 		lay(t, dir, map[string]string{"policies/hundred/hundred.cue": text})

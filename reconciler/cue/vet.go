@@ -106,7 +106,7 @@ func (w *Workspace) Base() string {
 // Apply takes in a delta and says what the commit holds. What has not
 // changed is neither read nor evaluated. An error means that there is no
 // verdict, and that nothing of the delta was taken in.
-func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*reconciler.Verdict, error) {
+func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*schema.Verdict, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if delta.Base != "" && delta.Base != w.base {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -22,7 +21,7 @@ const (
 	shared2  = "package shared\n\nslow: 200\n"
 )
 
-func names(verdict *reconciler.Verdict) []string {
+func names(verdict *schema.Verdict) []string {
 	var all []string
 	if verdict.Set != nil {
 		for _, entry := range verdict.Set.Entries() {
@@ -32,7 +31,7 @@ func names(verdict *reconciler.Verdict) []string {
 	return all
 }
 
-func wantSet(t *testing.T, verdict *reconciler.Verdict, policies ...string) {
+func wantSet(t *testing.T, verdict *schema.Verdict, policies ...string) {
 	t.Helper()
 	if len(verdict.Errors) > 0 {
 		t.Fatalf("errors: %q", lines(verdict.Errors))
@@ -43,7 +42,7 @@ func wantSet(t *testing.T, verdict *reconciler.Verdict, policies ...string) {
 }
 
 // wantErrors wants each text in an error of its own, in order.
-func wantErrors(t *testing.T, verdict *reconciler.Verdict, texts ...string) {
+func wantErrors(t *testing.T, verdict *schema.Verdict, texts ...string) {
 	t.Helper()
 	got := lines(verdict.Errors)
 	if verdict.Set != nil || len(got) != len(texts) {
