@@ -54,7 +54,7 @@ lint: tools
 	$(GO) vet $(PACKAGES)
 	$(TOOLS)/staticcheck $(PACKAGES)
 
-tools: $(TOOLS)/.stamp $(TOOLS)/envoy
+tools: $(TOOLS)/.stamp $(TOOLS)/.helm-stamp $(TOOLS)/envoy
 
 # The version and its hashes stand in tools/envoy.txt.
 $(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh
@@ -67,6 +67,12 @@ $(TOOLS)/.stamp: tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../$(TOOLS)/etcdctl go.etcd.io/etcd/etcdctl/v3
 	cd tools && $(GO) build -o ../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
 	cd tools && $(GO) build -o ../$(TOOLS)/staticcheck honnef.co/go/tools/cmd/staticcheck
+	@touch $@
+
+# Helm has a module of its own: the version stands in tools/helm/go.mod.
+$(TOOLS)/.helm-stamp: tools/helm/go.mod tools/helm/go.sum
+	@mkdir -p $(TOOLS)
+	cd tools/helm && $(GO) build -ldflags "-s -w" -o ../../$(TOOLS)/helm helm.sh/helm/v4/cmd/helm
 	@touch $@
 
 # Real servers for test-istio: the versions stand in tools/istio/*/go.mod.
