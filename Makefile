@@ -72,7 +72,7 @@ $(TOOLS)/.stamp: tools/go.mod tools/go.sum
 # Helm has a module of its own: the version stands in tools/helm/go.mod.
 $(TOOLS)/.helm-stamp: tools/helm/go.mod tools/helm/go.sum
 	@mkdir -p $(TOOLS)
-	cd tools/helm && $(GO) build -ldflags "-s -w" -o ../../$(TOOLS)/helm helm.sh/helm/v4/cmd/helm
+	cd tools/helm && $(GO) build -trimpath -ldflags "-s -w" -o ../../$(TOOLS)/helm helm.sh/helm/v4/cmd/helm
 	@touch $@
 
 # Real servers for test-istio: the versions stand in tools/istio/*/go.mod.

@@ -43,7 +43,8 @@ func helmIn(t *testing.T, folder string, command ...string) (stdout string, err 
 		run.Path, run.Err = helm, nil
 	}
 	run.Dir = folder
-	run.Env = []string{"PATH=" + filepath.Dir(helm) + ":" + os.Getenv("PATH"), "HOME=" + home, "KUBECONFIG=" + filepath.Join(home, "none")}
+	path := filepath.Dir(helm) + string(filepath.ListSeparator) + os.Getenv("PATH")
+	run.Env = []string{"PATH=" + path, "HOME=" + home, "KUBECONFIG=" + filepath.Join(home, "none")}
 	var out, problems bytes.Buffer
 	run.Stdout, run.Stderr = &out, &problems
 	if err := run.Run(); err != nil {
@@ -99,7 +100,7 @@ func valuesFile(t *testing.T, values string) string {
 }
 
 // difference says what differs between two sets of objects, in whatever order.
-// It passes over what tells only Helm how to treat an object.
+// It ignores the annotation that only Helm reads.
 func difference(kustomized, charted []object) string {
 	index := func(objects []object) map[string]object {
 		indexed := map[string]object{}
@@ -180,7 +181,8 @@ func TestHelmLintsThePackagedChart(t *testing.T) {
 		}
 	}
 	packaged := rendered(t, helm(t, "template", "hfi", archive, "--namespace", "boifi"))
-	if image := only[*appsv1.Deployment](t, packaged, "hfi-control-plane").Spec.Template.Spec.Containers[0].Image; image != "hfi-control-plane:1.2.3" {
+	pod := only[*appsv1.Deployment](t, packaged, "hfi-control-plane").Spec.Template.Spec
+	if image := pod.Containers[0].Image; image != "hfi-control-plane:1.2.3" {
 		t.Errorf("the chart of version 1.2.3 runs %s", image)
 	}
 	if unlike := difference(rendered(t, helm(t, template("--set", "image.tag=1.2.3")...)), packaged); unlike != "" {
@@ -226,7 +228,8 @@ dataSize: 7Gi
 resources: {limits: {memory: 1777Mi}}
 nodeSelector: {disk: ssd}
 tolerations: [{key: dedicated, operator: Exists}]
-affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: arch, operator: Exists}]}]}}}
+affinity:
+  nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: arch, operator: Exists}]}]}}
 topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}]
 priorityClassName: urgent
 podLabels: {team: chaos, app.kubernetes.io/name: is-not-changed}
@@ -235,24 +238,51 @@ serviceAccount: {name: my-account, annotations: {role: arn}}
 networkPolicy: {egressPorts: [8443], dnsPorts: [5353]}
 `,
 		want: map[string]string{
-			"replicas": "replicas: 5", "image.repository": `"registry.example.com/hfid:`, "image.tag": `hfid:v9"`, "image.pullPolicy": "imagePullPolicy: Always",
-			"imagePullSecrets": "- name: pull-secret",
-			"git.url":          "HFID_REPO: https://git.example.com/other.git", "git.branch": "HFID_BRANCH: trunk", "git.path": "HFID_PATH: faults",
-			"git.interval": "HFID_INTERVAL: 45s", "git.timeout": "HFID_GIT_TIMEOUT: 2m30s", "git.username": "HFID_GIT_USERNAME: robot",
-			"git.secret.name": `secretName: "my-git"`, "git.secret.keys.token": "HFID_GIT_TOKEN_FILE: /etc/hfid/git/k-token",
-			"git.secret.keys.password": "HFID_GIT_PASSWORD_FILE: /etc/hfid/git/k-password", "git.secret.keys.sshKey": "HFID_GIT_SSH_KEY_FILE: /etc/hfid/git/k-ssh",
-			"git.secret.keys.knownHosts": "HFID_GIT_KNOWN_HOSTS_FILE: /etc/hfid/git/k-hosts", "git.secret.keys.ca": "HFID_GIT_CA_FILE: /etc/hfid/git/k-ca",
-			"git.secret.keys.webhook": "HFID_WEBHOOK_SECRET_FILE: /etc/hfid/git/k-hook",
-			"drift":                   "HFID_DRIFT: heal", "logLevel": "HFID_LOG_LEVEL: debug", "wasmPlugins.namespaces": "HFID_KUBE_NAMESPACES: shop,42",
-			"etcd.endpoints": "HFID_ETCD_ENDPOINTS: https://etcd.example.com:12379,https://etcd.example.org:12379", "etcd.prefix": "HFID_ETCD_PREFIX: /ours",
-			"etcd.username": "HFID_ETCD_USERNAME: daemon", "etcd.secret.name": `secretName: "my-etcd"`, "etcd.secret.keys.ca": "HFID_ETCD_CA_FILE: /etc/hfid/etcd/k-etcd-ca",
-			"etcd.secret.keys.cert": "HFID_ETCD_CERT_FILE: /etc/hfid/etcd/k-etcd-cert", "etcd.secret.keys.key": "HFID_ETCD_KEY_FILE: /etc/hfid/etcd/k-etcd-key",
-			"etcd.secret.keys.password": "HFID_ETCD_PASSWORD_FILE: /etc/hfid/etcd/k-etcd-password",
-			"settings":                  `HFID_KUBE: "on"`, "extraEnv": "- name: HTTPS_PROXY", "advertise": `value: "http://[$(POD_IP)]:8080"`, "dataSize": `sizeLimit: "7Gi"`,
-			"resources": "memory: 1777Mi", "nodeSelector": "disk: ssd", "tolerations": "key: dedicated", "affinity": "key: arch",
-			"topologySpreadConstraints": "topologyKey: topology.kubernetes.io/zone", "priorityClassName": `priorityClassName: "urgent"`,
-			"podLabels": "team: chaos", "podAnnotations": `prometheus.io/scrape: "no"`, "serviceAccount.name": `serviceAccountName: "my-account"`,
-			"serviceAccount.annotations": "role: arn", "networkPolicy.egressPorts": "- port: 8443", "networkPolicy.dnsPorts": "- port: 5353\n          protocol: UDP",
+			"replicas":                   "replicas: 5",
+			"image.repository":           `"registry.example.com/hfid:`,
+			"image.tag":                  `hfid:v9"`,
+			"image.pullPolicy":           "imagePullPolicy: Always",
+			"imagePullSecrets":           "- name: pull-secret",
+			"git.url":                    "HFID_REPO: https://git.example.com/other.git",
+			"git.branch":                 "HFID_BRANCH: trunk",
+			"git.path":                   "HFID_PATH: faults",
+			"git.interval":               "HFID_INTERVAL: 45s",
+			"git.timeout":                "HFID_GIT_TIMEOUT: 2m30s",
+			"git.username":               "HFID_GIT_USERNAME: robot",
+			"git.secret.name":            `secretName: "my-git"`,
+			"git.secret.keys.token":      "HFID_GIT_TOKEN_FILE: /etc/hfid/git/k-token",
+			"git.secret.keys.password":   "HFID_GIT_PASSWORD_FILE: /etc/hfid/git/k-password",
+			"git.secret.keys.sshKey":     "HFID_GIT_SSH_KEY_FILE: /etc/hfid/git/k-ssh",
+			"git.secret.keys.knownHosts": "HFID_GIT_KNOWN_HOSTS_FILE: /etc/hfid/git/k-hosts",
+			"git.secret.keys.ca":         "HFID_GIT_CA_FILE: /etc/hfid/git/k-ca",
+			"git.secret.keys.webhook":    "HFID_WEBHOOK_SECRET_FILE: /etc/hfid/git/k-hook",
+			"drift":                      "HFID_DRIFT: heal",
+			"logLevel":                   "HFID_LOG_LEVEL: debug",
+			"wasmPlugins.namespaces":     "HFID_KUBE_NAMESPACES: shop,42",
+			"etcd.endpoints":             "HFID_ETCD_ENDPOINTS: https://etcd.example.com:12379,https://etcd.example.org:12379",
+			"etcd.prefix":                "HFID_ETCD_PREFIX: /ours",
+			"etcd.username":              "HFID_ETCD_USERNAME: daemon",
+			"etcd.secret.name":           `secretName: "my-etcd"`,
+			"etcd.secret.keys.ca":        "HFID_ETCD_CA_FILE: /etc/hfid/etcd/k-etcd-ca",
+			"etcd.secret.keys.cert":      "HFID_ETCD_CERT_FILE: /etc/hfid/etcd/k-etcd-cert",
+			"etcd.secret.keys.key":       "HFID_ETCD_KEY_FILE: /etc/hfid/etcd/k-etcd-key",
+			"etcd.secret.keys.password":  "HFID_ETCD_PASSWORD_FILE: /etc/hfid/etcd/k-etcd-password",
+			"settings":                   `HFID_KUBE: "on"`,
+			"extraEnv":                   "- name: HTTPS_PROXY",
+			"advertise":                  `value: "http://[$(POD_IP)]:8080"`,
+			"dataSize":                   `sizeLimit: "7Gi"`,
+			"resources":                  "memory: 1777Mi",
+			"nodeSelector":               "disk: ssd",
+			"tolerations":                "key: dedicated",
+			"affinity":                   "key: arch",
+			"topologySpreadConstraints":  "topologyKey: topology.kubernetes.io/zone",
+			"priorityClassName":          `priorityClassName: "urgent"`,
+			"podLabels":                  "team: chaos",
+			"podAnnotations":             `prometheus.io/scrape: "no"`,
+			"serviceAccount.name":        `serviceAccountName: "my-account"`,
+			"serviceAccount.annotations": "role: arn",
+			"networkPolicy.egressPorts":  "- port: 8443",
+			"networkPolicy.dnsPorts":     "- port: 5353\n          protocol: UDP",
 		},
 	},
 	{
@@ -265,15 +295,23 @@ etcdCluster:
   resources: {limits: {memory: 1999Mi}}
   nodeSelector: {disk: nvme}
   tolerations: [{key: storage, operator: Exists}]
-  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: Exists}]}]}}}
+  affinity:
+    nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: Exists}]}]}}
   topologySpreadConstraints: [{maxSkew: 1, topologyKey: rack, whenUnsatisfiable: DoNotSchedule}]
 `,
 		want: map[string]string{
-			"image.digest":        `"hfi-control-plane@sha256:aaaaaaaa`,
-			"etcdCluster.enabled": "kind: StatefulSet", "etcdCluster.image.repository": `"registry.example.com/mirror/etcd:`, "etcdCluster.image.tag": `etcd:v3.9.9"`,
-			"etcdCluster.image.pullPolicy": "imagePullPolicy: Never", "etcdCluster.storage.size": `storage: "9Gi"`, "etcdCluster.storage.className": `storageClassName: "fast"`,
-			"etcdCluster.resources": "memory: 1999Mi", "etcdCluster.nodeSelector": "disk: nvme", "etcdCluster.tolerations": "key: storage",
-			"etcdCluster.affinity": "key: zone", "etcdCluster.topologySpreadConstraints": "topologyKey: rack",
+			"image.digest":                          `"hfi-control-plane@sha256:aaaaaaaa`,
+			"etcdCluster.enabled":                   "kind: StatefulSet",
+			"etcdCluster.image.repository":          `"registry.example.com/mirror/etcd:`,
+			"etcdCluster.image.tag":                 `etcd:v3.9.9"`,
+			"etcdCluster.image.pullPolicy":          "imagePullPolicy: Never",
+			"etcdCluster.storage.size":              `storage: "9Gi"`,
+			"etcdCluster.storage.className":         `storageClassName: "fast"`,
+			"etcdCluster.resources":                 "memory: 1999Mi",
+			"etcdCluster.nodeSelector":              "disk: nvme",
+			"etcdCluster.tolerations":               "key: storage",
+			"etcdCluster.affinity":                  "key: zone",
+			"etcdCluster.topologySpreadConstraints": "topologyKey: rack",
 		},
 	},
 	{
@@ -287,8 +325,11 @@ etcdCluster:
   image: {tag: "", digest: "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}
 `,
 		want: map[string]string{
-			"replicas": "!minAvailable:", "serviceAccount.create": "!\nkind: ServiceAccount\n", "networkPolicy.enabled": "!kind: NetworkPolicy",
-			"namespace.create": "!kind: Namespace\n", "etcdCluster.image.digest": `etcd@sha256:bbbbbbbb`,
+			"replicas":                 "!minAvailable:",
+			"serviceAccount.create":    "!\nkind: ServiceAccount\n",
+			"networkPolicy.enabled":    "!kind: NetworkPolicy",
+			"namespace.create":         "!kind: Namespace\n",
+			"etcdCluster.image.digest": `etcd@sha256:bbbbbbbb`,
 		},
 	},
 }
@@ -321,7 +362,11 @@ func TestEveryValueOfTheChartHasItsEffect(t *testing.T) {
 				t.Errorf("%s belongs to no flag: %s", name, flag)
 			}
 		}
-		restricted(t, only[*appsv1.Deployment](t, objects, "hfi-control-plane").Spec.Template.Spec)
+		deployment := only[*appsv1.Deployment](t, objects, "hfi-control-plane")
+		restricted(t, deployment.Spec.Template.Spec)
+		if selector := deployment.Spec.Selector.MatchLabels; !selects(selector, deployment.Spec.Template.Labels) {
+			t.Errorf("the selector %v misses the pod's labels %v", selector, deployment.Spec.Template.Labels)
+		}
 	}
 	for _, leaf := range leavesOfValues(t) {
 		if !covered[leaf] {
@@ -416,7 +461,7 @@ func TestTheChartRefusesWrongTypesAndUnknownKeys(t *testing.T) {
 		put(wrong, strings.TrimPrefix(path+".unknown", "."), 1)
 		groups = append(groups, path)
 	}, func(path string, _, value *yamlv3.Node) {
-		// Helm itself passes over a number in place of a mapping.
+		// Helm itself ignores a number in place of a mapping.
 		put(wrong, path, 1.5)
 		if value.Kind == yamlv3.MappingNode {
 			put(wrong, path, map[string]any{"unknown": []int{1}})
@@ -489,11 +534,16 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
-// In another namespace everything of the daemon is there, and it tells sidecars so.
+// In another namespace all objects are there, and WasmPlugins name the Service there.
 func TestTheChartMayStandInAnotherNamespace(t *testing.T) {
-	objects := rendered(t, helm(t, "template", "hfi", chart, "--namespace", "chaos", "--set", "etcdCluster.enabled=true", "--set", "wasmPlugins.namespaces={demo,shop}"))
+	elsewhere := []string{"template", "hfi", chart, "--namespace", "chaos", "--set", "etcdCluster.enabled=true,wasmPlugins.namespaces={demo,shop}"}
+	objects := rendered(t, helm(t, elsewhere...))
 	if got := settings(t, objects)["HFID_KUBE_CONTROL_PLANE"]; got != "http://hfi-control-plane.chaos:8080" {
 		t.Errorf("sidecars are sent to %q", got)
+	}
+	own := rendered(t, helm(t, append(elsewhere, "--set", "settings.HFID_KUBE_CONTROL_PLANE=http://hfi.example.com")...))
+	if got := settings(t, own)["HFID_KUBE_CONTROL_PLANE"]; got != "http://hfi.example.com" {
+		t.Errorf("sidecars are sent to %q, in spite of the setting", got)
 	}
 	only[*corev1.Namespace](t, objects, "chaos")
 	var bound []string
@@ -520,10 +570,10 @@ func TestTheChartMayStandInAnotherNamespace(t *testing.T) {
 	}
 }
 
-// Where the chart is told of an external etcd, the NetworkPolicies let the
-// daemon reach each of its ports.
+// With etcd.endpoints, the NetworkPolicies let the daemon reach each of their ports.
 func TestTheChartOpensThePortsOfAnExternalEtcd(t *testing.T) {
-	objects := rendered(t, helm(t, template("--set", "etcd.endpoints={https://a.example.com:2379,https://b.example.com:12379,https://c.example.com:2379}")...))
+	const endpoints = "https://a.example.com:2379,https://b.example.com:12379,https://c.example.com:2379"
+	objects := rendered(t, helm(t, template("--set", "etcd.endpoints={"+endpoints+"}")...))
 	var policies []*networkingv1.NetworkPolicy
 	for _, o := range objects {
 		if policy, ok := o.(*networkingv1.NetworkPolicy); ok {

@@ -1,4 +1,4 @@
-{{/* What the values contradict each other in, and the schema cannot say clearly. */}}
+{{/* Refuses values that contradict each other. */}}
 {{- define "hfi.check" -}}
 {{- if and .Values.etcd.endpoints .Values.etcdCluster.enabled -}}
 {{- fail "etcd.endpoints names an etcd cluster, and etcdCluster.enabled installs another: use one of them" -}}
@@ -19,27 +19,48 @@
 
 {{/* The daemon's settings for its ConfigMap, as JSON. */}}
 {{- define "hfi.settings" -}}
-{{- $values := .Values -}}
-{{- $settings := dict "HFID_REPO" .Values.git.url "HFID_BRANCH" .Values.git.branch "HFID_PATH" .Values.git.path "HFID_DRIFT" .Values.drift -}}
-{{- with .Values.git.interval }}{{ $_ := set $settings "HFID_INTERVAL" . }}{{ end -}}
-{{- with .Values.git.timeout }}{{ $_ := set $settings "HFID_GIT_TIMEOUT" . }}{{ end -}}
-{{- with .Values.git.username }}{{ $_ := set $settings "HFID_GIT_USERNAME" . }}{{ end -}}
-{{- with .Values.logLevel }}{{ $_ := set $settings "HFID_LOG_LEVEL" . }}{{ end -}}
-{{- with .Values.wasmPlugins.namespaces }}{{ $_ := set $settings "HFID_KUBE_NAMESPACES" (join "," .) }}{{ end -}}
-{{- with .Values.etcd.prefix }}{{ $_ := set $settings "HFID_ETCD_PREFIX" . }}{{ end -}}
-{{- with .Values.etcd.username }}{{ $_ := set $settings "HFID_ETCD_USERNAME" . }}{{ end -}}
+{{- $settings := dict
+  "HFID_REPO" .Values.git.url
+  "HFID_BRANCH" .Values.git.branch
+  "HFID_PATH" .Values.git.path
+  "HFID_DRIFT" .Values.drift
+-}}
+{{- $optional := dict
+  "HFID_INTERVAL" .Values.git.interval
+  "HFID_GIT_TIMEOUT" .Values.git.timeout
+  "HFID_GIT_USERNAME" .Values.git.username
+  "HFID_LOG_LEVEL" .Values.logLevel
+  "HFID_KUBE_NAMESPACES" (join "," .Values.wasmPlugins.namespaces)
+  "HFID_ETCD_PREFIX" .Values.etcd.prefix
+  "HFID_ETCD_USERNAME" .Values.etcd.username
+-}}
+{{- range $name, $value := $optional }}{{ if $value }}{{ $_ := set $settings $name $value }}{{ end }}{{ end -}}
+
+{{- $keys := .Values.git.secret.keys -}}
+{{- $files := dict
+  "HFID_GIT_TOKEN_FILE" $keys.token
+  "HFID_GIT_PASSWORD_FILE" $keys.password
+  "HFID_GIT_SSH_KEY_FILE" $keys.sshKey
+  "HFID_GIT_KNOWN_HOSTS_FILE" $keys.knownHosts
+  "HFID_GIT_CA_FILE" $keys.ca
+  "HFID_WEBHOOK_SECRET_FILE" $keys.webhook
+-}}
+{{- range $name, $key := $files }}{{ if $key }}{{ $_ := set $settings $name (printf "/etc/hfid/git/%s" $key) }}{{ end }}{{ end -}}
+
+{{- if .Values.etcd.secret.name -}}
+{{- $keys := .Values.etcd.secret.keys -}}
+{{- $files := dict
+  "HFID_ETCD_CA_FILE" $keys.ca
+  "HFID_ETCD_CERT_FILE" $keys.cert
+  "HFID_ETCD_KEY_FILE" $keys.key
+  "HFID_ETCD_PASSWORD_FILE" $keys.password
+-}}
+{{- range $name, $key := $files }}{{ if $key }}{{ $_ := set $settings $name (printf "/etc/hfid/etcd/%s" $key) }}{{ end }}{{ end -}}
+{{- end -}}
 
 {{- /* By default the daemon names the Service in the namespace boifi. */ -}}
-{{- if ne .Release.Namespace "boifi" }}{{ $_ := set $settings "HFID_KUBE_CONTROL_PLANE" (printf "http://hfi-control-plane.%s:8080" .Release.Namespace) }}{{ end -}}
-
-{{- $files := dict "token" "GIT_TOKEN" "password" "GIT_PASSWORD" "sshKey" "GIT_SSH_KEY" "knownHosts" "GIT_KNOWN_HOSTS" "ca" "GIT_CA" "webhook" "WEBHOOK_SECRET" -}}
-{{- range $kind, $setting := $files -}}
-{{- with index $values.git.secret.keys $kind }}{{ $_ := set $settings (printf "HFID_%s_FILE" $setting) (printf "/etc/hfid/git/%s" .) }}{{ end -}}
-{{- end -}}
-{{- if .Values.etcd.secret.name -}}
-{{- range $kind, $setting := dict "ca" "CA" "cert" "CERT" "key" "KEY" "password" "PASSWORD" -}}
-{{- with index $values.etcd.secret.keys $kind }}{{ $_ := set $settings (printf "HFID_ETCD_%s_FILE" $setting) (printf "/etc/hfid/etcd/%s" .) }}{{ end -}}
-{{- end -}}
+{{- if and (ne .Release.Namespace "boifi") (not (hasKey .Values.settings "HFID_KUBE_CONTROL_PLANE")) -}}
+{{- $_ := set $settings "HFID_KUBE_CONTROL_PLANE" (printf "http://hfi-control-plane.%s:8080" .Release.Namespace) -}}
 {{- end -}}
 
 {{- /* Replicas share one etcd. Without this setting each would run its own. */ -}}
@@ -50,7 +71,8 @@
 {{- $_ := set $settings "HFID_ETCD_ENDPOINTS" (join "," $endpoints) -}}
 
 {{- range $name, $value := .Values.settings -}}
-{{- if or (hasKey $settings $name) (has $name (list "HFID_REPLICA_ID" "HFID_ADVERTISE" "HFID_LISTEN" "HFID_DATA_DIR")) -}}
+{{- $ofThePod := list "HFID_REPLICA_ID" "HFID_ADVERTISE" "HFID_LISTEN" "HFID_DATA_DIR" -}}
+{{- if or (hasKey $settings $name) (has $name $ofThePod) -}}
 {{- fail (printf "settings.%s is set by another value of the chart" $name) -}}
 {{- end -}}
 {{- $_ := set $settings $name $value -}}
@@ -63,8 +85,10 @@ Name of the ConfigMap, which ends in a hash of its settings as kustomize makes i
 Deployment, and an installation by kustomize has the same name.
 */}}
 {{- define "hfi.configMap" -}}
+{{- /* kustomize leaves the name empty in what it hashes. */ -}}
 {{- $text := dict "kind" "ConfigMap" "name" "" "data" (include "hfi.settings" . | fromJson) | toJson -}}
-{{- $hash := sha256sum $text | trunc 10 | replace "0" "g" | replace "1" "h" | replace "3" "k" | replace "a" "m" | replace "e" "t" -}}
+{{- $hash := sha256sum $text | trunc 10 -}}
+{{- $hash = $hash | replace "0" "g" | replace "1" "h" | replace "3" "k" | replace "a" "m" | replace "e" "t" -}}
 hfi-control-plane-{{ $hash }}
 {{- end -}}
 
