@@ -19,12 +19,12 @@ func newApply(a *app) *cobra.Command {
 		Use:   "apply -f FILE",
 		Short: "Put policies into the repository: commit, push, wait until served",
 		Long: `Put the policies of FILE, YAML or JSON, into the repository: in a temporary clone,
-checked with everything else that is there, committed, pushed, and waited for
-until the daemon serves them. When someone else pushes first it tries again.
+validated together with all other policies, committed and pushed; then it waits
+until the daemon serves them. If another push comes first, it tries again.
 
-A policy that is in the repository already is replaced where it stands; another
-becomes a file of its own. Policies that a CUE package makes are edited there.
-Where the repository has it already, there is no commit and the exit code is 0.
+A policy that the repository has already is replaced in its file; a new policy gets
+a file of its own. Policies that a CUE package makes have to be edited there. If the
+repository has the same policies already, there is no commit and the exit code is 0.
 
 It runs your git command, with your credentials, signing key and hooks.`,
 		Example: `  hfi apply -f frontend.yaml
@@ -55,7 +55,7 @@ It runs your git command, with your credentials, signing key and hooks.`,
 	return command
 }
 
-// putAll puts policies into a clone's work tree and checks the whole.
+// putAll writes the wanted policies into a clone's work tree and validates the whole repository.
 func (a *app) putAll(ctx context.Context, c *clone, wanted []wantedPolicy) error {
 	created, err := a.putEach(ctx, c, wanted, false)
 	if err != nil {
@@ -80,7 +80,7 @@ func (a *app) putAll(ctx context.Context, c *clone, wanted []wantedPolicy) error
 	return a.asWanted(verdict, wanted)
 }
 
-// asWanted checks that the whole is valid and has the policies as they are wanted.
+// asWanted checks that the repository is valid and holds the policies as their files say.
 func (a *app) asWanted(verdict *schema.Verdict, wanted []wantedPolicy) error {
 	if verdict.Set == nil {
 		a.printProblems(a.stderr, "", verdict)
@@ -108,7 +108,7 @@ func (a *app) putEach(ctx context.Context, c *clone, wanted []wantedPolicy, thor
 // put writes one policy where it belongs.
 func (a *app) put(ctx context.Context, c *clone, w wantedPolicy, thorough bool) (created bool, err error) {
 	at, err := a.find(ctx, c, w.name, thorough)
-	if errors.Is(err, errNowhere) {
+	if errors.Is(err, errPolicyMissing) {
 		return true, a.create(ctx, c, w)
 	}
 	if err != nil {
@@ -128,7 +128,7 @@ func (a *app) put(ctx context.Context, c *clone, w wantedPolicy, thorough bool) 
 		return false, err
 	}
 	if strings.HasSuffix(at.file, ".json") && !w.doc.json && a.sameMeaning(ctx, at, w) {
-		// The text cannot be taken over, so only the meaning counts.
+		// A JSON file cannot hold the YAML text, so only the meaning is compared.
 		return false, nil
 	}
 	return false, c.write(ctx, at.file, text)
@@ -172,7 +172,7 @@ func (a *app) replaceOneOfMany(ctx context.Context, c *clone, w wantedPolicy, at
 	return fmt.Errorf("policy %q stands with others in %s:%d, where it cannot be replaced safely: edit it there and push", w.name, at.file, at.line)
 }
 
-// changedNames are the policies that two sets have in another meaning, or only one of them has.
+// changedNames are the names of the policies that differ in meaning between two sets, or that only one of them has.
 func changedNames(from, to *schema.Set) []string {
 	var names []string
 	for _, change := range schema.Diff(from, to) {
@@ -183,7 +183,7 @@ func changedNames(from, to *schema.Set) []string {
 	return names
 }
 
-// sameMeaning says whether a file of one policy means what is wanted.
+// sameMeaning reports whether a file with one policy means the same as the wanted policy.
 func (a *app) sameMeaning(ctx context.Context, at *place, w wantedPolicy) bool {
 	verdict, err := a.vetAlone(ctx, path.Base(at.file), at.text)
 	if err != nil || verdict.Set == nil {

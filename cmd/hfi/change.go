@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/internal/api/client"
 )
 
-// changeFlags are what apply and delete have in common.
+// changeFlags are the flags that apply and delete share.
 type changeFlags struct {
 	repo, branch, path string
 	message            string
@@ -30,8 +30,9 @@ func (f *changeFlags) register(command *cobra.Command) {
 	flags.BoolVar(&f.allowPrune, "allow-prune", false, "let the commit take out most of the policies (trailer hfi-allow-prune)")
 }
 
-// target is where the change goes: what the flags say, and the daemon for the
-// rest. A daemon that is to be waited for must be there before anything is pushed.
+// target is the repository, branch and folder to change: from the flags, else from
+// the daemon's status. If the command will wait for the daemon, the daemon must
+// answer before anything is pushed.
 func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target, error) {
 	to := target{f.repo, f.branch, f.path}
 	if !f.noWait || to.url == "" || to.branch == "" || to.path == "" {
@@ -68,7 +69,7 @@ func or(value, otherwise string) string {
 	return otherwise
 }
 
-// commitMessage is the message given, or one that says what is done to which policies.
+// commitMessage is the message given, or one that names the action and the policies.
 func (f *changeFlags) commitMessage(verb string, names []string) string {
 	message := f.message
 	if message == "" {
@@ -84,18 +85,18 @@ func (f *changeFlags) commitMessage(verb string, names []string) string {
 	return message
 }
 
-// changeAnswer is what apply and delete answer a machine.
+// changeAnswer is the JSON output of apply and delete.
 type changeAnswer struct {
-	// Changed is false where the branch had it already; Commit is then the branch's.
+	// Changed is false if the branch had the policies already; Commit is then the branch's head.
 	Changed  bool     `json:"changed"`
 	Commit   string   `json:"commit"`
 	Branch   string   `json:"branch"`
 	Policies []string `json:"policies"`
-	// Served says that the daemon was waited for and serves the commit.
+	// Served reports that the command waited and the daemon serves the commit.
 	Served bool `json:"served"`
 }
 
-// change pushes an edit of the policies named, and waits until it is served.
+// change pushes an edit of the named policies and waits until it is served.
 func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []string,
 	edit func(context.Context, *clone) error,
 ) error {
@@ -141,7 +142,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	return err
 }
 
-// say prints a line for a person, where no machine reads the output.
+// say prints a line, unless the output format is for programs.
 func (a *app) say(pattern string, args ...any) {
 	if a.output.String() == "table" {
 		fmt.Fprintln(a.stdout, clean(fmt.Sprintf(pattern, args...)))

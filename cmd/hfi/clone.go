@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// How often a push is tried again when someone else was faster, and how long
-// hfi waits in between at first and at most; each time a random part of it.
+// How often a push is retried after another push won the race, and the first and
+// the longest pause between retries; each pause is a random part of that.
 const (
 	pushTries    = 10
 	pushPause    = 100 * time.Millisecond
@@ -26,12 +26,12 @@ type target struct {
 	path string
 }
 
-// clone is a temporary clone of a target's branch, depth one. Its work tree
-// holds what the policy folder and the CUE module hold, byte for byte.
+// clone is a temporary clone of a target's branch, with depth one. Its work tree
+// has the policy folder and the CUE module, byte for byte.
 type clone struct {
 	repo
 	target target
-	// base is the branch's commit that the work tree is at.
+	// base is the branch's commit that is checked out.
 	base string
 }
 
@@ -51,7 +51,7 @@ func (a *app) openClone(ctx context.Context, to target) (*clone, error) {
 }
 
 func (c *clone) open(ctx context.Context) error {
-	// --no-local: for a folder too, depth one means depth one.
+	// Without --no-local, git ignores --depth for a folder.
 	_, err := repo{filepath.Dir(c.dir)}.git(ctx, "clone", "--quiet", "--no-local", "--depth", "1", "--no-tags", "--single-branch",
 		"--no-checkout", "--branch", c.target.branch, "--", c.target.url, c.dir)
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *clone) open(ctx context.Context) error {
 	if err := os.MkdirAll(info, 0o755); err != nil {
 		return fmt.Errorf("setting up the temporary clone: %w", err)
 	}
-	// Neither attributes nor filters change a byte: what is checked is what is committed.
+	// No attribute or filter may change a byte: what is validated is what is committed.
 	files := map[string]string{"attributes": "* -text -eol -filter -ident -working-tree-encoding\n"}
 	if c.target.path != "." {
 		files["sparse-checkout"] = "/*\n!/*/\n/" + escapePattern(c.target.path) + "/\ncue.mod/\n*.cue\n"
@@ -82,12 +82,12 @@ func (c *clone) open(ctx context.Context) error {
 	return c.moveTo(ctx, "HEAD")
 }
 
-// escapePattern takes the meaning from what is special in git's patterns.
+// escapePattern escapes the special characters of git's patterns.
 func escapePattern(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
-// moveTo makes branch and work tree those of a commit.
+// moveTo resets the branch and the work tree to a commit.
 func (c *clone) moveTo(ctx context.Context, commit string) error {
 	if _, err := c.git(ctx, "reset", "--quiet", "--hard", commit); err != nil {
 		return fmt.Errorf("checking out the policies: %w", err)
@@ -97,7 +97,7 @@ func (c *clone) moveTo(ctx context.Context, commit string) error {
 	return err
 }
 
-// Close removes the clone. What git left running may still write to it for a moment.
+// Close removes the clone. It retries: a background process of git may still write to the folder.
 func (c *clone) Close() {
 	for range 5 {
 		if os.RemoveAll(filepath.Dir(c.dir)) == nil {
@@ -107,8 +107,8 @@ func (c *clone) Close() {
 	}
 }
 
-// commit commits what the index holds and gives its hash, or nothing where
-// the index holds what the base does.
+// commit commits the index and returns the hash, or an empty string if the index
+// equals the base.
 func (c *clone) commit(ctx context.Context, message string) (string, error) {
 	changed, err := c.git(ctx, "diff", "--cached", "--name-only", "-z")
 	if err != nil {
@@ -123,15 +123,15 @@ func (c *clone) commit(ctx context.Context, message string) (string, error) {
 	return c.commitHash(ctx, "HEAD")
 }
 
-// push pushes a commit. It says retry, having moved to the branch's new
-// commit, where someone else was faster.
+// push pushes a commit. If another push won the race, it resets the clone to the
+// branch's new commit and returns retry.
 func (c *clone) push(ctx context.Context, commit string) (retry bool, err error) {
 	branch := "refs/heads/" + c.target.branch
 	_, failure := c.git(ctx, "push", "--quiet", "origin", commit+":"+branch)
 	if failure == nil {
 		return false, nil
 	}
-	// Why it failed shows in where the branch is now: git's words depend on its version and language.
+	// The branch's position tells why it failed: git's messages depend on version and language.
 	if _, err := c.git(ctx, "fetch", "--quiet", "--depth", "1", "--no-tags", "origin", branch); err != nil {
 		return false, fmt.Errorf("pushing to %s: %w", c.target.branch, failure)
 	}
@@ -147,8 +147,8 @@ func (c *clone) push(ctx context.Context, commit string) (retry bool, err error)
 	return true, c.moveTo(ctx, now)
 }
 
-// publish makes a change on the branch's newest commit and pushes it, again
-// and again while someone else is faster. The commit is empty where edit changed nothing.
+// publish applies an edit to the branch's newest commit and pushes it, and retries
+// while other pushes win the race. The commit is empty if edit changed nothing.
 func (a *app) publish(ctx context.Context, c *clone, message string, edit func(context.Context) error) (commit string, err error) {
 	wait := pushPause
 	for range pushTries {
@@ -175,10 +175,10 @@ func (a *app) publish(ctx context.Context, c *clone, message string, edit func(c
 	return "", fmt.Errorf("someone else pushed to %s first, %d times in a row: try again", c.target.branch, pushTries)
 }
 
-// contains asks the remote for what the clone does not have yet.
+// contains is repo.contains; it first fetches the commits that the clone lacks.
 func (c *clone) contains(ctx context.Context, tip, commit string) (yes, known bool) {
 	if _, err := c.commitHash(ctx, tip); err != nil {
-		// A failure shows as a commit that is not known, which is what it is.
+		// If the fetch fails the commit stays unknown, and repo.contains reports that.
 		_, _ = c.git(ctx, "fetch", "--quiet", "--no-tags", "origin", "refs/heads/"+c.target.branch)
 		if _, err := c.commitHash(ctx, tip); err != nil {
 			return false, false
@@ -187,8 +187,8 @@ func (c *clone) contains(ctx context.Context, tip, commit string) (yes, known bo
 	return c.repo.contains(ctx, tip, commit)
 }
 
-// write writes a file of the work tree and of the index. It follows no
-// symbolic link out of the clone.
+// write writes a file to the work tree and the index. It follows no symbolic link
+// out of the clone.
 func (c *clone) write(ctx context.Context, file string, text []byte) error {
 	root, err := os.OpenRoot(c.dir)
 	if err != nil {
@@ -201,14 +201,14 @@ func (c *clone) write(ctx context.Context, file string, text []byte) error {
 	if err := root.WriteFile(file, text, 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", file, err)
 	}
-	// --force: that a pattern ignores the file is no reason not to commit what was asked for.
+	// --force: commit the file even if .gitignore matches it.
 	if _, err := c.git(ctx, "--literal-pathspecs", "add", "--force", "--", file); err != nil {
 		return fmt.Errorf("adding %s: %w", file, err)
 	}
 	return nil
 }
 
-// remove takes a file out of the work tree and the index.
+// remove removes a file from the work tree and the index.
 func (c *clone) remove(ctx context.Context, file string) error {
 	if _, err := c.git(ctx, "--literal-pathspecs", "rm", "--quiet", "--force", "--", file); err != nil {
 		return fmt.Errorf("removing %s: %w", file, err)
@@ -216,8 +216,8 @@ func (c *clone) remove(ctx context.Context, file string) error {
 	return nil
 }
 
-// keepFolder keeps the policy folder when its last file is gone: git has no
-// empty folders, and to the daemon a folder that is missing is a mistake.
+// keepFolder adds a placeholder file if the policy folder is empty: git stores no
+// empty folders, and the daemon reports a missing folder as an error.
 func (c *clone) keepFolder(ctx context.Context) error {
 	if c.hasFolder() {
 		return nil
@@ -225,7 +225,7 @@ func (c *clone) keepFolder(ctx context.Context) error {
 	return c.write(ctx, path.Join(c.target.path, ".gitkeep"), nil)
 }
 
-// hasFolder says whether the policy folder is there.
+// hasFolder reports whether the policy folder exists.
 func (c *clone) hasFolder() bool {
 	_, err := os.Stat(filepath.Join(c.dir, filepath.FromSlash(c.target.path)))
 	return err == nil

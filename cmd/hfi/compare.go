@@ -9,7 +9,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// changes is what differs between two sets of policies, by name.
+// changes are the differences between two sets of policies, by name.
 type changes struct {
 	Added   []addedOrRemoved `json:"added"`
 	Removed []addedOrRemoved `json:"removed"`
@@ -31,7 +31,7 @@ type changedPolicy struct {
 	Fields []fieldChange `json:"fields"`
 }
 
-// fieldChange is a field that differs. Old or New is nil where only the other has it.
+// fieldChange is a field that differs. Old or New is nil if only the other policy has the field.
 type fieldChange struct {
 	Field string          `json:"field"`
 	Old   json.RawMessage `json:"old,omitempty"`
@@ -87,14 +87,14 @@ func raw(text string) json.RawMessage {
 	return json.RawMessage(text)
 }
 
-// fieldsOf maps each field's path to its value's JSON. Objects and lists that
-// are not empty have no value but their fields'.
+// fieldsOf maps each field's path to its value as JSON. Objects and lists that are
+// not empty appear through their fields only.
 func fieldsOf(text []byte) map[string]string {
 	decoder := json.NewDecoder(strings.NewReader(string(text)))
-	// Numbers stay as they are written.
+	// Keep numbers as written.
 	decoder.UseNumber()
 	var value any
-	// A canonical form is JSON of our own making.
+	// The canonical form is always valid JSON.
 	must(decoder.Decode(&value))
 	fields := map[string]string{}
 	flatten(fields, "", value)
@@ -147,7 +147,7 @@ func (a *app) printChanges(found changes) error {
 	return err
 }
 
-// line prints a line in a colour.
+// line prints a coloured line.
 func (a *app) line(c colour, pattern string, args ...any) {
 	fmt.Fprintln(a.stdout, a.paint(c, clean(fmt.Sprintf(pattern, args...))))
 }

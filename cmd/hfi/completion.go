@@ -2,7 +2,7 @@ package main
 
 import "github.com/spf13/cobra"
 
-// addCompletionExamples gives cobra's own completion commands the examples that all of ours have.
+// addCompletionExamples adds examples to cobra's own completion commands.
 func addCompletionExamples(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	examples := map[string]string{

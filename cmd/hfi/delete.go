@@ -15,12 +15,12 @@ func newDelete(a *app) *cobra.Command {
 		Use:   "delete NAME...",
 		Short: "Take policies out of the repository: commit, push, wait",
 		Long: `Remove the files of the named policies from the repository: in a temporary clone,
-committed, pushed, and waited for until the daemon has taken them up. When
-someone else pushes first it tries again. A policy that shares its file with
-others, or that a CUE package makes, is not removed: you are told where it is.
+committed and pushed; then it waits until the daemon serves the result. If another
+push comes first, it tries again. A policy that shares its file with others, or that
+a CUE package makes, is not removed: the error names its file and line.
 
-The daemon refuses a commit that takes out all or most of ten or more policies,
-unless it says that it means to: --allow-prune says so.`,
+The daemon refuses a commit that removes all or most of ten or more policies,
+unless its message allows it: --allow-prune adds the trailer that does.`,
 		Example: `  hfi delete frontend-delay
   hfi delete frontend-delay cart-abort --message "End of the game day" --allow-prune`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -41,15 +41,15 @@ unless it says that it means to: --allow-prune says so.`,
 	return command
 }
 
-// deleteAll takes policies out of a clone's work tree and checks the rest.
+// deleteAll removes policies from a clone's work tree and validates what is left.
 func (a *app) deleteAll(ctx context.Context, c *clone, names []string, ignoreMissing bool) error {
 	deleted := 0
 	for _, name := range names {
 		at, err := a.find(ctx, c, name, true)
 		switch {
-		case errors.Is(err, errNowhere) && ignoreMissing:
+		case errors.Is(err, errPolicyMissing) && ignoreMissing:
 			continue
-		case errors.Is(err, errNowhere):
+		case errors.Is(err, errPolicyMissing):
 			return &exitError{exitNotFound, fmt.Errorf("there is no policy %q in %s on branch %s", name, c.target.path, c.target.branch)}
 		case err != nil:
 			return err

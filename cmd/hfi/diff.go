@@ -20,9 +20,9 @@ func newDiff(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "diff REV",
 		Short: "Show what would change if a revision were applied",
-		Long: `Show which of the policies served now would be added, removed or changed, and in
-which fields, if the daemon applied REV, a revision of the repository here. The
-work tree does not count, only what is committed.`,
+		Long: `Show which served policies would be added, removed or changed, and in which
+fields, if the daemon applied REV, a revision of the repository here. Only
+committed files count, not the work tree.`,
 		Example: `  hfi diff HEAD
   hfi diff origin/game-day --exit-code
   hfi diff main --repo https://example.org/chaos.git`,
@@ -105,7 +105,7 @@ func (a *app) setAt(ctx context.Context, from, revision, folder string) (*schema
 // openRepo is a repository on this machine, or a bare clone of one elsewhere.
 func (a *app) openRepo(ctx context.Context, from, temporary string) (repo, error) {
 	if from == "" {
-		// Top level: listings of a tree are relative to the folder that git runs in.
+		// Run at the top level: git ls-tree prints paths relative to its folder.
 		top, err := repo{}.git(ctx, "rev-parse", "--show-toplevel")
 		if err != nil {
 			if _, bare := (repo{}).git(ctx, "rev-parse", "--git-dir"); bare != nil {

@@ -12,22 +12,22 @@ import (
 type document struct {
 	// start and end are where its text is in the file, without the marker before it.
 	start, end int
-	// text is what stands there.
+	// text is the document's text.
 	text []byte
-	// alone is what a file of its own would hold: of a file with one document
-	// all of it, comments before the first marker included.
+	// alone is the content for a file of its own: the whole file if this is its only
+	// document, including comments before the first marker.
 	alone []byte
 	// line is the document's first line in the file, from 1.
 	line int
-	// name is metadata.name, or empty where it has none that can be read.
+	// name is metadata.name, or empty if it cannot be read.
 	name string
 	json bool
 }
 
-// splitDocuments finds the documents of a YAML stream, or takes a JSON file
-// for one. In YAML a line that begins with three dashes and a blank is a
-// marker wherever it stands, so that no parser is needed. Documents that are
-// empty, or hold nothing but comments, are left out.
+// splitDocuments returns the documents of a YAML stream, or a JSON file as one
+// document. In YAML a line that begins with three dashes and a blank is always a
+// marker, so no parser is needed. Documents that are empty or have only comments
+// are left out.
 func splitDocuments(file []byte) []document {
 	if isJSON(file) {
 		return []document{{end: len(file), text: file, alone: file, line: 1, name: nameOf(file), json: true}}
@@ -44,7 +44,7 @@ func splitDocuments(file []byte) []document {
 	for text := range bytes.Lines(file) {
 		if isMarker(text) {
 			finish(at)
-			// What follows the marker on its line belongs to the document.
+			// Text after the marker on the same line belongs to the document.
 			begin, firstLine = at+len("---"), line
 			if onlyComments(text[len("---"):]) {
 				begin, firstLine = at+len(text), line+1
@@ -81,7 +81,7 @@ func isJSON(file []byte) bool {
 	return bytes.HasPrefix(bytes.TrimSpace(file), []byte("{")) && json.Valid(file)
 }
 
-// nameOf is a policy's name, or empty where the text is not one policy.
+// nameOf returns the policy's name, or an empty string if the text is not one policy.
 func nameOf(text []byte) string {
 	var policy struct {
 		Metadata struct {
@@ -94,7 +94,7 @@ func nameOf(text []byte) string {
 	return policy.Metadata.Name
 }
 
-// replaceDocument puts a text in the place of a document. Both keep their line ends.
+// replaceDocument replaces a document by a text. Line endings stay as they are.
 func replaceDocument(file []byte, old document, text []byte) []byte {
 	text = withNewline(text)
 	var next bytes.Buffer

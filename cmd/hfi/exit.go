@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/api/client"
 )
 
-// The exit codes. They are a contract with scripts: see exitCodesText.
+// The exit codes. Scripts depend on them: see exitCodesText.
 const (
 	exitOK          = 0
 	exitFailure     = 1
@@ -34,7 +34,7 @@ const exitCodesText = `hfi's exit codes:
     4  timed out (--timeout)
     5  with --exit-code: not in sync, or drifted (status); different (diff)
     6  there is no such policy (get, delete)
-    7  the daemon does not take up the commit: it is invalid, refused by the
+    7  the daemon does not apply the commit: it is invalid, refused by the
        guard against unintended deletion, or superseded (wait, apply, delete)
     8  no daemon answers at --server
     9  the commit is served, but a filter has stopped asking for policies, and
@@ -48,7 +48,7 @@ func newExitCodes(a *app) *cobra.Command {
 		Long:  exitCodesText,
 		Example: `  hfi wait HEAD; case $? in
     4) echo "still not served" ;;
-    7) echo "the daemon does not take it up" ;;
+    7) echo "the daemon does not apply it" ;;
     9) echo "a sidecar does not enforce it" ;;
   esac`,
 		Args: cobra.NoArgs,
@@ -98,8 +98,8 @@ func exitCode(err error, interrupted bool) int {
 	return exitFailure
 }
 
-// explain is the one line that a person reads, with what to do; empty where
-// the command has said it all.
+// explain returns the error message with advice, in one line, or an empty string if
+// the command printed everything already.
 func explain(err error, interrupted bool) string {
 	var exit *exitError
 	var unreachable *client.UnreachableError

@@ -19,11 +19,11 @@ type blob struct {
 	mode, hash, path string
 }
 
-// isLink says whether it is a symbolic link.
+// isLink reports whether it is a symbolic link.
 func (b blob) isLink() bool { return b.mode == "120000" }
 
-// export writes what the daemon would look at in a commit into a folder, byte
-// for byte: the policy folder and, outside it, the CUE module that it is in.
+// export writes the part of a commit that the daemon reads into a folder, byte for
+// byte: the policy folder and, outside of it, the enclosing CUE module.
 func (r repo) export(ctx context.Context, commit, folder, to string) error {
 	if err := os.MkdirAll(filepath.Join(to, filepath.FromSlash(folder)), 0o755); err != nil {
 		return err
@@ -51,7 +51,7 @@ func concernsPolicies(name, folder string) bool {
 		slices.Contains(strings.Split(name, "/"), "cue.mod")
 }
 
-// writeBlobs writes files with one run of git for all of them.
+// writeBlobs writes all files with a single git process.
 func (r repo) writeBlobs(ctx context.Context, blobs []blob, to string) (err error) {
 	if len(blobs) == 0 {
 		return nil
@@ -75,7 +75,7 @@ func (r repo) writeBlobs(ctx context.Context, blobs []blob, to string) (err erro
 		return gitFailed(ctx, "cat-file", err, "")
 	}
 	defer func() {
-		// After a failure git may still be writing: it ends when its pipe is closed.
+		// After a failure git may still be writing; closing the pipe ends it.
 		output.Close()
 		if waited := command.Wait(); err == nil && waited != nil {
 			err = gitFailed(ctx, "cat-file", waited, "")
@@ -93,7 +93,7 @@ func (r repo) writeBlobs(ctx context.Context, blobs []blob, to string) (err erro
 	return nil
 }
 
-// writeBlob writes the next answer of git cat-file.
+// writeBlob writes the next object from git cat-file.
 func writeBlob(root *os.Root, from *bufio.Reader, b blob) error {
 	header, err := from.ReadString('\n')
 	if err != nil {
@@ -119,7 +119,7 @@ func writeBlob(root *os.Root, from *bufio.Reader, b blob) error {
 	if err != nil {
 		return err
 	}
-	// The rest of a link that was cut, and the line end behind each object.
+	// Skip the rest of a truncated link, and the newline after each object.
 	if _, err := io.Copy(io.Discard, content); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func writeBlob(root *os.Root, from *bufio.Reader, b blob) error {
 	return err
 }
 
-// writeLink makes a link, so that the check refuses it as the daemon would. Nothing follows it.
+// writeLink creates the symbolic link, so that validation rejects it as the daemon does. Nothing follows it.
 func writeLink(root *os.Root, content io.Reader, name string) error {
 	destination, err := io.ReadAll(io.LimitReader(content, 4095))
 	if err != nil {

@@ -15,10 +15,9 @@ func newGetFilters(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "filters",
 		Short: "Show the filters that ask for policies, and which of them enforce them",
-		Long: `Show the filters that ask the daemon or its peers for policies, those that need
-a look first. A filter is Current when all VMs of its sidecar have the present
-policies in force, Behind when one has not, and Silent when one has stopped
-asking: then it enforces nothing.`,
+		Long: `Show the filters that ask the daemon or its peers for policies, those with a problem
+first. A filter is Current if all VMs of its sidecar enforce the current policies,
+Behind if one does not, and Silent if one has stopped asking and so enforces nothing.`,
 		Example: `  hfi get filters
   hfi get filters -o json`,
 		Args: cobra.NoArgs,
@@ -64,7 +63,7 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	return nil
 }
 
-// digest abbreviates what a filter has in force.
+// digest abbreviates the digest of the policies in force.
 func digest(item api.FilterStatus) string {
 	version, hash, found := strings.Cut(item.Digest, ":")
 	if !found {
@@ -73,7 +72,7 @@ func digest(item api.FilterStatus) string {
 	return version + ":" + short(hash)
 }
 
-// incomplete is why not all filters may be known, or empty.
+// incomplete returns why some filters may be unknown, or an empty string.
 func incomplete(filters api.FiltersStatus) string {
 	if filters.Complete {
 		return ""
@@ -91,7 +90,7 @@ func incomplete(filters api.FiltersStatus) string {
 	return "the daemon does not say why"
 }
 
-// countFilters sums the filters up in a line.
+// countFilters summarizes the filters in one line.
 func countFilters(filters api.FiltersStatus) string {
 	text := "none connected"
 	if filters.Connected > 0 {
@@ -121,7 +120,7 @@ func filtersColour(filters api.FiltersStatus) colour {
 	return green
 }
 
-// filterName is what an engineer looks for.
+// filterName names the pod or node of a filter.
 func filterName(item api.FilterStatus) string {
 	switch {
 	case item.Pod != "":
@@ -132,7 +131,7 @@ func filterName(item api.FilterStatus) string {
 	return "the filter of " + join("/", item.Namespace, strconv.Quote(item.Service))
 }
 
-// linesOf are the filters in one of the states, with what is wrong of each.
+// linesOf returns a line for each filter in one of the states, with its message.
 func linesOf(filters api.FiltersStatus, states ...api.FilterState) []string {
 	var lines []string
 	for _, item := range filters.Items {
@@ -149,10 +148,10 @@ func filterLines(filters api.FiltersStatus) []string {
 	return linesOf(filters, api.FilterSilent, api.FilterBehind)
 }
 
-// maxNamed bounds the filters named in one line: the rest is counted.
+// maxNamed bounds the filters named in one line; the others are counted.
 const maxNamed = 3
 
-// some puts the first lines into one.
+// some joins the first lines, and counts the others.
 func some(lines []string, total int) string {
 	text := strings.Join(lines[:min(len(lines), maxNamed)], "; ")
 	if rest := total - min(len(lines), maxNamed); rest > 0 {
@@ -161,9 +160,8 @@ func some(lines []string, total int) string {
 	return text
 }
 
-// filters is the agreement of the filters: each of them has what is served.
-// The daemon compares them with the state that it serves, which holds the
-// commit by now.
+// filters reports whether every filter enforces what is served. The daemon compares
+// them with the state that it serves, which contains the commit by now.
 func (w *waiter) filters(_ context.Context, status *api.Status) (bool, string, error) {
 	filters := status.Filters
 	if filters.Silent > 0 && filters.Complete {
@@ -183,7 +181,7 @@ func (w *waiter) filters(_ context.Context, status *api.Status) (bool, string, e
 	return true, "", nil
 }
 
-// reached says how many filters have what is served, all of them having it.
+// reached summarizes the filters once all of them are current.
 func reached(filters api.FiltersStatus) string {
 	if filters.Connected == 0 {
 		return "no filter is connected"

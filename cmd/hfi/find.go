@@ -15,7 +15,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// place is where a policy is written in a repository.
+// place is the location of a policy in a repository.
 type place struct {
 	// file is relative to the repository's root, with slashes.
 	file string
@@ -25,19 +25,19 @@ type place struct {
 	text []byte
 	// index is which of the documents it is.
 	index int
-	// entry is the policy as the daemon would find it; nil where only its text was looked at.
+	// entry is the validated policy; nil if it was found by its text alone.
 	entry *schema.Entry
 }
 
 // maxPolicyFile is the largest file that can hold policies, in bytes.
 const maxPolicyFile = 1 << 20
 
-// errNowhere says that a policy is not in the repository.
-var errNowhere = errors.New("not found")
+// errPolicyMissing means that the repository does not have the policy.
+var errPolicyMissing = errors.New("not found")
 
-// find finds where a policy is written: first by its name in the text of the
-// YAML and JSON files, which is quick and works beside invalid files; then,
-// thoroughly, by what the daemon would find, which covers CUE packages too.
+// find locates a policy: first by its name in the text of the YAML and JSON files,
+// which is quick and works beside invalid files; then, if thorough, by validating
+// the whole repository, which covers CUE packages.
 func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*place, error) {
 	places, err := c.scan(ctx, name)
 	switch {
@@ -49,7 +49,7 @@ func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*
 		return nil, &exitError{exitInvalid, fmt.Errorf("policy %q is written twice, at %s:%d and %s:%d: take one of them out first",
 			name, places[0].file, places[0].line, places[1].file, places[1].line)}
 	case !thorough || !c.hasFolder():
-		return nil, errNowhere
+		return nil, errPolicyMissing
 	}
 	verdict, err := a.vet(ctx, c.dir, c.target.path)
 	if err != nil {
@@ -61,12 +61,12 @@ func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*
 	}
 	entry := verdict.Set.Get(name)
 	if entry == nil {
-		return nil, errNowhere
+		return nil, errPolicyMissing
 	}
 	return c.placeOf(entry)
 }
 
-// placeOf is the place of a policy whose name the text does not show plainly.
+// placeOf is the place of a policy whose name does not appear literally in its file.
 func (c *clone) placeOf(entry *schema.Entry) (*place, error) {
 	at := &place{file: entry.Origin.File, line: entry.Origin.Line, entry: entry}
 	if !isPolicyFile(at.file) {
@@ -90,7 +90,7 @@ func isPolicyFile(file string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(file))
 }
 
-// scan finds the documents with a name in the YAML and JSON files of the policy folder.
+// scan returns the documents with a name in the YAML and JSON files of the policy folder.
 func (c *clone) scan(ctx context.Context, name string) ([]*place, error) {
 	var places []*place
 	top := filepath.Join(c.dir, filepath.FromSlash(c.target.path))

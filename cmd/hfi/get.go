@@ -103,7 +103,7 @@ func (a *app) getOne(ctx context.Context, daemon *client.Client, name string) er
 	return a.facts(lines)
 }
 
-// facts prints names and what they are.
+// facts prints names and values, one pair a line.
 func (a *app) facts(lines [][2]string) error {
 	for _, line := range lines {
 		if _, err := fmt.Fprintf(a.stdout, "%-11s %s\n", line[0], clean(line[1])); err != nil {
@@ -113,7 +113,7 @@ func (a *app) facts(lines [][2]string) error {
 	return nil
 }
 
-// state says whether a policy does anything now.
+// state is active, expired or dry run.
 func state(policy *schema.Policy, now time.Time) string {
 	switch {
 	case policy.Expired(now):
@@ -124,7 +124,7 @@ func state(policy *schema.Policy, now time.Time) string {
 	return "active"
 }
 
-// faults sums up a policy's rules.
+// faults summarizes a policy's rules.
 func faults(policy *schema.Policy) string {
 	var all []string
 	for _, rule := range policy.Spec.Rules {
@@ -150,7 +150,7 @@ func fault(f schema.Fault) string {
 	return fmt.Sprintf("%s for %s%%", strings.Join(parts, " and "), share)
 }
 
-// matching says which requests a rule concerns.
+// matching describes the requests that a rule matches.
 func matching(match *schema.Match) string {
 	if match == nil {
 		return "all requests"
@@ -184,7 +184,7 @@ func comparison(match schema.StringMatch) string {
 	return "of any value"
 }
 
-// completionLimit is how long completion may ask the daemon: a person is waiting at the prompt.
+// completionLimit bounds the daemon's answer during completion: the user is waiting at the prompt.
 const completionLimit = time.Second
 
 // completeNames completes the names of served policies, for up to limit arguments.

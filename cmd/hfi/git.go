@@ -15,22 +15,22 @@ import (
 	"time"
 )
 
-// gitGrace is how long git may take to end once it was asked to.
+// gitGrace is how long git may take to exit after a signal.
 const gitGrace = 3 * time.Second
 
-// repo runs the user's own git command in a folder, so that the user's
-// credentials, signing key and hooks are those that they know.
+// repo runs the user's git command in a folder, with the user's own credentials,
+// signing key and hooks.
 type repo struct {
-	// dir is the folder; empty means the current one, with git's environment as it is.
+	// dir is the folder; empty means the current folder, with GIT_ variables left as they are.
 	dir string
 }
 
-// git runs git and gives its standard output.
+// git runs git and returns its standard output.
 func (r repo) git(ctx context.Context, args ...string) (string, error) {
 	return r.gitInput(ctx, nil, args...)
 }
 
-// gitInput is git with something on its standard input.
+// gitInput is git with the given standard input.
 func (r repo) gitInput(ctx context.Context, input io.Reader, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	command := r.command(ctx, args...)
@@ -48,21 +48,21 @@ func (r repo) command(ctx context.Context, args ...string) *exec.Cmd {
 	if r.dir != "" {
 		command.Env = slices.DeleteFunc(command.Env, isLocalToRepo)
 	}
-	// Asked to end, git removes its lock files; what it started may hold the pipes for longer.
+	// On SIGTERM git removes its lock files; its children may hold the pipes for longer.
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = gitGrace
 	return command
 }
 
-// isLocalToRepo says whether a variable ties git to the repository of
-// whoever started us: hfi may run in one of its hooks.
+// isLocalToRepo reports whether a variable binds git to one repository: hfi may run
+// in a hook of another.
 func isLocalToRepo(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
 		"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_QUARANTINE_PATH", "GIT_SHALLOW_FILE"}, name)
 }
 
-// limitedBuffer keeps the first part of what is written, and takes the rest.
+// limitedBuffer keeps the first bytes written and discards the rest.
 type limitedBuffer struct{ *bytes.Buffer }
 
 func (b *limitedBuffer) Write(text []byte) (int, error) {
@@ -75,7 +75,7 @@ func (b *limitedBuffer) Write(text []byte) (int, error) {
 // gitError is a run of git that failed.
 type gitError struct {
 	verb string
-	// said is what git wrote, in one line and without passwords.
+	// said is git's error output in one line, without passwords.
 	said string
 	err  error
 }
@@ -100,7 +100,7 @@ func gitFailed(ctx context.Context, verb string, err error, stderr string) error
 
 var password = regexp.MustCompile(`://[^/@\s]+@`)
 
-// gitSaid makes one line of git's complaint: without hints and passwords.
+// gitSaid reduces git's error output to one line without hints and passwords.
 func gitSaid(stderr string) string {
 	var lines []string
 	for line := range strings.Lines(stderr) {
@@ -113,10 +113,10 @@ func gitSaid(stderr string) string {
 	return withoutPassword(strings.Join(lines, "; "))
 }
 
-// withoutPassword takes user names and passwords out of URLs in a text.
+// withoutPassword removes user names and passwords from the URLs in a text.
 func withoutPassword(text string) string { return password.ReplaceAllString(text, "://***@") }
 
-// commitHash is the full hash of a revision, or an error that says that there is no such.
+// commitHash returns the full hash of a revision, or an error if there is no such commit.
 func (r repo) commitHash(ctx context.Context, revision string) (string, error) {
 	hash, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", revision+"^{commit}")
 	if err != nil && ctx.Err() == nil && !errors.Is(err, exec.ErrNotFound) {
@@ -125,8 +125,8 @@ func (r repo) commitHash(ctx context.Context, revision string) (string, error) {
 	return strings.TrimSpace(hash), err
 }
 
-// contains says whether commit is part of tip's history; known is false
-// where the repository does not have both.
+// contains reports whether commit is an ancestor of tip or tip itself; known is
+// false if the repository lacks one of them.
 func (r repo) contains(ctx context.Context, tip, commit string) (yes, known bool) {
 	_, err := r.git(ctx, "merge-base", "--is-ancestor", commit, tip)
 	var exit *exec.ExitError

@@ -40,7 +40,7 @@ and which earlier state a commit restored.`,
 	return command
 }
 
-// printHistory prints the history in a status; JSON keeps the daemon's own fields.
+// printHistory prints a status's history; JSON keeps the daemon's fields.
 func (a *app) printHistory(status []byte, limit int) error {
 	var answer struct {
 		History []json.RawMessage `json:"history"`

@@ -41,7 +41,7 @@ DIR is made if need be. Files that are there already are not overwritten.`,
 	}
 }
 
-// exactly is a check of the number of arguments that names what is missing.
+// exactly checks the number of arguments and names what is missing.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {

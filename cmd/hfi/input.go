@@ -14,15 +14,15 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// wantedPolicy is a policy that a file given to apply holds.
+// wantedPolicy is a policy from a file given to apply.
 type wantedPolicy struct {
 	name  string
 	doc   document
 	entry *schema.Entry
 }
 
-// textFor is the policy's text as a file of that name holds it alone: as its
-// author wrote it, but for a JSON file, which cannot hold YAML.
+// textFor is the policy's text for a file of that name: as its author wrote it,
+// except in a JSON file, which cannot hold YAML.
 func (w wantedPolicy) textFor(file string) ([]byte, error) {
 	if !strings.HasSuffix(file, ".json") || w.doc.json {
 		return withNewline(w.doc.alone), nil
@@ -34,8 +34,8 @@ func (w wantedPolicy) textFor(file string) ([]byte, error) {
 	return withNewline(text.Bytes()), nil
 }
 
-// readPolicies reads and checks the files given to apply. Problems are
-// printed with the files' names as the user gave them.
+// readPolicies reads and validates the files given to apply. Problems are printed
+// with the file names that the user gave.
 func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
@@ -83,7 +83,7 @@ func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy,
 	return match(docs, verdict.Set)
 }
 
-// match brings documents together with the policies that they were found to be.
+// match pairs documents with the validated policies.
 func match(docs []document, set *schema.Set) ([]wantedPolicy, error) {
 	var wanted []wantedPolicy
 	for _, doc := range docs {
@@ -134,7 +134,7 @@ func (a *app) readInput(file string) ([]byte, error) {
 	return text, nil
 }
 
-// vetAlone checks one file by itself.
+// vetAlone validates one file by itself.
 func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.Verdict, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
@@ -147,7 +147,7 @@ func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.V
 	return a.vet(ctx, dir, defaultPath)
 }
 
-// writeUnder writes a file under a folder of our own, and nowhere else.
+// writeUnder writes a file below a temporary folder, and never outside of it.
 func writeUnder(dir, file string, text []byte) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

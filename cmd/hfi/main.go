@@ -19,16 +19,16 @@ import (
 )
 
 func main() {
-	// Before anything else: this program is also the child that evaluates CUE.
+	// First: this program is also the child process that evaluates CUE.
 	cue.RunChild()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is hfi as a function: the arguments in, the exit code out.
+// run executes a command line and returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// A second signal ends the program without cleaning up.
+	// A second signal kills the program without cleaning up.
 	context.AfterFunc(ctx, stop)
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
 	root := newRoot(a)
@@ -41,7 +41,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if !a.running {
-		// Whatever cobra finds before a command runs is about the command line.
+		// An error before the command runs is a usage error.
 		err = usageError("%v", err)
 	}
 	interrupted := ctx.Err() != nil
@@ -52,10 +52,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return code
 }
 
-// defaultTimeout bounds a whole command.
+// defaultTimeout is the default of --timeout.
 const defaultTimeout = 2 * time.Minute
 
-// app is what the commands share.
+// app is shared by all commands.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -66,11 +66,11 @@ type app struct {
 	timeout time.Duration
 	output  format
 
-	// running says that the command line was understood.
+	// running is set once the command line is parsed.
 	running bool
 }
 
-// client asks the daemon that --server names.
+// client returns a client of the daemon at --server.
 func (a *app) client() (*client.Client, error) {
 	daemon, err := client.New(a.server)
 	if err != nil {
@@ -112,7 +112,7 @@ Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
 	return root
 }
 
-// limitAll limits commands, and those below them.
+// limitAll applies limited to commands and their subcommands.
 func (a *app) limitAll(commands []*cobra.Command) {
 	for _, command := range commands {
 		if command.RunE != nil {
@@ -122,7 +122,7 @@ func (a *app) limitAll(commands []*cobra.Command) {
 	}
 }
 
-// limited runs a command within --timeout.
+// limited bounds a command by --timeout.
 func (a *app) limited(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if a.timeout <= 0 {
@@ -147,7 +147,7 @@ func envOr(name, otherwise string) string {
 	return otherwise
 }
 
-// must is for mistakes in this program's own set-up.
+// must panics on errors that only a defect of this program can cause.
 func must(err error) {
 	if err != nil {
 		panic(err)

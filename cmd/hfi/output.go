@@ -38,8 +38,8 @@ func (f *format) Set(text string) error {
 
 func (f *format) Type() string { return "format" }
 
-// raw prints a JSON text as JSON or YAML, and says whether it did: a table is
-// the caller's.
+// raw prints a JSON text as JSON or YAML and returns true; with -o table it returns
+// false, and the caller prints the table.
 func (a *app) raw(text []byte) (done bool, err error) {
 	switch a.output.String() {
 	case "json":
@@ -88,7 +88,7 @@ func (a *app) table(heading []string, rows [][]string) error {
 	if err := columns.Flush(); err != nil {
 		return err
 	}
-	// Colour comes last: the column writer would count it as width.
+	// Colour comes last: tabwriter would count escape sequences as width.
 	head, rest, _ := strings.Cut(text.String(), "\n")
 	_, err := fmt.Fprintf(a.stdout, "%s\n%s", a.paint(bold, head), rest)
 	return err
@@ -104,7 +104,7 @@ const (
 	yellow colour = "33"
 )
 
-// paint colours a text for standard output, where that is a terminal.
+// paint colours a text if standard output is a terminal.
 func (a *app) paint(c colour, text string) string    { return paint(a.stdout, c, text) }
 func (a *app) paintErr(c colour, text string) string { return paint(a.stderr, c, text) }
 
@@ -115,14 +115,14 @@ func paint(w io.Writer, c colour, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// isTerminal says whether a person is looking, at something that can do more than print.
+// isTerminal reports whether a writer is a terminal that understands escape sequences.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
 }
 
-// clean replaces what would steer the terminal: names, subjects and messages
-// come from other people's commits.
+// clean replaces control characters: names, subjects and messages come from other
+// people's commits, and must not control the terminal.
 func clean(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
@@ -143,7 +143,7 @@ func short(hash string) string {
 	return hash
 }
 
-// ago says how long ago something was, in words that are quick to read.
+// ago formats how long ago something was, in one unit.
 func ago(now time.Time, at *time.Time) string {
 	if at == nil || at.IsZero() {
 		return "never"
@@ -159,7 +159,7 @@ func plural(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// fit cuts a line to the terminal's width, so that it can be rewritten.
+// fit truncates a line to the terminal's width, so that it can be rewritten.
 func fit(line string, w io.Writer) string {
 	file, ok := w.(*os.File)
 	if !ok {

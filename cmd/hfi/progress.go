@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// When progress is shown: on a terminal in one line that is rewritten, else
-// now and then as a plain line, for those who read logs.
+// When progress is shown: on a terminal in one line that is rewritten, else from
+// time to time as a plain line, for logs.
 const (
 	progressAfter      = time.Second
 	progressEvery      = 250 * time.Millisecond
 	plainProgressAfter = 15 * time.Second
 )
 
-// progress says on standard error what takes so long.
+// progress shows on standard error what the command is waiting for.
 type progress struct {
 	mu   sync.Mutex
 	note string
@@ -23,7 +23,7 @@ type progress struct {
 	done chan struct{}
 }
 
-// progress starts with a note; Stop must be called, and erases the line.
+// progress starts to show a note. Stop must be called; it erases the line.
 func (a *app) progress(ctx context.Context, note string) *progress {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &progress{note: note, stop: cancel, done: make(chan struct{})}
@@ -38,7 +38,7 @@ func (a *app) progress(ctx context.Context, note string) *progress {
 	return p
 }
 
-// Note changes what is said.
+// Note changes the text.
 func (p *progress) Note(note string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,7 +78,7 @@ func (p *progress) plain(ctx context.Context, a *app) {
 	}
 }
 
-// pause waits, and says whether it was left to.
+// pause waits, and returns false if the context ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -90,8 +90,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// step announces a run of git on a terminal: in a line of its own that is not
-// rewritten, since git may ask for a password there.
+// step announces a git command on a terminal, in a line that is not rewritten: git
+// may prompt for a password there.
 func (a *app) step(pattern string, args ...any) {
 	if isTerminal(a.stderr) {
 		fmt.Fprintln(a.stderr, clean(fmt.Sprintf(pattern, args...)))

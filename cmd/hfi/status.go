@@ -47,7 +47,7 @@ git and etcd agree and there is no drift.`,
 	return command
 }
 
-// maxShown bounds the drift items and problems of a table: the rest is counted.
+// maxShown bounds the drift items and problems of a table; the others are counted.
 const maxShown = 20
 
 func (a *app) printStatus(status *api.Status) error {
@@ -84,7 +84,7 @@ func (a *app) printStatus(status *api.Status) error {
 	return nil
 }
 
-// statusColour is green for what is well, red for what needs a person, yellow for the rest.
+// statusColour is green if all is well, red if a person must act, else yellow.
 func statusColour(line string, status *api.Status) (colour, bool) {
 	switch line {
 	case "Sync":
@@ -165,7 +165,7 @@ func problemLines(problems []schema.Problem) []string {
 	return lines
 }
 
-// details prints a list under a heading, if there is any.
+// details prints a list under a heading, unless it is empty.
 func (a *app) details(heading string, lines []string, total int) {
 	if len(lines) == 0 {
 		return
@@ -184,7 +184,7 @@ func (a *app) details(heading string, lines []string, total int) {
 	}
 }
 
-// join puts the parts together that are not empty.
+// join joins the parts that are not empty.
 func join(separator string, parts ...string) string {
 	var some []string
 	for _, part := range parts {

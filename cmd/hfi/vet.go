@@ -13,7 +13,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// defaultPath is the policy folder in a repository where nothing says otherwise, as it is hfid's.
+// defaultPath is the default policy folder in a repository, the same as hfid's.
 const defaultPath = "policies"
 
 func newVet(a *app) *cobra.Command {
@@ -59,7 +59,7 @@ func guessPath(dir string) string {
 	return "."
 }
 
-// vet asks for a verdict on a folder, with progress.
+// vet validates a folder, and shows progress.
 func (a *app) vet(ctx context.Context, dir, path string) (*schema.Verdict, error) {
 	bar := a.progress(ctx, "Checking policies")
 	defer bar.Stop()
@@ -70,7 +70,7 @@ func (a *app) vet(ctx context.Context, dir, path string) (*schema.Verdict, error
 	return verdict, nil
 }
 
-// vetAnswer is vet's answer for machines. Files are relative to DIR.
+// vetAnswer is the JSON output of vet. Files are relative to DIR.
 type vetAnswer struct {
 	Valid    bool             `json:"valid"`
 	Policies int              `json:"policies"`
@@ -99,7 +99,7 @@ func (a *app) printVerdict(dir string, verdict *schema.Verdict) error {
 	return invalid(verdict.Errors)
 }
 
-// invalid is the summary of errors that were printed.
+// invalid is the error that summarizes the printed problems.
 func invalid(problems []schema.Problem) error {
 	files := map[string]bool{}
 	for _, problem := range problems {
@@ -109,7 +109,7 @@ func invalid(problems []schema.Problem) error {
 		plural(len(problems), "error", "errors"), plural(len(files), "file", "files"))}
 }
 
-// printProblems prints errors and warnings, one a line, with the files as seen from here.
+// printProblems prints errors and warnings, one a line, with file names relative to the current folder.
 func (a *app) printProblems(w io.Writer, dir string, verdict *schema.Verdict) {
 	for _, problem := range verdict.Errors {
 		fmt.Fprintln(w, clean(under(dir, problem).String()))

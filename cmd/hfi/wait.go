@@ -14,11 +14,11 @@ import (
 	"github.com/boifi/hfi/internal/api/client"
 )
 
-// How often wait asks: soon at first, then more slowly.
+// The first and the longest pause between two requests of wait.
 const (
 	waitPause    = 100 * time.Millisecond
 	maxWaitPause = time.Second
-	// firstContact is how long wait bears with a daemon that has not answered once.
+	// firstContact bounds the wait for a daemon that has never answered.
 	firstContact = 10 * time.Second
 )
 
@@ -26,14 +26,13 @@ func newWait(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait COMMIT",
 		Short: "Wait until a commit is served and every filter has it",
-		Long: `Wait until git and etcd agree on COMMIT, or on a later commit that contains it,
-and every connected filter has what is served now. COMMIT is a hash, abbreviated
+		Long: `Wait until git and etcd agree on COMMIT, or on a later commit that contains it, and
+every connected filter enforces what is served. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
-It ends at once, with exit code 7 and the reason, if the daemon finds the commit
-invalid or refuses it, or if the branch moved on without it; with 9 and the
-pod's name when a filter has stopped asking, and so does not enforce it; with 4
-when --timeout is over.`,
+It ends at once with exit code 7 and the reason if the commit is invalid or refused,
+or if the branch moved on without it; with 9 and the pod's name if a filter has
+stopped asking and so does not enforce it; with 4 when --timeout is over.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
 		Args: exactly(1, "COMMIT"),
@@ -61,7 +60,7 @@ when --timeout is over.`,
 
 var hexadecimal = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
 
-// resolveCommit is the full hash if a clone knows it, else the hash as given.
+// resolveCommit returns the full hash if the repository here has the commit, else the hash as given.
 func resolveCommit(ctx context.Context, revision string) (string, error) {
 	hash, err := repo{}.commitHash(ctx, revision)
 	if err == nil {
@@ -90,30 +89,30 @@ func (a *app) printServed(commit string, status *api.Status) error {
 type waiter struct {
 	*app
 	daemon *client.Client
-	// commit is a full hash, or the beginning of one.
+	// commit is a full hash or a prefix of one.
 	commit string
-	// contains says whether a commit is part of a tip's history, if that can be known.
+	// contains reports whether a commit is in a tip's history; known is false if that cannot be determined.
 	contains func(ctx context.Context, tip, commit string) (yes, known bool)
 
-	// first is the applied commit of the first status seen.
+	// first is the applied commit in the first status.
 	first *string
-	// ancestry remembers what contains said for sure: it costs a run of git.
+	// ancestry caches the known results of contains, each of which costs a git process.
 	ancestry map[[2]string]bool
 }
 
-// agreements are what has to hold before a commit counts as served. Each says
-// whether it holds and, if not, what is awaited; an error ends the waiting.
+// agreements are the conditions for a commit to count as served. Each returns
+// whether it holds and, if not, what is pending; an error ends the wait.
 func (w *waiter) agreements() []func(context.Context, *api.Status) (bool, string, error) {
 	return []func(context.Context, *api.Status) (bool, string, error){w.gitAndEtcd, w.filters}
 }
 
-// wait gives the status in which everything agreed.
+// wait returns the first status in which all agreements hold.
 func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 	w.ancestry = map[[2]string]bool{}
 	note := "no answer yet"
 	bar := w.progress(ctx, "Waiting for "+short(w.commit))
 	defer bar.Stop()
-	// Nobody needs to wait for the next poll; a daemon that does not hear it polls anyway.
+	// Do not wait for the daemon's next poll. If the request fails, the daemon polls anyway.
 	_ = w.daemon.Reconcile(ctx)
 	began, between := time.Now(), waitPause
 	for {
@@ -143,7 +142,7 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 	}
 }
 
-// transient says whether a later request may well succeed.
+// transient reports whether a later request may succeed.
 func transient(err error) bool {
 	var unreachable *client.UnreachableError
 	var answer *client.AnswerError
@@ -168,7 +167,7 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 		w.first = &applied
 	}
 	if applied != "" && w.isIn(ctx, applied, status.History) {
-		// What was refused after it takes nothing from what is served.
+		// A later commit that was rejected does not change what is served.
 		if status.Sync.Status == api.Synced || status.Etcd.Healthy && laterRejected(status) {
 			return true, "", nil
 		}
@@ -184,12 +183,12 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 	return false, describeSync(status), nil
 }
 
-// is says whether a full hash is the commit's.
+// is reports whether a full hash is the commit's.
 func (w *waiter) is(hash string) bool { return strings.HasPrefix(hash, w.commit) }
 
-// isIn says whether the commit is the applied one or part of it: by what git
-// says here or, where git does not know, by the history: what was applied
-// before is in what came after it.
+// isIn reports whether the commit is the applied one or an ancestor of it: by git, or
+// if the repository here does not have both, by the daemon's history, in which a
+// commit applied earlier is contained in a later one.
 func (w *waiter) isIn(ctx context.Context, applied string, history []api.HistoryEntry) bool {
 	if w.is(applied) {
 		return true
@@ -220,8 +219,8 @@ func (w *waiter) ancestor(ctx context.Context, tip, commit string) (yes, known b
 	return yes, known
 }
 
-// rejected is why the daemon does not take the commit up: the newest attempt
-// at it, or at a later commit that contains it, was invalid or refused.
+// rejected returns an error if the daemon will not apply the commit: the newest
+// attempt at it, or at a later commit that contains it, was invalid or refused.
 func (w *waiter) rejected(ctx context.Context, status *api.Status) error {
 	source := status.Source
 	if tried := source.LastAttemptedRevision; tried != nil && len(source.Errors) > 0 && w.concerns(ctx, tried.Commit) {
@@ -247,8 +246,8 @@ func (w *waiter) rejected(ctx context.Context, status *api.Status) error {
 	return nil
 }
 
-// laterRejected says that git and etcd disagree because of a commit, newer
-// than the applied one, that the daemon does not take up.
+// laterRejected reports whether git and etcd differ because a commit newer than the
+// applied one was rejected.
 func laterRejected(status *api.Status) bool {
 	tried, applied := status.Source.LastAttemptedRevision, status.Sync.LastAppliedRevision
 	if status.Sync.Status != api.OutOfSync || tried == nil || tried.Commit == applied.Commit {
@@ -260,7 +259,7 @@ func laterRejected(status *api.Status) bool {
 	return len(status.History) > 0 && status.History[0].Commit == tried.Commit && status.History[0].Outcome != api.Applied
 }
 
-// concerns says whether a verdict on a tip is one on the commit.
+// concerns reports whether a verdict on a tip applies to the commit: the tip contains it.
 func (w *waiter) concerns(ctx context.Context, tip string) bool {
 	if w.is(tip) {
 		return true
@@ -277,9 +276,9 @@ func (w *waiter) reject(commit, verdict, reason string) error {
 	return &exitError{exitRefused, errors.New(join(": ", subject+" "+verdict, reason))}
 }
 
-// superseded says whether the daemon has gone on, for sure, to something
-// without the commit: it attempted the commit before, or moved while we
-// waited, and what it has now is not on the way to the commit either.
+// superseded reports whether the daemon has certainly moved on to a history without
+// the commit: it attempted the commit earlier, or the branch moved during the wait,
+// and the applied commit is not an ancestor of the commit either.
 func (w *waiter) superseded(ctx context.Context, applied string, history []api.HistoryEntry) bool {
 	if yes, known := w.ancestor(ctx, applied, w.commit); yes || !known {
 		return false
@@ -292,14 +291,14 @@ func (w *waiter) superseded(ctx context.Context, applied string, history []api.H
 	}
 	for _, entry := range history {
 		if entry.Commit == applied {
-			// Nothing newer than this: the commit may still come.
+			// If nothing was applied since, the commit may still come.
 			return w.attemptedBefore(applied, history)
 		}
 	}
 	return false
 }
 
-// attemptedBefore says whether the commit was attempted before the applied one.
+// attemptedBefore reports whether the commit was attempted before the applied one.
 func (w *waiter) attemptedBefore(applied string, history []api.HistoryEntry) bool {
 	passed := false
 	for _, entry := range history {
@@ -311,7 +310,7 @@ func (w *waiter) attemptedBefore(applied string, history []api.HistoryEntry) boo
 	return false
 }
 
-// describeSync is what a person who waits wants to know.
+// describeSync summarizes the sync status in one line.
 func describeSync(status *api.Status) string {
 	applied := "nothing"
 	if revision := status.Sync.LastAppliedRevision; revision != nil {
