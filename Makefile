@@ -1,4 +1,6 @@
 GO ?= go
+# What runs tests. .ci/run puts tests/rerun here, which takes the same flags.
+GOTEST ?= $(GO) test
 BIN := bin
 TOOLS := .tools/bin
 PACKAGES := ./...
@@ -29,18 +31,18 @@ demo: build tools ## run the daemon and four Envoys, show faults come and go, an
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 
 test: tools lint ## run the tests
-	$(GO) test -timeout 20m $(PACKAGES)
+	$(GOTEST) -timeout 20m $(PACKAGES)
 
 test-race: tools ## run the packages that share memory between goroutines under the race detector
-	$(GO) test -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
+	$(GOTEST) -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
 test-slow: tools ## run at full size what has one: a hundred kills, a thousand mutations, the big repository
-	HFI_SLOW=1 $(GO) test -p 1 -timeout 40m $(SLOW)
+	HFI_SLOW=1 $(GOTEST) -p 1 -timeout 40m $(SLOW)
 
 # It needs root, iproute2 and iptables: network namespaces are its pods.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories in a mesh of real Kubernetes and Istio servers, which it builds
 	tools/istio/packages.sh
-	HFI_ISTIO=1 $(GO) test -count=1 -v -timeout 25m ./tests/istio
+	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 25m ./tests/istio
 
 bench: build tools ## measure, side by side with what one would use instead
 	$(GO) run ./tests/bench

@@ -1,0 +1,157 @@
+// Command rerun is go test for continuous integration: it runs tests that
+// failed once more, by name, and reports which passed only then.
+//
+//	rerun [-max N] [-report FILE] [-subtests] [flags of go test] PACKAGE...
+//
+// It takes -count, -p, -race, -timeout and -v as go test does, and prints what
+// go test prints. A package that does not build, or whose test binary ends
+// before it has run all tests (a panic, a timeout, os.Exit), fails at once:
+// what did not run cannot be told from what passed.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "rerun:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the command line.
+type settings struct {
+	// most is how many failed tests are run once more; with more, none is.
+	most int
+	// report is the file to which the tests are appended, one a line, that failed and then passed; "" for none.
+	report string
+	// subtests has subtests run once more alone, and not the whole test that they are of.
+	subtests bool
+	// verbose shows the output of tests that pass.
+	verbose bool
+	// flags are go test's, and packages its patterns.
+	flags, packages []string
+}
+
+func parse(arguments []string) (settings, error) {
+	var s settings
+	set := flag.NewFlagSet("rerun", flag.ContinueOnError)
+	set.IntVar(&s.most, "max", 2, "how many failed tests are run once more; if more failed, none is")
+	set.StringVar(&s.report, "report", "", "append the tests that failed and then passed to this file")
+	set.BoolVar(&s.subtests, "subtests", false, "run a failed subtest alone once more, and not its whole test")
+	set.BoolVar(&s.verbose, "v", false, "show the output of all tests")
+	set.Bool("race", false, "as of go test")
+	set.Int("count", 1, "as of go test")
+	set.Int("p", 1, "as of go test")
+	set.Duration("timeout", 0, "as of go test")
+	if err := set.Parse(arguments); err != nil {
+		return s, err
+	}
+	set.Visit(func(f *flag.Flag) {
+		if slices.Contains([]string{"race", "count", "p", "timeout"}, f.Name) {
+			s.flags = append(s.flags, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	if s.packages = set.Args(); len(s.packages) == 0 {
+		return s, errors.New("no package is named")
+	}
+	return s, nil
+}
+
+// command runs the tests and returns an error unless each test passed, the second time at the latest.
+func command(ctx context.Context, arguments []string, out io.Writer) error {
+	s, err := parse(arguments)
+	if err != nil {
+		return err
+	}
+	first, err := goTest(ctx, s, out, s.packages...)
+	if err == nil {
+		return nil
+	}
+	failed, retryErr := first.retryable(s.subtests)
+	switch {
+	case retryErr != nil:
+		return fmt.Errorf("%w; nothing is run again: %w", err, retryErr)
+	case len(failed) > s.most:
+		return fmt.Errorf("%w; %d tests failed, and at most %d are run again", err, len(failed), s.most)
+	}
+	for _, test := range failed {
+		fmt.Fprintf(out, "rerun: %s failed, and is run once more\n", test)
+		// Without -count=1 a result that go test has kept would do.
+		again := s
+		again.flags = append(slices.Clone(s.flags), "-count=1", "-run="+test.pattern())
+		second, err := goTest(ctx, again, out, test.pkg)
+		if err != nil {
+			return fmt.Errorf("%s failed twice: %w", test, err)
+		}
+		if !second.passed(test) {
+			return fmt.Errorf("%s did not run when it was run once more", test)
+		}
+	}
+	for _, test := range failed {
+		fmt.Fprintf(out, "rerun: %s failed, and then passed\n", test)
+	}
+	return note(s.report, failed)
+}
+
+// note appends the names of tests to a file.
+func note(path string, tests []test) (err error) {
+	if path == "" {
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("opening the report: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	for _, test := range tests {
+		if _, err := fmt.Fprintln(file, test); err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+	}
+	return nil
+}
+
+// goTest runs go test on packages, and prints and records what it tells. The error is that of go test's end.
+func goTest(ctx context.Context, s settings, out io.Writer, packages ...string) (*record, error) {
+	process := exec.CommandContext(ctx, "go", slices.Concat([]string{"test", "-json"}, s.flags, packages)...)
+	process.Stderr = os.Stderr
+	process.Cancel = func() error { return process.Process.Signal(os.Interrupt) }
+	pipe, err := process.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := process.Start(); err != nil {
+		return nil, fmt.Errorf("starting go test: %w", err)
+	}
+	r := newRecord(out, s.verbose)
+	decoder := json.NewDecoder(pipe)
+	for err == nil {
+		var e event
+		if err = decoder.Decode(&e); err == nil {
+			r.add(e)
+		}
+	}
+	if err != io.EOF {
+		// go test must not wait for a reader that has given up.
+		_, _ = io.Copy(io.Discard, pipe)
+		return r, errors.Join(fmt.Errorf("reading what go test tells: %w", err), process.Wait())
+	}
+	if err := process.Wait(); err != nil {
+		return r, fmt.Errorf("go test: %w", err)
+	}
+	return r, nil
+}
