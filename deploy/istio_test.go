@@ -42,7 +42,7 @@ func readPlugin(t *testing.T, file string) (*plugin, *extensions.WasmPlugin) {
 	return &read, spec
 }
 
-// F1: the manifests say what a WasmPlugin of this filter has to.
+// The manifests say what a WasmPlugin of this filter has to.
 func TestWasmPluginsAreAsIstioWantsThem(t *testing.T) {
 	urls := map[string]string{
 		"namespace.yaml": "http://hfi-control-plane.boifi:8080/v1/filter.wasm",

@@ -111,7 +111,7 @@ func settings(t *testing.T, objects []object) map[string]string {
 	return found
 }
 
-// C1: every kustomization builds, and a cluster knows every field in it.
+// Every kustomization builds, and a cluster knows every field in it.
 func TestEveryKustomizationBuildsWithKnownFieldsOnly(t *testing.T) {
 	for _, folder := range kustomizations {
 		t.Run(folder, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestEveryKustomizationBuildsWithKnownFieldsOnly(t *testing.T) {
 	}
 }
 
-// C1, C2: two replicas behind the Service, with probes, kept apart and alive.
+// Two replicas behind the Service, with probes, kept apart and alive.
 func TestTheDaemonRunsAsPromised(t *testing.T) {
 	for _, folder := range []string{"base", "overlays/etcd", "overlays/external-etcd", "example"} {
 		t.Run(folder, func(t *testing.T) {

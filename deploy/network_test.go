@@ -88,7 +88,7 @@ type verdict struct{ isolated, passes bool }
 
 func (v verdict) allows() bool { return v.passes || !v.isolated }
 
-// C1: where the cluster's network enforces NetworkPolicies, everything that is
+// Where the cluster's network enforces NetworkPolicies, everything that is
 // to talk may, and etcd is for the daemon alone.
 func TestNetworkPoliciesLetThroughWhatIsUsed(t *testing.T) {
 	daemon, etcd := ours("hfi-control-plane"), ours("hfi-etcd")

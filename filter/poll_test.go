@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// F5: the filter asks as the workload that the node's metadata name.
+// The filter asks as the workload that the node's metadata name.
 func TestItAsksForItsWorkload(t *testing.T) {
 	h := start(t, `{"control_plane_address":"hfi-control-plane.boifi:8080"}`, frontend)
 	h.pass(time.Second)
@@ -43,7 +43,7 @@ func TestAHostileNodeCannotSpoilTheRequest(t *testing.T) {
 	}
 }
 
-// F7, and "one bad policy does not spoil the rest": whatever comes back, the
+// One bad policy does not spoil the rest: whatever comes back, the
 // last good policies stay in force.
 func TestABadAnswerChangesNothing(t *testing.T) {
 	bad := map[string]func(h *host){
@@ -97,7 +97,7 @@ func TestABadPolicyIsLeftOut(t *testing.T) {
 	}
 }
 
-// F4: the filter decides by the daemon's own code whom a policy is for. What is
+// The filter decides by the daemon's own code whom a policy is for. What is
 // for others is not applied, even should a daemon send it.
 func TestPoliciesForOthersAreNotApplied(t *testing.T) {
 	h := start(t, frontendConfig, frontend)

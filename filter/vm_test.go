@@ -33,7 +33,7 @@ func TestANewEnoughEnvoyIsUsed(t *testing.T) {
 	}
 }
 
-// F5: without an identity there is a warning that says what is missing, and
+// Without an identity there is a warning that says what is missing, and
 // the filter asks for what applies to any workload.
 func TestAnUnknownIdentityIsWarnedOf(t *testing.T) {
 	for _, c := range []struct {
@@ -62,7 +62,7 @@ func TestAnUnknownIdentityIsWarnedOf(t *testing.T) {
 	})
 }
 
-// F7: a panic on a request is counted, and the request goes on; so do those after it.
+// A panic on a request is counted, and the request goes on; so do those after it.
 func TestAPanicOnARequestLetsItThrough(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)

@@ -12,7 +12,7 @@ import (
 )
 
 // What a source's error means decides what is done about it: Retry with
-// growing waits, Await and Mend at the usual interval (G1, promise 7).
+// growing waits, Await and Mend at the usual interval.
 func TestSourceErrors(t *testing.T) {
 	for _, test := range []struct {
 		reason              string

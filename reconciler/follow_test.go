@@ -43,7 +43,7 @@ func (d *daemon) wantServed(commits string) {
 }
 
 // With etcd away at the start, the set on disk is served, but only after the
-// grace: etcd's is the better one. What etcd has later, is served if it is newer (G8, promise 4).
+// grace: etcd's is the better one. What etcd has later, is served if it is newer.
 func TestDiskFallback(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
@@ -96,7 +96,7 @@ func TestEtcdBeforeDisk(t *testing.T) {
 }
 
 // An older revision is never served after a newer one; a later epoch is newer
-// than any revision of the one before (promise 4).
+// than any revision of the one before.
 func TestNeverOlder(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
@@ -131,7 +131,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 // An etcd that lost everything is given the disk's set again when git's newest
-// commit is of no use, and the guard still knows what was there (G7, G8).
+// commit is of no use, and the guard still knows what was there.
 func TestWipedEtcdAndBadHead(t *testing.T) {
 	kept := stateOf("a", 1, 5, policies(numbered(12)...))
 	t.Run("invalid", func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestWipedEtcdAndBadHead(t *testing.T) {
 }
 
 // A follower answers as its leader does; what it cannot know any more once no
-// leader reports, it does not claim (C5, promise 7).
+// leader reports, it does not claim.
 func TestFollowerAnswersAsLeader(t *testing.T) {
 	scenario(t, func(t *testing.T, leader *daemon) {
 		leader.push("a", policies("p"))
@@ -223,7 +223,7 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 }
 
 // Times that tell since when something holds are the leader's: they survive a
-// follower that looks later, and a restart of the leader (promise 7).
+// follower that looks later, and a restart of the leader.
 func TestTransitionTimesSurvive(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))

@@ -9,7 +9,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// The guard against unintended pruning (G7). Each row starts from a published
+// The guard against unintended pruning. Each row starts from a published
 // set, and says which commits follow and which of them is published at the end.
 func TestPruneGuard(t *testing.T) {
 	for _, test := range []struct {
@@ -71,7 +71,7 @@ func TestPruneGuard(t *testing.T) {
 	}
 }
 
-// A refused commit is told of in the status and the history, once (G7, C5).
+// A refused commit is told of in the status and the history, once.
 func TestRefusedCommitIsReported(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies(numbered(12)...))
@@ -110,7 +110,7 @@ func TestTrailerInHeadAsksNoMore(t *testing.T) {
 }
 
 // When git cannot say which commits came since, the commit is neither
-// published nor refused: it is tried again, and the failure's time stands (G7).
+// published nor refused: it is tried again, and the failure's time stands.
 func TestGuardWithoutCommitsWaits(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies(numbered(12)...))

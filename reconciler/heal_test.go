@@ -20,7 +20,7 @@ func (d *daemon) stray() {
 	synctest.Wait()
 }
 
-// Asked only to report, the daemon shows drift and repairs nothing (G6).
+// Asked only to report, the daemon shows drift and repairs nothing.
 func TestReportedDriftIsLeft(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -42,7 +42,7 @@ func TestReportedDriftIsLeft(t *testing.T) {
 	})
 }
 
-// Asked to heal, it repairs at once, adds nothing to the history, and says so (G6).
+// Asked to heal, it repairs at once, adds nothing to the history, and says so.
 func TestHeal(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
@@ -62,7 +62,7 @@ func TestHeal(t *testing.T) {
 	})
 }
 
-// A remote that hangs and a commit that takes long to judge hold back no repair (G6).
+// A remote that hangs and a commit that takes long to judge hold back no repair.
 func TestHealWhileGitHangs(t *testing.T) {
 	for _, method := range []string{"Head", "Delta", "Apply"} {
 		t.Run(method, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestDeposedWhileGitHangs(t *testing.T) {
 }
 
 // Repairs that are undone come ever more slowly, up to a limit, and the status
-// says that something keeps changing it back; once it is calm, no more (G6).
+// says that something keeps changing it back; once it is calm, no more.
 func TestHealBacksOff(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
@@ -152,7 +152,7 @@ func TestHealBacksOff(t *testing.T) {
 }
 
 // A repair that fails is told of, tried again ever more slowly, and is no
-// success (promise 7).
+// success.
 func TestHealFails(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
@@ -176,7 +176,7 @@ func TestHealFails(t *testing.T) {
 }
 
 // A lost head is no drift to report and leave: whatever git holds now, the
-// served set is put back into etcd (promise 4).
+// served set is put back into etcd.
 func TestLostHeadIsRepublished(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))

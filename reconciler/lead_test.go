@@ -14,7 +14,7 @@ func sourceError(reason string, then reconciler.Consequence) error {
 	return &reconciler.SourceError{Reason: reason, Then: then, Err: errors.New("reading the branch: something is wrong")}
 }
 
-// Just started, then synced: every field says so (C5, promise 7).
+// Just started, then synced: every field says so.
 func TestFirstCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.etcd.elected = make(chan struct{}, 1)
@@ -62,7 +62,7 @@ func TestFirstCommit(t *testing.T) {
 }
 
 // An invalid commit changes nothing that is served, its errors are told, and
-// the history has it once, however often git is looked at and whoever leads (G3).
+// the history has it once, however often git is looked at and whoever leads.
 func TestInvalidCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -156,7 +156,7 @@ func TestForcedBack(t *testing.T) {
 }
 
 // A deposed leader stops at once and campaigns again; nobody can tell it by
-// what is served (promise 3).
+// what is served.
 func TestDeposed(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -195,7 +195,7 @@ func TestDeposedWhileReporting(t *testing.T) {
 	})
 }
 
-// A rollback is a revert and a push: the history says what it restored (G5).
+// A rollback is a revert and a push: the history says what it restored.
 func TestRevertRestores(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))

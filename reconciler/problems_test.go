@@ -25,7 +25,7 @@ func problems(n, size int) []schema.Problem {
 
 // The problems of a commit go into one value of etcd's, which takes 1.5 MiB:
 // however many they are, the followers hear of the first ones and of all that
-// there are (C5, promise 7).
+// there are.
 func TestProblemsAreBounded(t *testing.T) {
 	for _, test := range []struct {
 		name             string

@@ -24,7 +24,7 @@ func (d *daemon) replaceHead(commit string, names ...string) {
 // A head that someone puts back with its policies (from a backup, say) agrees
 // with itself, and so replicas take it up. The leader publishes what is right
 // again at once, asked to heal or not, and also while git's newest commit is
-// invalid (G6, promise 2).
+// invalid.
 func TestReplacedHeadIsPutBack(t *testing.T) {
 	for _, invalid := range []bool{false, true} {
 		scenario(t, func(t *testing.T, d *daemon) {

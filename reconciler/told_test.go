@@ -9,7 +9,7 @@ import (
 )
 
 // While a repair waits for its turn the status says that there is work to
-// come; drift that is only reported is nobody's work (promise 7).
+// come; drift that is only reported is nobody's work.
 func TestWorkToComeIsTold(t *testing.T) {
 	for mode, working := range map[string]string{reconciler.HealDrift: "True", reconciler.ReportDrift: "False"} {
 		scenario(t, func(t *testing.T, d *daemon) {
@@ -28,7 +28,7 @@ func TestWorkToComeIsTold(t *testing.T) {
 }
 
 // A leader that went silent, or this replica's own past as one, is not told
-// as the leader of now (promise 7).
+// as the leader of now.
 func TestNoLeaderIsMadeUp(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()

@@ -4,9 +4,9 @@
 set -uo pipefail
 cd "$(dirname "$0")" || exit 2
 failed=()
-for story in test-us?.sh; do
-  printf '\n== %s: %s\n' "$story" "$(sed -n '2s/^# \(Story [0-9]: [^.]*\).*/\1/p' "$story")"
-  "./$story" || failed+=("$story")
+for story in control-plane filter-loading targeting identity many-pods observability; do
+  printf '\n== %s\n' "$story"
+  "./story-$story.sh" || failed+=("$story")
 done
 if [ ${#failed[@]} -gt 0 ]; then
   printf '\nfailed: %s\n' "${failed[*]}"

@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the transcripts in testdata/script, against stock git and a
-// daemon that is written by hand. They show G5 (a change is a commit and a
-// push), C3 (what was applied comes back from GET /v1/policies) and the
+// daemon that is written by hand. They show that a change is a commit and a
+// push, that what was applied comes back from GET /v1/policies, and the
 // contract with scripts: exit codes, output formats, standard error.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{

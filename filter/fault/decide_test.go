@@ -232,7 +232,7 @@ func TestAsksForLittle(t *testing.T) {
 	}
 }
 
-// F6: a rate is what its author wrote, whatever other rules there are: each
+// A rate is what its author wrote, whatever other rules there are: each
 // draws on its own, a delay and an abort of one rule together.
 func TestRulesDrawOnTheirOwn(t *testing.T) {
 	const count = 300_000

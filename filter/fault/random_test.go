@@ -114,7 +114,7 @@ func TestDrawAtTheEnds(t *testing.T) {
 	}
 }
 
-// F6: each VM draws on its own: different seeds, 0 and neighbours too, start
+// Each VM draws on its own: different seeds, 0 and neighbours too, start
 // different streams, none of which is stuck.
 func TestSeeds(t *testing.T) {
 	unmixed := uint64(0)

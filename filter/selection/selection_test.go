@@ -16,7 +16,7 @@ func applies(selector schema.Selector, workload Workload) bool {
 	return serviceFits && namespaceFits
 }
 
-// F4: spec.selector {service, namespace} targets one service; empty or absent means "*".
+// A policy's spec.selector {service, namespace} targets one service; empty or absent means "*".
 func TestMatches(t *testing.T) {
 	frontend := Workload{Service: "frontend", Namespace: "demo"}
 	for _, test := range []struct {
@@ -39,7 +39,7 @@ func TestMatches(t *testing.T) {
 		// Names are compared whole, and as they are written.
 		{"front", "demo", frontend, false},
 		{"Frontend", "demo", frontend, false},
-		// F5: without an identity, wildcard policies only.
+		// Without an identity, wildcard policies only.
 		{"frontend", "demo", Workload{}, false},
 		{"frontend", "*", Workload{}, false},
 		{"*", "demo", Workload{}, false},

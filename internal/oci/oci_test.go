@@ -88,7 +88,7 @@ func tagged(digest string) string {
 	return repository + ":1.2.3"
 }
 
-// F1: what comes back from a registry, by tag and by digest, has two layers,
+// What comes back from a registry, by tag and by digest, has two layers,
 // as Istio's agent wants them: the module as it is, and what describes it.
 func TestTheFilterComesBackFromARegistryAsIstioWantsIt(t *testing.T) {
 	daemon, filter := bothMade(t)
@@ -130,7 +130,7 @@ func TestTheFilterComesBackFromARegistryAsIstioWantsIt(t *testing.T) {
 	}
 }
 
-// C1: the daemon's image comes back for each architecture, whole and as it was.
+// The daemon's image comes back for each architecture, whole and as it was.
 func TestTheDaemonComesBackFromARegistry(t *testing.T) {
 	daemon, filter := bothMade(t)
 	byDigest := pushed(t, daemon, filter)[0]

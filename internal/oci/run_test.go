@@ -39,7 +39,7 @@ func compiled(t *testing.T, source string) Programs {
 	return programs
 }
 
-// C1, C2: the daemon of the image runs with nothing but what is in the image,
+// The daemon of the image runs with nothing but what is in the image,
 // as the image's user, under a root that is read only but for its data. It
 // evaluates a package of CUE, for which it starts itself, and serves the
 // filter that lies beside it.

@@ -13,7 +13,7 @@ func ours(t testing.TB, w *Workspace, s sample) *schema.Verdict {
 		content("cue.mod/module.cue", testModule), content(schemaFile, schema.CUE), content("policies/"+s.file, s.text)))
 }
 
-// TestSamples holds stock cue, a Workspace and the table against each other (G2).
+// TestSamples holds stock cue, a Workspace and the table against each other.
 func TestSamples(t *testing.T) {
 	cue := newStock(t)
 	if len(samples) < 60 {

@@ -69,7 +69,7 @@ func agreeOn(t *testing.T, e *engine, s sample) bool {
 
 // TestManyAtOnce: asked about many documents at once, CUE gives the verdicts
 // that it gives on each alone: on the samples, and on 1,500 of them changed at
-// random, 30,000 with HFI_SLOW=1 (G2).
+// random, 30,000 with HFI_SLOW=1.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	count := 1500
@@ -142,7 +142,7 @@ func TestWhatIsPlain(t *testing.T) {
 }
 
 // TestBadAmongMany: in a large commit exactly the bad files are told of, with
-// the sentences that they get alone (G3).
+// the sentences that they get alone.
 func TestBadAmongMany(t *testing.T) {
 	t.Parallel()
 	const count = 600

@@ -10,7 +10,7 @@ import (
 )
 
 // BenchmarkApplyCold vets 10,000 small YAML files that were never seen. (The
-// budget for a cold start, C1; cue vet takes 6.9 s for the same.)
+// budget for a cold start; cue vet takes 6.9 s for the same.)
 func BenchmarkApplyCold(b *testing.B) {
 	files := manyPolicies(10_000)
 	for b.Loop() {
@@ -18,7 +18,7 @@ func BenchmarkApplyCold(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyOne changes one file among many (promise 5).
+// BenchmarkApplyOne changes one file among many.
 func BenchmarkApplyOne(b *testing.B) {
 	for _, count := range []int{100, 10_000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
@@ -35,7 +35,7 @@ func BenchmarkApplyOne(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyPackage changes one package of CUE among 100 (promise 5); it
+// BenchmarkApplyPackage changes one package of CUE among 100; it
 // pays for a child process.
 func BenchmarkApplyPackage(b *testing.B) {
 	files := []schema.File{content("cue.mod/module.cue", testModule)}

@@ -104,7 +104,7 @@ var harmless = []string{
 
 // TestEveryConstraintIsNeeded takes each constraint out of the schema in turn:
 // each time a sample must get another verdict, so that no constraint can go
-// missing without a red test (G2).
+// missing without a red test.
 func TestEveryConstraintIsNeeded(t *testing.T) {
 	t.Parallel()
 	parse := func() *ast.File {

@@ -12,7 +12,7 @@ import (
 )
 
 // The example policies, the user's own among them, are valid for stock cue
-// and for the daemon, and are as many as they look (G2, F4).
+// and for the daemon, and are as many as they look.
 func TestExamplePolicies(t *testing.T) {
 	folder := t.TempDir()
 	if err := scaffold.Write(folder); err != nil {

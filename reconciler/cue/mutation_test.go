@@ -143,7 +143,7 @@ func excepted(s sample, verdict []string) bool {
 }
 
 // TestMutations compares the verdicts of stock cue and of a Workspace on
-// files changed at random (G2): 150 of them, 1,500 with HFI_SLOW=1.
+// files changed at random: 150 of them, 1,500 with HFI_SLOW=1.
 func TestMutations(t *testing.T) {
 	cue := newStock(t)
 	count := 150

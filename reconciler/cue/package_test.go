@@ -26,7 +26,7 @@ func withModule(files ...schema.File) []schema.File {
 }
 
 // TestEndlessPackages: a package that never ends or takes all memory is an
-// error of its own, names the limit, and hides no other package's error (G3).
+// error of its own, names the limit, and hides no other package's error.
 func TestEndlessPackages(t *testing.T) {
 	for _, test := range []struct {
 		name, text, want string
@@ -53,7 +53,7 @@ func TestEndlessPackages(t *testing.T) {
 
 // TestManyEndlessPackages: packages that together take more time than there
 // is for a commit are errors of their own, so that there is a verdict, and
-// the commit is not tried for ever (G3).
+// the commit is not tried for ever.
 func TestManyEndlessPackages(t *testing.T) {
 	w := New("policies")
 	w.EvalTimeout, w.EvalTotal = time.Minute, 3*time.Second
@@ -137,7 +137,7 @@ func childProcesses(t *testing.T) []int {
 }
 
 // TestOnlyWhatImportsIt: a package is evaluated again only when it, what it
-// imports, or the module has changed (promise 5).
+// imports, or the module has changed.
 func TestOnlyWhatImportsIt(t *testing.T) {
 	file := func(path, text string) *cueFile {
 		f := &cueFile{path: path, content: text}
@@ -193,7 +193,7 @@ func TestOnlyWhatImportsIt(t *testing.T) {
 }
 
 // TestDaemonsSchemaWins: the copy in the repository is for cue vet; where it
-// differs there is a warning, and the daemon's decides (G2).
+// differs there is a warning, and the daemon's decides.
 func TestDaemonsSchemaWins(t *testing.T) {
 	w := New("policies")
 	lax := "package schema\n\n#Policies: [string]: {...}\n#Policy: {...}\n"
@@ -300,7 +300,7 @@ policies: {for i in list.Range(0, 100, 1) {"slow-\(i)": (#slow & {n: i}).policy}
 `
 
 // TestAHundredPoliciesOfOne: stock cue says what the hundred are, and the
-// workspace's are just those; one wrong among them fails both (G2).
+// workspace's are just those; one wrong among them fails both.
 func TestAHundredPoliciesOfOne(t *testing.T) {
 	cue := newStock(t)
 	verdicts := func(t *testing.T, text string) (*schema.Verdict, string) {
@@ -348,7 +348,7 @@ func TestAHundredPoliciesOfOne(t *testing.T) {
 	}
 }
 
-// TestAllErrorsOfAPackage: one policy's error does not hide another's (G3).
+// TestAllErrorsOfAPackage: one policy's error does not hide another's.
 func TestAllErrorsOfAPackage(t *testing.T) {
 	text := `package bad
 

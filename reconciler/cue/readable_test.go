@@ -13,7 +13,7 @@ var jargon = []string{
 	"does not satisfy", "matchN", "_|_", "does not exist in", "invalid value",
 }
 
-// readable checks what holds for every problem that a person sees (G3).
+// readable checks what holds for every problem that a person sees.
 func readable(t testing.TB, p schema.Problem, isCUE bool) {
 	t.Helper()
 	if p.File == "" || p.Message == "" {

@@ -23,7 +23,7 @@ func inSpec(text string) string {
 	return "metadata:\n  name: p\nspec:\n  rules: [{fault: {delay_ms: 1}}]\n  " + text + "\n"
 }
 
-// TestSentences is what people read (G3): everything that is wrong with a
+// TestSentences is what people read: everything that is wrong with a
 // file, each with its place, its field and a sentence.
 func TestSentences(t *testing.T) {
 	tests := []struct {

@@ -56,7 +56,7 @@ func wantErrors(t *testing.T, verdict *schema.Verdict, texts ...string) {
 }
 
 // TestDeltas follows a repository from commit to commit: only what changed
-// is read, and the verdict is that of the whole (promise 5, G3).
+// is read, and the verdict is that of the whole.
 func TestDeltas(t *testing.T) {
 	w := New("policies")
 	module := content("cue.mod/module.cue", testModule)
@@ -118,7 +118,7 @@ func TestDeltas(t *testing.T) {
 }
 
 // TestSetSharesWhatIsTheSame: of a small change, the next set differs by that
-// change only (promise 5).
+// change only.
 func TestSetSharesWhatIsTheSame(t *testing.T) {
 	w := New("policies")
 	first := apply(t, w, commit("c1", "", manyPolicies(300)...)).Set
@@ -172,7 +172,7 @@ func TestNamesTwice(t *testing.T) {
 	wantSet(t, apply(t, w, commit("c4", "c3", gone("policies/a.yaml"))), "team-a", "team-b")
 }
 
-// TestWhichFiles: what counts is the name, below the policy folder (G2).
+// TestWhichFiles: what counts is the name, below the policy folder.
 func TestWhichFiles(t *testing.T) {
 	policy := func(name string) string { return small(name, 1) }
 	files := []schema.File{
@@ -211,7 +211,7 @@ func TestRefusals(t *testing.T) {
 	wantSet(t, apply(t, w, commit("c4", "c3", gone("policies/a.yaml"))))
 }
 
-// TestBadInput: each costs little, gets a clear error, and changes nothing else (G3).
+// TestBadInput: each costs little, gets a clear error, and changes nothing else.
 func TestBadInput(t *testing.T) {
 	nest := func(open, close string, n int) string {
 		return strings.Repeat(open, n) + "1" + strings.Repeat(close, n)
@@ -300,7 +300,7 @@ func TestExpired(t *testing.T) {
 }
 
 // A policy that filters leave out, though it is valid, is warned of where it
-// stands: once they have the rest, they count as current (promise 7).
+// stands: once they have the rest, they count as current.
 func TestAPolicyThatFiltersLeaveOutIsWarnedOf(t *testing.T) {
 	spec := func(regex string) string {
 		return `spec: rules: [{match: path: regex: "` + regex + `", fault: delay_ms: 1}]` + "\n"

@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 )
 
-// G4: an external cluster with TLS, certificates for clients, and a user.
+// An external cluster with TLS, certificates for clients, and a user.
 func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithTLS())

@@ -29,7 +29,7 @@ func seen(s *Store, status api.DriftWord) func() bool {
 	return func() bool { return s.Drift().Status == status }
 }
 
-// G6, promise 2: whatever a stranger does by etcdctl is reported on every
+// Whatever a stranger does by etcdctl is reported on every
 // replica, key by key, is not served, and is gone after a repair.
 func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 	t.Parallel()
@@ -83,7 +83,7 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 	}
 }
 
-// G6: bytes that mean the same, and keys that are nobody's business, are no drift.
+// Bytes that mean the same, and keys that are nobody's business, are no drift.
 func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -112,7 +112,7 @@ func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 	}
 }
 
-// Promise 2: a stranger that keeps writing while the leader publishes gets nothing served.
+// A stranger that keeps writing while the leader publishes gets nothing served.
 func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -160,7 +160,7 @@ func flood(t *testing.T, server *etcdtest.Server, n int) {
 	}
 }
 
-// G6: drift is seen by watch, far below a second; a median is asserted generously and reported.
+// Drift is seen by watch, far below a second; a median is asserted generously and reported.
 func TestDriftIsSeenFast(t *testing.T) {
 	t.Parallel()
 	server, a, _, term := pair(t)

@@ -15,7 +15,7 @@ import (
 // leading is set in the process that the next test starts and kills.
 const leading = "HFI_ETCD_TEST_ENDPOINT"
 
-// C1, promise 3: a leader that is killed is followed by another when its lease
+// A leader that is killed is followed by another when its lease
 // is over: etcd notices that within half a second, and the rest is for a busy machine.
 func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
 	const lease, grace = 2 * time.Second, 4 * time.Second
@@ -136,7 +136,7 @@ func TestALeaderWhoseKeyIsDeletedStepsDown(t *testing.T) {
 	_ = a
 }
 
-// C5: followers read the leader's findings, and all see one history.
+// Followers read the leader's findings, and all see one history.
 func TestFindingsAndHistoryReachFollowers(t *testing.T) {
 	t.Parallel()
 	_, a, b, term := pair(t)

@@ -84,7 +84,7 @@ func TestASecondDaemonOnAFolderIsTold(t *testing.T) {
 // killable is set in the process that TestSIGKILL starts and kills.
 const killable = "HFI_ETCD_TEST_FOLDER"
 
-// Promise 4: killed at any moment, with a new port each time, the embedded
+// Killed at any moment, with a new port each time, the embedded
 // server comes back with what was published.
 func TestSIGKILLLosesNothing(t *testing.T) {
 	if folder := os.Getenv(killable); folder != "" {

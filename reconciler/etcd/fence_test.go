@@ -36,7 +36,7 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	return stale, campaign(t, b)
 }
 
-// Promise 3: whatever a deposed leader writes, it changes nothing and is told so.
+// Whatever a deposed leader writes, it changes nothing and is told so.
 func TestADeposedLeaderChangesNothing(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()
@@ -87,7 +87,7 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 	}
 }
 
-// Promise 3: the fence itself, on a leader that has checked nothing.
+// The fence itself, on a leader that has checked nothing.
 func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)

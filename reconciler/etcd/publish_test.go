@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Promise 1: a publication cut off after any of its transactions is never
+// A publication cut off after any of its transactions is never
 // taken up, by the leader, by a follower, or by one that starts just then;
 // the next publication repairs it.
 func TestAPublicationCutShortIsNeverServed(t *testing.T) {
@@ -62,7 +62,7 @@ func TestAPublicationCutShortIsNeverServed(t *testing.T) {
 	}
 }
 
-// G6: between the transactions of a publication no replica cries drift.
+// Between the transactions of a publication no replica cries drift.
 func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 	t.Parallel()
 	_, a, b, term := pair(t)
@@ -138,7 +138,7 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 	}
 }
 
-// Promise 5: one change among many is one small transaction.
+// One change among many is one small transaction.
 func TestOneChangeIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	_, a, _, term := pair(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// C5: the longest lists of problems that a leader reports fit into etcd, and
+// The longest lists of problems that a leader reports fit into etcd, and
 // reach the followers.
 func TestTheLargestReportReachesFollowers(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// C2 and G4: nothing to install; a publication is verified, and a restart serves it from etcd (G8).
+// Nothing to install; a publication is verified, and a restart serves it from etcd.
 func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

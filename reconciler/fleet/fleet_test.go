@@ -88,7 +88,7 @@ func (s *stage) expect(w want) {
 	}
 }
 
-// The states of a filter, from what its VMs ask (F2: what each instance has).
+// The states of a filter, from what its VMs ask (what each instance has).
 func TestFilterStates(t *testing.T) {
 	for name, test := range map[string]struct {
 		play func(*stage)

@@ -11,7 +11,7 @@ import (
 
 // After the first look, a policy changed in a corner of a repository of
 // 100,000 other files costs what it costs in a small one, loose or packed,
-// local or remote. The ratio is generous: the machine is shared. (Promise 5)
+// local or remote. The ratio is generous: the machine is shared.
 func TestCornerOfABigRepository(t *testing.T) {
 	if os.Getenv("HFI_SLOW") == "" {
 		t.Skip("makes a big repository: set HFI_SLOW=1")

@@ -53,7 +53,7 @@ var messages = []string{
 }
 
 // A commit allows pruning exactly when git interpret-trailers reads the
-// trailer in its message. (G7)
+// trailer in its message.
 func TestTrailersAreWhatGitSays(t *testing.T) {
 	repo := gittest.New(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -80,7 +80,7 @@ func TestTrailersAreWhatGitSays(t *testing.T) {
 }
 
 // Since lists what git rev-list lists, with author and subject, over merges,
-// a local repository and a remote one. (G5, G7)
+// a local repository and a remote one.
 func TestSinceIsWhatGitSays(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	repo.Git("checkout", "-q", "-b", "side")

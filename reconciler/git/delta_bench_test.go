@@ -45,7 +45,7 @@ func pushOne(t testing.TB, repo *gittest.Repo, parent, content string) string {
 }
 
 // BenchmarkDelta is one policy changed by a push, from the commits' hashes to
-// its content, in folders and repositories of several sizes. (Promise 5)
+// its content, in folders and repositories of several sizes.
 func BenchmarkDelta(b *testing.B) {
 	for _, size := range []struct{ policies, others int }{{100, 0}, {10_000, 0}, {100, 100_000}} {
 		b.Run(fmt.Sprintf("policies=%d/others=%d", size.policies, size.others), func(b *testing.B) {

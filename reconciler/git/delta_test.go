@@ -160,7 +160,7 @@ func normal(want map[string]string) map[string]string {
 
 // A delta is what stock git says differs, over random histories with every
 // kind of name, mode and swap, whatever the two commits are; and files read
-// as stock git reads them. (G1; promise 5)
+// as stock git reads them.
 func TestDeltaIsWhatGitSays(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -278,7 +278,7 @@ func TestConcurrentReads(t *testing.T) {
 }
 
 // Where a CUE module's root is the repository's, the module's CUE files count
-// wherever they are, and only they. (G2)
+// wherever they are, and only they.
 func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
 	repo, first := pushed(t, map[string]string{
 		"cue.mod/module.cue": "m", "cue.mod/pkg/x/y/policy.cue": "p", "lib/defs.cue": "d", "lib/readme.md": "r",

@@ -22,7 +22,7 @@ func policy(n int) map[string]string {
 
 // A push, a forced push to a rewritten history, and a branch deleted and made
 // again are told of by the file system and read, with a base that no longer is
-// an ancestor. (G1)
+// an ancestor.
 func TestPushesAreToldOf(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	s := open(t, repo.Bare(), "policies")
@@ -92,7 +92,7 @@ func TestNestedAndPackedRefs(t *testing.T) {
 	followed(t, s, first)
 }
 
-// 200 pushes in a burst become few signals, and the last is not lost. (G1)
+// 200 pushes in a burst become few signals, and the last is not lost.
 func TestBurst(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	second := repo.Commit("Second", policy(2))
@@ -138,7 +138,7 @@ func TestBurst(t *testing.T) {
 }
 
 // What is missing is reported as what it is, and found when it comes, without
-// a restart. (G8)
+// a restart.
 func TestReportedAndRecovered(t *testing.T) {
 	t.Run("no repository, then an empty one, then a push", func(t *testing.T) {
 		repo := gittest.New(t)

@@ -21,7 +21,7 @@ import (
 // A server that accepts connections and says nothing, not even its SSH
 // version, uses nothing up: after more operations than may be under way at
 // once the source still answers, finds the server once it is back, and closes
-// without waiting. (G8)
+// without waiting.
 func TestSilentSSHServer(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	server := gittest.ServeSSH(t, repo)
@@ -151,7 +151,7 @@ func TestServersThatEchoSecrets(t *testing.T) {
 }
 
 // An answer that is cut or nonsense says nothing about the repository: it is
-// tried again, and nobody is sent to run git fsck. (G8)
+// tried again, and nobody is sent to run git fsck.
 func TestCutAnswersAreTriedAgain(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
@@ -172,7 +172,7 @@ func TestCutAnswersAreTriedAgain(t *testing.T) {
 }
 
 // Commits since a base that is gone are not known, so an old permission to
-// prune does not count as a new one; head's own does. (G7)
+// prune does not count as a new one; head's own does.
 func TestSinceABaseThatIsGone(t *testing.T) {
 	repo, _ := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	repo.Commit("Prune long ago\n\nhfi-allow-prune: true\n", map[string]string{"policies/a.yaml": "b"})

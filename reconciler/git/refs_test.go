@@ -12,7 +12,7 @@ import (
 
 // A branch's file that a crash or a full disk emptied is reported. The older
 // commit that packed-refs still names is not served in its place: that would
-// be a rollback that nobody pushed. (G8)
+// be a rollback that nobody pushed.
 func TestDamagedRefIsNoRollback(t *testing.T) {
 	repo, first := pushed(t, map[string]string{"policies/a.yaml": "1"})
 	repo.Server("pack-refs", "--all")

@@ -17,7 +17,7 @@ import (
 )
 
 // Each way in which a remote fails is reported as what it is, within the time
-// limit, without a credential in it; and the same source recovers. (G8)
+// limit, without a credential in it; and the same source recovers.
 func TestRemoteFailures(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	second := repo.Commit("Second", map[string]string{"policies/b.yaml": noise(1 << 16)})
@@ -173,7 +173,7 @@ func TestRemoteFailures(t *testing.T) {
 }
 
 // SSH trusts no host that it does not know, and no key that changed; it says
-// so, and a hanging server is given up on in time. (G1)
+// so, and a hanging server is given up on in time.
 func TestSSHFailures(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	server := gittest.ServeSSH(t, repo)

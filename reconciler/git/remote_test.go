@@ -54,7 +54,7 @@ func fullWay(t *testing.T, repo *gittest.Repo, s *Source) {
 }
 
 // Remotes over HTTP with basic and bearer authentication, over HTTPS, and
-// over SSH with a key and known hosts. (G1)
+// over SSH with a key and known hosts.
 func TestRemotes(t *testing.T) {
 	t.Run("HTTP", func(t *testing.T) {
 		repo := gittest.New(t)
@@ -106,7 +106,7 @@ func TestRemotes(t *testing.T) {
 }
 
 // A remote's copy holds the newest commit alone, and what came after it: none
-// before, no branch but the one followed, and no file checked out. (G1)
+// before, no branch but the one followed, and no file checked out.
 func TestCopiesAreShallowAndBare(t *testing.T) {
 	ssh := func(t *testing.T, repo *gittest.Repo) *Source {
 		server := gittest.ServeSSH(t, repo)

@@ -9,7 +9,7 @@ import (
 )
 
 // A repository that is replaced, alone or by a folder above it, is followed
-// again where it now stands; the watch on the old one tells nothing of it. (G1)
+// again where it now stands; the watch on the old one tells nothing of it.
 func TestReplacedRepositoryIsFollowed(t *testing.T) {
 	repo, first := pushed(t, map[string]string{"policies/a.yaml": "1"})
 	for name, replaced := range map[string]string{"itself": "top/policies.git", "a folder above": "top"} {

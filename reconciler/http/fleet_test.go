@@ -88,7 +88,7 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 }
 
 // A filter's VMs are one filter; it is behind until each has taken up a
-// change, and current then (F2).
+// change, and current then.
 func TestFiltersInStatus(t *testing.T) {
 	d := start(t, func(s *Server) { s.ID = "one" })
 	d.SetState(stateOf(1, some()))

@@ -54,7 +54,7 @@ func TestStatusOutsideOfACluster(t *testing.T) {
 }
 
 // In a cluster the policies served are compared with all filters, however
-// many, and the rows of C4 count the pods targeted where these are known.
+// many, and the rows of /v1/policies/status count the pods targeted where these are known.
 func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
 	d.SetState(stateOf(1, some()))

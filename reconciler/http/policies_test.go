@@ -23,7 +23,7 @@ func some() *schema.Set {
 	)
 }
 
-// C3, F4: GET /v1/policies lists all, and with parameters selects as a filter
+// GET /v1/policies lists all, and with parameters selects as a filter
 // there would; a policy for frontend is none of productcatalog's.
 func TestPoliciesSelects(t *testing.T) {
 	d := start(t, nil)
@@ -214,7 +214,7 @@ func TestPolicy(t *testing.T) {
 	d.ask("GET /v1/policies/front-demo?x=1").expectError(t, 400, "bad_request")
 }
 
-// C4, field by field.
+// The summary and rows of /v1/policies/status, field by field.
 func TestPoliciesStatus(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	d := start(t, func(s *Server) { s.Now = func() time.Time { return now } })

@@ -22,7 +22,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// C2: GET /health is 200 while the process lives; GET /ready says whether it
+// GET /health is 200 while the process lives; GET /ready says whether it
 // can serve, with the state of etcd.
 func TestHealthAndReady(t *testing.T) {
 	d := start(t, nil)
@@ -49,7 +49,7 @@ func TestHealthAndReady(t *testing.T) {
 	d.ask("GET /health?from=balancer").expect(t, 200)
 }
 
-// C5: /v1/status is the view's, whole, with [] for every list that is empty.
+// /v1/status is the view's, whole, with [] for every list that is empty.
 func TestStatusAndDrift(t *testing.T) {
 	d := start(t, nil)
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

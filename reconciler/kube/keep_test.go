@@ -39,7 +39,7 @@ func pluginObject(namespace, name string, change func(spec map[string]any)) *uns
 }
 
 // A namespace has the WasmPlugin from when on a policy targets a pod of it
-// until none does, and pays nothing else; one that hfi was not told of never (F1).
+// until none does, and pays nothing else; one that hfi was not told of never.
 func TestPluginLivesWhilePoliciesTargetItsNamespace(t *testing.T) {
 	s := newStage(t, func(s *stage) { s.Keep = []string{"demo", "quiet"} })
 	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("quiet", "batch", "b", nil), podOfDeployment("other", "frontend", "c", nil))

@@ -26,7 +26,7 @@ import (
 )
 
 // The WasmPlugin's status says on how many pods the filter is loaded, and on
-// which not; and an Event says when that changes (F3, O2).
+// which not; and an Event says when that changes.
 func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 	plugin := pluginObject("demo", "by-hand", func(spec map[string]any) {
 		spec["selector"] = map[string]any{"matchLabels": map[string]any{"app": "frontend"}}
@@ -106,7 +106,7 @@ func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
 	s.eventually("and so is that it is well again", well)
 }
 
-// A pod has the 30 s that loading may take (F2), and so has a changed plugin to arrive.
+// A pod has the 30 s that loading may take, and so has a changed plugin to arrive.
 func TestAPodHasTimeToLoad(t *testing.T) {
 	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
 	young := podOfDeployment("demo", "frontend", "a", nil)
@@ -122,7 +122,7 @@ func TestAPodHasTimeToLoad(t *testing.T) {
 	s.eventually("in vain", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
 }
 
-// The reason of a load failure stands in the status (F3): what the daemon can
+// The reason of a load failure stands in the status: what the daemon can
 // find out by itself is that the url does not work, or has another module.
 func TestReasonOfALoadFailure(t *testing.T) {
 	sum := sha256.Sum256([]byte("module"))

@@ -25,7 +25,7 @@ func row(view *api.KubernetesView, name string) api.PolicyPods {
 
 // The status says of each policy which pods it targets, which of them have it
 // in force, and which have nobody to enforce it; a policy that can have no
-// effect is warned of (F4).
+// effect is warned of.
 func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
 	s := newStage(t, nil)
 	bare := podOfDeployment("demo", "legacy", "x", nil)

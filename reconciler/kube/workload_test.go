@@ -6,7 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A policy's service is what Istio tells the sidecar as WORKLOAD_NAME (F5):
+// A policy's service is what Istio tells the sidecar as WORKLOAD_NAME:
 // whoever made the pod, the daemon finds the same name.
 func TestWorkloadNameIsWhatIstioInjects(t *testing.T) {
 	controls, not := true, false

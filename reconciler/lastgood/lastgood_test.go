@@ -62,7 +62,7 @@ func load(t testing.TB, folder string) *reconciler.State {
 	return loaded
 }
 
-// G8: what was saved is what a restart loads, an empty set included.
+// What was saved is what a restart loads, an empty set included.
 func TestLoadGivesWhatWasSaved(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "last-good")
 	if loaded := load(t, folder); loaded != nil {
@@ -86,7 +86,7 @@ func TestLoadGivesWhatWasSaved(t *testing.T) {
 	}
 }
 
-// Promise 5: a save costs what changed, and the journal does not grow without bound.
+// A save costs what changed, and the journal does not grow without bound.
 func TestSaveCostsWhatChangedAndTheJournalStaysBounded(t *testing.T) {
 	folder := t.TempDir()
 	s := New(folder, quiet())
@@ -171,7 +171,7 @@ func loadText(t *testing.T, text []byte) (*reconciler.State, error) {
 	return loaded, err
 }
 
-// Promise 4: cut off at any byte, the journal gives the last state that was whole by then.
+// Cut off at any byte, the journal gives the last state that was whole by then.
 func TestTruncatedAnywhereTheStateBeforeLoads(t *testing.T) {
 	text, states, ends := journal(t)
 	for cut := range len(text) {
@@ -191,7 +191,7 @@ func TestTruncatedAnywhereTheStateBeforeLoads(t *testing.T) {
 	}
 }
 
-// Promise 1: with any bit flipped, what loads is one of the states that were saved, or nothing.
+// With any bit flipped, what loads is one of the states that were saved, or nothing.
 func TestAnyFlippedBitIsNoticed(t *testing.T) {
 	text, states, ends := journal(t)
 	for at := range len(text) {
@@ -209,7 +209,7 @@ func TestAnyFlippedBitIsNoticed(t *testing.T) {
 	}
 }
 
-// Promise 1: records whose checksums are right and whose set is not the head's are no state.
+// Records whose checksums are right and whose set is not the head's are no state.
 func TestASetWithoutItsHeadsDigestIsNoState(t *testing.T) {
 	good := state(1, schema.NewSet(entry(t, "a", 1)))
 	text := appendState([]byte(magic), schema.NewSet(), good)
@@ -272,7 +272,7 @@ func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
 	}
 }
 
-// Promise 4: when a journal that grew too long was written anew, and the
+// When a journal that grew too long was written anew, and the
 // folder cannot be synced, nobody knows which of the two a crash leaves. What
 // is saved afterwards is not appended as if it were the old one.
 func TestWhatIsSavedAfterAFailedRewriteIsKept(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// Promises 1, 2, 4 and G3, G5 to G8: whatever is committed, whoever writes to
+// Whatever is committed, whoever writes to
 // etcd, and whenever the daemon is killed, what is served is at every moment
 // the exact set of one valid commit, in an order that the branch had; and when
 // all that ends, git, etcd and the answer agree.

@@ -46,7 +46,7 @@ func leavesNothing(t *testing.T, temp string, group int) {
 
 // A push changes what requests get, a bad commit does not, a revert restores,
 // a write behind the daemon's back is seen and not served, and in the end git,
-// etcd and every sidecar agree (G1, G3, G5, G6, C5, F2, F4). The demo itself
+// etcd and every sidecar agree. The demo itself
 // fails where a request gets what it should not.
 func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
 	temp := t.TempDir()

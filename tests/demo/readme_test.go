@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// A newcomer follows the README from a clone to a rollback (G1, G5): every
+// A newcomer follows the README from a clone to a rollback: every
 // command, in order, as it stands there. Changed are only the build, whose
 // programs are made elsewhere, and the port, which somebody may have.
 func TestReadmeLeadsFromCloneToRevert(t *testing.T) {

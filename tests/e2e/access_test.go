@@ -69,7 +69,7 @@ func refusedBy(reason string) fields {
 
 // A remote over HTTPS, by hfid's flags: each thing that is wrong is told as
 // what it is and mended in its file, without a restart; a push is found by
-// looking, as nobody tells of it; and no secret is told to anyone (G1, G8).
+// looking, as nobody tells of it; and no secret is told to anyone.
 func TestRemoteOverHTTPS(t *testing.T) {
 	t.Parallel()
 	const wrong, right = "a-wr0ng-secret", "the-r1ght-secret"
@@ -110,7 +110,7 @@ func TestRemoteOverHTTPS(t *testing.T) {
 }
 
 // A remote over SSH, by hfid's flags: a host whose key changed is not
-// trusted, nor is a stranger's key let in; a push is found by looking (G1, G8).
+// trusted, nor is a stranger's key let in; a push is found by looking.
 func TestRemoteOverSSH(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -139,7 +139,7 @@ func TestRemoteOverSSH(t *testing.T) {
 
 // A webhook with a secret: who does not know it is refused and moves nothing;
 // signed as GitHub does it, or with the token that GitLab sends, it has git
-// looked at (C1, C2).
+// looked at.
 func TestWebhookSecret(t *testing.T) {
 	t.Parallel()
 	const secret = "the-webh00k-secret"
@@ -219,7 +219,7 @@ func TestWebhookSecret(t *testing.T) {
 }
 
 // An external etcd with TLS, certificates for clients and a user, by hfid's
-// flags; a wrong password is told as that, and no password is told (G4, G8).
+// flags; a wrong password is told as that, and no password is told.
 func TestEtcdWithTLSAndAUser(t *testing.T) {
 	t.Parallel()
 	const wrong = "a-wr0ng-passw0rd"

@@ -40,7 +40,7 @@ func metric(t *testing.T, d *hfidtest.Daemon, name string) (sum float64) {
 
 // Two hundred pushes in a moment, each of another policy, are fewer runs, and
 // just one if they are over before the daemon looks: a run takes up where the
-// branch is then, and what it passed over is never applied (G1).
+// branch is then, and what it passed over is never applied.
 func TestABurstOfPushesIsOneRun(t *testing.T) {
 	t.Parallel()
 	const pushes = 200
@@ -93,7 +93,7 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 }
 
 // Two hundred webhooks at once have git looked at a few times, and each is
-// answered at once (C2, G1).
+// answered at once.
 func TestABurstOfWebhooksIsAFewLooks(t *testing.T) {
 	t.Parallel()
 	const webhooks, most = 200, 10

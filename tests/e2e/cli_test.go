@@ -45,8 +45,8 @@ func want(t *testing.T, d *hfidtest.Daemon, folder string, code int, patterns []
 }
 
 // A policy made with the command line is a commit and a push, and comes back
-// from the service, until the command line deletes it (C3); a git revert
-// brings it back (G5). What hfi says is held against HTTP and stock git.
+// from the service, until the command line deletes it; a git revert
+// brings it back. What hfi says is held against HTTP and stock git.
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)

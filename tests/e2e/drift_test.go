@@ -9,7 +9,7 @@ import (
 )
 
 // What a stranger does with etcdctl is shown key by key, within a second, and
-// never served; told to heal, the daemon takes it back (G6, C5, promise 2).
+// never served; told to heal, the daemon takes it back.
 func TestDriftReportedThenHealed(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -83,7 +83,7 @@ func TestDriftReportedThenHealed(t *testing.T) {
 	}
 }
 
-// Something that keeps changing etcd is named, and the repairs come slower (G6).
+// Something that keeps changing etcd is named, and the repairs come slower.
 func TestHealSaysWhatFightsIt(t *testing.T) {
 	slow(t)
 	t.Parallel()

@@ -176,8 +176,8 @@ func (f *fleetOn) neverSilent(d *hfidtest.Daemon, what string, within time.Durat
 }
 
 // The fleet over two replicas: a filter's VMs ask now the one, now the other,
-// and both tell the same of it; hfi wait ends when all filters have the commit
-// (F2), and at once, with the reason, when one has stopped asking; one that
+// and both tell the same of it; hfi wait ends when all filters have the commit,
+// and at once, with the reason, when one has stopped asking; one that
 // goes is no alarm.
 func TestFleetOfTwoReplicas(t *testing.T) {
 	t.Parallel()

@@ -29,8 +29,8 @@ func synced(hash string, count int) fields {
 	}
 }
 
-// Just started, on a repository without a commit: nothing is claimed (C2, C5).
-// Then the first push: git, etcd and the answers agree on it (G1, G3, G4, C4).
+// Just started, on a repository without a commit: nothing is claimed.
+// Then the first push: git, etcd and the answers agree on it.
 func TestJustStartedThenSynced(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -89,7 +89,7 @@ func TestJustStartedThenSynced(t *testing.T) {
 }
 
 // An invalid commit, its mend, a revert, and git gone and back, in one
-// daemon's life: each field tells the truth of each (G1, G3, G5, C5).
+// daemon's life: each field tells the truth of each.
 func TestInvalidRevertedAway(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -181,7 +181,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 }
 
 // The guard stalls a push that takes most policies away, until a pushed
-// commit says that it is meant; and never holds up the revert (G7, G5).
+// commit says that it is meant; and never holds up the revert.
 func TestPruneGuardByPushes(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)

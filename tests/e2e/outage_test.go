@@ -14,7 +14,7 @@ import (
 )
 
 // An external etcd that goes away is told of, and what was served is served
-// on; when it is back, the pushes made meanwhile are applied (G4, G8, C2, C5).
+// on; when it is back, the pushes made meanwhile are applied.
 func TestEtcdAway(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -63,7 +63,7 @@ func TestEtcdAway(t *testing.T) {
 
 // A git server that fails, hangs up or refuses is told of as what it is, with
 // what was last seen of it; what is served stays, and a push made meanwhile is
-// found once it is back (G1, G8, C5).
+// found once it is back.
 func TestGitServerAway(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -120,7 +120,7 @@ func TestGitServerAway(t *testing.T) {
 	seeStatus(t, d, "the push found", synced(second, 2).with(fields{"history.#": 2}))
 }
 
-// Restarted on a bad commit, the daemon serves the last good set (G8).
+// Restarted on a bad commit, the daemon serves the last good set.
 func TestRestartOnBadCommit(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -142,7 +142,7 @@ func TestRestartOnBadCommit(t *testing.T) {
 }
 
 // Everything away at once: a bad commit, then no git, a destroyed etcd, and a
-// kill. The last good set is served from the disk (G8, promise 4). With git
+// kill. The last good set is served from the disk. With git
 // back and etcd begun anew, all agree again.
 func TestEverythingAwayAtOnce(t *testing.T) {
 	t.Parallel()

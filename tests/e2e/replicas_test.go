@@ -77,7 +77,7 @@ func alike(t *testing.T, leader, follower *hfidtest.Daemon, what string, want fi
 
 // Two daemons on one etcd: one leads, both answer alike, a trigger reaches the
 // leader through either, a stop hands over at once, and a kill within the
-// lease (C1, C5, promise 3).
+// lease.
 func TestTwoReplicas(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -146,7 +146,7 @@ func TestTwoReplicas(t *testing.T) {
 	alike(t, one, two, "both again", synced(mended, 3))
 }
 
-// Told to heal, the leader repairs, and both tell of the same repair (C5, G6).
+// Told to heal, the leader repairs, and both tell of the same repair.
 func TestReplicasTellOfARepairAlike(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)

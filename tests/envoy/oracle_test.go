@@ -18,7 +18,7 @@ import (
 // by envoy.filters.http.fault, each on a route of its own, on the other by our
 // filter, each as a policy that a daemon serves from git. Both get the same
 // requests, and all that can be seen of them must be the same, from the client, from
-// the upstream and in the access log, but for what oracleDifferences lists (F1, F6).
+// the upstream and in the access log, but for what oracleDifferences lists.
 func TestAgainstEnvoysOwnFaultFilter(t *testing.T) {
 	w := oracleStart(t)
 	before := w.counters(t)

@@ -46,7 +46,7 @@ var outages = []outage{
 	{what: "answers drop by drop", answer: outageDrip, silent: true},
 }
 
-// F7, promise 6: whatever the control plane answers, not one request fails
+// Whatever the control plane answers, not one request fails
 // that no policy meant to fail, what was in force stays in force, and once the
 // control plane is well again its policies arrive, without a storm.
 func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {

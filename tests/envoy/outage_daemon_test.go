@@ -21,7 +21,7 @@ func outageSettled(version int) []string {
 	}
 }
 
-// F7, promise 6, with the real daemon: killed under load, away for a while,
+// With the real daemon: killed under load, away for a while,
 // restarted in a moment, stopped, and frozen, it takes nothing from what is in
 // force, and no request fails of it. After each life the next one is followed,
 // and knows the filter as current.

@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// The fleet over real Envoys, and C1's two replicas: both daemons, on one etcd,
+// The fleet over real Envoys, and two replicas: both daemons, on one etcd,
 // tell the same of each sidecar, though its VMs' requests are balanced over
 // both; so they do when one is killed and when it is back. No request fails of it.
 func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// F7, promise 6: a filter that panics, on each request, at the end of each
+// A filter that panics, on each request, at the end of each
 // delay or on each answer of the control plane, fails no request, leaves none
 // waiting, keeps what is in force, asks for policies no more often for it, and
 // counts what happened. Once it is well again it goes on as before.

@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// F1: the module is reproducible. One that a user builds by make, from a copy
+// The module is reproducible. One that a user builds by make, from a copy
 // of the sources in another folder and out of any repository, has the same
 // bytes as one that is built here. At full size it is compiled from nothing,
 // the standard library too; otherwise Go may take parts of it from its cache.

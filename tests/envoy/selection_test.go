@@ -8,7 +8,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// F4: the filter, too, decides whom a policy is for. A control plane that sends
+// The filter, too, decides whom a policy is for. A control plane that sends
 // frontend what is for productcatalog, or for frontend in another namespace,
 // faults nothing there, and what else it sends applies. The filters ask it as
 // the page on the filter says: outside Istio, an Envoy's cluster has the

@@ -43,7 +43,7 @@ func newFuture(owner testing.TB) *future {
 	return &future{server}
 }
 
-// F7: whatever is wrong with the filter's settings, requests pass, and the
+// Whatever is wrong with the filter's settings, requests pass, and the
 // log says what to do.
 func TestRequestsPassWhateverTheSettings(t *testing.T) {
 	w := mesh(t)
@@ -83,7 +83,7 @@ spec:
 	}
 }
 
-// F7: fields and policies that the filter does not know spoil nothing else.
+// Fields and policies that the filter does not know spoil nothing else.
 func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
 	w := mesh(t)
 	half := w.envoys["half"]
@@ -99,7 +99,7 @@ func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
 	}
 }
 
-// F7: with the daemon away at the start requests pass. When it comes, its
+// With the daemon away at the start requests pass. When it comes, its
 // policies apply; when it is killed they stay in force for stale_after, here
 // three seconds, and then injection stops, which log and metric say. When it is
 // back, so are they.

@@ -16,8 +16,8 @@ spec:
   rules: [{match: {path: {exact: /` + name + `}}, fault: {abort: {status: 418}}}]`
 }
 
-// F4: a selector targets one service, a namespace, or all; what is for
-// frontend touches no request of productcatalog. F5: who does not know its own
+// A selector targets one service, a namespace, or all; what is for
+// frontend touches no request of productcatalog. Who does not know its own
 // service or namespace gets what is for any.
 func TestPoliciesTouchTheirTargetsOnly(t *testing.T) {
 	w := mesh(t)
@@ -50,7 +50,7 @@ func TestPoliciesTouchTheirTargetsOnly(t *testing.T) {
 	}
 }
 
-// F4: a policy for all of frontend's requests touches not one of a thousand of productcatalog's.
+// A policy for all of frontend's requests touches not one of a thousand of productcatalog's.
 func TestAFrontendPolicyTouchesNoRequestOfProductcatalog(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
@@ -66,7 +66,7 @@ spec:
 	}
 }
 
-// F5: identity comes from the node's metadata; where any of it is missing, the log warns.
+// Identity comes from the node's metadata; where any of it is missing, the log warns.
 func TestIdentityIsTheNodesMetadata(t *testing.T) {
 	w := mesh(t)
 	for name, lines := range map[string][]string{

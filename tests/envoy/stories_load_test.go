@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// F1: stock Envoy loads the filter from a file, and by HTTP from the daemon
+// Stock Envoy loads the filter from a file, and by HTTP from the daemon
 // under the name of its digest. Either way it faults requests.
 func TestEnvoyLoadsTheFilterFromAFileAndFromTheDaemon(t *testing.T) {
 	w := mesh(t)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// O1: hfi.faults.aborts_total and hfi.faults.delays_total, and the filter's
+// The counters hfi.faults.aborts_total and hfi.faults.delays_total, and the filter's
 // other metrics, are in Envoy's own Prometheus endpoint, and count right: as
 // plain numbers by default, by policy where the filter's setting and the
 // bootstrap's stats_tags ask for it.

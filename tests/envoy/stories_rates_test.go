@@ -38,7 +38,7 @@ spec:
   rules: [{match: {path: {exact: /%[1]s}}, fault: {percentage: %[2]s, abort: {status: 503}}}]`, name, percentage)
 }
 
-// F6: thirty percent are thirty percent on each of three Envoys, and so are
+// Thirty percent are thirty percent on each of three Envoys, and so are
 // other shares, to the millionth. Each check has a false alarm in ten million
 // runs, so all of them together have less than one in a million.
 func TestEachEnvoyFaultsTheShareThatWasAskedFor(t *testing.T) {
@@ -65,7 +65,7 @@ func TestEachEnvoyFaultsTheShareThatWasAskedFor(t *testing.T) {
 	}
 }
 
-// F6: each pod and each of its workers draws on its own: nowhere in one's
+// Each pod and each of its workers draws on its own: nowhere in one's
 // draws do the first 64 of another's come up. By chance two runs of 64 draws at
 // one half are the same once in 2^64; that some two of the places compared
 // here are, once in 10^14 runs.
@@ -137,7 +137,7 @@ func draws(t *testing.T, c *envoytest.Client, url string, length int) string {
 	return string(text)
 }
 
-// F6: a pod that restarts gets its policies again, without a push.
+// A pod that restarts gets its policies again, without a push.
 func TestARestartedEnvoyGetsItsPoliciesAgain(t *testing.T) {
 	w := mesh(t)
 	w.push(t, share("again", "100"))

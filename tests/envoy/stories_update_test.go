@@ -17,7 +17,7 @@ import (
 // frontends are the sidecars of service frontend in namespace demo.
 var frontends = []string{"frontend-1", "frontend-2", "frontend-3"}
 
-// F2: a pushed change reaches every worker of all three Envoys within five
+// A pushed change reaches every worker of all three Envoys within five
 // seconds, and each logs "Received config update from control plane" with the commit.
 func TestAPushReachesEveryWorkerOfEveryEnvoy(t *testing.T) {
 	w := mesh(t)

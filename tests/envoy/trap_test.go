@@ -23,7 +23,7 @@ import (
 // trapTold is how long a filter that is gone may pass for one that enforces.
 const trapTold = 30 * time.Second
 
-// The fleet, promise 7: with one of a sidecar's VMs trapped under load, status
+// With one of a sidecar's VMs trapped under load, status
 // names that pod as not enforcing within half a minute, hfi wait fails with that
 // reason, and hfi get filters shows it. The request that trapped fails; its
 // worker then lets requests through without faults, and the other goes on.
@@ -52,8 +52,8 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 	})
 	trapWant(t, w, 0, []string{"is served", "3 filters are current"}, "wait", commit)
 
-	// What a VM holds when it traps fails with it, which Envoy sees to (promise 6
-	// names the exception). These requests are answered by Envoy itself, once the
+	// What a VM holds when it traps fails with it: Envoy answers those requests,
+	// whatever the filter does. These requests are answered by Envoy itself, once the
 	// filter has let them pass, so none is ever held; of the others not one may fail.
 	kept, passing := trapLoad(t, trapped.URL()+"/kept", 418), trapLoad(t, trapped.URL()+"/direct", 200)
 	time.Sleep(time.Second)

@@ -49,10 +49,10 @@ func (w *world) says(t *testing.T, name, status, reason string, limit time.Durat
 		}
 		return nil
 	})
-	t.Logf("F3: WasmPlugin %s says Loaded=%s, %s, after %.1f s", name, status, reason, took.Seconds())
+	t.Logf("WasmPlugin %s says Loaded=%s, %s, after %.1f s", name, status, reason, took.Seconds())
 }
 
-// F3: whether a WasmPlugin's module is loaded, and why not where it is not,
+// Whether a WasmPlugin's module is loaded, and why not where it is not,
 // stands in its status and in Events.
 func loadFailureStory(t *testing.T, w *world) {
 	w.settle(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// G5: a rollback is git revert and a push, as far as the mesh.
+// A rollback is git revert and a push, as far as the mesh.
 func rollbackStory(t *testing.T, w *world) {
 	w.settle(t)
 	w.loadPlugin(t)
@@ -32,7 +32,7 @@ func rollbackStory(t *testing.T, w *world) {
 	}
 }
 
-// G6: what somebody writes into etcd is seen, and never reaches a filter.
+// What somebody writes into etcd is seen, and never reaches a filter.
 func driftStory(t *testing.T, w *world) {
 	w.settle(t, abort("mild", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
@@ -57,7 +57,7 @@ func driftStory(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	took := eventually(t, "drift", 5*time.Second, drift("Detected"))
-	t.Logf("G6: drift was seen after %v", took.Round(time.Millisecond))
+	t.Logf("drift was seen after %v", took.Round(time.Millisecond))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 418)
 	}

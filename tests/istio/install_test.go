@@ -18,7 +18,7 @@ import (
 	"github.com/boifi/hfi/internal/oci"
 )
 
-// F1: Istio's own agent takes the filter from a registry, by oci:// and its
+// Istio's own agent takes the filter from a registry, by oci:// and its
 // digest, for one workload alone.
 func artefactStory(t *testing.T, w *world) {
 	listener, err := net.Listen("tcp", hostAddress+":0")
@@ -58,7 +58,7 @@ func artefactStory(t *testing.T, w *world) {
 	began := time.Now()
 	w.apply(t, strings.Replace(string(manifest), example, "url: oci://"+pushed[1], 1))
 	w.untilAll(t, began, pods, 418, 2*time.Minute)
-	t.Logf("F1: from the WasmPlugin with %s to enforced: %.1f s", pushed[1], time.Since(began).Seconds())
+	t.Logf("from the WasmPlugin with %s to enforced: %.1f s", pushed[1], time.Since(began).Seconds())
 	w.all(t, w.catalog(t), 200)
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 }

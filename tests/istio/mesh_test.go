@@ -4,20 +4,20 @@ import "testing"
 
 // TestMesh tells all stories in one mesh, which takes a while to come up. No
 // story builds on another: any of them can be run alone, such as with
-// -run TestMesh/US3.
+// -run TestMesh/targeting.
 func TestMesh(t *testing.T) {
 	w := newWorld(t)
 	for _, story := range []struct {
 		name string
 		tell func(*testing.T, *world)
 	}{
-		{"US1 control plane", controlPlaneStory},
-		{"US2 filter", filterStory},
-		{"US3 targeting", targetingStory},
-		{"US4 identity", identityStory},
+		{"control plane", controlPlaneStory},
+		{"filter loading", filterStory},
+		{"targeting", targetingStory},
+		{"identity", identityStory},
 		{"injector", injectorStory},
-		{"US5 many pods", manyPodsStory},
-		{"US6 observability", observabilityStory},
+		{"many pods", manyPodsStory},
+		{"observability", observabilityStory},
 		{"rollback", rollbackStory},
 		{"drift", driftStory},
 		{"load failure", loadFailureStory},

@@ -21,7 +21,7 @@ import (
 // quickstart is the guide for newcomers.
 const quickstart = "deploy/quickstart.md"
 
-// O4: a newcomer follows the quickstart: every command of it, in order, with
+// A newcomer follows the quickstart: every command of it, in order, with
 // nothing changed but the addresses that it asks to fill in.
 func quickstartStory(t *testing.T, w *world) {
 	text, err := os.ReadFile(w.manifest(quickstart))

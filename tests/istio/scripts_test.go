@@ -33,7 +33,7 @@ func (w *world) script(t *testing.T, limit time.Duration, name string, arguments
 	return out.String()
 }
 
-// O4: the stories as scripts, which run on any cluster that kubectl reaches,
+// The stories as scripts, which run on any cluster that kubectl reaches,
 // and twice in a row: they leave nothing behind that is in their way.
 func scriptsStory(t *testing.T, w *world) {
 	w.settle(t)
@@ -42,7 +42,7 @@ func scriptsStory(t *testing.T, w *world) {
 	}
 }
 
-// O2: helper scripts show a sidecar's logs, its filter's logs and its filter's metrics.
+// Helper scripts show a sidecar's logs, its filter's logs and its filter's metrics.
 func helpersStory(t *testing.T, w *world) {
 	w.settle(t)
 	w.loadPlugin(t)

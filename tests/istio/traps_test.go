@@ -76,7 +76,7 @@ var injected = map[string]string{
 	"with an app label":          `{name: o, labels: {app: other, service.istio.io/canonical-name: third}}`,
 }
 
-// F5: what the daemon takes for a pod's workload is what Istio's injector puts
+// What the daemon takes for a pod's workload is what Istio's injector puts
 // into its sidecar's metadata, whatever made the pod.
 func injectorStory(t *testing.T, w *world) {
 	for what, metadata := range injected {

@@ -97,7 +97,7 @@ func (w *world) installControlPlane(t *testing.T) {
 		"--from-file=ca.crt="+w.lab.Etcd.CA, "--from-file=tls.crt="+w.lab.Etcd.Certificate, "--from-file=tls.key="+w.lab.Etcd.Key)
 	began := time.Now()
 	w.installUsual(t)
-	t.Logf("C1: both replicas were ready %.1f s after the manifests were applied", time.Since(began).Seconds())
+	t.Logf("both replicas were ready %.1f s after the manifests were applied", time.Since(began).Seconds())
 	w.server = "http://" + strings.TrimSpace(w.kubectl(t, "-n", "boifi", "get", "service", "hfi-control-plane", "-o", "jsonpath={.spec.clusterIP}")) + ":8080"
 }
 

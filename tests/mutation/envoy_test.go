@@ -60,7 +60,7 @@ var onEnvoy = []mutation{
 	},
 }
 
-// F4, F6, F7: the tests on a real Envoy, too, can fail. What they build they
+// The tests on a real Envoy, too, can fail. What they build they
 // build with the mutation in place.
 func TestEachCheckThatIsTakenOutTurnsATestOnEnvoyRed(t *testing.T) {
 	if os.Getenv("HFI_SLOW") != "1" {

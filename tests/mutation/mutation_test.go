@@ -32,8 +32,8 @@ type mutation struct {
 	tests  []string
 }
 
-// Promises 1 to 3 and G7: what is green without a check shows nothing.
-// F4, F6, F7: likewise for selection, the draw, and what a delay leaves behind.
+// What is green without a check shows nothing.
+// Likewise for selection, the draw, and what a delay leaves behind.
 func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
 	named := map[string][]string{}
 	for _, m := range mutations {
@@ -66,7 +66,7 @@ func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
 	}
 }
 
-// Promise 1: the random test, too, can fail. Without the digest check a
+// The random test, too, can fail. Without the digest check a
 // stranger's writes are served sooner or later, and its observer sees it.
 func TestTheObserverSeesThatTheDigestCheckIsTakenOut(t *testing.T) {
 	if os.Getenv("HFI_SLOW") != "1" {

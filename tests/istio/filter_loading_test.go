@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// F1, F2: applied with kubectl, the filter is in every sidecar of the
+// Applied with kubectl, the filter is in every sidecar of the
 // namespace within 30 seconds and says so; a change of policy is enforced by
 // every one of them within 5 seconds of the push.
 func filterStory(t *testing.T, w *world) {
@@ -28,7 +28,7 @@ func filterStory(t *testing.T, w *world) {
 	began := time.Now()
 	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest(pluginFile))
 	slowest := slices.Max(w.untilAll(t, began, pods, 418, loadLimit()))
-	t.Logf("F2: from the WasmPlugin to a filter that enforces in all %d sidecars: %.1f s", len(pods), slowest.Seconds())
+	t.Logf("from the WasmPlugin to a filter that enforces in all %d sidecars: %.1f s", len(pods), slowest.Seconds())
 	for _, pod := range pods {
 		if text := w.logs(t, "demo", pod.name, "istio-proxy"); !strings.Contains(text, "Received config update from control plane") {
 			t.Errorf("the log of %s does not say that the filter received its policies:\n%s", pod.name, text)
@@ -45,7 +45,7 @@ func filterStory(t *testing.T, w *world) {
 		figures = append(figures, slices.Max(w.untilAll(t, began, pods, want, 5*time.Second)))
 	}
 	slices.Sort(figures)
-	t.Logf("F2: from git push to enforced by the last of %d pods, git included: median %v, worst of %d %v",
+	t.Logf("from git push to enforced by the last of %d pods, git included: median %v, worst of %d %v",
 		len(pods), figures[len(figures)/2].Round(time.Millisecond), len(figures), figures[len(figures)-1].Round(time.Millisecond))
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// C1, C2, C3: the control plane runs as two replicas, says how it is, gives
+// The control plane runs as two replicas, says how it is, gives
 // back what the command line put in, and loses nothing when one is killed.
 func controlPlaneStory(t *testing.T, w *world) {
 	if count := len(w.pods(t, "boifi", "app.kubernetes.io/name=hfi-control-plane")); count != 2 {
@@ -97,9 +97,9 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 		if report.Errors > 0 || report.Statuses[200]+report.Statuses[418] != report.Answers() || frontend == (report.Statuses[418] == 0) {
 			t.Errorf("%s, while a replica went: %v", pods[i].name, report)
 		}
-		t.Logf("C1: %s, while a replica went: %v, no failure", pods[i].name, report.Statuses)
+		t.Logf("%s, while a replica went: %v, no failure", pods[i].name, report.Statuses)
 	}
-	t.Logf("C1: two ready replicas %.1f s after one went; %d requests to the control plane, of which %d tries failed and then succeeded", took.Seconds(), asked, again)
+	t.Logf("two ready replicas %.1f s after one went; %d requests to the control plane, of which %d tries failed and then succeeded", took.Seconds(), asked, again)
 	w.settle(t, abort("half", "frontend", "demo", 419, 100))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 419)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// O1, O2, O3, C4: faults are counted where Prometheus scrapes the sidecar, the
+// Faults are counted where Prometheus scrapes the sidecar, the
 // policies have a status, and making and deleting one is seen end to end.
 func observabilityStory(t *testing.T, w *world) {
 	w.settle(t)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Story 2: the filter in the sidecars. See lib.sh for what is needed.
+# The filter gets into the sidecars, and policies reach it. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 clone=$work/clone
 
@@ -46,8 +46,8 @@ pushed() {
 }
 change() {
   git clone -q -b main "$HFI_REPO" "$clone" && mkdir -p "$clone/policies" || return 1
-  cat >"$clone/policies/us2.yaml" <<POLICY
-metadata: {name: us2}
+  cat >"$clone/policies/story-filter-loading.yaml" <<POLICY
+metadata: {name: story-filter-loading}
 spec: {selector: {namespace: "$DEMO"}, rules: [{fault: {abort: {status: 418}}}]}
 POLICY
   git -C "$clone" add policies && git -C "$clone" commit -q -m "Abort everything" && pushed 418

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Story 6: observability. See lib.sh for what is needed.
+# Faults are counted, and policies have a status. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
 count() {
@@ -11,20 +11,20 @@ count() {
 }
 slow() {
   "$HFI" apply -f - <<POLICY && settled && count hfi_faults_delays_total 200
-metadata: {name: us6-delay}
+metadata: {name: story-observability-delay}
 spec: {selector: {service: "$FRONTEND", namespace: "$DEMO"}, rules: [{fault: {delay_ms: 5}}]}
 POLICY
 }
-summary() { ask /v1/policies/status | tr -d ' \n' | grep -q '"name":"us6","namespace":"'"$DEMO"'","target_service":"'"$FRONTEND"'","rules_count":1,"fault_types":\["abort"\],"active":true'; }
+summary() { ask /v1/policies/status | tr -d ' \n' | grep -q '"name":"story-observability","namespace":"'"$DEMO"'","target_service":"'"$FRONTEND"'","rules_count":1,"fault_types":\["abort"\],"active":true'; }
 passes() { local pod; for pod in $(pods "$FRONTEND"); do answers "$pod" 200 20 || return 1; done; }
 
 scenario "the filter is in every sidecar" plugin
 scenario "kubectl get wasmplugins shows it" eval 'kubectl get wasmplugins -n "$DEMO" | grep -qw hfi'
-scenario "a policy is made" abort us6 "$FRONTEND" "$DEMO" 418 100
+scenario "a policy is made" abort story-observability "$FRONTEND" "$DEMO" 418 100
 scenario "/v1/policies/status has it" summary
 scenario "every abort is counted where Prometheus scrapes the sidecar" count hfi_faults_aborts_total 418
-scenario "the policy is deleted" remove us6
+scenario "the policy is deleted" remove story-observability
 scenario "requests pass" passes
 scenario "every delay is counted too" slow
-scenario "that policy is deleted" remove us6-delay
+scenario "that policy is deleted" remove story-observability-delay
 finish

@@ -2,7 +2,7 @@ package istio
 
 import "testing"
 
-// F4: a policy touches the requests of the service and namespace that it
+// A policy touches the requests of the service and namespace that it
 // names, and no other; left out or * means any.
 func targetingStory(t *testing.T, w *world) {
 	w.settle(t)

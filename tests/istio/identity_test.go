@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// F5: each filter knows whose sidecar it is in, from what Istio's injector
+// Each filter knows whose sidecar it is in, from what Istio's injector
 // made of the pod's owners: the Deployment, and not its ReplicaSet or Pod.
 func identityStory(t *testing.T, w *world) {
 	w.settle(t)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Story 1: the control plane on Kubernetes. See lib.sh for what is needed.
+# The control plane on Kubernetes. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
 ready() { kubectl -n "$CONTROL" rollout status deployment/hfi-control-plane --timeout=60s; }
 two() { [ "$(kubectl -n "$CONTROL" get deployment hfi-control-plane -o jsonpath='{.status.readyReplicas}')" = 2 ]; }
-back() { abort us1 nobody "$DEMO" 503 100 && ask /v1/policies/us1 | grep -q '"name":"us1"'; }
-gone() { remove us1 && ! ask /v1/policies/us1; }
+back() { abort story-control-plane nobody "$DEMO" 503 100 && ask /v1/policies/story-control-plane | grep -q '"name":"story-control-plane"'; }
+gone() { remove story-control-plane && ! ask /v1/policies/story-control-plane; }
 
 # Requests to every pod go on while a replica goes, and none fails.
 kill_one() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Story 4: identity. See lib.sh for what is needed.
+# Every filter knows its workload. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
 # The filter of every pod says that it is of the pod's workload.

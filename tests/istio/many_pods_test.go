@@ -14,7 +14,7 @@ const (
 	tolerated = 80
 )
 
-// F6: each of three pods draws on its own and faults thirty percent; a pod
+// Each of three pods draws on its own and faults thirty percent; a pod
 // that restarts, by whatever way, gets the policies again.
 func manyPodsStory(t *testing.T, w *world) {
 	w.settle(t, abort("third", "frontend", "demo", 503, 30))
@@ -22,7 +22,7 @@ func manyPodsStory(t *testing.T, w *world) {
 	share := func(t *testing.T, pod onePod) {
 		t.Helper()
 		got := w.send(t, pod, drawn).Statuses[503]
-		t.Logf("F6: %s aborted %d of %d", pod.name, got, drawn)
+		t.Logf("%s aborted %d of %d", pod.name, got, drawn)
 		if math.Abs(float64(got)-0.3*drawn) > tolerated {
 			t.Errorf("%s aborted %d of %d requests at 30 %%", pod.name, got, drawn)
 		}
@@ -39,7 +39,7 @@ func manyPodsStory(t *testing.T, w *world) {
 				continue
 			}
 			took := eventually(t, "the first abort in the new pod", loadLimit(), func() error { return pod.answersWith(503) })
-			t.Logf("F6: the pod that replaced %s was at work %.1f s after it was ready", pods[0].name, took.Seconds())
+			t.Logf("the pod that replaced %s was at work %.1f s after it was ready", pods[0].name, took.Seconds())
 			share(t, pod)
 		}
 	})
