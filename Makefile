@@ -4,8 +4,8 @@ GOTEST ?= $(GO) test
 BIN := bin
 TOOLS := .tools/bin
 PACKAGES := ./...
-# The packages whose tests ask for HFI_SLOW: all others did the same in "make test".
-SLOW = $(sort $(dir $(shell grep -rl HFI_SLOW --include='*_test.go' .)))
+# The packages with tests at full size: all others did the same in "make test".
+SLOW = $(sort $(dir $(shell grep -rl 'testtool\.Slow' --include='*_test.go' .)))
 VERSION ?= dev
 
 .PHONY: help build filter oci demo test test-slow test-race test-istio bench bench-quick lint tools clean
@@ -36,7 +36,7 @@ test: tools lint ## run the tests
 test-race: tools ## run the packages that share memory between goroutines under the race detector
 	$(GOTEST) -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
-test-slow: tools ## run at full size what has one: a hundred kills, a thousand mutations, the big repository
+test-slow: tools ## run at full size what has one, and what takes long: kills, mutations, the demo, the image, the big repository
 	HFI_SLOW=1 $(GOTEST) -p 1 -timeout 40m $(SLOW)
 
 # It needs root, iproute2 and iptables: network namespaces are its pods.

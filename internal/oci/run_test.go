@@ -44,6 +44,7 @@ func compiled(t *testing.T, source string) Programs {
 // evaluates a package of CUE, for which it starts itself, and serves the
 // filter that lies beside it.
 func TestTheImageRuns(t *testing.T) {
+	testtool.SlowOnly(t)
 	if os.Geteuid() != 0 {
 		testtool.Lacks(t, "only root may mount, and make a folder the root of a process")
 	}
@@ -91,9 +92,7 @@ func TestTheImageRuns(t *testing.T) {
 
 // The same sources make the same programs, in whatever folder they lie.
 func TestTheSameSourcesMakeTheSamePrograms(t *testing.T) {
-	if os.Getenv("HFI_SLOW") == "" {
-		t.Skip("builds twice: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	elsewhere := t.TempDir()
 	list, err := exec.Command("git", "-C", testtool.Root(), "ls-files", "-z", "--", "*.go", "*.cue", "go.mod", "go.sum", "cmd", "schema").Output()
 	if err != nil {

@@ -72,3 +72,14 @@ func NoteSources(t testing.TB) {
 		}
 	}
 }
+
+// Slow says whether tests run at full size, as "make test-slow" has it by HFI_SLOW=1.
+func Slow() bool { return os.Getenv("HFI_SLOW") == "1" }
+
+// SlowOnly skips a test that takes long unless tests run at full size.
+func SlowOnly(t testing.TB) {
+	t.Helper()
+	if !Slow() {
+		t.Skip("takes long: HFI_SLOW=1 runs it")
+	}
+}

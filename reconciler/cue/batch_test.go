@@ -3,13 +3,13 @@ package cue
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"cuelang.org/go/cue/ast"
 
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -73,7 +73,7 @@ func agreeOn(t *testing.T, e *engine, s sample) bool {
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	count := 1500
-	if os.Getenv("HFI_SLOW") != "" {
+	if testtool.Slow() {
 		count = 30_000
 	}
 	r := rand.New(rand.NewPCG(seed(t), 0))

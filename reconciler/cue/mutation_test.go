@@ -11,6 +11,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -147,7 +148,7 @@ func excepted(s sample, verdict []string) bool {
 func TestMutations(t *testing.T) {
 	cue := newStock(t)
 	count := 150
-	if os.Getenv("HFI_SLOW") != "" {
+	if testtool.Slow() {
 		count = 1500
 	}
 	r := rand.New(rand.NewPCG(seed(t), 0))

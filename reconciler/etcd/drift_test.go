@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -118,7 +117,7 @@ func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	server, a, b, term := pair(t)
 	want := publish(t, term, publication("c1", policies(t, 10, 100)))
 	strays := 4_000
-	if os.Getenv("HFI_SLOW") != "" {
+	if testtool.Slow() {
 		strays = 20_000
 	}
 	flood(t, server, strays)

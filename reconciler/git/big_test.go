@@ -1,21 +1,19 @@
 package git
 
 import (
-	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // After the first look, a policy changed in a corner of a repository of
 // 100,000 other files costs what it costs in a small one, loose or packed,
 // local or remote. The ratio is generous: the machine is shared.
 func TestCornerOfABigRepository(t *testing.T) {
-	if os.Getenv("HFI_SLOW") == "" {
-		t.Skip("makes a big repository: set HFI_SLOW=1")
-	}
+	testtool.SlowOnly(t)
 	small, smallCommits := cornerOf(t, 0)
 	big, bigCommits := cornerOf(t, 100_000)
 	compare := func(t *testing.T, a, b time.Duration) {

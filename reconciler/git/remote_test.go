@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -183,7 +184,7 @@ func TestDiskIsBounded(t *testing.T) {
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 	s := open(t, server.URL, "policies", func(s *Source) { s.MaxFetches = 10 })
 	pushes := 40
-	if os.Getenv("HFI_SLOW") != "" {
+	if testtool.Slow() {
 		pushes = 200
 	}
 	previous, most := "", 0

@@ -15,6 +15,7 @@ import (
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 // all that ends, git, etcd and the answer agree.
 func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
 	kills := 8
-	if os.Getenv("HFI_SLOW") == "1" {
+	if testtool.Slow() {
 		kills = 100
 	}
 	kills = int(setting(t, "HFI_CHAOS_KILLS", int64(kills)))

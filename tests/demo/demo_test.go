@@ -49,6 +49,7 @@ func leavesNothing(t *testing.T, temp string, group int) {
 // etcd and every sidecar agree. The demo itself
 // fails where a request gets what it should not.
 func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
+	testtool.SlowOnly(t)
 	temp := t.TempDir()
 	command, output := makeDemo(t, temp, "SCRIPT=1")
 	if err := command.Run(); err != nil {
@@ -74,6 +75,7 @@ func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
 
 // The demo for a person runs until it is interrupted, and cleans up.
 func TestDemoRunsUntilInterrupted(t *testing.T) {
+	testtool.SlowOnly(t)
 	temp := t.TempDir()
 	command, _ := makeDemo(t, temp)
 	read, write, err := os.Pipe()

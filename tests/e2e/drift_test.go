@@ -6,6 +6,7 @@ import (
 
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // What a stranger does with etcdctl is shown key by key, within a second, and
@@ -85,7 +86,7 @@ func TestDriftReportedThenHealed(t *testing.T) {
 
 // Something that keeps changing etcd is named, and the repairs come slower.
 func TestHealSaysWhatFightsIt(t *testing.T) {
-	slow(t)
+	testtool.SlowOnly(t)
 	t.Parallel()
 	repo := gittest.New(t)
 	hash := commit(repo, "One", files(500, "a"))

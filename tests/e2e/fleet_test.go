@@ -19,6 +19,7 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/reconciler/fleet"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // vm plays one VM of a filter: it asks as the filter does, each request at the
@@ -318,7 +319,7 @@ func TestWaitNamesWhoIsBehind(t *testing.T) {
 // A VM that traps in the longest wait there is, the moment that it began, is
 // counted as current for less than thirty seconds.
 func TestTrappedVMAtFullLength(t *testing.T) {
-	slow(t)
+	testtool.SlowOnly(t)
 	t.Parallel()
 	f := startFleet(t)
 	v := runVM(t, "frontend-1", "1", "10m", f.one, f.two)

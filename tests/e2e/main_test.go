@@ -19,13 +19,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// slow skips a test that takes long unless HFI_SLOW=1.
-func slow(t *testing.T) {
-	if os.Getenv("HFI_SLOW") != "1" {
-		t.Skip("takes long: set HFI_SLOW=1")
-	}
-}
-
 // delay is a policy's text that delays a service's requests.
 func delay(name, service string, ms int) string {
 	return fmt.Sprintf("metadata:\n  name: %s\nspec:\n  selector:\n    service: %s\n    namespace: demo\n  rules:\n    - fault:\n        delay_ms: %d\n        percentage: 50\n", name, service, ms)

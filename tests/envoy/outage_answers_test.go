@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // outage is one way in which a control plane fails.
@@ -126,7 +126,7 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 // outageFailures is how many errors each VM must count before an outage ends.
 // VMs that hear nothing count one only after half a minute.
 func outageFailures(o outage) int {
-	switch slow := os.Getenv("HFI_SLOW") == "1"; {
+	switch slow := testtool.Slow(); {
 	case o.silent && slow:
 		return 1
 	case o.silent:

@@ -5,17 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 const (
-	// soakRequests is the full size; without HFI_SLOW the soak ends after soakShort.
+	// soakRequests is the full size; otherwise the soak ends after soakShort.
 	soakRequests = 2_000_000
 	soakShort    = 15 * time.Second
 	// soakLimit is far more than it takes where nothing else runs.
@@ -107,7 +107,7 @@ func TestSoak(t *testing.T) {
 	if perSecond := changes / elapsed.Seconds(); perSecond < 2 {
 		t.Errorf("only %.1f changes a second reached the filter", perSecond)
 	}
-	if wanted := soakRequests; os.Getenv("HFI_SLOW") == "1" && total < wanted {
+	if wanted := soakRequests; testtool.Slow() && total < wanted {
 		t.Errorf("only %d requests of %d in %s", total, wanted, soakLimit)
 	}
 	memory.judge(t)
@@ -154,7 +154,7 @@ func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
 				return nil
 			},
 		}
-		if os.Getenv("HFI_SLOW") == "1" {
+		if testtool.Slow() {
 			load.Duration, load.Requests = soakLimit, soakRequests/100*path.share
 		}
 		group := &ending

@@ -63,9 +63,7 @@ var onEnvoy = []mutation{
 // The tests on a real Envoy, too, can fail. What they build they
 // build with the mutation in place.
 func TestEachCheckThatIsTakenOutTurnsATestOnEnvoyRed(t *testing.T) {
-	if os.Getenv("HFI_SLOW") != "1" {
-		t.Skip("it takes minutes: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	for _, m := range onEnvoy {
 		t.Run(m.what, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)

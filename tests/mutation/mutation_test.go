@@ -4,6 +4,7 @@
 package mutation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"os"
@@ -32,9 +33,37 @@ type mutation struct {
 	tests  []string
 }
 
-// What is green without a check shows nothing.
-// Likewise for selection, the draw, and what a delay leaves behind.
+// The mutations fit the source and the tests as they stand. That is soon said,
+// and whoever changes a line that has a mutation is told at once.
+func TestTheMutationsFitTheSource(t *testing.T) {
+	for _, m := range slices.Concat(mutations, onEnvoy) {
+		t.Run(m.what, func(t *testing.T) {
+			overlay(t, m)
+			files, err := filepath.Glob(filepath.Join(testtool.Root(), cmp.Or(m.folder, "tests/envoy"), "*_test.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var source strings.Builder
+			for _, file := range files {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				source.Write(text)
+			}
+			for _, test := range m.tests {
+				if !strings.Contains(source.String(), "\nfunc "+test+"(t *testing.T) {") {
+					t.Errorf("there is no %s", test)
+				}
+			}
+		})
+	}
+}
+
+// What is green without a check shows nothing: this holds for the promises,
+// for selection, the draw, and what a delay leaves behind.
 func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
+	testtool.SlowOnly(t)
 	named := map[string][]string{}
 	for _, m := range mutations {
 		named[m.folder] = append(named[m.folder], m.tests...)
@@ -69,9 +98,7 @@ func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
 // The random test, too, can fail. Without the digest check a
 // stranger's writes are served sooner or later, and its observer sees it.
 func TestTheObserverSeesThatTheDigestCheckIsTakenOut(t *testing.T) {
-	if os.Getenv("HFI_SLOW") != "1" {
-		t.Skip("it takes up to minutes: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	m := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -122,6 +149,7 @@ func run(t *testing.T, folder string, tests []string, overlay string) (string, e
 	}
 	command := exec.CommandContext(ctx, "go", append(arguments, "./"+folder)...)
 	command.Dir = testtool.Root()
+	command.Env = append(os.Environ(), "HFI_SLOW=") // full size would show no more
 	out, err := command.CombinedOutput()
 	for _, test := range tests {
 		if overlay == "" && err == nil && !strings.Contains(string(out), "=== RUN   "+test+"\n") {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // flaky fails the first time that it is called with a name in a folder.
@@ -28,9 +30,7 @@ func mark(t *testing.T, name string) {
 // package b that passes.
 func modules(t *testing.T, body string, arguments ...string) (out, report string, err error) {
 	t.Helper()
-	if os.Getenv("HFI_SLOW") != "1" {
-		t.Skip("builds many tests: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	folder := t.TempDir()
 	t.Chdir(folder)
 	t.Setenv("GOFLAGS", "")
