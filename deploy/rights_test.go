@@ -17,6 +17,7 @@ import (
 	metadatafake "k8s.io/client-go/metadata/fake"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/kube"
 	"github.com/boifi/hfi/schema"
@@ -119,13 +120,12 @@ func rightsUsed(t *testing.T) map[string]bool {
 	}
 	until := func(rights ...string) {
 		t.Helper()
-		deadline := time.Now().Add(30 * time.Second)
-		for slices.ContainsFunc(rights, func(right string) bool { return !used()[right] }) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the daemon uses %v only", slices.Sorted(maps.Keys(used())))
+		testtool.Within(t, testtool.Patience, "the rights are used", func() error {
+			if all := used(); slices.ContainsFunc(rights, func(right string) bool { return !all[right] }) {
+				return fmt.Errorf("the daemon uses %v only", slices.Sorted(maps.Keys(all)))
 			}
-			time.Sleep(10 * time.Millisecond)
-		}
+			return nil
+		})
 	}
 	policy, err := schema.Parse([]byte(`{"metadata":{"name":"front"},"spec":{"selector":{"service":"frontend","namespace":"*"},"rules":[{"fault":{"delay_ms":5}}]}}`))
 	if err != nil {

@@ -81,7 +81,7 @@ func (d *daemon) pushInvalid(hash string, options ...func(*reconciler.Commit)) {
 	synctest.Wait()
 }
 
-// pass lets time pass.
+// pass lets time pass, which is the bubble's: it costs none.
 func (d *daemon) pass(duration time.Duration) {
 	time.Sleep(duration)
 	synctest.Wait()

@@ -12,6 +12,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // adminClient keeps no connection: Envoy ends them all when it stops.
@@ -129,13 +131,12 @@ func has(metric *dto.Metric, labels []string) bool {
 // WaitStats scrapes until the stats are as wanted, for a limited time, and
 // gives the last scrape.
 func (e *Envoy) WaitStats(what string, limit time.Duration, wanted func(Stats) bool) (Stats, error) {
-	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
-		stats, err := e.Stats()
-		if err == nil && wanted(stats) {
-			return stats, nil
+	var stats Stats
+	err := testtool.Poll(limit, func() (err error) {
+		if stats, err = e.Stats(); err != nil || !wanted(stats) {
+			return fmt.Errorf("Envoy's stats do not have it: %s (the last scrape's error: %v)", what, err)
 		}
-		if time.Now().After(deadline) {
-			return stats, fmt.Errorf("not within %s in Envoy's stats: %s (the last scrape's error: %v)", limit, what, err)
-		}
-	}
+		return nil
+	})
+	return stats, err
 }

@@ -2,10 +2,12 @@ package envoytest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // dynamicFile is where an Envoy reads its dynamic listeners from.
@@ -57,18 +59,18 @@ func (e *Envoy) SetDynamic(listeners ...Listener) error {
 	if err := e.config.writeDynamic(e.Folder); err != nil {
 		return fmt.Errorf("changing Envoy's listeners: %w", err)
 	}
-	for deadline := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
-		now, err := taken()
-		if err != nil {
-			return err
+	var refused error
+	err = testtool.Poll(Patience, func() error {
+		var now float64
+		if now, refused = taken(); refused != nil {
+			return nil // to wait for longer is in vain
 		}
 		found, err := e.askListeners()
-		if err == nil && now > before && len(found) == len(e.config.Listeners)+len(listeners) {
-			e.listeners = found
-			return nil
+		if err != nil || now <= before || len(found) != len(e.config.Listeners)+len(listeners) {
+			return fmt.Errorf("Envoy did not take up its new listeners (%v): %v", err, found)
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("Envoy did not take up its new listeners within %s (%v): %v", Patience, err, found)
-		}
-	}
+		e.listeners = found
+		return nil
+	})
+	return errors.Join(refused, err)
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // Patience bounds every wait: far more than anything takes on two busy cores.
-const Patience = 60 * time.Second
+const Patience = testtool.Patience
 
 // startPatience bounds an Envoy's start, which with the filter takes seven
 // seconds of processor time when nothing else runs.
@@ -143,17 +143,20 @@ func (e *Envoy) awaitReady(listeners int) error {
 
 // await polls until a condition holds; an error says that the process ended, or time did.
 func (e *Envoy) await(what string, condition func() bool) error {
-	for deadline := time.Now().Add(startPatience); !condition(); {
+	var ended error
+	err := testtool.Poll(startPatience, func() error {
 		select {
 		case <-e.exited:
-			return fmt.Errorf("Envoy ended (%v) before it was %s", e.err, what)
-		case <-time.After(5 * time.Millisecond):
+			ended = fmt.Errorf("Envoy ended (%v) before it was %s", e.err, what)
+			return nil
+		default:
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("Envoy was not %s within %s", what, startPatience)
+		if !condition() {
+			return fmt.Errorf("Envoy was not %s", what)
 		}
-	}
-	return nil
+		return nil
+	})
+	return errors.Join(ended, err)
 }
 
 // Stop ends the process by SIGTERM and waits for its end. That it had ended
@@ -257,12 +260,10 @@ func (e *Envoy) WaitAccessLog(listener, text string, limit time.Duration) error 
 }
 
 func (e *Envoy) waitText(log func() string, text string, limit time.Duration) error {
-	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
-		if strings.Contains(log(), text) {
-			return nil
+	return testtool.Poll(limit, func() error {
+		if !strings.Contains(log(), text) {
+			return fmt.Errorf("the log does not have %q", text)
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not within %s in the log: %q", limit, text)
-		}
-	}
+		return nil
+	})
 }

@@ -22,7 +22,7 @@ func TestLoadCountsWhatItGot(t *testing.T) {
 		case 1:
 			w.Header().Set("Connection", "close")
 		case 2:
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond) // the latency that the report must show
 		}
 	}))
 	defer server.Close()

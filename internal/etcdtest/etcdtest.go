@@ -5,6 +5,7 @@ package etcdtest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -140,10 +141,14 @@ func (s *Server) Kill() {
 		return
 	}
 	_ = s.process.Process.Kill()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if s.process.Process.Signal(syscall.Signal(0)) != nil {
-			break
+	gone := func() error {
+		if s.process.Process.Signal(syscall.Signal(0)) == nil {
+			return errors.New("it was killed, and runs")
 		}
+		return nil
+	}
+	if err := testtool.Poll(testtool.Patience, gone); err != nil {
+		s.t.Errorf("etcd: %v", err)
 	}
 	s.process = nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // requestLimit bounds one request that does not wait for a change.
@@ -162,15 +163,14 @@ func (d *Daemon) WaitReady() {
 func (d *Daemon) WaitStatus(what string, wanted func(*api.Status) bool) *api.Status {
 	d.t.Helper()
 	var status *api.Status
-	for deadline := time.Now().Add(Patience); ; time.Sleep(10 * time.Millisecond) {
+	testtool.Within(d.t, Patience, what, func() error {
 		if status = d.Status(); wanted(status) {
-			return status
+			return nil
 		}
-		if time.Now().After(deadline) {
-			text, _ := json.MarshalIndent(status, "", "  ")
-			d.t.Fatalf("not within %s: %s; the status is\n%s", Patience, what, text)
-		}
-	}
+		text, _ := json.MarshalIndent(status, "", "  ")
+		return fmt.Errorf("the status is\n%s", text)
+	})
+	return status
 }
 
 // WaitSynced waits until git, etcd and what is served agree on a commit.

@@ -13,10 +13,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // Patience bounds every wait: far more than anything takes on two busy cores.
-const Patience = 60 * time.Second
+const Patience = testtool.Patience
 
 // Daemon is one hfid and its data folder, through as many lives as a test
 // gives it. Its methods may be used by several goroutines at once, but only
@@ -260,14 +262,12 @@ func (d *Daemon) await(what string, condition func() bool) {
 	if run == nil {
 		d.t.Fatalf("the daemon does not run, so it cannot be %s", what)
 	}
-	for deadline := time.Now().Add(Patience); !condition(); {
+	testtool.Eventually(d.t, "hfid is "+what, func() bool {
 		select {
 		case <-run.exited:
 			d.t.Fatalf("hfid ended (%v) before it was %s", run.err, what)
-		case <-time.After(5 * time.Millisecond):
+		default:
 		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("hfid was not %s within %s", what, Patience)
-		}
-	}
+		return condition()
+	})
 }

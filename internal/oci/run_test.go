@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -76,15 +77,13 @@ func TestTheImageRuns(t *testing.T) {
 		t.Errorf("GET /health: %d", status)
 	}
 	var body []byte
-	for deadline := time.Now().Add(hfidtest.Patience); ; time.Sleep(50 * time.Millisecond) {
+	testtool.Within(t, testtool.Patience, "the package's policy is served", func() error {
 		if _, body = get(t, address+"/v1/policies"); bytes.Contains(body, []byte("payment-outage")) {
-			break
+			return nil
 		}
-		if time.Now().After(deadline) {
-			_, status := get(t, address+"/v1/status")
-			t.Fatalf("the package's policy is not served: %s\n%s", body, status)
-		}
-	}
+		_, status := get(t, address+"/v1/status")
+		return fmt.Errorf("%s\n%s", body, status)
+	})
 	if status, got := get(t, address+"/v1/filter.wasm"); status != http.StatusOK || sha256.Sum256(got) != sha256.Sum256(real) {
 		t.Errorf("GET /v1/filter.wasm: %d, %d bytes", status, len(got))
 	}

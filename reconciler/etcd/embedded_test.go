@@ -123,7 +123,7 @@ func TestSIGKILLLosesNothing(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("start %d is not ready", i)
 		}
-		time.Sleep(time.Duration(i*7%50) * time.Millisecond)
+		time.Sleep(time.Duration(i*7%50) * time.Millisecond) // killed at another moment each time
 		if err := child.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

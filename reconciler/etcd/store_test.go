@@ -59,7 +59,7 @@ func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
 		for !s.Health().Healthy && s.ctx.Err() == nil {
 			_, _, _, _, _, _ = s.State(), s.HeadVerified(), s.Leader(), s.Drift(), s.History(), s.Findings()
 			_ = s.Replicas()
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // others need the processor too
 		}
 	}()
 	openStore(t, s)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -57,13 +58,7 @@ func TestSilentSSHServer(t *testing.T) {
 		_, err := s.Head(t.Context())
 		wantError(t, err, "TimedOut", reconciler.Retry)
 	}
-	deadline := time.Now().Add(patience)
-	for len(s.operations) > 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d operations still hang", len(s.operations))
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testtool.Eventually(t, "no operation hangs", func() bool { return len(s.operations) == 0 })
 	s.address, s.Timeout = parseAddress(server.URL), patience
 	if got := mustHead(t, s); got != head {
 		t.Errorf("head is %s, want %s", got, head)

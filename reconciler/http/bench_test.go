@@ -177,6 +177,6 @@ func perClient(b *testing.B, to *net.TCPAddr, count int, waiting func() int64) f
 			eventually(b, "they wait", func() bool { return waiting() == int64(i+1) })
 		}
 	}
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // what served the last requests ends
 	return (inUse() - before) / float64(count)
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -234,18 +235,14 @@ func (d *daemon) none(got <-chan answer) {
 	select {
 	case a := <-got:
 		d.t.Fatalf("an answer came that should not have: %+v", a)
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(200 * time.Millisecond): // nothing may come; where it comes later, what follows shows it
 	}
 }
 
-// eventually polls.
+// eventually waits until something is so.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never came about that %s", what)
-		}
-	}
+	testtool.Eventually(t, what, is)
 }
 
 // waiting waits until that many clients wait.

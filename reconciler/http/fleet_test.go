@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
@@ -42,7 +43,7 @@ func runVM(t testing.TB, pod, vm, wait string, to ...*daemon) *fakeVM {
 			switch {
 			case ctx.Err() != nil:
 			case err != nil || got.code != 200 && got.code != 304:
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // it backs off, as a filter does
 			default:
 				more = []string{"If-None-Match", got.header.Get("ETag"), "X-Hfi-Revision", got.header.Get("X-Hfi-Revision")}
 			}
@@ -250,14 +251,15 @@ func TestFiltersOfAllReplicas(t *testing.T) {
 	runVM(t, "frontend-a", "1", "20s", a)
 	runVM(t, "frontend-b", "1", "20s", b)
 	a.awaitFilters(3, 0, 0)
-	for deadline := time.Now().Add(9 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	testtool.Throughout(t, 9*time.Second, "all is well for two waits", func() error {
 		for _, d := range []*daemon{a, b} {
 			status := d.filterStatus()
 			if status.Current != 3 || status.Connected != 3 || !status.Complete || status.Items[2].VMs.Total > 2 {
-				t.Fatalf("%s says %+v", d.ID, status)
+				return fmt.Errorf("%s says %+v", d.ID, status)
 			}
 		}
-	}
+		return nil
+	})
 	// What one alone has seen is for its peers.
 	local := a.ask("GET /v1/filters?local=true").expect(t, 200)
 	if strings.Contains(local.body, "frontend-b\"") || !strings.Contains(local.body, `"replica":"a"`) {
@@ -308,7 +310,7 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 			})
 			d.SetState(stateOf(1, some()))
 			d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
-			time.Sleep(60 * time.Millisecond)
+			time.Sleep(60 * time.Millisecond) // for longer than the VM's grace
 			status := d.filterStatus()
 			if status.Complete || len(status.Replicas) != 2 || status.Replicas[0].Error != "" || !strings.Contains(status.Replicas[1].Error, test.error) ||
 				(test.error == "") != (status.Replicas[1].Error == "") || !strings.Contains(status.Message, test.message) {
@@ -357,7 +359,7 @@ func TestPeersAreAskedOnceAtATime(t *testing.T) {
 		now, total = now+1, total+1
 		most = max(most, now)
 		mu.Unlock()
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // it takes its time, and others could come meanwhile
 		mu.Lock()
 		now--
 		mu.Unlock()

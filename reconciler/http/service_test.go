@@ -323,7 +323,7 @@ func TestBadClients(t *testing.T) {
 		d.SetState(stateOf(3, some()))
 		got := d.begin(frontendWaits, "If-None-Match", "*")
 		d.waiting(1)
-		time.Sleep(3 * limit)
+		time.Sleep(3 * limit) // for longer than any limit, and nothing may end it
 		d.SetState(stateOf(4, schema.NewSet()))
 		d.soon(got).expect(t, 200)
 	})

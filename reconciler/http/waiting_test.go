@@ -297,7 +297,7 @@ func TestNobodyMissesAChange(t *testing.T) {
 			number++
 			d.SetState(stateOf(number, set))
 			if random.IntN(2) == 0 {
-				time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond)
+				time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond) // some changes meet a client that waits, some one that asks
 			}
 		}
 		for i, client := range clients {
@@ -342,6 +342,8 @@ func TestChangeMeetsUpdate(t *testing.T) {
 			s.SetState(next)
 		}()
 		if slow {
+			// Nothing tells that a goroutine waits for a lock. One that does not
+			// yet makes the round another one, which must end as well.
 			time.Sleep(20 * time.Millisecond)
 		}
 		limit := &limit{wait: patience}

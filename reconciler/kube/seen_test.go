@@ -2,6 +2,7 @@ package kube
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -93,22 +95,27 @@ func (s *stage) eventually(what string, holds func() bool) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	testtool.Eventually(t, what, holds)
 }
 
 // holds fails if something ceases to hold while the keeper looks a few times.
 func (s *stage) holds(what string, holds func() bool) {
 	s.t.Helper()
-	for range 30 {
+	testtool.Throughout(s.t, 15*s.Interval, what, func() error {
 		if !holds() {
-			s.t.Fatalf("it does not hold: %s", what)
+			return errors.New("it does not hold")
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
+}
+
+// quiet waits until something is done no more: not once in twenty intervals.
+// Before that, what was written comes back by the watch, and has an answer.
+func (s *stage) quiet(what string, done func() int) {
+	s.t.Helper()
+	s.eventually(what, func() bool {
+		before := done()
+		time.Sleep(20 * s.Interval)
+		return done() == before
+	})
 }
