@@ -244,23 +244,25 @@ func amended(object, desired *unstructured.Unstructured) (updated *unstructured.
 }
 
 func (k *keeper) create(ctx context.Context, desired *unstructured.Unstructured) error {
+	told := k.plugins.told()
 	made, err := k.client(desired.GetNamespace()).Create(ctx, desired, metav1.CreateOptions{FieldManager: managedBy})
 	if err != nil {
 		return err
 	}
 	k.Logger.Info("made a WasmPlugin", "namespace", made.GetNamespace(), "sha256", k.SHA256)
-	k.plugins.set(made)
+	k.plugins.wrote(made, told)
 	k.event(ctx, made, "Normal", "Created", "hfi made this WasmPlugin: policies target pods of this namespace")
 	return nil
 }
 
 // repair writes the object with the resource version that it was read with: what was changed meanwhile is looked at first.
 func (k *keeper) repair(ctx context.Context, updated *unstructured.Unstructured, what []string) error {
+	told := k.plugins.told()
 	made, err := k.client(updated.GetNamespace()).Update(ctx, updated, metav1.UpdateOptions{FieldManager: managedBy})
 	if err != nil {
 		return err
 	}
-	k.plugins.set(made)
+	k.plugins.wrote(made, told)
 	k.Logger.Info("repaired a WasmPlugin", "namespace", made.GetNamespace(), "changed", what)
 	k.event(ctx, made, "Normal", "Repaired", "hfi set what it keeps: "+strings.Join(what, ", "))
 	return nil

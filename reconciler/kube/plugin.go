@@ -161,6 +161,8 @@ type pluginStore struct {
 	mu      sync.Mutex
 	synced  bool
 	plugins map[podID]*plugin
+	// news counts what the watch has told.
+	news int
 }
 
 func newPluginStore(home func() *url.URL, changed func()) *pluginStore {
@@ -186,16 +188,38 @@ func (s *pluginStore) Update(object any) error {
 	if !ok {
 		return fmt.Errorf("a WasmPlugin is expected, not %T", object)
 	}
+	s.mu.Lock()
+	s.news++
 	s.set(one)
+	s.mu.Unlock()
+	s.changed()
 	return nil
 }
 
+// set notes a WasmPlugin; s.mu is held.
 func (s *pluginStore) set(object *unstructured.Unstructured) {
 	id := podID{Namespace: object.GetNamespace(), Name: object.GetName()}
-	read := readPlugin(object, s.home())
-	s.mu.Lock()
-	if delete(s.plugins, id); read != nil {
+	delete(s.plugins, id)
+	if read := readPlugin(object, s.home()); read != nil {
 		s.plugins[id] = read
+	}
+}
+
+// told is how often the watch has told something.
+func (s *pluginStore) told() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.news
+}
+
+// wrote notes what the API server answered to a write, unless the watch has
+// told something since told gave that number before the write. What it told may
+// be later than the answer, such as that the object was deleted; the watch would
+// not tell it again.
+func (s *pluginStore) wrote(object *unstructured.Unstructured, told int) {
+	s.mu.Lock()
+	if s.news == told {
+		s.set(object)
 	}
 	s.mu.Unlock()
 	s.changed()
@@ -208,6 +232,7 @@ func (s *pluginStore) Delete(object any) error {
 		return fmt.Errorf("a WasmPlugin is expected, not %T", object)
 	}
 	s.mu.Lock()
+	s.news++
 	delete(s.plugins, podID{Namespace: one.GetNamespace(), Name: one.GetName()})
 	s.mu.Unlock()
 	s.changed()
@@ -227,6 +252,7 @@ func (s *pluginStore) Replace(objects []any, _ string) error {
 		}
 	}
 	s.mu.Lock()
+	s.news++
 	s.plugins, s.synced = all, true
 	s.mu.Unlock()
 	s.changed()

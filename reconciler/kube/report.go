@@ -194,6 +194,7 @@ func (k *keeper) write(ctx context.Context, one *plugin, conditions []api.Condit
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
+	told := k.plugins.told()
 	patched, err := k.client(one.Namespace).Patch(limit, one.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: managedBy}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return // the watch tells what there is now
@@ -203,7 +204,7 @@ func (k *keeper) write(ctx context.Context, one *plugin, conditions []api.Condit
 		k.told[one.Namespace] = k.Now()
 		return
 	}
-	k.plugins.set(patched)
+	k.plugins.wrote(patched, told)
 	k.announce(limit, one, conditions)
 }
 

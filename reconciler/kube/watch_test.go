@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"net/url"
 	"sync/atomic"
 	"testing"
 
@@ -43,4 +44,32 @@ func TestAWatchThatListsEndsAListsProblem(t *testing.T) {
 	up.Store(true)
 	eventually(t, "pods are known", func() bool { _, _, known := c.pods.size(); return known })
 	eventually(t, "neither is a problem", func() bool { return !c.problems.about("list pods", "watch pods") })
+}
+
+// The answer to a write may come after the watch has told of what came later:
+// then the watch is right, and tells it once only.
+func TestAnAnswerToAWriteOverrulesNoWatch(t *testing.T) {
+	object := pluginObject("demo", "by-hand", nil)
+	home, err := parseHome(DefaultControlPlane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := func(s *pluginStore) int { list, _ := s.list(); return len(list) }
+	s := newPluginStore(func() *url.URL { return home }, func() {})
+	told := s.told()
+	s.wrote(object, told)
+	if known(s) != 1 {
+		t.Fatal("what was written is not known before the watch tells of it")
+	}
+	if err := s.Delete(object); err != nil {
+		t.Fatal(err)
+	}
+	told = s.told()
+	if err := errors.Join(s.Add(object), s.Delete(object)); err != nil {
+		t.Fatal(err)
+	}
+	s.wrote(object, told)
+	if known(s) != 0 {
+		t.Error("what was made, and then deleted, is taken to be there")
+	}
 }
