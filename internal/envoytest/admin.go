@@ -134,7 +134,7 @@ func (e *Envoy) WaitStats(what string, limit time.Duration, wanted func(Stats) b
 	var stats Stats
 	err := testtool.Poll(limit, func() (err error) {
 		if stats, err = e.Stats(); err != nil || !wanted(stats) {
-			return fmt.Errorf("Envoy's stats do not have it: %s (the last scrape's error: %v)", what, err)
+			return fmt.Errorf("%s is not in Envoy's stats (the last scrape's error: %v)", what, err)
 		}
 		return nil
 	})

@@ -33,7 +33,15 @@ type SSHServer struct {
 
 	mu      sync.Mutex
 	hanging bool
+	held    int
 	release chan struct{}
+}
+
+// Held counts the sessions so far that were answered by silence.
+func (s *SSHServer) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
 }
 
 // Hang says whether sessions are answered by silence.
@@ -94,6 +102,9 @@ func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
 	s.mu.Lock()
 	hanging := s.hanging
+	if hanging {
+		s.held++
+	}
 	s.mu.Unlock()
 	if hanging {
 		select {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -16,14 +17,15 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 	shell := gittest.ServeSSH(t, repo)
 	web.Break(web.Hang)
 	shell.Hang(true)
-	for _, url := range []string{web.URL, shell.URL} {
+	for url, asked := range map[string]func() int{web.URL: web.Requests, shell.URL: shell.Held} {
+		before := asked()
 		s := open(t, url, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = shell.KeyFile, shell.KnownHostsFile })
 		failed := make(chan error)
 		go func() {
 			_, err := s.Delta(t.Context(), "", first)
 			failed <- err
 		}()
-		time.Sleep(100 * time.Millisecond)
+		testtool.Eventually(t, "the server is asked", func() bool { return asked() > before })
 		if err := s.Close(); err != nil {
 			t.Errorf("closing: %v", err)
 		}

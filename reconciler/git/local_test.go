@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -97,26 +98,29 @@ func TestBurst(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	second := repo.Commit("Second", policy(2))
 	repo.Push()
+	last := repo.Commit("Last", policy(3))
+	repo.Git("push", "-q", "origin", "HEAD:refs/heads/elsewhere")
 	s := open(t, repo.Bare(), "policies")
 	followed(t, s, second)
 	quiet(s)
 	ctx, cancel := context.WithCancel(t.Context())
 	var signals atomic.Int32
-	counted := make(chan string)
-	go func() {
-		head := ""
+	var head atomic.Value
+	var follower sync.WaitGroup
+	follower.Go(func() {
 		for {
 			select {
 			case <-s.Changed():
 				signals.Add(1)
-				head, _ = s.Head(t.Context())
+				if hash, err := s.Head(ctx); err == nil {
+					head.Store(hash)
+				}
 				time.Sleep(20 * time.Millisecond) // a run takes its time
 			case <-ctx.Done():
-				counted <- head
 				return
 			}
 		}
-	}()
+	})
 	var commands strings.Builder
 	for i := range 200 {
 		hash := first
@@ -125,13 +129,11 @@ func TestBurst(t *testing.T) {
 		}
 		fmt.Fprintf(&commands, "start\nupdate refs/heads/main %s\ncommit\n", hash)
 	}
-	fmt.Fprintf(&commands, "start\nupdate refs/heads/main %s\ncommit\n", first)
+	fmt.Fprintf(&commands, "start\nupdate refs/heads/main %s\ncommit\n", last)
 	gittest.Input(t, repo.Bare(), commands.String(), "update-ref", "--stdin")
-	time.Sleep(time.Second)
+	testtool.Eventually(t, "a signal comes after the last push", func() bool { return head.Load() == last })
 	cancel()
-	if head := <-counted; head != first {
-		t.Errorf("the last signal came before the last push: head was %s, want %s", head, first)
-	}
+	follower.Wait()
 	if n := signals.Load(); n < 1 || n > 100 {
 		t.Errorf("201 pushes gave %d signals, want between 1 and 100", n)
 	}

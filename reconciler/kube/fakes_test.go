@@ -35,9 +35,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// patience is how long a test waits for what ought to happen soon.
-const patience = 30 * time.Second
-
 const filterDigest = "5f2c7e9a0b1d3c4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6"
 
 // stage is a Cluster in front of a fake API server.

@@ -135,7 +135,7 @@ func (w *world) life(number int) {
 	w.killAfter(w.upTo(500*time.Millisecond), func() {
 		for range 1 + w.random.IntN(4) {
 			w.act()
-			time.Sleep(w.upTo(30 * time.Millisecond))
+			time.Sleep(w.upTo(30 * time.Millisecond)) // the kill comes at any moment of this
 		}
 	})
 }
@@ -158,7 +158,7 @@ func (w *world) killAfter(wait time.Duration, meanwhile func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		time.Sleep(wait)
+		time.Sleep(wait) // chance alone says when
 		w.daemon.Kill()
 		w.script.note("SIGKILL")
 	}()

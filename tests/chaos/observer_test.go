@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // answer is what a client was told.
@@ -95,7 +96,7 @@ func (o *observer) watch(ctx context.Context, v *view) {
 			o.mu.Unlock()
 			return
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // the daemon needs the processor too
 	}
 }
 
@@ -201,12 +202,12 @@ func (o *observer) distinct() int {
 
 // awaitCommit waits a little for a commit to be served, which it may never be.
 func (o *observer) awaitCommit(commit string, limit time.Duration) {
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	_ = testtool.Poll(limit, func() error {
 		o.mu.Lock()
-		newest := o.newest
-		o.mu.Unlock()
-		if newest == commit {
-			return
+		defer o.mu.Unlock()
+		if o.newest != commit {
+			return errors.New("it is not served")
 		}
-	}
+		return nil
+	})
 }

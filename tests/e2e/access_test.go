@@ -191,7 +191,7 @@ func TestWebhookSecret(t *testing.T) {
 			t.Errorf("a webhook %s is answered %d: %s", name, status, text)
 		}
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // no look may follow
 	if after := server.Requests(); after != before {
 		t.Errorf("refused webhooks had git looked at: %d requests", after-before)
 	}

@@ -66,7 +66,7 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 	settled := func(hash string) float64 {
 		t.Helper()
 		d.WaitSynced(hash)
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // no run may follow
 		seeStatus(t, d, "the last one", synced(hash, 1))
 		return metric(t, d, "hfi_syncs_total")
 	}
@@ -125,7 +125,7 @@ func TestABurstOfWebhooksIsAFewLooks(t *testing.T) {
 		t.Errorf("a webhook is answered %s", answer)
 	}
 	seeStatus(t, d, "the push", synced(second, 2))
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // no look may follow
 	triggers, runs, requests = metric(t, d, "hfi_triggers_total")-triggers, metric(t, d, "hfi_syncs_total")-runs, server.Requests()-requests
 	t.Logf("%d webhooks were %v triggers, %v runs, %d requests to git", webhooks, triggers, runs, requests)
 	if triggers < 1 || triggers > most {

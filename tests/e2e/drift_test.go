@@ -92,19 +92,16 @@ func TestHealSaysWhatFightsIt(t *testing.T) {
 	hash := commit(repo, "One", files(500, "a"))
 	d := hfidtest.Run(t, repo.Bare(), "--drift", "heal")
 	d.WaitSynced(hash)
-	deadline := time.Now().Add(hfidtest.Patience)
-	for {
+	testtool.Eventually(t, "the status says that something keeps changing etcd", func() bool {
 		d.Etcdctl("put", "/hfi/policies/a", "{}")
-		if status := d.Status(); status.Drift.Heal != nil && status.Drift.Heal.Message != "" {
-			if status.Drift.Heal.Repairs < 3 || status.Drift.Heal.Repairs > 6 {
-				t.Errorf("%d repairs before it is said", status.Drift.Heal.Repairs)
-			}
-			break
+		status := d.Status()
+		if status.Drift.Heal == nil || status.Drift.Heal.Message == "" {
+			return false
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("the status never says that something keeps changing etcd")
+		if status.Drift.Heal.Repairs < 3 || status.Drift.Heal.Repairs > 6 {
+			t.Errorf("%d repairs before it is said", status.Drift.Heal.Repairs)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return true
+	})
 	see(t, d, "fought", "/v1/drift", fields{"heal.message": matches("something keeps changing etcd.*/hfi/policies/a"), "mode": "heal"})
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
-	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/internal/testtool"
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // vm plays one VM of a filter: it asks as the filter does, each request at the
@@ -169,11 +169,12 @@ func (f *fleetOn) writes() int {
 // looks at least twice.
 func (f *fleetOn) neverSilent(d *hfidtest.Daemon, what string, within time.Duration) {
 	f.t.Helper()
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	testtool.Throughout(f.t, within, what, func() error {
 		if filters := d.Status().Filters; filters.Silent > 0 {
-			f.t.Fatalf("%s: a false alarm: %+v", what, filters)
+			return fmt.Errorf("a false alarm: %+v", filters)
 		}
-	}
+		return nil
+	})
 }
 
 // The fleet over two replicas: a filter's VMs ask now the one, now the other,
@@ -329,17 +330,11 @@ func TestTrappedVMAtFullLength(t *testing.T) {
 	v.mu.Lock()
 	asked := v.asked
 	v.mu.Unlock()
-	for deadline := time.Now().Add(hfidtest.Patience); ; time.Sleep(time.Millisecond) {
+	testtool.Eventually(t, "it asks again", func() bool {
 		v.mu.Lock()
-		again := v.asked > asked
-		v.mu.Unlock()
-		if again {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("it waits for longer than it may")
-		}
-	}
+		defer v.mu.Unlock()
+		return v.asked > asked
+	})
 	v.trap()
 	trapped := time.Now()
 	for _, d := range []*hfidtest.Daemon{f.one, f.two} {

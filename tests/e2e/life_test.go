@@ -162,7 +162,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 	}
 	status = seeStatus(t, d, "git away", lost)
 	see(t, d, "ready with git away", "/ready", fields{"ready": true})
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(1500 * time.Millisecond) // longer than an interval: it is looked for again in vain
 	seeStatus(t, d, "git still away", lost.with(fields{
 		"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
 		"sync.last_success_at": at(status, "sync.last_success_at"),

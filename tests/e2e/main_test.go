@@ -15,6 +15,7 @@ import (
 
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
@@ -155,23 +156,20 @@ func see(t *testing.T, d *hfidtest.Daemon, what, path string, want fields) any {
 
 func seeWithin(t *testing.T, d *hfidtest.Daemon, what, path string, want fields, limit time.Duration) any {
 	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
+	var value any
+	testtool.Within(t, limit, what+": GET "+path, func() error {
 		answer := d.Get(path)
-		var value any
+		value = nil
 		if err := json.Unmarshal(answer.Body, &value); err != nil {
 			t.Fatalf("GET %s: %v: %s", path, err, answer.Body)
 		}
-		wrong := want.differences(value)
-		if len(wrong) == 0 {
-			return value
-		}
-		if time.Now().After(deadline) {
+		if wrong := want.differences(value); len(wrong) > 0 {
 			pretty, _ := json.MarshalIndent(value, "", "  ")
-			t.Fatalf("%s: GET %s after %s:\n  %s\nthe whole answer:\n%s", what, path, limit, strings.Join(wrong, "\n  "), pretty)
+			return fmt.Errorf("\n  %s\nthe whole answer:\n%s", strings.Join(wrong, "\n  "), pretty)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
+	return value
 }
 
 // seeStatus is see of /v1/status, and of /v1/drift, which must say the same of drift.

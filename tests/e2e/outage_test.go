@@ -11,6 +11,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // An external etcd that goes away is told of, and what was served is served
@@ -94,11 +95,7 @@ func TestGitServerAway(t *testing.T) {
 			"conditions.Stalled.status": c.stalled, "conditions.Reconciling.status": c.reconciling, "conditions.Reconciling.reason": c.why,
 		})
 		looks := server.Requests()
-		for deadline := time.Now().Add(hfidtest.Patience); server.Requests() < looks+3; time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: it is not looked at again", c.name)
-			}
-		}
+		testtool.Eventually(t, c.name+": it is looked at again", func() bool { return server.Requests() >= looks+3 })
 		// Looked at again and again in vain, no time of success moves.
 		seeStatus(t, d, c.name+", still", fields{
 			"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -8,7 +9,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/etcdtest"
-	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // pollURL asks until the answer holds a text, and gives the answer.
@@ -17,20 +18,19 @@ func pollURL(t *testing.T, url, text string) string {
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	last := ""
-	for deadline := time.Now().Add(hfidtest.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	testtool.Within(t, testtool.Patience, "GET "+url, func() error {
 		response, err := client.Get(url)
 		if err != nil {
-			last = err.Error()
-			continue
+			return err
 		}
+		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		if last = string(body); err == nil && strings.Contains(last, text) {
-			return last
+		if last = string(body); err != nil || !strings.Contains(last, text) {
+			return fmt.Errorf("it does not hold %s (%v): %s", text, err, last)
 		}
-	}
-	t.Fatalf("GET %s never held %s: %s", url, text, last)
-	return ""
+		return nil
+	})
+	return last
 }
 
 // ctl runs etcdctl on an endpoint.

@@ -10,6 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // lease is how long a leader that was killed still counts as one. Etcd
@@ -60,19 +61,17 @@ func timeAt(answer any, where string) time.Time {
 // has just found out takes a moment to reach the other.
 func alike(t *testing.T, leader, follower *hfidtest.Daemon, what string, want fields) {
 	t.Helper()
-	for deadline := time.Now().Add(hfidtest.Patience / 3); ; time.Sleep(20 * time.Millisecond) {
+	testtool.Within(t, testtool.Patience, what, func() error {
 		a := seeStatus(t, leader, what, want.with(fields{"replica.id": "one", "replica.role": "leader", "replica.leader": "one", "etcd.last_seen_at": present}))
 		b := seeStatus(t, follower, what, want.with(fields{"replica.id": "two", "replica.role": "follower", "replica.leader": "one", "etcd.last_seen_at": present}))
 		x, y := shared(a)+served(leader), shared(b)+served(follower)
 		// The leader may have looked once more before the other was asked: it is asked again.
 		wrong := strayTimes(seeStatus(t, leader, what, fields{}), b)
-		if x == y && len(wrong) == 0 {
-			return
+		if x != y || len(wrong) > 0 {
+			return fmt.Errorf("the answers differ:\nleader   %s\nfollower %s\n%s", x, y, strings.Join(wrong, "\n"))
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: the answers differ:\nleader   %s\nfollower %s\n%s", what, x, y, strings.Join(wrong, "\n"))
-		}
-	}
+		return nil
+	})
 }
 
 // Two daemons on one etcd: one leads, both answer alike, a trigger reaches the

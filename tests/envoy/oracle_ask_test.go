@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // oracleRequest is what a case's client sends.
@@ -203,7 +204,7 @@ func oracleLogFormat() string {
 // once the log has all of it. A stream is logged when it has ended.
 func (s *oracleSide) collect(limit time.Duration) error {
 	var lines [][]string
-	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+	err := testtool.Poll(limit, func() error {
 		lines = nil
 		whole, _, _ := cutLast(s.world.envoy.AccessLog(s.name))
 		for line := range strings.Lines(whole) {
@@ -211,12 +212,13 @@ func (s *oracleSide) collect(limit time.Duration) error {
 				lines = append(lines, fields[1:])
 			}
 		}
-		if len(lines) >= s.requests {
-			break
+		if len(lines) < s.requests {
+			return fmt.Errorf("%s: the access log has %d of %d requests", s.name, len(lines), s.requests)
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: the access log has %d of %d requests after %s", s.name, len(lines), s.requests, limit)
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for i, line := range lines {
 		for j, field := range oracleLog {

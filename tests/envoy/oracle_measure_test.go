@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // oracleMeasured are the cases that are measured over many requests. Envoy
@@ -145,10 +147,7 @@ func (w *oracleWorld) checkDraws(t *testing.T) {
 				t.Fatalf("%s %s: %d answers", c.name, side, answers)
 			}
 			var lines []string
-			for deadline := time.Now().Add(envoytest.Patience); len(lines) < requests; time.Sleep(20 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("%s %s: the access log has %d of %d requests", c.name, side, len(lines), requests)
-				}
+			testtool.Within(t, testtool.Patience, c.name+" "+side, func() error {
 				lines = nil
 				whole, _, _ := cutLast(w.envoy.AccessLog(side))
 				for line := range strings.Lines(whole) {
@@ -156,7 +155,11 @@ func (w *oracleWorld) checkDraws(t *testing.T) {
 						lines = append(lines, line)
 					}
 				}
-			}
+				if len(lines) < requests {
+					return fmt.Errorf("the access log has %d of %d requests", len(lines), requests)
+				}
+				return nil
+			})
 			both, neither := 0, 0
 			for _, line := range lines {
 				delayed := strings.Contains(line, "DI") || strings.Contains(line, "delay="+c.name)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // oracleHangups are clients that go away. They run one after the other, for
@@ -52,12 +53,13 @@ func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Dur
 func (s *oracleSide) hangUpLater() error {
 	path, _, _ := strings.Cut(s.path(), "?")
 	return s.cutOff(func(ctx context.Context) error {
-		for deadline := time.Now().Add(envoytest.Patience); s.world.upstream.begun(s.name, path) == 0; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(deadline) || ctx.Err() != nil {
+		err := testtool.Poll(testtool.Patience, func() error {
+			if s.world.upstream.begun(s.name, path) == 0 && ctx.Err() == nil {
 				return errors.New("the request did not reach the upstream")
 			}
-		}
-		return nil
+			return nil
+		})
+		return errors.Join(err, ctx.Err())
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // TestAgainstEnvoysOwnFaultFilter holds our filter against the one that Envoy
@@ -113,11 +114,7 @@ func oracleStart(t *testing.T) *oracleWorld {
 	})
 	// There is one worker, and so one VM that sees requests: one fault shows that it has all policies.
 	c := client(t, false)
-	for deadline := time.Now().Add(envoytest.Patience); get(t, c, w.envoy.ListenerURL("ours")+"/ready/").Status != 418; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the filter had no policies within %s", envoytest.Patience)
-		}
-	}
+	testtool.Eventually(t, "the filter has its policies", func() bool { return get(t, c, w.envoy.ListenerURL("ours")+"/ready/").Status == 418 })
 	return w
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // oracleSideHeader tells the upstream by which listener a request came.
@@ -113,7 +114,7 @@ func oracleAnswer(w http.ResponseWriter, r *http.Request) {
 	for i := range lines {
 		_, _ = fmt.Fprintf(w, "line %d\n", i)
 		_ = http.NewResponseController(w).Flush()
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // the answer comes as slowly as the case has it
 	}
 	_, _ = io.WriteString(w, "upstream\n")
 	header.Set("X-Last", "trailer")
@@ -129,9 +130,11 @@ func (u *oracleUpstream) begun(side, path string) int {
 
 // seen is what the upstream saw of a side and path, once it has finished with all of it.
 func (u *oracleUpstream) seen(side, path string) ([]oracleArrival, error) {
-	for deadline := time.Now().Add(envoytest.Patience); ; time.Sleep(5 * time.Millisecond) {
+	var seen []oracleArrival
+	err := testtool.Poll(testtool.Patience, func() error {
 		u.mu.Lock()
-		var seen []oracleArrival
+		defer u.mu.Unlock()
+		seen = nil
 		unfinished := 0
 		for _, arrival := range u.arrivals[[2]string{side, path}] {
 			if !arrival.done {
@@ -139,12 +142,10 @@ func (u *oracleUpstream) seen(side, path string) ([]oracleArrival, error) {
 			}
 			seen = append(seen, *arrival)
 		}
-		u.mu.Unlock()
-		if unfinished == 0 {
-			return seen, nil
+		if unfinished > 0 {
+			return fmt.Errorf("the upstream is still busy with %d requests for %s", unfinished, path)
 		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("the upstream is still busy with %d requests for %s", unfinished, path)
-		}
-	}
+		return nil
+	})
+	return seen, err
 }

@@ -104,7 +104,7 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 	}
 	// Well again, each VM has one request waiting, and asks no more than that.
 	asked := control.count()
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // of calm, in which no more may come
 	if more := control.count() - asked; more > vms {
 		t.Errorf("%d requests came in two seconds of calm", more)
 	}

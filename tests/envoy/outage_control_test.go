@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // outageControl plays the daemon towards filters, well or as badly as a test
@@ -51,15 +52,10 @@ func outageStart(t testing.TB) *outageControl {
 func (c *outageControl) listen(t testing.TB) {
 	t.Helper()
 	var listener net.Listener
-	for deadline := time.Now().Add(envoytest.Patience); ; time.Sleep(20 * time.Millisecond) {
-		var err error
-		if listener, err = net.Listen("tcp", c.address); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	testtool.Within(t, testtool.Patience, "the control plane listens", func() (err error) {
+		listener, err = net.Listen("tcp", c.address)
+		return err
+	})
 	c.address = listener.Addr().String()
 	c.server = &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: envoytest.Patience}
 	c.served = make(chan error, 1)

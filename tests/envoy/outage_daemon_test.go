@@ -36,6 +36,7 @@ func TestTheDaemonsDeathsFailNoRequest(t *testing.T) {
 	e := w.envoys["frontend-1"]
 	w.push(t, outageSettled(1)...)
 	busy := outageBusy(t, e.URL())
+	// away is long enough for several requests of the filter in vain.
 	const away = 2 * time.Second
 	for i, death := range []struct {
 		what string

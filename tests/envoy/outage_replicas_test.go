@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 // tell the same of each sidecar, though its VMs' requests are balanced over
 // both; so they do when one is killed and when it is back. No request fails of it.
 func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
+	testtool.SlowOnly(t)
 	t.Parallel()
 	server, repo, upstream := etcdtest.Start(t), gittest.New(t), envoytest.RunUpstream(t)
 	files := func(version int) map[string]string {
@@ -109,12 +111,13 @@ func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
 	repo.Push()
 	see("the fourth commit", fourth, "one", "two")
 	// For longer than a filter may take between two requests, all stays well.
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	testtool.Throughout(t, 10*time.Second, "all stays well", func() error {
 		for _, d := range daemons {
 			if f := d.Status().Filters; f.Silent > 0 {
-				t.Fatalf("a false alarm: %+v", f)
+				return fmt.Errorf("a false alarm: %+v", f)
 			}
 		}
-	}
+		return nil
+	})
 	busy.end()
 }

@@ -63,7 +63,7 @@ func TestPanicsFailNoRequest(t *testing.T) {
 	busy := outageBusy(t, e.URL())
 	began, asked := time.Now(), control.count()
 	tag := control.renew()
-	time.Sleep(4 * time.Second)
+	time.Sleep(4 * time.Second) // of answers that make it panic: it may ask so seldom, and no more seldom
 	lasted, during := time.Since(began), control.count()-asked
 	if most := vms * outageTries(lasted); during > most || during < 4 {
 		t.Errorf("the control plane was asked %d times in %s, and %d would be the most", during, lasted, most)
@@ -79,7 +79,7 @@ func TestPanicsFailNoRequest(t *testing.T) {
 	expect("well again", "/version-2", 50, 410)
 	expect("well again", "/version-1", 50, 200)
 	asked, before = control.count(), panics()
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // of calm, in which no more may come
 	if more := control.count() - asked; more > vms {
 		t.Errorf("%d requests came in two seconds of calm", more)
 	}

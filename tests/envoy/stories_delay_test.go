@@ -138,7 +138,7 @@ func TestABodyWaitsForTheEndOfTheDelay(t *testing.T) {
 				arrived := make(chan time.Duration, 1)
 				go func() {
 					for w.upstream.CountOf("/upload") == 0 && ctx.Err() == nil {
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // as precise as the delay is measured
 					}
 					arrived <- time.Since(started)
 				}()
@@ -170,7 +170,7 @@ func pieces(ctx context.Context, text string, count int, gap time.Duration) io.R
 			if _, err := io.WriteString(writer, text); err != nil || ctx.Err() != nil {
 				break
 			}
-			time.Sleep(gap)
+			time.Sleep(gap) // the body comes as slowly as the case has it
 		}
 		writer.Close()
 	}()

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // future is a daemon that is newer than the filter: its policies have fields
@@ -129,11 +131,12 @@ func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
 		t.Error("the log does not say that the daemon came")
 	}
 	// For longer than stale_after the daemon is well, and nothing changes: nothing goes stale.
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	testtool.Throughout(t, 4*time.Second, "with the daemon well nothing goes stale", func() error {
 		if got := status(); got != 418 || stale() != 0 {
-			t.Fatalf("with the daemon well: status %d, stale %v", got, stale())
+			return fmt.Errorf("status %d, stale %v", got, stale())
 		}
-	}
+		return nil
+	})
 
 	late.Kill()
 	killed := time.Now()

@@ -50,7 +50,7 @@ spec:
 			return getOnce(t, half.ListenerURL("living")+"/ok").Header.Get("X-Hfi-Fault") == header
 		})
 		expect("with other settings", 418, header)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond) // some of the load meets these settings
 	}
 	close(stop)
 	report := <-reports

@@ -18,6 +18,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // trapTold is how long a filter that is gone may pass for one that enforces.
@@ -29,6 +30,7 @@ const trapTold = 30 * time.Second
 // worker then lets requests through without faults, and the other goes on.
 // A sidecar that is stopped meanwhile is no alarm, nor one that is killed.
 func TestATrappedVMIsToldOf(t *testing.T) {
+	testtool.SlowOnly(t)
 	t.Parallel()
 	w := newWorld(t)
 	sidecarOf := func(pod, module string, concurrency int) envoytest.Config {
@@ -56,7 +58,7 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 	// whatever the filter does. These requests are answered by Envoy itself, once the
 	// filter has let them pass, so none is ever held; of the others not one may fail.
 	kept, passing := trapLoad(t, trapped.URL()+"/kept", 418), trapLoad(t, trapped.URL()+"/direct", 200)
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // of load, before which to compare
 	if faulted := kept.end(t); faulted[200] != 0 || faulted[418] == 0 {
 		t.Fatalf("before the trap, each request is for the fault: %v", faulted)
 	}

@@ -204,11 +204,7 @@ func (w *world) waitInForce(t testing.TB, names ...string) {
 // await waits, for a limited time, until a condition holds.
 func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(envoytest.Patience); !condition(); time.Sleep(3 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", envoytest.Patience, what)
-		}
-	}
+	testtool.Eventually(t, what, condition)
 }
 
 // has tells whether each VM of a Wasm filter, "hfi" where no other name was

@@ -9,6 +9,7 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // The control plane runs as two replicas, says how it is, gives
@@ -67,18 +68,19 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 			case <-time.After(50 * time.Millisecond):
 			}
 			asked++
-			err := w.tryAsk("/v1/policies/half", nil)
-			for tries := 0; err != nil && tries < 50; tries++ {
-				again++
-				time.Sleep(200 * time.Millisecond)
-				err = w.tryAsk("/v1/policies/half", nil)
-			}
+			err := testtool.Poll(testtool.Patience, func() error {
+				err := w.tryAsk("/v1/policies/half", nil)
+				if err != nil {
+					again++
+				}
+				return err
+			})
 			if err != nil {
-				t.Errorf("the control plane did not answer when asked 50 times: %v", err)
+				t.Errorf("the control plane did not answer: %v", err)
 			}
 		}
 	})
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // the load is under way
 	lose(t)
 	took := eventually(t, "two ready replicas again", 60*time.Second, func() error {
 		if count := len(w.pods(t, "boifi", "app.kubernetes.io/name=hfi-control-plane")); count != 2 {
@@ -86,7 +88,7 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 		}
 		return nil
 	})
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * time.Second) // some more of the load meets both replicas
 	close(stop)
 	senders.Wait()
 	for i, report := range reports {

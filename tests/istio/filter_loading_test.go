@@ -1,13 +1,14 @@
 package istio
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // Applied with kubectl, the filter is in every sidecar of the
@@ -68,18 +69,8 @@ func (w *world) untilAll(t *testing.T, began time.Time, pods []onePod, status in
 	var followers sync.WaitGroup
 	for i, pod := range pods {
 		followers.Go(func() {
-			for {
-				err := pod.answersWith(status)
-				took[i] = time.Since(began)
-				if err == nil {
-					return
-				}
-				if took[i] > limit {
-					failed[i] = fmt.Errorf("not within %v: %w", limit, err)
-					return
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
+			failed[i] = testtool.Poll(limit-time.Since(began), func() error { return pod.answersWith(status) })
+			took[i] = time.Since(began)
 		})
 	}
 	followers.Wait()

@@ -73,7 +73,7 @@ func keepStory(t *testing.T, w *world) {
 	plugins := func() string {
 		return w.kubectl(t, "-n", "demo", "get", "wasmplugins", "-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.url} {.spec.failStrategy}{"\n"}{end}`)
 	}
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // time enough to make one, which must not come
 	if made := plugins(); made != "" {
 		t.Errorf("without a policy there is a WasmPlugin: %s", made)
 	}

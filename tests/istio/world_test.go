@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/tests/istio/lab"
 )
 
@@ -236,15 +237,5 @@ var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 // eventually asks until there is no error, and says how long that took.
 func eventually(t testing.TB, what string, limit time.Duration, ask func() error) time.Duration {
 	t.Helper()
-	began := time.Now()
-	for {
-		err := ask()
-		if err == nil {
-			return time.Since(began)
-		}
-		if time.Since(began) > limit {
-			t.Fatalf("%s: not within %v: %v", what, limit, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	return testtool.Within(t, limit, what, ask)
 }
