@@ -63,7 +63,7 @@ func valid(t *testing.T, folder string) bool {
 }
 
 // What hfi init makes passes its own workflow and the daemon; a broken file
-// of either kind turns both red, whatever its name (G2).
+// of either kind turns both red, whatever its name.
 func TestWorkflowAndDaemonAgreeOnTheScaffold(t *testing.T) {
 	for _, c := range []struct {
 		name   string
