@@ -15,7 +15,7 @@ import (
 
 // lease is how long a leader that was killed still counts as one. Etcd
 // notices that it is over within half a second; grace is for a busy machine.
-const lease, grace = 5 * time.Second, 5 * time.Second
+const lease, grace = 5 * time.Second, 25 * time.Second
 
 // shared is what every replica's status says alike, to the letter. Each sees
 // etcd and since when there is drift with its own eyes; last_seen_at and
