@@ -106,7 +106,7 @@ func (s *Server) start() error {
 		_ = process.Wait()
 		close(exited)
 	}()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(testtool.Patience); ; {
 		if s.answers() {
 			return nil
 		}

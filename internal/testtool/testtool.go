@@ -3,7 +3,9 @@
 package testtool
 
 import (
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,16 +43,23 @@ func Lacks(t testing.TB, format string, arguments ...any) {
 	t.Skipf(format, arguments...)
 }
 
-// FreeAddress is a HOST:PORT of the loopback that nothing listens on. Somebody
-// else may take it meanwhile: where a program can choose its port itself, let it.
+// FreeAddress is a HOST:PORT of the loopback that nothing listens on. It is
+// none of those that systems choose from for a port 0 and for connections, so
+// that it stays free until a program listens on it, and while one restarts.
+// Where a program can choose its port itself, let it.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, count = 12_000, 20_000
+	var err error
+	for range 100 {
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(count))); err == nil {
+			defer listener.Close()
+			return listener.Addr().String()
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatalf("no port is free: %v", err)
+	return ""
 }
 
 // NoteSources looks at each file that the project's programs are built from,

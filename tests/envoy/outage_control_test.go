@@ -41,7 +41,7 @@ type outageControl struct {
 // outageStart starts a control plane that behaves well.
 func outageStart(t testing.TB) *outageControl {
 	t.Helper()
-	c := &outageControl{address: "127.0.0.1:0", version: 1, policies: outagePolicies, turned: make(chan struct{})}
+	c := &outageControl{address: testtool.FreeAddress(t), version: 1, policies: outagePolicies, turned: make(chan struct{})}
 	c.listen(t)
 	t.Cleanup(func() { c.refuse(t) })
 	return c
