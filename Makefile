@@ -30,14 +30,15 @@ demo: build tools ## run the daemon and four Envoys, show faults come and go, an
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 
-test: tools lint ## run the tests
-	$(GOTEST) -timeout 20m $(PACKAGES)
+# The linters vet what go test would vet once more.
+test: tools lint ## run the linters and the tests
+	$(GOTEST) -vet=off -timeout 20m $(PACKAGES)
 
 test-race: tools ## run the packages that share memory between goroutines under the race detector
-	$(GOTEST) -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
+	$(GOTEST) -vet=off -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
 test-slow: tools ## run at full size what has one, and what takes long: kills, mutations, the demo, the image, the big repository
-	HFI_SLOW=1 $(GOTEST) -p 1 -timeout 40m $(SLOW)
+	HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $(SLOW)
 
 # It needs root, iproute2 and iptables: network namespaces are its pods.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories in a mesh of real Kubernetes and Istio servers, which it builds

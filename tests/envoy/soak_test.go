@@ -17,7 +17,7 @@ import (
 const (
 	// soakRequests is the full size; otherwise the soak ends after soakShort.
 	soakRequests = 2_000_000
-	soakShort    = 15 * time.Second
+	soakShort    = 10 * time.Second
 	// soakLimit is far more than it takes where nothing else runs.
 	soakLimit = 15 * time.Minute
 	soakDelay = 20 * time.Millisecond

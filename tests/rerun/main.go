@@ -3,7 +3,7 @@
 //
 //	rerun [-max N] [-report FILE] [-subtests] [flags of go test] PACKAGE...
 //
-// It takes -count, -p, -race, -timeout and -v as go test does, and prints what
+// It takes -count, -p, -race, -timeout, -v and -vet as go test does, and prints what
 // go test prints. A package that does not build, or whose test binary ends
 // before it has run all tests (a panic, a timeout, os.Exit), fails at once:
 // what did not run cannot be told from what passed.
@@ -57,11 +57,12 @@ func parse(arguments []string) (settings, error) {
 	set.Int("count", 1, "as of go test")
 	set.Int("p", 1, "as of go test")
 	set.Duration("timeout", 0, "as of go test")
+	set.String("vet", "", "as of go test")
 	if err := set.Parse(arguments); err != nil {
 		return s, err
 	}
 	set.Visit(func(f *flag.Flag) {
-		if slices.Contains([]string{"race", "count", "p", "timeout"}, f.Name) {
+		if slices.Contains([]string{"race", "count", "p", "timeout", "vet"}, f.Name) {
 			s.flags = append(s.flags, "-"+f.Name+"="+f.Value.String())
 		}
 	})
