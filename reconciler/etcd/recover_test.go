@@ -265,7 +265,7 @@ func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
 	if a.State() != state || a.Drift().Status != api.DriftUnknown {
 		t.Errorf("while etcd is silent: %+v, drift %s", a.State(), a.Drift().Status)
 	}
-	time.Sleep(max(0, 8*time.Second-time.Since(began)))
+	time.Sleep(max(0, 8*time.Second-time.Since(began))) // frozen for longer than a lease lasts
 	server.Thaw()
 	eventually(t, "etcd is healthy again", func() bool { return a.Health().Healthy })
 	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))

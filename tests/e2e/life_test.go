@@ -118,7 +118,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 		t.Errorf("an invalid commit changed the answer\nfrom %s\nto   %s", before, after)
 	}
 	// Looked at again and again, it is the same invalid commit since the same moment.
-	time.Sleep(2500 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond) // two intervals
 	seeStatus(t, d, "still invalid", fields{
 		"history.#": 2, "sync.last_success_at": at(invalid, "sync.last_success_at"), "sync.last_applied_revision": at(invalid, "sync.last_applied_revision"),
 		"conditions.Ready.last_transition_time":   at(invalid, "conditions.Ready.last_transition_time"),

@@ -115,7 +115,7 @@ func TestATrappedVMIsToldOf(t *testing.T) {
 func trapAwaitSilent(t *testing.T, w *world, since time.Time) time.Duration {
 	t.Helper()
 	var told time.Duration
-	for deadline := time.Now().Add(envoytest.Patience); ; time.Sleep(50 * time.Millisecond) {
+	testtool.Within(t, testtool.Patience, "the trapped pod is silent and the others have gone", func() error {
 		filters := w.daemon.Status().Filters
 		for _, one := range filters.Items {
 			switch {
@@ -128,13 +128,12 @@ func trapAwaitSilent(t *testing.T, w *world, since time.Time) time.Duration {
 				}
 			}
 		}
-		if told > 0 && filters.Connected == 1 && filters.Silent == 1 && filters.Current == 0 {
-			return told
+		if told == 0 || filters.Connected != 1 || filters.Silent != 1 || filters.Current != 0 {
+			return fmt.Errorf("the filters are %+v", filters)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: the trapped pod is silent and the others have gone: %+v", envoytest.Patience, filters)
-		}
-	}
+		return nil
+	})
+	return told
 }
 
 // trapMortal starts an Envoy that the test may kill.
