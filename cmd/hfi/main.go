@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/boifi/hfi/internal/api/client"
+	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler/cue"
 )
 
@@ -93,11 +94,13 @@ Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
   hfi status                       # do git, etcd and the filters agree?
   hfi wait HEAD --timeout 30s      # until every filter has the last commit
   hfi get filters                  # which sidecars enforce it?`,
+		Version:       version.Get().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate(versionTemplate)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, also as HFI_SERVER")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long the command may take in all")
@@ -105,7 +108,7 @@ Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		newInit(a), newVet(a), newApply(a), newDelete(a), newGet(a), newStatus(a),
-		newDiff(a), newHistory(a), newWait(a), newExitCodes(a),
+		newDiff(a), newHistory(a), newWait(a), newVersion(a), newExitCodes(a),
 	)
 	a.limitAll(root.Commands())
 	addCompletionExamples(root)

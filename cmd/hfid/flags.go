@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/etcd"
 )
@@ -51,6 +52,7 @@ Every flag may also be given in the environment: --data-dir is HFID_DATA_DIR.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Version:       version.Get().String(),
 		PersistentPreRunE: func(command *cobra.Command, _ []string) error {
 			return fromEnvironment(command.Flags())
 		},
@@ -61,6 +63,7 @@ Every flag may also be given in the environment: --data-dir is HFID_DATA_DIR.`,
 			return run(command.Context(), o)
 		},
 	}
+	command.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	o.bind(command.Flags())
 	return command
 }
@@ -102,6 +105,9 @@ func (o *options) bind(flags *pflag.FlagSet) {
 func fromEnvironment(flags *pflag.FlagSet) error {
 	known := map[string]*pflag.Flag{}
 	flags.VisitAll(func(flag *pflag.Flag) {
+		if flag.Name == "help" || flag.Name == "version" {
+			return // cobra's own, which are no settings
+		}
 		known[environmentPrefix+strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))] = flag
 	})
 	var problems []error

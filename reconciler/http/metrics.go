@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	nethttp "net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -79,6 +81,7 @@ func NewMetrics() *Metrics {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "hfi_http_waiting_clients", Help: "Clients that wait for a change, or for this replica to catch up.",
 		}, func() float64 { return float64(m.waiting.Load()) }),
+		buildInfo(version.Get()),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What may be alerted on is there, at zero, before it first happens.
@@ -89,6 +92,19 @@ func NewMetrics() *Metrics {
 		m.triggers.WithLabelValues(outcome)
 	}
 	return m
+}
+
+// buildInfo is 1, with the build as labels: the convention for what other series are joined with.
+func buildInfo(build version.Info) prometheus.Collector {
+	system, architecture, _ := strings.Cut(build.Platform, "/")
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "hfi_build_info", Help: "The build of this daemon: 1, with its version, commit, Go release and platform.",
+		ConstLabels: prometheus.Labels{
+			"version": build.Version, "revision": build.Commit, "goversion": build.Go, "goos": system, "goarch": architecture,
+		},
+	})
+	info.Set(1)
+	return info
 }
 
 // Synced implements reconciler.Observer.

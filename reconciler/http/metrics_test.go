@@ -2,6 +2,7 @@ package http
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -22,6 +24,13 @@ func (d *daemon) sample(name string) string {
 		}
 	}
 	return ""
+}
+
+// buildInfoSeries is hfi_build_info as this test binary has to show it.
+func buildInfoSeries() string {
+	build := version.Get()
+	return fmt.Sprintf("hfi_build_info{goarch=%q,goos=%q,goversion=%q,revision=%q,version=%q}",
+		runtime.GOARCH, runtime.GOOS, runtime.Version(), build.Commit, build.Version)
 }
 
 // Names and labels follow Prometheus's conventions: its own linter says so of
@@ -84,6 +93,7 @@ func TestMetrics(t *testing.T) {
 		`hfi_http_requests_total{code="404",route="other"}`:                   "3",
 		`hfi_http_requests_total{code="202",route="/v1/reconcile"}`:           "1",
 		`hfi_triggers_total{outcome="failed"}`:                                "0",
+		buildInfoSeries():                                                     "1",
 	} {
 		if got := d.sample(name); got != want {
 			t.Errorf("%s is %q, want %s", name, got, want)
