@@ -8,7 +8,7 @@ PACKAGES := ./...
 SLOW = $(sort $(dir $(shell grep -rl 'testtool\.Slow' --include='*_test.go' .)))
 VERSION ?= dev
 
-.PHONY: help build filter oci demo test test-slow test-race test-istio bench bench-quick lint tools clean
+.PHONY: help build filter oci release demo test test-slow test-race test-istio bench bench-quick lint tools clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ filter: ## build the filter for Envoy and Istio into bin/filter.wasm
 
 oci: filter ## build the daemon's image and the filter's artefact into dist/, tagged VERSION; PUSH=REGISTRY/PATH pushes them
 	$(GO) run ./deploy/oci -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PUSH),-push $(PUSH))
+
+# What the environment says of flags shall not change the bytes, the filter's neither.
+release: export GOFLAGS = -mod=readonly -buildvcs=false
+release: filter ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
+	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
 
 demo: build tools ## run the daemon and four Envoys, show faults come and go, and stay up; SCRIPT=1 exits at the end
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/boifi/hfi/internal/gobuild"
 	"github.com/boifi/hfi/internal/oci"
 )
 
@@ -44,9 +45,14 @@ func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
+	commit, err := gobuild.Commit(ctx, o.source)
+	if err != nil {
+		return err
+	}
+	stamp := gobuild.Stamp{Version: o.version, Commit: commit}
 	var each []oci.Programs
 	for _, architecture := range oci.Architectures {
-		programs, err := oci.Compile(ctx, o.source, architecture)
+		programs, err := oci.Compile(ctx, o.source, architecture, stamp)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/gobuild"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/schema/scaffold"
@@ -33,7 +34,7 @@ func compiled(t *testing.T, source string) Programs {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	programs, err := Compile(ctx, source, runtime.GOARCH)
+	programs, err := Compile(ctx, source, runtime.GOARCH, gobuild.Stamp{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,27 +87,6 @@ func TestTheImageRuns(t *testing.T) {
 	})
 	if status, got := get(t, address+"/v1/filter.wasm"); status != http.StatusOK || sha256.Sum256(got) != sha256.Sum256(real) {
 		t.Errorf("GET /v1/filter.wasm: %d, %d bytes", status, len(got))
-	}
-}
-
-// The same sources make the same programs, in whatever folder they lie.
-func TestTheSameSourcesMakeTheSamePrograms(t *testing.T) {
-	testtool.SlowOnly(t)
-	elsewhere := t.TempDir()
-	list, err := exec.Command("git", "-C", testtool.Root(), "ls-files", "-z", "--", "*.go", "*.cue", "go.mod", "go.sum", "cmd", "schema").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		content, err := os.ReadFile(filepath.Join(testtool.Root(), name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, filepath.Join(elsewhere, name), content, 0o644)
-	}
-	here, there := compiled(t, testtool.Root()), compiled(t, elsewhere)
-	if !bytes.Equal(here.Hfid, there.Hfid) || !bytes.Equal(here.Hfi, there.Hfi) {
-		t.Error("the programs differ with the folder of their sources")
 	}
 }
 

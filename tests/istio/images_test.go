@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
+	"github.com/boifi/hfi/internal/gobuild"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/internal/oci"
 	"github.com/boifi/hfi/internal/testtool"
@@ -33,7 +34,7 @@ func (w *world) buildImages(t *testing.T) (programs string, images map[string]la
 	if err != nil {
 		t.Fatal(err)
 	}
-	built, err := oci.Compile(w.ctx, testtool.Root(), runtime.GOARCH)
+	built, err := oci.Compile(w.ctx, testtool.Root(), runtime.GOARCH, gobuild.Stamp{Version: "dev"})
 	if err != nil {
 		t.Fatal(err)
 	}
