@@ -126,12 +126,20 @@ func (r release) build(ctx context.Context, built, files string, target gobuild.
 	return programs, nil
 }
 
-// pack makes the archive of a program: with what a reader wants first, and for
-// the daemon the filter, which it serves if it lies beside it.
+// texts go into every archive, as far as the source tree has them.
+var texts = []string{"CHANGELOG.md", "LICENSE", "README.md"}
+
+// pack makes the archive of a program: with texts, and for the daemon with the
+// filter, which it serves if it lies beside it.
 func (r release) pack(files, file, name string, target gobuild.Target) error {
 	entries := []entry{{name: filepath.Base(file), mode: 0o755, from: file}}
-	for _, text := range []string{"README.md"} {
-		entries = append(entries, entry{name: text, mode: 0o644, from: filepath.Join(r.source, text)})
+	for _, text := range texts {
+		from := filepath.Join(r.source, text)
+		if _, err := os.Stat(from); err == nil {
+			entries = append(entries, entry{name: text, mode: 0o644, from: from})
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("packing %s: %w", file, err)
+		}
 	}
 	if name == "hfid" {
 		entries = append(entries, entry{name: "filter.wasm", mode: 0o644, from: r.filter})

@@ -177,6 +177,14 @@ func TestReleasesAreReproducible(t *testing.T) {
 	if filter := daemon["hfid"+linux+"/filter.wasm"]; !bytes.Equal(filter.content, read(t, filepath.Join(dist, "filter.wasm"))) {
 		t.Errorf("the filter beside the daemon has %d bytes, and is not the release's", len(filter.content))
 	}
+	for _, text := range texts {
+		content, err := os.ReadFile(filepath.Join(first, text))
+		for program, archive := range map[string]map[string]unpacked{"hfi" + linux: command, "hfid" + linux: daemon, "hfi-v1.2.3-windows-amd64": windows} {
+			if file, packed := archive[program+"/"+text]; packed != (err == nil) || !bytes.Equal(file.content, content) {
+				t.Errorf("%s has %s: %t, with %d bytes; the source tree has %d, %v", program, text, packed, len(file.content), len(content), err)
+			}
+		}
+	}
 	stripped(t, hfi, hfid, windows["hfi-v1.2.3-windows-amd64/hfi.exe"])
 	committed, err := time.Parse(time.RFC3339, gittest.Run(t, first, "log", "-1", "--format=%cI"))
 	if err != nil {
