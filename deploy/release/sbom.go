@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"runtime"
@@ -113,18 +115,19 @@ func packageURL(path, version string) string {
 // this program with the same.
 func goRelease() string { return strings.TrimPrefix(runtime.Version(), "go") }
 
-func writeBill(file string, bom *cdx.BOM) (err error) {
+func writeBill(file string, bom *cdx.BOM) error {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return fmt.Errorf("writing the bill of materials: %w", err)
 	}
-	encoder := cdx.NewBOMEncoder(out, cdx.BOMFileFormatJSON)
-	if err := encoder.SetPretty(true).SetEscapeHTML(false).Encode(bom); err != nil {
-		_ = out.Close()
-		return fmt.Errorf("writing the bill of materials: %w", err)
-	}
-	if err := out.Close(); err != nil {
+	if err := errors.Join(encodeBill(out, bom), out.Close()); err != nil {
 		return fmt.Errorf("writing the bill of materials: %w", err)
 	}
 	return nil
+}
+
+// encodeBill writes version 1.6 of the format: scanners that are a year old read it.
+func encodeBill(to io.Writer, bom *cdx.BOM) error {
+	encoder := cdx.NewBOMEncoder(to, cdx.BOMFileFormatJSON)
+	return encoder.SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6)
 }

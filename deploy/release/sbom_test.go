@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	cdx "github.com/CycloneDX/cyclonedx-go"
-
 	"github.com/boifi/hfi/internal/gobuild"
 )
 
@@ -32,7 +30,7 @@ func encoded(t *testing.T, programs []program) []byte {
 		t.Fatal(err)
 	}
 	var text bytes.Buffer
-	if err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).SetPretty(true).Encode(bom); err != nil {
+	if err := encodeBill(&text, bom); err != nil {
 		t.Fatal(err)
 	}
 	return text.Bytes()
@@ -48,6 +46,7 @@ func TestBillOfMaterials(t *testing.T) {
 	// What a reader of the format sees, without the library that wrote it.
 	var bom struct {
 		BOMFormat    string `json:"bomFormat"`
+		SpecVersion  string `json:"specVersion"`
 		SerialNumber string `json:"serialNumber"`
 		Metadata     struct {
 			Timestamp string `json:"timestamp"`
@@ -72,7 +71,7 @@ func TestBillOfMaterials(t *testing.T) {
 	if err := json.Unmarshal(text, &bom); err != nil {
 		t.Fatal(err)
 	}
-	if bom.BOMFormat != "CycloneDX" || !strings.HasPrefix(bom.SerialNumber, "urn:uuid:") || bom.Metadata.Timestamp != "2026-11-25T13:00:04Z" ||
+	if bom.BOMFormat != "CycloneDX" || bom.SpecVersion != "1.6" || !strings.HasPrefix(bom.SerialNumber, "urn:uuid:") || bom.Metadata.Timestamp != "2026-11-25T13:00:04Z" ||
 		bom.Metadata.Component.Name != "github.com/boifi/hfi" || bom.Metadata.Component.Version != "v1.2.3" {
 		t.Errorf("the bill begins with %+v", bom)
 	}
