@@ -141,7 +141,6 @@ func TestHealBacksOff(t *testing.T) {
 		if message := d.Status().Drift.Heal.Message; message != "" {
 			t.Errorf("ten minutes after the last change the status still says %q", message)
 		}
-		heals = nil
 		d.etcd.publishAt = nil
 		began := time.Now()
 		d.stray()

@@ -242,7 +242,7 @@ func contents(t *testing.T, stream io.Reader) map[string]packed {
 	files := map[string]packed{}
 	for archive := tar.NewReader(stream); ; {
 		header, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return files
 		}
 		if err != nil {

@@ -131,7 +131,7 @@ func decodeYAML(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 	decoder := cueyaml.NewDecoder(path, bytes.NewReader(content))
 	for {
 		document, err := extract(decoder)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return documents, nil
 		}
 		if err != nil {

@@ -285,7 +285,7 @@ type located struct {
 func packageProblem(e cueerrors.Error, strict bool) (located, bool) {
 	var p located
 	p.File, p.Line, p.Column = ownPlace(cueerrors.Positions(e))
-	at := fieldPath(unquoted(e.Path()))
+	at := unquoted(e.Path())
 	p.Field = at.String()
 	p.Message = firstLine(bare(e))
 	if strings.HasPrefix(p.Message, "invalid left-hand value") && strict {
@@ -300,7 +300,7 @@ func packageProblem(e cueerrors.Error, strict bool) (located, bool) {
 		inside = append(slices.Clone(inside[:len(inside)-1]), "headers")
 	}
 	// In two parts: what is an item of a list is told by its way from the policy on.
-	p.Field = fieldPath(at[:2]).String()
+	p.Field = at[:2].String()
 	if field := inside.String(); strings.HasPrefix(field, "[") {
 		p.Field += field
 	} else if field != "" {

@@ -2,6 +2,7 @@ package cue
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,7 @@ func (s *stock) run(dir string, arguments ...string) (bool, string) {
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
 	err := command.Run()
-	if _, ran := err.(*exec.ExitError); err != nil && !ran {
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		s.t.Fatalf("running cue: %v", err)
 	}
 	return err == nil, output.String()

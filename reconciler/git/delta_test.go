@@ -252,7 +252,7 @@ func TestConcurrentReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer delta.Close()
+	defer func() { _ = delta.Close() }()
 	done := make(chan error, 8)
 	for worker := range cap(done) {
 		go func() {

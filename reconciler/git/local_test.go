@@ -399,7 +399,7 @@ func readAll(t testing.TB, s *Source, base, head string) (map[string]string, err
 	if err != nil {
 		return nil, err
 	}
-	defer delta.Close()
+	defer func() { _ = delta.Close() }()
 	contents := map[string]string{}
 	for _, file := range delta.Files {
 		text, err := file.Read(t.Context(), 1<<20)

@@ -3,7 +3,6 @@ package git
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -27,7 +26,7 @@ const patience = 30 * time.Second
 func open(t testing.TB, url, folder string, adjust ...func(*Source)) *Source {
 	t.Helper()
 	s := New(url, "main", folder, filepath.Join(t.TempDir(), "git"))
-	s.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	s.Logger = slog.New(slog.DiscardHandler)
 	for _, change := range adjust {
 		change(s)
 	}

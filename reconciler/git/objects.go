@@ -299,7 +299,7 @@ var errDamaged = errors.New("the object is damaged")
 
 // noEOF keeps an early end from looking like the regular one.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

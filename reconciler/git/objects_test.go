@@ -20,7 +20,7 @@ func TestTooLargeToRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer delta.Close()
+			defer func() { _ = delta.Close() }()
 			var large *schema.TooLarge
 			if text, err := delta.Files[0].Read(t.Context(), 99_999); !errors.As(err, &large) || large.Size != 100_000 {
 				t.Errorf("read %d bytes, with the error %v", len(text), err)

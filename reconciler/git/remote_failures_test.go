@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -86,7 +87,7 @@ func TestRemoteFailures(t *testing.T) {
 			if err == nil {
 				t.Fatal("the delta was read")
 			}
-			if known := err.(*reconciler.SourceError); known.Then != reconciler.Retry {
+			if known := (*reconciler.SourceError)(nil); !errors.As(err, &known) || known.Then != reconciler.Retry {
 				t.Errorf("a cut fetch is no error to retry: %v", err)
 			}
 			server.Break(nil)

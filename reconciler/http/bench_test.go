@@ -124,7 +124,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 			bareWaiting.Add(1)
 			<-r.Context().Done()
 		})}
-		go bareServer.Serve(listener)
+		go func() { _ = bareServer.Serve(listener) }()
 		bare := perClient(b, listener.Addr().(*net.TCPAddr), count, bareWaiting.Load)
 		bareServer.Close()
 

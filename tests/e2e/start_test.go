@@ -160,11 +160,11 @@ func TestTermination(t *testing.T) {
 	d.WaitSynced(hash)
 	wantNames(t, "served", servedNames(d), "a", "made-1", "made-2")
 
-	waiting := make(chan error, 1)
+	waiting := make(chan struct{})
 	etag := d.Policies("").ETag
 	go func() {
-		_, err := d.Ask(t.Context(), "GET", "/v1/policies?wait=60s", map[string][]string{"If-None-Match": {etag}})
-		waiting <- err
+		defer close(waiting)
+		_, _ = d.Ask(t.Context(), "GET", "/v1/policies?wait=60s", map[string][]string{"If-None-Match": {etag}})
 	}()
 	pid := d.PID()
 	began := time.Now()

@@ -3,6 +3,7 @@ package envoy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -132,7 +133,7 @@ func oracleReadBody(s *oracleSide, answer *http.Response) ([]byte, error) {
 	if err == nil {
 		_, err = io.Copy(&body, answer.Body)
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	s.note("body streamed", time.Since(begun) > 150*time.Millisecond)

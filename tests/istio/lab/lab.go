@@ -90,11 +90,6 @@ func (l *Lab) Kubectl(ctx context.Context, input string, arguments ...string) (s
 	return run(ctx, command)
 }
 
-// Get reads an object of the API into result, by its path.
-func (l *Lab) Get(ctx context.Context, path string, result any) error {
-	return l.api.get(ctx, path, result)
-}
-
 // tool is the path of a program that "make test-istio" builds.
 func tool(name string) string { return filepath.Join(testtool.Root(), ".tools", "bin", name) }
 
