@@ -1,0 +1,219 @@
+package docs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// runElsewhere are the documents in docs/ whose commands another test runs.
+var runElsewhere = map[string]string{
+	"docs/releasing.md": "TestReleasesAreReproducible",
+}
+
+// situation is what a command of a document is for: what has happened before
+// a reader runs it, and what ends that. Both are scripts.
+type situation struct{ before, after string }
+
+const (
+	revert = `git revert --no-edit HEAD >/dev/null; git push -q; hfi wait HEAD`
+	// A filter that has asked once, and has nothing in force yet.
+	ask = `curl -sf -o /dev/null -H 'X-Hfi-Node: node-1' -H 'X-Hfi-Pod: frontend-1' -H 'X-Hfi-Vm: vm-1' "$HFI_SERVER/v1/policies?service=frontend&namespace=demo&wait=10s"`
+)
+
+// situations are by the heading of a section, one for each of its blocks that needs one.
+var situations = map[string][]situation{
+	"A push changed nothing": {
+		{`printf 'metadata: {name: bad}\nspec: {rules: [{fault: {delay_ms: fast}}]}\n' >policies/bad.yaml
+git add .; git commit -q -m "Delay everything"; git push -q`, revert},
+		{`for i in $(seq 12); do printf 'metadata: {name: old-%s}\nspec: {selector: {service: old}, rules: [{fault: {delay_ms: 5}}]}\n' "$i" >policies/old-"$i".yaml; done
+git add .; git commit -q -m "Begin experiments"; git push -q; hfi wait HEAD
+git rm -q 'policies/old-[2-9].yaml' 'policies/old-1?.yaml'; git commit -q -m "End experiments"; git push -q; hfi wait HEAD || [ $? = 7 ]`, ""},
+	},
+	"The commit is served, and no request is faulted": {{ask, ""}},
+	"hfi wait does not return, or exits with 9":       {{ask, ""}},
+	"Drift is Detected": {{
+		`etcdctl --endpoints "$(cat ../data/etcd-client-address)" put /hfi/policies/checkout-latency '{}' >/dev/null; until hfi status | grep -q 'Drift *Detected'; do sleep 0.1; done`,
+		`git commit -q --allow-empty -m "Put etcd right"; git push -q; until hfi status --exit-code >/dev/null; do sleep 0.1; done`,
+	}},
+	"Git cannot be seen": {{
+		`mv ../policies.git ../away.git; curl -sf -o /dev/null -X POST "$HFI_SERVER/v1/reconcile"; until hfi status | grep -q RepositoryMissing; do sleep 0.1; done`,
+		`mv ../away.git ../policies.git; until hfi status --exit-code >/dev/null; do sleep 0.1; done`,
+	}},
+}
+
+// Each command of a document under docs/ runs, in a clone of a policy
+// repository that a daemon follows, and prints what the page says it does: the
+// block that follows it. Lines of that come in the output in that order.
+func TestCommandsDoWhatThePagesSay(t *testing.T) {
+	known := declarations(t).tests
+	ran := 0
+	for _, p := range pages(t) {
+		if filepath.Dir(p.file) != "docs" {
+			continue
+		}
+		if test, elsewhere := runElsewhere[p.file]; elsewhere {
+			if known[test] == nil {
+				t.Errorf("%s runs the commands of %s, and there is no such test", test, p.file)
+			}
+			continue
+		}
+		blocks := p.blocks()
+		if !slices.ContainsFunc(blocks, func(b block) bool { return b.language == "sh" }) {
+			continue
+		}
+		t.Run(strings.TrimSuffix(filepath.Base(p.file), ".md"), func(t *testing.T) {
+			w := newWorkplace(t)
+			place := map[string]int{}
+			for i, b := range blocks {
+				if b.language != "sh" {
+					continue
+				}
+				ran++
+				var s situation
+				if all := situations[b.heading]; place[b.heading] < len(all) {
+					s = all[place[b.heading]]
+				}
+				place[b.heading]++
+				w.must("what happened before: "+b.heading, s.before)
+				out, err := w.run(strings.ReplaceAll(b.content, "localhost:8080", strings.TrimPrefix(w.server, "http://")), false)
+				t.Logf("%s\n%s%s", b.heading, b.content, out)
+				if i+1 < len(blocks) && blocks[i+1].language == "text" && blocks[i+1].heading == b.heading {
+					expect(t, b, out, blocks[i+1].content)
+				} else if err != nil {
+					t.Errorf("%s: %v", b.heading, err)
+				}
+				w.must("what comes after: "+b.heading, s.after)
+			}
+		})
+	}
+	if ran < 8 {
+		t.Errorf("only %d blocks of commands ran: are they still found?", ran)
+	}
+}
+
+// expect checks that a block's output has the lines wanted, in that order. An
+// ellipsis stands for anything, a run of blanks for any other.
+func expect(t *testing.T, b block, out, wanted string) {
+	t.Helper()
+	rest := strings.Split(out, "\n")
+	for line := range strings.Lines(wanted) {
+		line = strings.Join(strings.Fields(line), " ")
+		if line == "" {
+			continue
+		}
+		pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*") + "$")
+		at := slices.IndexFunc(rest, func(said string) bool {
+			return pattern.MatchString(strings.Join(strings.Fields(said), " "))
+		})
+		if at < 0 {
+			t.Errorf("%s: the commands\n%sprint no line %q after those before it, but\n%s", b.heading, b.content, line, out)
+			return
+		}
+		rest = rest[at+1:]
+	}
+}
+
+// workplace is a clone of a policy repository, which a daemon follows.
+type workplace struct {
+	t              *testing.T
+	folder, server string
+	environment    []string
+}
+
+func newWorkplace(t *testing.T) *workplace {
+	t.Helper()
+	base := t.TempDir()
+	w := &workplace{t: t, folder: filepath.Join(base, "clone"), environment: gittest.Environment()}
+	bare := filepath.Join(base, "policies.git")
+	w.environment = append(w.environment, "PATH="+strings.Join([]string{
+		filepath.Dir(hfidtest.Binary(t)), filepath.Dir(hfidtest.Client(t)), filepath.Dir(testtool.Path(t, "etcdctl")), os.Getenv("PATH"),
+	}, ":"))
+	if err := os.Mkdir(w.folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.must("a policy repository", fmt.Sprintf(`hfi init .
+git init -q --bare -b main %[1]s
+git init -q -b main
+git add .
+git commit -q -m Begin
+git remote add origin %[1]s
+git push -q -u origin main`, bare))
+	d := hfidtest.Run(t, bare, "--data-dir", filepath.Join(base, "data"))
+	w.server = d.URL()
+	w.environment = append(w.environment, "HFI_SERVER="+w.server, "HFID_LISTEN="+strings.TrimPrefix(w.server, "http://"))
+	w.must("the first commit served", "hfi wait HEAD")
+	return w
+}
+
+// must runs a script that has to succeed.
+func (w *workplace) must(what, script string) {
+	w.t.Helper()
+	if out, err := w.run(script, true); err != nil {
+		w.t.Fatalf("%s: %v\n%s", what, err, out)
+	}
+}
+
+// run runs a script in the clone. A strict one ends at the first command that fails.
+func (w *workplace) run(script string, strict bool) (output string, err error) {
+	return shell(w.t, w.folder, w.environment, script, strict)
+}
+
+// shell runs a script by bash in a folder, and ends whatever it leaves running.
+func shell(t *testing.T, folder string, environment []string, script string, strict bool) (output string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*hfidtest.Patience)
+	defer cancel()
+	if strict {
+		script = "set -euo pipefail\n" + script
+	}
+	command := exec.CommandContext(ctx, "bash", "-c", script)
+	command.Dir, command.Env = folder, environment
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.WaitDelay = 10 * time.Second
+	out, err := command.CombinedOutput()
+	if command.Process != nil {
+		_ = command.Cancel()
+	}
+	return string(out), err
+}
+
+// The commands of CONTRIBUTING.md run in the repository's root. Of those of
+// make, which CI itself runs, it is seen that make knows how.
+func TestCommandsForContributorsRun(t *testing.T) {
+	makeProgram, err := exec.LookPath("make")
+	if err != nil {
+		testtool.Lacks(t, "make is not there")
+	}
+	programs := t.TempDir()
+	if err := os.WriteFile(filepath.Join(programs, "make"), []byte("#!/bin/sh\nexec "+makeProgram+" -n \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	environment := append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"))
+	ran := 0
+	for _, b := range readPage(t, "CONTRIBUTING.md").blocks() {
+		if b.language != "sh" {
+			continue
+		}
+		ran++
+		if out, err := shell(t, testtool.Root(), environment, b.content, true); err != nil {
+			t.Errorf("%s: %v\n%s\n%s", b.heading, err, b.content, out)
+		}
+	}
+	if ran < 3 {
+		t.Errorf("only %d blocks of commands ran: are they still found?", ran)
+	}
+}
