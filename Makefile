@@ -3,6 +3,8 @@ GO ?= go
 GOTEST ?= $(GO) test
 BIN := bin
 TOOLS := .tools/bin
+# What the demo and the benchmarks run beside hfi: stock Envoy, etcd, etcdctl and cue.
+SERVERS := $(TOOLS)/.stamp $(TOOLS)/envoy
 PACKAGES := ./...
 # The packages with tests at full size: all others did the same in "make test".
 SLOW = $(sort $(dir $(shell grep -rl 'testtool\.Slow' --include='*_test.go' .)))
@@ -31,7 +33,7 @@ release: export GOFLAGS = -mod=readonly -buildvcs=false
 release: filter ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
 	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
 
-demo: build tools ## run the daemon and four Envoys, show faults come and go, and stay up; SCRIPT=1 exits at the end
+demo: build $(SERVERS) ## run the daemon and four Envoys, show faults come and go, and stay up; SCRIPT=1 exits at the end
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 
@@ -50,21 +52,21 @@ test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories i
 	tools/istio/packages.sh
 	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 25m ./tests/istio
 
-bench: build tools ## measure, side by side with what one would use instead
+bench: build $(SERVERS) ## measure, side by side with what one would use instead
 	$(GO) run ./tests/bench
 
-bench-quick: build tools
+bench-quick: build $(SERVERS)
 	$(GO) run ./tests/bench -quick
 
 # The second pass is for the files that only the filter's module has.
-lint: tools ## check the form of the code: .golangci.yml says by what, and nothing may be unreachable
+lint: $(TOOLS)/.lint-stamp ## check the form of the code: .golangci.yml says by what, and nothing may be unreachable
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(TOOLS)/golangci-lint run $(PACKAGES)
 	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/selection ./schema
 	@dead=$$($(TOOLS)/deadcode -test $(PACKAGES)); test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-tools: $(TOOLS)/.stamp $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp $(TOOLS)/envoy
+tools: $(SERVERS) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp
 
 # The version and its hashes stand in tools/envoy.txt.
 $(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh
