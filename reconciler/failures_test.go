@@ -25,11 +25,11 @@ func TestSourceErrors(t *testing.T) {
 		{"TimedOut", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		{"ObjectMissing", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		// What is missing in a repository that answers is seen to be missing ...
-		{"RepositoryEmpty", reconciler.Await, false, true, api.OutOfSync, "True", "False"},
-		{"BranchMissing", reconciler.Await, false, true, api.OutOfSync, "True", "False"},
+		{"RepositoryEmpty", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
+		{"BranchMissing", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
 		// ... but where there is no repository, nothing is known of the branch.
-		{"RepositoryMissing", reconciler.Mend, false, false, api.Unknown, "True", "False"},
-		{"AuthenticationFailed", reconciler.Mend, false, false, api.Unknown, "True", "False"},
+		{"RepositoryMissing", reconciler.Stalled, false, false, api.Unknown, "True", "False"},
+		{"AuthenticationFailed", reconciler.Stalled, false, false, api.Unknown, "True", "False"},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			scenario(t, func(t *testing.T, d *daemon) {

@@ -95,7 +95,7 @@ func (f *repository) hang(ctx context.Context, method string) error {
 	case <-released:
 		return nil
 	case <-ctx.Done():
-		return &reconciler.SourceError{Reason: "TimedOut", Then: reconciler.Retry, Err: ctx.Err()}
+		return &reconciler.SourceError{Reason: "TimedOut", Consequence: reconciler.Retry, Err: ctx.Err()}
 	}
 }
 
@@ -111,7 +111,7 @@ func (f *repository) Head(ctx context.Context) (string, error) {
 		return "", f.headErr
 	}
 	if len(f.commits) == 0 {
-		return "", &reconciler.SourceError{Reason: "RepositoryEmpty", Then: reconciler.Await, Err: fmt.Errorf("no commits")}
+		return "", &reconciler.SourceError{Reason: "RepositoryEmpty", Consequence: reconciler.WaitForPush, Err: fmt.Errorf("no commits")}
 	}
 	return f.commits[len(f.commits)-1].Hash, nil
 }
@@ -179,7 +179,7 @@ type storage struct {
 	verified bool
 	drift    api.Drift
 	history  []api.HistoryEntry
-	findings *reconciler.LeaderReport
+	report   *reconciler.LeaderReport
 	health   api.EtcdStatus
 	number   int64
 	epoch    int64
@@ -210,7 +210,7 @@ func newStorage() *storage {
 	return f
 }
 
-// change edits what the store holds, as a stranger or an outage would.
+// change edits what the store holds, as another writer or an outage would.
 func (f *storage) change(edit func(f *storage)) {
 	f.mu.Lock()
 	edit(f)
@@ -225,25 +225,16 @@ func (f *storage) notify() {
 	}
 }
 
-func (f *storage) State() *reconciler.State { f.mu.Lock(); defer f.mu.Unlock(); return f.state }
-func (f *storage) HeadVerified() bool {
+func (f *storage) View() *reconciler.StoreView {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.verified && f.state != nil
+	return &reconciler.StoreView{
+		State: f.state, HeadVerified: f.verified && f.state != nil, Drift: f.drift,
+		History: slices.Clone(f.history), LeaderReport: f.report, Health: f.health,
+	}
 }
-func (f *storage) Drift() api.Drift { f.mu.Lock(); defer f.mu.Unlock(); return f.drift }
-func (f *storage) Findings() *reconciler.LeaderReport {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.findings
-}
-func (f *storage) Health() api.EtcdStatus   { f.mu.Lock(); defer f.mu.Unlock(); return f.health }
+
 func (f *storage) Changed() <-chan struct{} { return f.changed }
-func (f *storage) History() []api.HistoryEntry {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.history)
-}
 
 func (f *storage) Trigger(context.Context) error {
 	f.mu.Lock()
@@ -315,14 +306,14 @@ func (t *term) Record(_ context.Context, entry api.HistoryEntry) error {
 	return nil
 }
 
-func (t *term) Report(_ context.Context, findings *reconciler.LeaderReport) error {
+func (t *term) Report(_ context.Context, report *reconciler.LeaderReport) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.reportErr != nil {
 		return t.reportErr
 	}
-	t.reports = append(t.reports, *findings)
-	t.findings = findings
+	t.reports = append(t.reports, *report)
+	t.report = report
 	t.notify()
 	return nil
 }

@@ -178,9 +178,9 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 		follower.follower()
 		show := func() {
 			leader.etcd.mu.Lock()
-			findings, state, history := leader.etcd.findings, leader.etcd.state, leader.etcd.history
+			report, state, history := leader.etcd.report, leader.etcd.state, leader.etcd.history
 			leader.etcd.mu.Unlock()
-			follower.etcd.change(func(f *storage) { f.findings, f.state, f.history = findings, state, history })
+			follower.etcd.change(func(f *storage) { f.report, f.state, f.history = report, state, history })
 			synctest.Wait()
 		}
 		show()
@@ -240,7 +240,7 @@ func TestTransitionTimesSurvive(t *testing.T) {
 		defer follower.Close()
 		follower.condition(api.Stalled) // it has seen none of it yet
 		follower.pass(time.Second)
-		follower.etcd.change(func(f *storage) { f.findings = d.etcd.findings })
+		follower.etcd.change(func(f *storage) { f.report = d.etcd.report })
 		for range 2 {
 			follower.pass(time.Second)
 			if at := follower.condition(api.Stalled).LastTransitionTime; !at.Equal(since) {

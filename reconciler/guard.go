@@ -7,18 +7,19 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// GuardedSize is the size from which on a set is guarded against a commit
-// that takes most of it away.
+// GuardedSize is the number of policies from which on a set is guarded against
+// a commit that removes most of it.
 const GuardedSize = 10
 
-// AllowPruneTrailer is what a commit's message says to let it pass the guard.
+// AllowPruneTrailer is the trailer of a commit message that lets a commit pass the guard.
 const AllowPruneTrailer = "hfi-allow-prune: true"
 
-// guard says why a set must not be published, or nothing. A commit that
+// guard returns why a set must not be published, or nothing. A commit that
 // empties a large set, or removes over half of it, is more often an accident
-// than meant; it passes when a commit since the last applied one says that it
-// is meant, or when it restores an earlier published state.
-func (l *leadership) guard(ctx context.Context, published *State, commit Commit, set *schema.Set) (refusal string, err error) {
+// than intended. It passes when a commit since the last applied one has the
+// trailer, or when it restores an earlier published state.
+func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, set *schema.Set) (refusal string, err error) {
+	published := l.published(view)
 	if published == nil || published.Set.Len() < GuardedSize {
 		return "", nil
 	}
@@ -28,7 +29,7 @@ func (l *leadership) guard(ctx context.Context, published *State, commit Commit,
 			removed++
 		}
 	}
-	if removed*2 <= published.Set.Len() || commit.AllowPrune || restored(l.Store.History(), set.Digest()) != "" {
+	if removed*2 <= published.Set.Len() || commit.AllowPrune || restored(view.History, set.Digest()) != "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
@@ -42,6 +43,6 @@ func (l *leadership) guard(ctx context.Context, published *State, commit Commit,
 			return "", nil
 		}
 	}
-	return fmt.Sprintf("commit %s would remove %d of %d policies; if that is meant, push a commit whose message ends with the trailer %q, else revert it",
+	return fmt.Sprintf("commit %s would remove %d of %d policies; if that is intended, push a commit whose message ends with the trailer %q, else revert it",
 		short(commit.Hash), removed, published.Set.Len(), AllowPruneTrailer), nil
 }

@@ -116,7 +116,7 @@ func TestGuardWithoutCommitsWaits(t *testing.T) {
 		d.push("a", policies(numbered(12)...))
 		d.open()
 		d.git.fail(func(f *repository) {
-			f.sinceErr = &reconciler.SourceError{Reason: "TimedOut", Then: reconciler.Retry, Err: errors.New("git did not answer")}
+			f.sinceErr = &reconciler.SourceError{Reason: "TimedOut", Consequence: reconciler.Retry, Err: errors.New("git did not answer")}
 		})
 		d.push("b", policies(numbered(1)...))
 		d.wantPublished("a")

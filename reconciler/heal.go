@@ -4,26 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/boifi/hfi/internal/api"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
-// stubborn is after how many repairs in a row the status says that something
-// keeps undoing them.
-const stubborn = 3
+const (
+	// repairsUntilWarning is after how many repairs in a row the status says
+	// that something keeps undoing them.
+	repairsUntilWarning = 3
+	// streakExpiry is how long no repair must be needed until the next one
+	// counts as the first of a row.
+	streakExpiry = 5 * time.Minute
+	// repairWhileWaiting is the time between two repairs while git or the
+	// validator has not answered. Mostly they answer sooner, and then their
+	// commit may be published in place of a repair.
+	repairWhileWaiting = time.Second
+)
 
-// calm is how long nothing must drift until a repair counts as the first of a row again.
-const calm = 5 * time.Minute
-
-// patience is how long git and the validator may take until repairs do not
-// wait for them any more. Mostly they are faster, and what they say may be
-// published in place of a repair.
-const patience = time.Second
-
-// meanwhile asks git or the validator, within StepTimeout, and repairs what
-// must be while there is no answer: a remote that hangs holds back nothing but
-// its own commits. What asks must not touch the leadership's memory.
-func meanwhile[T any](ctx context.Context, l *leadership, ask func(ctx context.Context) (T, error)) (T, error) {
+// askAndHeal calls ask (git or the validator) with a limit of StepTimeout, and
+// makes the repairs that are needed until it answers: a remote that hangs
+// delays its own commits only. ask must not touch the leadership's fields.
+func askAndHeal[T any](ctx context.Context, l *leadership, ask func(ctx context.Context) (T, error)) (T, error) {
 	limit, cancel := context.WithTimeout(ctx, l.StepTimeout)
 	defer cancel()
 	var answer T
@@ -33,96 +35,102 @@ func meanwhile[T any](ctx context.Context, l *leadership, ask func(ctx context.C
 		defer close(answered)
 		answer, err = ask(limit)
 	}()
-	again := time.NewTicker(patience)
-	defer again.Stop()
+	tick := time.NewTicker(repairWhileWaiting)
+	defer tick.Stop()
 	for {
 		select {
 		case <-answered:
 			return answer, err
-		case <-again.C:
+		case <-tick.C:
 			if l.repair(ctx) != nil {
-				// The term is over: the answer is waited for, which comes soon
-				// as ctx ends with the term, and whatever it is, no write succeeds.
-				again.Stop()
+				// The term is over. ask ends soon, as ctx ends with the term,
+				// and no write succeeds whatever it answers.
+				tick.Stop()
 			}
-			l.share()
+			l.publishReport()
 		}
 	}
 }
 
-// needsRepair says whether the store must be made to hold the verified state
-// again: it drifted and the daemon was told to heal, or its head was lost or
-// replaced. A lost head (a wiped store, say) is no drift to report and leave:
+// needsRepair reports whether the last verified state must be published again:
+// the store drifted in drift mode heal, or its head was lost or replaced. In
+// drift mode report too, a lost head (a wiped store, say) is repaired, because
 // a replica that starts would have nothing to serve, whatever git's newest
-// commit is. Nor is a replaced one: replicas serve what it says.
-func (l *leadership) needsRepair() bool {
-	if !l.Store.Health().Healthy || l.published() == nil {
+// commit is; and so is a replaced one, because replicas serve it.
+func (l *leadership) needsRepair(view *StoreView) bool {
+	if !view.Health.Healthy || l.published(view) == nil {
 		return false
 	}
-	return !l.Store.HeadVerified() || l.strayed() || l.DriftMode == HealDrift && l.Store.Drift().Status == api.DriftDetected
+	return !view.HeadVerified || l.headReplaced(view) || l.DriftMode == HealDrift && view.Drift.Status == api.DriftDetected
 }
 
-// repair publishes the last verified state again where that is needed.
-// Repairs that are undone come ever more slowly.
+// repair publishes the last verified state again if that is needed. Repairs
+// that are undone come at growing intervals. It returns an error only when
+// the term is over.
 func (l *leadership) repair(ctx context.Context) error {
-	now := l.Now()
-	if now.Sub(l.healedAt) > calm {
+	view, now := l.Store.View(), l.Now()
+	if now.Sub(l.healedAt) > streakExpiry {
 		l.healStreak = 0
-		l.heal.reset()
+		l.healWaits.Reset()
 	}
-	if !l.needsRepair() {
-		l.calmed()
+	if !l.needsRepair(view) {
+		l.clearHealMessage(view)
 		return nil
 	}
 	if now.Before(l.healAt) {
 		return nil
 	}
 	l.healedAt = now
-	state, drift := l.published(), l.Store.Drift()
-	status := api.HealStatus{}
-	if l.findings.Heal != nil {
-		status = *l.findings.Heal
-	}
-	if found := l.Store.State(); l.strayed() {
-		l.Logger.Warn("etcd's head was replaced by another than this daemon's: publishing the right one again",
-			"found", found.Head.Commit, "right", state.Head.Commit)
+	state := l.published(view)
+	if l.headReplaced(view) {
+		l.Logger.Warn("etcd's head was replaced by another writer; publishing the last published set again",
+			"found", view.State.Head.Commit, "commit", state.Head.Commit)
 	}
 	err := l.put(ctx, Publication{Commit: state.Head.Commit, Set: state.Set})
 	if errors.Is(err, ErrDeposed) || ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	wait := l.heal.next()
+	wait := l.healWaits.NextBackOff()
 	l.healAt = l.Now().Add(wait)
+	l.recordRepair(view.Drift, wait, err)
+	return nil
+}
+
+// recordRepair puts the outcome of a repair into the report and the log.
+func (l *leadership) recordRepair(drift api.Drift, wait time.Duration, err error) {
+	status := api.HealStatus{}
+	if l.report.Heal != nil {
+		status = *l.report.Heal
+	}
+	l.report.Heal = &status
 	if err != nil {
 		l.Observer.Failed("etcd", "Heal")
-		l.Logger.Warn("repairing drift failed", "error", err, "again_in", wait)
+		l.Logger.Warn("repairing drift failed", "error", err, "retry_in", wait)
 		status.Message = fmt.Sprintf("the last repair failed: %v", err)
-		l.findings.Heal = &status
-		return nil
+		return
 	}
 	l.healStreak++
 	status.Repairs++
 	done := l.Now()
 	status.LastAt, status.Message = &done, ""
-	if l.healStreak >= stubborn {
+	if l.healStreak >= repairsUntilWarning {
 		status.Message = fmt.Sprintf("something keeps changing etcd: %d repairs in a row were undone, the next one waits %s; first key: %s",
-			l.healStreak-1, wait, firstKey(drift))
+			l.healStreak-1, wait.Round(time.Millisecond), firstKey(drift))
 	}
 	l.Logger.Info("repaired drift", "keys", drift.Total, "first_key", firstKey(drift), "in_a_row", l.healStreak)
-	l.findings.Heal = &status
-	return nil
 }
 
-// calmed takes back what was said of repairs once it is true no more: the
-// last one failed and is needed no longer, or nothing has undone it for long.
-func (l *leadership) calmed() {
-	heal := l.findings.Heal
-	if heal == nil || heal.Message == "" || l.healStreak >= stubborn || !l.Store.Health().Healthy {
+// clearHealMessage removes the message about repairs once it no longer holds:
+// the last repair failed and none is needed any more, or nothing has undone a
+// repair for a long time.
+func (l *leadership) clearHealMessage(view *StoreView) {
+	heal := l.report.Heal
+	if heal == nil || heal.Message == "" || l.healStreak >= repairsUntilWarning || !view.Health.Healthy {
 		return
 	}
-	quiet := *heal
-	quiet.Message = ""
-	l.findings.Heal = &quiet
+	cleared := *heal
+	cleared.Message = ""
+	l.report.Heal = &cleared
 }
 
 func firstKey(drift api.Drift) string {

@@ -11,7 +11,7 @@ import (
 )
 
 func sourceError(reason string, then reconciler.Consequence) error {
-	return &reconciler.SourceError{Reason: reason, Then: then, Err: errors.New("reading the branch: something is wrong")}
+	return &reconciler.SourceError{Reason: reason, Consequence: then, Err: errors.New("reading the branch: something is wrong")}
 }
 
 // Just started, then synced: every field says so.

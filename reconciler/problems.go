@@ -8,19 +8,19 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// MaxProblems and MaxProblemBytes, as JSON, bound the errors that the status
-// lists, and the warnings. Both go into the leader's report, which is one
-// value in etcd, and that takes 1.5 MiB with all else that it says.
+// MaxProblems, and MaxProblemBytes of JSON, bound the errors that the status
+// lists, and likewise the warnings. Both are part of the leader's report, which
+// is one value in etcd, of at most 1.5 MiB in all.
 const (
 	MaxProblems     = 1000
 	MaxProblemBytes = 512 << 10
 )
 
-// maxProblemText bounds each text of a problem, in bytes. Few are near it, and
-// so the first problem always has room.
+// maxProblemText bounds each text of a problem, in bytes, so that the first
+// problem always fits.
 const maxProblemText = 2 << 10
 
-// firstProblems are those of all problems that the status lists.
+// firstProblems returns the problems that the status lists.
 func firstProblems(all []schema.Problem) []schema.Problem {
 	var listed []schema.Problem
 	room := MaxProblemBytes
@@ -28,7 +28,7 @@ func firstProblems(all []schema.Problem) []schema.Problem {
 		problem = cutProblem(problem)
 		text, err := json.Marshal(problem)
 		if err != nil {
-			panic(fmt.Sprintf("encoding a problem: %v", err)) // Strings and numbers: nothing that can fail.
+			panic(fmt.Sprintf("encoding a problem: %v", err)) // Impossible: it has only strings and numbers.
 		}
 		if room -= len(text) + 1; room < 0 {
 			break
@@ -45,7 +45,7 @@ func cutProblem(problem schema.Problem) schema.Problem {
 	return problem
 }
 
-// Cut bounds a text to so many bytes, and a mark that it was cut. It stays UTF-8.
+// Cut shortens a text to at most limit bytes, and appends an ellipsis if it did. UTF-8 stays valid.
 func Cut(text string, limit int) string {
 	if len(text) <= limit {
 		return text

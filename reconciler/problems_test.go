@@ -79,7 +79,7 @@ func TestReportsOfOthersAndFailedReports(t *testing.T) {
 		var log strings.Builder
 		d.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		d.etcd.elected = make(chan struct{}, 1)
-		d.etcd.findings = &reconciler.LeaderReport{Leader: "old", Source: api.SourceStatus{URL: "u", Errors: problems(3, 1), Warnings: problems(2, 1)}}
+		d.etcd.report = &reconciler.LeaderReport{Leader: "old", Source: api.SourceStatus{URL: "u", Errors: problems(3, 1), Warnings: problems(2, 1)}}
 		d.open()
 		if source := d.Status().Source; source.ErrorsTotal != 3 || source.WarningsTotal != 2 {
 			t.Errorf("the totals are %d and %d", source.ErrorsTotal, source.WarningsTotal)

@@ -9,60 +9,62 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// published is the state that the next publication follows: the store's or,
-// if the store has lost everything, the one that is served or was kept on disk.
-func (l *leadership) published() *State {
-	if l.strayed() {
-		return l.rightful
+// published returns the state that the next publication follows: the store's
+// or, if the store has lost everything, the one that is served or was kept on
+// disk.
+func (l *leadership) published(view *StoreView) *State {
+	if l.headReplaced(view) {
+		return l.lastPublished
 	}
-	if state := l.Store.State(); state != nil {
-		return state
+	if view.State != nil {
+		return view.State
 	}
 	if served := l.Served(); served != nil {
 		return served
 	}
-	// Just started on a store that is empty: it was wiped, for this daemon has served before.
+	// This daemon has just started, has served before, and the store is empty: it was wiped.
 	return l.kept
 }
 
-// strayed says that the store's state, though it agrees with its head, is
-// none of this term's: someone put an older head and its policies back, from
-// a backup say. No newer leader did, or the term would be over.
-func (l *leadership) strayed() bool {
-	state := l.Store.State()
-	if l.rightful == nil || state == nil {
+// headReplaced reports that the store's state, though it agrees with its head,
+// was not published by this term: another writer put an older head and its
+// policies back, from a backup say. No newer leader did, or the term would be over.
+func (l *leadership) headReplaced(view *StoreView) bool {
+	if l.lastPublished == nil || view.State == nil {
 		return false
 	}
 	is := func(commit string, digest schema.Digest) bool {
-		return state.Head.Commit == commit && state.Head.Digest == digest
+		return view.State.Head.Commit == commit && view.State.Head.Digest == digest
 	}
-	return !is(l.rightful.Head.Commit, l.rightful.Head.Digest) && (l.tried.Set == nil || !is(l.tried.Commit, l.tried.Set.Digest()))
+	return !is(l.lastPublished.Head.Commit, l.lastPublished.Head.Digest) &&
+		(l.lastTried.Set == nil || !is(l.lastTried.Commit, l.lastTried.Set.Digest()))
 }
 
-// put publishes, and remembers what.
+// put publishes, and remembers what it published.
 func (l *leadership) put(ctx context.Context, publication Publication) error {
 	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
 	defer cancel()
-	l.tried = publication
+	l.lastTried = publication
 	state, err := l.term.Publish(ctx, publication)
 	if err == nil {
-		l.rightful = state
+		l.lastPublished = state
 	}
 	return err
 }
 
-// publish makes the store hold the set.
-func (l *leadership) publish(ctx context.Context, commit Commit, set *schema.Set, published *State) error {
+// publish makes the store hold the set of a commit.
+func (l *leadership) publish(ctx context.Context, view *StoreView, commit Commit, set *schema.Set) error {
+	published := l.published(view)
 	target := l.stampFor(set, published, commit.Hash)
-	entry := entryOf(commit, api.Applied, l.Now())
+	entry := newEntry(commit, api.Applied, l.Now())
 	entry.Digest = target.Digest()
 	if published != nil && published.Head.Digest != entry.Digest {
-		entry.Restores = restored(l.Store.History(), entry.Digest)
+		entry.Restores = restored(view.History, entry.Digest)
 	}
 	if err := l.put(ctx, Publication{Commit: commit.Hash, Set: target, Entry: &entry}); err != nil {
 		if !errors.Is(err, ErrDeposed) {
 			l.Observer.Failed("etcd", "Publish")
-			l.findings.SyncError = l.failure(l.findings.SyncError, "PublishFailed", err.Error())
+			l.report.SyncError = l.failure(l.report.SyncError, "PublishFailed", err.Error(), Retry)
 		}
 		return fmt.Errorf("publishing commit %s: %w", short(commit.Hash), err)
 	}
@@ -70,6 +72,7 @@ func (l *leadership) publish(ctx context.Context, commit Commit, set *schema.Set
 	return nil
 }
 
+// stampFor stamps a set against the one published before.
 func (l *leadership) stampFor(set *schema.Set, published *State, commit string) *schema.Set {
 	if l.stamped != nil {
 		return stamp(l.stamped, schema.Diff(l.validated, set), commit)
@@ -81,7 +84,34 @@ func (l *leadership) stampFor(set *schema.Set, published *State, commit string) 
 	return stamp(before, schema.Diff(before, set), commit)
 }
 
-// restored is the newest published commit with that digest, or empty.
+// stamp fills in the commit that each policy of a set came from: the published
+// policy's where the meaning is the same, else commit. It applies changes,
+// which lead to the set, to stamped, the stamped form of what they begin with.
+func stamp(stamped *schema.Set, changes []schema.Change, commit string) *schema.Set {
+	var puts []*schema.Entry
+	var deletes []string
+	for _, change := range changes {
+		if change.New == nil {
+			deletes = append(deletes, change.Name)
+			continue
+		}
+		origin := change.New.Origin
+		origin.Commit = commit
+		if before := stamped.Get(change.Name); before != nil && before.Hash == change.New.Hash {
+			origin.Commit = before.Origin.Commit
+			if origin == before.Origin {
+				continue
+			}
+		}
+		puts = append(puts, change.New.WithOrigin(origin))
+	}
+	if len(puts) == 0 && len(deletes) == 0 {
+		return stamped
+	}
+	return stamped.With(puts, deletes)
+}
+
+// restored returns the newest published commit with that digest, or empty.
 func restored(history []api.HistoryEntry, digest schema.Digest) string {
 	for _, entry := range history {
 		if entry.Outcome == api.Applied && entry.Digest == digest {

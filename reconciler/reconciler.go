@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/schema"
+	"github.com/boifi/hfi/internal/backoff"
 )
 
-// Defaults of a Reconciler's tunables.
+// Defaults of a Reconciler's tunables; that of Jitter is backoff.Jitter.
 const (
 	DefaultInterval    = 30 * time.Second
 	DefaultEtcdGrace   = 3 * time.Second
@@ -45,14 +45,16 @@ type Reconciler struct {
 	// DriftMode is ReportDrift or HealDrift.
 	DriftMode string
 
-	// Interval is the time between two looks at git that nothing asked for.
+	// Interval is the time between two reads of git without a trigger.
 	Interval time.Duration
 	// EtcdGrace is how long a starting replica waits for etcd before it serves the last good set from its disk.
 	EtcdGrace time.Duration
-	// RetryMin is the first wait after a failure that may pass; the waits double, up to Interval.
+	// RetryMin is the first wait after a retryable failure; the waits double, up to Interval.
 	RetryMin time.Duration
 	// HealMin is the first wait between two repairs of drift; the waits double, up to HealMax.
 	HealMin, HealMax time.Duration
+	// Jitter is the part, from 0 to 1, by which those waits are longer or shorter at random.
+	Jitter float64
 	// StepTimeout bounds each step of an attempt: reading git, validating, publishing.
 	StepTimeout time.Duration
 
@@ -62,24 +64,27 @@ type Reconciler struct {
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	// poke asks this replica's own term to look at git; moved tells it that
-	// what the store holds may have changed.
-	poke, moved chan struct{}
+	// trigger makes this replica's own term read git; storeChanged tells it
+	// that the store's view, or a condition, may have changed.
+	trigger, storeChanged chan struct{}
 	// kept is what the disk held when this replica started, or nil; set by Open.
 	kept *State
 
 	mu sync.Mutex
-	// served is the state last given to Serve; servedFrom says where it came from.
+	// served is the state last given to Serve: its revision only grows.
+	// servedFrom is "etcd" or "disk", and empty exactly while served is nil.
 	served     *State
 	servedFrom string
-	// own is this replica's findings while it leads, else nil.
+	// own is this replica's report while it leads, else nil.
 	own *LeaderReport
-	// busy says that an attempt is under way in this replica.
+	// busy says that this replica reads git or applies a commit; only while own is not nil.
 	busy bool
-	// lastReport is the newest leader's report seen, and when it was seen here.
+	// lastReport is the time in the newest leader's report seen, and
+	// lastReportSeen the time at which this replica first saw it.
 	lastReport, lastReportSeen time.Time
 	// diskError is why the served state could not be kept on disk, or empty.
-	diskError  string
+	diskError string
+	// conditions are those of the last status.
 	conditions map[api.ConditionType]api.Condition
 }
 
@@ -89,23 +94,18 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 		Source: source, Validator: validator, Store: store, LastGood: lastGood, Serve: serve,
 		DriftMode: ReportDrift,
 		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, RetryMin: DefaultRetryMin,
-		HealMin: DefaultHealMin, HealMax: DefaultHealMax, StepTimeout: DefaultStepTimeout,
-		Observer: silent{}, Logger: slog.Default(), Now: time.Now,
-		poke: make(chan struct{}, 1), moved: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
+		HealMin: DefaultHealMin, HealMax: DefaultHealMax, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
+		Observer: noObserver{}, Logger: slog.Default(), Now: time.Now,
+		trigger: make(chan struct{}, 1), storeChanged: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
 	}
 }
-
-type silent struct{}
-
-func (silent) Synced(string, time.Duration) {}
-func (silent) Failed(string, string)        {}
 
 // Open starts serving and, whenever this replica is elected, reconciling.
 func (r *Reconciler) Open(context.Context) error {
 	kept, err := r.LastGood.Load()
 	if err != nil {
-		// etcd has the set as well: a damaged copy on disk is no reason to stay down.
-		r.Logger.Warn("the last good set on disk cannot be read; etcd's will be used", "error", err)
+		// etcd has the set as well: a damaged copy on disk is no reason not to start.
+		r.Logger.Warn("reading the last good set from disk failed; etcd's is used", "error", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.kept = cancel, kept
@@ -114,7 +114,7 @@ func (r *Reconciler) Open(context.Context) error {
 	return nil
 }
 
-// Close hands leadership over, stops, and waits for both.
+// Close resigns a leadership, stops, and returns when all has stopped.
 func (r *Reconciler) Close() error {
 	if r.cancel != nil {
 		r.cancel()
@@ -128,35 +128,36 @@ func (r *Reconciler) Close() error {
 func (r *Reconciler) follow(ctx context.Context) {
 	grace := time.NewTimer(r.EtcdGrace)
 	defer grace.Stop()
-	waited := false
+	graceOver := false
 	for {
-		state := r.Store.State()
+		state := r.Store.View().State
 		switch {
 		case state != nil:
-			r.take(state)
-		case waited && r.kept != nil && r.Served() == nil:
-			r.Logger.Warn("etcd is away: serving the last good set from disk", "commit", r.kept.Head.Commit, "policies", r.kept.Set.Len())
+			r.apply(state)
+		case graceOver && r.kept != nil && r.Served() == nil:
+			r.Logger.Warn("etcd is away; serving the last good set from disk", "commit", r.kept.Head.Commit, "policies", r.kept.Set.Len())
 			r.serve(r.kept, "disk")
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.Store.Changed():
-			signal(r.moved)
+			signal(r.storeChanged)
 		case <-grace.C:
-			waited = true
+			graceOver = true
 		}
 	}
 }
 
-// take serves a verified state if it is newer than the one served. It is
+// apply serves a verified state if it is newer than the one served. It is
 // kept on disk first, so that a restart never serves an older one.
-func (r *Reconciler) take(state *State) {
+func (r *Reconciler) apply(state *State) {
 	served := r.Served()
-	if served != nil && (served.Revision == state.Revision || state.Revision.Before(served.Revision)) {
-		if served.Revision == state.Revision {
-			r.mark("etcd")
-		}
+	if served != nil && served.Revision == state.Revision {
+		r.setServedFrom("etcd")
+		return
+	}
+	if served != nil && state.Revision.Before(served.Revision) {
 		return
 	}
 	err := r.LastGood.Save(state)
@@ -168,7 +169,7 @@ func (r *Reconciler) take(state *State) {
 	r.mu.Unlock()
 	if err != nil {
 		// The set is verified, and traffic comes first: serve it all the same.
-		r.Logger.Error("the served set cannot be kept on disk", "error", err)
+		r.Logger.Error("keeping the served set on disk failed", "commit", state.Head.Commit, "error", err)
 	}
 	r.serve(state, "etcd")
 }
@@ -178,12 +179,12 @@ func (r *Reconciler) serve(state *State, from string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.served == nil || r.served.Head.Commit != state.Head.Commit {
-		r.Logger.Info("serving", "commit", state.Head.Commit, "policies", state.Set.Len(), "digest", state.Head.Digest, "from", from)
+		r.Logger.Info("serving a commit", "commit", state.Head.Commit, "policies", state.Set.Len(), "digest", state.Head.Digest, "from", from)
 	}
 	r.served, r.servedFrom = state, from
 }
 
-func (r *Reconciler) mark(from string) {
+func (r *Reconciler) setServedFrom(from string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.servedFrom = from
@@ -196,21 +197,19 @@ func (r *Reconciler) Served() *State {
 	return r.served
 }
 
-// Trigger asks for a look at git, by this replica or by the one that leads.
+// Trigger makes this replica, or the one that leads, read git now.
 func (r *Reconciler) Trigger(ctx context.Context) error {
-	r.mu.Lock()
-	leading := r.own != nil
-	r.mu.Unlock()
-	if leading {
-		signal(r.poke)
+	if r.Leads() {
+		signal(r.trigger)
 		return nil
 	}
 	if err := r.Store.Trigger(ctx); err != nil {
-		return fmt.Errorf("asking the leader to look at git: %w", err)
+		return fmt.Errorf("asking the leader to read git: %w", err)
 	}
 	return nil
 }
 
+// signal sends a value unless one is waiting to be received.
 func signal(channel chan struct{}) {
 	select {
 	case channel <- struct{}{}:
@@ -220,77 +219,36 @@ func signal(channel chan struct{}) {
 
 // campaign leads whenever this replica is elected.
 func (r *Reconciler) campaign(ctx context.Context) {
-	wait := backoff{min: r.RetryMin, max: r.Interval}
+	waits := r.waits(r.RetryMin, r.Interval)
 	for ctx.Err() == nil {
 		term, err := r.Store.Campaign(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				r.Observer.Failed("etcd", "Campaign")
-				sleep(ctx, wait.next())
+				_ = backoff.Sleep(ctx, waits.NextBackOff()) // The loop ends with ctx.
 			}
 			continue
 		}
-		wait.reset()
-		r.Logger.Info("leading", "replica", r.ID)
+		waits.Reset()
+		r.Logger.Info("became the leader", "replica", r.ID)
 		err = r.lead(ctx, term)
 		r.mu.Lock()
 		r.own, r.busy = nil, false
 		r.mu.Unlock()
 		if ctx.Err() == nil {
-			r.Logger.Warn("leading no more: another may lead, or etcd is away", "replica", r.ID, "error", err)
+			r.Logger.Warn("leadership ended; another replica may lead, or etcd is away", "replica", r.ID, "error", err)
 		}
 		resign, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		if err := term.Resign(resign); err != nil && ctx.Err() == nil {
-			r.Logger.Warn("leadership could not be handed over; its lease will expire", "error", err)
+			r.Logger.Warn("resigning the leadership failed; its lease will expire", "replica", r.ID, "error", err)
 		}
 		cancel()
 	}
 }
 
-// backoff doubles a wait from min to max.
-type backoff struct {
-	min, max, last time.Duration
-}
-
-func (b *backoff) next() time.Duration {
-	b.last = min(max(b.min, 2*b.last), max(b.min, b.max))
-	return b.last
-}
-
-func (b *backoff) reset() { b.last = 0 }
-
-func sleep(ctx context.Context, wait time.Duration) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}
-
-// stamp gives every entry of target the commit that it came from: that of
-// the published entry where the meaning is the same, else commit. changes are
-// those from a set whose stamped form is known, to target.
-func stamp(stamped *schema.Set, changes []schema.Change, commit string) *schema.Set {
-	var puts []*schema.Entry
-	var deletes []string
-	for _, change := range changes {
-		if change.New == nil {
-			deletes = append(deletes, change.Name)
-			continue
-		}
-		origin := change.New.Origin
-		origin.Commit = commit
-		if before := stamped.Get(change.Name); before != nil && before.Hash == change.New.Hash {
-			origin.Commit = before.Origin.Commit
-			if origin == before.Origin {
-				continue
-			}
-		}
-		puts = append(puts, change.New.WithOrigin(origin))
-	}
-	if len(puts) == 0 && len(deletes) == 0 {
-		return stamped
-	}
-	return stamped.With(puts, deletes)
+// waits returns waits from first to limit with this Reconciler's jitter.
+func (r *Reconciler) waits(first, limit time.Duration) *backoff.Waits {
+	waits := backoff.New(first, limit)
+	waits.RandomizationFactor = r.Jitter
+	return waits
 }

@@ -49,6 +49,7 @@ func newDaemon(t *testing.T) *daemon {
 	})
 	d.ID, d.URL, d.Branch, d.Path = "one", "/srv/policies.git", "main", "policies"
 	d.Logger = slog.New(slog.DiscardHandler)
+	d.Jitter = 0 // Tests compute exact waits.
 	return d
 }
 

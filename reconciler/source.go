@@ -16,24 +16,24 @@ type Source interface {
 	// cheap: it fetches no object.
 	Head(ctx context.Context) (string, error)
 	// Delta is what differs in the policy folder between base, a commit whose
-	// files the caller knows, and head. With an empty base, or one that is no
-	// longer to be had, it lists all files, and its Base is empty.
+	// files the caller knows, and head. If base is empty or no longer available,
+	// it lists all files, and its Base is empty.
 	Delta(ctx context.Context, base, head string) (*Delta, error)
 	// Since lists head and the commits before it, newest first, down to base
-	// and without it; at most MaxSince. Where base is no ancestor of head, it
-	// lists what head has and base has not.
+	// and without it; at most MaxSince. If base is no ancestor of head, it lists
+	// the ancestors of head that base does not have.
 	Since(ctx context.Context, base, head string) ([]Commit, error)
-	// Changed receives a value when the branch may have moved. Several moves
-	// may share one. It is nil for a source that cannot tell.
+	// Changed receives a value when the branch may have moved; several moves
+	// may give one value. It is nil for a source that cannot detect them.
 	Changed() <-chan struct{}
-	// Close stops what follows the repository and waits for it.
+	// Close stops following the repository, and returns when that has ended.
 	Close() error
 }
 
 // MaxSince bounds the commits that Source.Since lists.
 const MaxSince = 1000
 
-// Commit is what hfi needs to know of a commit.
+// Commit is what hfi needs to know about a commit.
 type Commit struct {
 	// Hash is the full hash in hexadecimal.
 	Hash string
@@ -48,36 +48,36 @@ type Commit struct {
 // Delta is the difference between two commits, or a whole commit.
 type Delta struct {
 	Commit Commit
-	// Base is the commit that Files is relative to; if empty, Files is all
-	// that there is, and what is not in it is gone.
+	// Base is the commit that Files is relative to. If it is empty, Files are
+	// all files of Commit.
 	Base  string
 	Files []schema.File
 	// Warnings are about the repository, not about a policy.
 	Warnings []schema.Problem
-	// Close lets go of what Files' Read methods need. It is never nil.
+	// Close releases what Files' Read methods need. It is never nil.
 	Close func() error
 }
 
-// Consequence is what a SourceError means for whoever meets it.
+// Consequence is what follows from a failure.
 type Consequence int
 
 const (
-	// Retry: it may pass by itself; try again, ever more slowly.
+	// Retry: the failure may pass by itself; the same attempt is made again, at growing intervals.
 	Retry Consequence = iota
-	// Await: nothing is broken; the repository answered, has no such branch,
-	// path or commit, and a push will mend it.
-	Await
-	// Mend: a person must act, on credentials, a corrupt or missing
-	// repository, or the URL.
-	Mend
+	// WaitForPush: the repository answered, but has no such branch, path or
+	// commit, or the commit is not valid. A push resolves it, a retry does not.
+	WaitForPush
+	// Stalled: a person must act, on credentials, the URL, or a corrupt or
+	// missing repository.
+	Stalled
 )
 
 // SourceError is why a source could not be read.
 type SourceError struct {
 	// Reason is one word in CamelCase, for status and metrics: BranchMissing.
 	Reason string
-	// Then is what follows from it.
-	Then Consequence
+	// Consequence is what follows from the failure.
+	Consequence Consequence
 	// Err says what was being done and what went wrong. It holds no credential.
 	Err error
 }
@@ -86,11 +86,11 @@ func (e *SourceError) Error() string { return fmt.Sprintf("%s: %v", e.Reason, e.
 func (e *SourceError) Unwrap() error { return e.Err }
 
 // Validator turns deltas into sets of policies. It remembers the files of the
-// last delta that it took in, so that a small delta costs little.
+// last delta applied, so that a small delta costs little.
 type Validator interface {
-	// Base is the commit of the last delta taken in, or empty.
+	// Base is the commit of the last delta applied, or empty.
 	Base() string
-	// Apply takes in a delta, all of it or, when it returns an error, nothing
+	// Apply applies a delta, all of it or, when it returns an error, nothing
 	// of it. An error means that no verdict was reached (a time limit, an
 	// unreadable blob), not that the commit is invalid.
 	Apply(ctx context.Context, delta *Delta) (*schema.Verdict, error)

@@ -13,63 +13,74 @@ import (
 )
 
 // Store is where published policies live and where daemons meet: etcd. It
-// follows what the store holds by itself; its methods without a context
-// answer from memory.
+// follows by itself what the store holds.
 type Store interface {
-	// State is the last verified state, or nil before there was one. Its
-	// revisions only grow.
-	State() *State
-	// HeadVerified says whether State is what the store's head says. While it
-	// is not, though the store is healthy, the leader publishes again whatever
-	// is done about drift: the store was wiped, restored, or written by another
-	// version, and a replica that starts would have nothing to serve.
-	HeadVerified() bool
-	// Drift is what the store holds now that State does not say.
-	Drift() api.Drift
-	// History is newest first.
-	History() []api.HistoryEntry
-	// Findings are the leader's latest, or nil.
-	Findings() *LeaderReport
-	// Health is what was last seen of the store itself.
-	Health() api.EtcdStatus
-	// Changed receives a value when any of the above may have changed.
+	// View is the newest view of the store. It answers from memory, at once.
+	View() *StoreView
+	// Changed receives a value when View may give another view than before.
 	Changed() <-chan struct{}
-	// Trigger asks the leader, whoever it is, to look at git now.
+	// Trigger asks the leader, whichever replica it is, to read git now.
 	Trigger(ctx context.Context) error
 	// Campaign waits until this daemon leads.
 	Campaign(ctx context.Context) (Term, error)
 }
 
+// StoreView is what is known of the store at one moment. A view never changes,
+// and its fields belong together: whoever decides something, or reports a
+// status, takes one view for all of it.
+type StoreView struct {
+	// State is the last verified state, or nil before there was one. Its
+	// revision never goes back from one view to the next.
+	State *State
+	// HeadVerified says whether State is what the store's head says; it implies
+	// that State is not nil. While it is false and Health is healthy, the
+	// leader publishes again in either drift mode: the store was wiped,
+	// restored, or written by another version, and a replica that starts would
+	// have nothing to serve.
+	HeadVerified bool
+	// Drift is what the store holds and State does not, or the other way
+	// round. Its status is DriftUnknown unless Health is healthy; Mode and Heal
+	// are empty.
+	Drift api.Drift
+	// History is newest first, at most MaxHistory entries.
+	History []api.HistoryEntry
+	// LeaderReport is the report last stored by a leader, or nil.
+	LeaderReport *LeaderReport
+	// Health is what was last seen of the store itself.
+	Health api.EtcdStatus
+}
+
 // Term is a time of leadership. Every write in it is fenced: once another
-// leads, it changes nothing and returns ErrDeposed.
+// replica leads, it changes nothing and returns ErrDeposed.
 type Term interface {
 	// Done is closed when the leadership has ended.
 	Done() <-chan struct{}
-	// Triggers receives a value when a replica asked to look at git.
+	// Triggers receives a value when a replica asked to read git.
 	Triggers() <-chan struct{}
-	// Publish makes the store hold exactly the publication's set, whatever
-	// it held before, verifies that it does, and returns the verified state.
+	// Publish makes the store hold exactly the publication's set, whatever it
+	// held before, verifies that it does, and returns the verified state. The
+	// store's view then has this state or a newer one.
 	Publish(ctx context.Context, publication Publication) (*State, error)
-	// Record adds to the history without publishing.
+	// Record adds an entry to the history without publishing.
 	Record(ctx context.Context, entry api.HistoryEntry) error
-	// Report stores the leader's findings where followers read them.
-	Report(ctx context.Context, findings *LeaderReport) error
+	// Report stores the leader's report for its followers.
+	Report(ctx context.Context, report *LeaderReport) error
 	// Resign ends the leadership at once.
 	Resign(ctx context.Context) error
 }
 
-// ErrDeposed says that another daemon leads, or may lead, by now.
-var ErrDeposed = errors.New("this daemon does not lead any more")
+// ErrDeposed means that another daemon leads, or may lead.
+var ErrDeposed = errors.New("this daemon is no longer the leader")
 
-// MaxHistory is how many entries the store keeps, and so how far back a
-// state counts as an earlier one.
+// MaxHistory is how many entries the store keeps. A set counts as an earlier
+// published one if it is among them.
 const MaxHistory = 200
 
 // Publication is a set to publish. Repairs republish the set of the head.
 type Publication struct {
 	Commit string
 	Set    *schema.Set
-	// Entry goes into the history together with the head; nil for a repair.
+	// Entry is added to the history in the head's transaction; nil for a repair.
 	Entry *api.HistoryEntry
 }
 
@@ -78,11 +89,12 @@ type Head struct {
 	Commit string        `json:"commit"`
 	Digest schema.Digest `json:"digest"`
 	Count  int           `json:"count"`
-	// At is when it was published, by the leader's clock: for people, never for order.
+	// At is when it was published, by the leader's clock. Nothing is ordered by it.
 	At time.Time `json:"at"`
 }
 
-// State is a set of policies that was verified against its head's digest.
+// State is a set of policies that was verified against its head: Set has
+// Head's digest and count. It never changes.
 type State struct {
 	Head     Head
 	Set      *schema.Set
@@ -97,9 +109,9 @@ type Revision struct {
 
 // Epoch is one life of a store's data. A wiped store starts another.
 type Epoch struct {
-	// Number is one more than the last that the daemon that started it knew.
+	// Number is one more than the highest known to the leader that began the epoch.
 	Number int64 `json:"number"`
-	// ID is drawn at random, and tells apart epochs that got the same number.
+	// ID is random. It tells apart epochs that got the same number.
 	ID string `json:"id"`
 }
 
@@ -108,8 +120,8 @@ func (r Revision) String() string {
 	return fmt.Sprintf("%d-%s.%d", r.Epoch.Number, r.Epoch.ID, r.Number)
 }
 
-// ParseRevision reads what Revision.String wrote, and nothing else: every
-// revision has one spelling.
+// ParseRevision parses the form that Revision.String writes and accepts no
+// other: every revision has one spelling.
 func ParseRevision(text string) (Revision, error) {
 	epoch, rest, _ := strings.Cut(text, "-")
 	dot := strings.LastIndexByte(rest, '.')
@@ -124,8 +136,8 @@ func ParseRevision(text string) (Revision, error) {
 	return Revision{}, fmt.Errorf("revision %.60q is not of the form NUMBER-ID.REVISION", text)
 }
 
-// Before says whether r is older than other. Of two epochs that share a
-// number neither is older: their order is not known.
+// Before reports whether r is older than other. Of two epochs that share a
+// number neither is older, because their order is not known.
 func (r Revision) Before(other Revision) bool {
 	if r.Epoch.Number != other.Epoch.Number {
 		return r.Epoch.Number < other.Epoch.Number
@@ -136,7 +148,7 @@ func (r Revision) Before(other Revision) bool {
 // LastGood keeps the last verified state where it outlives everything else:
 // in the daemon's data folder.
 type LastGood interface {
-	// Load gives the state kept, or nil if there is none.
+	// Load returns the state kept, or nil if there is none.
 	Load() (*State, error)
 	// Save keeps a state. It returns once the state would survive a crash.
 	Save(state *State) error

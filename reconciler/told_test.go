@@ -32,7 +32,7 @@ func TestWorkToComeIsTold(t *testing.T) {
 func TestNoLeaderIsMadeUp(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
-		d.etcd.change(func(f *storage) { f.findings = &reconciler.LeaderReport{Leader: "one", At: time.Now()} })
+		d.etcd.change(func(f *storage) { f.report = &reconciler.LeaderReport{Leader: "one", At: time.Now()} })
 		d.open()
 		if leader := d.Status().Replica.Leader; leader != "one" {
 			t.Errorf("the leader is %q, want one, who has just reported", leader)
@@ -41,7 +41,7 @@ func TestNoLeaderIsMadeUp(t *testing.T) {
 		if leader := d.Status().Replica.Leader; leader != "" {
 			t.Errorf("the leader is %q after a long silence", leader)
 		}
-		d.etcd.change(func(f *storage) { f.findings = &reconciler.LeaderReport{Leader: d.ID, At: time.Now()} })
+		d.etcd.change(func(f *storage) { f.report = &reconciler.LeaderReport{Leader: d.ID, At: time.Now()} })
 		if leader := d.Status().Replica.Leader; leader != "" {
 			t.Errorf("a follower names %q, itself, as the leader", leader)
 		}

@@ -58,6 +58,9 @@ type Failure struct {
 	Reason  string    `json:"reason"`
 	Message string    `json:"message"`
 	Since   time.Time `json:"since"`
+	// Retryable says that the daemon tries again by itself and may succeed.
+	// If it is false, a person must act: push a commit, or mend what Message names.
+	Retryable bool `json:"retryable"`
 }
 
 // EtcdMode says whose etcd it is.

@@ -30,7 +30,7 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	// Tokens do not outlive etcd's process: the client has to fetch another.
 	server.Kill()
 	server.Restart()
-	eventually(t, "etcd is back", func() bool { return a.Health().Healthy })
+	eventually(t, "etcd is back", func() bool { return a.View().Health.Healthy })
 	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
 
 	wrong := filepath.Join(t.TempDir(), "wrong")
@@ -61,8 +61,8 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 					t.Log(health)
 				}
 			}()
-			eventually(t, "the reason is told", func() bool { h := s.Health(); health = h.Error; return !h.Healthy && strings.Contains(h.Error, c.want) })
-			if s.State() != nil {
+			eventually(t, "the reason is told", func() bool { h := s.View().Health; health = h.Error; return !h.Healthy && strings.Contains(h.Error, c.want) })
+			if s.View().State != nil {
 				t.Error("a state without access")
 			}
 		})

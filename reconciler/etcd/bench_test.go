@@ -46,7 +46,7 @@ func BenchmarkStrayPutToDriftSeen(b *testing.B) {
 		if _, err := s.client.Put(testContext(b), "/hfi/policies/stray", "x"); err != nil {
 			b.Fatal(err)
 		}
-		for s.Drift().Status != api.DriftDetected {
+		for s.View().Drift.Status != api.DriftDetected {
 			<-s.Changed()
 		}
 		b.StopTimer()

@@ -25,7 +25,7 @@ func pair(t *testing.T) (*etcdtest.Server, *Store, *Store, *Term) {
 }
 
 func seen(s *Store, status api.DriftWord) func() bool {
-	return func() bool { return s.Drift().Status == status }
+	return func() bool { return s.View().Drift.Status == status }
 }
 
 // Whatever a stranger does by etcdctl is reported on every
@@ -54,21 +54,21 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 	}
 	server, a, b, term := pair(t)
 	want := publish(t, term, publication("c1", policies(t, 3, 100)))
-	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	eventually(t, "the follower has the state", func() bool { return b.View().State != nil })
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			server.Ctl(c.do...)
 			for _, s := range []*Store{a, b} {
 				eventually(t, "drift is seen on "+s.ID, seen(s, api.DriftDetected))
-				drift := s.Drift()
+				drift := s.View().Drift
 				if diff := cmp.Diff(c.want, drift.Items); diff != "" || drift.Total != len(c.want) || drift.Since == nil {
 					t.Errorf("drift on %s: total %d, since %v, %s", s.ID, drift.Total, drift.Since, diff)
 				}
-				if state := s.State(); state.Set.Digest() != want.Set.Digest() || state.Head.Commit != "c1" || len(schema.Diff(want.Set, state.Set)) > 0 {
+				if state := s.View().State; state.Set.Digest() != want.Set.Digest() || state.Head.Commit != "c1" || len(schema.Diff(want.Set, state.Set)) > 0 {
 					t.Errorf("%s serves %+v", s.ID, state)
 				}
 			}
-			want = publish(t, term, reconciler.Publication{Commit: "c1", Set: a.State().Set})
+			want = publish(t, term, reconciler.Publication{Commit: "c1", Set: a.View().State.Set})
 			for _, s := range []*Store{a, b} {
 				eventually(t, "the repair is seen on "+s.ID, seen(s, api.DriftNone))
 			}
@@ -95,7 +95,7 @@ func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 	server.Ctl("put", "/hfi/policies/marker", "x")
 	for _, s := range []*Store{a, b} {
 		eventually(t, "the marker is seen on "+s.ID, seen(s, api.DriftDetected))
-		if drift := s.Drift(); drift.Total != 1 || drift.Items[0].Name != "marker" {
+		if drift := s.View().Drift; drift.Total != 1 || drift.Items[0].Name != "marker" {
 			t.Errorf("drift on %s: %+v", s.ID, drift.Items)
 		}
 	}
@@ -106,7 +106,7 @@ func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 	if err := term.Record(testContext(t), api.HistoryEntry{Commit: "c2", Outcome: api.Invalid, At: time.Now()}); err != nil {
 		t.Error(err)
 	}
-	if history := a.History(); len(history) == 0 || history[0].Commit != "c2" {
+	if history := a.View().History; len(history) == 0 || history[0].Commit != "c2" {
 		t.Errorf("history beside a stranger's keys: %+v", history)
 	}
 }
@@ -122,11 +122,11 @@ func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	}
 	flood(t, server, strays)
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the flood is seen on "+s.ID, func() bool { return s.Drift().Total == strays })
-		if drift := s.Drift(); len(drift.Items) != api.MaxDriftItems || drift.Items[0].Name != "s000000" {
+		eventually(t, "the flood is seen on "+s.ID, func() bool { return s.View().Drift.Total == strays })
+		if drift := s.View().Drift; len(drift.Items) != api.MaxDriftItems || drift.Items[0].Name != "s000000" {
 			t.Errorf("%d items, beginning with %+v", len(drift.Items), drift.Items[0])
 		}
-		if s.State().Set.Digest() != want.Set.Digest() {
+		if s.View().State.Set.Digest() != want.Set.Digest() {
 			t.Error("the flood is served")
 		}
 	}

@@ -34,7 +34,7 @@ func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other process leads and has published", func() bool { return b.Leader() == "a" && b.State() != nil })
+	eventually(t, "the other process leads and has published", func() bool { return b.Leader() == "a" && b.View().State != nil })
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestFindingsAndHistoryReachFollowers(t *testing.T) {
 		}
 	}
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the findings are on "+s.ID, func() bool { f := s.Findings(); return f != nil && f.Leader == "2" })
-		eventually(t, "the history is on "+s.ID, func() bool { h := s.History(); return len(h) == 1 && h[0].Commit == "c1" })
+		eventually(t, "the findings are on "+s.ID, func() bool { f := s.View().LeaderReport; return f != nil && f.Leader == "2" })
+		eventually(t, "the history is on "+s.ID, func() bool { h := s.View().History; return len(h) == 1 && h[0].Commit == "c1" })
 	}
 }

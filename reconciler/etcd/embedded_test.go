@@ -140,10 +140,10 @@ func publishForEver(t *testing.T, folder string) {
 	defer lock.Close()
 	s := openStore(t, embeddedStore(t, folder))
 	term := campaign(t, s)
-	if s.State() == nil {
+	if s.View().State == nil {
 		publish(t, term, publication("first", policies(t, 150, 1)))
 	}
-	os.Stdout.WriteString(s.State().Revision.String() + "\n")
+	os.Stdout.WriteString(s.View().State.Revision.String() + "\n")
 	for i := range 10_000 {
 		publish(t, term, publication("next", policies(t, 150, i+2)))
 	}
@@ -206,7 +206,7 @@ func TestDamagedDataAreToldAndSurvived(t *testing.T) {
 			store := embeddedStore(t, folder)
 			store.Embedded.StartTimeout = 4 * time.Second
 			openStore(t, store)
-			eventually(t, "health tells", func() bool { return strings.Contains(store.Health().Error, "damaged") })
+			eventually(t, "health tells", func() bool { return strings.Contains(store.View().Health.Error, "damaged") })
 		})
 	}
 }

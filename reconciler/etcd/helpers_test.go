@@ -62,7 +62,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // only just been opened may have none yet.
 func serves(s *Store, want *reconciler.State) func() bool {
 	return func() bool {
-		state := s.State()
+		state := s.View().State
 		return state != nil && state.Revision == want.Revision
 	}
 }

@@ -45,10 +45,10 @@ func TestAPublicationCutShortIsNeverServed(t *testing.T) {
 			a.afterTransaction = nil
 			server.Ctl("put", "/hfi/trigger", "x") // So that every watch has something to reach.
 			fresh := openStore(t, externalStore("fresh", server.Endpoint))
-			eventually(t, "a fresh replica has a state", func() bool { return fresh.State() != nil })
+			eventually(t, "a fresh replica has a state", func() bool { return fresh.View().State != nil })
 			for _, s := range []*Store{a, b, fresh} {
 				eventually(t, "half a publication shows as drift on "+s.ID, seen(s, api.DriftDetected))
-				if state := s.State(); state.Head.Commit != "c1" || state.Set.Digest() != first.Set.Digest() || state.Set.Len() != 250 {
+				if state := s.View().State; state.Head.Commit != "c1" || state.Set.Digest() != first.Set.Digest() || state.Set.Len() != 250 {
 					t.Errorf("%s serves %s with %d policies", s.ID, state.Head.Commit, state.Set.Len())
 				}
 			}
@@ -78,7 +78,7 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 			return err
 		}
 		for _, s := range []*Store{a, b} {
-			if drift := s.Drift(); drift.Status != api.DriftNone {
+			if drift := s.View().Drift; drift.Status != api.DriftNone {
 				t.Errorf("after transaction %d: %s sees drift %s, %d items", n, s.ID, drift.Status, drift.Total)
 			}
 		}
@@ -109,7 +109,7 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 	a.afterTransaction = meddle(1)
 	want := publish(t, term, publication("c2", policies(t, 250, 200)))
 	eventually(t, "the follower agrees", serves(b, want))
-	if history := a.History(); len(history) != 2 {
+	if history := a.View().History; len(history) != 2 {
 		t.Errorf("published twice, and recorded %d times: %+v", len(history)-1, history)
 	}
 	a.afterTransaction = nil
@@ -133,7 +133,7 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "something else writes") {
 		t.Errorf("publishing against a stubborn hand: %v", err)
 	}
-	if state := b.State(); state.Set.Digest() != want.Set.Digest() {
+	if state := b.View().State; state.Set.Digest() != want.Set.Digest() {
 		t.Error("what nobody published is served")
 	}
 }
@@ -175,9 +175,9 @@ func TestPublishStaysWithinEtcdsLimits(t *testing.T) {
 		return schema.NewEntry(&copied, entry.Origin)
 	}
 	publish(t, term, publication("c1", schema.NewSet(large("a", 1_300_000), large("b", 1_000_000), large("c", 600_000), large("d", 600_000))))
-	before := a.State()
+	before := a.View().State
 	_, err := term.Publish(testContext(t), publication("c2", schema.NewSet(large("e", 1_600_000))))
-	if err == nil || !strings.Contains(err.Error(), "policy e takes") || a.State() != before {
+	if err == nil || !strings.Contains(err.Error(), "policy e takes") || a.View().State != before {
 		t.Errorf("a policy beyond etcd's limits: %v", err)
 	}
 }
@@ -193,8 +193,8 @@ func TestTheHistoryIsBounded(t *testing.T) {
 	}
 	want := fmt.Sprint(reconciler.MaxHistory + 19)
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the history is complete", func() bool { h := s.History(); return len(h) > 0 && h[0].Commit == want })
-		if history := s.History(); len(history) != reconciler.MaxHistory || history[len(history)-1].Commit != "20" {
+		eventually(t, "the history is complete", func() bool { h := s.View().History; return len(h) > 0 && h[0].Commit == want })
+		if history := s.View().History; len(history) != reconciler.MaxHistory || history[len(history)-1].Commit != "20" {
 			t.Errorf("%d entries, the last one of %s", len(history), history[len(history)-1].Commit)
 		}
 	}

@@ -20,27 +20,27 @@ func TestAWipedEtcdIsANewEpoch(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	first := publish(t, term, publication("c1", policies(t, 5, 100)))
-	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	eventually(t, "the follower has the state", func() bool { return b.View().State != nil })
 	server.Kill()
 	server.Wipe()
 	server.Restart()
 	<-term.Done()
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the wipe is seen on "+s.ID, func() bool { d := s.Drift(); return d.Status == api.DriftDetected && !s.HeadVerified() })
-		if s.State().Revision != first.Revision {
-			t.Errorf("%s serves %s", s.ID, s.State().Revision)
+		eventually(t, "the wipe is seen on "+s.ID, func() bool { d := s.View().Drift; return d.Status == api.DriftDetected && !s.View().HeadVerified })
+		if s.View().State.Revision != first.Revision {
+			t.Errorf("%s serves %s", s.ID, s.View().State.Revision)
 		}
 	}
 	term = campaign(t, b)
 	eventually(t, "the head is missing", func() bool {
-		d := b.Drift()
+		d := b.View().Drift
 		return d.Total > 0 && d.Items[0].Key == "/hfi/head" && d.Items[0].Kind == api.Missing
 	})
 	second := publish(t, term, publication("c1", policies(t, 5, 100)))
 	if second.Revision.Epoch.Number != first.Revision.Epoch.Number+1 || !first.Revision.Before(second.Revision) {
 		t.Errorf("after %s came %s", first.Revision, second.Revision)
 	}
-	eventually(t, "the other replica follows", func() bool { return serves(a, second)() && a.HeadVerified() })
+	eventually(t, "the other replica follows", func() bool { return serves(a, second)() && a.View().HeadVerified })
 }
 
 // A leader that never knew the earlier epoch is told of it by a follower that did.
@@ -53,15 +53,15 @@ func TestAFollowerThatKnewALaterEpochRaisesIt(t *testing.T) {
 	known := externalStore("known", server.Endpoint)
 	known.Known = reconciler.Revision{Epoch: reconciler.Epoch{Number: 7, ID: "before"}, Number: 1000}
 	openStore(t, known)
-	eventually(t, "the leader learns that it must publish in another epoch", func() bool { return !forgetful.HeadVerified() })
-	if known.State() != nil {
-		t.Errorf("took up %s, which is older than what it knew", known.State().Revision)
+	eventually(t, "the leader learns that it must publish in another epoch", func() bool { return !forgetful.View().HeadVerified })
+	if known.View().State != nil {
+		t.Errorf("took up %s, which is older than what it knew", known.View().State.Revision)
 	}
 	state := publish(t, term, publication("c1", policies(t, 3, 1)))
 	if state.Revision.Epoch.Number != 8 {
 		t.Errorf("the epoch is %d", state.Revision.Epoch.Number)
 	}
-	eventually(t, "the follower takes it up", func() bool { s := known.State(); return s != nil && s.Revision == state.Revision })
+	eventually(t, "the follower takes it up", func() bool { s := known.View().State; return s != nil && s.Revision == state.Revision })
 }
 
 // An etcd restored to an earlier backup goes back in its revisions: nothing
@@ -80,28 +80,28 @@ func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
 	for i := range 20 {
 		publish(t, term, publication(fmt.Sprint("c", i+2), policies(t, 5, 200+i)))
 	}
-	last := a.State()
+	last := a.View().State
 	server.Kill()
 	server.Wipe()
 	copyFolder(t, backup, server.Folder)
 	server.Restart()
-	eventually(t, "the step back is seen", func() bool { return !a.HeadVerified() })
-	if a.State() != last {
-		t.Errorf("serves %s after %s", a.State().Revision, last.Revision)
+	eventually(t, "the step back is seen", func() bool { return !a.View().HeadVerified })
+	if a.View().State != last {
+		t.Errorf("serves %s after %s", a.View().State.Revision, last.Revision)
 	}
 	// A process that starts now knows from its disk how far it had come.
 	restarted := externalStore("restarted", server.Endpoint)
 	restarted.Known = last.Revision
 	openStore(t, restarted)
-	eventually(t, "the restarted replica has read etcd", func() bool { return restarted.Health().Healthy })
-	if state := restarted.State(); state != nil {
+	eventually(t, "the restarted replica has read etcd", func() bool { return restarted.View().Health.Healthy })
+	if state := restarted.View().State; state != nil {
 		t.Errorf("a restarted replica serves %s after %s", state.Revision, last.Revision)
 	}
 	state := publish(t, lead(t, a, term), publication("c21", last.Set))
 	if !last.Revision.Before(state.Revision) || state.Revision.Epoch == last.Revision.Epoch {
 		t.Errorf("after %s came %s", last.Revision, state.Revision)
 	}
-	eventually(t, "the other replica follows", func() bool { s := restarted.State(); return s != nil && s.Revision == state.Revision })
+	eventually(t, "the other replica follows", func() bool { s := restarted.View().State; return s != nil && s.Revision == state.Revision })
 }
 
 // A watch that was cut off, and goes on at a revision that was compacted away
@@ -129,8 +129,8 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 		last = publish(t, term, publication(fmt.Sprint("c", i+2), policies(t, 6+i, 200+i)))
 	}
 	server.Ctl("compact", fmt.Sprint(last.Revision.Number))
-	if b.State().Revision != first.Revision {
-		t.Fatalf("cut off, it serves %s: the link is not cut", b.State().Revision)
+	if b.View().State.Revision != first.Revision {
+		t.Fatalf("cut off, it serves %s: the link is not cut", b.View().State.Revision)
 	}
 	link.Mend()
 	eventually(t, "the follower catches up without another publication", serves(b, last))
@@ -157,18 +157,18 @@ func TestAClusterCompactedPastTheHead(t *testing.T) {
 	server.Ctl("put", "/elsewhere", "2")
 	server.Ctl("compact", fmt.Sprint(first.Revision.Number+2))
 	fresh := openStore(t, externalStore("fresh", server.Endpoint))
-	eventually(t, "current keys are taken up", func() bool { s := fresh.State(); return s != nil && s.Revision == first.Revision })
+	eventually(t, "current keys are taken up", func() bool { s := fresh.View().State; return s != nil && s.Revision == first.Revision })
 
 	server.Ctl("put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical))
 	server.Ctl("put", "/elsewhere", "3")
 	server.Ctl("compact", fmt.Sprint(first.Revision.Number+4))
 	late := openStore(t, externalStore("late", server.Endpoint))
-	eventually(t, "the keys have been read", func() bool { return late.Health().Healthy && late.Leader() == "a" })
-	if late.State() != nil || late.HeadVerified() {
-		t.Errorf("drifted keys are taken up: %+v", late.State())
+	eventually(t, "the keys have been read", func() bool { return late.View().Health.Healthy && late.Leader() == "a" })
+	if late.View().State != nil || late.View().HeadVerified {
+		t.Errorf("drifted keys are taken up: %+v", late.View().State)
 	}
-	again := publish(t, term, reconciler.Publication{Commit: "c1", Set: a.State().Set})
-	eventually(t, "the repair is taken up", func() bool { s := late.State(); return s != nil && s.Revision == again.Revision })
+	again := publish(t, term, reconciler.Publication{Commit: "c1", Set: a.View().State.Set})
+	eventually(t, "the repair is taken up", func() bool { s := late.View().State; return s != nil && s.Revision == again.Revision })
 }
 
 // Compacting at the head's revision leaves that revision readable and the
@@ -180,7 +180,7 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 	s.CompactInterval, s.CompactRevisions = 50*time.Millisecond, 1000
 	openStore(t, s)
 	term := campaign(t, s)
-	endpoint := s.Health().Endpoints[0]
+	endpoint := s.View().Health.Endpoints[0]
 	get := func(revision int64) error {
 		_, err := etcdtest.Ctl(t, "--endpoints", endpoint, "get", "/hfi/head", "--rev", fmt.Sprint(revision))
 		return err
@@ -204,7 +204,7 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 		fresh.Access.Endpoints = []string{endpoint}
 		openStore(t, fresh)
 		eventually(t, "a fresh replica reads at the head and watches from there", func() bool {
-			f := fresh.Findings()
+			f := fresh.View().LeaderReport
 			return serves(fresh, state)() && f != nil && f.Leader == "4"
 		})
 		before = state
@@ -228,20 +228,20 @@ func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
 		}
 	}
 	report()
-	eventually(t, "the head has moved", func() bool { return state.Revision.Before(s.State().Revision) })
-	if moved := s.State(); !sameHead(moved.Head, state.Head) || moved.Set != state.Set {
+	eventually(t, "the head has moved", func() bool { return state.Revision.Before(s.View().State.Revision) })
+	if moved := s.View().State; !sameHead(moved.Head, state.Head) || moved.Set != state.Set {
 		t.Errorf("the head changed on its way: %+v", moved.Head)
 	}
-	endpoint := s.Health().Endpoints[0]
+	endpoint := s.View().Health.Endpoints[0]
 	if _, err := etcdtest.Ctl(t, "--endpoints", endpoint, "put", "/hfi/policies/stray", "x"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "drift is seen", seen(s, api.DriftDetected))
-	before := s.State()
+	before := s.View().State
 	report()
 	time.Sleep(200 * time.Millisecond) // ten rounds, in which the head must not move
-	if s.State() != before || s.Drift().Total != 1 {
-		t.Errorf("with drift the head moved to %s", s.State().Revision)
+	if s.View().State != before || s.View().Drift.Total != 1 {
+		t.Errorf("with drift the head moved to %s", s.View().State.Revision)
 	}
 }
 
@@ -257,17 +257,17 @@ func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
 	state := publish(t, term, publication("c1", policies(t, 5, 100)))
 	server.Freeze()
 	began := time.Now()
-	eventually(t, "etcd's silence is noticed", func() bool { return !a.Health().Healthy })
+	eventually(t, "etcd's silence is noticed", func() bool { return !a.View().Health.Healthy })
 	t.Logf("noticed after %s", time.Since(began))
-	if health := a.Health(); !strings.Contains(health.Error, "did not answer in time") || health.LastSeenAt == nil {
+	if health := a.View().Health; !strings.Contains(health.Error, "did not answer in time") || health.LastSeenAt == nil {
 		t.Errorf("health: %+v", health)
 	}
-	if a.State() != state || a.Drift().Status != api.DriftUnknown {
-		t.Errorf("while etcd is silent: %+v, drift %s", a.State(), a.Drift().Status)
+	if a.View().State != state || a.View().Drift.Status != api.DriftUnknown {
+		t.Errorf("while etcd is silent: %+v, drift %s", a.View().State, a.View().Drift.Status)
 	}
 	time.Sleep(max(0, 8*time.Second-time.Since(began))) // frozen for longer than a lease lasts
 	server.Thaw()
-	eventually(t, "etcd is healthy again", func() bool { return a.Health().Healthy })
+	eventually(t, "etcd is healthy again", func() bool { return a.View().Health.Healthy })
 	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
 }
 
@@ -282,7 +282,7 @@ func TestEtcdAwayAtTheStart(t *testing.T) {
 	if time.Since(began) > patience/2 {
 		t.Errorf("Open took %s", time.Since(began))
 	}
-	eventually(t, "the reason is told", func() bool { return strings.Contains(a.Health().Error, "nothing listens") })
+	eventually(t, "the reason is told", func() bool { return strings.Contains(a.View().Health.Error, "nothing listens") })
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := a.Campaign(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -303,13 +303,13 @@ func TestAFullEtcdSaysWhatToDo(t *testing.T) {
 	for i := 0; i < 200 && err == nil; i++ {
 		_, err = term.Publish(testContext(t), publication(fmt.Sprint("c", i+2), policies(t, 200, i+200)))
 		if err == nil {
-			state = a.State()
+			state = a.View().State
 		}
 	}
 	if err == nil || !strings.Contains(err.Error(), "database is full") {
 		t.Errorf("publishing into a full etcd: %v", err)
 	}
-	if a.State().Set.Digest() != state.Set.Digest() {
+	if a.View().State.Set.Digest() != state.Set.Digest() {
 		t.Error("the last published set is not served on")
 	}
 }
@@ -319,12 +319,12 @@ func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	state := publish(t, term, publication("c1", policies(t, 5, 100)))
-	eventually(t, "the follower has the state", func() bool { return b.State() != nil })
+	eventually(t, "the follower has the state", func() bool { return b.View().State != nil })
 	server.Ctl("put", "/hfi/head", `{"format":1,"commit":"c2","digest":"v99:00ff","count":5,"at":"2026-01-01T00:00:00Z"}`)
-	eventually(t, "the head is seen", func() bool { return !b.HeadVerified() })
-	if b.State().Revision != state.Revision || b.Drift().Status != api.DriftUnknown {
-		t.Errorf("state %s, drift %+v", b.State().Revision, b.Drift())
+	eventually(t, "the head is seen", func() bool { return !b.View().HeadVerified })
+	if b.View().State.Revision != state.Revision || b.View().Drift.Status != api.DriftUnknown {
+		t.Errorf("state %s, drift %+v", b.View().State.Revision, b.View().Drift)
 	}
-	again := publish(t, term, publication("c1", a.State().Set))
-	eventually(t, "the leader's own version is taken up", func() bool { return serves(b, again)() && b.HeadVerified() })
+	again := publish(t, term, publication("c1", a.View().State.Set))
+	eventually(t, "the leader's own version is taken up", func() bool { return serves(b, again)() && b.View().HeadVerified })
 }

@@ -55,7 +55,7 @@ func TestReplicasFindEachOther(t *testing.T) {
 	if at := a.Replicas().LostAt; !at.IsZero() {
 		t.Errorf("one was lost at %s, and none was", at)
 	}
-	if drift := a.Drift(); drift.Status != api.DriftNone {
+	if drift := a.View().Drift; drift.Status != api.DriftNone {
 		t.Errorf("replicas' keys make drift: %+v", drift)
 	}
 	if health := a.Replicas(); health.Doubt != "" {

@@ -31,7 +31,7 @@ func TestTheLargestReportReachesFollowers(t *testing.T) {
 		t.Fatalf("a report of %d errors and as many warnings: %v", len(problems), err)
 	}
 	eventually(t, "the follower has the report", func() bool {
-		told := follower.Findings()
+		told := follower.View().LeaderReport
 		return told != nil && len(told.Source.Errors) == len(problems) && len(told.Source.Warnings) == len(problems)
 	})
 }

@@ -178,20 +178,11 @@ func (s *Store) Close() error {
 	return err
 }
 
-// State is the last verified state, or nil.
-func (s *Store) State() *reconciler.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
-}
-
-// HeadVerified says whether State is what the store's head says. While it is
+// headVerified says whether State is what the store's head says. While it is
 // not, though etcd is healthy, the leader should publish again whatever is
 // done about drift otherwise: the store was wiped or restored, its history is
 // gone, or its head is of another version.
-func (s *Store) HeadVerified() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Store) headVerified() bool {
 	m := s.mirror
 	return m != nil && s.state != nil && !s.wantsEpoch() && m.head.present && m.head.modRevision == s.state.Revision.Number &&
 		s.state.Revision.Epoch == s.epoch
@@ -208,11 +199,9 @@ func (s *Store) Leader() string {
 	return leader.id
 }
 
-// Drift is what etcd holds now that State does not say. What a leader has
+// drift is what etcd holds now that State does not say. What a leader has
 // written of a publication that it is still at is no drift.
-func (s *Store) Drift() api.Drift {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Store) drift() api.Drift {
 	unknown := api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}}
 	m := s.mirror
 	if m == nil || !s.health.Healthy {
@@ -258,30 +247,19 @@ func (s *Store) heldBack() bool {
 	return s.mirror.midPublication() && time.Since(s.midSince) < s.PublishGrace
 }
 
-// History is newest first.
-func (s *Store) History() []api.HistoryEntry {
+// View is the newest view of etcd.
+func (s *Store) View() *reconciler.StoreView {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mirror == nil {
-		return nil
+	view := &reconciler.StoreView{State: s.state, HeadVerified: s.headVerified(), Drift: s.drift(), Health: s.etcdHealth()}
+	if s.mirror != nil {
+		view.History, view.LeaderReport = s.mirror.entries(), s.mirror.findings
 	}
-	return s.mirror.entries()
+	return view
 }
 
-// Findings are the leader's latest, or nil.
-func (s *Store) Findings() *reconciler.LeaderReport {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mirror == nil {
-		return nil
-	}
-	return s.mirror.findings
-}
-
-// Health is what was last seen of etcd itself.
-func (s *Store) Health() api.EtcdStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// etcdHealth is what was last seen of etcd itself.
+func (s *Store) etcdHealth() api.EtcdStatus {
 	health := s.health
 	health.Mode, health.Endpoints = api.External, slices.Clone(s.Access.Endpoints)
 	if s.Embedded != nil {
@@ -318,7 +296,7 @@ func (s *Store) waitClient(ctx context.Context) (*clientv3.Client, error) {
 	case <-s.ctx.Done():
 		return nil, errors.New("the store is closed")
 	case <-limit.Done():
-		return nil, fmt.Errorf("etcd is away: %s", s.Health().Error)
+		return nil, fmt.Errorf("etcd is away: %s", s.View().Health.Error)
 	}
 }
 

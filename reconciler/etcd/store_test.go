@@ -19,7 +19,7 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	if !first.Revision.Before(second.Revision) {
 		t.Errorf("revision %s is not before %s", first.Revision, second.Revision)
 	}
-	if drift := s.Drift(); drift.Status == api.DriftDetected {
+	if drift := s.View().Drift; drift.Status == api.DriftDetected {
 		t.Errorf("drift after a publication: %+v", drift)
 	}
 	if err := s.Close(); err != nil {
@@ -30,12 +30,12 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	again.Known = second.Revision
 	began := time.Now()
 	openStore(t, again)
-	eventually(t, "the state is there after a restart", func() bool { return again.State() != nil })
+	eventually(t, "the state is there after a restart", func() bool { return again.View().State != nil })
 	t.Logf("state after %s", time.Since(began))
-	if state := again.State(); state.Revision != second.Revision || state.Set.Digest() != second.Set.Digest() {
+	if state := again.View().State; state.Revision != second.Revision || state.Set.Digest() != second.Set.Digest() {
 		t.Errorf("after a restart: %s %s, want %s", state.Revision, state.Head.Commit, second.Revision)
 	}
-	if history := again.History(); len(history) != 2 || history[0].Commit != "c2" || history[1].Commit != "c1" {
+	if history := again.View().History; len(history) != 2 || history[0].Commit != "c2" || history[1].Commit != "c1" {
 		t.Errorf("history: %+v", history)
 	}
 }
@@ -46,18 +46,18 @@ func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
 	t.Parallel()
 	s := embeddedStore(t, t.TempDir())
 	s.RequestTimeout = patience
-	if health := s.Health(); health.Mode != api.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
+	if health := s.View().Health; health.Mode != api.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
 		t.Errorf("health before Open: %+v", health)
 	}
-	if drift := s.Drift(); drift.Status != api.DriftUnknown {
+	if drift := s.View().Drift; drift.Status != api.DriftUnknown {
 		t.Errorf("drift before Open: %+v", drift)
 	}
 	ctx, triggered, asked := testContext(t), make(chan error, 1), make(chan struct{})
 	go func() { triggered <- s.Trigger(ctx) }()
 	go func() {
 		defer close(asked)
-		for !s.Health().Healthy && s.ctx.Err() == nil {
-			_, _, _, _, _, _ = s.State(), s.HeadVerified(), s.Leader(), s.Drift(), s.History(), s.Findings()
+		for !s.View().Health.Healthy && s.ctx.Err() == nil {
+			_, _ = s.View(), s.Leader()
 			_ = s.Replicas()
 			time.Sleep(time.Millisecond) // others need the processor too
 		}
@@ -67,7 +67,7 @@ func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
 		t.Errorf("a trigger from before Open: %v", err)
 	}
 	<-asked
-	if health := s.Health(); len(health.Endpoints) != 1 {
+	if health := s.View().Health; len(health.Endpoints) != 1 {
 		t.Errorf("health once etcd answers: %+v", health)
 	}
 }

@@ -56,14 +56,14 @@ func (s *Source) basicAuth(user, password string) *githttp.BasicAuth {
 
 func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	if s.KnownHostsFile == "" {
-		return nil, fail("HostKeyUnknown", reconciler.Mend, "SSH needs the server's key: give --git-known-hosts-file")
+		return nil, fail("HostKeyUnknown", reconciler.Stalled, "SSH needs the server's key: give --git-known-hosts-file")
 	}
 	if s.SSHKeyFile == "" {
-		return nil, fail("AuthenticationFailed", reconciler.Mend, "SSH needs a private key: give --git-ssh-key-file")
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "SSH needs a private key: give --git-ssh-key-file")
 	}
 	endpoint, err := transport.NewEndpoint(s.address.remote)
 	if err != nil {
-		return nil, fail("Unsupported", reconciler.Mend, "the repository's URL cannot be read: %w", err)
+		return nil, fail("Unsupported", reconciler.Stalled, "the repository's URL cannot be read: %w", err)
 	}
 	user := endpoint.User
 	if user == "" {
@@ -71,15 +71,15 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	}
 	key, err := os.ReadFile(s.SSHKeyFile)
 	if err != nil {
-		return nil, fail("AuthenticationFailed", reconciler.Mend, "reading the SSH key: %w", err)
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "reading the SSH key: %w", err)
 	}
 	keys, err := gitssh.NewPublicKeys(user, key, s.address.password)
 	if err != nil {
-		return nil, fail("AuthenticationFailed", reconciler.Mend, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
 	}
 	known, err := gitssh.NewKnownHostsDb(s.KnownHostsFile)
 	if err != nil {
-		return nil, fail("HostKeyUnknown", reconciler.Mend, "the known hosts in %s cannot be read: %w", s.KnownHostsFile, err)
+		return nil, fail("HostKeyUnknown", reconciler.Stalled, "the known hosts in %s cannot be read: %w", s.KnownHostsFile, err)
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
 	// Of a server's several keys, the one that is asked for is one that is known.
@@ -106,11 +106,11 @@ func (k *timedKeys) ClientConfig() (*ssh.ClientConfig, error) {
 func (s *Source) readSecret(file string) (string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return "", fail("AuthenticationFailed", reconciler.Mend, "reading the credentials: %w", err)
+		return "", fail("AuthenticationFailed", reconciler.Stalled, "reading the credentials: %w", err)
 	}
 	secret := strings.TrimSpace(string(text))
 	if secret == "" {
-		return "", fail("AuthenticationFailed", reconciler.Mend, "the credentials file %s is empty", file)
+		return "", fail("AuthenticationFailed", reconciler.Stalled, "the credentials file %s is empty", file)
 	}
 	s.credentials.remember(secret)
 	return secret, nil

@@ -48,7 +48,7 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 		return nil, err
 	}
 	if !present {
-		return nil, fail("PathMissing", reconciler.Await, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
+		return nil, fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
 	}
 	delta := &reconciler.Delta{Commit: describe(commit)}
 	if base != "" {
@@ -180,7 +180,7 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 		return err
 	}
 	if strings.Count(folder, "/") > maxDepth {
-		return fail("Unsupported", reconciler.Await, "folders are nested more than %d deep at %.100q…", maxDepth, folder)
+		return fail("Unsupported", reconciler.WaitForPush, "folders are nested more than %d deep at %.100q…", maxDepth, folder)
 	}
 	before, err := w.tree(from)
 	if err != nil {

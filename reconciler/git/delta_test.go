@@ -180,7 +180,7 @@ func TestDeltaIsWhatGitSays(t *testing.T) {
 					base := append([]string{""}, commits...)[h.random.IntN(len(commits)+1)]
 					if folder != "." && len(rawDiff(t, repo, "", head, folder)) == 0 || folder == "policies/a" && !isTree(repo, head, folder) {
 						_, err := s.Delta(t.Context(), base, head)
-						wantError(t, err, "PathMissing", reconciler.Await)
+						wantError(t, err, "PathMissing", reconciler.WaitForPush)
 						continue
 					}
 					delta, contents := mustDelta(t, s, base, head)

@@ -50,18 +50,18 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case errors.Is(err, context.Canceled):
 		return fail("Canceled", reconciler.Retry, "stopped: %w", err)
 	case errors.As(err, &key) && len(key.Want) == 0:
-		return fail("HostKeyUnknown", reconciler.Mend, "the host key of %s is not in the known hosts: check it and add it to --git-known-hosts-file (%w)", s.address.display, err)
+		return fail("HostKeyUnknown", reconciler.Stalled, "the host key of %s is not in the known hosts: check it and add it to --git-known-hosts-file (%w)", s.address.display, err)
 	case errors.As(err, &key), errors.As(err, &revoked):
-		return fail("HostKeyChanged", reconciler.Mend, "the host key of %s is not the one in the known hosts: somebody may be in between, or the server has a new key (%w)", s.address.display, err)
+		return fail("HostKeyChanged", reconciler.Stalled, "the host key of %s is not the one in the known hosts: somebody may be in between, or the server has a new key (%w)", s.address.display, err)
 	case strings.Contains(text, "unable to authenticate"),
 		errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrInvalidAuthMethod):
-		return fail("AuthenticationFailed", reconciler.Mend, "%s refuses the credentials: check the token, password or key that hfid is given (%w)", s.address.display, err)
+		return fail("AuthenticationFailed", reconciler.Stalled, "%s refuses the credentials: check the token, password or key that hfid is given (%w)", s.address.display, err)
 	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &badCert):
-		return fail("CertificateInvalid", reconciler.Mend, "the certificate of %s is not trusted: check --git-ca-file (%w)", s.address.display, err)
+		return fail("CertificateInvalid", reconciler.Stalled, "the certificate of %s is not trusted: check --git-ca-file (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrRepositoryNotFound):
-		return fail("RepositoryMissing", reconciler.Mend, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
+		return fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		return fail("RepositoryEmpty", reconciler.Await, "the repository has no commits yet: push branch %s", s.branch.Short())
+		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no commits yet: push branch %s", s.branch.Short())
 	case errors.As(err, &network):
 		return fail("Unreachable", reconciler.Retry, "%s cannot be reached: %w", s.address.display, err)
 	case errors.As(err, &transfer):
@@ -84,7 +84,7 @@ func objectError(err error) error {
 		return fail("ObjectMissing", reconciler.Retry, "an object is missing from the repository: %w; if that stays so, run git fsck in it", err)
 	case errors.Is(err, errDamaged), errors.Is(err, packfile.ErrInvalidObject), errors.Is(err, idxfile.ErrMalformedIdxFile), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF),
 		strings.Contains(err.Error(), "zlib"), strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "flate"):
-		return fail("Corrupt", reconciler.Mend, "an object in the repository is damaged: %w; run git fsck in it", err)
+		return fail("Corrupt", reconciler.Stalled, "an object in the repository is damaged: %w; run git fsck in it", err)
 	}
 	return err
 }
@@ -94,12 +94,12 @@ const maxNamed = 5
 
 func (s *Source) branchMissing(others []string) error {
 	if len(others) == 0 {
-		return fail("RepositoryEmpty", reconciler.Await, "the repository has no branches yet: push branch %s", s.branch.Short())
+		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no branches yet: push branch %s", s.branch.Short())
 	}
 	if len(others) > maxNamed {
 		others = append(others[:maxNamed:maxNamed], "…")
 	}
-	return fail("BranchMissing", reconciler.Await, "there is no branch %s (there are: %s): push it, or start hfid with another --branch", s.branch.Short(), strings.Join(others, ", "))
+	return fail("BranchMissing", reconciler.WaitForPush, "there is no branch %s (there are: %s): push it, or start hfid with another --branch", s.branch.Short(), strings.Join(others, ", "))
 }
 
 // maxMessage bounds an error's text, in characters.

@@ -41,7 +41,7 @@ func (s *Source) localObjects() (*objects, error) {
 // itself if bare, its .git, or what its .git file points to.
 func gitFolder(folder string) (string, error) {
 	if _, err := os.Stat(folder); err != nil {
-		return "", fail("RepositoryMissing", reconciler.Mend, "there is no repository at %s (%w)", folder, errors.Unwrap(err))
+		return "", fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s (%w)", folder, errors.Unwrap(err))
 	}
 	inside := filepath.Join(folder, ".git")
 	info, err := os.Stat(inside)
@@ -53,7 +53,7 @@ func gitFolder(folder string) (string, error) {
 	}
 	for _, part := range []string{"HEAD", "objects", "refs"} {
 		if _, err := os.Stat(filepath.Join(folder, part)); err != nil {
-			return "", fail("RepositoryMissing", reconciler.Mend, "%s is no git repository: it has neither .git nor %s", folder, part)
+			return "", fail("RepositoryMissing", reconciler.Stalled, "%s is no git repository: it has neither .git nor %s", folder, part)
 		}
 	}
 	return folder, nil
@@ -68,7 +68,7 @@ func linked(folder, file string) (string, error) {
 	}
 	target, found := strings.CutPrefix(strings.TrimSpace(string(text)), "gitdir: ")
 	if !found {
-		return "", fail("RepositoryMissing", reconciler.Mend, "%s is neither a folder nor a link to one", file)
+		return "", fail("RepositoryMissing", reconciler.Stalled, "%s is neither a folder nor a link to one", file)
 	}
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(folder, target)
@@ -98,7 +98,7 @@ func supported(gitFolder string) error {
 		key, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(line)), "=")
 		key, value = strings.TrimSpace(key), strings.Trim(strings.TrimSpace(value), `"`)
 		if key == "refstorage" && value != "files" || key == "objectformat" && value != "sha1" {
-			return fail("Unsupported", reconciler.Mend, "the repository uses %s = %s, which is not supported: use one with git's default formats (refs in files, SHA-1)", key, value)
+			return fail("Unsupported", reconciler.Stalled, "the repository uses %s = %s, which is not supported: use one with git's default formats (refs in files, SHA-1)", key, value)
 		}
 	}
 	return nil

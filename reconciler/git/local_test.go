@@ -55,7 +55,7 @@ func TestPushesAreToldOf(t *testing.T) {
 	repo.Server("update-ref", "-d", "refs/heads/main")
 	waitSignal(t, s)
 	_, err := s.Head(t.Context())
-	wantError(t, err, "RepositoryEmpty", reconciler.Await)
+	wantError(t, err, "RepositoryEmpty", reconciler.WaitForPush)
 	repo.Push()
 	followed(t, s, rewritten)
 }
@@ -69,7 +69,7 @@ func TestNestedAndPackedRefs(t *testing.T) {
 	}
 	defer s.Close()
 	_, err := s.Head(t.Context())
-	wantError(t, err, "BranchMissing", reconciler.Await)
+	wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 	if !strings.Contains(err.Error(), "main") {
 		t.Errorf("the error does not name the branches that there are: %v", err)
 	}
@@ -148,11 +148,11 @@ func TestReportedAndRecovered(t *testing.T) {
 		move(t, repo.Bare(), away)
 		s := open(t, repo.Bare(), "policies")
 		_, err := s.Head(t.Context())
-		wantError(t, err, "RepositoryMissing", reconciler.Mend)
+		wantError(t, err, "RepositoryMissing", reconciler.Stalled)
 		move(t, away, repo.Bare())
 		waitSignal(t, s)
 		_, err = s.Head(t.Context())
-		wantError(t, err, "RepositoryEmpty", reconciler.Await)
+		wantError(t, err, "RepositoryEmpty", reconciler.WaitForPush)
 		hash := repo.Commit("First", policy(1))
 		repo.Push()
 		followed(t, s, hash)
@@ -166,7 +166,7 @@ func TestReportedAndRecovered(t *testing.T) {
 		move(t, repo.Bare(), away)
 		waitSignal(t, s)
 		_, err := s.Delta(t.Context(), "", first)
-		wantError(t, err, "RepositoryMissing", reconciler.Mend)
+		wantError(t, err, "RepositoryMissing", reconciler.Stalled)
 		move(t, away, repo.Bare())
 		followed(t, s, first)
 		second := repo.Commit("Second", policy(2))
@@ -178,11 +178,11 @@ func TestReportedAndRecovered(t *testing.T) {
 		repo, first := pushed(t, map[string]string{"readme": "x", "policies2/a.yaml": "x"})
 		s := open(t, repo.Bare(), "policies")
 		_, err := s.Delta(t.Context(), "", first)
-		wantError(t, err, "PathMissing", reconciler.Await)
+		wantError(t, err, "PathMissing", reconciler.WaitForPush)
 		second := repo.Commit("A file of that name", map[string]string{"policies": "x"})
 		repo.Push()
 		_, err = s.Delta(t.Context(), first, second)
-		wantError(t, err, "PathMissing", reconciler.Await)
+		wantError(t, err, "PathMissing", reconciler.WaitForPush)
 		repo.Remove("Away", "policies")
 		third := repo.Commit("A folder", policy(1))
 		repo.Push()
@@ -224,7 +224,7 @@ func TestReportedAndRecovered(t *testing.T) {
 				if err == nil {
 					t.Fatalf("%s %s: the delta was read", damage, kind)
 				}
-				wantError(t, err, "Corrupt", reconciler.Mend)
+				wantError(t, err, "Corrupt", reconciler.Stalled)
 				restore()
 				mustDelta(t, s, first, second)
 			}
@@ -241,7 +241,7 @@ func TestReportedAndRecovered(t *testing.T) {
 		}
 		restore := spoil(t, objectFile(repo, second, "blob"), func([]byte) []byte { return other })
 		_, err = readAll(t, s, first, second)
-		wantError(t, err, "Corrupt", reconciler.Mend)
+		wantError(t, err, "Corrupt", reconciler.Stalled)
 		restore()
 		mustDelta(t, s, first, second)
 	})
@@ -382,11 +382,11 @@ func TestUnsupportedFormats(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "sha256.git")
 	gittest.Run(t, t.TempDir(), "init", "-q", "--bare", "--object-format=sha256", folder)
 	_, err := open(t, folder, ".").Head(t.Context())
-	wantError(t, err, "Unsupported", reconciler.Mend)
+	wantError(t, err, "Unsupported", reconciler.Stalled)
 	_, err = open(t, "ftp://example.com/x.git", ".").Head(t.Context())
-	wantError(t, err, "Unsupported", reconciler.Mend)
+	wantError(t, err, "Unsupported", reconciler.Stalled)
 	_, err = open(t, "https://ada:secret@example.com:port/x.git", ".").Head(t.Context())
-	wantError(t, err, "Unsupported", reconciler.Mend)
+	wantError(t, err, "Unsupported", reconciler.Stalled)
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("the password is in the error: %v", err)
 	}

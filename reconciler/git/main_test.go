@@ -81,8 +81,8 @@ func wantError(t testing.TB, err error, reason string, then reconciler.Consequen
 	if !errors.As(err, &known) {
 		t.Fatalf("got error %v, want a SourceError with reason %s", err, reason)
 	}
-	if known.Reason != reason || known.Then != then {
-		t.Errorf("got reason %s and consequence %d, want %s and %d: %v", known.Reason, known.Then, reason, then, err)
+	if known.Reason != reason || known.Consequence != then {
+		t.Errorf("got reason %s and consequence %d, want %s and %d: %v", known.Reason, known.Consequence, reason, then, err)
 	}
 }
 

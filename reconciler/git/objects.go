@@ -176,7 +176,7 @@ func (o *objects) commit(ctx context.Context, hash plumbing.Hash) (*object.Commi
 	}
 	commit := &object.Commit{}
 	if err := commit.Decode(encoded); err != nil {
-		return nil, fail("Corrupt", reconciler.Mend, "commit %s cannot be read: %w; run git fsck in the repository", hash, err)
+		return nil, fail("Corrupt", reconciler.Stalled, "commit %s cannot be read: %w; run git fsck in the repository", hash, err)
 	}
 	return commit, nil
 }
@@ -222,7 +222,7 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 func (o *objects) readChecked(kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	text, err := o.readOnce(kind, hash, limit)
 	if err == nil && sum(kind, text) != hash {
-		err = fail("Corrupt", reconciler.Mend, "the content of %s %s is damaged; run git fsck in the repository", kind, hash)
+		err = fail("Corrupt", reconciler.Stalled, "the content of %s %s is damaged; run git fsck in the repository", kind, hash)
 	}
 	return text, err
 }
@@ -251,7 +251,7 @@ func (o *objects) readOnce(kind plumbing.ObjectType, hash plumbing.Hash, limit i
 // recovered turns go-git's panics, which some damaged packs cause, into errors.
 func recovered(kind plumbing.ObjectType, hash plumbing.Hash, err *error) {
 	if cause := recover(); cause != nil {
-		*err = fail("Corrupt", reconciler.Mend, "%s %s cannot be read: %v; run git fsck in the repository", kind, hash, cause)
+		*err = fail("Corrupt", reconciler.Stalled, "%s %s cannot be read: %v; run git fsck in the repository", kind, hash, cause)
 	}
 }
 
@@ -279,7 +279,7 @@ func tooLarge(kind plumbing.ObjectType, hash plumbing.Hash, size, limit int64) e
 	case kind == plumbing.BlobObject && size > limit:
 		return &schema.TooLarge{Size: size}
 	}
-	return fail("Unsupported", reconciler.Await, "%s %s has %d bytes; at most %d are read", kind, hash, size, maxObject)
+	return fail("Unsupported", reconciler.WaitForPush, "%s %s has %d bytes; at most %d are read", kind, hash, size, maxObject)
 }
 
 // readSized reads exactly size bytes and the end.

@@ -49,7 +49,7 @@ func (s *Source) reachOnce(ctx context.Context, use func(access) error) error {
 		return err
 	}
 	if a.bundle, err = s.caBundle(); err != nil {
-		return fail("CertificateInvalid", reconciler.Mend, "%w", err)
+		return fail("CertificateInvalid", reconciler.Stalled, "%w", err)
 	}
 	if s.address.ssh {
 		var release func()

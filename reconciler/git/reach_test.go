@@ -131,7 +131,7 @@ func TestServersThatEchoSecrets(t *testing.T) {
 			server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 			server.Break(echo)
 			_, err := open(t, server.URL, "policies", adjust).Head(t.Context())
-			wantError(t, err, "AuthenticationFailed", reconciler.Mend)
+			wantError(t, err, "AuthenticationFailed", reconciler.Stalled)
 			text := err.Error()
 			for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), base64.StdEncoding.EncodeToString([]byte("ada:" + secret))} {
 				if strings.Contains(text, form) {

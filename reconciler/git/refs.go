@@ -25,7 +25,7 @@ const maxSymbolic = 5
 func (s *Source) localHead(gitFolder string) (string, error) {
 	name := string(s.branch)
 	if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsRune(name, 0) {
-		return "", fail("BranchMissing", reconciler.Mend, "%q is no name for a branch: start hfid with another --branch", s.branch.Short())
+		return "", fail("BranchMissing", reconciler.Stalled, "%q is no name for a branch: start hfid with another --branch", s.branch.Short())
 	}
 	for range maxSymbolic {
 		value, err := readReference(gitFolder, name)
@@ -38,16 +38,16 @@ func (s *Source) localHead(gitFolder string) (string, error) {
 		target, symbolic := strings.CutPrefix(value, "ref: ")
 		if !symbolic {
 			if !plumbing.IsHash(value) || plumbing.NewHash(value).IsZero() {
-				return "", fail("Corrupt", reconciler.Mend, "branch %s is damaged: %s in %s holds %.60q and no commit's hash; push it again", s.branch.Short(), name, gitFolder, value)
+				return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: %s in %s holds %.60q and no commit's hash; push it again", s.branch.Short(), name, gitFolder, value)
 			}
 			return value, nil
 		}
 		name = strings.TrimSpace(target)
 		if !strings.HasPrefix(name, "refs/") || !filepath.IsLocal(filepath.FromSlash(name)) {
-			return "", fail("Corrupt", reconciler.Mend, "branch %s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.branch.Short(), name)
+			return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.branch.Short(), name)
 		}
 	}
-	return "", fail("BranchMissing", reconciler.Mend, "branch %s is a chain of symbolic references without an end; mend it with git symbolic-ref", s.branch.Short())
+	return "", fail("BranchMissing", reconciler.Stalled, "branch %s is a chain of symbolic references without an end; mend it with git symbolic-ref", s.branch.Short())
 }
 
 // readReference reads a reference from its file or from packed-refs, or says

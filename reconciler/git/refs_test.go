@@ -27,7 +27,7 @@ func TestDamagedRefIsNoRollback(t *testing.T) {
 		if head == first {
 			t.Errorf("a ref that holds %q rolls back to the packed one", content)
 		}
-		wantError(t, err, "Corrupt", reconciler.Mend)
+		wantError(t, err, "Corrupt", reconciler.Stalled)
 	}
 	if err := os.WriteFile(filepath.Join(repo.Bare(), "refs/heads/main"), []byte(second+"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -68,8 +68,8 @@ func TestHeadIsWhatGitSays(t *testing.T) {
 	repo.Server("symbolic-ref", "refs/heads/main", "refs/heads/main2")
 	repo.Server("symbolic-ref", "refs/heads/main2", "refs/heads/main")
 	_, err := s.Head(t.Context())
-	wantError(t, err, "BranchMissing", reconciler.Mend)
+	wantError(t, err, "BranchMissing", reconciler.Stalled)
 	gittest.Run(t, repo.Bare(), "symbolic-ref", "refs/heads/main", "refs/heads/nowhere")
 	_, err = s.Head(t.Context())
-	wantError(t, err, "BranchMissing", reconciler.Await)
+	wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 }

@@ -31,9 +31,9 @@ func TestRemoteFailures(t *testing.T) {
 		reason string
 		then   reconciler.Consequence
 	}{
-		{"401", gittest.Answer(401), "AuthenticationFailed", reconciler.Mend},
-		{"403", gittest.Answer(403), "AuthenticationFailed", reconciler.Mend},
-		{"404", gittest.Answer(404), "RepositoryMissing", reconciler.Mend},
+		{"401", gittest.Answer(401), "AuthenticationFailed", reconciler.Stalled},
+		{"403", gittest.Answer(403), "AuthenticationFailed", reconciler.Stalled},
+		{"404", gittest.Answer(404), "RepositoryMissing", reconciler.Stalled},
 		{"500", gittest.Answer(500), "Unreachable", reconciler.Retry},
 		{"503", gittest.Answer(503), "Unreachable", reconciler.Retry},
 		{"hang before the headers", server.Hang, "TimedOut", reconciler.Retry},
@@ -87,7 +87,7 @@ func TestRemoteFailures(t *testing.T) {
 			if err == nil {
 				t.Fatal("the delta was read")
 			}
-			if known := (*reconciler.SourceError)(nil); !errors.As(err, &known) || known.Then != reconciler.Retry {
+			if known := (*reconciler.SourceError)(nil); !errors.As(err, &known) || known.Consequence != reconciler.Retry {
 				t.Errorf("a cut fetch is no error to retry: %v", err)
 			}
 			server.Break(nil)
@@ -108,7 +108,7 @@ func TestRemoteFailures(t *testing.T) {
 		file := secretFile(t, "wr0ng-one")
 		s := open(t, server.URL, "policies", func(s *Source) { s.Username, s.PasswordFile = "ada", file })
 		_, err := s.Head(t.Context())
-		wantError(t, err, "AuthenticationFailed", reconciler.Mend)
+		wantError(t, err, "AuthenticationFailed", reconciler.Stalled)
 		if text := err.Error(); strings.Contains(text, "wr0ng-one") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("ada:wr0ng-one"))) {
 			t.Errorf("the password shows: %v", err)
 		}
@@ -128,14 +128,14 @@ func TestRemoteFailures(t *testing.T) {
 	t.Run("a certificate that nobody vouches for", func(t *testing.T) {
 		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
 		_, err := open(t, secure.URL, "policies").Head(t.Context())
-		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		wantError(t, err, "CertificateInvalid", reconciler.Stalled)
 	})
 	t.Run("a certificate authority whose file is missing, empty, then right", func(t *testing.T) {
 		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
 		file := filepath.Join(t.TempDir(), "ca.pem")
 		s := open(t, secure.URL, "policies", func(s *Source) { s.CABundleFile = file })
 		_, err := s.Head(t.Context())
-		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		wantError(t, err, "CertificateInvalid", reconciler.Stalled)
 		if !strings.Contains(err.Error(), file) {
 			t.Errorf("the error does not name %s: %v", file, err)
 		}
@@ -147,7 +147,7 @@ func TestRemoteFailures(t *testing.T) {
 		}
 		write(nil)
 		_, err = s.Head(t.Context())
-		wantError(t, err, "CertificateInvalid", reconciler.Mend)
+		wantError(t, err, "CertificateInvalid", reconciler.Stalled)
 		right, err := os.ReadFile(secure.CAFile)
 		if err != nil {
 			t.Fatal(err)
@@ -161,11 +161,11 @@ func TestRemoteFailures(t *testing.T) {
 		empty := gittest.New(t)
 		s := open(t, gittest.ServeHTTP(t, empty, gittest.HTTP{}).URL, "policies")
 		_, err := s.Head(t.Context())
-		wantError(t, err, "RepositoryEmpty", reconciler.Await)
+		wantError(t, err, "RepositoryEmpty", reconciler.WaitForPush)
 		hash := empty.Commit("x", policy(1))
 		empty.Git("push", "-q", "origin", "HEAD:refs/heads/other")
 		_, err = s.Head(t.Context())
-		wantError(t, err, "BranchMissing", reconciler.Await)
+		wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 		empty.Push()
 		if mustHead(t, s) != hash {
 			t.Error("the branch was not found when it came")
@@ -182,11 +182,11 @@ func TestSSHFailures(t *testing.T) {
 		name, key, hosts, reason string
 		then                     reconciler.Consequence
 	}{
-		{"unknown host", server.KeyFile, server.EmptyHostsFile, "HostKeyUnknown", reconciler.Mend},
-		{"changed host key", server.KeyFile, server.OtherHostsFile, "HostKeyChanged", reconciler.Mend},
-		{"wrong key", server.StrangerKeyFile, server.KnownHostsFile, "AuthenticationFailed", reconciler.Mend},
-		{"no key", "", server.KnownHostsFile, "AuthenticationFailed", reconciler.Mend},
-		{"no known hosts", server.KeyFile, "", "HostKeyUnknown", reconciler.Mend},
+		{"unknown host", server.KeyFile, server.EmptyHostsFile, "HostKeyUnknown", reconciler.Stalled},
+		{"changed host key", server.KeyFile, server.OtherHostsFile, "HostKeyChanged", reconciler.Stalled},
+		{"wrong key", server.StrangerKeyFile, server.KnownHostsFile, "AuthenticationFailed", reconciler.Stalled},
+		{"no key", "", server.KnownHostsFile, "AuthenticationFailed", reconciler.Stalled},
+		{"no known hosts", server.KeyFile, "", "HostKeyUnknown", reconciler.Stalled},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = c.key, c.hosts })

@@ -186,7 +186,7 @@ func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Com
 func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), operation func(context.Context) (T, error)) (T, error) {
 	var none T
 	if s.address.problem != "" {
-		return none, fail("Unsupported", reconciler.Mend, "%s: %s", doing, s.address.problem)
+		return none, fail("Unsupported", reconciler.Stalled, "%s: %s", doing, s.address.problem)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	select {
@@ -219,7 +219,7 @@ func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), 
 			defer func() {
 				if cause := recover(); cause != nil {
 					s.Logger.Error("go-git panicked", "doing", doing, "panic", cause, "stack", string(debug.Stack()))
-					r = result{err: fail("Corrupt", reconciler.Mend, "the repository cannot be read: %v; run git fsck in it", cause)}
+					r = result{err: fail("Corrupt", reconciler.Stalled, "the repository cannot be read: %v; run git fsck in it", cause)}
 				}
 			}()
 			r.value, r.err = operation(ctx)
@@ -248,5 +248,5 @@ func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), 
 }
 
 func fail(reason string, then reconciler.Consequence, format string, args ...any) *reconciler.SourceError {
-	return &reconciler.SourceError{Reason: reason, Then: then, Err: fmt.Errorf(format, args...)}
+	return &reconciler.SourceError{Reason: reason, Consequence: then, Err: fmt.Errorf(format, args...)}
 }

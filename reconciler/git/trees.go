@@ -205,5 +205,5 @@ func lookup(tree []byte, name string) (entry, error) {
 }
 
 func damagedTree(hash plumbing.Hash, err error) error {
-	return fail("Corrupt", reconciler.Mend, "tree %s cannot be read: %w; run git fsck in the repository", hash, err)
+	return fail("Corrupt", reconciler.Stalled, "tree %s cannot be read: %w; run git fsck in the repository", hash, err)
 }

@@ -89,7 +89,7 @@ func TestGitServerAway(t *testing.T) {
 		status := seeStatus(t, d, c.name, fields{
 			"source.url": server.URL, "source.reachable": false, "source.error.reason": c.reason, "source.error.message": present, "source.error.since": since(began),
 			"source.last_seen_at": present, "source.last_attempted_revision.commit": first, "source.errors.#": 0,
-			"etcd.healthy": true, "sync.status": "Unknown", "sync.message": matches("^git cannot be seen: "), "sync.last_applied_revision.commit": first,
+			"etcd.healthy": true, "sync.status": "Unknown", "sync.message": matches("^git cannot be read: "), "sync.last_applied_revision.commit": first,
 			"sync.last_success_at": present, "sync.served_from": "etcd", "drift.status": "None", "history.#": 1,
 			"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
 			"conditions.Stalled.status": c.stalled, "conditions.Reconciling.status": c.reconciling, "conditions.Reconciling.reason": c.why,

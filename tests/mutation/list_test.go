@@ -34,7 +34,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "a revert's passing of the guard", file: "reconciler/guard.go",
-		old:    ` || restored(l.Store.History(), set.Digest()) != ""`,
+		old:    ` || restored(view.History, set.Digest()) != ""`,
 		new:    ``,
 		folder: "reconciler", tests: []string{"TestPruneGuard"},
 	},

@@ -1,0 +1,219 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/schema"
+)
+
+// attempt reads git and, if there is something to do, does it. It returns an
+// error only when the term is over.
+func (l *leadership) attempt(ctx context.Context) error {
+	started := l.Now()
+	l.setBusy(true)
+	outcome, err := l.sync(ctx)
+	l.setBusy(false)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, ErrDeposed) {
+		return err
+	}
+	l.retryAt = time.Time{}
+	if source := (*SourceError)(nil); !errors.As(err, &source) {
+		// Only now is it known that git answered everything it was asked.
+		l.report.Source.Error = nil
+	}
+	if err == nil {
+		l.retryWaits.Reset()
+	} else {
+		l.handled = ""
+		l.Logger.Warn("reconciling failed", "error", err)
+		if isRetryable(err) {
+			l.retryAt = l.Now().Add(l.retryWaits.NextBackOff())
+		}
+	}
+	if outcome != "" {
+		l.Observer.Synced(outcome, l.Now().Sub(started))
+	}
+	l.publishReport()
+	return nil
+}
+
+func (l *leadership) setBusy(busy bool) {
+	l.mu.Lock()
+	l.busy = busy
+	l.mu.Unlock()
+}
+
+// isRetryable reports whether trying again soon may help.
+func isRetryable(err error) bool {
+	var source *SourceError
+	return !errors.As(err, &source) || source.Consequence == Retry
+}
+
+// failed is the outcome of an attempt that reached no verdict or could not publish.
+const failed = "Failed"
+
+// sync makes the store agree with the branch's head. Its outcome is empty
+// when there was nothing to do.
+func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
+	head, err := l.fetchHead(ctx)
+	if err != nil {
+		return failed, err
+	}
+	if head == l.handled {
+		l.recordSuccess(l.Store.View())
+		return "", nil
+	}
+	commit, verdict, err := l.validate(ctx, head)
+	if err != nil {
+		return failed, err
+	}
+	// Repairs may have changed the store until here, and nothing else of this
+	// term does from here on: one view is enough for the whole decision.
+	view := l.Store.View()
+	if verdict.Set == nil {
+		return string(api.Invalid), l.reject(ctx, view, commit, api.Invalid, "InvalidCommit",
+			fmt.Sprintf("commit %s is not applied: %s", short(commit.Hash), countProblems(verdict.Errors)))
+	}
+	published := l.published(view)
+	if published != nil && published.Head.Commit == head && published.Head.Digest == verdict.Set.Digest() && view.HeadVerified {
+		// An earlier term published it.
+		l.lastPublished = published
+		l.markApplied(view, head)
+		return "", nil
+	}
+	refusal, err := l.guard(ctx, view, commit, verdict.Set)
+	if err != nil {
+		return failed, err
+	}
+	if refusal != "" {
+		return string(api.Refused), l.reject(ctx, view, commit, api.Refused, "PruneRefused", refusal)
+	}
+	if err := l.publish(ctx, view, commit, verdict.Set); err != nil {
+		return failed, err
+	}
+	l.markApplied(l.Store.View(), head)
+	return string(api.Applied), nil
+}
+
+// fetchHead reads which commit the branch points to.
+func (l *leadership) fetchHead(ctx context.Context) (string, error) {
+	head, err := askAndHeal(ctx, l, l.Source.Head)
+	if err != nil {
+		return "", l.sourceFailed(err)
+	}
+	now := l.Now()
+	l.report.Source.Reachable, l.report.Source.LastSeenAt = true, &now
+	return head, nil
+}
+
+// validate reads a commit and validates it.
+func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema.Verdict, error) {
+	delta, err := askAndHeal(ctx, l, func(ctx context.Context) (*Delta, error) {
+		return l.Source.Delta(ctx, l.Validator.Base(), head)
+	})
+	if err != nil {
+		return Commit{}, nil, l.sourceFailed(err)
+	}
+	verdict, err := askAndHeal(ctx, l, func(ctx context.Context) (*schema.Verdict, error) {
+		return l.Validator.Apply(ctx, delta)
+	})
+	if closeErr := delta.Close(); err == nil && closeErr != nil {
+		l.Logger.Warn("closing a commit's files failed", "commit", head, "error", closeErr)
+	}
+	if err != nil {
+		var source *SourceError
+		if errors.As(err, &source) {
+			return Commit{}, nil, l.sourceFailed(err)
+		}
+		l.report.SyncError = l.failure(l.report.SyncError, "ValidationFailed", err.Error(), Retry)
+		return Commit{}, nil, fmt.Errorf("validating commit %s: %w", short(head), err)
+	}
+	source := &l.report.Source
+	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
+		source.LastAttemptedRevision = &api.CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
+	}
+	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
+	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
+	return delta.Commit, verdict, nil
+}
+
+// reject marks a commit that is not published as handled, and records it once.
+func (l *leadership) reject(ctx context.Context, view *StoreView, commit Commit, outcome api.Outcome, reason, message string) error {
+	l.report.SyncError = l.failure(l.report.SyncError, reason, message, WaitForPush)
+	if !isNewest(view.History, commit.Hash, outcome) {
+		l.Logger.Warn("commit not applied", "commit", commit.Hash, "outcome", outcome, "reason", message)
+		entry := newEntry(commit, outcome, l.Now())
+		entry.Message = message
+		ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
+		defer cancel()
+		if err := l.term.Record(ctx, entry); err != nil {
+			l.Observer.Failed("etcd", "Record")
+			return fmt.Errorf("recording that commit %s is not applied: %w", short(commit.Hash), err)
+		}
+	}
+	l.handled = commit.Hash
+	return nil
+}
+
+// isNewest reports whether the newest entry of a history is that commit with that outcome.
+func isNewest(history []api.HistoryEntry, commit string, outcome api.Outcome) bool {
+	return len(history) > 0 && history[0].Commit == commit && history[0].Outcome == outcome
+}
+
+func newEntry(commit Commit, outcome api.Outcome, at time.Time) api.HistoryEntry {
+	return api.HistoryEntry{Commit: commit.Hash, Author: commit.Author, Subject: commit.Subject, Outcome: outcome, At: at}
+}
+
+// markApplied notes that a commit is published.
+func (l *leadership) markApplied(view *StoreView, commit string) {
+	l.handled, l.report.SyncError = commit, nil
+	l.recordSuccess(view)
+}
+
+// recordSuccess moves the time of the last success if git and etcd agree.
+func (l *leadership) recordSuccess(view *StoreView) {
+	attempted := l.report.Source.LastAttemptedRevision
+	if l.report.SyncError != nil || view.State == nil || attempted == nil || attempted.Commit != view.State.Head.Commit {
+		return
+	}
+	if !l.headReplaced(view) && view.Drift.Status == api.DriftNone && view.Health.Healthy {
+		now := l.Now()
+		l.report.LastSuccessAt = &now
+	}
+}
+
+// sourceFailed puts an error of git into the report, and returns it as a SourceError.
+func (l *leadership) sourceFailed(err error) error {
+	var source *SourceError
+	if !errors.As(err, &source) {
+		source = &SourceError{Reason: "Unreachable", Consequence: Retry, Err: err}
+		err = source
+	}
+	message := source.Reason
+	if source.Err != nil {
+		message = source.Err.Error() // The status has the reason in a field of its own.
+	}
+	l.report.Source.Reachable = source.Consequence == WaitForPush
+	l.report.Source.Error = l.failure(l.report.Source.Error, source.Reason, message, source.Consequence)
+	l.Observer.Failed("git", source.Reason)
+	return err
+}
+
+// failure describes a failure for the status. One with the same reason as the
+// failure before keeps the time at which that began.
+func (l *leadership) failure(before *api.Failure, reason, message string, consequence Consequence) *api.Failure {
+	since := l.Now()
+	if before != nil && before.Reason == reason {
+		since = before.Since
+	}
+	return &api.Failure{Reason: reason, Message: message, Since: since, Retryable: consequence == Retry}
+}
+
+func short(hash string) string { return hash[:min(len(hash), 12)] }

@@ -1,0 +1,221 @@
+package reconciler
+
+import (
+	"fmt"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/schema"
+)
+
+// Ready reports whether this replica can serve, the state of etcd, and why it
+// cannot serve.
+func (r *Reconciler) Ready() (ready bool, etcd api.EtcdStatus, reason string) {
+	etcd = r.Store.View().Health
+	if r.Served() == nil {
+		return false, etcd, "no verified set of policies yet"
+	}
+	return true, etcd, ""
+}
+
+// Leads reports whether this replica is the leader, as far as it knows.
+func (r *Reconciler) Leads() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.own != nil
+}
+
+// Status is what this replica knows at this moment. What only the leader sees
+// comes from the leader's last report.
+func (r *Reconciler) Status() api.Status {
+	view := r.Store.View()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report, fresh := r.leaderReport(view)
+	status := api.Status{
+		Source: report.Source, Etcd: view.Health, Drift: r.driftStatus(view, report),
+		Filters: api.FiltersStatus{Items: []api.FilterStatus{}},
+		History: view.History,
+		Replica: api.ReplicaStatus{ID: r.ID, Role: "follower", Leader: report.Leader},
+	}
+	switch {
+	case r.own != nil:
+		status.Replica.Role = "leader"
+	case !fresh || report.Leader == r.ID:
+		// The report is old, or this replica's own from when it led. Which
+		// replica leads now, if any, is not known.
+		status.Replica.Leader = ""
+	}
+	status.Sync = r.syncStatus(status.Etcd, status.Drift, report, fresh)
+	status.Conditions = r.deriveConditions(status, report)
+	r.complete(&status)
+	return status
+}
+
+// complete sets what a report does not say, and empty lists in place of nil,
+// which JSON would show as null.
+func (r *Reconciler) complete(s *api.Status) {
+	if s.Source.URL == "" {
+		s.Source.URL, s.Source.Branch, s.Source.Path = r.URL, r.Branch, r.Path
+	}
+	if s.Source.Errors == nil {
+		s.Source.Errors = []schema.Problem{}
+	}
+	if s.Source.Warnings == nil {
+		s.Source.Warnings = []schema.Problem{}
+	}
+	// A leader of an earlier version lists all problems and has no totals.
+	s.Source.ErrorsTotal = max(s.Source.ErrorsTotal, len(s.Source.Errors))
+	s.Source.WarningsTotal = max(s.Source.WarningsTotal, len(s.Source.Warnings))
+	if s.Etcd.Endpoints == nil {
+		s.Etcd.Endpoints = []string{}
+	}
+	if s.History == nil {
+		s.History = []api.HistoryEntry{}
+	}
+}
+
+// leaderReport returns this replica's own report while it leads, else the
+// leader's last one; fresh says whether a leader still reports. The caller
+// holds the lock.
+func (r *Reconciler) leaderReport(view *StoreView) (report LeaderReport, fresh bool) {
+	if r.own != nil {
+		return *r.own, true
+	}
+	last := view.LeaderReport
+	if last == nil {
+		return LeaderReport{}, false
+	}
+	now := r.Now()
+	if !last.At.Equal(r.lastReport) {
+		// Its age is measured by this replica's clock, since the leader's may differ.
+		r.lastReport, r.lastReportSeen = last.At, now
+	}
+	return *last, now.Sub(r.lastReportSeen) < 3*r.Interval
+}
+
+func (r *Reconciler) driftStatus(view *StoreView, report LeaderReport) api.Drift {
+	drift := view.Drift
+	drift.Mode, drift.Heal = r.DriftMode, report.Heal
+	if !view.Health.Healthy {
+		// The items are those seen last; they may have changed since.
+		drift.Status = api.DriftUnknown
+	}
+	if drift.Items == nil {
+		drift.Items = []api.DriftItem{}
+	}
+	return drift
+}
+
+// syncStatus says whether git and etcd agree. The caller holds the lock.
+func (r *Reconciler) syncStatus(health api.EtcdStatus, drift api.Drift, report LeaderReport, fresh bool) api.SyncStatus {
+	status := api.SyncStatus{LastSuccessAt: report.LastSuccessAt, ServedFrom: r.servedFrom}
+	if served := r.served; served != nil {
+		status.LastAppliedRevision = &api.AppliedRevision{
+			Commit: served.Head.Commit, Digest: served.Head.Digest, Count: served.Head.Count,
+			At: served.Head.At, Revision: served.Revision.String(),
+		}
+	}
+	status.Status, status.Message = syncWord(r.served, health, drift, report, fresh)
+	return status
+}
+
+func syncWord(served *State, health api.EtcdStatus, drift api.Drift, report LeaderReport, fresh bool) (api.SyncWord, string) {
+	source, attempted := report.Source, report.Source.LastAttemptedRevision
+	switch {
+	case !health.Healthy:
+		return api.Unknown, "etcd cannot be reached: " + health.Error
+	case !fresh:
+		return api.Unknown, "no leader has reported on git yet, or not for a long time"
+	case source.Error != nil && !source.Reachable:
+		return api.Unknown, "git cannot be read: " + source.Error.Message
+	case source.Error != nil:
+		return api.OutOfSync, source.Error.Message
+	case report.SyncError != nil:
+		return api.OutOfSync, report.SyncError.Message
+	case attempted == nil:
+		return api.Unknown, "git has not been read yet"
+	case served == nil || served.Head.Commit != attempted.Commit:
+		return api.OutOfSync, fmt.Sprintf("commit %s is being applied", short(attempted.Commit))
+	case drift.Status == api.DriftDetected:
+		return api.OutOfSync, fmt.Sprintf("etcd drifted from what was published: %d keys", drift.Total)
+	}
+	return api.Synced, ""
+}
+
+// deriveConditions derives the conditions from the rest of the status. The
+// caller holds the lock.
+func (r *Reconciler) deriveConditions(status api.Status, report LeaderReport) []api.Condition {
+	return []api.Condition{
+		r.withTransitionTime(r.readyCondition(status), report),
+		r.withTransitionTime(r.reconcilingCondition(status, report), report),
+		r.withTransitionTime(stalledCondition(report), report),
+	}
+}
+
+func (r *Reconciler) readyCondition(status api.Status) api.Condition {
+	ready := api.Condition{Type: api.Ready, Status: "True", Reason: "Synced", Message: "the served policies are those of git's head"}
+	if status.Sync.Status != api.Synced {
+		ready.Status, ready.Reason, ready.Message = "False", string(status.Sync.Status), status.Sync.Message
+	}
+	if status.Sync.Status == api.Unknown {
+		ready.Status = "Unknown"
+	}
+	if r.diskError != "" && ready.Status == "True" {
+		ready.Message = "the served policies are those of git's head, but could not be kept on disk: " + r.diskError
+	}
+	return ready
+}
+
+func (r *Reconciler) reconcilingCondition(status api.Status, report LeaderReport) api.Condition {
+	reconciling := api.Condition{Type: api.Reconciling, Status: "True"}
+	switch {
+	case r.busy:
+		reconciling.Reason, reconciling.Message = "Working", "reading git"
+	case report.stalled() != nil:
+		reconciling.Status, reconciling.Reason, reconciling.Message = "False", "Idle", "nothing to do"
+	case report.failure() != nil:
+		reconciling.Reason, reconciling.Message = "Retrying", report.failure().Message
+	case status.Sync.Status == api.Unknown:
+		// etcd is away, or no leader has reported: how much there is to do is not known.
+		reconciling.Reason, reconciling.Message = "Waiting", status.Sync.Message
+	case status.Sync.Status == api.OutOfSync && (status.Drift.Status != api.DriftDetected || r.DriftMode == HealDrift):
+		// A commit is being applied, or drift waits for its repair.
+		reconciling.Reason, reconciling.Message = "Working", status.Sync.Message
+	default:
+		reconciling.Status, reconciling.Reason, reconciling.Message = "False", "Idle", "nothing to do"
+	}
+	return reconciling
+}
+
+func stalledCondition(report LeaderReport) api.Condition {
+	if failure := report.stalled(); failure != nil {
+		return api.Condition{Type: api.Stalled, Status: "True", Reason: failure.Reason, Message: failure.Message}
+	}
+	return api.Condition{Type: api.Stalled, Status: "False", Reason: "Progressing", Message: "nothing needs a person"}
+}
+
+// withTransitionTime fills in when the condition's status last changed: the
+// leader's time where this replica agrees with the leader's report, else the
+// time at which this replica saw it change. The caller holds the lock.
+func (r *Reconciler) withTransitionTime(condition api.Condition, report LeaderReport) api.Condition {
+	before, known := r.conditions[condition.Type]
+	changed := !known || before.Status != condition.Status
+	condition.LastTransitionTime = r.Now()
+	if !changed {
+		condition.LastTransitionTime = before.LastTransitionTime
+	}
+	if r.own == nil || !known {
+		for _, reported := range report.Conditions {
+			if reported.Type == condition.Type && reported.Status == condition.Status {
+				condition.LastTransitionTime = reported.LastTransitionTime
+			}
+		}
+	}
+	if r.own != nil && changed {
+		// A request for the status may see the change first: the term then
+		// stores its report, for the followers.
+		signal(r.storeChanged)
+	}
+	r.conditions[condition.Type] = condition
+	return condition
+}
