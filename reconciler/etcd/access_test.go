@@ -61,7 +61,11 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 					t.Log(health)
 				}
 			}()
-			eventually(t, "the reason is told", func() bool { h := s.View().Health; health = h.Error; return !h.Healthy && strings.Contains(h.Error, c.want) })
+			eventually(t, "the reason is told", func() bool {
+				h := s.View().Health
+				health = h.Error
+				return !h.Healthy && strings.Contains(h.Error, c.want)
+			})
 			if s.View().State != nil {
 				t.Error("a state without access")
 			}

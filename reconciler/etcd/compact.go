@@ -7,9 +7,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/boifi/hfi/reconciler"
 )
 
-// compact lets the embedded server forget the past, again and again while the term lasts.
+// compact compacts the embedded server from time to time while the term lasts.
 func (t *Term) compact() {
 	s := t.store
 	ticker := time.NewTicker(min(s.CompactInterval, time.Second))
@@ -24,7 +26,7 @@ func (t *Term) compact() {
 		case <-ticker.C:
 		}
 		if err := t.moveHead(); err != nil {
-			s.logger.Warn("moving the head on", "error", err)
+			s.logger.Warn("moving the head to a later revision failed", "error", err)
 		}
 		to, current := s.compactable()
 		if to <= compacted || time.Since(last) < s.CompactInterval && current-compacted < s.CompactRevisions {
@@ -35,29 +37,27 @@ func (t *Term) compact() {
 		_, err := s.client.Compact(ctx, to)
 		cancel()
 		if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
-			s.logger.Warn("compacting the embedded etcd", "error", explain(err))
+			s.logger.Warn("compacting the embedded etcd failed", "error", explain(err))
 			continue
 		}
 		compacted = to
 	}
 }
 
-// compactable is the revision up to which the past may go, which is the
-// verified head's own or 0, and the revision that the mirror stands at.
+// compactable returns the revision up to which etcd may be compacted, which is
+// the verified head's own, or 0, and the revision at which the cache stands.
 func (s *Store) compactable() (to, current int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.mirror
-	if m == nil || s.state == nil || s.state.Revision.Epoch != s.epoch || m.head.modRevision != s.state.Revision.Number || s.wantsEpoch() {
+	newest := s.current()
+	if !newest.view.HeadVerified {
 		return 0, 0
 	}
-	return s.state.Revision.Number, m.revision
+	return newest.view.State.Revision.Number, newest.revision
 }
 
 // moveHead writes an unchanged head again when many revisions have passed
-// since, so that a branch without commits does not keep all that the leader
-// has reported from being compacted. While there is drift a head written now
-// would not verify, so it stays.
+// since, because the revisions after the head cannot be compacted: without
+// commits the leader's reports would pile up. While there is drift a head
+// written now would not verify, so it stays.
 func (t *Term) moveHead() error {
 	s := t.store
 	to, current := s.compactable()
@@ -66,15 +66,15 @@ func (t *Term) moveHead() error {
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	s.mu.Lock()
-	m := s.mirror
-	head := m.head
-	drifted := m.drifted(s.state, s.epoch, s.renewed())
-	s.mu.Unlock()
-	if drifted {
-		return nil
+	var head record[reconciler.Head]
+	movable := false
+	err := s.inspect(func(tracker *tracker) {
+		head, movable = tracker.cache.head, tracker.headVerified() && !tracker.drifted()
+	})
+	if err != nil || !movable {
+		return err
 	}
 	unmoved := clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", head.modRevision)
-	_, err := t.write(s.ctx, []clientv3.Cmp{unmoved}, clientv3.OpPut(s.keys.head(), encodeHead(head.value)))
+	_, err = t.write(s.ctx, []clientv3.Cmp{unmoved}, clientv3.OpPut(s.keys.head(), encodeHead(head.value)))
 	return err
 }

@@ -3,37 +3,118 @@ package etcd
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
-// drifted says whether the mirror holds anything else than the state. It is
-// cheap enough to be asked at every change.
-func (m *mirror) drifted(state *reconciler.State, epoch reconciler.Epoch, renewed bool) bool {
-	if state == nil {
-		return m.set.Len() > 0 || len(m.foreign) > 0
-	}
-	return len(m.foreign) > 0 || m.set != state.Set && m.set.Digest() != state.Set.Digest() ||
-		m.headDrift(state, renewed) != "" || m.epochDrift(epoch) != "" || len(m.originDrift(state)) > 0
+// driftState says how what etcd holds compares with the verified state.
+type driftState int
+
+const (
+	// driftUnknown: there is nothing to compare. etcd has not been read, or its
+	// head is of a version whose digests this program cannot compute.
+	driftUnknown driftState = iota
+	// driftNone: etcd holds the state, or the leader is publishing another one
+	// and etcd held the state before.
+	driftNone
+	// driftDetected: etcd holds something else.
+	driftDetected
+)
+
+// driftTracker is what a replica knows of drift.
+type driftTracker struct {
+	state driftState
+	// since is when the present drift was first seen; nil unless driftDetected.
+	since *time.Time
+	// listed is the answer for the view as of basis: it is listed again only
+	// when basis changes, not for each of etcd's events.
+	listed api.Drift
+	basis  driftBasis
 }
 
-// drift lists what differs between the state and the mirror: all of it is
-// counted, the first items by key are listed. The epoch is the one in force;
-// renewed says that the head, if there is one, is of an earlier life.
-func (m *mirror) drift(state *reconciler.State, epoch reconciler.Epoch, renewed bool) (int, []api.DriftItem) {
+// driftBasis is everything that a list of drift depends on.
+type driftBasis struct {
+	cache    *cache
+	contents int
+	state    *reconciler.State
+	epoch    reconciler.Epoch
+	replaced bool
+	since    *time.Time
+}
+
+// updateDrift compares etcd with the state. It lists nothing, and so is cheap
+// enough for every event.
+func (t *tracker) updateDrift(now time.Time) {
+	if t.drift.state == driftNone && t.publicationPending(now) {
+		// What the leader has written of its publication so far is no drift.
+		return
+	}
+	switch {
+	case !t.comparable():
+		t.drift.state, t.drift.since = driftUnknown, nil
+	case !t.drifted():
+		t.drift.state, t.drift.since = driftNone, nil
+	case t.drift.state != driftDetected:
+		t.drift.state, t.drift.since = driftDetected, &now
+	}
+}
+
+// comparable reports whether there is something to compare the cache with.
+func (t *tracker) comparable() bool {
+	if t.state == nil {
+		return !t.cache.head.present
+	}
+	return !t.cache.head.valid || comparableDigest(t.cache.head.value.Digest)
+}
+
+func (t *tracker) drifted() bool {
+	return t.cache.drifted(t.state, t.epoch.value, t.dataReplaced())
+}
+
+// driftView is the drift for the view.
+func (t *tracker) driftView() api.Drift {
+	switch {
+	case !t.health.Healthy || t.drift.state == driftUnknown:
+		return api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}}
+	case t.drift.state == driftNone:
+		return api.Drift{Status: api.DriftNone, Items: []api.DriftItem{}}
+	}
+	basis := driftBasis{t.cache, t.cache.contents, t.state, t.epoch.value, t.dataReplaced(), t.drift.since}
+	if basis != t.drift.basis {
+		total, items := t.cache.drift(t.state, t.epoch.value, t.dataReplaced())
+		t.drift.listed = api.Drift{Status: api.DriftDetected, Since: t.drift.since, Total: total, Items: items}
+		t.drift.basis = basis
+	}
+	return t.drift.listed
+}
+
+// drifted reports whether etcd holds anything else than the state.
+func (c *cache) drifted(state *reconciler.State, epoch reconciler.Epoch, replaced bool) bool {
+	if state == nil {
+		return c.set.Len() > 0 || len(c.foreign) > 0
+	}
+	return len(c.foreign) > 0 || c.set != state.Set && c.set.Digest() != state.Set.Digest() ||
+		c.headDrift(state, replaced) != "" || c.epochDrift(epoch) != "" || len(c.originDrift(state)) > 0
+}
+
+// drift lists what differs between the state and etcd: all of it is counted,
+// the first items by key are listed. The epoch is the one in force; replaced
+// says that etcd's data, and so its head, are of another one.
+func (c *cache) drift(state *reconciler.State, epoch reconciler.Epoch, replaced bool) (int, []api.DriftItem) {
 	var items []api.DriftItem
 	published := schema.NewSet()
 	if state != nil {
 		published = state.Set
 	}
-	for _, change := range schema.Diff(published, m.set) {
+	for _, change := range schema.Diff(published, c.set) {
 		if change.SameMeaning() {
 			continue
 		}
-		item := api.DriftItem{Name: change.Name, Key: m.keys.policy(change.Name), Kind: api.Modified}
-		_, foreign := m.foreign[change.Name]
+		item := api.DriftItem{Name: change.Name, Key: c.keys.policy(change.Name), Kind: api.Modified}
+		_, foreign := c.foreign[change.Name]
 		switch {
 		case change.Old == nil:
 			item.Kind = api.Extra
@@ -42,19 +123,19 @@ func (m *mirror) drift(state *reconciler.State, epoch reconciler.Epoch, renewed 
 		}
 		items = append(items, item)
 	}
-	for name := range m.foreign {
+	for name := range c.foreign {
 		if published.Get(name) == nil {
-			items = append(items, api.DriftItem{Name: name, Key: m.keys.policy(name), Kind: api.Extra})
+			items = append(items, api.DriftItem{Name: name, Key: c.keys.policy(name), Kind: api.Extra})
 		}
 	}
 	if state != nil {
-		if kind := m.headDrift(state, renewed); kind != "" {
-			items = append(items, api.DriftItem{Key: m.keys.head(), Kind: kind})
+		if kind := c.headDrift(state, replaced); kind != "" {
+			items = append(items, api.DriftItem{Key: c.keys.head(), Kind: kind})
 		}
-		if kind := m.epochDrift(epoch); kind != "" {
-			items = append(items, api.DriftItem{Key: m.keys.epoch(), Kind: kind})
+		if kind := c.epochDrift(epoch); kind != "" {
+			items = append(items, api.DriftItem{Key: c.keys.epoch(), Kind: kind})
 		}
-		items = append(items, m.originDrift(state)...)
+		items = append(items, c.originDrift(state)...)
 	}
 	slices.SortFunc(items, func(a, b api.DriftItem) int { return cmp.Compare(a.Key, b.Key) })
 	total := len(items)
@@ -64,11 +145,11 @@ func (m *mirror) drift(state *reconciler.State, epoch reconciler.Epoch, renewed 
 	return total, items
 }
 
-func (m *mirror) headDrift(state *reconciler.State, renewed bool) api.DriftKind {
+func (c *cache) headDrift(state *reconciler.State, replaced bool) api.DriftKind {
 	switch {
-	case !m.head.present || renewed:
+	case !c.head.present || replaced:
 		return api.Missing
-	case !m.head.valid || !sameHead(m.head.value, state.Head):
+	case !c.head.valid || !sameHead(c.head.value, state.Head):
 		return api.Modified
 	}
 	return ""
@@ -78,29 +159,29 @@ func sameHead(a, b reconciler.Head) bool {
 	return a.Commit == b.Commit && a.Digest == b.Digest && a.Count == b.Count && a.At.Equal(b.At)
 }
 
-func (m *mirror) epochDrift(epoch reconciler.Epoch) api.DriftKind {
+func (c *cache) epochDrift(epoch reconciler.Epoch) api.DriftKind {
 	switch {
-	case !m.epoch.present:
+	case !c.epoch.present:
 		return api.Missing
-	case !m.epoch.valid || m.epoch.value != epoch:
+	case !c.epoch.valid || c.epoch.value != epoch:
 		return api.Modified
 	}
 	return ""
 }
 
 // originDrift lists the buckets whose origins are not the state's.
-func (m *mirror) originDrift(state *reconciler.State) []api.DriftItem {
+func (c *cache) originDrift(state *reconciler.State) []api.DriftItem {
 	var items []api.DriftItem
 	for bucket := range schema.Buckets {
-		if kind := m.origins[bucket].compare(state.Set.Bucket(bucket)); kind != "" {
-			items = append(items, api.DriftItem{Key: m.keys.origins(bucket), Kind: kind})
+		if kind := c.origins[bucket].compare(state.Set.Bucket(bucket)); kind != "" {
+			items = append(items, api.DriftItem{Key: c.keys.origins(bucket), Kind: kind})
 		}
 	}
 	return items
 }
 
-// compare says how a bucket's origins differ from those of a set's bucket. It
-// remembers the answer for as long as neither changes.
+// compare says how a bucket's origins differ from those of a set's bucket, or
+// "" if they do not. It remembers the answer until one of the two changes.
 func (b *bucketOrigins) compare(expected []*schema.Entry) api.DriftKind {
 	if !b.present {
 		if len(expected) > 0 {
@@ -111,7 +192,7 @@ func (b *bucketOrigins) compare(expected []*schema.Entry) api.DriftKind {
 	if len(expected) == 0 {
 		return api.Extra
 	}
-	// Buckets of sets are never changed, so the first entry's place tells one from another.
+	// Buckets of sets are immutable, so the address of the first entry identifies one.
 	if b.compared != &expected[0] {
 		b.compared, b.differs = &expected[0], !b.same(expected)
 	}

@@ -65,7 +65,10 @@ func TestAStopHandsOverAtOnce(t *testing.T) {
 			led <- time.Now()
 		}
 	}()
-	eventually(t, "b is a candidate", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.mirror.leaders) == 2 })
+	eventually(t, "b is a candidate", func() (both bool) {
+		inspect(t, a, func(tracker *tracker) { both = len(tracker.cache.leaders) == 2 })
+		return both
+	})
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	if err != nil {
 		t.Fatal(err)
 	}
-	stale = &Term{store: a, session: session, key: old.key, revision: old.revision, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
+	stale = &Term{store: a, session: session, leader: old.leader, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
 	server.Ctl("lease", "revoke", fmt.Sprintf("%x", int64(old.session.Lease())))
 	return stale, campaign(t, b)
 }
@@ -94,12 +94,12 @@ func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 	a, b := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
 	old, next := depose(t, server, a, b)
 	put := clientv3.OpPut("/hfi/head", "x")
-	response, err := a.client.Txn(testContext(t)).If(fence(old.key, old.revision)).Then(put).Commit()
+	response, err := a.client.Txn(testContext(t)).If(fence(old.leader.key, old.leader.revision)).Then(put).Commit()
 	if err != nil || response.Succeeded {
 		t.Errorf("the old leader's fence let a write through (%v)", err)
 	}
 	// A key of the same name made later is another leadership.
-	response, err = a.client.Txn(testContext(t)).If(fence(next.key, next.revision-1)).Then(put).Commit()
+	response, err = a.client.Txn(testContext(t)).If(fence(next.leader.key, next.leader.revision-1)).Then(put).Commit()
 	if err != nil || response.Succeeded {
 		t.Errorf("the fence takes a candidature for another (%v)", err)
 	}

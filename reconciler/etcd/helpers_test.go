@@ -121,6 +121,13 @@ func externalStore(id, endpoint string) *Store {
 	return s
 }
 
+func inspect(t testing.TB, s *Store, f func(*tracker)) {
+	t.Helper()
+	if err := s.inspect(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func campaign(t testing.TB, s *Store) *Term {
 	t.Helper()
 	term, err := s.Campaign(testContext(t))

@@ -7,63 +7,33 @@ import (
 	"strconv"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// load reads everything afresh: as it was at the head's revision, so that
-// the head can be verified, or, where that has been compacted away, as it is now.
+// load reads everything under the prefix: as it was at the head's revision, so
+// that the head can be verified, or as it is now if etcd has compacted that
+// revision away.
 func (s *Store) load(ctx context.Context) error {
-	before, err := s.look(ctx, s.RequestTimeout)
+	seen, err := s.look(ctx, s.RequestTimeout)
 	if err != nil {
 		return fmt.Errorf("reading etcd: %w", explain(err))
 	}
-	at := before.revision
-	if before.head != nil {
-		at = before.head.ModRevision
+	at := seen.revision
+	if seen.head != nil {
+		at = seen.head.ModRevision
 	}
-	next, err := s.read(ctx, at)
+	cache, err := s.read(ctx, at)
 	if errors.Is(err, rpctypes.ErrCompacted) {
-		if before, err = s.look(ctx, s.RequestTimeout); err == nil {
-			next, err = s.read(ctx, before.revision)
+		if seen, err = s.look(ctx, s.RequestTimeout); err == nil {
+			cache, err = s.read(ctx, seen.revision)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("reading etcd: %w", explain(err))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	triggered := false
-	if s.mirror != nil {
-		triggered = next.trigger != s.mirror.trigger
-		// What happened meanwhile was not seen.
-		s.replicaLostAt = s.Clock()
-	}
-	if s.state != nil {
-		next.share(s.state.Set)
-	}
-	s.mirror, s.clusterID, s.mustLoad = next, before.clusterID, false
-	s.adoptEpoch()
-	if known := s.epoch.Number > 0; known {
-		sameLife := next.epoch.valid && next.epoch.value == s.epoch
-		s.epochWanted = !sameLife || before.revision < s.seen
-	}
-	if !s.epochWanted {
-		s.seen = before.revision
-	}
-	if next.head.present {
-		s.takeUp()
-	}
-	s.noteChange(triggered)
+	s.step(loaded{cache: cache, clusterID: seen.clusterID, revision: seen.revision})
 	return nil
-}
-
-// sight is what one look at etcd shows.
-type sight struct {
-	revision    int64
-	clusterID   uint64
-	head, epoch *mvccpb.KeyValue
 }
 
 // look is a linearizable read of the keys that tell one state of the store from another.
@@ -84,18 +54,18 @@ func (s *Store) look(ctx context.Context, limit time.Duration) (sight, error) {
 	return seen, nil
 }
 
-// Pages are sized by what the page before weighed, so that large values do
-// not come by the thousand.
+// A page has as many keys as fit into pageBytes if they weigh what the keys of
+// the page before weighed, and at most maxPage; the first one has firstPage.
 const (
 	firstPage = 64
 	maxPage   = 2000
 	pageBytes = 4 << 20
 )
 
-// read makes a mirror of what etcd held at a revision.
-func (s *Store) read(ctx context.Context, revision int64) (*mirror, error) {
-	m := newMirror(s.keys)
-	m.revision, m.self = revision, s.ID
+// read reads what etcd held at a revision.
+func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
+	c := newCache(s.keys, s.ID)
+	c.revision = revision
 	from, end := string(s.keys), clientv3.GetPrefixRangeEnd(string(s.keys))
 	for limit := int64(firstPage); ; {
 		page, err := s.page(ctx, from, end, revision, limit)
@@ -104,12 +74,12 @@ func (s *Store) read(ctx context.Context, revision int64) (*mirror, error) {
 		}
 		bytes := int64(0)
 		for _, kv := range page.Kvs {
-			m.put(kv)
+			c.put(kv)
 			bytes += int64(len(kv.Key) + len(kv.Value))
 		}
 		if !page.More || len(page.Kvs) == 0 {
-			m.settle()
-			return m, nil
+			c.flush()
+			return c, nil
 		}
 		count := int64(len(page.Kvs))
 		from = string(page.Kvs[count-1].Key) + "\x00"
@@ -123,28 +93,21 @@ func (s *Store) page(ctx context.Context, from, end string, revision, limit int6
 	return s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(limit))
 }
 
-// probe looks at etcd again and again: for its health, and for whether it is
-// still the store that the watch follows. A watch on a store that was wiped
-// waits for its revision to come round, in silence.
+// probe looks at etcd every ProbeInterval until the store is closed: for its
+// health, and for whether it still is the store that the watch follows.
 func (s *Store) probe() {
 	ticker := time.NewTicker(s.ProbeInterval)
 	defer ticker.Stop()
-	var suspicion suspicion
 	for {
-		before := s.standsAt()
+		before := s.current().revision
 		seen, err := s.look(s.ctx, s.ProbeTimeout)
-		if s.ctx.Err() != nil {
+		switch {
+		case s.ctx.Err() != nil:
 			return
-		}
-		if err != nil {
-			s.unhealthy(s.diagnose(s.config, err))
-		} else {
-			if s.lost(seen, before, &suspicion) {
-				s.logger.Warn("etcd does not hold what was followed: reading it again")
-				s.askReload()
-				suspicion.since = time.Time{}
-			}
-			s.healthy()
+		case err != nil:
+			s.unreachable(s.diagnose(s.config, err))
+		default:
+			s.step(probed{sight: seen, before: before})
 		}
 		select {
 		case <-ticker.C:
@@ -154,96 +117,12 @@ func (s *Store) probe() {
 	}
 }
 
-// standsAt is the mirror's revision, or 0 if there is none.
-func (s *Store) standsAt() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mirror == nil {
-		return 0
-	}
-	return s.mirror.revision
-}
-
-// suspicion is since when looks have differed from a mirror that stands at a
-// revision; zero if the last did not.
-type suspicion struct {
-	since    time.Time
-	revision int64
-}
-
-// lost says whether a look shows another store than the one that is followed.
-// Before is where the mirror stood before the look: etcd cannot since have
-// gone back. Any other difference may be an event still on its way, or one
-// that came after the look. So the mirror is suspected first, and is lost only
-// if it stands still for as long as an answer of etcd may take.
-func (s *Store) lost(seen sight, before int64, suspicion *suspicion) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.mirror
-	if m == nil {
-		return false
-	}
-	if seen.clusterID != s.clusterID || seen.revision < before {
-		return true
-	}
-	modified := func(kv *mvccpb.KeyValue) int64 {
-		if kv == nil {
-			return 0
-		}
-		return kv.ModRevision
-	}
-	differs := modified(seen.head) != m.head.modRevision || modified(seen.epoch) != m.epoch.modRevision
-	switch {
-	case !differs:
-		suspicion.since = time.Time{}
-	case suspicion.since.IsZero() || suspicion.revision != m.revision:
-		suspicion.since, suspicion.revision = time.Now(), m.revision
-	default:
-		return time.Since(suspicion.since) >= s.ProbeTimeout
-	}
-	return false
-}
-
-func (s *Store) askReload() {
-	s.mu.Lock()
-	s.mustLoad = true
-	s.mu.Unlock()
-	select {
-	case s.reload <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Store) healthy() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.Clock()
-	news := !s.health.Healthy
-	s.health.Healthy, s.health.Error, s.health.LastSeenAt = true, "", &now
-	if news {
-		s.signal()
-	}
-}
-
-func (s *Store) unhealthy(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.Embedded != nil && s.Embedded.trap != nil && s.Embedded.Err() != nil {
-		err = fmt.Errorf("%w; restart hfid once that is mended", s.Embedded.Err())
-	}
-	news := s.health.Healthy || s.health.Error != err.Error()
-	s.health.Healthy, s.health.Error = false, err.Error()
-	if news {
-		s.signal()
-	}
-}
-
-// raiseFloor tells the leader that this replica has known a later epoch than
-// etcd holds, so that the next one is later still.
-func (s *Store) raiseFloor(number int64) {
+// announceEpoch tells the leader that this replica knows a later epoch than
+// etcd holds, so that the leader begins one later still.
+func (s *Store) announceEpoch(number int64) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
 	defer cancel()
 	if _, err := s.client.Put(ctx, s.keys.epochFloor(), strconv.FormatInt(number, 10)); err != nil {
-		s.logger.Warn("telling the leader of a later epoch", "error", explain(err))
+		s.logger.Warn("announcing a later epoch to the leader failed", "epoch", number, "error", explain(err))
 	}
 }

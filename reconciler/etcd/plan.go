@@ -3,6 +3,7 @@ package etcd
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -15,112 +16,109 @@ import (
 const (
 	maxOps   = 100
 	maxBytes = 1 << 20
-	// maxValue is what one key can hold beside the rest of a request.
+	// maxValue is the largest value that fits into a request.
 	maxValue = 1_400_000
-	// opBytes is about what an operation weighs besides its key and value.
+	// opBytes is about the size of an operation without its key and value.
 	opBytes = 64
-	// maxTrim bounds how many old entries of the history go with a new one.
+	// maxTrim bounds how many old entries of the history are deleted with a new one.
 	maxTrim = 50
 )
 
 // plan is what has to be written for a publication.
 type plan struct {
-	// nothing: etcd holds it all, and it was verified.
-	nothing      bool
+	// transactions are to be committed in this order. There are none if etcd
+	// holds the publication and it was verified.
 	transactions [][]clientv3.Op
-	// unmoved is the condition that the head is the one that the plan was made
-	// on, so that a transaction that was delayed on its way cannot land on a
-	// later publication.
-	unmoved clientv3.Cmp
+	// headUnmoved is the condition that the head is the one that the plan was
+	// made for, so that a delayed transaction cannot overwrite a later publication.
+	headUnmoved clientv3.Cmp
 }
 
-// plan compares what etcd holds with a publication. The caller holds the store's mu.
-func (t *Term) plan(publication reconciler.Publication) (*plan, error) {
-	s, m := t.store, t.store.mirror
-	changes, err := m.changeOps(publication.Set)
+// plan compares what etcd holds with a publication. mark writes the publishing key.
+func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark clientv3.Op) (*plan, error) {
+	c, target := t.cache, publication.Set
+	changes, err := c.changeOps(target)
 	if err != nil {
 		return nil, err
 	}
-	target := publication.Set
-	headStands := m.head.valid && m.head.value.Commit == publication.Commit && verified(m.head.value, target) &&
-		s.state != nil && s.state.Revision == reconciler.Revision{Epoch: s.epoch, Number: m.head.modRevision} && sameHead(m.head.value, s.state.Head)
-	epochStands := m.epoch.valid && m.epoch.value == s.epoch
-	p := &plan{unmoved: clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", m.head.modRevision)}
-	if len(changes) == 0 && headStands && epochStands && m.publishing == 0 {
-		p.nothing = true
+	headStands := t.headVerified() && c.head.valid && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
+	epochStands := c.epoch.valid && c.epoch.value == t.epoch.value
+	p := &plan{headUnmoved: clientv3.Compare(clientv3.ModRevision(c.keys.head()), "=", c.head.modRevision)}
+	if len(changes) == 0 && headStands && epochStands && c.publishing == 0 {
 		return p, nil
 	}
-	head := reconciler.Head{Commit: publication.Commit, Digest: target.Digest(), Count: target.Len(), At: s.Clock().UTC()}
+	head := reconciler.Head{Commit: publication.Commit, Digest: target.Digest(), Count: target.Len(), At: now.UTC()}
 	if headStands {
 		// A repair publishes nothing new.
-		head = m.head.value
+		head = c.head.value
 	}
-	last := []clientv3.Op{clientv3.OpPut(s.keys.head(), encodeHead(head))}
+	last := []clientv3.Op{clientv3.OpPut(c.keys.head(), encodeHead(head))}
 	if !epochStands {
-		last = append(last, clientv3.OpPut(s.keys.epoch(), encode(s.epoch)))
+		last = append(last, clientv3.OpPut(c.keys.epoch(), encode(t.epoch.value)))
 	}
-	last = append(last, m.historyOps(publication.Entry)...)
-	p.transactions = pack(changes, last, t.markOp(), clientv3.OpDelete(s.keys.publishing()), m.publishing != 0)
+	last = append(last, c.historyOps(publication.Entry)...)
+	p.transactions = pack(changes, last, mark, clientv3.OpDelete(c.keys.publishing()), c.publishing != 0)
 	return p, nil
 }
 
-// changeOps are the writes that turn the policies and origins that etcd
-// holds into the target's.
-func (m *mirror) changeOps(target *schema.Set) ([]clientv3.Op, error) {
+// changeOps are the writes that turn the policies and origins in etcd into the
+// target's.
+func (c *cache) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 	var ops []clientv3.Op
-	for _, change := range schema.Diff(m.set, target) {
+	for _, change := range schema.Diff(c.set, target) {
 		switch {
 		case change.New == nil:
-			ops = append(ops, clientv3.OpDelete(m.keys.policy(change.Name)))
+			ops = append(ops, clientv3.OpDelete(c.keys.policy(change.Name)))
 		case !change.SameMeaning():
 			if len(change.New.Canonical) > maxValue {
-				return nil, fmt.Errorf("policy %s takes %d bytes, and etcd takes at most %d in one key: make several policies of it", change.Name, len(change.New.Canonical), maxValue)
+				return nil, fmt.Errorf("policy %s takes %d bytes, and etcd takes at most %d in one key: split it into several policies", change.Name, len(change.New.Canonical), maxValue)
 			}
-			ops = append(ops, clientv3.OpPut(m.keys.policy(change.Name), string(change.New.Canonical)))
+			ops = append(ops, clientv3.OpPut(c.keys.policy(change.Name), string(change.New.Canonical)))
 		}
 	}
-	for name := range m.foreign {
+	for name := range c.foreign {
 		if target.Get(name) == nil {
-			ops = append(ops, clientv3.OpDelete(m.keys.policy(name)))
+			ops = append(ops, clientv3.OpDelete(c.keys.policy(name)))
 		}
 	}
 	for bucket := range schema.Buckets {
-		switch m.origins[bucket].compare(target.Bucket(bucket)) {
+		switch c.origins[bucket].compare(target.Bucket(bucket)) {
 		case api.Extra:
-			ops = append(ops, clientv3.OpDelete(m.keys.origins(bucket)))
+			ops = append(ops, clientv3.OpDelete(c.keys.origins(bucket)))
 		case api.Missing, api.Modified:
-			ops = append(ops, clientv3.OpPut(m.keys.origins(bucket), encodeOrigins(originsOf(target, bucket))))
+			ops = append(ops, clientv3.OpPut(c.keys.origins(bucket), encodeOrigins(originsOf(target, bucket))))
 		}
 	}
 	return ops, nil
 }
 
-// historyOps add an entry, if there is one, and take the oldest away.
-func (m *mirror) historyOps(entry *api.HistoryEntry) []clientv3.Op {
+// historyOps add an entry, if there is one, and delete the oldest.
+func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 	if entry == nil {
 		return nil
 	}
-	numbers := m.historyNumbers()
-	next := m.lastHistory() + 1
-	if newest, ok := m.history[next-1]; ok && encode(newest) == encode(entry) {
-		// It is there already: the write that seemed to fail had not.
+	numbers := c.historyNumbers()
+	next := c.lastHistory() + 1
+	if newest, ok := c.history[next-1]; ok && encode(newest) == encode(entry) {
+		// The entry exists already: an earlier write succeeded though it was not confirmed.
 		return nil
 	}
-	ops := []clientv3.Op{clientv3.OpPut(m.keys.history(next), encode(entry))}
+	ops := []clientv3.Op{clientv3.OpPut(c.keys.history(next), encode(entry))}
 	if next > maxHistoryNumber {
-		// A stranger has used up the numbers; with the highest gone they go on.
-		return []clientv3.Op{clientv3.OpDelete(m.keys.history(next - 1))}
+		// Another writer has used up the numbers; without the highest they continue.
+		return []clientv3.Op{clientv3.OpDelete(c.keys.history(next - 1))}
 	}
 	surplus := min(len(numbers)+1-reconciler.MaxHistory, maxTrim)
 	for _, number := range numbers[:max(surplus, 0)] {
-		ops = append(ops, clientv3.OpDelete(m.keys.history(number)))
+		ops = append(ops, clientv3.OpDelete(c.keys.history(number)))
 	}
 	return ops
 }
 
-// pack lays operations into transactions within etcd's limits; last goes into
-// the last one, whole. Where there are several, the first sets the mark of a
-// publication under way and the last takes it away.
+// pack distributes operations over transactions within etcd's limits; all of
+// last goes into the last transaction. If there are several, the first one
+// also contains mark, and the last one unmark; the last one contains unmark
+// too if the mark is already set.
 func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool) [][]clientv3.Op {
 	var transactions [][]clientv3.Op
 	var ops []clientv3.Op
@@ -138,7 +136,7 @@ func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool) []
 		weight += weigh(op)
 	}
 	if weight > maxBytes && len(ops) > 0 {
-		// The last one is left to itself beside a very large policy.
+		// A very large policy leaves no room for last in its transaction.
 		transactions = append(transactions, ops)
 		ops = nil
 	}

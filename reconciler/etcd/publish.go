@@ -22,13 +22,10 @@ func (t *Term) Publish(ctx context.Context, publication reconciler.Publication) 
 	defer cancel()
 	stop := context.AfterFunc(t.session.Ctx(), cancel)
 	defer stop()
-	s := t.store
-	s.mu.Lock()
-	s.hint = publication.Set
-	s.mu.Unlock()
+	t.store.step(publishing{set: publication.Set})
 	state, err := t.publish(ctx, publication)
 	if err != nil {
-		t.unmark()
+		t.removeMark()
 		if t.session.Ctx().Err() != nil {
 			err = reconciler.ErrDeposed
 		}
@@ -37,6 +34,8 @@ func (t *Term) Publish(ctx context.Context, publication reconciler.Publication) 
 	return state, nil
 }
 
+// publish tries until etcd holds what it wrote. errHeadMoved and
+// errOverwritten mean that another writer interfered.
 func (t *Term) publish(ctx context.Context, publication reconciler.Publication) (*reconciler.State, error) {
 	if err := t.ensureEpoch(ctx); err != nil {
 		return nil, err
@@ -48,79 +47,101 @@ func (t *Term) publish(ctx context.Context, publication reconciler.Publication) 
 		}
 		state, err := t.attempt(ctx, publication)
 		switch {
-		case err == nil && state != nil:
-			return state, nil
 		case err == nil:
-			last = errors.New("etcd held something else than was written")
-			// The history got its entry together with the head.
+			return state, nil
+		case errors.Is(err, errOverwritten):
+			// The history already has the entry, which was written with the head.
 			publication.Entry = nil
-		case errors.Is(err, errMoved):
-			last = err
-		default:
+		case !errors.Is(err, errHeadMoved):
 			return nil, err
 		}
+		last = err
 	}
 	return nil, fmt.Errorf("%w, %d times in a row: something else writes to the keys under %s", last, t.store.PublishTries, t.store.Prefix)
 }
 
-// attempt writes the differences and looks at what became of them. Without
-// an error and without a state, a stray hand got in between.
+var (
+	// errHeadMoved: the head is not the one that a plan was made for.
+	errHeadMoved = errors.New("the head has moved")
+	// errOverwritten: at the head's revision etcd did not hold the set that was written.
+	errOverwritten = errors.New("etcd held something else than was written")
+)
+
+// attempt writes the differences, and returns the state that the watch then
+// verified.
 func (t *Term) attempt(ctx context.Context, publication reconciler.Publication) (*reconciler.State, error) {
 	s := t.store
-	s.mu.Lock()
-	p, err := t.plan(publication)
-	done := s.state
-	s.mu.Unlock()
+	var p *plan
+	var planErr error
+	var verifiedBefore *reconciler.State
+	err := s.inspect(func(tracker *tracker) {
+		p, planErr = tracker.plan(s.Clock(), publication, t.markOp())
+		verifiedBefore = tracker.state
+	})
+	if err := errors.Join(err, planErr); err != nil {
+		return nil, err
+	}
+	if s.afterPlan != nil {
+		s.afterPlan()
+	}
+	if len(p.transactions) == 0 {
+		if publication.Entry != nil {
+			return verifiedBefore, t.record(ctx, *publication.Entry)
+		}
+		return verifiedBefore, nil
+	}
+	revision, err := t.commit(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	if p.nothing {
-		if publication.Entry != nil {
-			return done, t.record(ctx, *publication.Entry)
-		}
-		return done, nil
-	}
-	var revision int64
-	t.marked = t.marked || len(p.transactions) > 1
-	for i, ops := range p.transactions {
-		if revision, err = t.write(ctx, []clientv3.Cmp{p.unmoved}, ops...); err != nil {
-			return nil, err
-		}
-		if s.afterTransaction != nil {
-			if err := s.afterTransaction(i + 1); err != nil {
-				return nil, err
-			}
-		}
-	}
-	t.marked = false
 	limit, cancel := context.WithTimeout(ctx, 2*s.RequestTimeout)
 	defer cancel()
-	if err := s.waitRevision(limit, revision); err != nil {
-		t.doubtful = true
-		return nil, fmt.Errorf("written, and not confirmed: %w", err)
+	newest, err := s.waitRevision(limit, revision)
+	if err != nil {
+		t.writes = writesUnknown
+		return nil, fmt.Errorf("written, but not confirmed: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	state := s.state
-	if state == nil || state.Revision.Epoch != s.epoch || state.Revision.Number < revision || len(schema.Diff(state.Set, publication.Set)) > 0 {
-		return nil, nil
+	state := newest.view.State
+	if state == nil || state.Revision.Epoch != newest.epoch || state.Revision.Number < revision || len(schema.Diff(state.Set, publication.Set)) > 0 {
+		return nil, errOverwritten
 	}
 	return state, nil
 }
 
-// unmark takes back the mark of a publication that did not come to its end.
-func (t *Term) unmark() {
-	if !t.marked && !t.doubtful {
+// commit commits a plan's transactions, and returns the revision of the last.
+func (t *Term) commit(ctx context.Context, p *plan) (revision int64, err error) {
+	if len(p.transactions) > 1 {
+		t.writes = writesMarked
+	}
+	for i, ops := range p.transactions {
+		if revision, err = t.write(ctx, []clientv3.Cmp{p.headUnmoved}, ops...); err != nil {
+			return 0, err
+		}
+		if hook := t.store.afterTransaction; hook != nil {
+			if err := hook(i + 1); err != nil {
+				return 0, err
+			}
+		}
+	}
+	t.writes = writesKnown
+	return revision, nil
+}
+
+// removeMark deletes the publishing key after a publication that failed.
+func (t *Term) removeMark() {
+	if t.writes == writesKnown {
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.store.ctx, time.Second)
 	defer cancel()
-	// Else it goes with the lease, and holds nothing back for longer than the grace.
+	// If it fails, the key goes with the lease, and hides drift for PublishGrace at most.
 	_, err := t.write(ctx, nil, clientv3.OpDelete(t.store.keys.publishing()))
-	t.marked = err != nil
+	if err == nil && t.writes == writesMarked {
+		t.writes = writesKnown
+	}
 }
 
-// Record adds to the history without publishing.
+// Record adds an entry to the history without publishing.
 func (t *Term) Record(ctx context.Context, entry api.HistoryEntry) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
@@ -131,21 +152,15 @@ func (t *Term) Record(ctx context.Context, entry api.HistoryEntry) error {
 }
 
 func (t *Term) record(ctx context.Context, entry api.HistoryEntry) error {
-	t.store.mu.Lock()
-	ops := t.store.mirror.historyOps(&entry)
-	unmark := t.store.mirror.publishing != 0
-	t.store.mu.Unlock()
-	if unmark {
-		ops = append(ops, clientv3.OpDelete(t.store.keys.publishing()))
-	}
-	if len(ops) == 0 {
-		return nil
-	}
-	revision, err := t.write(ctx, nil, ops...)
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, t.store.RequestTimeout)
-		defer cancel()
-		err = t.store.waitRevision(ctx, revision)
+	var ops []clientv3.Op
+	err := t.store.inspect(func(tracker *tracker) {
+		ops = tracker.cache.historyOps(&entry)
+		if tracker.cache.publishing != 0 {
+			ops = append(ops, clientv3.OpDelete(t.store.keys.publishing()))
+		}
+	})
+	if err == nil && len(ops) > 0 {
+		err = t.writeAndWait(ctx, ops...)
 	}
 	if err != nil {
 		return fmt.Errorf("adding to the history: %w", err)
@@ -153,12 +168,12 @@ func (t *Term) record(ctx context.Context, entry api.HistoryEntry) error {
 	return nil
 }
 
-// Report stores the leader's findings where followers read them.
-func (t *Term) Report(ctx context.Context, findings *reconciler.LeaderReport) error {
+// Report stores the leader's report for its followers.
+func (t *Term) Report(ctx context.Context, report *reconciler.LeaderReport) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	if _, err := t.write(ctx, nil, clientv3.OpPut(t.store.keys.status(), encode(findings))); err != nil {
-		return fmt.Errorf("storing the leader's findings: %w", err)
+	if _, err := t.write(ctx, nil, clientv3.OpPut(t.store.keys.status(), encode(report))); err != nil {
+		return fmt.Errorf("storing the leader's report: %w", err)
 	}
 	return nil
 }

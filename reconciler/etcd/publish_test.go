@@ -70,11 +70,9 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 	eventually(t, "no drift at first", seen(b, api.DriftNone))
 	var last int64
 	a.afterTransaction = func(n int) error {
-		a.mu.Lock()
-		at := a.mirror.revision
-		a.mu.Unlock()
+		at := a.current().revision
 		last = max(last, at)
-		if err := b.waitRevision(testContext(t), at); err != nil {
+		if _, err := b.waitRevision(testContext(t), at); err != nil {
 			return err
 		}
 		for _, s := range []*Store{a, b} {
@@ -85,9 +83,11 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 		return nil
 	}
 	publish(t, term, publication("c2", policies(t, 400, 200)))
-	if _, present := a.mirror.leaders[term.key]; !present || a.mirror.publishing != 0 {
-		t.Error("the mark of a publication outlives it")
-	}
+	inspect(t, a, func(tracker *tracker) {
+		if _, present := tracker.cache.leaders[term.leader.key]; !present || tracker.cache.publishing != 0 {
+			t.Error("the mark of a publication outlives it")
+		}
+	})
 }
 
 // The read-back: where a stray hand gets in between, the leader publishes
@@ -114,21 +114,12 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 	}
 	a.afterTransaction = nil
 	a.PublishTries = 3
-	// The clock is asked between the plan and the write.
-	a.mu.Lock()
-	a.Clock = func() time.Time {
+	a.afterPlan = func() {
 		key := fmt.Sprintf("/hfi/policies/s%d", times.Add(1))
 		if _, err := a.client.Put(context.Background(), key, string(policy(t, key[len("/hfi/policies/"):], 1).Canonical)); err != nil {
 			t.Error(err)
 		}
-		return time.Now()
 	}
-	a.mu.Unlock()
-	defer func() {
-		a.mu.Lock()
-		a.Clock = time.Now
-		a.mu.Unlock()
-	}()
 	_, err := term.Publish(testContext(t), publication("c3", policies(t, 250, 300)))
 	if err == nil || !strings.Contains(err.Error(), "something else writes") {
 		t.Errorf("publishing against a stubborn hand: %v", err)
@@ -147,9 +138,9 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 	transactions := 0
 	a.afterTransaction = func(int) error { transactions++; return nil }
 	set = set.With([]*schema.Entry{policy(t, "p00042", 5)}, nil)
-	a.mu.Lock()
-	p, err := term.plan(publication("c2", set))
-	a.mu.Unlock()
+	var p *plan
+	var err error
+	inspect(t, a, func(tracker *tracker) { p, err = tracker.plan(time.Now(), publication("c2", set), term.markOp()) })
 	if err != nil || len(p.transactions) != 1 || len(p.transactions[0]) != 3 {
 		t.Errorf("one change is planned as %d transactions (%v)", len(p.transactions), err)
 	}

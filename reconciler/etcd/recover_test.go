@@ -119,9 +119,8 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	openStore(t, b)
 	first := publish(t, term, publication("c1", policies(t, 5, 100)))
 	eventually(t, "the follower has the state", serves(b, first))
-	b.mu.Lock()
-	followed := b.mirror
-	b.mu.Unlock()
+	var followed *cache
+	inspect(t, b, func(tracker *tracker) { followed = tracker.cache })
 
 	link.Cut()
 	var last *reconciler.State
@@ -137,12 +136,11 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	if text := log.String(); !strings.Contains(text, "required revision has been compacted") {
 		t.Errorf("the watch did not meet the compaction:\n%s", text)
 	}
-	b.mu.Lock()
-	again := b.mirror != followed
-	b.mu.Unlock()
-	if !again {
-		t.Error("etcd was not read again: the watch lost nothing")
-	}
+	inspect(t, b, func(tracker *tracker) {
+		if tracker.cache == followed {
+			t.Error("etcd was not read again: the watch lost nothing")
+		}
+	})
 	newer := publish(t, term, publication("c9", policies(t, 4, 1)))
 	eventually(t, "the follower goes on", serves(b, newer))
 }

@@ -102,52 +102,52 @@ func TestReplicasInDoubt(t *testing.T) {
 }
 
 // Several daemons of one ID share a key, and are told of by their candidatures.
-func TestNamesakesAndTheirBounds(t *testing.T) {
-	m := newMirror("/hfi/")
+func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
+	c := newCache("/hfi/", "a")
 	put := func(key, value string, lease int64) {
-		m.put(&mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), Lease: lease, CreateRevision: 1, ModRevision: 1})
+		c.put(&mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), Lease: lease, CreateRevision: 1, ModRevision: 1})
 	}
 	put("/hfi/leader/1", "a", 1)
 	put("/hfi/leader/2", "b", 2)
-	if m.namesakes("a") {
+	if c.sharedID("a") {
 		t.Error("one daemon is taken for several")
 	}
 	put("/hfi/leader/3", "a", 3)
-	if !m.namesakes("a") || m.namesakes("b") {
+	if !c.sharedID("a") || c.sharedID("b") {
 		t.Error("two daemons are taken for one")
 	}
-	m.remove("/hfi/leader/3")
-	if m.namesakes("a") {
+	c.remove("/hfi/leader/3")
+	if c.sharedID("a") {
 		t.Error("a daemon that is gone still counts")
 	}
 	put("/hfi/replicas/stray", `{"url":"http://x"}`, 0)
 	put("/hfi/replicas/long", `{"url":"`+strings.Repeat("x", 3*maxAdvertise)+`"}`, 5)
 	put("/hfi/replicas/garbage", `{`, 5)
-	if len(m.replicas) != 0 {
-		t.Errorf("kept %v", m.replicas)
+	if len(c.replicas) != 0 {
+		t.Errorf("kept %v", c.replicas)
 	}
 	put("/hfi/replicas/b", `{"url":"http://b"}`, 6)
 	put("/hfi/replicas/b", `{"url":"http://b2"}`, 6)
-	if m.losses != 0 || m.replicas["b"].url != "http://b2" {
-		t.Errorf("%d losses, and %v", m.losses, m.replicas)
+	if c.losses != 0 || c.replicas["b"].url != "http://b2" {
+		t.Errorf("%d losses, and %v", c.losses, c.replicas)
 	}
 	put("/hfi/replicas/b", `{"url":"http://b3"}`, 7)
-	m.remove("/hfi/replicas/b")
-	m.remove("/hfi/replicas/b")
-	if m.losses != 2 {
-		t.Errorf("a new life and an end are %d losses", m.losses)
+	c.remove("/hfi/replicas/b")
+	c.remove("/hfi/replicas/b")
+	if c.losses != 2 {
+		t.Errorf("a new life and an end are %d losses", c.losses)
 	}
-	m.self = "b"
+	c.self = "b"
 	put("/hfi/replicas/b", `{"url":"http://b"}`, 8)
 	put("/hfi/replicas/b", `{"url":"http://b"}`, 9)
-	if m.losses != 2 {
+	if c.losses != 2 {
 		t.Error("one's own lives are losses")
 	}
-	m.remove("/hfi/replicas/b")
+	c.remove("/hfi/replicas/b")
 	for i := range 3 * maxReplicas {
 		put("/hfi/replicas/"+strings.Repeat("r", i+1), `{"url":"http://x"}`, 5)
 	}
-	if len(m.replicas) != maxReplicas {
-		t.Errorf("kept %d", len(m.replicas))
+	if len(c.replicas) != maxReplicas {
+		t.Errorf("kept %d", len(c.replicas))
 	}
 }

@@ -7,13 +7,14 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/reconciler"
-	"github.com/boifi/hfi/schema"
 )
 
 // Defaults of Store.
@@ -40,20 +41,24 @@ type Store struct {
 	Access   Access
 	// Advertise is this replica's base URL as its peers reach it; empty if they cannot.
 	Advertise string
-	// DataDir is where the lease of a leadership is noted, so that a restart
-	// need not wait for its own old lease. The caller has locked it. Empty: nowhere.
+	// DataDir is the folder for the file that notes the lease of a leadership,
+	// so that a restart need not wait for the expiry of its own old lease. The
+	// caller has locked it. If it is empty, no lease is noted.
 	DataDir string
-	// Known is the newest revision that this daemon has served; nothing older is taken up.
+	// Known is the newest revision that this daemon has served; no older state is verified.
 	Known reconciler.Revision
-	// LeaseTTL is how long a leader that has gone silent still leads; whole seconds, at least 1.
+	// LeaseTTL is after how long a leader that does not answer loses the
+	// leadership; whole seconds, at least 1.
 	LeaseTTL time.Duration
 	// RequestTimeout bounds each request to etcd.
 	RequestTimeout time.Duration
-	// ProbeInterval and ProbeTimeout are of the look at etcd's health.
+	// ProbeInterval is the time between two probes of etcd's health, and
+	// ProbeTimeout bounds each.
 	ProbeInterval, ProbeTimeout time.Duration
-	// PublishTries is how often Publish writes before it gives up on strangers' hands.
+	// PublishTries is how often Publish writes before it gives up against
+	// other writers.
 	PublishTries int
-	// PublishGrace bounds how long a publication under way holds back new drift.
+	// PublishGrace bounds how long a publication under way hides new drift.
 	PublishGrace time.Duration
 	// The leader compacts the embedded server every CompactInterval, and
 	// sooner when CompactRevisions have passed.
@@ -64,57 +69,38 @@ type Store struct {
 	logger  *slog.Logger
 	keys    keys
 	changed chan struct{}
-	// ctx ends when the store is closed. It is there before Open: a request to
-	// a daemon that is starting asks a store that is not open yet.
+	// ctx ends when the store is closed. It exists before Open, because a
+	// request to a starting daemon may use a store that is not open yet.
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
-	// afterTransaction, if set by a test, is called after the n-th transaction of a publication.
+	// afterPlan and afterTransaction, if set by a test, are called during a
+	// publication: after it was planned, and after its n-th transaction.
+	afterPlan        func()
 	afterTransaction func(n int) error
 
-	mu     sync.Mutex
-	client *clientv3.Client
-	// config is what client was made of; set before client.
-	config clientv3.Config
-	// connected is closed when client is set.
-	connected chan struct{}
-	// mirror is nil until etcd was first read.
-	mirror *mirror
-	state  *reconciler.State
-	// epoch is the one in force: it only gives way to one with a higher
-	// number. epochRevision is where it was first seen; an older head is not of it.
-	epoch         reconciler.Epoch
-	epochRevision int64
-	// epochWanted says that the store's data are not of epoch, and the leader must begin another.
-	epochWanted bool
-	clusterID   uint64
-	// seen is the highest revision of etcd seen in epoch.
-	seen int64
-	// progress is closed and replaced at every change of the mirror.
-	progress chan struct{}
-	// hint is the set being published: it is used in place of an equal one.
-	hint *schema.Set
-	// health lacks the mode and the endpoints, which Health fills in.
-	health     api.EtcdStatus
-	term       *Term
-	driftSince *time.Time
-	// driftSeen caches the last answer of Drift; driftFresh says that it is still true.
-	driftSeen  api.Drift
-	driftFresh bool
-	// midSince is when the publication now under way was first seen.
-	midSince time.Time
-	// reload ends the watch, and has everything read again.
+	// requests go to the goroutine that owns the tracker. Whoever sends one
+	// waits until it was handled, and then newest has its outcome.
+	requests chan request
+	// newest is nil before Open.
+	newest atomic.Pointer[snapshot]
+	// reload ends the watch.
 	reload chan struct{}
-	// mustLoad says that the mirror cannot be continued by a watch.
-	mustLoad bool
+
+	// connected is closed when client and config, which it was made of, are set.
+	connected chan struct{}
+	client    *clientv3.Client
+	config    clientv3.Config
+
+	mu sync.Mutex
+	// term is this replica's leadership, or nil.
+	term *Term
 	// registered is the lease of this replica's key, or 0.
 	registered clientv3.LeaseID
-	// replicaLostAt is when another replica was last seen to go, or may have gone unseen.
-	replicaLostAt time.Time
 }
 
-// New is a store with its defaults. Its fields are set before anything is
-// asked of it, which may be before Open.
+// New is a store with its defaults. Its fields are set before any method is
+// called. All methods but Close may be called before Open.
 func New(prefix, id string, logger *slog.Logger) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Store{
@@ -125,15 +111,13 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 		CompactInterval: DefaultCompactInterval, CompactRevisions: DefaultCompactRevisions,
 		Clock: time.Now,
 		ctx:   ctx, cancel: cancel,
-		changed: make(chan struct{}, 1), connected: make(chan struct{}),
-		progress: make(chan struct{}), reload: make(chan struct{}, 1),
-		health:    api.EtcdStatus{Error: "etcd has not answered yet"},
-		driftSeen: api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}},
+		changed: make(chan struct{}, 1), connected: make(chan struct{}), reload: make(chan struct{}, 1),
+		requests: make(chan request),
 	}
 }
 
-// Open begins to follow etcd and returns at once: State is nil and Health
-// not healthy until etcd has been read. An error means that the settings
+// Open begins to follow etcd and returns at once: until etcd has been read, the
+// view has no state and is not healthy. An error means that the settings
 // cannot be used.
 func (s *Store) Open(context.Context) error {
 	var config clientv3.Config
@@ -143,15 +127,156 @@ func (s *Store) Open(context.Context) error {
 			return fmt.Errorf("etcd's settings: %w", err)
 		}
 	}
-	s.mu.Lock()
 	s.keys = newKeys(s.Prefix)
-	s.epoch, s.seen = s.Known.Epoch, s.Known.Number
-	s.mu.Unlock()
+	tracker := s.newTracker()
+	s.show(tracker, effects{})
+	s.work.Go(func() { s.own(tracker) })
 	s.work.Go(func() { s.run(config) })
 	return nil
 }
 
-// Close gives up a leadership, stops following, and stops an embedded server.
+// newTracker is a tracker that has seen nothing of etcd.
+func (s *Store) newTracker() *tracker {
+	health := api.EtcdStatus{Mode: api.External, Endpoints: slices.Clone(s.Access.Endpoints), Error: "etcd has not answered yet"}
+	if s.Embedded != nil {
+		// It has no address before it has started.
+		health.Mode, health.Endpoints = api.Embedded, []string{}
+	}
+	return &tracker{
+		trackerConfig: trackerConfig{known: s.Known, publishGrace: s.PublishGrace, suspectFor: s.ProbeTimeout},
+		epoch:         newEpochTracker(s.Known), health: health,
+	}
+}
+
+// request is an event for the tracker, or a function that reads it.
+type request struct {
+	event   any
+	inspect func(*tracker)
+	done    chan struct{}
+}
+
+// own owns the tracker: it hands it the events, shows what it concludes, and
+// carries out its effects.
+func (s *Store) own(tracker *tracker) {
+	wake := time.NewTimer(0)
+	defer wake.Stop()
+	for {
+		r := request{event: timePassed{}}
+		select {
+		case <-s.ctx.Done():
+			return
+		case r = <-s.requests:
+		case <-wake.C:
+		}
+		if r.inspect != nil {
+			r.inspect(tracker)
+			close(r.done)
+			continue
+		}
+		out := tracker.step(s.Clock(), r.event)
+		s.show(tracker, out)
+		if r.done != nil {
+			close(r.done)
+		}
+		wake.Stop()
+		if out.wakeIn > 0 {
+			wake.Reset(out.wakeIn)
+		}
+		s.carryOut(out)
+	}
+}
+
+// show makes what the tracker concludes visible.
+func (s *Store) show(tracker *tracker, out effects) {
+	next, before := tracker.snapshot(), s.newest.Load()
+	if before != nil && !out.notify {
+		next.superseded = before.superseded
+		s.newest.Store(next)
+		return
+	}
+	next.superseded = make(chan struct{})
+	s.newest.Store(next)
+	if before == nil {
+		return
+	}
+	close(before.superseded)
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// carryOut carries out effects. It does not wait for anything.
+func (s *Store) carryOut(out effects) {
+	if out.reload {
+		s.logger.Warn("etcd no longer holds the data that were followed; reading it again")
+		select {
+		case s.reload <- struct{}{}:
+		default:
+		}
+	}
+	if out.announceEpoch > 0 {
+		s.work.Go(func() { s.announceEpoch(out.announceEpoch) })
+	}
+	if !out.endTerm && !out.triggerTerm {
+		return
+	}
+	s.mu.Lock()
+	term := s.term
+	s.mu.Unlock()
+	switch {
+	case term == nil:
+	case out.endTerm:
+		term.end()
+	default:
+		term.trigger()
+	}
+}
+
+var errClosed = errors.New("the store is closed")
+
+// step hands an event to the tracker, and returns when its outcome is visible
+// or the store is closed.
+func (s *Store) step(event any) {
+	_ = s.send(request{event: event, done: make(chan struct{})}) // A closed store concludes nothing more.
+}
+
+// inspect calls f with the tracker between two steps. f must be quick, must not
+// change the tracker, and is done when inspect returns. It returns errClosed,
+// without calling f, if the store is closed.
+func (s *Store) inspect(f func(*tracker)) error {
+	return s.send(request{inspect: f, done: make(chan struct{})})
+}
+
+func (s *Store) send(r request) error {
+	select {
+	case s.requests <- r:
+		<-r.done
+		return nil
+	case <-s.ctx.Done():
+		return errClosed
+	}
+}
+
+// current is the newest snapshot. It is empty before Open.
+func (s *Store) current() *snapshot {
+	if taken := s.newest.Load(); taken != nil {
+		return taken
+	}
+	return s.newTracker().snapshot()
+}
+
+// View is the newest view of etcd.
+func (s *Store) View() *reconciler.StoreView { return &s.current().view }
+
+// Changed receives a value when View may give another view than before. A
+// mere answer of a healthy etcd gives none.
+func (s *Store) Changed() <-chan struct{} { return s.changed }
+
+// Leader is the ID of the replica that leads, or empty.
+func (s *Store) Leader() string { return s.current().leader }
+
+// Close resigns a leadership, stops following, and stops an embedded server.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	term := s.term
@@ -159,7 +284,7 @@ func (s *Store) Close() error {
 	if term != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		if err := term.Resign(ctx); err != nil {
-			s.logger.Warn("giving up the leadership", "error", err)
+			s.logger.Warn("resigning the leadership failed; its lease will expire", "error", err)
 		}
 		cancel()
 	}
@@ -178,115 +303,21 @@ func (s *Store) Close() error {
 	return err
 }
 
-// headVerified says whether State is what the store's head says. While it is
-// not, though etcd is healthy, the leader should publish again whatever is
-// done about drift otherwise: the store was wiped or restored, its history is
-// gone, or its head is of another version.
-func (s *Store) headVerified() bool {
-	m := s.mirror
-	return m != nil && s.state != nil && !s.wantsEpoch() && m.head.present && m.head.modRevision == s.state.Revision.Number &&
-		s.state.Revision.Epoch == s.epoch
-}
-
-// Leader is the ID of the replica that leads, or empty.
-func (s *Store) Leader() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mirror == nil {
-		return ""
-	}
-	leader, _ := s.mirror.leader()
-	return leader.id
-}
-
-// drift is what etcd holds now that State does not say. What a leader has
-// written of a publication that it is still at is no drift.
-func (s *Store) drift() api.Drift {
-	unknown := api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}}
-	m := s.mirror
-	if m == nil || !s.health.Healthy {
-		return unknown
-	}
-	if m.midPublication() && !s.heldBack() {
-		// It takes too long to be still under way.
-		s.noteDrift()
-	}
-	if s.driftFresh {
-		return s.driftSeen
-	}
-	if !s.comparable() {
-		s.driftSeen, s.driftFresh = unknown, true
-		return unknown
-	}
-	total, items := m.drift(s.state, s.epoch, s.renewed())
-	seen := api.Drift{Status: api.DriftNone, Total: total, Items: items}
-	if total > 0 {
-		seen.Status, seen.Since = api.DriftDetected, s.driftSince
-	} else {
-		seen.Items = []api.DriftItem{}
-	}
-	s.driftSeen, s.driftFresh = seen, true
-	return seen
-}
-
-// comparable says whether there is something to compare the mirror with.
-func (s *Store) comparable() bool {
-	m := s.mirror
-	if s.state == nil {
-		return !m.head.present
-	}
-	return !m.head.valid || comparableDigest(m.head.value.Digest)
-}
-
-// renewed says that etcd's data are of another life than the state. The caller holds mu.
-func (s *Store) renewed() bool {
-	return s.wantsEpoch() || s.state != nil && s.state.Revision.Epoch != s.epoch
-}
-
-func (s *Store) heldBack() bool {
-	return s.mirror.midPublication() && time.Since(s.midSince) < s.PublishGrace
-}
-
-// View is the newest view of etcd.
-func (s *Store) View() *reconciler.StoreView {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	view := &reconciler.StoreView{State: s.state, HeadVerified: s.headVerified(), Drift: s.drift(), Health: s.etcdHealth()}
-	if s.mirror != nil {
-		view.History, view.LeaderReport = s.mirror.entries(), s.mirror.findings
-	}
-	return view
-}
-
-// etcdHealth is what was last seen of etcd itself.
-func (s *Store) etcdHealth() api.EtcdStatus {
-	health := s.health
-	health.Mode, health.Endpoints = api.External, slices.Clone(s.Access.Endpoints)
-	if s.Embedded != nil {
-		// It has no address before the client was made of it.
-		health.Mode, health.Endpoints = api.Embedded, append([]string{}, s.config.Endpoints...)
-	}
-	return health
-}
-
-// Changed receives a value when any of the above may have changed.
-func (s *Store) Changed() <-chan struct{} { return s.changed }
-
-// Trigger asks the leader to look at git now.
+// Trigger asks the leader to read git now.
 func (s *Store) Trigger(ctx context.Context) error {
 	client, err := s.waitClient(ctx)
 	if err != nil {
-		return fmt.Errorf("asking the leader to look at git: %w", err)
+		return fmt.Errorf("asking the leader to read git: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
 	if _, err := client.Put(ctx, s.keys.trigger(), s.ID); err != nil {
-		return fmt.Errorf("asking the leader to look at git: %w", explain(err))
+		return fmt.Errorf("asking the leader to read git: %w", explain(err))
 	}
 	return nil
 }
 
-// waitClient waits for the client to be made.
+// waitClient waits, at most RequestTimeout, until there is a client.
 func (s *Store) waitClient(ctx context.Context) (*clientv3.Client, error) {
 	limit, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
@@ -294,18 +325,29 @@ func (s *Store) waitClient(ctx context.Context) (*clientv3.Client, error) {
 	case <-s.connected:
 		return s.client, nil
 	case <-s.ctx.Done():
-		return nil, errors.New("the store is closed")
+		return nil, errClosed
 	case <-limit.Done():
 		return nil, fmt.Errorf("etcd is away: %s", s.View().Health.Error)
 	}
 }
 
-// signal tells the owner that something changed, and wakes who waits for the mirror.
-func (s *Store) signal() {
-	close(s.progress)
-	s.progress = make(chan struct{})
-	select {
-	case s.changed <- struct{}{}:
-	default:
+// waitRevision waits until the cache stands at a revision or after it, and
+// returns what is known then.
+func (s *Store) waitRevision(ctx context.Context, revision int64) (*snapshot, error) {
+	for {
+		newest := s.current()
+		if newest.phase != cacheEmpty && newest.revision >= revision {
+			return newest, nil
+		}
+		select {
+		case <-newest.superseded:
+		case <-s.ctx.Done():
+			return nil, errClosed
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for the watch to reach revision %d of etcd: %w", revision, ctx.Err())
+		}
 	}
 }
+
+// waits are the waits between tries to reach etcd.
+func (s *Store) waits() *backoff.Waits { return backoff.New(50*time.Millisecond, 2*time.Second) }

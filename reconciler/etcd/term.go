@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
+	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -23,72 +24,87 @@ type Term struct {
 	store    *Store
 	session  *concurrency.Session
 	election *concurrency.Election
-	// key and revision are the leader's key and its create revision: the fence.
-	key      string
-	revision int64
+	// leader is the leader's key and its create revision: the fence of all
+	// writes. It is set once, before the first write.
+	leader termKey
 
+	// done is closed when the term has ended. It may end earlier in etcd: only
+	// the fence decides whether a write succeeds.
 	done     chan struct{}
 	once     sync.Once
 	triggers chan struct{}
-	// writing is held by whoever writes, so that numbers in the history are given once.
+	// writing is held by whoever writes, from reading the cache until the
+	// write is confirmed, so that each number of the history is used once.
 	writing sync.Mutex
-	// doubtful says that a write may or may not have happened, and the
-	// mirror must catch up before anything is concluded from it.
-	doubtful bool
-	// marked says that etcd may hold the mark of a publication of ours.
-	marked bool
+	// writes is what is known of this term's own writes. writing guards it.
+	writes writeState
 }
+
+// writeState says what a term knows of its own writes.
+type writeState int
+
+const (
+	// writesKnown: the outcome of every write is known, and etcd holds no
+	// publishing key of this term.
+	writesKnown writeState = iota
+	// writesMarked: the outcome of every write is known, and etcd may hold the
+	// publishing key of this term.
+	writesMarked
+	// writesUnknown: a write may or may not have succeeded, so nothing may be
+	// concluded from the cache until it has caught up with a later write. etcd
+	// may hold the publishing key.
+	writesUnknown
+)
 
 // Campaign waits until this daemon leads, however long etcd is away.
 func (s *Store) Campaign(ctx context.Context) (reconciler.Term, error) {
-	for wait := time.Duration(0); ; {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.ctx, func() { cancel(errClosed) })()
+	for waits := s.waits(); ; {
 		term, err := s.campaign(ctx)
 		if err == nil {
 			return term, nil
 		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("campaigning: %w", ctx.Err())
+		if ctx.Err() == nil {
+			s.logger.Debug("campaigning for the leadership failed; trying again", "error", err)
 		}
-		if s.ctx.Err() != nil {
-			return nil, errors.New("campaigning: the store is closed")
-		}
-		s.logger.Debug("campaigning", "error", err)
-		wait = min(max(2*wait, 50*time.Millisecond), 2*time.Second)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		case <-s.ctx.Done():
+		if backoff.Sleep(ctx, waits.NextBackOff()) != nil {
+			return nil, fmt.Errorf("campaigning for the leadership: %w", context.Cause(ctx))
 		}
 	}
 }
 
-func (s *Store) campaign(ctx context.Context) (_ *Term, err error) {
-	client, err := s.waitClient(ctx)
+// newSession grants a lease and keeps it alive until the store is closed or
+// the session orphaned. note, unless nil, is called with the lease before it
+// is used.
+func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*concurrency.Session, error) {
+	ttl := max(int64(s.LeaseTTL/time.Second), 1)
+	// The session itself would wait for the lease without a limit.
+	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
+	defer cancel()
+	lease, err := s.client.Grant(ctx, ttl)
 	if err != nil {
+		return nil, explain(err)
+	}
+	if note != nil {
+		note(lease.ID)
+	}
+	session, err := concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(ttl)), concurrency.WithContext(s.ctx))
+	if err != nil {
+		s.revoke(lease.ID)
+		return nil, explain(err)
+	}
+	return session, nil
+}
+
+func (s *Store) campaign(ctx context.Context) (*Term, error) {
+	if _, err := s.waitClient(ctx); err != nil {
 		return nil, err
 	}
-	ttl := max(int64(s.LeaseTTL/time.Second), 1)
-	limit, cancel := context.WithTimeout(ctx, s.RequestTimeout)
-	lease, err := client.Grant(limit, ttl)
-	cancel()
+	session, err := s.newSession(ctx, s.noteLease)
 	if err != nil {
-		return nil, explain(err)
-	}
-	defer func() {
-		if err != nil {
-			s.revoke(lease.ID)
-		}
-	}()
-	// Noted before the lease is used, so that no candidature outlives its process unknown.
-	if path := s.leaseFile(); path != "" {
-		if err := writeAtomically(path, fmt.Sprintf("%x\n", int64(lease.ID))); err != nil {
-			// All that is lost is time: after a crash, this lease's.
-			s.logger.Warn("the lease of a leadership cannot be noted in the data folder", "error", err)
-		}
-	}
-	session, err := concurrency.NewSession(client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(ttl)), concurrency.WithContext(s.ctx))
-	if err != nil {
-		return nil, explain(err)
+		return nil, err
 	}
 	term := &Term{
 		store: s, session: session, election: concurrency.NewElection(session, s.keys.leader()),
@@ -96,11 +112,13 @@ func (s *Store) campaign(ctx context.Context) (_ *Term, err error) {
 	}
 	if err := term.elect(ctx); err != nil {
 		session.Orphan()
+		s.revoke(session.Lease())
 		return nil, err
 	}
 	s.mu.Lock()
 	s.term = term
 	s.mu.Unlock()
+	s.step(elected{term: term.leader})
 	s.work.Go(func() {
 		select {
 		case <-session.Done():
@@ -108,8 +126,8 @@ func (s *Store) campaign(ctx context.Context) (_ *Term, err error) {
 		case <-term.done:
 			session.Orphan()
 		}
-		// Whatever ended the term, the next candidate need not wait for the lease.
-		s.revoke(lease.ID)
+		// However the term ended, the next candidate need not wait for the lease to expire.
+		s.revoke(session.Lease())
 	})
 	if err := term.begin(ctx); err != nil {
 		term.end()
@@ -121,25 +139,39 @@ func (s *Store) campaign(ctx context.Context) (_ *Term, err error) {
 	return term, nil
 }
 
+// noteLease writes a lease to the data folder before it is used, so that the
+// next process can revoke it after a crash.
+func (s *Store) noteLease(lease clientv3.LeaseID) {
+	path := s.leaseFile()
+	if path == "" {
+		return
+	}
+	if err := writeAtomically(path, fmt.Sprintf("%x\n", int64(lease))); err != nil {
+		// After a crash, the next leader has to wait until the lease expires.
+		s.logger.Warn("noting the lease of a leadership in the data folder failed", "error", err)
+	}
+}
+
 // elect waits until the term's candidature is the oldest.
 func (t *Term) elect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(t.session.Ctx(), cancel)
 	defer stop()
-	if err := t.clearStrays(ctx); err != nil {
+	if err := t.deleteForeignCandidates(ctx); err != nil {
 		return err
 	}
 	if err := t.election.Campaign(ctx, t.store.ID); err != nil {
 		return explain(err)
 	}
-	t.key, t.revision = t.election.Key(), t.election.Rev()
+	t.leader = termKey{key: t.election.Key(), revision: t.election.Rev()}
 	return nil
 }
 
-// clearStrays deletes keys under leader/ that hang on no lease. No candidate
-// writes such a key, and it would never go away: everyone would wait for it.
-func (t *Term) clearStrays(ctx context.Context) error {
+// deleteForeignCandidates deletes keys under leader/ without a lease. No
+// candidate writes such a key, and it would never go away: every candidate
+// would wait for it.
+func (t *Term) deleteForeignCandidates(ctx context.Context) error {
 	s := t.store
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
@@ -151,7 +183,7 @@ func (t *Term) clearStrays(ctx context.Context) error {
 		if kv.Lease != 0 {
 			continue
 		}
-		s.logger.Warn("deleting a stranger's key, which no leader could be elected past", "key", string(kv.Key))
+		s.logger.Warn("deleting a key without a lease that blocks every election", "key", string(kv.Key))
 		_, err := s.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)).
 			Then(clientv3.OpDelete(string(kv.Key))).Commit()
@@ -162,11 +194,11 @@ func (t *Term) clearStrays(ctx context.Context) error {
 	return nil
 }
 
-// begin waits for the mirror to have seen the election, and begins an epoch if need be.
+// begin waits until the cache has the election, and begins an epoch if necessary.
 func (t *Term) begin(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*t.store.RequestTimeout)
 	defer cancel()
-	if err := t.store.waitRevision(ctx, t.revision); err != nil {
+	if _, err := t.store.waitRevision(ctx, t.leader.revision); err != nil {
 		return err
 	}
 	t.writing.Lock()
@@ -174,37 +206,30 @@ func (t *Term) begin(ctx context.Context) error {
 	return t.ensureEpoch(ctx)
 }
 
-// ensureEpoch begins another epoch where the store's data are not of the one known.
+// ensureEpoch begins another epoch if the one in force has ended.
 func (t *Term) ensureEpoch(ctx context.Context) error {
-	s := t.store
-	s.mu.Lock()
-	wanted := s.mirror != nil && s.wantsEpoch()
-	number := s.epoch.Number
-	if s.mirror != nil {
-		number = max(number, s.mirror.floor)
-		if s.mirror.epoch.valid {
-			number = max(number, s.mirror.epoch.value.Number)
+	s, number := t.store, int64(0)
+	err := s.inspect(func(tracker *tracker) {
+		if tracker.cache != nil && tracker.epoch.ended() {
+			number = tracker.epoch.next(tracker.cache)
 		}
-	}
-	s.mu.Unlock()
-	if !wanted {
-		return nil
+	})
+	if err != nil || number == 0 {
+		return err
 	}
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // It never fails.
-	epoch := reconciler.Epoch{Number: number + 1, ID: hex.EncodeToString(id)}
-	revision, err := t.write(ctx, nil, clientv3.OpPut(s.keys.epoch(), encode(epoch)), clientv3.OpDelete(s.keys.epochFloor()))
-	if err != nil {
+	epoch := reconciler.Epoch{Number: number, ID: hex.EncodeToString(id)}
+	if err := t.writeAndWait(ctx, clientv3.OpPut(s.keys.epoch(), encode(epoch)), clientv3.OpDelete(s.keys.epochFloor())); err != nil {
 		return fmt.Errorf("beginning epoch %d: %w", epoch.Number, err)
 	}
 	s.logger.Info("began an epoch", "epoch", epoch.Number, "id", epoch.ID)
-	return s.waitRevision(ctx, revision)
+	return nil
 }
 
-// errMoved says that a condition besides the fence did not hold.
-var errMoved = errors.New("the head has moved")
-
-// write commits one fenced transaction and gives its revision.
+// write commits one fenced transaction and returns its revision.
+// reconciler.ErrDeposed means that another replica leads, errHeadMoved that one
+// of the conditions does not hold; then nothing was written.
 func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
 	select {
 	case <-t.done:
@@ -214,71 +239,61 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 	ctx, cancel := context.WithTimeout(ctx, t.store.RequestTimeout)
 	defer cancel()
 	response, err := t.store.client.Txn(ctx).
-		If(append([]clientv3.Cmp{fence(t.key, t.revision)}, conditions...)...).
+		If(append([]clientv3.Cmp{fence(t.leader.key, t.leader.revision)}, conditions...)...).
 		Then(ops...).
-		Else(clientv3.OpGet(t.key, clientv3.WithKeysOnly())).
+		Else(clientv3.OpGet(t.leader.key, clientv3.WithKeysOnly())).
 		Commit()
 	if err != nil {
-		t.doubtful = true
+		t.writes = writesUnknown
 		return 0, explain(err)
 	}
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
-	if kvs := response.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 && kvs[0].CreateRevision == t.revision {
-		t.doubtful = true
-		return 0, errMoved
+	if kvs := response.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 && kvs[0].CreateRevision == t.leader.revision {
+		// The cache that the conditions came from lags behind.
+		t.writes = writesUnknown
+		return 0, errHeadMoved
 	}
 	t.end()
 	return 0, reconciler.ErrDeposed
 }
 
-// catchUp makes sure that the mirror shows whatever earlier writes have done.
-func (t *Term) catchUp(ctx context.Context) error {
-	if !t.doubtful {
-		return nil
-	}
-	t.marked = true
-	revision, err := t.write(ctx, nil, t.markOp())
+// writeAndWait commits one fenced transaction, and waits until the cache has it.
+func (t *Term) writeAndWait(ctx context.Context, ops ...clientv3.Op) error {
+	revision, err := t.write(ctx, nil, ops...)
 	if err != nil {
 		return err
 	}
-	if err := t.store.waitRevision(ctx, revision); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, 2*t.store.RequestTimeout)
+	defer cancel()
+	_, err = t.store.waitRevision(ctx, revision)
+	return err
+}
+
+// catchUp makes the cache show whatever earlier writes have done, by waiting
+// for a later write.
+func (t *Term) catchUp(ctx context.Context) error {
+	if t.writes != writesUnknown {
+		return nil
+	}
+	if err := t.writeAndWait(ctx, t.markOp()); err != nil {
 		return err
 	}
-	t.doubtful = false
+	t.writes = writesMarked
 	return nil
 }
 
-// markOp marks that a publication is under way, for as long as the leader lives.
+// markOp writes the publishing key, which says that a publication is under
+// way. It goes with the leader's lease.
 func (t *Term) markOp() clientv3.Op {
 	return clientv3.OpPut(t.store.keys.publishing(), t.store.ID, clientv3.WithLease(t.session.Lease()))
-}
-
-// waitRevision waits until the mirror stands at a revision or after it.
-func (s *Store) waitRevision(ctx context.Context, revision int64) error {
-	for {
-		s.mu.Lock()
-		reached := s.mirror != nil && s.mirror.revision >= revision
-		progress := s.progress
-		s.mu.Unlock()
-		if reached {
-			return nil
-		}
-		select {
-		case <-progress:
-		case <-s.ctx.Done():
-			return errors.New("the store is closed")
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for etcd to tell of revision %d: %w", revision, ctx.Err())
-		}
-	}
 }
 
 // Done is closed when the leadership has ended.
 func (t *Term) Done() <-chan struct{} { return t.done }
 
-// Triggers receives a value when a replica asked to look at git.
+// Triggers receives a value when a replica asked to read git.
 func (t *Term) Triggers() <-chan struct{} { return t.triggers }
 
 func (t *Term) trigger() {
@@ -290,30 +305,39 @@ func (t *Term) trigger() {
 
 func (t *Term) end() { t.once.Do(func() { close(t.done) }) }
 
-// Resign ends the leadership at once. The next leader need not wait for the lease.
+// Resign ends the leadership at once: the next leader need not wait until the lease expires.
 func (t *Term) Resign(ctx context.Context) error {
 	t.end()
 	t.session.Orphan()
 	ctx, cancel := context.WithTimeout(ctx, t.store.RequestTimeout)
 	defer cancel()
-	// With the lease goes the leader's key.
+	// The leader's key goes with the lease.
 	_, err := t.store.client.Revoke(ctx, t.session.Lease())
-	t.store.mu.Lock()
-	if t.store.term == t {
-		t.store.term = nil
-	}
-	t.store.mu.Unlock()
+	t.store.forget(t)
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return fmt.Errorf("giving up the leadership: %w", explain(err))
+		return fmt.Errorf("resigning the leadership: %w", explain(err))
 	}
 	if path := t.store.leaseFile(); path != "" {
-		_ = os.Remove(path) // Left behind, it only costs the next start a request.
+		_ = os.Remove(path) // If it stays, the next start makes one request in vain.
 	}
 	return nil
+}
+
+// forget makes the store forget a term that has ended.
+func (s *Store) forget(term *Term) {
+	s.mu.Lock()
+	current := s.term == term
+	if current {
+		s.term = nil
+	}
+	s.mu.Unlock()
+	if current {
+		s.step(resigned{})
+	}
 }
 
 func (s *Store) revoke(lease clientv3.LeaseID) {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
-	_, _ = s.client.Revoke(ctx, lease) // Else it runs out by itself.
+	_, _ = s.client.Revoke(ctx, lease) // If it fails, the lease expires.
 }

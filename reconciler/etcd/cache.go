@@ -1,0 +1,314 @@
+package etcd
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// cache is what etcd holds under the prefix at one revision. It decodes keys
+// and does no input or output.
+type cache struct {
+	keys keys
+	// self is the ID of the replica whose cache this is.
+	self string
+	// revision is the one that the cache stands at: it has all changes up to
+	// it, and none after it. It only grows.
+	revision int64
+	// set is what the policy keys and their origins say, except for what
+	// pending and stale have still to change in it; flush empties both.
+	set *schema.Set
+	// pending are policies changed since set was built; nil for deleted ones.
+	pending map[string]*schema.Entry
+	// stale are the buckets whose origins changed since set was built.
+	stale map[int]struct{}
+	// foreign are the names under policies/ whose values are not a policy of
+	// that name. None of them is in set. Their values are not kept.
+	foreign map[string]struct{}
+	origins [schema.Buckets]bucketOrigins
+	head    record[reconciler.Head]
+	epoch   record[reconciler.Epoch]
+	// floor is the highest epoch that a replica has announced, or 0.
+	floor  int64
+	report *reconciler.LeaderReport
+	// history has at least the entries that entries returns. listed is what
+	// entries returned last, or nil if history changed since.
+	history map[int64]api.HistoryEntry
+	listed  []api.HistoryEntry
+	// leaders are the candidates by key.
+	leaders map[string]candidate
+	// replicas are those registered, by ID, at most maxReplicas.
+	replicas map[string]registration
+	// losses counts the other replicas that left, or whose process was replaced.
+	losses int
+	// publishing is the lease of the leader that has begun a publication and
+	// not finished it, or 0.
+	publishing int64
+	// trigger is the revision at which the trigger key was last written, or 0.
+	trigger int64
+	// contents counts the changes of what drift compares: policies, origins, head and epoch.
+	contents int
+}
+
+// record is the value of a key.
+type record[T any] struct {
+	// value is the zero value unless valid.
+	value T
+	// present says that the key exists, and valid that its value could be
+	// decoded too; valid implies present.
+	present, valid bool
+	// modRevision is the revision at which the key was written, 0 unless present.
+	modRevision int64
+}
+
+// bucketOrigins are the origins of one bucket of policies.
+type bucketOrigins struct {
+	present, valid bool
+	byName         map[string]schema.Origin
+	// compared is the bucket that byName was last compared with, and differs the result.
+	compared **schema.Entry
+	differs  bool
+}
+
+// candidate is a replica that leads or waits to.
+type candidate struct {
+	id             string
+	lease          int64
+	createRevision int64
+}
+
+func newCache(keys keys, self string) *cache {
+	return &cache{
+		keys: keys, self: self, set: schema.NewSet(),
+		pending: map[string]*schema.Entry{}, foreign: map[string]struct{}{}, stale: map[int]struct{}{},
+		history: map[int64]api.HistoryEntry{}, leaders: map[string]candidate{},
+		replicas: map[string]registration{},
+	}
+}
+
+// put applies that a key was written.
+func (c *cache) put(kv *mvccpb.KeyValue) {
+	key, ok := strings.CutPrefix(string(kv.Key), string(c.keys))
+	if !ok {
+		return
+	}
+	folder, name, nested := strings.Cut(key, "/")
+	if !nested {
+		c.putRecord(key, kv)
+		return
+	}
+	switch folder {
+	case "policies":
+		c.putPolicy(name, kv.Value)
+	case "origins":
+		if bucket, ok := bucketOf(name); ok {
+			byName, valid := decodeOrigins(kv.Value)
+			c.contents++
+			c.origins[bucket] = bucketOrigins{present: true, valid: valid, byName: byName}
+			c.stale[bucket] = struct{}{}
+		}
+	case "history":
+		c.listed = nil
+		var entry api.HistoryEntry
+		if number, ok := historyNumber(name); ok && len(kv.Value) <= maxHistoryEntry {
+			// An entry that cannot be decoded is kept as an empty one, so that it is trimmed in its turn.
+			_ = json.Unmarshal(kv.Value, &entry)
+			c.history[number] = entry
+		} else if ok {
+			c.history[number] = api.HistoryEntry{}
+		}
+	case "leader":
+		c.leaders[string(kv.Key)] = candidate{id: string(kv.Value), lease: kv.Lease, createRevision: kv.CreateRevision}
+	case "replicas":
+		c.putReplica(name, kv)
+	}
+}
+
+func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
+	switch key {
+	case "head":
+		value, valid := decodeHead(kv.Value)
+		c.contents++
+		c.head = record[reconciler.Head]{value: value, present: true, valid: valid, modRevision: kv.ModRevision}
+	case "epoch":
+		value, valid := decodeEpoch(kv.Value)
+		c.contents++
+		c.epoch = record[reconciler.Epoch]{value: value, present: true, valid: valid, modRevision: kv.ModRevision}
+	case "epoch-floor":
+		if json.Unmarshal(kv.Value, &c.floor) != nil || c.floor < 0 || c.floor > maxEpoch {
+			c.floor = 0
+		}
+	case "status":
+		var report reconciler.LeaderReport
+		if json.Unmarshal(kv.Value, &report) == nil {
+			c.report = &report
+		}
+	case "publishing":
+		c.publishing = kv.Lease
+	case "trigger":
+		c.trigger = kv.ModRevision
+	}
+}
+
+func (c *cache) putPolicy(name string, value []byte) {
+	c.contents++
+	entry, ok := decodePolicy(name, value)
+	c.pending[name] = entry
+	if ok {
+		delete(c.foreign, name)
+	} else {
+		c.foreign[name] = struct{}{}
+	}
+}
+
+// remove applies that a key was deleted.
+func (c *cache) remove(fullKey string) {
+	key, ok := strings.CutPrefix(fullKey, string(c.keys))
+	if !ok {
+		return
+	}
+	folder, name, nested := strings.Cut(key, "/")
+	if nested {
+		switch folder {
+		case "policies":
+			c.contents++
+			c.pending[name] = nil
+			delete(c.foreign, name)
+		case "origins":
+			if bucket, ok := bucketOf(name); ok {
+				c.contents++
+				c.origins[bucket] = bucketOrigins{}
+				c.stale[bucket] = struct{}{}
+			}
+		case "history":
+			if number, ok := historyNumber(name); ok {
+				delete(c.history, number)
+				c.listed = nil
+			}
+		case "leader":
+			delete(c.leaders, fullKey)
+		case "replicas":
+			c.removeReplica(name)
+		}
+		return
+	}
+	switch key {
+	case "head":
+		c.contents++
+		c.head = record[reconciler.Head]{}
+	case "epoch":
+		c.contents++
+		c.epoch = record[reconciler.Epoch]{}
+	case "epoch-floor":
+		c.floor = 0
+	case "status":
+		c.report = nil
+	case "publishing":
+		c.publishing = 0
+	}
+}
+
+// flush applies pending and stale to set. Its cost is that of what changed.
+func (c *cache) flush() {
+	if len(c.pending) == 0 && len(c.stale) == 0 {
+		return
+	}
+	var puts []*schema.Entry
+	var deletes []string
+	for name, entry := range c.pending {
+		if entry == nil {
+			deletes = append(deletes, name)
+			continue
+		}
+		puts = append(puts, c.withOrigin(entry))
+	}
+	for bucket := range c.stale {
+		for _, entry := range c.set.Bucket(bucket) {
+			if _, changed := c.pending[entry.Name()]; changed {
+				continue
+			}
+			if placed := c.withOrigin(entry); placed != entry {
+				puts = append(puts, placed)
+			}
+		}
+	}
+	c.set = c.set.With(puts, deletes)
+	clear(c.pending)
+	clear(c.stale)
+}
+
+func (c *cache) withOrigin(entry *schema.Entry) *schema.Entry {
+	name := entry.Name()
+	origin := c.origins[schema.BucketOf(name)].byName[name]
+	if origin == entry.Origin {
+		return entry
+	}
+	return entry.WithOrigin(origin)
+}
+
+// intern replaces set by another one if both are equal in meaning and origins,
+// so that comparing the two later costs nothing.
+func (c *cache) intern(other *schema.Set) {
+	c.flush()
+	if other != nil && other != c.set && len(schema.Diff(c.set, other)) == 0 {
+		c.set = other
+	}
+}
+
+// leader is the candidate that leads.
+func (c *cache) leader() (candidate, bool) {
+	var first candidate
+	for _, candidate := range c.leaders {
+		if candidate.lease == 0 {
+			continue // Not written by a candidate: their keys have leases.
+		}
+		if first.createRevision == 0 || candidate.createRevision < first.createRevision {
+			first = candidate
+		}
+	}
+	return first, first.createRevision != 0
+}
+
+// midPublication reports that the leader is alive and between two transactions
+// of a publication.
+func (c *cache) midPublication() bool {
+	leader, ok := c.leader()
+	return ok && c.publishing != 0 && leader.lease == c.publishing
+}
+
+// lastHistory is the highest number in the history, or 0.
+func (c *cache) lastHistory() int64 {
+	var last int64
+	for number := range c.history {
+		last = max(last, number)
+	}
+	return last
+}
+
+// entries are the history, newest first, at most reconciler.MaxHistory. The
+// result is never changed.
+func (c *cache) entries() []api.HistoryEntry {
+	if c.listed != nil {
+		return c.listed
+	}
+	numbers := c.historyNumbers()
+	c.listed = make([]api.HistoryEntry, 0, min(len(numbers), reconciler.MaxHistory))
+	for i := len(numbers) - 1; i >= 0 && len(c.listed) < reconciler.MaxHistory; i-- {
+		if entry := c.history[numbers[i]]; entry.Commit != "" {
+			c.listed = append(c.listed, entry)
+		}
+	}
+	return c.listed
+}
+
+// historyNumbers are the numbers of the history's keys, ascending.
+func (c *cache) historyNumbers() []int64 {
+	return slices.Sorted(maps.Keys(c.history))
+}

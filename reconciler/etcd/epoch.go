@@ -1,0 +1,123 @@
+package etcd
+
+import "github.com/boifi/hfi/reconciler"
+
+// epochState says how etcd's data relate to the epoch in force.
+type epochState int
+
+const (
+	// epochNone: no epoch is known, to this replica or in etcd.
+	epochNone epochState = iota
+	// epochCurrent: etcd's data are of the epoch in force.
+	epochCurrent
+	// epochLost: etcd's data are of another epoch: it was wiped, restored from
+	// a backup, or replaced.
+	epochLost
+	// epochOutbid: etcd's data are of the epoch in force, but another replica
+	// has announced one with the same or a higher number.
+	epochOutbid
+)
+
+func (s epochState) String() string {
+	switch s {
+	case epochNone:
+		return "none"
+	case epochCurrent:
+		return "current"
+	case epochLost:
+		return "lost"
+	case epochOutbid:
+		return "outbid"
+	}
+	return "invalid"
+}
+
+// epochTracker follows the epochs of etcd's data.
+type epochTracker struct {
+	state epochState
+	// value is the epoch in force. It only gives way to one with a higher
+	// number, and is zero exactly while state is epochNone.
+	value reconciler.Epoch
+	// since is the revision at which etcd's epoch key was seen with value. A
+	// head written before it is of an earlier epoch. It is 0 for an epoch that
+	// is only known from the disk.
+	since int64
+	// seen is the highest revision of etcd seen with value. If etcd answers
+	// with a lower one, it has lost revisions.
+	seen int64
+}
+
+// newEpochTracker begins with the newest revision that this replica has served, or none.
+func newEpochTracker(known reconciler.Revision) epochTracker {
+	t := epochTracker{value: known.Epoch, seen: known.Number}
+	if known.Epoch.Number > 0 {
+		t.state = epochCurrent
+	}
+	return t
+}
+
+// ended reports that the leader must begin another epoch before it publishes.
+// Until then no head of etcd's is verified.
+func (t *epochTracker) ended() bool { return t.state != epochCurrent }
+
+// loaded follows a complete read of etcd, which stood at a revision.
+func (t *epochTracker) loaded(c *cache, revision int64) {
+	t.adopt(c.epoch)
+	switch sameEpoch := c.epoch.valid && c.epoch.value == t.value; {
+	case t.value.Number == 0:
+		t.state = epochNone
+	case !sameEpoch || revision < t.seen:
+		t.state = epochLost
+	default:
+		t.state = epochCurrent
+	}
+	if t.state != epochLost {
+		t.seen = revision
+	}
+	t.outbid(c)
+}
+
+// advanced follows the events of one revision.
+func (t *epochTracker) advanced(c *cache) {
+	t.adopt(c.epoch)
+	if t.state != epochLost {
+		t.seen = max(t.seen, c.revision)
+	}
+	t.outbid(c)
+}
+
+// adopt puts etcd's epoch in force if it is a later one.
+func (t *epochTracker) adopt(stored record[reconciler.Epoch]) {
+	if stored.valid && stored.value.Number > t.value.Number {
+		*t = epochTracker{state: epochCurrent, value: stored.value, since: stored.modRevision, seen: stored.modRevision}
+	}
+}
+
+// outbid compares the epoch in force with the one that another replica has announced.
+func (t *epochTracker) outbid(c *cache) {
+	switch t.state {
+	case epochCurrent, epochOutbid:
+		t.state = epochCurrent
+		if c.floor >= t.value.Number && c.epoch.valid && c.epoch.value == t.value {
+			t.state = epochOutbid
+		}
+	}
+}
+
+// announce is the number that the leader must be told because it may not know
+// it: etcd holds an earlier epoch than the one in force. 0 if there is none.
+func (t *epochTracker) announce(c *cache) int64 {
+	if t.state == epochLost && c.epoch.valid && c.floor < t.value.Number {
+		return t.value.Number
+	}
+	return 0
+}
+
+// next is the number for the epoch that the leader begins.
+func (t *epochTracker) next(c *cache) int64 {
+	number := max(t.value.Number, c.floor)
+	if c.epoch.valid {
+		number = max(number, c.epoch.value.Number)
+	}
+	return number + 1
+}

@@ -1,0 +1,53 @@
+package etcd
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler"
+)
+
+// snapshot is what the store's other goroutines and its callers see of the
+// tracker after a step. It never changes.
+type snapshot struct {
+	view reconciler.StoreView
+	// phase and revision are the cache's; revision is 0 while it is empty.
+	phase    cachePhase
+	revision int64
+	epoch    reconciler.Epoch
+	// leader is the ID of the replica that leads, or empty.
+	leader string
+	// replicas are those registered, by ID.
+	replicas      []api.Replica
+	replicaLostAt time.Time
+	// superseded is closed when a later snapshot has something to notice.
+	superseded chan struct{}
+}
+
+// snapshot takes a snapshot, all but superseded.
+func (t *tracker) snapshot() *snapshot {
+	taken := &snapshot{
+		view: reconciler.StoreView{
+			State: t.state, HeadVerified: t.headVerified(), Drift: t.driftView(), Health: t.health,
+		},
+		phase: t.phase, epoch: t.epoch.value, replicaLostAt: t.replicaLostAt,
+	}
+	if t.cache == nil {
+		return taken
+	}
+	taken.view.History, taken.view.LeaderReport = t.cache.entries(), t.cache.report
+	taken.revision = t.cache.revision
+	leader, _ := t.cache.leader()
+	taken.leader = leader.id
+	for id, registered := range t.cache.replicas {
+		replica := api.Replica{ID: id, URL: registered.url}
+		if t.cache.sharedID(id) {
+			replica.Error = "several daemons have this ID: give each its own --replica-id"
+		}
+		taken.replicas = append(taken.replicas, replica)
+	}
+	slices.SortFunc(taken.replicas, func(a, b api.Replica) int { return strings.Compare(a.ID, b.ID) })
+	return taken
+}
