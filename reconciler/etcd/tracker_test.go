@@ -1,0 +1,303 @@
+package etcd
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// The files under testdata/tracker are transcripts: the events that a tracker
+// sees, and what it concludes. Of the conclusions only those are printed that
+// changed. To write the expected output anew: go test -run TestTracker -rewrite.
+func TestTracker(t *testing.T) {
+	datadriven.Walk(t, "testdata/tracker", func(t *testing.T, path string) {
+		run := &transcript{t: t, printed: map[string]string{}}
+		run.start(reconciler.Revision{})
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			run.t = t
+			return run.command(d)
+		})
+	})
+}
+
+// transcript runs a tracker by the commands of a file.
+type transcript struct {
+	t       *testing.T
+	tracker *tracker
+	begun   time.Time
+	now     time.Time
+	printed map[string]string
+}
+
+func (r *transcript) start(known reconciler.Revision) {
+	r.begun = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r.now = r.begun
+	r.tracker = &tracker{
+		trackerConfig: trackerConfig{known: known, publishGrace: 30 * time.Second, suspectFor: 2 * time.Second},
+		epoch:         newEpochTracker(known),
+	}
+}
+
+func (r *transcript) command(d *datadriven.TestData) string {
+	revision := r.number(d, "revision")
+	switch d.Cmd {
+	case "start": // with known=REVISION, the newest one that this daemon has served
+		var text string
+		d.ScanArgs(r.t, "known", &text)
+		known, err := reconciler.ParseRevision(text)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.start(known)
+		return r.print(effects{})
+	case "load": // etcd is read: the lines are its keys, as of the head's revision; it stands at revision
+		c := newCache("/hfi/", "self")
+		last := int64(0)
+		for _, event := range r.events(d) {
+			c.put(event.Kv)
+			last = max(last, event.Kv.ModRevision)
+		}
+		c.revision = last
+		if c.head.present {
+			c.revision = c.head.modRevision
+		}
+		if d.HasArg("at") { // the head's revision is compacted away: the keys are those at this one
+			c.revision = r.number(d, "at")
+		}
+		c.flush()
+		return r.step(loaded{cache: c, clusterID: uint64(r.number(d, "cluster")), revision: max(revision, c.revision)})
+	case "watch": // events
+		return r.step(watched{events: r.events(d)})
+	case "watch-lost": // etcd has compacted the next events
+		return r.step(watchLost{})
+	case "probe": // etcd stands at revision; head and epoch were written at these
+		seen := sight{revision: revision, clusterID: uint64(r.number(d, "cluster"))}
+		if head := r.number(d, "head"); head > 0 {
+			seen.head = &mvccpb.KeyValue{ModRevision: head}
+		}
+		if epoch := r.number(d, "epoch"); epoch > 0 {
+			seen.epoch = &mvccpb.KeyValue{ModRevision: epoch}
+		}
+		before := int64(0)
+		if r.tracker.cache != nil {
+			before = r.tracker.cache.revision
+		}
+		return r.step(probed{sight: seen, before: before})
+	case "unreachable":
+		return r.step(unreachable{reason: "no answer"})
+	case "publishing":
+		return r.step(publishing{set: r.set(strings.Fields(d.Input))})
+	case "elected":
+		return r.step(elected{term: termKey{key: "/hfi/leader/1", revision: revision}})
+	case "resigned":
+		return r.step(resigned{})
+	case "pass": // time
+		passed, err := time.ParseDuration(d.CmdArgs[0].Key)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.now = r.now.Add(passed)
+		return r.step(timePassed{})
+	}
+	r.t.Fatalf("there is no command %s", d.Cmd)
+	return ""
+}
+
+func (r *transcript) step(event any) string {
+	r.t.Helper()
+	state, epoch := r.tracker.state, r.tracker.epoch.value
+	out := r.tracker.step(r.now, event)
+	r.checkInvariants(state, epoch)
+	return r.print(out)
+}
+
+// checkInvariants checks what the tracker's fields promise after every step;
+// state and epoch are those before it.
+func (r *transcript) checkInvariants(state *reconciler.State, epoch reconciler.Epoch) {
+	r.t.Helper()
+	k := r.tracker
+	check := func(ok bool, what string) {
+		r.t.Helper()
+		if !ok {
+			r.t.Errorf("broken: %s", what)
+		}
+	}
+	check((k.cache == nil) == (k.phase == cacheEmpty), "cache is nil exactly while it is empty")
+	check(k.cache == nil || k.publishingSince.IsZero() == !k.cache.midPublication(), "publishingSince is zero exactly while nothing is published")
+	check((k.drift.since != nil) == (k.drift.state == driftDetected), "drift has a since exactly while it is detected")
+	check((k.epoch.value.Number == 0) == (k.epoch.state == epochNone), "the epoch is zero exactly while there is none")
+	check(k.epoch.value == epoch || k.epoch.value.Number > epoch.Number, "the epoch only gives way to a later one")
+	check(state == nil || k.state != nil && !k.state.Revision.Before(state.Revision), "the state never goes back")
+	check(k.state == nil || verified(k.state.Head, k.state.Set), "the state is what its head says")
+	check(k.state == nil || !k.state.Revision.Before(k.known), "the state is never older than known")
+	view := k.snapshot().view
+	check(!view.HeadVerified || view.State != nil, "a verified head implies a state")
+	check(view.Health.Healthy || view.Drift.Status == api.DriftUnknown, "drift is unknown while etcd is not healthy")
+}
+
+func (r *transcript) number(d *datadriven.TestData, name string) int64 {
+	var number int64
+	if d.HasArg(name) {
+		d.ScanArgs(r.t, name, &number)
+	}
+	return number
+}
+
+// set is the set of policies NAME=DELAY.
+func (r *transcript) set(texts []string) *schema.Set {
+	var entries []*schema.Entry
+	for _, text := range texts {
+		name, delay, _ := strings.Cut(text, "=")
+		ms, err := strconv.Atoi(delay)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		entries = append(entries, policy(r.t, name, ms))
+	}
+	return schema.NewSet(entries...)
+}
+
+// events reads lines of the form REVISION KEY VALUE:
+//
+//	3 policies/a 100           a policy with that delay
+//	3 origins a b              the origins of these policies
+//	4 head c1 a=100 b=200      a head that describes these policies
+//	1 epoch 1-x
+//	2 leader/1 a lease=7       likewise publishing and replicas/ID
+//	5 head future              a head with a digest of an unknown version
+//	5 policies/a deleted
+//	5 policies/a garbage
+func (r *transcript) events(d *datadriven.TestData) []*clientv3.Event {
+	var events []*clientv3.Event
+	for line := range strings.SplitSeq(d.Input, "\n") {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			r.t.Fatalf("%q is not of the form REVISION KEY VALUE", line)
+		}
+		revision, err := strconv.ParseInt(words[0], 10, 64)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		key, values := words[1], words[2:]
+		if key == "origins" {
+			for _, name := range values {
+				bucket := schema.BucketOf(name)
+				origins := originsOf(r.set([]string{name + "=1"}), bucket)
+				events = append(events, putEvent(keys("/hfi/").origins(bucket), encodeOrigins(origins), revision, 0))
+			}
+			continue
+		}
+		lease := int64(0)
+		if last := len(values) - 1; last >= 0 && strings.HasPrefix(values[last], "lease=") {
+			lease, _ = strconv.ParseInt(values[last][len("lease="):], 10, 64)
+			values = values[:last]
+		}
+		event := putEvent("/hfi/"+key, r.value(key, values), revision, lease)
+		if len(values) == 1 && values[0] == "deleted" {
+			event.Type = clientv3.EventTypeDelete
+		}
+		events = append(events, event)
+	}
+	return events
+}
+
+func putEvent(key, value string, revision, lease int64) *clientv3.Event {
+	return &clientv3.Event{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{
+		Key: []byte(key), Value: []byte(value), ModRevision: revision, CreateRevision: revision, Lease: lease,
+	}}
+}
+
+func (r *transcript) value(key string, words []string) string {
+	if len(words) == 0 || words[0] == "garbage" || words[0] == "deleted" {
+		return "garbage"
+	}
+	name, isPolicy := strings.CutPrefix(key, "policies/")
+	switch {
+	case isPolicy:
+		return string(r.set([]string{name + "=" + words[0]}).Get(name).Canonical)
+	case key == "head" && words[0] == "future":
+		return encodeHead(reconciler.Head{Commit: "c9", Digest: "v99:0"})
+	case key == "head":
+		set := r.set(words[1:])
+		return encodeHead(reconciler.Head{Commit: words[0], Digest: set.Digest(), Count: set.Len(), At: r.begun})
+	case key == "epoch":
+		number, id, _ := strings.Cut(words[0], "-")
+		parsed, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return encode(reconciler.Epoch{Number: parsed, ID: id})
+	case strings.HasPrefix(key, "replicas/"):
+		return encode(replicaRecord{Format: formatVersion, URL: words[0]})
+	}
+	return words[0]
+}
+
+// print is the effects and what has changed of the conclusions.
+func (r *transcript) print(out effects) string {
+	k := r.tracker
+	taken := k.snapshot()
+	var text strings.Builder
+	show := func(name, format string, values ...any) {
+		line := fmt.Sprintf(format, values...)
+		if r.printed[name] != line {
+			fmt.Fprintf(&text, "%s: %s\n", name, line)
+		}
+		r.printed[name] = line
+	}
+	if effects := describe(out); effects != "" {
+		fmt.Fprintf(&text, "effects: %s\n", effects)
+	}
+	phase := map[cachePhase]string{cacheEmpty: "empty", cacheFollowing: "following", cacheStale: "stale"}[k.phase]
+	show("cache", "%s, at %d", phase, taken.revision)
+	show("epoch", "%d-%s %s", k.epoch.value.Number, k.epoch.value.ID, k.epoch.state)
+	state := "none"
+	if k.state != nil {
+		var names []string
+		for _, entry := range k.state.Set.Entries() {
+			names = append(names, fmt.Sprintf("%s=%d", entry.Name(), entry.Policy.Spec.Rules[0].Fault.DelayMS))
+		}
+		state = fmt.Sprintf("%s at %s [%s]", k.state.Head.Commit, k.state.Revision, strings.Join(names, " "))
+	}
+	show("state", "%s", state)
+	show("head verified", "%v", taken.view.HeadVerified)
+	drift := string(taken.view.Drift.Status)
+	for _, item := range taken.view.Drift.Items {
+		drift += fmt.Sprintf(", %s %s", item.Kind, item.Key)
+	}
+	if since := taken.view.Drift.Since; since != nil {
+		drift += fmt.Sprintf(", since %s", since.Sub(r.begun))
+	}
+	show("drift", "%s", drift)
+	show("healthy", "%v", k.health.Healthy)
+	if !k.replicaLostAt.IsZero() {
+		show("replica lost", "at %s", k.replicaLostAt.Sub(r.begun))
+	}
+	return text.String()
+}
+
+func describe(out effects) string {
+	var all []string
+	add := func(wanted bool, format string, values ...any) {
+		if wanted {
+			all = append(all, fmt.Sprintf(format, values...))
+		}
+	}
+	add(out.notify, "notify")
+	add(out.reload, "reload")
+	add(out.announceEpoch > 0, "announce epoch %d", out.announceEpoch)
+	add(out.endTerm, "end term")
+	add(out.triggerTerm, "trigger term")
+	add(out.wakeIn > 0, "wake in %s", out.wakeIn)
+	return strings.Join(all, ", ")
+}
