@@ -11,8 +11,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// What a source's error means decides what is done about it: Retry with
-// growing waits, Await and Mend at the usual interval.
+// The consequence of a source's error decides what is done about it: Retry is
+// tried again with growing waits, the others at the usual interval.
 func TestSourceErrors(t *testing.T) {
 	for _, test := range []struct {
 		reason              string
@@ -24,10 +24,10 @@ func TestSourceErrors(t *testing.T) {
 		{"Unreachable", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		{"TimedOut", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		{"ObjectMissing", reconciler.Retry, true, false, api.Unknown, "False", "True"},
-		// What is missing in a repository that answers is seen to be missing ...
+		// A repository that answers says itself what it does not have ...
 		{"RepositoryEmpty", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
 		{"BranchMissing", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
-		// ... but where there is no repository, nothing is known of the branch.
+		// ... but without a repository nothing is known about the branch.
 		{"RepositoryMissing", reconciler.Stalled, false, false, api.Unknown, "True", "False"},
 		{"AuthenticationFailed", reconciler.Stalled, false, false, api.Unknown, "True", "False"},
 	} {
@@ -38,14 +38,14 @@ func TestSourceErrors(t *testing.T) {
 				seen, success := *d.Status().Source.LastSeenAt, *d.Status().Sync.LastSuccessAt
 				d.pass(time.Second)
 				began := time.Now()
-				d.git.fail(func(f *repository) { f.headErr, f.lastLook = sourceError(test.reason, test.then), nil })
+				d.git.fail(func(f *repository) { f.headErr, f.headsAt = sourceError(test.reason, test.then), nil })
 				d.git.notify()
 				synctest.Wait()
 				d.pass(4 * time.Second)
 
 				var waits []time.Duration
-				for i := 1; i < len(d.git.lastLook); i++ {
-					waits = append(waits, d.git.lastLook[i].Sub(d.git.lastLook[i-1]))
+				for i := 1; i < len(d.git.headsAt); i++ {
+					waits = append(waits, d.git.headsAt[i].Sub(d.git.headsAt[i-1]))
 				}
 				want := []time.Duration(nil)
 				if test.retried {
@@ -55,7 +55,7 @@ func TestSourceErrors(t *testing.T) {
 					}
 				}
 				if !slices.Equal(waits, want) {
-					t.Errorf("waits between looks are %v, want %v", waits, want)
+					t.Errorf("waits between reads of the head are %v, want %v", waits, want)
 				}
 				status := d.wantSync(test.word)
 				if status.Source.Reachable != test.reachable || !status.Source.LastSeenAt.Equal(seen) || !status.Sync.LastSuccessAt.Equal(success) {
@@ -72,50 +72,50 @@ func TestSourceErrors(t *testing.T) {
 				}
 				d.wantPublished("a")
 
-				// Mended without a word: the next look at the latest finds out.
+				// Resolved without a trigger: the next poll finds out.
 				d.git.fail(func(f *repository) { f.headErr = nil })
 				d.pass(d.Interval)
 				status = d.wantSync(api.Synced)
 				if status.Source.Error != nil || !status.Source.Reachable {
-					t.Errorf("mended, yet the error is %+v", status.Source.Error)
+					t.Errorf("resolved, but the error is %+v", status.Source.Error)
 				}
 				if len(status.History) != 1 {
-					t.Errorf("the history is %+v: a failure to read git is no outcome of a commit", status.History)
+					t.Errorf("the history is %+v: a failure to read git is not an outcome of a commit", status.History)
 				}
 			})
 		})
 	}
 }
 
-// Waits grow no longer than the interval, and start small again after a success.
+// Waits do not grow beyond the interval, and start with the first again after a success.
 func TestRetriesAreCapped(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.git.headErr = sourceError("Unreachable", reconciler.Retry)
 		d.open()
 		d.pass(10 * time.Minute)
-		if n := len(d.git.lastLook); n < 20 || n > 70 {
-			t.Errorf("%d looks in ten minutes at an interval of 30s", n)
+		if n := len(d.git.headsAt); n < 20 || n > 70 {
+			t.Errorf("%d reads of the head in ten minutes at an interval of 30s", n)
 		}
-		for i := 1; i < len(d.git.lastLook); i++ {
-			if wait := d.git.lastLook[i].Sub(d.git.lastLook[i-1]); wait > d.Interval {
-				t.Errorf("look %d came after %s", i, wait)
+		for i := 1; i < len(d.git.headsAt); i++ {
+			if wait := d.git.headsAt[i].Sub(d.git.headsAt[i-1]); wait > d.Interval {
+				t.Errorf("read %d of the head came after %s", i, wait)
 			}
 		}
 		d.git.fail(func(f *repository) { f.headErr = nil })
 		d.push("a", policies("p"))
 		d.wantPublished("a")
-		d.git.fail(func(f *repository) { f.headErr, f.lastLook = sourceError("Unreachable", reconciler.Retry), nil })
+		d.git.fail(func(f *repository) { f.headErr, f.headsAt = sourceError("Unreachable", reconciler.Retry), nil })
 		d.git.notify()
 		d.pass(d.RetryMin)
-		if len(d.git.lastLook) != 2 {
-			t.Errorf("%d looks: after a success the first wait is to be %s again", len(d.git.lastLook), d.RetryMin)
+		if len(d.git.headsAt) != 2 {
+			t.Errorf("%d reads of the head: after a success the first wait must be %s again", len(d.git.headsAt), d.RetryMin)
 		}
 	})
 }
 
-// A commit that git has and cannot read, and a validator that reaches no
-// verdict, leave what is published and come again.
-func TestCommitThatCannotBeJudged(t *testing.T) {
+// A commit that cannot be read, and one on which the validator reaches no
+// verdict, leave the published set as it is and are tried again.
+func TestCommitWithoutAVerdict(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
 		d.open()
@@ -139,8 +139,8 @@ func TestCommitThatCannotBeJudged(t *testing.T) {
 	})
 }
 
-// While etcd takes no write the commit stays unapplied, with growing waits
-// between tries; the success time stands.
+// While etcd accepts no write the commit stays unapplied, with growing waits
+// between tries; the success time does not move.
 func TestPublishFails(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))

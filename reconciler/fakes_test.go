@@ -12,12 +12,12 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// policies is a set of policies of these names, all alike.
+// policies is a set of policies with these names and the same spec.
 func policies(names ...string) *schema.Set {
 	return delayed(100, names...)
 }
 
-// delayed is a set of policies that delay by so many milliseconds.
+// delayed is a set of policies that delay by ms milliseconds.
 func delayed(ms int64, names ...string) *schema.Set {
 	var entries []*schema.Entry
 	for i, name := range names {
@@ -32,7 +32,7 @@ func delayed(ms int64, names ...string) *schema.Set {
 	return schema.NewSet(entries...)
 }
 
-// numbered are n names.
+// numbered returns n names.
 func numbered(n int) []string {
 	var names []string
 	for i := range n {
@@ -49,11 +49,11 @@ type repository struct {
 	changed chan struct{}
 
 	headErr, deltaErr, sinceErr, applyErr error
-	looks, deltas                         int
-	lastLook                              []time.Time
+	heads, deltas                         int
+	headsAt                               []time.Time
 	base                                  string
 	openDeltas                            int
-	// hangs is the method that does not answer until released is closed.
+	// hangs is the method that blocks until released is closed.
 	hangs    string
 	released chan struct{}
 }
@@ -83,7 +83,7 @@ func (f *repository) fail(change func(f *repository)) {
 	change(f)
 }
 
-// hang waits where a method is told to.
+// hang blocks if method is the one that hangs.
 func (f *repository) hang(ctx context.Context, method string) error {
 	f.mu.Lock()
 	hangs, released := f.hangs == method, f.released
@@ -105,8 +105,8 @@ func (f *repository) Head(ctx context.Context) (string, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.looks++
-	f.lastLook = append(f.lastLook, time.Now())
+	f.heads++
+	f.headsAt = append(f.headsAt, time.Now())
 	if f.headErr != nil {
 		return "", f.headErr
 	}
@@ -172,7 +172,7 @@ func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*schem
 	return f.sets[delta.Commit.Hash], nil
 }
 
-// storage is a Store in memory, and the Term of whoever leads there.
+// storage is a Store in memory.
 type storage struct {
 	mu       sync.Mutex
 	state    *reconciler.State
@@ -185,7 +185,7 @@ type storage struct {
 	epoch    int64
 	changed  chan struct{}
 
-	// elected lets a Campaign win; terms counts them.
+	// each value in elected ends a Campaign; terms counts the terms.
 	elected    chan struct{}
 	terms      int
 	done       chan struct{}

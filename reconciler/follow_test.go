@@ -42,8 +42,8 @@ func (d *daemon) wantServed(commits string) {
 	}
 }
 
-// With etcd away at the start, the set on disk is served, but only after the
-// grace: etcd's is the better one. What etcd has later, is served if it is newer.
+// If etcd is away at the start, the set on disk is served, but only after the
+// grace period, since etcd's may be newer. A newer one is served when etcd has it.
 func TestDiskFallback(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
@@ -78,7 +78,7 @@ func TestDiskFallback(t *testing.T) {
 	})
 }
 
-// Where etcd answers within the grace, the disk's set is never served.
+// If etcd answers within the grace period, the disk's set is never served.
 func TestEtcdBeforeDisk(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
@@ -95,8 +95,8 @@ func TestEtcdBeforeDisk(t *testing.T) {
 	})
 }
 
-// An older revision is never served after a newer one; a later epoch is newer
-// than any revision of the one before.
+// An older revision is never served after a newer one; every revision of a later
+// epoch is newer than those of an earlier one.
 func TestNeverOlder(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
@@ -110,14 +110,14 @@ func TestNeverOlder(t *testing.T) {
 		d.wantServed("a")
 		show(stateOf("a", 1, 50, policies("p")))
 		d.wantServed("a")
-		show(stateOf("c", 2, 3, policies("r"))) // begun anew
+		show(stateOf("c", 2, 3, policies("r"))) // a new epoch
 		d.wantServed("a c")
 		show(stateOf("d", 1, 99, policies("s")))
 		d.wantServed("a c")
 	})
 }
 
-// That the disk takes nothing is no reason not to serve: it is said in the status.
+// A state that cannot be kept on disk is served all the same, and the status says so.
 func TestDiskFull(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.disk.err = errors.New("no space left on device")
@@ -130,8 +130,8 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
-// An etcd that lost everything is given the disk's set again when git's newest
-// commit is of no use, and the guard still knows what was there.
+// If etcd was wiped and git's newest commit cannot be applied, the disk's set is
+// published again, and the guard compares with it.
 func TestWipedEtcdAndBadHead(t *testing.T) {
 	kept := stateOf("a", 1, 5, policies(numbered(12)...))
 	t.Run("invalid", func(t *testing.T) {
@@ -164,8 +164,7 @@ func TestWipedEtcdAndBadHead(t *testing.T) {
 	})
 }
 
-// A follower answers as its leader does; what it cannot know any more once no
-// leader reports, it does not claim.
+// A follower's status is its leader's; once no leader reports, its sync status is Unknown.
 func TestFollowerAnswersAsLeader(t *testing.T) {
 	scenario(t, func(t *testing.T, leader *daemon) {
 		leader.push("a", policies("p"))
@@ -222,8 +221,8 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 	})
 }
 
-// Times that tell since when something holds are the leader's: they survive a
-// follower that looks later, and a restart of the leader.
+// Transition times are the leader's: a follower that sees the change later has
+// the same, and they survive a restart of the leader.
 func TestTransitionTimesSurvive(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -263,12 +262,12 @@ func TestTransitionTimesSurvive(t *testing.T) {
 	})
 }
 
-// What a request for the status finds out first, the followers are told as well.
+// A change of a condition that a request for the status sees first is reported to the followers too.
 func TestSeenByRequestIsReported(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
 		d.open()
-		d.etcd.mu.Lock() // without telling that it changed
+		d.etcd.mu.Lock() // without a value on Changed
 		d.etcd.drift = api.Drift{Status: api.DriftDetected, Total: 1}
 		d.etcd.mu.Unlock()
 		d.pass(time.Second)
@@ -281,7 +280,7 @@ func TestSeenByRequestIsReported(t *testing.T) {
 	})
 }
 
-// An idle leader still reports often enough that its followers believe it.
+// An idle leader reports often enough for its followers to count the report as fresh.
 func TestLeaderKeepsReporting(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -299,9 +298,9 @@ func TestLeaderKeepsReporting(t *testing.T) {
 	})
 }
 
-// A close in the middle of everything hands the leadership over, and waits
-// for all that was begun: the bubble fails the test for what is left behind.
-func TestCloseHandsOver(t *testing.T) {
+// Close resigns the leadership and waits for all goroutines: the bubble fails
+// the test if one is left.
+func TestCloseResigns(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
 		d.open()
@@ -312,7 +311,7 @@ func TestCloseHandsOver(t *testing.T) {
 			t.Errorf("resigned %d times", d.etcd.resigned)
 		}
 		if role := d.Status().Replica.Role; role != "follower" {
-			t.Errorf("the role is %s after the hand-over", role)
+			t.Errorf("the role is %s after Close", role)
 		}
 	})
 }

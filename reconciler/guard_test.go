@@ -9,8 +9,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// The guard against unintended pruning. Each row starts from a published
-// set, and says which commits follow and which of them is published at the end.
+// The guard against unintended pruning. Each row starts from a published set,
+// and says which commits follow and which of them is published at the end.
 func TestPruneGuard(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -18,13 +18,13 @@ func TestPruneGuard(t *testing.T) {
 		run   func(d *daemon)
 		want  string
 	}{
-		{"emptying ten stalls", 10, func(d *daemon) { d.push("b", policies()) }, "a"},
+		{"emptying ten is refused", 10, func(d *daemon) { d.push("b", policies()) }, "a"},
 		{"emptying nine passes", 9, func(d *daemon) { d.push("b", policies()) }, "b"},
 		{"exactly half passes", 10, func(d *daemon) { d.push("b", policies(numbered(5)...)) }, "b"},
-		{"one over half stalls", 10, func(d *daemon) { d.push("b", policies(numbered(4)...)) }, "a"},
-		{"half of eleven, rounded up, stalls", 11, func(d *daemon) { d.push("b", policies(numbered(5)...)) }, "a"},
+		{"one over half is refused", 10, func(d *daemon) { d.push("b", policies(numbered(4)...)) }, "a"},
+		{"half of eleven, rounded up, is refused", 11, func(d *daemon) { d.push("b", policies(numbered(5)...)) }, "a"},
 		{"changing all passes", 20, func(d *daemon) { d.push("b", delayed(7, numbered(20)...)) }, "b"},
-		{"replacing all by others stalls", 10, func(d *daemon) {
+		{"replacing all by others is refused", 10, func(d *daemon) {
 			d.push("b", policies("q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10"))
 		}, "a"},
 		{"a trailer in the commit lets it pass", 10, func(d *daemon) { d.push("b", policies(), allowPrune) }, "b"},
@@ -71,7 +71,7 @@ func TestPruneGuard(t *testing.T) {
 	}
 }
 
-// A refused commit is told of in the status and the history, once.
+// A refused commit is in the status, and once in the history.
 func TestRefusedCommitIsReported(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies(numbered(12)...))
@@ -98,8 +98,8 @@ func TestRefusedCommitIsReported(t *testing.T) {
 	})
 }
 
-// A commit that says itself that it is meant needs no other commit to be read.
-func TestTrailerInHeadAsksNoMore(t *testing.T) {
+// If the commit itself has the trailer, no other commit is read.
+func TestTrailerInHeadReadsNoOtherCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies(numbered(12)...))
 		d.open()
@@ -109,8 +109,8 @@ func TestTrailerInHeadAsksNoMore(t *testing.T) {
 	})
 }
 
-// When git cannot say which commits came since, the commit is neither
-// published nor refused: it is tried again, and the failure's time stands.
+// If the commits since the published one cannot be read, the commit is neither
+// published nor refused: it is tried again, and the failure's time does not move.
 func TestGuardWithoutCommitsWaits(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies(numbered(12)...))
@@ -134,7 +134,7 @@ func TestGuardWithoutCommitsWaits(t *testing.T) {
 		d.git.fail(func(f *repository) { f.sinceErr = nil })
 		d.pass(d.Interval)
 		if status := d.Status(); status.Source.Error != nil || status.History[0].Outcome != api.Refused {
-			t.Errorf("once git answers, b is to be refused: %+v, %+v", status.Source.Error, status.History)
+			t.Errorf("once git answers, b must be refused: %+v, %+v", status.Source.Error, status.History)
 		}
 	})
 }

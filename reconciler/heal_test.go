@@ -11,7 +11,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-func (d *daemon) stray() {
+// drift is a foreign write to the key of policy p.
+func (d *daemon) drift() {
 	now := time.Now()
 	d.etcd.change(func(f *storage) {
 		f.drift = api.Drift{Status: api.DriftDetected, Total: 1, Since: &now,
@@ -20,20 +21,20 @@ func (d *daemon) stray() {
 	synctest.Wait()
 }
 
-// Asked only to report, the daemon shows drift and repairs nothing.
-func TestReportedDriftIsLeft(t *testing.T) {
+// In drift mode report the daemon shows drift and repairs nothing.
+func TestReportedDriftIsNotRepaired(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
 		d.open()
 		success := *d.Status().Sync.LastSuccessAt
-		d.stray()
+		d.drift()
 		d.pass(3 * d.Interval)
 		status := d.wantSync(api.OutOfSync)
 		if status.Drift.Status != api.DriftDetected || status.Drift.Total != 1 || status.Drift.Mode != "report" || status.Drift.Heal != nil {
 			t.Errorf("the drift is %+v", status.Drift)
 		}
 		if len(d.etcd.published) != 1 || len(d.taken) != 1 {
-			t.Errorf("published %d times, served %d states; drift is only to be reported", len(d.etcd.published), len(d.taken))
+			t.Errorf("published %d times, served %d states; drift must only be reported", len(d.etcd.published), len(d.taken))
 		}
 		if !status.Sync.LastSuccessAt.Equal(success) {
 			t.Error("the success time moved while etcd had drifted")
@@ -42,13 +43,13 @@ func TestReportedDriftIsLeft(t *testing.T) {
 	})
 }
 
-// Asked to heal, it repairs at once, adds nothing to the history, and says so.
+// In drift mode heal it repairs at once, counts the repair, and adds nothing to the history.
 func TestHeal(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
 		d.push("a", policies("p"))
 		d.open()
-		d.stray()
+		d.drift()
 		status := d.wantSync(api.Synced)
 		if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
 			t.Errorf("published %d times, last %+v; want a again, without an entry", len(d.etcd.published), last)
@@ -62,7 +63,7 @@ func TestHeal(t *testing.T) {
 	})
 }
 
-// A remote that hangs and a commit that takes long to judge hold back no repair.
+// Repairs do not wait for a remote that hangs or for a slow validation.
 func TestHealWhileGitHangs(t *testing.T) {
 	for _, method := range []string{"Head", "Delta", "Apply"} {
 		t.Run(method, func(t *testing.T) {
@@ -73,7 +74,7 @@ func TestHealWhileGitHangs(t *testing.T) {
 				released := make(chan struct{})
 				d.git.fail(func(f *repository) { f.hangs, f.released = method, released })
 				d.push("b", policies("q"))
-				d.stray()
+				d.drift()
 				d.pass(5 * time.Second)
 				if last := d.etcd.published[len(d.etcd.published)-1]; len(d.etcd.published) != 2 || last.Commit != "a" || last.Entry != nil {
 					t.Errorf("published %d times, last %+v; want a again, while git hangs", len(d.etcd.published), last)
@@ -90,7 +91,7 @@ func TestHealWhileGitHangs(t *testing.T) {
 	}
 }
 
-// The term may end while git hangs: the next leader does not wait for this one.
+// If the term ends while git hangs, this replica resigns at once.
 func TestDeposedWhileGitHangs(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
@@ -99,7 +100,7 @@ func TestDeposedWhileGitHangs(t *testing.T) {
 		d.git.fail(func(f *repository) { f.hangs, f.released = "Delta", make(chan struct{}) })
 		d.push("b", policies("q"))
 		d.etcd.change(func(f *storage) { f.publishErr = reconciler.ErrDeposed })
-		d.stray()
+		d.drift()
 		d.pass(5 * time.Second)
 		close(d.etcd.done)
 		synctest.Wait()
@@ -110,16 +111,16 @@ func TestDeposedWhileGitHangs(t *testing.T) {
 	})
 }
 
-// Repairs that are undone come ever more slowly, up to a limit, and the status
-// says that something keeps changing it back; once it is calm, no more.
+// Repairs that are undone come at growing intervals, up to a limit, and the
+// status says that something keeps changing etcd, until it has not for a while.
 func TestHealBacksOff(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
 		d.push("a", policies("p"))
 		d.open()
 		d.etcd.publishAt = nil
-		for range 1000 { // a stranger who writes every 200 ms
-			d.stray()
+		for range 1000 { // another writer changes etcd every 200 ms
+			d.drift()
 			d.pass(200 * time.Millisecond)
 		}
 		heals := d.etcd.publishAt
@@ -143,22 +144,22 @@ func TestHealBacksOff(t *testing.T) {
 		}
 		d.etcd.publishAt = nil
 		began := time.Now()
-		d.stray()
+		d.drift()
 		if len(d.etcd.publishAt) != 1 || !d.etcd.publishAt[0].Equal(began) {
-			t.Error("after a calm time the first repair is to be made at once")
+			t.Error("after a time without drift the first repair must be made at once")
 		}
 	})
 }
 
-// A repair that fails is told of, tried again ever more slowly, and is no
-// success.
+// A repair that fails is in the status, is tried again at growing intervals, and
+// does not count as a repair.
 func TestHealFails(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
 		d.push("a", policies("p"))
 		d.open()
 		d.etcd.change(func(f *storage) { f.publishErr, f.publishAt = errors.New("no space left"), nil })
-		d.stray()
+		d.drift()
 		d.pass(20 * time.Second)
 		if n := len(d.etcd.publishAt); n != 5 {
 			t.Errorf("%d tries in 20s, want 5 with doubling waits", n)
@@ -174,8 +175,8 @@ func TestHealFails(t *testing.T) {
 	})
 }
 
-// A lost head is no drift to report and leave: whatever git holds now, the
-// served set is put back into etcd.
+// After the head is lost, the served set is published again, in drift mode
+// report too and whatever git's newest commit is.
 func TestLostHeadIsRepublished(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -191,14 +192,14 @@ func TestLostHeadIsRepublished(t *testing.T) {
 	})
 }
 
-// Nothing is repaired while etcd cannot be seen.
-func TestNoRepairBlindly(t *testing.T) {
+// Nothing is repaired while etcd cannot be reached.
+func TestNoRepairWhileEtcdIsAway(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.DriftMode = reconciler.HealDrift
 		d.push("a", policies("p"))
 		d.open()
 		d.etcd.change(func(f *storage) { f.health.Healthy, f.health.Error, f.verified = false, "no answer", false })
-		d.stray()
+		d.drift()
 		d.pass(3 * d.Interval)
 		if len(d.etcd.published) != 1 {
 			t.Errorf("published %d times", len(d.etcd.published))

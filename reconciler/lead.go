@@ -16,7 +16,7 @@ type leadership struct {
 	*Reconciler
 	term Term
 
-	// report is what followers are told next. Reconciler.own is a copy for readers.
+	// report is what is stored for followers next. Reconciler.own is a copy for readers.
 	report LeaderReport
 	// stored is the report that the store holds, stored at storedAt.
 	stored   LeaderReport

@@ -14,7 +14,7 @@ func sourceError(reason string, then reconciler.Consequence) error {
 	return &reconciler.SourceError{Reason: reason, Consequence: then, Err: errors.New("reading the branch: something is wrong")}
 }
 
-// Just started, then synced: every field says so.
+// Every field of the status just after the start, and after the first commit.
 func TestFirstCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.etcd.elected = make(chan struct{}, 1)
@@ -22,7 +22,7 @@ func TestFirstCommit(t *testing.T) {
 		status := d.wantSync(api.Unknown)
 		if status.Sync.LastAppliedRevision != nil || status.Source.LastAttemptedRevision != nil || status.Source.LastSeenAt != nil ||
 			status.Sync.LastSuccessAt != nil || status.Sync.ServedFrom != "" || status.Source.Reachable {
-			t.Errorf("a daemon that has seen nothing claims %+v", status)
+			t.Errorf("a daemon that has seen nothing reports %+v", status)
 		}
 		if ready, _, reason := d.Ready(); ready || reason == "" {
 			t.Errorf("ready is %v (%s) before anything can be served", ready, reason)
@@ -61,8 +61,8 @@ func TestFirstCommit(t *testing.T) {
 	})
 }
 
-// An invalid commit changes nothing that is served, its errors are told, and
-// the history has it once, however often git is looked at and whoever leads.
+// An invalid commit changes nothing that is served; its errors are in the status,
+// and it is in the history once, however often git is read and whichever replica leads.
 func TestInvalidCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -94,7 +94,7 @@ func TestInvalidCommit(t *testing.T) {
 			t.Errorf("the success time moved to %v on a failure", status.Sync.LastSuccessAt)
 		}
 		if d.git.deltas > 4 {
-			t.Errorf("b was read %d times in all: a settled commit needs no further look", d.git.deltas-1)
+			t.Errorf("b was read %d times in all: a handled commit needs no further read", d.git.deltas-1)
 		}
 		stalled := d.wantCondition(api.Stalled, "True", "InvalidCommit")
 		if want := success.Add(time.Second); !stalled.LastTransitionTime.Equal(want) {
@@ -104,7 +104,7 @@ func TestInvalidCommit(t *testing.T) {
 		d.push("c", policies("p", "q"))
 		status = d.wantSync(api.Synced)
 		if len(status.Source.Errors) != 0 || !status.Sync.LastSuccessAt.Equal(time.Now()) {
-			t.Errorf("after the mend: errors %v, success at %v", status.Source.Errors, status.Sync.LastSuccessAt)
+			t.Errorf("after the valid commit: errors %v, success at %v", status.Source.Errors, status.Sync.LastSuccessAt)
 		}
 		if stalled = d.wantCondition(api.Stalled, "False", "Progressing"); !stalled.LastTransitionTime.Equal(time.Now()) {
 			t.Errorf("no more stalled since %v, want now", stalled.LastTransitionTime)
@@ -112,8 +112,8 @@ func TestInvalidCommit(t *testing.T) {
 	})
 }
 
-// The branch is forced back to what is published: whatever was wrong with the
-// commit between is no more, in this term or in the next.
+// When the branch is forced back to the published commit, the failure of the
+// commit in between is gone, in this term or in the next.
 func TestForcedBack(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -155,8 +155,7 @@ func TestForcedBack(t *testing.T) {
 	}
 }
 
-// A deposed leader stops at once and campaigns again; nobody can tell it by
-// what is served.
+// A deposed leader stops publishing at once and campaigns again.
 func TestDeposed(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -177,12 +176,12 @@ func TestDeposed(t *testing.T) {
 		synctest.Wait()
 		d.wantPublished("b")
 		if d.Status().Replica.Role != "leader" {
-			t.Error("elected again, yet no leader")
+			t.Error("elected again, but not the leader")
 		}
 	})
 }
 
-// A report that is fenced off ends the term too.
+// A report that returns ErrDeposed ends the term too.
 func TestDeposedWhileReporting(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -195,7 +194,7 @@ func TestDeposedWhileReporting(t *testing.T) {
 	})
 }
 
-// A rollback is a revert and a push: the history says what it restored.
+// A rollback is a revert and a push: the history says which commit it restored.
 func TestRevertRestores(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
@@ -220,8 +219,8 @@ func TestRevertRestores(t *testing.T) {
 	})
 }
 
-// Every policy is served with the commit that gave it its present meaning,
-// over restarts of the daemon as well.
+// Every policy is served with the commit that gave it its current meaning, after
+// a change of leader too.
 func TestOriginCommit(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		origin := func(name string) string { return d.Served().Set.Get(name).Origin.Commit }
@@ -241,23 +240,23 @@ func TestOriginCommit(t *testing.T) {
 	})
 }
 
-// A trigger reaches this replica's own term, or goes through etcd to whoever leads.
+// A trigger reaches this replica's own term, or goes through etcd to the leader.
 func TestTrigger(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))
 		d.open()
-		looks := d.git.looks
+		heads := d.git.heads
 		if err := d.Trigger(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if d.git.looks != looks+1 || d.etcd.triggered != 0 {
-			t.Errorf("the leader looked %d times, and asked etcd %d times", d.git.looks-looks, d.etcd.triggered)
+		if d.git.heads != heads+1 || d.etcd.triggered != 0 {
+			t.Errorf("the leader read the head %d times, and asked etcd %d times", d.git.heads-heads, d.etcd.triggered)
 		}
 		d.etcd.triggers <- struct{}{} // from another replica
 		synctest.Wait()
-		if d.git.looks != looks+2 {
-			t.Error("a trigger through etcd was not heard")
+		if d.git.heads != heads+2 {
+			t.Error("a trigger through etcd did not arrive")
 		}
 		close(d.etcd.done)
 		synctest.Wait()
@@ -266,7 +265,7 @@ func TestTrigger(t *testing.T) {
 		}
 		d.etcd.change(func(f *storage) { f.health.Healthy = false })
 		if err := d.Trigger(t.Context()); err == nil {
-			t.Error("a trigger that reached nobody is no success")
+			t.Error("a trigger that could not be stored returned no error")
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// problems are n problems, by place, with sentences of so many bytes.
+// problems are n problems, by place, with messages of size bytes.
 func problems(n, size int) []schema.Problem {
 	var all []schema.Problem
 	for i := range n {
@@ -23,9 +23,8 @@ func problems(n, size int) []schema.Problem {
 	return all
 }
 
-// The problems of a commit go into one value of etcd's, which takes 1.5 MiB:
-// however many they are, the followers hear of the first ones and of all that
-// there are.
+// The problems of a commit are stored in one value of etcd, of at most 1.5 MiB:
+// however many there are, the followers get the first ones and the total.
 func TestProblemsAreBounded(t *testing.T) {
 	for _, test := range []struct {
 		name             string
@@ -72,8 +71,8 @@ func TestProblemsAreBounded(t *testing.T) {
 	}
 }
 
-// A leader of before the totals, or one that cannot report, is no reason to
-// count wrongly or to be silent.
+// The totals are right for a report of an earlier version without them, and a
+// report that fails is logged.
 func TestReportsOfOthersAndFailedReports(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		var log strings.Builder
@@ -89,7 +88,7 @@ func TestReportsOfOthersAndFailedReports(t *testing.T) {
 		d.push("a", policies("p"))
 		d.wantPublished("a")
 		if !strings.Contains(log.String(), "etcd has no room") {
-			t.Errorf("a failed report is not told of: %s", log.String())
+			t.Errorf("a failed report is not logged: %s", log.String())
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// replaceHead is someone who puts another head into etcd, and the policies that it tells of.
+// replaceHead puts another head into etcd, with the policies that it describes.
 func (d *daemon) replaceHead(commit string, names ...string) {
 	set := policies(names...)
 	d.etcd.change(func(f *storage) {
@@ -21,10 +21,9 @@ func (d *daemon) replaceHead(commit string, names ...string) {
 	synctest.Wait()
 }
 
-// A head that someone puts back with its policies (from a backup, say) agrees
-// with itself, and so replicas take it up. The leader publishes what is right
-// again at once, asked to heal or not, and also while git's newest commit is
-// invalid.
+// A head that another writer puts back with its policies (from a backup, say) is
+// verified, and so replicas serve it. The leader publishes its own again at once,
+// in either drift mode, and also while git's newest commit is invalid.
 func TestReplacedHeadIsPutBack(t *testing.T) {
 	for _, invalid := range []bool{false, true} {
 		scenario(t, func(t *testing.T, d *daemon) {
@@ -46,7 +45,7 @@ func TestReplacedHeadIsPutBack(t *testing.T) {
 			if now := len(d.Status().History); now != history {
 				t.Errorf("the history has %d entries, want %d", now, history)
 			}
-			// The same set under another commit's name is as wrong.
+			// The same set under another commit's name is a replaced head too.
 			d.pass(d.HealMax)
 			d.replaceHead("x", "p", "q")
 			if len(d.etcd.published) != 4 || d.Served().Head.Commit != "b" {

@@ -15,8 +15,8 @@ func revision(epoch int64, id string, number int64) reconciler.Revision {
 	return reconciler.Revision{Epoch: reconciler.Epoch{Number: epoch, ID: id}, Number: number}
 }
 
-// Order is by epoch, then by etcd's revision; where the epochs' order is not
-// known, neither is older.
+// Order is by epoch, then by etcd's revision; of two epochs with the same number
+// neither is older.
 func TestRevisionOrder(t *testing.T) {
 	for _, test := range []struct {
 		a, b   reconciler.Revision
@@ -45,13 +45,13 @@ func TestParseRevision(t *testing.T) {
 	}
 	for _, bad := range []string{"", "1", "1-", "1-x", "1-x.", "1-x.y", "1-x.-1", "x-1.1", "1-x.1y", "1-x.1 2", "1-x.1\n", " 1-x.1", "1-.1", "+1-x.1", "1-x.+1", "1-x.99999999999999999999", "-1-x.5", "01-x.1", strings.Repeat("9", 1000)} {
 		if got, err := reconciler.ParseRevision(bad); err == nil {
-			t.Errorf("%q is taken for %v", bad, got)
+			t.Errorf("%q is parsed as %v", bad, got)
 		}
 	}
 }
 
-// Whatever a client sends as its revision: either it is one that we could have
-// written, to the letter, or an error.
+// Any text a client sends as its revision is one that String could have written,
+// or an error.
 func FuzzParseRevision(f *testing.F) {
 	for _, seed := range []string{"1-abc.5", "1-a.b.7", "9-x.-1", "", "1-x.1 ", "１-x.1"} {
 		f.Add(seed)
@@ -62,7 +62,7 @@ func FuzzParseRevision(f *testing.F) {
 			return
 		}
 		if r.String() != text {
-			t.Errorf("%q is taken for %v", text, r)
+			t.Errorf("%q is parsed as %v", text, r)
 		}
 		if r.Before(r) || r.Number < 0 || r.Epoch.Number < 0 {
 			t.Errorf("%q gives an impossible revision %+v", text, r)

@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// daemon is a Reconciler among fakes, in a bubble of faked time.
+// daemon is a Reconciler with fake dependencies, in a bubble with fake time.
 type daemon struct {
 	*reconciler.Reconciler
 	t    *testing.T
@@ -24,8 +24,8 @@ type daemon struct {
 	taken []*reconciler.State
 }
 
-// scenario runs a test in a bubble of faked time. The daemon is closed at its
-// end; a goroutine that it leaves behind fails the test.
+// scenario runs a test in a bubble with fake time. The daemon is closed at its
+// end; a goroutine that is left fails the test.
 func scenario(t *testing.T, run func(t *testing.T, d *daemon)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -61,7 +61,7 @@ func (d *daemon) open() {
 	synctest.Wait()
 }
 
-// push makes a valid commit and waits until the daemon has dealt with it.
+// push makes a valid commit and waits until the daemon has handled it.
 func (d *daemon) push(hash string, set *schema.Set, options ...func(*reconciler.Commit)) {
 	commit := reconciler.Commit{Hash: hash, Author: "Ann <ann@example.com>", Subject: "Commit " + hash}
 	for _, option := range options {

@@ -78,7 +78,7 @@ type SourceError struct {
 	Reason string
 	// Consequence is what follows from the failure.
 	Consequence Consequence
-	// Err says what was being done and what went wrong. It holds no credential.
+	// Err says what was being done and what went wrong. It contains no credential.
 	Err error
 }
 

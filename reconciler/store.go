@@ -25,7 +25,7 @@ type Store interface {
 	Campaign(ctx context.Context) (Term, error)
 }
 
-// StoreView is what is known of the store at one moment. A view never changes,
+// StoreView is what is known about the store at one moment. A view never changes,
 // and its fields belong together: whoever decides something, or reports a
 // status, takes one view for all of it.
 type StoreView struct {

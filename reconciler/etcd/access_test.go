@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 )
 
-// An external cluster with TLS, certificates for clients, and a user.
+// An external cluster with TLS, client certificates, and a user.
 func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithTLS())
@@ -61,7 +61,7 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 					t.Log(health)
 				}
 			}()
-			eventually(t, "the reason is told", func() bool {
+			eventually(t, "the reason is in the health", func() bool {
 				h := s.View().Health
 				health = h.Error
 				return !h.Healthy && strings.Contains(h.Error, c.want)
@@ -73,8 +73,8 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	}
 }
 
-// Settings that cannot be used are told at once, and name the file.
-func TestUnusableSettingsAreTold(t *testing.T) {
+// Open returns an error for settings that cannot be used, and names the file.
+func TestOpenRejectsUnusableSettings(t *testing.T) {
 	t.Parallel()
 	text := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(text, []byte("no PEM"), 0o600); err != nil {

@@ -37,13 +37,13 @@ func BenchmarkPublishOneChange(b *testing.B) {
 	}
 }
 
-func BenchmarkStrayPutToDriftSeen(b *testing.B) {
+func BenchmarkForeignPutToDriftSeen(b *testing.B) {
 	s := openStore(b, embeddedStore(b, b.TempDir()))
 	term := campaign(b, s)
 	set := policies(b, 10_000, 1)
 	publish(b, term, publication("c1", set))
 	for b.Loop() {
-		if _, err := s.client.Put(testContext(b), "/hfi/policies/stray", "x"); err != nil {
+		if _, err := s.client.Put(testContext(b), "/hfi/policies/foreign", "x"); err != nil {
 			b.Fatal(err)
 		}
 		for s.View().Drift.Status != api.DriftDetected {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// lines is a log that several goroutines write to.
+// lines collects a log that several goroutines write to.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -28,9 +28,9 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// Many publications, and as many looks between them, are no reason to take
-// etcd for another store and to read all of it again.
-func TestABusyStoreIsNotTakenForAnother(t *testing.T) {
+// Many publications with many probes in between do not make the store suspect
+// that etcd was replaced, and read all of it again.
+func TestABusyEtcdIsNotReadAgain(t *testing.T) {
 	t.Parallel()
 	var log lines
 	s := New(DefaultPrefix, "a", slog.New(slog.NewTextHandler(&log, nil)))

@@ -22,11 +22,11 @@ type Access struct {
 	Endpoints []string
 	// CAFile, CertFile and KeyFile are PEM files for TLS; CertFile and KeyFile go together.
 	CAFile, CertFile, KeyFile string
-	// Username and PasswordFile go together. The password is the file's content without the white space round it.
+	// Username and PasswordFile go together. The password is the file's content without surrounding white space.
 	Username, PasswordFile string
 }
 
-// config reads the files that access names.
+// config reads the files that a names.
 func (a Access) config() (clientv3.Config, error) {
 	config := clientv3.Config{Endpoints: a.Endpoints, Username: a.Username}
 	if len(a.Endpoints) == 0 {
@@ -67,7 +67,7 @@ func (a Access) tls() (*tls.Config, error) {
 		}
 		settings.RootCAs = x509.NewCertPool()
 		if !settings.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("the CA file for etcd, %s, holds no PEM certificate", a.CAFile)
+			return nil, fmt.Errorf("the CA file for etcd, %s, contains no PEM certificate", a.CAFile)
 		}
 	}
 	if a.CertFile != "" {
@@ -84,11 +84,11 @@ func (a Access) tls() (*tls.Config, error) {
 	return settings, nil
 }
 
-// connect makes a client. It waits for etcd only to exchange the password for a token.
+// connect creates a client. It waits for etcd only if there is a password, to exchange it for a token.
 func (s *Store) connect(ctx context.Context, config clientv3.Config) (*clientv3.Client, error) {
 	config.Context = ctx
 	config.DialTimeout = s.RequestTimeout
-	// 10 s is the shortest that gRPC allows. The probe notices a hung peer sooner.
+	// 10 s is the shortest that gRPC allows. The probe notices an etcd that hangs sooner.
 	config.DialKeepAliveTime, config.DialKeepAliveTimeout = 10*time.Second, 3*time.Second
 	config.Logger = zap.NewNop()
 	// gRPC's own back-off goes up to two minutes.

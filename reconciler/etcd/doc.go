@@ -2,27 +2,31 @@
 // reconciler.Term on etcd's client, and the server that is embedded by
 // default.
 //
-// A Store follows everything under its prefix by one watch into a mirror in
-// memory. The mirror changes by whole revisions of etcd. When it stands at
-// the very revision at which the head was written, and the policies that it
-// holds have the head's digest, they become the State; at no other moment.
-// So a publication that a crash cut in two, or a stranger's write, is never
-// taken up, and whoever publishes learns from the same mirror, at the head's
-// own revision, whether what was written is what etcd holds.
+// A Store follows everything under its prefix with one watch, into a cache in
+// memory that changes by whole revisions of etcd. Only when the cache stands at
+// the revision at which the head was written, and the policies in it have the
+// head's digest, do they become the verified state. So half a publication, left
+// by a crash, or another writer's change is never served, and a leader that
+// publishes learns from the same cache, at the head's own revision, whether
+// etcd holds what it wrote.
+//
+// What a store concludes from etcd is decided in one place, the tracker: a pure
+// state machine that takes events and returns effects. One goroutine of the
+// store owns it; the others read etcd, watch it, probe it and write to it.
 //
 // Keys under the prefix:
 //
 //	policies/NAME         a policy's canonical JSON
 //	origins/XX            where the policies of bucket XX (schema.BucketOf, two hexadecimal digits) were written
 //	head                  commit, digest, count and time of what is published
-//	epoch                 which life of the store's data this is
-//	epoch-floor           the highest epoch that some replica has known, when that is more than epoch says
-//	status                the leader's findings
+//	epoch                 the epoch: which life of etcd's data this is
+//	epoch-floor           the number of a later epoch, announced by a replica that knows it
+//	status                the leader's report
 //	history/NNNNNNNNNNNN  attempts to apply commits, by ascending number
-//	leader/…              candidates for leadership, the oldest of which leads
-//	publishing            there while a leader is between the transactions of one publication
-//	trigger               written to ask the leader to look at git
+//	leader/…              candidates for the leadership; the oldest leads
+//	publishing            exists while the leader is between the transactions of one publication
+//	trigger               written to ask the leader to read git
+//	replicas/ID           the URL of a replica, for its peers
 //
-// Every other key is a stranger's: under policies/ it is drift, elsewhere it
-// is passed over.
+// A policy that was not published is drift. Any other key is ignored.
 package etcd

@@ -24,16 +24,22 @@ const (
 	driftDetected
 )
 
-// driftTracker is what a replica knows of drift.
+// driftTracker is what a replica knows about drift.
 type driftTracker struct {
 	state driftState
 	// since is when the present drift was first seen; nil unless driftDetected.
 	since *time.Time
-	// listed is the answer for the view as of basis: it is listed again only
-	// when basis changes, not for each of etcd's events.
-	listed api.Drift
-	basis  driftBasis
+	// listed is the drift that the view shows, as of basis and listedAt; of no
+	// meaning unless driftDetected.
+	listed   api.Drift
+	basis    driftBasis
+	listedAt time.Time
 }
+
+// relistAfter is the least time between two lists of the same drift if it is
+// more than a view lists: each list costs as much as there is drift, and
+// another writer may write thousands of keys one by one.
+const relistAfter = time.Second
 
 // driftBasis is everything that a list of drift depends on.
 type driftBasis struct {
@@ -74,6 +80,36 @@ func (t *tracker) drifted() bool {
 	return t.cache.drifted(t.state, t.epoch.value, t.dataReplaced())
 }
 
+// listDrift lists the drift unless the list is up to date, or not due yet. It
+// reports whether it listed it.
+func (t *tracker) listDrift(now time.Time) bool {
+	if t.drift.state != driftDetected {
+		return false
+	}
+	basis := t.driftBasis()
+	if basis == t.drift.basis || t.relistIn(now) > 0 {
+		return false
+	}
+	total, items := t.cache.drift(t.state, t.epoch.value, t.dataReplaced())
+	t.drift.listed = api.Drift{Status: api.DriftDetected, Since: t.drift.since, Total: total, Items: items}
+	t.drift.basis, t.drift.listedAt = basis, now
+	return true
+}
+
+// relistIn is how long it takes until the drift may be listed again; 0 if it
+// may be, or the list is up to date.
+func (t *tracker) relistIn(now time.Time) time.Duration {
+	d := &t.drift
+	if d.state != driftDetected || d.basis.since != d.since || d.listed.Total <= api.MaxDriftItems || d.basis == t.driftBasis() {
+		return 0
+	}
+	return max(d.listedAt.Add(relistAfter).Sub(now), 0)
+}
+
+func (t *tracker) driftBasis() driftBasis {
+	return driftBasis{t.cache, t.cache.contents, t.state, t.epoch.value, t.dataReplaced(), t.drift.since}
+}
+
 // driftView is the drift for the view.
 func (t *tracker) driftView() api.Drift {
 	switch {
@@ -81,12 +117,6 @@ func (t *tracker) driftView() api.Drift {
 		return api.Drift{Status: api.DriftUnknown, Items: []api.DriftItem{}}
 	case t.drift.state == driftNone:
 		return api.Drift{Status: api.DriftNone, Items: []api.DriftItem{}}
-	}
-	basis := driftBasis{t.cache, t.cache.contents, t.state, t.epoch.value, t.dataReplaced(), t.drift.since}
-	if basis != t.drift.basis {
-		total, items := t.cache.drift(t.state, t.epoch.value, t.dataReplaced())
-		t.drift.listed = api.Drift{Status: api.DriftDetected, Since: t.drift.since, Total: total, Items: items}
-		t.drift.basis = basis
 	}
 	return t.drift.listed
 }

@@ -28,9 +28,9 @@ func seen(s *Store, status api.DriftWord) func() bool {
 	return func() bool { return s.View().Drift.Status == status }
 }
 
-// Whatever a stranger does by etcdctl is reported on every
-// replica, key by key, is not served, and is gone after a repair.
-func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
+// What others write with etcdctl is reported on every replica, key by key, is
+// not served, and is gone after a repair.
+func TestForeignWritesAreReportedAndNotServed(t *testing.T) {
 	t.Parallel()
 	other := string(policy(t, "p00001", 4711).Canonical)
 	bucket := schema.BucketOf("p00001")
@@ -38,14 +38,14 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 		do   []string
 		want []api.DriftItem
 	}{
-		"extra":          {[]string{"put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical)}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
-		"extra rubbish":  {[]string{"put", "/hfi/policies/stray", "rubbish"}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
-		"another's name": {[]string{"put", "/hfi/policies/stray", other}, []api.DriftItem{{Name: "stray", Key: "/hfi/policies/stray", Kind: api.Extra}}},
+		"extra":          {[]string{"put", "/hfi/policies/foreign", string(policy(t, "foreign", 1).Canonical)}, []api.DriftItem{{Name: "foreign", Key: "/hfi/policies/foreign", Kind: api.Extra}}},
+		"extra garbage":  {[]string{"put", "/hfi/policies/foreign", "garbage"}, []api.DriftItem{{Name: "foreign", Key: "/hfi/policies/foreign", Kind: api.Extra}}},
+		"another's name": {[]string{"put", "/hfi/policies/foreign", other}, []api.DriftItem{{Name: "foreign", Key: "/hfi/policies/foreign", Kind: api.Extra}}},
 		"modified":       {[]string{"put", "/hfi/policies/p00001", other}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
-		"made rubbish":   {[]string{"put", "/hfi/policies/p00001", "rubbish"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
+		"made rubbish":   {[]string{"put", "/hfi/policies/p00001", "garbage"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
 		"missing":        {[]string{"del", "/hfi/policies/p00001"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Missing}}},
 		"head gone":      {[]string{"del", "/hfi/head"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Missing}}},
-		"head rubbish":   {[]string{"put", "/hfi/head", "rubbish"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
+		"head rubbish":   {[]string{"put", "/hfi/head", "garbage"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
 		"head forged":    {[]string{"put", "/hfi/head", `{"format":1,"commit":"evil","digest":"v1:00","count":1}`}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
 		"epoch gone":     {[]string{"del", "/hfi/epoch"}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Missing}}},
 		"epoch forged":   {[]string{"put", "/hfi/epoch", `{"number":1,"id":"evil"}`}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Modified}}},
@@ -82,15 +82,15 @@ func TestAStrangersWritesAreReportedAndNotServed(t *testing.T) {
 	}
 }
 
-// Bytes that mean the same, and keys that are nobody's business, are no drift.
-func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
+// A policy in another spelling, and keys that hfi does not use, are no drift.
+func TestEquivalentPoliciesAreNoDrift(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 3, 100)))
 	server.Ctl("put", "/hfi/policies/p00001", `{ "apiVersion": "x", "metadata": {"name": "p00001"},
 		"spec": {"rules": [{"fault": {"percentage": 50.0, "delay_ms": 100}}], "selector": {"namespace": "demo", "service": "frontend"}}}`)
 	for _, key := range []string{"/hfi/unknown", "/hfi/origins/zz", "/hfi/history/x", "/hfi/history/999999999999", "/hfi/status", "/hfi/publishing", "/hfi2/policies/x", "/hfipolicies"} {
-		server.Ctl("put", key, "rubbish")
+		server.Ctl("put", key, "garbage")
 	}
 	server.Ctl("put", "/hfi/policies/marker", "x")
 	for _, s := range []*Store{a, b} {
@@ -107,22 +107,22 @@ func TestWhatMeansTheSameIsNoDrift(t *testing.T) {
 		t.Error(err)
 	}
 	if history := a.View().History; len(history) == 0 || history[0].Commit != "c2" {
-		t.Errorf("history beside a stranger's keys: %+v", history)
+		t.Errorf("history beside foreign keys: %+v", history)
 	}
 }
 
-// A stranger that keeps writing while the leader publishes gets nothing served.
-func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
+// Thousands of foreign keys are counted, are not served, and are deleted by a repair.
+func TestAFloodOfForeignKeysIsCountedAndPruned(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	want := publish(t, term, publication("c1", policies(t, 10, 100)))
-	strays := 4_000
+	count := 4_000
 	if testtool.Slow() {
-		strays = 20_000
+		count = 20_000
 	}
-	flood(t, server, strays)
+	flood(t, server, count)
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the flood is seen on "+s.ID, func() bool { return s.View().Drift.Total == strays })
+		eventually(t, "the flood is seen on "+s.ID, func() bool { return s.View().Drift.Total == count })
 		if drift := s.View().Drift; len(drift.Items) != api.MaxDriftItems || drift.Items[0].Name != "s000000" {
 			t.Errorf("%d items, beginning with %+v", len(drift.Items), drift.Items[0])
 		}
@@ -137,7 +137,7 @@ func TestAFloodOfStrayKeysIsCountedAndPruned(t *testing.T) {
 	eventually(t, "no drift after the repair", seen(b, api.DriftNone))
 }
 
-// flood puts stray policies by etcdctl's transactions.
+// flood puts n foreign policies with etcdctl's transactions.
 func flood(t *testing.T, server *etcdtest.Server, n int) {
 	t.Helper()
 	for i := 0; i < n; {
@@ -159,7 +159,7 @@ func flood(t *testing.T, server *etcdtest.Server, n int) {
 	}
 }
 
-// Drift is seen by watch, far below a second; a median is asserted generously and reported.
+// Drift is seen by the watch, far below a second; the bound on the average is generous, for a busy machine.
 func TestDriftIsSeenFast(t *testing.T) {
 	t.Parallel()
 	server, a, _, term := pair(t)
@@ -169,12 +169,12 @@ func TestDriftIsSeenFast(t *testing.T) {
 	const rounds = 20
 	for range rounds {
 		began := time.Now()
-		if _, err := client.Put(testContext(t), "/hfi/policies/stray", "x"); err != nil {
+		if _, err := client.Put(testContext(t), "/hfi/policies/foreign", "x"); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "drift is seen", seen(a, api.DriftDetected))
 		total += time.Since(began)
-		server.Ctl("del", "/hfi/policies/stray")
+		server.Ctl("del", "/hfi/policies/foreign")
 		eventually(t, "drift is gone", seen(a, api.DriftNone))
 	}
 	t.Logf("put to seen: %s on average", total/rounds)

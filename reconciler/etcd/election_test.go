@@ -15,9 +15,9 @@ import (
 // leading is set in the process that the next test starts and kills.
 const leading = "HFI_ETCD_TEST_ENDPOINT"
 
-// A leader that is killed is followed by another when its lease
-// is over: etcd notices that within half a second, and the rest is for a busy machine.
-func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
+// When a leader is killed, another one leads once its lease has expired: etcd
+// notices that within half a second, and the rest is for a busy machine.
+func TestAKilledLeaderIsReplacedWithinItsLease(t *testing.T) {
 	const lease, grace = 2 * time.Second, 20 * time.Second
 	if endpoint := os.Getenv(leading); endpoint != "" {
 		a := externalStore("a", endpoint)
@@ -29,7 +29,7 @@ func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
 	}
 	server := etcdtest.Start(t)
 	b := openStore(t, externalStore("b", server.Endpoint))
-	child := exec.Command(os.Args[0], "-test.run=^TestAKilledLeaderIsFollowedWithinItsLease$")
+	child := exec.Command(os.Args[0], "-test.run=^TestAKilledLeaderIsReplacedWithinItsLease$")
 	child.Env = append(os.Environ(), leading+"="+server.Endpoint)
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
@@ -49,8 +49,8 @@ func TestAKilledLeaderIsFollowedWithinItsLease(t *testing.T) {
 	publish(t, next, publication("c2", policies(t, 3, 2)))
 }
 
-// A graceful stop hands over at once.
-func TestAStopHandsOverAtOnce(t *testing.T) {
+// After a graceful stop another replica leads at once.
+func TestAStopResignsAtOnce(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	a, b := externalStore("a", server.Endpoint), externalStore("b", server.Endpoint)
@@ -75,14 +75,14 @@ func TestAStopHandsOverAtOnce(t *testing.T) {
 	select {
 	case <-led:
 	case <-time.After(patience):
-		t.Fatal("with a lease of a minute, a stop did not hand over at once")
+		t.Fatal("after a stop, with a lease of a minute, no other replica led at once")
 	}
 	if _, err := os.Stat(filepath.Join(a.DataDir, "etcd-lease")); !os.IsNotExist(err) {
 		t.Errorf("the lease's file is left behind: %v", err)
 	}
 }
 
-// A restart does not wait for the lease of the process before it.
+// A restart does not wait until the lease of the previous process expires.
 func TestARestartDoesNotWaitForItsOwnOldLease(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -91,7 +91,7 @@ func TestARestartDoesNotWaitForItsOwnOldLease(t *testing.T) {
 	dead.LeaseTTL, dead.DataDir = time.Minute, folder
 	openStore(t, dead)
 	old := campaign(t, dead)
-	// Killed: what it would do to tidy up is left undone.
+	// Killed: it neither revokes its lease nor resigns.
 	old.session.Orphan()
 	dead.mu.Lock()
 	dead.term = nil
@@ -122,7 +122,7 @@ func TestATriggerReachesTheLeader(t *testing.T) {
 	}
 }
 
-// A stranger that deletes the leader's key ends its term; the next leader takes over.
+// Deleting the leader's key ends its term; then the next replica leads.
 func TestALeaderWhoseKeyIsDeletedStepsDown(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -139,8 +139,8 @@ func TestALeaderWhoseKeyIsDeletedStepsDown(t *testing.T) {
 	_ = a
 }
 
-// Followers read the leader's findings, and all see one history.
-func TestFindingsAndHistoryReachFollowers(t *testing.T) {
+// Followers read the leader's report, and all replicas see the same history.
+func TestTheReportAndTheHistoryReachFollowers(t *testing.T) {
 	t.Parallel()
 	_, a, b, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 3, 1)))
@@ -150,7 +150,7 @@ func TestFindingsAndHistoryReachFollowers(t *testing.T) {
 		}
 	}
 	for _, s := range []*Store{a, b} {
-		eventually(t, "the findings are on "+s.ID, func() bool { f := s.View().LeaderReport; return f != nil && f.Leader == "2" })
+		eventually(t, "the report is on "+s.ID, func() bool { f := s.View().LeaderReport; return f != nil && f.Leader == "2" })
 		eventually(t, "the history is on "+s.ID, func() bool { h := s.View().History; return len(h) == 1 && h[0].Commit == "c1" })
 	}
 }

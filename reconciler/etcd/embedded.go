@@ -54,12 +54,12 @@ func NewEmbedded(folder string, logger *slog.Logger) *Embedded {
 	}
 }
 
-// A segment of the write-ahead log is allocated in full beforehand; etcd's
-// own 64 MB are made for loads that this server never sees.
+// etcd allocates each segment of the write-ahead log in full; its default of
+// 64 MB is for loads that this server never has.
 var smallSegments = sync.OnceFunc(func() { wal.SegmentSizeBytes = 8 << 20 })
 
 // Open starts the server and returns when it is ready. An error that wraps
-// ErrDamaged will not pass by itself; others may.
+// ErrDamaged needs a person; after another one, Open may be tried again.
 func (e *Embedded) Open(ctx context.Context) error {
 	smallSegments()
 	listen, err := net.ResolveTCPAddr("tcp", e.Listen)
@@ -68,7 +68,7 @@ func (e *Embedded) Open(ctx context.Context) error {
 	}
 	for try := 1; ; try++ {
 		err := e.start(ctx, listen)
-		// A free port may be taken by somebody between the look and the use.
+		// Another process may use a free port before this one does.
 		if listen.Port == 0 && try < 10 && errors.Is(err, syscall.EADDRINUSE) {
 			continue
 		}
@@ -114,7 +114,7 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 		err = writeAtomically(filepath.Join(e.Folder, AddressFile), address+"\n")
 	}
 	if err != nil {
-		// One that is not ready does not get ready to close either.
+		// A server that is not ready may never finish closing either.
 		closeServer(server, trap, time.Second)
 		return err
 	}
@@ -122,14 +122,14 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 	return nil
 }
 
-// choosePort is the port asked for, or a free one.
+// choosePort returns the port of listen, or a free one.
 func choosePort(listen *net.TCPAddr) (int, error) {
 	if listen.Port != 0 {
 		return listen.Port, nil
 	}
 	listener, err := net.ListenTCP("tcp", listen)
 	if err != nil {
-		return 0, fmt.Errorf("looking for a free port: %w", err)
+		return 0, fmt.Errorf("finding a free port: %w", err)
 	}
 	defer listener.Close()
 	return listener.Addr().(*net.TCPAddr).Port, nil
@@ -139,8 +139,8 @@ func (e *Embedded) dataFolder() string { return filepath.Join(e.Folder, "etcd") 
 
 func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
 	client := url.URL{Scheme: "http", Host: address}
-	// Nobody listens on the peer's address: there is one member. It is part of
-	// the member's identity, so it stays the same while client ports come and go.
+	// With one member, nothing listens on the peer address. It is part of the
+	// member's identity, so it stays the same while the client's port changes.
 	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
 	config := embed.NewConfig()
 	config.Name = "hfi"
@@ -151,11 +151,11 @@ func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
 	config.ListenClientUrls = []url.URL{client}
 	config.AdvertiseClientUrls = []url.URL{client}
 	config.EnableGRPCGateway = false
-	// With one member nobody can be slow to answer: the shortest election that etcd allows.
+	// With one member no vote can be late: the shortest election timeout that etcd allows.
 	config.TickMs, config.ElectionMs = 20, 100
 	config.PreVote = false
 	config.QuotaBackendBytes = e.QuotaBytes
-	// A short log makes a short restart, and a small memory.
+	// A short log keeps restarts fast and memory small.
 	config.SnapshotCount, config.SnapshotCatchUpEntries = 2000, 100
 	config.MaxSnapFiles, config.MaxWalFiles = 2, 2
 	config.AutoCompactionRetention = "0"
@@ -166,13 +166,13 @@ func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
 // Address is HOST:PORT for clients, or empty unless the server runs.
 func (e *Embedded) Address() string { return e.address }
 
-// Failed is closed when the running server has broken down.
+// Failed is closed when the running server has failed.
 func (e *Embedded) Failed() <-chan struct{} { return e.trap.sprung }
 
-// Err says why the server broke down.
+// Err is why the server failed, or nil.
 func (e *Embedded) Err() error { return e.trap.err() }
 
-// closeTimeout bounds the wait for a server to close. One that broke down may never do so.
+// closeTimeout bounds the wait for a server to close. One that failed may never do so.
 const closeTimeout = 10 * time.Second
 
 // Close stops the server. It is safe on one that was never started.
@@ -195,7 +195,7 @@ func (e *Embedded) Close() error {
 func closeServer(server *embed.Etcd, trap *trap, limit time.Duration) bool {
 	select {
 	case <-trap.sprung:
-		// Parts of it are gone; the rest is given a moment.
+		// Parts of the server have ended, and the rest may wait for them.
 		limit = time.Second
 	default:
 	}

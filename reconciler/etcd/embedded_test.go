@@ -15,9 +15,9 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// The embedded server starts in a fraction of a second, on a free port that
-// stands in a file while it runs, and etcdctl works on it.
-func TestTheEmbeddedServerTellsItsAddress(t *testing.T) {
+// The embedded server starts in a fraction of a second on a free port, keeps its
+// address in a file while it runs, and works with etcdctl.
+func TestTheEmbeddedServerWritesItsAddress(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	address := filepath.Join(folder, AddressFile)
@@ -40,13 +40,13 @@ func TestTheEmbeddedServerTellsItsAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(address); !os.IsNotExist(err) {
-			t.Errorf("the address outlives the server: %v", err)
+			t.Errorf("the address file is still there after the server stopped: %v", err)
 		}
 	}
 }
 
-// A port that is taken is an error, not a wait.
-func TestATakenPortIsTold(t *testing.T) {
+// A port that is in use gives an error at once.
+func TestAPortInUseIsAnError(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -60,8 +60,8 @@ func TestATakenPortIsTold(t *testing.T) {
 	}
 }
 
-// A second daemon on one data folder is told so at once, and the folder is free again afterwards.
-func TestASecondDaemonOnAFolderIsTold(t *testing.T) {
+// A second daemon on a data folder gets an error at once, and the folder is free once the first one is gone.
+func TestASecondDaemonOnAFolderIsAnError(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "data")
 	first, err := LockFolder(folder)
@@ -84,8 +84,8 @@ func TestASecondDaemonOnAFolderIsTold(t *testing.T) {
 // killable is set in the process that TestSIGKILL starts and kills.
 const killable = "HFI_ETCD_TEST_FOLDER"
 
-// Killed at any moment, with a new port each time, the embedded
-// server comes back with what was published.
+// Killed at any moment, and restarted with a new port each time, the embedded
+// server still holds what was published.
 func TestSIGKILLLosesNothing(t *testing.T) {
 	if folder := os.Getenv(killable); folder != "" {
 		publishForEver(t, folder)
@@ -131,7 +131,7 @@ func TestSIGKILLLosesNothing(t *testing.T) {
 	}
 }
 
-// publishForEver prints the first state's revision and goes on publishing until it is killed.
+// publishForEver prints the first state's revision and publishes until it is killed.
 func publishForEver(t *testing.T, folder string) {
 	lock, err := LockFolder(folder)
 	if err != nil {
@@ -149,8 +149,8 @@ func publishForEver(t *testing.T, folder string) {
 	}
 }
 
-// Damaged data are an error that says so. The process lives, and the store says why etcd is away.
-func TestDamagedDataAreToldAndSurvived(t *testing.T) {
+// Damaged data give an error that says so. The process survives, and the store's health has the reason.
+func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 	t.Parallel()
 	original := t.TempDir()
 	s := openStore(t, embeddedStore(t, original))
@@ -192,21 +192,21 @@ func TestDamagedDataAreToldAndSurvived(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			err := server.Open(ctx)
-			t.Logf("told: %v", err)
+			t.Logf("the error is %v", err)
 			if err == nil {
 				defer server.Close()
 			}
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatalf("error %v", err)
 			}
-			// Of a server that broke down, parts may go on holding its folder: so another one.
+			// Parts of a server that broke down may still use its folder, so the store gets a copy.
 			folder = t.TempDir()
 			copyFolder(t, original, folder)
 			damageFile(t, folder, c.file, c.damage)
 			store := embeddedStore(t, folder)
 			store.Embedded.StartTimeout = 4 * time.Second
 			openStore(t, store)
-			eventually(t, "health tells", func() bool { return strings.Contains(store.View().Health.Error, "damaged") })
+			eventually(t, "the reason is in the health", func() bool { return strings.Contains(store.View().Health.Error, "damaged") })
 		})
 	}
 }

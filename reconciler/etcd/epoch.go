@@ -104,8 +104,8 @@ func (t *epochTracker) outbid(c *cache) {
 	}
 }
 
-// announce is the number that the leader must be told because it may not know
-// it: etcd holds an earlier epoch than the one in force. 0 if there is none.
+// announce returns the number of the epoch in force if etcd holds an earlier
+// one, since the leader may not know it; else 0.
 func (t *epochTracker) announce(c *cache) int64 {
 	if t.state == epochLost && c.epoch.valid && c.floor < t.value.Number {
 		return t.value.Number
@@ -113,7 +113,7 @@ func (t *epochTracker) announce(c *cache) int64 {
 	return 0
 }
 
-// next is the number for the epoch that the leader begins.
+// next returns the number for the epoch that the leader begins.
 func (t *epochTracker) next(c *cache) int64 {
 	number := max(t.value.Number, c.floor)
 	if c.epoch.valid {

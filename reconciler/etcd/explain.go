@@ -18,15 +18,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// diagnose explains an error. Where the client only knows that time ran out,
-// it looks at the endpoints themselves for the reason.
+// diagnose explains an error. If the client only reports a timeout, it connects
+// to the endpoints to find the reason.
 func (s *Store) diagnose(config clientv3.Config, err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) && status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Unavailable {
 		return explain(err)
 	}
 	for _, endpoint := range config.Endpoints {
 		ctx, cancel := context.WithTimeout(s.ctx, time.Second)
-		reason := knock(ctx, endpoint, config.TLS)
+		reason := probeTLS(ctx, endpoint, config.TLS)
 		cancel()
 		if reason != nil {
 			return explain(fmt.Errorf("%s: %w", endpoint, reason))
@@ -35,9 +35,9 @@ func (s *Store) diagnose(config clientv3.Config, err error) error {
 	return explain(err)
 }
 
-// knock connects to an endpoint, and says what is wrong with the connection
-// or its encryption. nil: nothing that can be seen from outside.
-func knock(ctx context.Context, endpoint string, settings *tls.Config) error {
+// probeTLS connects to an endpoint and returns what is wrong with the connection
+// or its encryption, or nil if it finds nothing.
+func probeTLS(ctx context.Context, endpoint string, settings *tls.Config) error {
 	scheme, address, ok := strings.Cut(endpoint, "://")
 	if !ok {
 		scheme, address = "", endpoint
@@ -70,7 +70,7 @@ func knock(ctx context.Context, endpoint string, settings *tls.Config) error {
 		return nil
 	}
 	if err == nil {
-		// A server that wants another certificate says so only afterwards.
+		// A server rejects a client's certificate only after the handshake.
 		_, err = channel.Read(make([]byte, 1))
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, io.EOF) {
@@ -81,7 +81,7 @@ func knock(ctx context.Context, endpoint string, settings *tls.Config) error {
 
 var errExpectsTLS = errors.New("the endpoint expects TLS")
 
-// explain adds to an error of etcd's what it means and what to do.
+// explain adds to an error from etcd what it means and what to do.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -106,7 +106,7 @@ func explain(err error) error {
 	case errors.Is(err, errExpectsTLS):
 		advice = "etcd expects TLS: give https:// endpoints and a CA file"
 	case errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "DeadlineExceeded"), errors.Is(err, rpctypes.ErrTimeout):
-		advice = "etcd did not answer in time: it is away, hangs, or has no leader"
+		advice = "etcd did not answer in time: it is unreachable, hangs, or has no leader"
 	default:
 		return err
 	}

@@ -20,13 +20,13 @@ func dump(server *etcdtest.Server) string {
 	return server.Ctl("get", "--prefix", "/hfi/", "-w", "fields")
 }
 
-// depose lets another store lead, and gives the first one's term as it would
-// be after a long pause of the process: it has noticed nothing.
+// depose makes another store lead, and returns the first one's term as it would
+// be after a long pause of the process, which has not noticed.
 func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Term) {
 	t.Helper()
 	old := campaign(t, a)
 	publish(t, old, publication("c1", policies(t, 3, 100)))
-	// A session that lives stands in for one that has not seen its end.
+	// A live session stands for one whose process has not noticed that its lease is gone.
 	session, err := concurrency.NewSession(a.client, concurrency.WithTTL(60), concurrency.WithContext(a.ctx))
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	return stale, campaign(t, b)
 }
 
-// Whatever a deposed leader writes, it changes nothing and is told so.
+// Whatever a deposed leader writes, it changes nothing and gets ErrDeposed.
 func TestADeposedLeaderChangesNothing(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC()
@@ -64,7 +64,7 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 		"history": func(ctx context.Context, term *Term) error {
 			return term.Record(ctx, api.HistoryEntry{Commit: "late", Outcome: api.Invalid, At: now})
 		},
-		"findings": func(ctx context.Context, term *Term) error {
+		"the report": func(ctx context.Context, term *Term) error {
 			return term.Report(ctx, &reconciler.LeaderReport{Leader: "late"})
 		},
 	}
@@ -78,7 +78,7 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			if err := write(ctx, old); !errors.Is(err, reconciler.ErrDeposed) {
-				t.Errorf("the deposed leader was told %v", err)
+				t.Errorf("the deposed leader got the error %v", err)
 			}
 			if after := dump(server); after != before {
 				t.Errorf("the deposed leader changed etcd:\n%s\nbecame\n%s", before, after)
@@ -87,7 +87,7 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 	}
 }
 
-// The fence itself, on a leader that has checked nothing.
+// The fence in the transaction holds without any other check.
 func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -98,10 +98,10 @@ func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 	if err != nil || response.Succeeded {
 		t.Errorf("the old leader's fence let a write through (%v)", err)
 	}
-	// A key of the same name made later is another leadership.
+	// A key of the same name, created later, is another leadership.
 	response, err = a.client.Txn(testContext(t)).If(fence(next.leader.key, next.leader.revision-1)).Then(put).Commit()
 	if err != nil || response.Succeeded {
-		t.Errorf("the fence takes a candidature for another (%v)", err)
+		t.Errorf("the fence accepts another leadership's key (%v)", err)
 	}
 	publish(t, next, publication("c2", policies(t, 5, 1)))
 }

@@ -58,8 +58,8 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	testtool.Eventually(t, what, condition)
 }
 
-// serves is whether a replica has taken up just that state. One that has
-// only just been opened may have none yet.
+// serves reports whether a replica's state is that one. A store that was just
+// opened may have none yet.
 func serves(s *Store, want *reconciler.State) func() bool {
 	return func() bool {
 		state := s.View().State
@@ -149,7 +149,7 @@ func publish(t testing.TB, term reconciler.Term, p reconciler.Publication) *reco
 	return state
 }
 
-// lead is the term if it still lasts (a lease outlives a restart of etcd), or else a new one.
+// lead returns the term if it has not ended (a lease survives a restart of etcd), else a new one.
 func lead(t testing.TB, s *Store, term *Term) *Term {
 	t.Helper()
 	select {

@@ -35,8 +35,8 @@ func bucketOf(text string) (int, bool) {
 	return int(number), err == nil && len(text) == 2 && text == strings.ToLower(text)
 }
 
-// maxHistoryNumber leaves room above what twelve digits hold, so that a
-// stranger's number does not end the history.
+// maxHistoryNumber is below the largest number of twelve digits, so that a
+// foreign key cannot use up the history's numbers.
 const maxHistoryNumber = 999_999_000_000
 
 // historyNumber reads the NNNNNNNNNNNN of history/NNNNNNNNNNNN.
@@ -45,11 +45,11 @@ func historyNumber(text string) (int64, bool) {
 	return number, err == nil && len(text) == 12 && number >= 0 && number <= maxHistoryNumber
 }
 
-// maxHistoryEntry bounds, in bytes, the entries that are read: ours are a few
-// hundred, and a stranger's must not fill the memory.
+// maxHistoryEntry bounds, in bytes, the entries that are kept in memory. hfi's
+// are a few hundred bytes; foreign ones may be larger.
 const maxHistoryEntry = 16 << 10
 
-// formatVersion is of the records other than policies.
+// formatVersion is the version of the records other than policies.
 const formatVersion = 1
 
 // headRecord is the value of the head key.
@@ -74,7 +74,7 @@ func decodeEpoch(value []byte) (reconciler.Epoch, bool) {
 	return epoch, err == nil && epoch.Number > 0 && epoch.Number < maxEpoch && epoch.ID != ""
 }
 
-// maxEpoch bounds what a stranger can make an epoch's number.
+// maxEpoch bounds an epoch's number, which anybody who can write to etcd can set.
 const maxEpoch = 1 << 53
 
 // decodePolicy reads what a key under policies/ means. What is not a policy

@@ -8,19 +8,19 @@ import (
 	"testing"
 )
 
-// link passes connections on to etcd, and can be cut: etcd goes on, and its
-// client does not see how.
+// link forwards connections to etcd, and can be cut, so that etcd changes
+// without its client.
 type link struct {
 	// endpoint is the URL to use in place of etcd's.
 	endpoint string
 
 	mu sync.Mutex
-	// cut says that connections end at once; open are those to be ended by a cut.
+	// cut says that new connections end at once; open are the present ones.
 	cut  bool
 	open map[net.Conn]bool
 }
 
-// newLink links to an endpoint until the test ends.
+// newLink forwards to an endpoint until the test ends.
 func newLink(t testing.TB, endpoint string) *link {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,7 +80,7 @@ func (l *link) pass(near net.Conn, target string) {
 	<-ended
 }
 
-// Cut ends every connection, and each new one at once.
+// Cut ends every connection, and each new one at once until Restore.
 func (l *link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,8 +90,8 @@ func (l *link) Cut() {
 	}
 }
 
-// Mend lets connections through again.
-func (l *link) Mend() {
+// Restore forwards new connections again.
+func (l *link) Restore() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cut = false

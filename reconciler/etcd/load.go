@@ -15,7 +15,7 @@ import (
 // that the head can be verified, or as it is now if etcd has compacted that
 // revision away.
 func (s *Store) load(ctx context.Context) error {
-	seen, err := s.look(ctx, s.RequestTimeout)
+	seen, err := s.readMarkers(ctx, s.RequestTimeout)
 	if err != nil {
 		return fmt.Errorf("reading etcd: %w", explain(err))
 	}
@@ -25,7 +25,7 @@ func (s *Store) load(ctx context.Context) error {
 	}
 	cache, err := s.read(ctx, at)
 	if errors.Is(err, rpctypes.ErrCompacted) {
-		if seen, err = s.look(ctx, s.RequestTimeout); err == nil {
+		if seen, err = s.readMarkers(ctx, s.RequestTimeout); err == nil {
 			cache, err = s.read(ctx, seen.revision)
 		}
 	}
@@ -36,8 +36,9 @@ func (s *Store) load(ctx context.Context) error {
 	return nil
 }
 
-// look is a linearizable read of the keys that tell one state of the store from another.
-func (s *Store) look(ctx context.Context, limit time.Duration) (sight, error) {
+// readMarkers is a linearizable read of the keys that differ from one state of
+// the store to another.
+func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (sight, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	response, err := s.client.Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
@@ -93,14 +94,14 @@ func (s *Store) page(ctx context.Context, from, end string, revision, limit int6
 	return s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(limit))
 }
 
-// probe looks at etcd every ProbeInterval until the store is closed: for its
-// health, and for whether it still is the store that the watch follows.
+// probe reads the markers every ProbeInterval until the store is closed, for
+// etcd's health, and for whether it still is the store that the watch follows.
 func (s *Store) probe() {
 	ticker := time.NewTicker(s.ProbeInterval)
 	defer ticker.Stop()
 	for {
 		before := s.current().revision
-		seen, err := s.look(s.ctx, s.ProbeTimeout)
+		seen, err := s.readMarkers(s.ctx, s.ProbeTimeout)
 		switch {
 		case s.ctx.Err() != nil:
 			return

@@ -14,8 +14,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// A publication cut off after any of its transactions is never
-// taken up, by the leader, by a follower, or by one that starts just then;
+// A publication that ends after any of its transactions but the last is never
+// served, by the leader, by a follower, or by a replica that starts just then;
 // the next publication repairs it.
 func TestAPublicationCutShortIsNeverServed(t *testing.T) {
 	t.Parallel()
@@ -62,7 +62,7 @@ func TestAPublicationCutShortIsNeverServed(t *testing.T) {
 	}
 }
 
-// Between the transactions of a publication no replica cries drift.
+// Between the transactions of a publication no replica reports drift.
 func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 	t.Parallel()
 	_, a, b, term := pair(t)
@@ -85,19 +85,19 @@ func TestAPublicationUnderWayIsNoDrift(t *testing.T) {
 	publish(t, term, publication("c2", policies(t, 400, 200)))
 	inspect(t, a, func(tracker *tracker) {
 		if _, present := tracker.cache.leaders[term.leader.key]; !present || tracker.cache.publishing != 0 {
-			t.Error("the mark of a publication outlives it")
+			t.Error("the publishing key is still there after the publication")
 		}
 	})
 }
 
-// The read-back: where a stray hand gets in between, the leader publishes
-// again, and gives up after a while when that never ends.
-func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
+// If another writer interferes with a publication, the leader notices it in what
+// the watch shows, publishes again, and gives up after PublishTries.
+func TestInterferenceWithAPublicationIsOverwritten(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 250, 100)))
 	var times atomic.Int32
-	meddle := func(often int32) func(int) error {
+	interfere := func(often int32) func(int) error {
 		times.Store(0)
 		return func(n int) error {
 			if n == 1 && times.Add(1) <= often {
@@ -106,7 +106,7 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 			return nil
 		}
 	}
-	a.afterTransaction = meddle(1)
+	a.afterTransaction = interfere(1)
 	want := publish(t, term, publication("c2", policies(t, 250, 200)))
 	eventually(t, "the follower agrees", serves(b, want))
 	if history := a.View().History; len(history) != 2 {
@@ -122,14 +122,14 @@ func TestAStrayHandInBetweenIsPublishedOver(t *testing.T) {
 	}
 	_, err := term.Publish(testContext(t), publication("c3", policies(t, 250, 300)))
 	if err == nil || !strings.Contains(err.Error(), "something else writes") {
-		t.Errorf("publishing against a stubborn hand: %v", err)
+		t.Errorf("publishing against a persistent writer: %v", err)
 	}
 	if state := b.View().State; state.Set.Digest() != want.Set.Digest() {
-		t.Error("what nobody published is served")
+		t.Error("what was never published is served")
 	}
 }
 
-// One change among many is one small transaction.
+// One change among many policies is one small transaction.
 func TestOneChangeIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	_, a, _, term := pair(t)
@@ -150,12 +150,12 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 	}
 	publish(t, term, reconciler.Publication{Commit: "c2", Set: set})
 	if transactions != 1 {
-		t.Error("a publication of what is there was written")
+		t.Error("a publication of what etcd holds already was written")
 	}
 }
 
-// etcd's limits: a policy beyond them is refused by name before anything is
-// written, and large ones go one by one.
+// A policy beyond etcd's limits is refused by name before anything is written,
+// and large policies get transactions of their own.
 func TestPublishStaysWithinEtcdsLimits(t *testing.T) {
 	t.Parallel()
 	_, a, _, term := pair(t)
@@ -173,7 +173,7 @@ func TestPublishStaysWithinEtcdsLimits(t *testing.T) {
 	}
 }
 
-// The history is bounded, and survives in order.
+// The history is bounded, and keeps its order.
 func TestTheHistoryIsBounded(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -194,7 +194,7 @@ func TestTheHistoryIsBounded(t *testing.T) {
 	}
 }
 
-// A cancelled publication says so, and the next one makes up for it.
+// A cancelled publication returns an error, and the next one repairs what it left.
 func TestACancelledPublicationIsRepaired(t *testing.T) {
 	t.Parallel()
 	_, a, _, term := pair(t)
@@ -202,7 +202,7 @@ func TestACancelledPublicationIsRepaired(t *testing.T) {
 	ctx, cancel := context.WithCancel(testContext(t))
 	a.afterTransaction = func(n int) error { cancel(); return nil }
 	if _, err := term.Publish(ctx, publication("c2", policies(t, 250, 200))); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled, and told %v", err)
+		t.Errorf("after cancelling, the error is %v", err)
 	}
 	a.afterTransaction = nil
 	publish(t, term, publication("c2", policies(t, 250, 200)))

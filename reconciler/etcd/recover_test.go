@@ -14,8 +14,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// A wiped etcd is a new epoch with a higher number; what was verified before
-// is served until the next publication.
+// After etcd is wiped, the leader begins an epoch with a higher number; what was
+// verified before is served until the next publication.
 func TestAWipedEtcdIsANewEpoch(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -43,8 +43,9 @@ func TestAWipedEtcdIsANewEpoch(t *testing.T) {
 	eventually(t, "the other replica follows", func() bool { return serves(a, second)() && a.View().HeadVerified })
 }
 
-// A leader that never knew the earlier epoch is told of it by a follower that did.
-func TestAFollowerThatKnewALaterEpochRaisesIt(t *testing.T) {
+// A follower that knows a later epoch than the leader announces it, and the
+// leader begins one later still.
+func TestAFollowerAnnouncesALaterEpoch(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	forgetful := openStore(t, externalStore("forgetful", server.Endpoint))
@@ -55,18 +56,18 @@ func TestAFollowerThatKnewALaterEpochRaisesIt(t *testing.T) {
 	openStore(t, known)
 	eventually(t, "the leader learns that it must publish in another epoch", func() bool { return !forgetful.View().HeadVerified })
 	if known.View().State != nil {
-		t.Errorf("took up %s, which is older than what it knew", known.View().State.Revision)
+		t.Errorf("the state is %s, which is older than the known one", known.View().State.Revision)
 	}
 	state := publish(t, term, publication("c1", policies(t, 3, 1)))
 	if state.Revision.Epoch.Number != 8 {
 		t.Errorf("the epoch is %d", state.Revision.Epoch.Number)
 	}
-	eventually(t, "the follower takes it up", func() bool { s := known.View().State; return s != nil && s.Revision == state.Revision })
+	eventually(t, "the follower has the state", func() bool { s := known.View().State; return s != nil && s.Revision == state.Revision })
 }
 
-// An etcd restored to an earlier backup goes back in its revisions: nothing
-// older is served, and what is published next is of a later epoch.
-func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
+// An etcd restored from a backup has lost revisions: nothing older is served,
+// and the next publication is of a later epoch.
+func TestARestoredEtcdIsANewEpoch(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	a := openStore(t, externalStore("a", server.Endpoint))
@@ -85,11 +86,11 @@ func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
 	server.Wipe()
 	copyFolder(t, backup, server.Folder)
 	server.Restart()
-	eventually(t, "the step back is seen", func() bool { return !a.View().HeadVerified })
+	eventually(t, "the lost revisions are noticed", func() bool { return !a.View().HeadVerified })
 	if a.View().State != last {
 		t.Errorf("serves %s after %s", a.View().State.Revision, last.Revision)
 	}
-	// A process that starts now knows from its disk how far it had come.
+	// A process that starts now knows from its disk which revision it has served.
 	restarted := externalStore("restarted", server.Endpoint)
 	restarted.Known = last.Revision
 	openStore(t, restarted)
@@ -104,15 +105,15 @@ func TestAnEtcdThatWentBackIsANewEpoch(t *testing.T) {
 	eventually(t, "the other replica follows", func() bool { s := restarted.View().State; return s != nil && s.Revision == state.Revision })
 }
 
-// A watch that was cut off, and goes on at a revision that was compacted away
-// meanwhile, is told so: everything is read again, and the newest state taken up.
+// If a watch was interrupted, and the revision at which it would continue was
+// compacted away meanwhile, everything is read again, and the newest state is served.
 func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	term := campaign(t, openStore(t, externalStore("a", server.Endpoint)))
 	link := newLink(t, server.Endpoint)
 	b := externalStore("b", link.endpoint)
-	// The probe would find out too, and later: it is the watch that is to be seen here.
+	// The probe would notice too, but this test is about the watch.
 	b.ProbeInterval = time.Hour
 	log := &logbook{}
 	b.logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -131,7 +132,7 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	if b.View().State.Revision != first.Revision {
 		t.Fatalf("cut off, it serves %s: the link is not cut", b.View().State.Revision)
 	}
-	link.Mend()
+	link.Restore()
 	eventually(t, "the follower catches up without another publication", serves(b, last))
 	if text := log.String(); !strings.Contains(text, "required revision has been compacted") {
 		t.Errorf("the watch did not meet the compaction:\n%s", text)
@@ -145,8 +146,8 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 	eventually(t, "the follower goes on", serves(b, newer))
 }
 
-// A foreign cluster that compacted the head's revision away: current keys do
-// where they have the digest; else nothing is taken up until the leader publishes.
+// If a cluster has compacted the head's revision away, the current keys are
+// served if they have the head's digest; else nothing is until the leader publishes.
 func TestAClusterCompactedPastTheHead(t *testing.T) {
 	t.Parallel()
 	server, a, _, term := pair(t)
@@ -155,22 +156,22 @@ func TestAClusterCompactedPastTheHead(t *testing.T) {
 	server.Ctl("put", "/elsewhere", "2")
 	server.Ctl("compact", fmt.Sprint(first.Revision.Number+2))
 	fresh := openStore(t, externalStore("fresh", server.Endpoint))
-	eventually(t, "current keys are taken up", func() bool { s := fresh.View().State; return s != nil && s.Revision == first.Revision })
+	eventually(t, "the current keys are served", func() bool { s := fresh.View().State; return s != nil && s.Revision == first.Revision })
 
-	server.Ctl("put", "/hfi/policies/stray", string(policy(t, "stray", 1).Canonical))
+	server.Ctl("put", "/hfi/policies/foreign", string(policy(t, "foreign", 1).Canonical))
 	server.Ctl("put", "/elsewhere", "3")
 	server.Ctl("compact", fmt.Sprint(first.Revision.Number+4))
 	late := openStore(t, externalStore("late", server.Endpoint))
 	eventually(t, "the keys have been read", func() bool { return late.View().Health.Healthy && late.Leader() == "a" })
 	if late.View().State != nil || late.View().HeadVerified {
-		t.Errorf("drifted keys are taken up: %+v", late.View().State)
+		t.Errorf("drifted keys are served: %+v", late.View().State)
 	}
 	again := publish(t, term, reconciler.Publication{Commit: "c1", Set: a.View().State.Set})
-	eventually(t, "the repair is taken up", func() bool { s := late.View().State; return s != nil && s.Revision == again.Revision })
+	eventually(t, "the repair is served", func() bool { s := late.View().State; return s != nil && s.Revision == again.Revision })
 }
 
-// Compacting at the head's revision leaves that revision readable and the
-// watch after it whole; the leader of an embedded server does no more.
+// The leader of an embedded server compacts up to the head's revision and no
+// further: it stays readable, and a watch can start after it.
 func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -192,7 +193,7 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 			}
 		}
 		if before != nil {
-			eventually(t, "the past is compacted", func() bool { return get(before.Revision.Number) != nil })
+			eventually(t, "the revisions before the head are compacted", func() bool { return get(before.Revision.Number) != nil })
 		}
 		time.Sleep(150 * time.Millisecond) // several more rounds of compaction
 		if err := get(state.Revision.Number); err != nil {
@@ -209,9 +210,9 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 	}
 }
 
-// Without commits the head moves on with what the leader reports, so that the
-// database stays small; with drift it stays, and so does its revision.
-func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
+// Without commits the head is written again as the leader's reports pile up, so
+// that they can be compacted; while there is drift it is not.
+func TestTheHeadMovesWithoutCommits(t *testing.T) {
 	t.Parallel()
 	s := embeddedStore(t, t.TempDir())
 	s.CompactInterval, s.CompactRevisions = 20*time.Millisecond, 10
@@ -231,7 +232,7 @@ func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
 		t.Errorf("the head changed on its way: %+v", moved.Head)
 	}
 	endpoint := s.View().Health.Endpoints[0]
-	if _, err := etcdtest.Ctl(t, "--endpoints", endpoint, "put", "/hfi/policies/stray", "x"); err != nil {
+	if _, err := etcdtest.Ctl(t, "--endpoints", endpoint, "put", "/hfi/policies/foreign", "x"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "drift is seen", seen(s, api.DriftDetected))
@@ -243,9 +244,9 @@ func TestTheHeadMovesOnWithoutCommits(t *testing.T) {
 	}
 }
 
-// A peer that hangs is noticed in about the probe's time, the state stays,
-// and all goes on when it wakes up.
-func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
+// An etcd that hangs is noticed within about the probe's timeout; the state
+// stays, and everything continues when etcd does.
+func TestAFrozenEtcdIsNoticed(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	a := externalStore("a", server.Endpoint)
@@ -269,7 +270,7 @@ func TestAFrozenEtcdIsNoticedAndForgiven(t *testing.T) {
 	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
 }
 
-// Etcd away at the start holds nothing up, and is found when it comes.
+// If etcd is away at the start, Open returns all the same, and etcd is found when it comes.
 func TestEtcdAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -280,7 +281,7 @@ func TestEtcdAwayAtTheStart(t *testing.T) {
 	if time.Since(began) > patience/2 {
 		t.Errorf("Open took %s", time.Since(began))
 	}
-	eventually(t, "the reason is told", func() bool { return strings.Contains(a.View().Health.Error, "nothing listens") })
+	eventually(t, "the reason is in the health", func() bool { return strings.Contains(a.View().Health.Error, "nothing listens") })
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := a.Campaign(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -290,7 +291,7 @@ func TestEtcdAwayAtTheStart(t *testing.T) {
 	publish(t, campaign(t, a), publication("c1", policies(t, 5, 100)))
 }
 
-// A full database refuses writes with an error that says what to do, and is served from all the same.
+// A full database refuses writes, with an error that says what to do; the state stays served.
 func TestAFullEtcdSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithArguments("--quota-backend-bytes", "2000000"))
@@ -308,11 +309,11 @@ func TestAFullEtcdSaysWhatToDo(t *testing.T) {
 		t.Errorf("publishing into a full etcd: %v", err)
 	}
 	if a.View().State.Set.Digest() != state.Set.Digest() {
-		t.Error("the last published set is not served on")
+		t.Error("the last published set is no longer served")
 	}
 }
 
-// A head of another version of the digest is neither taken up nor drift.
+// A head with a digest of another version is neither served nor drift.
 func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 	t.Parallel()
 	server, a, b, term := pair(t)
@@ -324,5 +325,5 @@ func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 		t.Errorf("state %s, drift %+v", b.View().State.Revision, b.View().Drift)
 	}
 	again := publish(t, term, publication("c1", a.View().State.Set))
-	eventually(t, "the leader's own version is taken up", func() bool { return serves(b, again)() && b.View().HeadVerified })
+	eventually(t, "the leader's own version is served", func() bool { return serves(b, again)() && b.View().HeadVerified })
 }

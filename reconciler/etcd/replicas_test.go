@@ -29,14 +29,14 @@ func eventuallyKnown(t *testing.T, s *Store, want string) {
 	got := ""
 	defer func() {
 		if t.Failed() {
-			t.Logf("%s knows %q, and should know %q", s.ID, got, want)
+			t.Logf("%s lists %q, want %q", s.ID, got, want)
 		}
 	}()
 	eventually(t, "the replicas are known", func() bool { got = known(s); return got == want })
 }
 
-// Replicas find each other in etcd: from their start to their end, however
-// they end, and whatever befalls etcd or their key. Their keys are no drift.
+// Replicas find each other in etcd from their start to their end, however they
+// end, and after their key was deleted. Their keys are no drift.
 func TestReplicasFindEachOther(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -46,14 +46,14 @@ func TestReplicasFindEachOther(t *testing.T) {
 	publish(t, campaign(t, a), publication("c1", policies(t, 3, 100)))
 	eventuallyKnown(t, a, "a=http://10.0.0.1:8080")
 
-	// One that cannot be reached is known all the same.
+	// A replica without an URL is known all the same.
 	b := externalStore("b", server.Endpoint)
 	b.LeaseTTL = time.Minute
 	openStore(t, b)
 	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b=")
 	eventuallyKnown(t, b, "a=http://10.0.0.1:8080 b=")
 	if at := a.Replicas().LostAt; !at.IsZero() {
-		t.Errorf("one was lost at %s, and none was", at)
+		t.Errorf("a replica counts as lost at %s, though none left", at)
 	}
 	if drift := a.View().Drift; drift.Status != api.DriftNone {
 		t.Errorf("replicas' keys make drift: %+v", drift)
@@ -62,13 +62,13 @@ func TestReplicasFindEachOther(t *testing.T) {
 		t.Errorf("there is doubt: %s", health.Doubt)
 	}
 
-	// A stray hand takes the key away: it comes back.
+	// A deleted key is written again.
 	server.Ctl("del", "/hfi/replicas/b")
 	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b=")
-	// What hangs on no lease is no replica.
+	// A key without a lease is no replica's.
 	server.Ctl("put", "/hfi/replicas/made-up", `{"format":1,"url":"http://127.0.0.1:1"}`)
 
-	// A graceful end takes the key along at once: sooner than the lease would.
+	// A graceful stop deletes the key at once, sooner than the lease expires.
 	stopping := time.Now()
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
@@ -76,14 +76,14 @@ func TestReplicasFindEachOther(t *testing.T) {
 	gone := time.Now()
 	eventuallyKnown(t, a, "a=http://10.0.0.1:8080")
 	if took := time.Since(gone); took > b.LeaseTTL/2 {
-		t.Errorf("b's key went after %s", took)
+		t.Errorf("b's key was deleted after %s", took)
 	}
 	if at := a.Replicas().LostAt; at.Before(stopping) || at.After(time.Now()) {
-		t.Errorf("b began to stop at %s, and is said to have gone at %s", stopping, at)
+		t.Errorf("b began to stop at %s, but LostAt is %s", stopping, at)
 	}
 }
 
-// With etcd away the replicas known stay known, and there is doubt.
+// While etcd is away the known replicas stay listed, and Doubt says why they may not be all.
 func TestReplicasInDoubt(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -94,14 +94,14 @@ func TestReplicasInDoubt(t *testing.T) {
 	server.Kill()
 	eventually(t, "there is doubt", func() bool { return a.Replicas().Doubt != "" })
 	if got := known(a); got != "a=http://a" {
-		t.Errorf("a forgot what it knew: %q", got)
+		t.Errorf("the list became %q", got)
 	}
 	server.Restart()
-	eventually(t, "the doubt is over", func() bool { return a.Replicas().Doubt == "" })
+	eventually(t, "there is no more doubt", func() bool { return a.Replicas().Doubt == "" })
 	eventuallyKnown(t, a, "a=http://a")
 }
 
-// Several daemons of one ID share a key, and are told of by their candidatures.
+// Several daemons with one ID share a key, and are recognized by their leader keys.
 func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 	c := newCache("/hfi/", "a")
 	put := func(key, value string, lease int64) {
@@ -110,17 +110,17 @@ func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 	put("/hfi/leader/1", "a", 1)
 	put("/hfi/leader/2", "b", 2)
 	if c.sharedID("a") {
-		t.Error("one daemon is taken for several")
+		t.Error("one daemon counts as several")
 	}
 	put("/hfi/leader/3", "a", 3)
 	if !c.sharedID("a") || c.sharedID("b") {
-		t.Error("two daemons are taken for one")
+		t.Error("two daemons count as one")
 	}
 	c.remove("/hfi/leader/3")
 	if c.sharedID("a") {
-		t.Error("a daemon that is gone still counts")
+		t.Error("a daemon that left still counts")
 	}
-	put("/hfi/replicas/stray", `{"url":"http://x"}`, 0)
+	put("/hfi/replicas/foreign", `{"url":"http://x"}`, 0)
 	put("/hfi/replicas/long", `{"url":"`+strings.Repeat("x", 3*maxAdvertise)+`"}`, 5)
 	put("/hfi/replicas/garbage", `{`, 5)
 	if len(c.replicas) != 0 {
@@ -135,13 +135,13 @@ func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 	c.remove("/hfi/replicas/b")
 	c.remove("/hfi/replicas/b")
 	if c.losses != 2 {
-		t.Errorf("a new life and an end are %d losses", c.losses)
+		t.Errorf("a new lease and a deletion are %d losses", c.losses)
 	}
 	c.self = "b"
 	put("/hfi/replicas/b", `{"url":"http://b"}`, 8)
 	put("/hfi/replicas/b", `{"url":"http://b"}`, 9)
 	if c.losses != 2 {
-		t.Error("one's own lives are losses")
+		t.Error("this replica's own leases count as losses")
 	}
 	c.remove("/hfi/replicas/b")
 	for i := range 3 * maxReplicas {

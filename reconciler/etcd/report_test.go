@@ -11,8 +11,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// The longest lists of problems that a leader reports fit into etcd, and
-// reach the followers.
+// The longest lists of problems that a leader reports fit into etcd, and reach
+// the followers.
 func TestTheLargestReportReachesFollowers(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -26,12 +26,12 @@ func TestTheLargestReportReachesFollowers(t *testing.T) {
 	for range reconciler.MaxProblemBytes / (len(text) + 1) {
 		problems = append(problems, problem)
 	}
-	findings := &reconciler.LeaderReport{Leader: "a", Source: api.SourceStatus{Errors: problems, Warnings: problems}}
-	if err := campaign(t, leader).Report(testContext(t), findings); err != nil {
+	report := &reconciler.LeaderReport{Leader: "a", Source: api.SourceStatus{Errors: problems, Warnings: problems}}
+	if err := campaign(t, leader).Report(testContext(t), report); err != nil {
 		t.Fatalf("a report of %d errors and as many warnings: %v", len(problems), err)
 	}
 	eventually(t, "the follower has the report", func() bool {
-		told := follower.View().LeaderReport
-		return told != nil && len(told.Source.Errors) == len(problems) && len(told.Source.Warnings) == len(problems)
+		got := follower.View().LeaderReport
+		return got != nil && len(got.Source.Errors) == len(problems) && len(got.Source.Warnings) == len(problems)
 	})
 }

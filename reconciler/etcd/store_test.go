@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// Nothing to install; a publication is verified, and a restart serves it from etcd.
+// Without any etcd installed a publication is verified, and a restart serves it from the embedded one.
 func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -40,9 +40,9 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 	}
 }
 
-// A daemon answers requests before it opens its store: what is asked by then
-// is answered, and a trigger waits for etcd.
-func TestAStoreIsAskedBeforeItIsOpen(t *testing.T) {
+// A daemon answers requests before it opens its store: the store's methods
+// answer, and a trigger waits for etcd.
+func TestAStoreAnswersBeforeItIsOpen(t *testing.T) {
 	t.Parallel()
 	s := embeddedStore(t, t.TempDir())
 	s.RequestTimeout = patience

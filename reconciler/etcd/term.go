@@ -36,11 +36,11 @@ type Term struct {
 	// writing is held by whoever writes, from reading the cache until the
 	// write is confirmed, so that each number of the history is used once.
 	writing sync.Mutex
-	// writes is what is known of this term's own writes. writing guards it.
+	// writes is what is known about this term's own writes. writing guards it.
 	writes writeState
 }
 
-// writeState says what a term knows of its own writes.
+// writeState says what a term knows about its own writes.
 type writeState int
 
 const (
@@ -251,7 +251,7 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return response.Header.Revision, nil
 	}
 	if kvs := response.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 && kvs[0].CreateRevision == t.leader.revision {
-		// The cache that the conditions came from lags behind.
+		// The cache that the conditions came from may lag behind.
 		t.writes = writesUnknown
 		return 0, errHeadMoved
 	}

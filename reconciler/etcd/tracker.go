@@ -167,6 +167,9 @@ func (t *tracker) step(now time.Time, event any) (out effects) {
 			out.notify = t.drift.state != before
 		}
 	}
+	if t.listDrift(now) {
+		out.notify = true
+	}
 	out.wakeIn = t.wakeIn(now)
 	return out
 }
@@ -310,12 +313,16 @@ func (t *tracker) publicationPending(now time.Time) bool {
 	return t.cache.midPublication() && now.Sub(t.publishingSince) < t.publishGrace
 }
 
-// wakeIn is how long it takes until a publication under way hides drift no longer.
+// wakeIn is how long it takes until time alone changes a conclusion: until a
+// publication under way hides drift no longer, or drift is listed again.
 func (t *tracker) wakeIn(now time.Time) time.Duration {
-	if t.cache == nil || t.drift.state != driftNone || !t.publicationPending(now) {
+	switch {
+	case t.cache == nil:
 		return 0
+	case t.drift.state == driftNone && t.publicationPending(now):
+		return t.publishGrace - now.Sub(t.publishingSince)
 	}
-	return t.publishGrace - now.Sub(t.publishingSince)
+	return t.relistIn(now)
 }
 
 // dataReplaced reports that etcd's data are of another epoch than the state.

@@ -175,6 +175,7 @@ func (r *transcript) set(texts []string) *schema.Set {
 //	1 epoch 1-x
 //	2 leader/1 a lease=7       likewise publishing and replicas/ID
 //	5 head future              a head with a digest of an unknown version
+//	5 foreign 200              200 keys policies/x0000 and so on; or: 5 foreign 200 deleted
 //	5 policies/a deleted
 //	5 policies/a garbage
 func (r *transcript) events(d *datadriven.TestData) []*clientv3.Event {
@@ -189,6 +190,20 @@ func (r *transcript) events(d *datadriven.TestData) []*clientv3.Event {
 			r.t.Fatal(err)
 		}
 		key, values := words[1], words[2:]
+		if key == "foreign" {
+			count, err := strconv.Atoi(values[0])
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			for i := range count {
+				event := putEvent(fmt.Sprintf("/hfi/policies/x%04d", i), "garbage", revision, 0)
+				if values[len(values)-1] == "deleted" {
+					event.Type = clientv3.EventTypeDelete
+				}
+				events = append(events, event)
+			}
+			continue
+		}
 		if key == "origins" {
 			for _, name := range values {
 				bucket := schema.BucketOf(name)
@@ -272,7 +287,11 @@ func (r *transcript) print(out effects) string {
 	show("state", "%s", state)
 	show("head verified", "%v", taken.view.HeadVerified)
 	drift := string(taken.view.Drift.Status)
-	for _, item := range taken.view.Drift.Items {
+	for i, item := range taken.view.Drift.Items {
+		if i == 5 {
+			drift += fmt.Sprintf(", and more: %d", taken.view.Drift.Total)
+			break
+		}
 		drift += fmt.Sprintf(", %s %s", item.Kind, item.Key)
 	}
 	if since := taken.view.Drift.Since; since != nil {

@@ -20,16 +20,16 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// ErrDamaged says that the embedded server's data cannot be used as it is.
-var ErrDamaged = errors.New("the embedded etcd's data are damaged, or cannot be written; if they cannot be mended, stop hfid, " +
-	"move the folder etcd in its data folder away, and start it again: it publishes anew from git")
+// ErrDamaged means that the embedded server's data cannot be used.
+var ErrDamaged = errors.New("the embedded etcd's data are damaged, or cannot be written; if they cannot be repaired, stop hfid, " +
+	"move the folder etcd out of its data folder, and start it again: it publishes from git")
 
-// trap keeps a server that gives up from taking the process with it. etcd
-// ends the process by its logger's Fatal and Panic; through the trap's logger
-// these end the calling goroutine instead, and spring the trap.
+// trap prevents an etcd server that fails from ending the process. etcd ends the
+// process with its logger's Fatal and Panic; the trap's logger ends the calling
+// goroutine instead, and springs the trap.
 type trap struct {
 	log *slog.Logger
-	// sprung is closed when the server has given up; reason is set before.
+	// sprung is closed when the server has failed; reason is set before.
 	sprung chan struct{}
 	once   sync.Once
 	reason error
@@ -84,10 +84,10 @@ func sentence(message string, fields []zapcore.Field) string {
 	return message
 }
 
-// trapCore hands etcd's errors to slog at debug level and drops the rest of
-// what it logs. Some of them are no failures (a new folder without a storage
-// version, listeners that end with the server); what is one shows in the
-// store's health, and springs the trap if the server gives up.
+// trapCore logs etcd's errors with slog at debug level, and drops the rest of
+// what it logs. Some of the errors are not failures (a new folder without a
+// storage version, listeners that end with the server); a failure is in the
+// store's health, and springs the trap if the server ends.
 type trapCore struct{ trap *trap }
 
 func (c trapCore) Enabled(level zapcore.Level) bool  { return level >= zapcore.ErrorLevel }
@@ -100,11 +100,13 @@ func (c trapCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zap
 	return checked
 }
 func (c trapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
-	c.trap.log.Debug("embedded etcd: "+sentence(entry.Message, fields), "logger", entry.LoggerName)
+	text := sentence(entry.Message, fields)
+	c.trap.said.Store(&text)
+	c.trap.log.Debug("embedded etcd: "+text, "logger", entry.LoggerName)
 	return nil
 }
 
-// start starts a server in a goroutine of its own, which may end in any way.
+// start starts a server in a goroutine of its own, which a failing server may end.
 func (t *trap) start(ctx context.Context, config *embed.Config) (*embed.Etcd, error) {
 	type result struct {
 		server *embed.Etcd
@@ -112,9 +114,9 @@ func (t *trap) start(ctx context.Context, config *embed.Config) (*embed.Etcd, er
 	}
 	results := make(chan result, 1)
 	go func() {
-		finished := result{err: errors.New("the start was cut off")}
+		finished := result{err: errors.New("the start ended early")}
 		defer func() {
-			// A goroutine that is ended by the trap may stumble over its own remains.
+			// A goroutine that the trap ends may panic in etcd's deferred calls.
 			thrown := recover()
 			if thrown != nil {
 				t.log.Debug("the embedded etcd panicked", "panic", thrown, "stack", string(debug.Stack()))
@@ -146,15 +148,15 @@ func (t *trap) start(ctx context.Context, config *embed.Config) (*embed.Etcd, er
 	}
 }
 
-// checkData reads the database before etcd does. Pages that do not hang
-// together make bbolt panic, or touch memory that is not there, in goroutines
-// of etcd's that nobody can guard; here both come to an error. (bbolt's own
-// Check is no help: it panics in a goroutine of its own.)
+// checkData reads the database before etcd does. Inconsistent pages make bbolt
+// panic, or read unmapped memory, in goroutines of etcd where nothing can
+// recover; here both become an error. (bbolt's own Check does not help: it
+// panics in a goroutine of its own.)
 func checkData(folder string) (err error) {
 	path := filepath.Join(folder, "member", "snap", "db")
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil // A first start, or one that will tell by itself.
+		return nil // A first start, or etcd reports the error itself.
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

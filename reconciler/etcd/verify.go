@@ -7,13 +7,13 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// verified says whether a set, read at the head's own revision, is the one
-// that the head describes. Nothing is served that it does not hold for.
+// verified reports whether a set, read at the head's own revision, is the one
+// that the head describes. No other set is ever served.
 func verified(head reconciler.Head, set *schema.Set) bool {
 	return head.Digest == set.Digest() && head.Count == set.Len()
 }
 
-// comparableDigest says whether a digest is of the version that this program makes.
+// comparableDigest reports whether a digest is of the version that this program computes.
 func comparableDigest(digest schema.Digest) bool {
 	return strings.HasPrefix(string(digest), schema.DigestVersion+":")
 }

@@ -18,7 +18,7 @@ var mutations = []mutation{
 		what: "the digest check", file: "reconciler/etcd/verify.go",
 		old:    `return head.Digest == set.Digest() && head.Count == set.Len()`,
 		new:    `return true`,
-		folder: "reconciler/etcd", tests: []string{"TestAStrayHandInBetweenIsPublishedOver"},
+		folder: "reconciler/etcd", tests: []string{"TestInterferenceWithAPublicationIsOverwritten"},
 	},
 	{
 		what: "the handling of a compaction", file: "reconciler/etcd/follow.go",

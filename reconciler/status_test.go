@@ -8,28 +8,28 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// While a repair waits for its turn the status says that there is work to
-// come; drift that is only reported is nobody's work.
-func TestWorkToComeIsTold(t *testing.T) {
+// While a repair is due later, the status is Reconciling; while drift is only
+// reported, it is not.
+func TestReconcilingWhileARepairIsDue(t *testing.T) {
 	for mode, working := range map[string]string{reconciler.HealDrift: "True", reconciler.ReportDrift: "False"} {
 		scenario(t, func(t *testing.T, d *daemon) {
 			d.DriftMode = mode
 			d.push("a", policies("p"))
 			d.open()
-			d.stray()
+			d.drift()
 			d.pass(100 * time.Millisecond)
-			d.stray() // The second repair has to wait.
+			d.drift() // The second repair has to wait.
 			d.wantSync(api.OutOfSync)
 			if condition := d.condition(api.Reconciling); condition.Status != working {
-				t.Errorf("asked to %s: Reconciling is %s (%s), want %s", mode, condition.Status, condition.Message, working)
+				t.Errorf("in drift mode %s: Reconciling is %s (%s), want %s", mode, condition.Status, condition.Message, working)
 			}
 		})
 	}
 }
 
-// A leader that went silent, or this replica's own past as one, is not told
-// as the leader of now.
-func TestNoLeaderIsMadeUp(t *testing.T) {
+// A leader that no longer reports, or this replica's own report from when it
+// led, does not name the current leader.
+func TestUnknownLeaderIsNotNamed(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.follower()
 		d.etcd.change(func(f *storage) { f.report = &reconciler.LeaderReport{Leader: "one", At: time.Now()} })
