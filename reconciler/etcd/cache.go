@@ -59,7 +59,7 @@ type cache struct {
 
 // record is the value of a key.
 type record[T any] struct {
-	// value is the zero value unless valid.
+	// value is of no meaning unless valid.
 	value T
 	// present says that the key exists, and valid that its value could be
 	// decoded too; valid implies present.

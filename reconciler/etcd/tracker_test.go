@@ -18,7 +18,7 @@ import (
 
 // The files under testdata/tracker are transcripts: the events that a tracker
 // sees, and what it concludes. Of the conclusions only those are printed that
-// changed. To write the expected output anew: go test -run TestTracker -rewrite.
+// changed. To rewrite the expected output: go test -run TestTracker -rewrite.
 func TestTracker(t *testing.T) {
 	datadriven.Walk(t, "testdata/tracker", func(t *testing.T, path string) {
 		run := &transcript{t: t, printed: map[string]string{}}

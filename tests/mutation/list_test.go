@@ -21,6 +21,18 @@ var mutations = []mutation{
 		folder: "reconciler/etcd", tests: []string{"TestInterferenceWithAPublicationIsOverwritten"},
 	},
 	{
+		what: "the end of an epoch", file: "reconciler/etcd/tracker.go",
+		old:    `case !head.valid, t.epoch.ended(), revision.Number < t.epoch.since:`,
+		new:    `case !head.valid, revision.Number < t.epoch.since:`,
+		folder: "reconciler/etcd", tests: []string{"TestTracker"},
+	},
+	{
+		what: "the order of states", file: "reconciler/etcd/tracker.go",
+		old:    `case revision.Before(t.known), t.state != nil && revision.Before(t.state.Revision):`,
+		new:    `case false:`,
+		folder: "reconciler/etcd", tests: []string{"TestTracker"},
+	},
+	{
 		what: "the handling of a compaction", file: "reconciler/etcd/follow.go",
 		old:    `errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev)`,
 		new:    `errors.Is(err, rpctypes.ErrFutureRev)`,
