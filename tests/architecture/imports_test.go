@@ -1,0 +1,263 @@
+// Package architecture tests that imports between the module's packages point
+// one way: from the commands down to the schema.
+package architecture
+
+import (
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+const module = "github.com/boifi/hfi"
+
+// layer is a group of packages with the same rule.
+type layer struct {
+	name string
+	// packages are patterns in the form of path.Match, relative to the module.
+	// A pattern that ends in /... matches a folder and everything below it.
+	packages []string
+	// imports are the names of the layers whose packages this layer may import.
+	imports []string
+	// together says that packages of this layer may import one another. A
+	// package and the packages below its folder may always do so.
+	together bool
+}
+
+// layers has every package of the module, in the first layer that matches it.
+var layers = []layer{
+	{name: "schema", packages: []string{"schema"}},
+	{name: "scaffold", packages: []string{"schema/scaffold"}, imports: []string{"schema"}},
+	{name: "link", packages: []string{"filter/link/..."}},
+	{name: "filter parts", packages: []string{"filter/*/..."}, imports: []string{"schema"}, together: true},
+	{name: "filter", packages: []string{"filter"}, imports: []string{"schema", "filter parts"}},
+
+	{name: "api", packages: []string{"internal/api"}, imports: []string{"schema"}},
+	{name: "api client", packages: []string{"internal/api/client"}, imports: []string{"schema", "api"}},
+	{name: "test helpers", packages: []string{"internal/*test/...", "internal/testtool"}, imports: []string{"schema", "api", "internal"}, together: true},
+	{name: "internal", packages: []string{"internal/*/..."}, imports: []string{"schema"}, together: true},
+
+	{name: "fleet", packages: []string{"reconciler/fleet"}, imports: []string{"schema", "filter parts", "api", "internal"}},
+	{name: "domain", packages: []string{"reconciler"}, imports: []string{"schema", "filter parts", "api", "internal"}},
+	{
+		name: "CUE adapter", packages: []string{"reconciler/cue/..."},
+		imports: []string{"schema", "filter parts", "internal", "domain"},
+	},
+	{
+		name: "adapters", packages: []string{"reconciler/*/..."},
+		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "domain"},
+	},
+
+	{
+		name: "daemon", packages: []string{"cmd/hfid/..."},
+		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "domain", "CUE adapter", "adapters"},
+	},
+	{
+		name: "command line", packages: []string{"cmd/hfi/..."},
+		imports: []string{"schema", "scaffold", "api", "api client", "internal", "CUE adapter"},
+	},
+	{name: "deploy", packages: []string{"deploy/..."}, imports: []string{"schema", "api", "api client", "internal"}},
+	{
+		name: "tests", packages: []string{"tests/..."}, together: true,
+		imports: []string{"schema", "scaffold", "filter parts", "api", "api client", "internal", "test helpers", "fleet", "domain", "CUE adapter", "adapters"},
+	},
+}
+
+// exceptions are imports, as "FROM TO", that break a rule for the reason given.
+var exceptions = map[string]string{
+	"deploy/demo internal/envoytest": "the demo runs stock Envoys as the tests do",
+	"deploy/demo internal/testtool":  "the demo runs the stock programs that make tools builds",
+}
+
+// layerOf is the layer of a package, or nil.
+func layerOf(pkg string) *layer {
+	for i := range layers {
+		if slices.ContainsFunc(layers[i].packages, func(pattern string) bool { return matches(pattern, pkg) }) {
+			return &layers[i]
+		}
+	}
+	return nil
+}
+
+func matches(pattern, pkg string) bool {
+	pattern, below := strings.CutSuffix(pattern, "/...")
+	if steps := strings.Count(pattern, "/") + 1; below {
+		if parts := strings.Split(pkg, "/"); len(parts) > steps {
+			pkg = path.Join(parts[:steps]...)
+		}
+	}
+	ok, err := path.Match(pattern, pkg)
+	return ok && err == nil
+}
+
+// violation says what is wrong with an import, or is empty. Packages are
+// relative to the module.
+func violation(from, to string) string {
+	source, target := layerOf(from), layerOf(to)
+	switch {
+	case source == nil:
+		return fmt.Sprintf("%s belongs to no layer: add it to one", from)
+	case target == nil:
+		return fmt.Sprintf("%s belongs to no layer: add it to one", to)
+	case slices.Contains(source.imports, target.name),
+		source == target && (source.together || sameFolder(from, to)),
+		exceptions[from+" "+to] != "":
+		return ""
+	case source == target:
+		return fmt.Sprintf("%s imports %s: packages of the layer %q do not import one another", from, to, source.name)
+	}
+	return fmt.Sprintf("%s imports %s: the layer %q may not import the layer %q", from, to, source.name, target.name)
+}
+
+// sameFolder says whether two packages are in one folder of the second level,
+// such as reconciler/etcd.
+func sameFolder(a, b string) bool {
+	first := func(pkg string) string {
+		parts := strings.Split(pkg, "/")
+		return path.Join(parts[:min(len(parts), 2)]...)
+	}
+	return first(a) == first(b)
+}
+
+// moduleImports reads, for each package of the module, which other packages of
+// the module it imports outside its tests, for all operating systems and build
+// tags. Nested modules are left out.
+func moduleImports(t *testing.T) map[string][]string {
+	t.Helper()
+	root := testtool.Root()
+	found := map[string]map[string]bool{}
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if base := entry.Name(); name != root && (strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata") {
+				return filepath.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(name, "go.mod")); err == nil && name != root {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		folder, err := filepath.Rel(root, filepath.Dir(name))
+		if err != nil {
+			return err
+		}
+		pkg := filepath.ToSlash(folder)
+		if found[pkg] == nil {
+			found[pkg] = map[string]bool{}
+		}
+		for _, spec := range file.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if to, ours := strings.CutPrefix(imported, module+"/"); ours {
+				found[pkg][to] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("reading the module's imports: %v", err)
+	}
+	imports := map[string][]string{}
+	for pkg, to := range found {
+		imports[pkg] = slices.Sorted(maps.Keys(to))
+	}
+	return imports
+}
+
+// TestImportsPointOneWay checks every import between the module's packages.
+func TestImportsPointOneWay(t *testing.T) {
+	imports := moduleImports(t)
+	for _, needed := range []string{"schema", "filter", "filter/fault", "reconciler", "reconciler/cue", "cmd/hfi", "cmd/hfid"} {
+		if _, ok := imports[needed]; !ok {
+			t.Errorf("package %s was not found in the module", needed)
+		}
+	}
+	unused := maps.Clone(exceptions)
+	for _, from := range slices.Sorted(maps.Keys(imports)) {
+		if layerOf(from) == nil {
+			t.Errorf("%s belongs to no layer: add it to one", from)
+		}
+		for _, to := range imports[from] {
+			delete(unused, from+" "+to)
+			if problem := violation(from, to); problem != "" {
+				t.Error(problem)
+			}
+		}
+	}
+	for exception := range unused {
+		t.Errorf("the exception %q is not needed any more: remove it", exception)
+	}
+}
+
+// TestImportRules checks the rules on made-up imports.
+func TestImportRules(t *testing.T) {
+	for _, test := range []struct {
+		from, to string
+		allowed  bool
+	}{
+		{"schema", "internal/api", false},
+		{"schema", "filter/selection", false},
+		{"schema", "schema/scaffold", false},
+		{"schema/scaffold", "schema", true},
+		{"filter/selection", "schema", true},
+		{"filter/program", "filter/selection", true},
+		{"filter/fault", "reconciler", false},
+		{"filter/link", "filter/fault", false},
+		{"filter", "filter/program", true},
+		{"filter", "reconciler", false},
+		{"filter", "reconciler/fleet", false},
+		{"filter", "internal/api/client", false},
+		{"internal/api", "schema", true},
+		{"internal/api", "reconciler", false},
+		{"internal/api", "filter/fault", false},
+		{"internal/datadir", "reconciler", false},
+		{"reconciler", "filter/selection", true},
+		{"reconciler", "internal/api", true},
+		{"reconciler", "reconciler/etcd", false},
+		{"reconciler", "filter", false},
+		{"reconciler/fleet", "reconciler", false},
+		{"reconciler/cue", "filter/fault", true},
+		{"reconciler/etcd", "reconciler", true},
+		{"reconciler/etcd", "reconciler/etcd/embedded", true},
+		{"reconciler/etcd", "reconciler/http", false},
+		{"reconciler/http", "reconciler/cue", false},
+		{"reconciler/etcd", "internal/etcdtest", false},
+		{"reconciler/etcd", "cmd/hfid", false},
+		{"cmd/hfid", "reconciler/etcd", true},
+		{"cmd/hfid", "internal/testtool", false},
+		{"cmd/hfi", "reconciler/cue", true},
+		{"cmd/hfi", "reconciler", false},
+		{"cmd/hfi", "reconciler/http", false},
+		{"cmd/hfi", "internal/hfidtest", false},
+		{"deploy/demo", "internal/envoytest", true},
+		{"deploy/oci", "internal/envoytest", false},
+		{"tests/bench", "internal/envoytest", true},
+		{"elsewhere", "schema", false},
+		{"cmd/hfid", "elsewhere", false},
+	} {
+		if problem := violation(test.from, test.to); (problem == "") != test.allowed {
+			t.Errorf("%s imports %s: allowed is %t, want %t (%s)", test.from, test.to, problem == "", test.allowed, problem)
+		}
+	}
+}
