@@ -1,15 +1,15 @@
 //go:build !wasm
 
-// The filter has no part of this.
+// The filter does not need the CUE text.
 
 package schema
 
 import _ "embed"
 
-// CUE is the text of policy.cue, which says which policies are valid.
+// CUE is the text of policy.cue, the definition of a valid policy.
 //
 //go:embed policy.cue
 var CUE string
 
-// ImportPath is where packages of CUE import policy.cue from.
+// ImportPath is the import path of policy.cue in CUE packages.
 const ImportPath = "github.com/boifi/hfi/schema"

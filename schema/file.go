@@ -7,45 +7,47 @@ import (
 )
 
 // File is a file of a policy repository at one commit, or a file that the
-// commit took away.
+// commit deleted.
 type File struct {
-	// Path is relative to the repository's root, with slashes, as git has it:
-	// it may hold any byte but NUL.
+	// Path is relative to the repository's root, with slashes, as in git: it
+	// may contain any byte except NUL.
 	Path string
-	// ID identifies the content: equal IDs, equal contents (git's blob hash).
+	// ID identifies the content: files with equal IDs have equal contents. It
+	// is git's blob hash.
 	ID string
-	// Deleted files have nothing but a Path.
+	// Deleted reports that the file was deleted. Only Path is set then.
 	Deleted bool
-	// Refusal says, for a person, why the file cannot hold a policy whatever
-	// its name is: a symbolic link, a submodule. Empty otherwise.
+	// Refusal is a message that says why the file cannot contain a policy,
+	// whatever its name is: it is a symbolic link or a submodule. Empty otherwise.
 	Refusal string
-	// Read gives the content, if it has no more than limit bytes; else it reads
-	// next to nothing, and the error is a *TooLarge. It may be called by several
-	// goroutines at once, and not after the delta that the file came with is closed.
+	// Read returns the content if it has at most limit bytes. Otherwise the error
+	// is a *TooLarge, and the content is not read. Several goroutines may call
+	// Read at once, until the delta that contains the file is closed.
 	Read func(ctx context.Context, limit int64) ([]byte, error)
 }
 
-// TooLarge says that a file has more bytes than may be read.
+// TooLarge is the error for a file that is larger than the limit given to File.Read.
 type TooLarge struct {
-	// Size is the content's length in bytes.
+	// Size is the length of the content in bytes.
 	Size int64
 }
 
 func (e *TooLarge) Error() string { return fmt.Sprintf("the file has %d bytes", e.Size) }
 
-// Problem is something wrong with a file, or worth a warning.
+// Problem is an error or a warning about a file.
 type Problem struct {
 	File string `json:"file"`
-	// Line and Column count from 1; 0 where the whole file is meant.
+	// Line and Column count from 1. They are 0 if the problem concerns the whole file.
 	Line   int `json:"line"`
 	Column int `json:"column"`
-	// Field is the path in the policy, for example spec.rules[0].fault.percentage.
+	// Field is the path of the field in the policy, for example
+	// spec.rules[0].fault.percentage.
 	Field string `json:"field"`
-	// Message is a sentence for a person, without file and field.
+	// Message is a sentence that says what is wrong. It names neither file nor field path.
 	Message string `json:"message"`
 }
 
-// String is FILE:LINE:COLUMN: FIELD: MESSAGE, without the parts that are not known.
+// String returns FILE:LINE:COLUMN: FIELD: MESSAGE, without the parts that are not set.
 func (p Problem) String() string {
 	place := p.File
 	if p.Line > 0 {
@@ -57,7 +59,7 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s: %s", place, p.Message)
 }
 
-// CompareProblems orders problems by where they are.
+// CompareProblems orders problems by file, line, column, field and message.
 func CompareProblems(a, b Problem) int {
 	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 		cmp.Compare(a.Field, b.Field), cmp.Compare(a.Message, b.Message))

@@ -1,6 +1,6 @@
-// Package schema is what a fault policy is: its Go types, its one canonical
-// form, and the digest of a set of policies. policy.cue beside this file
-// says which policies are valid; package reconciler/cue asks it. This package imports
+// Package schema defines fault policies: their Go types, their canonical form,
+// and the digest of a set of policies. policy.cue in this folder defines which
+// policies are valid; package reconciler/cue evaluates it. This package imports
 // only the standard library, so that the Wasm filter can import it.
 package schema
 
@@ -19,8 +19,8 @@ import (
 // Any is the selector value that matches every service or namespace.
 const Any = "*"
 
-// Policy is one fault policy: which workloads it concerns, and what happens
-// to which of their requests.
+// Policy is a fault policy: the workloads that it selects, and the faults that
+// it injects into their requests.
 type Policy struct {
 	Metadata Metadata `json:"metadata"`
 	Spec     Spec     `json:"spec"`
@@ -32,35 +32,36 @@ type Metadata struct {
 	Name string `json:"name"`
 }
 
-// Spec is what a policy does.
+// Spec is the content of a policy.
 type Spec struct {
 	Selector Selector `json:"selector"`
-	// Rules has at least one rule. Each rule that matches draws on its own.
+	// Rules has at least one rule. Each rule that matches a request makes its own random draw.
 	Rules []Rule `json:"rules"`
-	// ExpiresAt, if given, is when the filter stops applying the policy.
+	// ExpiresAt, if set, is when the filter stops applying the policy.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	// DryRun policies are counted and not carried out.
+	// DryRun reports that the faults are counted and not injected.
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// Selector names the workloads that a policy concerns. In canonical form
-// neither field is empty: what was left out is Any.
+// Selector selects workloads. In canonical form neither field is empty: a
+// missing value is Any.
 type Selector struct {
 	Service   string `json:"service"`
 	Namespace string `json:"namespace"`
 }
 
-// Rule is a fault and the requests that it concerns: all, if Match is nil.
+// Rule is a fault and the condition on the requests that get it. A nil Match
+// matches every request.
 type Rule struct {
 	Match *Match `json:"match,omitempty"`
 	Fault Fault  `json:"fault"`
 }
 
-// Match holds conditions on a request, all of which must hold.
+// Match is a set of conditions on a request, all of which must hold.
 type Match struct {
-	// Methods are HTTP methods in capitals, one of which must be the request's.
+	// Methods are HTTP methods in upper case. The request must have one of them.
 	Methods []string `json:"methods,omitempty"`
-	// Path is compared with the request's path without its query.
+	// Path is compared with the request's path, without the query string.
 	Path *StringMatch `json:"path,omitempty"`
 	// Headers must all hold.
 	Headers []HeaderMatch `json:"headers,omitempty"`
@@ -79,12 +80,12 @@ type HeaderMatch struct {
 	// Name is in lower case in canonical form.
 	Name string `json:"name"`
 	StringMatch
-	// Present says whether the header must be there (true) or must not be (false).
+	// Present requires the header to be present (true) or absent (false).
 	Present *bool `json:"present,omitempty"`
 }
 
-// Fault is what happens to a request: a delay, an abort, or a delay and then
-// an abort; at least one of the two. Both hang on one draw.
+// Fault is a delay, an abort, or a delay followed by an abort. At least one of
+// the two is set. One random draw decides on both.
 type Fault struct {
 	Percentage Percentage `json:"percentage"`
 	// DelayMS is in milliseconds; 0 means no delay.
@@ -92,8 +93,8 @@ type Fault struct {
 	Abort   *Abort `json:"abort,omitempty"`
 }
 
-// Abort is a response given in place of the upstream's: by HTTP status
-// (200–599) or by gRPC status (0–16), exactly one of the two.
+// Abort is a response sent in place of the upstream's, with an HTTP status
+// (200–599) or a gRPC status (0–16). Exactly one of the two is set.
 type Abort struct {
 	Status     int               `json:"status,omitempty"`
 	GRPCStatus *int              `json:"grpc_status,omitempty"`
@@ -105,12 +106,12 @@ type Abort struct {
 // 1,000,000. In JSON it is a percentage with up to four decimals.
 type Percentage int32
 
-// All is the Percentage of a fault that gives none.
+// All is 100 %, the default percentage of a fault.
 const All Percentage = 1_000_000
 
 const partsPerPercent = 10_000
 
-// MarshalJSON writes the shortest decimal: 50, 12.5, 0.0001.
+// MarshalJSON writes the shortest decimal form: 50, 12.5, 0.0001.
 func (p Percentage) MarshalJSON() ([]byte, error) {
 	whole, parts := int(p)/partsPerPercent, int(p)%partsPerPercent
 	if parts == 0 {
@@ -133,7 +134,7 @@ func (p *Percentage) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// UnmarshalJSON gives the percentage its default.
+// UnmarshalJSON sets Percentage to All if the JSON has none.
 func (f *Fault) UnmarshalJSON(text []byte) error {
 	type plain Fault
 	fault := plain{Percentage: All}
@@ -144,9 +145,10 @@ func (f *Fault) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Parse reads one policy from JSON and normalises it. It passes over unknown
-// fields, as a filter must that is older than its daemon. It is no validator:
-// policy.cue is. It refuses only what would not be a policy at all.
+// Parse reads one policy from JSON and normalises it. It ignores unknown
+// fields, so that a filter can read the policies of a newer daemon. It does not
+// validate the policy against policy.cue: it returns an error only for JSON that
+// does not decode, a missing name, and a time that has no canonical form.
 func Parse(text []byte) (*Policy, error) {
 	var policy Policy
 	if err := json.Unmarshal(text, &policy); err != nil {
@@ -157,13 +159,13 @@ func Parse(text []byte) (*Policy, error) {
 	}
 	policy.normalise()
 	if at := policy.Spec.ExpiresAt; at != nil && (at.Year() < 0 || at.Year() > 9999) {
-		// In UTC it has no form in RFC 3339, and so none in Canonical.
+		// RFC 3339 cannot express such a year, so Canonical cannot either.
 		return nil, fmt.Errorf("reading a policy from JSON: spec.expires_at is outside the years 0 to 9999 in UTC")
 	}
 	return &policy, nil
 }
 
-// normalise brings what may be written in several ways into one.
+// normalise replaces equivalent ways to write a policy by the canonical one.
 func (p *Policy) normalise() {
 	selector := &p.Spec.Selector
 	if selector.Service == "" {
@@ -184,8 +186,8 @@ func (p *Policy) normalise() {
 func (r *Rule) normalise() {
 	if abort := r.Fault.Abort; abort != nil && len(abort.Headers) > 0 {
 		lower := make(map[string]string, len(abort.Headers))
-		// In order, so that of names that differ in capitals only, which no
-		// valid policy has, always the same one is left.
+		// Sorted, so that the result does not depend on the map's order if two
+		// names differ only in case, which no valid policy has.
 		for _, name := range slices.Sorted(maps.Keys(abort.Headers)) {
 			lower[strings.ToLower(name)] = abort.Headers[name]
 		}
@@ -204,30 +206,30 @@ func (r *Rule) normalise() {
 	}
 }
 
-// Canonical is the policy's one JSON form: fields in the order of the types,
-// defaults written out, no white space. It is itself a valid policy file.
+// Canonical returns the canonical JSON of the policy: fields in the order of
+// the types, defaults written out, no white space. It is a valid policy file.
 func (p *Policy) Canonical() []byte {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(p); err != nil {
-		// Strings, numbers, and a time that was parsed from RFC 3339: nothing that can fail.
+		// Encoding strings, numbers and a time that was parsed from RFC 3339 cannot fail.
 		panic(fmt.Sprintf("encoding policy %q: %v", p.Metadata.Name, err))
 	}
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n"))
 }
 
-// Expired says whether the policy has ended at a time.
+// Expired reports whether the policy has expired at a time.
 func (p *Policy) Expired(at time.Time) bool {
 	return p.Spec.ExpiresAt != nil && !at.Before(*p.Spec.ExpiresAt)
 }
 
-// HasDelay says whether any rule delays.
+// HasDelay reports whether any rule has a delay.
 func (p *Policy) HasDelay() bool {
 	return slices.ContainsFunc(p.Spec.Rules, func(r Rule) bool { return r.Fault.DelayMS > 0 })
 }
 
-// HasAbort says whether any rule aborts.
+// HasAbort reports whether any rule has an abort.
 func (p *Policy) HasAbort() bool {
 	return slices.ContainsFunc(p.Spec.Rules, func(r Rule) bool { return r.Fault.Abort != nil })
 }

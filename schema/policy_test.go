@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// TestCanonical: what may be written in several ways has one form.
+// TestCanonical checks that equivalent policies have the same canonical form.
 func TestCanonical(t *testing.T) {
 	rule := func(spec string) string { return `{"metadata":{"name":"p"},"spec":{` + spec + `}}` }
 	tests := []struct{ name, text, want string }{
@@ -22,11 +22,11 @@ func TestCanonical(t *testing.T) {
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}]}}`},
 		{"order, capitals, white space, unknown fields", ` {"kind":"x","spec":{"rules":[ {"fault":{"abort":{"headers":{"X-B":"2","X-A":"1"},"status":503},"percentage":5.0},"match":{"headers":[{"present":true,"name":"X-User"}],"methods":["POST","GET","GET"]}} ]},"metadata":{"name":"p"}}`,
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"match":{"methods":["GET","POST"],"headers":[{"name":"x-user","present":true}]},"fault":{"percentage":5,"abort":{"status":503,"headers":{"x-a":"1","x-b":"2"}}}}]}}`},
-		{"a moment elsewhere", rule(`"rules":[{"fault":{"delay_ms":1}}],"expires_at":"2027-01-31T14:00:00.500+02:00"`),
+		{"a time in another time zone", rule(`"rules":[{"fault":{"delay_ms":1}}],"expires_at":"2027-01-31T14:00:00.500+02:00"`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}],"expires_at":"2027-01-31T12:00:00.5Z"}}`},
-		{"no share, gRPC's OK, no HTML escapes", rule(`"rules":[{"fault":{"percentage":0,"abort":{"grpc_status":0,"body":"<&>"}}}]`),
+		{"zero percentage, gRPC status OK, no HTML escapes", rule(`"rules":[{"fault":{"percentage":0,"abort":{"grpc_status":0,"body":"<&>"}}}]`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":0,"abort":{"grpc_status":0,"body":"<&>"}}}]}}`},
-		{"an empty comparison", rule(`"rules":[{"match":{"path":{"exact":""}},"fault":{"delay_ms":1}}]`),
+		{"an empty exact match", rule(`"rules":[{"match":{"path":{"exact":""}},"fault":{"delay_ms":1}}]`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"match":{"path":{"exact":""}},"fault":{"percentage":100,"delay_ms":1}}]}}`},
 	}
 	for _, test := range tests {
@@ -51,12 +51,11 @@ func fixedPoint(t *testing.T, policy *schema.Policy) {
 		t.Fatalf("the canonical form cannot be read: %v\n%s", err, text)
 	}
 	if got := again.Canonical(); string(got) != string(text) {
-		t.Errorf("the canonical form is no fixed point:\n%s\n%s", text, got)
+		t.Errorf("the canonical form is not a fixed point:\n%s\n%s", text, got)
 	}
 }
 
-// TestPercentage writes and reads every share there is: whole parts per
-// million, as the shortest decimal.
+// TestPercentage writes and reads every percentage in whole parts per million.
 func TestPercentage(t *testing.T) {
 	for parts := range schema.All + 1 {
 		text, err := parts.MarshalJSON()
@@ -85,20 +84,20 @@ func TestPercentage(t *testing.T) {
 	}
 }
 
-// TestExpired: the moment itself is after the end.
+// TestExpired checks that a policy has expired at the exact time of expires_at.
 func TestExpired(t *testing.T) {
 	at := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	policy := &schema.Policy{Spec: schema.Spec{ExpiresAt: &at}}
 	if policy.Expired(at.Add(-time.Nanosecond)) || !policy.Expired(at) || !policy.Expired(at.Add(time.Nanosecond)) {
-		t.Error("a policy ends at another moment than it says")
+		t.Error("the policy does not expire at its expires_at")
 	}
 	if (&schema.Policy{}).Expired(at) {
-		t.Error("a policy without an end has ended")
+		t.Error("a policy without expires_at has expired")
 	}
 }
 
-// FuzzParse: any text is a policy with a canonical form that is a fixed
-// point, or an error; never a panic. (etcd may hold any text.)
+// FuzzParse checks that Parse never panics, and that the canonical form of a
+// policy is a fixed point. etcd may contain any text.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
 		`{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":1}}]}}`,
@@ -119,7 +118,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// entry is a policy with a name and a delay, from a file.
+// entry returns an entry with a name, a delay in milliseconds and a file.
 func entry(name string, delay int, file string) *schema.Entry {
 	policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"rules":[{"fault":{"delay_ms":%d}}]}}`, name, delay))
 	if err != nil {
@@ -156,13 +155,13 @@ func TestSetProperties(t *testing.T) {
 		for _, e := range puts {
 			model[e.Name()] = e
 		}
-		same(t, set, model)
-		same(t, before, beforeModel) // sets do not change
-		difference(t, before, set, beforeModel, model)
+		checkSet(t, set, model)
+		checkSet(t, before, beforeModel) // a set is immutable
+		checkDiff(t, before, set, beforeModel, model)
 	}
 }
 
-func same(t *testing.T, set *schema.Set, model map[string]*schema.Entry) {
+func checkSet(t *testing.T, set *schema.Set, model map[string]*schema.Entry) {
 	t.Helper()
 	if set.Len() != len(model) || len(set.Entries()) != len(model) {
 		t.Fatalf("the set has %d policies and lists %d, want %d", set.Len(), len(set.Entries()), len(model))
@@ -170,7 +169,7 @@ func same(t *testing.T, set *schema.Set, model map[string]*schema.Entry) {
 	shuffled := make([]*schema.Entry, 0, len(model))
 	for name, e := range model {
 		if set.Get(name) != e {
-			t.Fatalf("%s is another", name)
+			t.Fatalf("the set has another entry for %s", name)
 		}
 		if !slices.Contains(set.Bucket(schema.BucketOf(name)), e) {
 			t.Fatalf("%s is not in its bucket", name)
@@ -184,19 +183,19 @@ func same(t *testing.T, set *schema.Set, model map[string]*schema.Entry) {
 		t.Fatal("the digest depends on how the set was made")
 	}
 	if set.Get("nobody") != nil {
-		t.Fatal("there is a policy that nobody put in")
+		t.Fatal("the set has a policy that was not added")
 	}
 }
 
-func difference(t *testing.T, from, to *schema.Set, old, new map[string]*schema.Entry) {
+func checkDiff(t *testing.T, from, to *schema.Set, old, new map[string]*schema.Entry) {
 	t.Helper()
-	found, meaning := map[string]schema.Change{}, false
+	found, content := map[string]schema.Change{}, false
 	for _, c := range schema.Diff(from, to) {
 		if _, twice := found[c.Name]; twice {
 			t.Fatalf("%s is listed twice", c.Name)
 		}
 		found[c.Name] = c
-		meaning = meaning || !c.SameMeaning()
+		content = content || !c.OriginOnly()
 		if c.Old != old[c.Name] || c.New != new[c.Name] {
 			t.Fatalf("%s: the change is %+v", c.Name, c)
 		}
@@ -209,16 +208,17 @@ func difference(t *testing.T, from, to *schema.Set, old, new map[string]*schema.
 			t.Fatalf("%s: listed %t, differs %t", name, listed, differs)
 		}
 	}
-	if (from.Digest() != to.Digest()) != meaning {
-		t.Fatalf("the digests differ: %t, a meaning differs: %t", from.Digest() != to.Digest(), meaning)
+	if (from.Digest() != to.Digest()) != content {
+		t.Fatalf("the digests differ: %t, the content differs: %t", from.Digest() != to.Digest(), content)
 	}
 }
 
-// pinned was computed from the formula by another program.
+// pinned was computed by another implementation of the formula.
 const pinned = "v1:aa8cff22e717a1504d292854ce9a0df9d5adb91240cf5551b404c615031dcc49"
 
-// TestDigestIsPinned: daemons of different builds compare digests, so the
-// formula may change only together with DigestVersion.
+// TestDigestIsPinned checks the formula of the digest. Daemons of different
+// builds compare digests, so the formula may change only together with
+// DigestVersion.
 func TestDigestIsPinned(t *testing.T) {
 	const empty = "v1:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	if got := schema.NewSet().Digest(); got != empty {
@@ -229,7 +229,7 @@ func TestDigestIsPinned(t *testing.T) {
 	}
 }
 
-// TestProblem: a problem reads as a compiler's error does.
+// TestProblem checks that problems are formatted as compilers format errors.
 func TestProblem(t *testing.T) {
 	for want, p := range map[string]schema.Problem{
 		"f.yaml:3:5: spec.rules: rules is missing": {File: "f.yaml", Line: 3, Column: 5, Field: "spec.rules", Message: "rules is missing"},

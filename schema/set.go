@@ -1,7 +1,7 @@
 //go:build !wasm
 
-// The filter has no part of this: what makes digests would make it larger by a
-// thirtieth, which each Envoy pays for when it starts.
+// The filter does not need sets. The hash functions would make its module about
+// 3 % larger, which slows the start of each Envoy.
 
 package schema
 
@@ -14,25 +14,26 @@ import (
 	"sync"
 )
 
-// Digest identifies a set of policies by its meaning: equal digests, equal
-// sets. It starts with the version of the canonical form and of the formula.
+// Digest identifies the content of a set of policies: sets with equal digests
+// have equal policies. It starts with the version of the canonical form and of
+// the formula.
 type Digest string
 
-// DigestVersion is the version that this program makes. A digest of another
-// version cannot be compared with one of ours.
+// DigestVersion is the version of the digests that this program computes.
+// Digests of different versions cannot be compared.
 const DigestVersion = "v1"
 
-// Origin says where in the repository a policy was written. It is no part of
-// the policy's meaning, and of no digest.
+// Origin is the place of a policy in the repository. It does not affect the
+// policy's canonical form or any digest.
 type Origin struct {
 	// File is relative to the repository's root; Line counts from 1.
 	File string `json:"file"`
 	Line int    `json:"line"`
-	// Commit is the published commit that gave the policy its present meaning.
+	// Commit is the published commit that last changed the policy's content.
 	Commit string `json:"commit"`
 }
 
-// Entry is a policy in a set. It is never changed once it is made.
+// Entry is a policy in a set. It is immutable.
 type Entry struct {
 	Policy *Policy
 	// Canonical is Policy's canonical JSON.
@@ -42,35 +43,36 @@ type Entry struct {
 	Origin Origin
 }
 
-// NewEntry makes the entry of a policy, which must not be changed afterwards.
+// NewEntry returns the entry of a policy. The policy must not be changed afterwards.
 func NewEntry(policy *Policy, origin Origin) *Entry {
 	text := policy.Canonical()
 	return &Entry{Policy: policy, Canonical: text, Hash: sha256.Sum256(text), Origin: origin}
 }
 
-// WithOrigin is the same policy from another place.
+// WithOrigin returns a copy of the entry with another origin.
 func (e *Entry) WithOrigin(origin Origin) *Entry {
 	moved := *e
 	moved.Origin = origin
 	return &moved
 }
 
-// Name is the policy's name.
+// Name returns the policy's name.
 func (e *Entry) Name() string { return e.Policy.Metadata.Name }
 
-// Buckets is how many parts a Set is kept in.
+// Buckets is the number of buckets of a Set.
 const Buckets = 256
 
-// BucketOf is the part of a Set that a policy's name belongs to: the first
-// byte of the name's SHA-256.
+// BucketOf returns the number of the bucket that a policy's name belongs to:
+// the first byte of the name's SHA-256.
 func BucketOf(name string) int { return int(sha256.Sum256([]byte(name))[0]) }
 
-// Set is an immutable set of policies with different names: a Merkle tree of
-// two levels, so that changing, comparing and digesting a large set costs
-// what the difference costs. The zero value and nil are not sets; use NewSet.
+// Set is an immutable set of policies with distinct names. It is a Merkle tree
+// with two levels, so that the cost of changing, comparing and digesting a
+// large set depends on the size of the difference. Use NewSet to make one: the
+// zero value and nil are not valid sets.
 type Set struct {
-	// buckets[i] is nil where the set has no policy of bucket i. A bucket is
-	// shared between all sets in which it is the same.
+	// buckets[i] is nil if the set has no policy in bucket i. Sets share the
+	// buckets that they have in common.
 	buckets [Buckets]*bucket
 	size    int
 	digest  func() Digest
@@ -78,30 +80,31 @@ type Set struct {
 }
 
 type bucket struct {
-	// entries are in the order of their names.
+	// entries are sorted by name.
 	entries []*Entry
-	// hash is the SHA-256 of the entries' hashes in that order.
+	// hash is the SHA-256 of the hashes of the entries, in order.
 	hash [sha256.Size]byte
 }
 
-// NewSet makes a set; of entries with one name the last one counts.
+// NewSet returns a set of entries. Of entries with the same name the last one wins.
 func NewSet(entries ...*Entry) *Set {
 	return empty().With(entries, nil)
 }
 
 func empty() *Set {
 	set := &Set{}
-	set.lazies()
+	set.initLazy()
 	return set
 }
 
-func (s *Set) lazies() {
+// initLazy prepares the values that are computed on first use.
+func (s *Set) initLazy() {
 	s.digest = sync.OnceValue(s.computeDigest)
 	s.sorted = sync.OnceValue(s.sort)
 }
 
-// With is the set with some entries put in (or replaced) and some names taken
-// out. A name that is in both is put in.
+// With returns a copy of the set in which puts are added or replaced, and the
+// policies named by deletes are removed. A name that is in both is added.
 func (s *Set) With(puts []*Entry, deletes []string) *Set {
 	type edit struct {
 		puts    []*Entry
@@ -124,7 +127,7 @@ func (s *Set) With(puts []*Entry, deletes []string) *Set {
 		e.puts = append(e.puts, entry)
 	}
 	next := &Set{buckets: s.buckets, size: s.size}
-	next.lazies()
+	next.initLazy()
 	for i, e := range edits {
 		before := next.buckets[i].list()
 		after := editBucket(before, e.puts, e.deletes)
@@ -175,10 +178,10 @@ func (b *bucket) list() []*Entry {
 	return b.entries
 }
 
-// Len is the number of policies.
+// Len returns the number of policies.
 func (s *Set) Len() int { return s.size }
 
-// Get is the entry of that name, or nil.
+// Get returns the entry with a name, or nil.
 func (s *Set) Get(name string) *Entry {
 	entries := s.buckets[BucketOf(name)].list()
 	i, found := slices.BinarySearchFunc(entries, name, func(e *Entry, name string) int { return cmp.Compare(e.Name(), name) })
@@ -188,10 +191,11 @@ func (s *Set) Get(name string) *Entry {
 	return entries[i]
 }
 
-// Entries are all entries by name. The slice is shared: do not change it.
+// Entries returns all entries, sorted by name. The slice is shared: do not change it.
 func (s *Set) Entries() []*Entry { return s.sorted() }
 
-// Bucket is the entries of one bucket by name, shared: do not change it.
+// Bucket returns the entries of one bucket, sorted by name. The slice is
+// shared: do not change it.
 func (s *Set) Bucket(i int) []*Entry { return s.buckets[i].list() }
 
 func (s *Set) sort() []*Entry {
@@ -203,8 +207,9 @@ func (s *Set) sort() []*Entry {
 	return all
 }
 
-// Digest is the set's digest: the version, a colon, and the SHA-256, in
-// hexadecimal, of every non-empty bucket's number (one byte) and hash.
+// Digest returns the digest of the set: the version, a colon, and the
+// hexadecimal SHA-256 of the number (one byte) and the hash of each non-empty
+// bucket.
 func (s *Set) Digest() Digest { return s.digest() }
 
 func (s *Set) computeDigest() Digest {
@@ -218,20 +223,20 @@ func (s *Set) computeDigest() Digest {
 	return Digest(fmt.Sprintf("%s:%s", DigestVersion, hex.EncodeToString(hash.Sum(nil))))
 }
 
-// Change is how one name differs between two sets: Old is nil where it was
-// added, New where it was taken out.
+// Change is the difference between two sets in one name. Old is nil if the
+// policy was added, New is nil if it was removed.
 type Change struct {
 	Name     string
 	Old, New *Entry
 }
 
-// SameMeaning says that only the policy's origin differs.
-func (c Change) SameMeaning() bool {
+// OriginOnly reports whether only the policy's origin has changed.
+func (c Change) OriginOnly() bool {
 	return c.Old != nil && c.New != nil && c.Old.Hash == c.New.Hash
 }
 
-// Diff lists, bucket by bucket, the names whose entries differ in meaning or
-// in origin. Buckets that the two sets share cost nothing.
+// Diff returns, bucket by bucket, the names whose entries differ in content or
+// in origin. Buckets that the two sets share are not compared.
 func Diff(from, to *Set) []Change {
 	var changes []Change
 	for i := range from.buckets {

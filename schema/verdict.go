@@ -2,11 +2,12 @@
 
 package schema
 
-// Verdict is what a commit holds.
+// Verdict is the result of validating the policies of a commit.
 type Verdict struct {
-	// Set is nil if and only if there are Errors. The entries' origins have no commit.
+	// Set is nil if and only if there are Errors. The origins of its entries
+	// have no commit.
 	Set *Set
-	// Errors are all there are, by place; Warnings do not make a commit
-	// invalid, and have the delta's among them.
+	// Errors and Warnings are sorted by place. Warnings do not make the commit
+	// invalid. They include the warnings of the delta.
 	Errors, Warnings []Problem
 }

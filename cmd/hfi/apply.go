@@ -176,7 +176,7 @@ func (a *app) replaceOneOfMany(ctx context.Context, c *clone, w wantedPolicy, at
 func changedNames(from, to *schema.Set) []string {
 	var names []string
 	for _, change := range schema.Diff(from, to) {
-		if !change.SameMeaning() {
+		if !change.OriginOnly() {
 			names = append(names, change.Name)
 		}
 	}

@@ -47,7 +47,7 @@ func compare(from, to *schema.Set) changes {
 	slices.SortFunc(all, func(a, b schema.Change) int { return strings.Compare(a.Name, b.Name) })
 	for _, change := range all {
 		switch {
-		case change.SameMeaning():
+		case change.OriginOnly():
 		case change.Old == nil:
 			origin := change.New.Origin
 			found.Added = append(found.Added, addedOrRemoved{change.Name, origin.File, origin.Line, change.New.Canonical, change.New.Policy})

@@ -41,7 +41,7 @@ func (x *Index) Apply(changes []schema.Change) (*Index, []Key) {
 	touched := map[Key]struct{}{}
 	for _, change := range changes {
 		for _, entry := range []*schema.Entry{change.Old, change.New} {
-			if entry != nil && !change.SameMeaning() {
+			if entry != nil && !change.OriginOnly() {
 				touched[KeyOf(entry.Policy.Spec.Selector)] = struct{}{}
 			}
 		}

@@ -140,7 +140,7 @@ func (c *cache) drift(state *reconciler.State, epoch reconciler.Epoch, replaced 
 		published = state.Set
 	}
 	for _, change := range schema.Diff(published, c.set) {
-		if change.SameMeaning() {
+		if change.OriginOnly() {
 			continue
 		}
 		item := api.DriftItem{Name: change.Name, Key: c.keys.policy(change.Name), Kind: api.Modified}

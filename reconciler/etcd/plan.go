@@ -69,7 +69,7 @@ func (c *cache) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 		switch {
 		case change.New == nil:
 			ops = append(ops, clientv3.OpDelete(c.keys.policy(change.Name)))
-		case !change.SameMeaning():
+		case !change.OriginOnly():
 			if len(change.New.Canonical) > maxValue {
 				return nil, fmt.Errorf("policy %s takes %d bytes, and etcd takes at most %d in one key: split it into several policies", change.Name, len(change.New.Canonical), maxValue)
 			}

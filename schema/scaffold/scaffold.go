@@ -1,4 +1,4 @@
-// Package scaffold holds the files of a new policy repository.
+// Package scaffold has the files of a new policy repository.
 package scaffold
 
 import (
@@ -15,10 +15,10 @@ import (
 //go:embed all:repo
 var repo embed.FS
 
-// SchemaFile is where the schema stands in a policy repository.
+// SchemaFile is the path of the schema in a policy repository.
 const SchemaFile = "cue.mod/pkg/" + schema.ImportPath + "/policy.cue"
 
-// Files are a new repository's files by their paths.
+// Files returns the content of the files of a new repository, by path.
 func Files() (map[string][]byte, error) {
 	files := map[string][]byte{SchemaFile: []byte(schema.CUE)}
 	err := fs.WalkDir(repo, "repo", func(path string, entry fs.DirEntry, err error) error {
@@ -35,26 +35,27 @@ func Files() (map[string][]byte, error) {
 	return files, nil
 }
 
-// Write makes a policy repository in a folder, and the folder if need be. It
-// writes nothing where any of the files is there already.
+// Write creates a policy repository in a folder, and the folder if it does not
+// exist. If any of the files exists already, Write returns an error and writes
+// nothing.
 func Write(folder string) error {
 	files, err := Files()
 	if err != nil {
 		return err
 	}
-	var there []error
+	var existing []error
 	for path := range files {
 		if _, err := os.Lstat(filepath.Join(folder, path)); err == nil {
-			there = append(there, fmt.Errorf("%s is there already", filepath.Join(folder, path)))
+			existing = append(existing, fmt.Errorf("%s already exists", filepath.Join(folder, path)))
 		}
 	}
-	if len(there) > 0 {
-		return fmt.Errorf("nothing was written: %w", errors.Join(there...))
+	if len(existing) > 0 {
+		return fmt.Errorf("nothing was written: %w", errors.Join(existing...))
 	}
 	for path, text := range files {
 		file := filepath.Join(folder, path)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			return fmt.Errorf("making the folder of %s: %w", path, err)
+			return fmt.Errorf("creating the folder of %s: %w", path, err)
 		}
 		if err := os.WriteFile(file, text, 0o644); err != nil {
 			return fmt.Errorf("writing %s: %w", path, err)

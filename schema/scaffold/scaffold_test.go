@@ -19,12 +19,12 @@ func TestWriteOverwritesNothing(t *testing.T) {
 	}
 	err := scaffold.Write(folder)
 	if err == nil || !strings.Contains(err.Error(), mine) {
-		t.Fatalf("writing over a file says %v", err)
+		t.Fatalf("the error is %v, want one that names %s", err, mine)
 	}
 	left, _ := os.ReadDir(folder)
 	text, _ := os.ReadFile(mine)
 	if len(left) != 1 || string(text) != "mine" {
-		t.Errorf("the folder holds %v, and the file %q", left, text)
+		t.Errorf("the folder contains %v, and the file %q", left, text)
 	}
 }
 
