@@ -10,42 +10,42 @@ import (
 )
 
 const (
-	// maxBatch is how many files are given to CUE at once: enough to share what
-	// an evaluation costs besides the documents, and few enough that a bad one
-	// among them does not send many others the long way.
+	// maxBatch is the maximum number of files in one evaluation: enough to share
+	// its fixed cost, and few enough that one invalid file does not force many
+	// others to be evaluated one by one.
 	maxBatch = 32
-	// maxBatchBytes bounds how much is given to CUE at once, as JSON: a YAML
-	// file's aliases may stand for a hundred times its size.
+	// maxBatchBytes bounds the JSON in one evaluation, in bytes. The aliases of a
+	// YAML file may expand to a hundred times the file's size.
 	maxBatchBytes = 64 << 10
 )
 
-// batch is files of plain data, which wait to be given to CUE together.
+// batch is a list of plain data files to evaluate together.
 type batch struct {
 	files     []*plainFile
 	documents []ast.Expr
 	bytes     int
 }
 
-// plainFile is a file that holds nothing but plain data.
+// plainFile is a file with nothing but plain data (see plain).
 type plainFile struct {
 	change    *change
 	unit      *unit
 	content   []byte
 	documents []ast.Expr
 	policies  []plainPolicy
-	// bytes is the length of all policies.
+	// bytes is the length of the JSON of all policies.
 	bytes int
 }
 
-// plainPolicy is a document as JSON, and where it stands.
+// plainPolicy is a document as JSON, and its line in the file.
 type plainPolicy struct {
 	text []byte
 	line int
 }
 
-// vetBatch fills in the units of YAML and JSON files. Valid files are the
-// rule, so CUE is asked about many at once whether they are, and about each
-// of them by itself only when one is not, or is not plain data.
+// vetBatch fills in the units of YAML and JSON files. Most files are valid, so
+// CUE evaluates many of them at once. If one of them is invalid, or is not plain
+// data, CUE evaluates the files one by one.
 func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, units []*unit) error {
 	var b batch
 	for i, c := range changes {
@@ -65,7 +65,7 @@ func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, 
 			continue
 		}
 		if b.bytes+file.bytes > maxBatchBytes {
-			if err := w.settle(ctx, e, &b); err != nil {
+			if err := w.evaluateBatch(ctx, e, &b); err != nil {
 				return err
 			}
 			b = batch{}
@@ -74,10 +74,10 @@ func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, 
 		b.documents = append(b.documents, file.documents...)
 		b.bytes += file.bytes
 	}
-	return w.settle(ctx, e, &b)
+	return w.evaluateBatch(ctx, e, &b)
 }
 
-// asPlain is a file that holds nothing but plain data, or nil.
+// asPlain returns the file, or nil if it has anything but plain data.
 func asPlain(c *change, u *unit, content []byte, limits Limits) *plainFile {
 	documents, problem := decode(c.Path, content, limits)
 	if problem != nil {
@@ -95,8 +95,8 @@ func asPlain(c *change, u *unit, content []byte, limits Limits) *plainFile {
 	return file
 }
 
-// settle fills in the units of a batch.
-func (w *Workspace) settle(ctx context.Context, e *engine, b *batch) error {
+// evaluateBatch evaluates a batch and fills in its units.
+func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, b *batch) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (w *Workspace) settle(ctx context.Context, e *engine, b *batch) error {
 	}
 	for _, file := range b.files {
 		if valid {
-			err = file.take()
+			err = file.addPolicies()
 		} else {
 			err = w.vetFile(ctx, e, file.change, file.content, file.unit)
 		}
@@ -120,10 +120,10 @@ func (w *Workspace) settle(ctx context.Context, e *engine, b *batch) error {
 	return nil
 }
 
-// take makes the policies of a file that CUE found valid.
-func (f *plainFile) take() error {
+// addPolicies adds the policies of a valid file to its unit.
+func (f *plainFile) addPolicies() error {
 	for _, policy := range f.policies {
-		if err := f.unit.add(policy.text, schema.Origin{File: f.change.Path, Line: policy.line}); err != nil {
+		if err := f.unit.addPolicy(policy.text, schema.Origin{File: f.change.Path, Line: policy.line}); err != nil {
 			return fmt.Errorf("%q: %w", f.change.Path, err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// accepted says whether an engine accepts a sample's documents, between others that are valid.
+// accepted reports whether an engine accepts a sample's documents between other valid documents.
 func accepted(t testing.TB, e *engine, s sample) bool {
 	t.Helper()
 	var documents []ast.Expr
@@ -32,9 +32,9 @@ func accepted(t testing.TB, e *engine, s sample) bool {
 	return valid
 }
 
-// agreeOn holds a document that is plain data against the long way: CUE
-// accepts it among others exactly if it accepts it alone, and its policy read
-// off the text is the one that CUE makes of it. It says whether it was plain.
+// agreeOn compares plain data with CUE's evaluation: a document is accepted among
+// others exactly if it is accepted alone, and plain returns the policy that CUE
+// returns. agreeOn reports whether the document is plain data.
 func agreeOn(t *testing.T, e *engine, s sample) bool {
 	t.Helper()
 	limits := New("").Limits
@@ -47,7 +47,7 @@ func agreeOn(t *testing.T, e *engine, s sample) bool {
 		return false
 	}
 	e.used = 0
-	long, invalid, err := e.check(documents[0])
+	evaluated, invalid, err := e.check(documents[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,19 +57,19 @@ func agreeOn(t *testing.T, e *engine, s sample) bool {
 	if invalid != nil {
 		return true
 	}
-	want, err := schema.Parse(long)
+	want, err := schema.Parse(evaluated)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, long)
+		t.Fatalf("%v\n%s", err, evaluated)
 	}
 	if got, err := schema.Parse(text); err != nil || string(got.Canonical()) != string(want.Canonical()) {
-		t.Errorf("read off the text it is %s (%v), CUE's value is %s\n%s", text, err, long, s.text)
+		t.Errorf("as plain data it is %s (%v), CUE's value is %s\n%s", text, err, evaluated, s.text)
 	}
 	return true
 }
 
-// TestManyAtOnce: asked about many documents at once, CUE gives the verdicts
-// that it gives on each alone: on the samples, and on 1,500 of them changed at
-// random, 30,000 with HFI_SLOW=1.
+// TestManyAtOnce checks that evaluating many documents at once gives the verdicts
+// of evaluating each alone: for the samples, and for 1,500 random mutations of
+// them (30,000 with HFI_SLOW=1).
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	count := 1500
@@ -80,7 +80,7 @@ func TestManyAtOnce(t *testing.T) {
 	e := &engine{}
 	var corpus []sample
 	plainData := 0
-	tell := func(s sample) {
+	check := func(s sample) {
 		if agreeOn(t, e, s) {
 			plainData++
 		}
@@ -89,26 +89,27 @@ func TestManyAtOnce(t *testing.T) {
 		if s.isCUE() {
 			continue
 		}
-		tell(s)
+		check(s)
 		if len(s.text) < 2000 {
 			corpus = append(corpus, s)
 		}
 	}
 	if plainData < 200 {
-		t.Errorf("of the samples only %d are plain data", plainData)
+		t.Errorf("only %d samples are plain data", plainData)
 	}
 	for range count {
 		s := corpus[r.IntN(len(corpus))]
 		s.text = mutate(r, s.text)
-		tell(s)
+		check(s)
 	}
 	if plainData < count/4 {
-		t.Errorf("of %d files only %d were plain data", count, plainData)
+		t.Errorf("only %d of %d mutations are plain data", plainData, count)
 	}
 }
 
-// TestWhatIsPlain: a text that could be read in two ways is left to CUE.
-func TestWhatIsPlain(t *testing.T) {
+// TestPlainData checks which documents are plain data. A text that could be read
+// in two ways is not.
+func TestPlainData(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ file, text, want string }{
 		{"p.yaml", "a: {b: [1, 12.5, x, 'y', \"z\\n\", true, null, -]}", `{"a":{"b":[1,12.5,"x","y","z\n",true,null,"-"]}}`},
@@ -116,7 +117,7 @@ func TestWhatIsPlain(t *testing.T) {
 		{"p.json", `{"a":"\u00e9\u2028\"\\<","b c":0.0001,"if":{}}`, "{\"a\":\"é\\u2028\\\"\\\\\\u003c\",\"b c\":0.0001,\"if\":{}}"},
 		{"p.yaml", "a: 1\na: 1\n", ""},
 		{"p.json", `{"a":1,"a":1}`, ""},
-		{"p.json", `{"\u212aey":1}`, ""}, // the Kelvin sign, which CUE makes a K
+		{"p.json", `{"\u212aey":1}`, ""}, // the Kelvin sign, which CUE normalises to K
 		{"p.yaml", "a: -1\n", ""},
 		{"p.yaml", "a: 1e2\n", ""},
 		{"p.yaml", "a: 0x1F\n", ""},
@@ -141,9 +142,9 @@ func TestWhatIsPlain(t *testing.T) {
 	}
 }
 
-// TestBadAmongMany: in a large commit exactly the bad files are told of, with
-// the sentences that they get alone.
-func TestBadAmongMany(t *testing.T) {
+// TestInvalidAmongMany checks that a large commit has errors for its invalid files
+// only, and the same errors that each file has alone.
+func TestInvalidAmongMany(t *testing.T) {
 	t.Parallel()
 	const count = 600
 	files := manyPolicies(count)

@@ -14,34 +14,33 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// childVariable makes the program that calls RunChild the evaluator of
-// packages of CUE.
+// childVariable is the environment variable that makes RunChild evaluate CUE packages.
 const childVariable = "HFI_VET_CHILD"
 
-// The exit codes by which the child says what became of it.
+// The exit codes of the child.
 const (
 	exitDone   = 0
 	exitMemory = 97
 	exitFailed = 98
 )
 
-// request is what the parent sends, as one gob.
+// request is the parent's message to the child, encoded as one gob.
 type request struct {
-	// Files have the content of every file that a package may see, by its
-	// path from the repository's root.
+	// Files has the content of every file that the packages may read, by path
+	// relative to the repository's root.
 	Files map[string]string
-	// PolicyPath is the folder where packages are looked for, Root that of the module.
+	// PolicyPath is the policy folder, Root the root folder of the module.
 	PolicyPath, Root string
-	// Modules are the folders in the policy folder that have a cue.mod of their own.
+	// Modules are the folders below the policy folder that have their own cue.mod.
 	Modules []string
-	// Targets are the folders whose packages are asked for.
+	// Targets are the folders whose packages the child evaluates.
 	Targets []string
-	// Memory is in bytes.
+	// Memory is the memory limit in bytes.
 	Memory int64
 }
 
-// response is a line that the child sends: first that it begins with a
-// folder, then what it found there.
+// response is a line of JSON from the child. For each folder the child sends one
+// with Begin set before the evaluation, and one with the result after it.
 type response struct {
 	Folder   string           `json:"folder"`
 	Begin    bool             `json:"begin,omitempty"`
@@ -56,14 +55,14 @@ type evaluated struct {
 	Line int             `json:"line"`
 }
 
-// maxStack is the child's deepest stack, in bytes: CUE recurses with what it evaluates.
+// maxStack bounds each stack of the child, in bytes. CUE's evaluation is recursive.
 const maxStack = 256 << 20
 
-// RunChild must be the first thing in main, and in TestMain. Packages of CUE
-// are evaluated in a child process that is this program again: CUE takes no
-// context and can be made to run for ever, and only a process can be stopped
-// for certain. In such a child RunChild does that work and exits; else it
-// returns at once.
+// RunChild must be the first call in main, and in TestMain. CUE packages are
+// evaluated in a child process, which runs this program again: evaluation takes
+// no context and may never end, and only a process can be stopped reliably. In a
+// child process RunChild evaluates the packages and exits. Otherwise it returns
+// at once.
 func RunChild() {
 	if os.Getenv(childVariable) == "" {
 		return
@@ -77,7 +76,7 @@ func RunChild() {
 	}
 	limitMemory(r.Memory)
 	go func() {
-		// The parent's end stays open as long as it wants an answer.
+		// The parent keeps its end open while it waits for answers.
 		_, _ = io.Copy(io.Discard, in)
 		os.Exit(exitFailed)
 	}()
@@ -97,8 +96,8 @@ func RunChild() {
 	os.Exit(exitDone)
 }
 
-// watchMemory ends the process when the heap and the stacks have grown over
-// the limit. limitMemory is a second, harder line behind it.
+// watchMemory ends the process when its heap and stacks exceed the limit, in
+// bytes. limitMemory sets a hard limit above it.
 func watchMemory(limit int64) {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	for range time.Tick(5 * time.Millisecond) {

@@ -16,7 +16,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// removal takes one constraint out of a parsed policy.cue.
+// removal removes one constraint from a parsed policy.cue.
 type removal struct {
 	name string
 	do   func()
@@ -94,17 +94,17 @@ func removals(file *ast.File) []removal {
 	return all
 }
 
-// harmless are removals that change no verdict: #Policies takes any key, and
-// what is below one is closed by #Policy.
+// harmless are removals that change no verdict: #Policies accepts any key, and its
+// values are closed by #Policy.
 var harmless = []string{
 	"opens { [Name=string]: #Policy & {metadata: name: Name}",
 	"opens {metadata: name: Name}",
 	"opens { name: Name }",
 }
 
-// TestEveryConstraintIsNeeded takes each constraint out of the schema in turn:
-// each time a sample must get another verdict, so that no constraint can go
-// missing without a red test.
+// TestEveryConstraintIsNeeded removes each constraint of the schema in turn. Each
+// time the verdict on some sample must change, so that a test fails if a
+// constraint is missing.
 func TestEveryConstraintIsNeeded(t *testing.T) {
 	t.Parallel()
 	parse := func() *ast.File {
@@ -119,7 +119,7 @@ func TestEveryConstraintIsNeeded(t *testing.T) {
 		t.Fatalf("only %d constraints were found in the schema", count)
 	}
 	if name := caughtBy(t, schema.CUE); name != "" {
-		t.Fatalf("the whole schema gives another verdict on %q than the table", name)
+		t.Fatalf("the complete schema and the table give different verdicts on %q", name)
 	}
 	for i := range count {
 		file := parse()
@@ -138,12 +138,13 @@ func TestEveryConstraintIsNeeded(t *testing.T) {
 	t.Logf("%d constraints, each needed", count)
 }
 
-// caughtBy is the first sample on which a schema gives another verdict than the table.
+// caughtBy returns the name of the first sample on which a schema and the table
+// give different verdicts, or "".
 func caughtBy(t *testing.T, text string) string {
 	ctx := cuecontext.New()
 	root := ctx.CompileString(text)
 	if err := root.Err(); err != nil {
-		return "the schema itself" // as good as a red test: nothing would be valid
+		return "the schema itself" // nothing would be valid
 	}
 	e := &engine{ctx: ctx}
 	if err := e.compile(text); err != nil {
@@ -167,7 +168,7 @@ func caughtBy(t *testing.T, text string) string {
 			return s.name
 		}
 	}
-	// The packages' definition, on a package's value.
+	// The definition for CUE packages.
 	policies := root.LookupPath(cue.ParsePath("#Policies"))
 	for _, c := range []struct {
 		text  string

@@ -21,24 +21,24 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// maxAliasNodes is how many values the aliases of a YAML file may stand for.
-// Merge keys count, which CUE's own limit forgets.
+// maxAliasNodes is the maximum number of values that the aliases of a YAML file
+// may expand to. It includes merge keys, which CUE's own limit does not.
 const maxAliasNodes = 10_000
 
-// maxNodes is how many values one document may hold: far more than the
-// largest policy has, and little enough for CUE to evaluate in a blink.
+// maxNodes is the maximum number of values in one document: far more than any
+// policy has, and few enough for a fast evaluation.
 const maxNodes = 20_000
 
-// maxDigits is how long a number may be: arithmetic on longer ones is slow.
+// maxDigits is the maximum length of a number. Arithmetic on longer ones is slow.
 const maxDigits = 100
 
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// text checks what does not depend on a file's format, and takes a byte
-// order mark away, as the cue command does.
+// text checks a file independently of its format, and removes a byte order mark
+// as the cue command does.
 func text(content []byte) ([]byte, *schema.Problem) {
 	if bytes.HasPrefix(content, []byte("version https://git-lfs.github.com/spec/")) {
-		return nil, &schema.Problem{Message: "this is a Git LFS pointer, not the file itself; keep policies out of LFS"}
+		return nil, &schema.Problem{Message: "this is a Git LFS pointer, not the file itself; do not store policies in LFS"}
 	}
 	content = bytes.TrimPrefix(content, byteOrderMark)
 	if !utf8.Valid(content) {
@@ -54,13 +54,13 @@ func text(content []byte) ([]byte, *schema.Problem) {
 			}
 			rest = rest[size:]
 		}
-		return nil, &schema.Problem{Line: line, Column: column, Message: "the text is not UTF-8 from here on; save the file as UTF-8"}
+		return nil, &schema.Problem{Line: line, Column: column, Message: "the file is not valid UTF-8 from here on; save it as UTF-8"}
 	}
 	return content, nil
 }
 
-// decode takes a YAML or JSON text apart into its documents. It evaluates
-// nothing. Where there is a problem, the documents before it are given too.
+// decode parses a YAML or JSON text into its documents. It evaluates nothing. If
+// there is a problem, decode also returns the documents before it.
 func decode(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Problem) {
 	content, problem := text(content)
 	if problem != nil {
@@ -81,7 +81,7 @@ func decode(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Pro
 }
 
 func decodeJSON(path string, content []byte, limits Limits) ([]ast.Expr, *schema.Problem) {
-	// Before CUE's parser sees it, since that one recurses.
+	// CUE's parser is recursive, so the depth is checked before.
 	depth, line, start, inString := 0, 1, 0, false
 	for i := 0; i < len(content); i++ {
 		switch c := content[i]; {
@@ -100,25 +100,25 @@ func decodeJSON(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 			depth--
 		}
 	}
-	// The position that the standard library knows is the better one.
+	// The position in the standard library's error is more precise than CUE's.
 	var any json.RawMessage
 	var syntax *json.SyntaxError
 	if err := json.Unmarshal(content, &any); errors.As(err, &syntax) {
 		line, column := place(content, int(syntax.Offset)-1)
-		return nil, &schema.Problem{Line: line, Column: column, Message: "this is not JSON: " + plainJSON(syntax.Error())}
+		return nil, &schema.Problem{Line: line, Column: column, Message: "invalid JSON: " + plainJSON(syntax.Error())}
 	}
 	document, err := cuejson.Extract(path, content)
 	if err != nil {
 		line, column := errorPlace(err)
-		return nil, &schema.Problem{Line: line, Column: column, Message: "this is not JSON that CUE can read: " + firstLine(err)}
+		return nil, &schema.Problem{Line: line, Column: column, Message: "CUE cannot read this JSON: " + firstLine(err)}
 	}
 	return []ast.Expr{document}, nil
 }
 
-// plainJSON says the standard library's syntax errors a little plainer.
+// plainJSON rewrites a syntax error of encoding/json for authors of policies.
 func plainJSON(message string) string {
 	if message == "unexpected end of JSON input" {
-		return "the text ends too early"
+		return "the file ends in the middle of a value"
 	}
 	return message
 }
@@ -141,8 +141,8 @@ func decodeYAML(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 	}
 }
 
-// extract is the decoder's next document; a panic in it is an error, since
-// whatever it meets is somebody's text.
+// extract returns the decoder's next document. A panic becomes an error, because
+// the input is not trusted.
 func extract(decoder *cueyaml.Decoder) (document ast.Expr, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -154,7 +154,8 @@ func extract(decoder *cueyaml.Decoder) (document ast.Expr, err error) {
 
 var yamlLine = regexp.MustCompile(`(?s)^(?:line )?(\d+)(?::(\d+))?: (.*)$`)
 
-// yamlProblem reads the place out of an error of the YAML decoder, which has it in its text only.
+// yamlProblem parses the position from the text of a YAML decoder's error, which
+// is the only place that has it.
 func yamlProblem(path string, err error) *schema.Problem {
 	message := strings.TrimPrefix(strings.TrimPrefix(err.Error(), path+":"), "yaml: ")
 	problem := &schema.Problem{Line: 1, Column: 1}
@@ -167,13 +168,13 @@ func yamlProblem(path string, err error) *schema.Problem {
 	} else if line, column := errorPlace(err); line > 0 {
 		problem.Line, problem.Column = line, column
 	}
-	problem.Message = "this is not YAML that can be read: " + strings.TrimSpace(message)
+	problem.Message = "invalid YAML: " + strings.TrimSpace(message)
 	return problem
 }
 
-// expansion refuses aliases that stand for themselves or for too much. CUE's
-// decoder follows merge keys without a limit, even in circles, and a stack
-// that overflows takes the whole process with it.
+// expansion rejects aliases that contain themselves or expand to too many values.
+// CUE's decoder follows merge keys without a limit, even in cycles, and a stack
+// overflow ends the whole process.
 func expansion(content []byte, limits Limits) *schema.Problem {
 	if !bytes.ContainsRune(content, '&') || !bytes.ContainsRune(content, '*') {
 		return nil
@@ -182,7 +183,7 @@ func expansion(content []byte, limits Limits) *schema.Problem {
 	for {
 		var document yaml.Node
 		if err := decoder.Decode(&document); err != nil {
-			return nil // the end, or an error that CUE's decoder meets too
+			return nil // the end, or an error that CUE's decoder reports too
 		}
 		count := counter{limits: limits, open: map[*yaml.Node]bool{}}
 		if problem := count.walk(&document, 0, false); problem != nil {
@@ -205,13 +206,13 @@ func (c *counter) walk(node *yaml.Node, depth int, inAlias bool) *schema.Problem
 	}
 	if inAlias {
 		if c.nodes++; c.nodes > maxAliasNodes {
-			at.Message = fmt.Sprintf("the aliases stand for more than %d values", maxAliasNodes)
+			at.Message = fmt.Sprintf("the aliases expand to more than %d values", maxAliasNodes)
 			return &at
 		}
 	}
 	if node.Kind == yaml.AliasNode {
 		if c.open[node.Alias] {
-			at.Message = fmt.Sprintf("the alias *%.60s stands for something that contains itself", node.Value)
+			at.Message = fmt.Sprintf("the alias *%.60s refers to a value that contains itself", node.Value)
 			return &at
 		}
 		return c.walk(node.Alias, depth, true)
@@ -226,13 +227,14 @@ func (c *counter) walk(node *yaml.Node, depth int, inAlias bool) *schema.Problem
 	return nil
 }
 
-// tooLarge says where a document is nested too deeply or holds too much.
+// tooLarge returns a problem if a document is nested too deeply, has too many
+// values, or has a number with too many digits.
 func tooLarge(document ast.Expr, limits Limits) *schema.Problem {
 	nodes := 0
 	var walk func(expr ast.Expr, depth int) *schema.Problem
 	walk = func(expr ast.Expr, depth int) *schema.Problem {
 		if nodes++; nodes > maxNodes {
-			return problemAt(expr, fmt.Sprintf("one document holds more than %d values", maxNodes))
+			return problemAt(expr, fmt.Sprintf("the document has more than %d values", maxNodes))
 		}
 		switch x := expr.(type) {
 		case *ast.BasicLit:
@@ -268,7 +270,7 @@ func tooLarge(document ast.Expr, limits Limits) *schema.Problem {
 }
 
 func tooDeep(limit int) string {
-	return fmt.Sprintf("the text is nested more than %d levels deep; a policy needs no more than eight", limit)
+	return fmt.Sprintf("the document is nested more than %d levels deep; a policy needs at most eight", limit)
 }
 
 func problemAt(node ast.Node, message string) *schema.Problem {
@@ -276,13 +278,13 @@ func problemAt(node ast.Node, message string) *schema.Problem {
 	return &schema.Problem{Line: line, Column: column, Message: message}
 }
 
-// nodePlace is where a node stands, counted from 1.
+// nodePlace returns the line and column of a node, counted from 1.
 func nodePlace(node ast.Node) (line, column int) {
 	position := node.Pos().Position()
 	return max(position.Line, 1), max(position.Column, 1)
 }
 
-// errorPlace is the first place that an error of CUE names, or zeros.
+// errorPlace returns the first position in a CUE error, or zeros.
 func errorPlace(err error) (line, column int) {
 	for _, position := range cueerrors.Positions(err) {
 		if p := position.Position(); p.Line > 0 {
@@ -292,7 +294,7 @@ func errorPlace(err error) (line, column int) {
 	return 0, 0
 }
 
-// place turns an offset into a line and a column, both counted from 1.
+// place converts an offset into a line and a column, both counted from 1.
 func place(content []byte, offset int) (line, column int) {
 	offset = min(max(offset, 0), len(content))
 	before := content[:offset]

@@ -14,8 +14,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Dir says what the policies below policyPath in a folder on disk come to,
-// as if the folder were a commit: a new Workspace takes in all of it.
+// Dir validates the policies below policyPath in a folder on disk, as if the
+// folder were a commit. It uses a new Workspace.
 func Dir(ctx context.Context, dir, policyPath string) (*schema.Verdict, error) {
 	w := New(policyPath)
 	delta, err := w.Scan(ctx, dir)
@@ -25,8 +25,8 @@ func Dir(ctx context.Context, dir, policyPath string) (*schema.Verdict, error) {
 	return w.Apply(ctx, delta)
 }
 
-// Scan makes a full delta of the files of a folder that a workspace reads.
-// Symbolic links are refused, as they are in git. Its commit has no hash.
+// Scan returns a full delta of the files in a folder that the workspace reads.
+// Symbolic links are rejected, as in git. The delta's commit has no hash.
 func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, error) {
 	delta := &reconciler.Delta{Close: func() error { return nil }}
 	if info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(w.policyPath))); err != nil {
@@ -55,13 +55,13 @@ func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, er
 		case entry.Type()&fs.ModeSymlink != 0:
 			f.Refusal = "this is a symbolic link"
 		case !entry.Type().IsRegular():
-			f.Refusal = "this is no plain file"
+			f.Refusal = "this is not a regular file"
 		}
 		if kindOf(w.policyPath, &f) == ignoredKind {
 			return nil
 		}
 		if f.Refusal == "" {
-			if there, err := w.fill(&f, name); !there {
+			if exists, err := w.fill(&f, name); !exists {
 				return err
 			}
 		}
@@ -74,12 +74,12 @@ func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, er
 	return delta, nil
 }
 
-// fill reads a file, unless it is too large, and identifies its content. It
-// says whether the file is still there.
+// fill sets the ID and Read of a file, and reads it unless it is too large. It
+// reports whether the file still exists.
 func (w *Workspace) fill(f *schema.File, name string) (bool, error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it went away just now
+		return false, nil // deleted since the folder was listed
 	}
 	if err != nil {
 		return false, err
@@ -97,7 +97,7 @@ func (w *Workspace) fill(f *schema.File, name string) (bool, error) {
 	f.ID = hex.EncodeToString(sum[:])
 	f.Read = func(_ context.Context, limit int64) ([]byte, error) {
 		if size := int64(len(content)); size > limit {
-			return nil, &schema.TooLarge{Size: size} // it has grown since
+			return nil, &schema.TooLarge{Size: size} // it has grown since Stat
 		}
 		return content, nil
 	}

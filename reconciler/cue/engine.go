@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// perContext is how many evaluations share a cue.Context, which never
-	// frees what it evaluated.
+	// perContext is the number of evaluations in one cue.Context, which never
+	// frees memory.
 	perContext = 256
-	// maxRounds bounds the search for all of a document's errors, and
-	// maxFindings a file's.
+	// maxRounds bounds the evaluations that search for all errors of a document,
+	// maxFindings the errors reported for a file.
 	maxRounds   = 100
 	maxFindings = 100
 )
@@ -27,15 +27,17 @@ const (
 // engine evaluates documents against the schema. One goroutine uses it at a time.
 type engine struct {
 	ctx *cue.Context
-	// policy is #Policy, and batch a struct of any names with one in each.
+	// policy is #Policy, batch is #Batch.
 	policy, batch cue.Value
-	used          int
+	// used counts the evaluations in ctx.
+	used int
 }
 
-// batchSchema stands behind policy.cue.
+// batchSchema is appended to policy.cue.
 const batchSchema = "\n#Batch: [string]: #Policy\n"
 
-// ready takes a new context when the old one has served enough.
+// ready prepares a number of evaluations. It creates a new context when the
+// current one has done perContext evaluations.
 func (e *engine) ready(evaluations int) error {
 	e.used += evaluations
 	if e.ctx != nil && e.used <= perContext {
@@ -45,7 +47,7 @@ func (e *engine) ready(evaluations int) error {
 	return e.compile(schema.CUE)
 }
 
-// compile takes a text as policy.cue.
+// compile compiles a text as policy.cue.
 func (e *engine) compile(text string) error {
 	root := e.ctx.CompileString(text+batchSchema, cue.Filename("policy.cue"))
 	e.policy, e.batch = root.LookupPath(cue.ParsePath("#Policy")), root.LookupPath(cue.ParsePath("#Batch"))
@@ -55,11 +57,11 @@ func (e *engine) compile(text string) error {
 	return nil
 }
 
-// accept says whether CUE finds all of some documents valid: check for many at
-// once, at less than half the price. What it says yes to, check would too.
-// The documents are good for nothing else afterwards; when it says no, decode
-// them again and ask check. (BuildExpr in the schema's scope would be cheaper
-// still, but lets unknown fields pass.)
+// accept reports whether all documents are valid. It is check for many documents
+// at once, at less than half the cost, and accepts only documents that check
+// accepts. It changes the documents: if it returns false, decode them again and
+// call check for each. (BuildExpr in the schema's scope would be cheaper, but
+// accepts unknown fields.)
 func (e *engine) accept(documents []ast.Expr) (valid bool, err error) {
 	if err := e.ready(len(documents)); err != nil {
 		return false, err
@@ -77,15 +79,16 @@ func (e *engine) accept(documents []ast.Expr) (valid bool, err error) {
 	return e.ctx.BuildFile(all).Unify(e.batch).Validate(cue.Concrete(true)) == nil, nil
 }
 
-// check is the cue command's verdict on one document, and the policy as JSON
-// if it is valid. The second error says that there is no verdict.
+// check validates one document as the cue command does. It returns the policy as
+// JSON, or in invalid why the document is invalid. The error err means that there
+// is no verdict.
 func (e *engine) check(document ast.Expr) (text []byte, invalid, err error) {
 	if err := e.ready(1); err != nil {
 		return nil, nil, err
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			// Somebody's text made CUE panic, as it makes the cue command, which fails.
+			// The input makes CUE panic. The cue command fails on it too.
 			e.ctx = nil
 			text, invalid, err = nil, errors.Newf(document.Pos(), "cannot be evaluated"), nil
 		}
@@ -105,7 +108,7 @@ func (e *engine) check(document ast.Expr) (text []byte, invalid, err error) {
 	return text, nil, nil
 }
 
-// asFile is a document as the cue command makes a file of it.
+// asFile wraps a document in a file as the cue command does.
 func asFile(document ast.Expr) *ast.File {
 	if x, ok := document.(*ast.StructLit); ok {
 		return &ast.File{Decls: x.Elts}
@@ -113,24 +116,24 @@ func asFile(document ast.Expr) *ast.File {
 	return &ast.File{Decls: []ast.Decl{&ast.EmbedDecl{Expr: document}}}
 }
 
-// vet is a document's policy as JSON, or all that is wrong with it.
+// vet returns the policy of a document as JSON, or all problems of the document.
 func (e *engine) vet(ctx context.Context, document ast.Expr) ([]byte, []schema.Problem, error) {
-	// BuildFile resolves the tree in place, so what may be changed is copied first.
-	spare := clone(document)
+	// check resolves the tree in place, so explain needs a copy made before.
+	draft := clone(document)
 	text, invalid, err := e.check(document)
 	if err != nil || invalid == nil {
 		return text, nil, err
 	}
-	problems, err := e.explain(ctx, document, spare, invalid)
+	problems, err := e.explain(ctx, document, draft, invalid)
 	return nil, problems, err
 }
 
-// explain finds all errors of an invalid document. CUE stops at the first
-// error in a struct; so what it found wrong is replaced by something valid,
-// and CUE asked again, until it finds nothing more.
-func (e *engine) explain(ctx context.Context, document, spare ast.Expr, invalid error) ([]schema.Problem, error) {
+// explain finds all errors of an invalid document. CUE stops at the first error
+// in a struct. So explain replaces each wrong value by a valid one and evaluates
+// the document again, until CUE finds no more errors.
+func (e *engine) explain(ctx context.Context, document, draft ast.Expr, invalid error) ([]schema.Problem, error) {
 	var problems []schema.Problem
-	if _, shortened, err := e.check(clone(spare)); err != nil {
+	if _, shortened, err := e.check(clone(draft)); err != nil {
 		return nil, err
 	} else if shortened != nil {
 		invalid = shortened
@@ -139,24 +142,24 @@ func (e *engine) explain(ctx context.Context, document, spare ast.Expr, invalid 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		found := findings(spare, invalid)
+		found := findings(draft, invalid)
 		changed := false
 		for i := range found {
 			f := &found[i]
-			// An error of the whole struct waits for those of its fields.
-			if waits(found, f) {
+			// The errors of a struct's fields come before the error of the struct.
+			if hasErrorBelow(found, f) {
 				continue
 			}
-			if !known(problems, f.problem) {
+			if !reported(problems, f.problem) {
 				problems = append(problems, f.problem)
 			}
-			changed = mend(&spare, f) || changed
+			changed = repair(&draft, f) || changed
 		}
 		if !changed || len(problems) >= maxFindings {
 			break
 		}
 		var err error
-		if _, invalid, err = e.check(clone(spare)); err != nil {
+		if _, invalid, err = e.check(clone(draft)); err != nil {
 			return nil, err
 		}
 		if invalid == nil {
@@ -169,34 +172,38 @@ func (e *engine) explain(ctx context.Context, document, spare ast.Expr, invalid 
 	return problems, nil
 }
 
-func known(problems []schema.Problem, p schema.Problem) bool {
+// reported reports whether a problem is in the list already.
+func reported(problems []schema.Problem, p schema.Problem) bool {
 	return slices.ContainsFunc(problems, func(q schema.Problem) bool {
 		return p.Field == q.Field && p.Message == q.Message
 	})
 }
 
-func waits(found []finding, f *finding) bool {
+// hasErrorBelow reports whether there is an error below the place of a finding.
+func hasErrorBelow(found []finding, f *finding) bool {
 	return slices.ContainsFunc(found, func(other finding) bool {
 		return len(other.at) > len(f.at) && slices.Equal(other.at[:len(f.at)], f.at)
 	})
 }
 
-func mend(document *ast.Expr, f *finding) bool {
+// repair changes a document so that CUE does not report a finding again. It
+// reports whether the document has changed.
+func repair(document *ast.Expr, f *finding) bool {
 	if len(f.conditions) > 0 {
-		return oneOf(document, f)
+		return repairConditions(document, f)
 	}
-	if f.mend != "" {
-		return put(document, f.at, f.mend)
+	if f.replacement != "" {
+		return put(document, f.at, f.replacement)
 	}
 	_, parent, _ := node(*document, f.at[:len(f.at)-1])
 	return remove(parent, f.at[len(f.at)-1])
 }
 
-// oneOf leaves a struct one of the conditions that it has, or gives it one.
-func oneOf(document *ast.Expr, f *finding) bool {
+// repairConditions removes all but one of a struct's conditions, or adds one if it has none.
+func repairConditions(document *ast.Expr, f *finding) bool {
 	_, value, _ := node(*document, f.at)
 	if _, ok := value.(*ast.StructLit); !ok {
-		return put(document, f.at, f.mend)
+		return put(document, f.at, f.replacement)
 	}
 	kept := false
 	for _, name := range f.conditions {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -22,20 +21,46 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// maxPackageOutput bounds the JSON of all policies of one package, in bytes.
+// maxPackageOutput bounds the JSON of the policies of one package, in bytes.
 const maxPackageOutput = 32 << 20
 
-// evaluateAll evaluates the packages in the request's targets as "cue vet -c ./..."
-// does, in the child process.
+// evaluateAll runs in the child process. It evaluates the packages in the
+// request's targets as "cue vet -c ./..." does, and sends the responses.
 func evaluateAll(r *request, send func(response)) {
 	ctx := cuecontext.New()
 	policies := ctx.CompileString(schema.CUE, cue.Filename(schemaFile)).LookupPath(cue.ParsePath("#Policies"))
+	found := loadPackages(r)
+	for _, folder := range r.Targets {
+		send(response{Folder: folder, Begin: true})
+		answer := response{Folder: folder}
+		for _, instance := range found[folder] {
+			evaluatePackage(ctx, policies, instance, &answer)
+		}
+		answer.Errors = deduplicate(answer.Errors)
+		size := 0
+		for _, p := range answer.Policies {
+			size += len(p.JSON)
+		}
+		if size > maxPackageOutput {
+			answer.Errors = append(answer.Errors, schema.Problem{
+				Message: fmt.Sprintf("the policies of the package have more than %d bytes of JSON; split the package", maxPackageOutput),
+			})
+		}
+		if len(answer.Errors) > 0 {
+			answer.Policies = nil
+		}
+		send(answer)
+	}
+}
+
+// loadPackages returns the packages, or the errors, in each of the targets.
+func loadPackages(r *request) map[string][]*build.Instance {
 	overlay := map[string]load.Source{}
 	for name, content := range r.Files {
 		overlay[absolute(name)] = load.FromString(content)
 	}
 	found := map[string][]*build.Instance{}
-	for _, call := range calls(r) {
+	for _, call := range loaderCalls(r) {
 		for _, instance := range load.Instances(call.arguments, &load.Config{
 			Overlay:    overlay,
 			Dir:        absolute(call.dir),
@@ -47,7 +72,7 @@ func evaluateAll(r *request, send func(response)) {
 			if slices.Contains(call.targets, folder) {
 				found[folder] = append(found[folder], instance)
 			} else if instance.Err != nil {
-				// An error that is of no package in particular is all packages'.
+				// The error is not specific to a package: report it for each.
 				for _, target := range call.targets {
 					found[target] = append(found[target], instance)
 				}
@@ -59,52 +84,33 @@ func evaluateAll(r *request, send func(response)) {
 			}
 		}
 	}
-	for _, folder := range r.Targets {
-		send(response{Folder: folder, Begin: true})
-		answer := response{Folder: folder}
-		for _, instance := range found[folder] {
-			evaluatePackage(ctx, policies, instance, &answer)
-		}
-		answer.Errors = distinct(answer.Errors)
-		size := 0
-		for _, p := range answer.Policies {
-			size += len(p.JSON)
-		}
-		if size > maxPackageOutput {
-			answer.Errors = append(answer.Errors, schema.Problem{
-				Message: fmt.Sprintf("the package makes more than %d bytes of policies; split it", maxPackageOutput),
-			})
-		}
-		if len(answer.Errors) > 0 {
-			answer.Policies = nil
-		}
-		send(answer)
-	}
+	return found
 }
 
-// call is what one call to the loader is asked for.
-type call struct {
+// loaderCall has the arguments of one call to the loader.
+type loaderCall struct {
 	dir       string
 	arguments []string
 	targets   []string
 }
 
-// plainFolder is a folder whose name means nothing else to the loader.
+// plainFolder matches a folder whose name has no special meaning for the loader.
 var plainFolder = regexp.MustCompile(`^[A-Za-z0-9_/ +-]*$`)
 
-// calls ask for each target by name, and not for ./..., whose first error
-// hides all other packages. So what ./... passes over is left out here.
-func calls(r *request) []call {
-	all := []call{{dir: r.PolicyPath}}
+// loaderCalls returns the calls that load each target by name. The pattern ./... would
+// hide all other packages behind the first error. So loaderCalls has to leave out the
+// folders that ./... skips.
+func loaderCalls(r *request) []loaderCall {
+	all := []loaderCall{{dir: r.PolicyPath}}
 	for _, folder := range r.Targets {
 		inside := strings.Trim(strings.TrimPrefix(folder, r.PolicyPath), "/")
 		switch {
-		case passedOver(r, inside):
+		case skippedByCUE(r, inside):
 		case plainFolder.MatchString(inside):
 			all[0].arguments = append(all[0].arguments, "./"+inside)
 			all[0].targets = append(all[0].targets, folder)
 		default:
-			all = append(all, call{dir: folder, arguments: []string{"."}, targets: []string{folder}})
+			all = append(all, loaderCall{dir: folder, arguments: []string{"."}, targets: []string{folder}})
 		}
 	}
 	if len(all[0].targets) == 0 {
@@ -113,8 +119,8 @@ func calls(r *request) []call {
 	return all
 }
 
-// passedOver says whether ./... leaves a folder out, which is relative to the policy folder.
-func passedOver(r *request, inside string) bool {
+// skippedByCUE reports whether ./... skips a folder. inside is relative to the policy folder.
+func skippedByCUE(r *request, inside string) bool {
 	if inside == "" {
 		return false
 	}
@@ -130,17 +136,19 @@ func passedOver(r *request, inside string) bool {
 	return false
 }
 
-// repository is where the loader is told that the files are. There is
-// no such folder: what is not in the request does not exist, whatever is on the disk.
+// repository is the root of the loader's files. The folder must not exist, so
+// that the loader finds only the files of the request and none on the disk.
 const repository = "/.hfi-no-such-folder/repository"
 
 func absolute(name string) string { return path.Join(repository, name) }
 
-// inRepository is a path of the loader's, from the repository's root.
+// inRepository converts a path of the loader to one relative to the repository's root.
 func inRepository(name string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(name, repository), "/")
 }
 
+// evaluatePackage evaluates one package and adds its policies or its errors to
+// the answer.
 func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Instance, answer *response) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -149,7 +157,7 @@ func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Insta
 	}()
 	var value cue.Value
 	fail := func(err error) {
-		for _, p := range packageProblems(err) {
+		for _, p := range convertErrors(err) {
 			if p.File == "" && p.policy != "" {
 				p.File, p.Line, p.Column = writtenAt(value, p.policy)
 			}
@@ -165,19 +173,19 @@ func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Insta
 		return
 	}
 	value = ctx.BuildInstance(instance)
-	// As cue vet does; Validate has more errors than Err.
+	// As in cue vet. Validate returns more errors than Err.
 	err := value.Validate(cue.Attributes(true), cue.Definitions(true), cue.Hidden(true), cue.Concrete(true))
 	if err != nil {
 		fail(err)
 	}
 	exported := value.LookupPath(cue.ParsePath("policies"))
 	if !exported.Exists() {
-		return // a library
+		return // the package exports no policies: others import it
 	}
 	exported = exported.Unify(policies)
 	if exportedErr := exported.Validate(cue.Concrete(true)); exportedErr != nil {
 		fail(exportedErr)
-		// CUE may have stopped at one policy: ask it about each.
+		// CUE may have stopped at the first policy: validate each one below.
 	}
 	fields, fieldsErr := exported.Fields()
 	if fieldsErr != nil {
@@ -202,128 +210,13 @@ func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Insta
 	}
 }
 
-// writtenAt is where a package has one of its policies, or else all of them.
-func writtenAt(value cue.Value, policy string) (file string, line, column int) {
-	for _, path := range []cue.Path{cue.MakePath(cue.Str("policies"), cue.Str(policy)), cue.ParsePath("policies")} {
-		if file, line, column = ownPlace(positionsOf(value.LookupPath(path))); file != "" {
-			break
-		}
-	}
-	return file, line, column
-}
-
-// distinct leaves each complaint about a field once, at the place nearest
-// the value: CUE lists, with it, those that lead there.
-func distinct(problems []schema.Problem) []schema.Problem {
-	slices.SortFunc(problems, schema.CompareProblems)
-	// To matchN a wrong abort is none.
-	problems = slices.DeleteFunc(problems, func(p schema.Problem) bool {
-		return strings.HasSuffix(p.Field, ".fault") && slices.ContainsFunc(problems, func(q schema.Problem) bool {
-			return strings.HasPrefix(q.Field, p.Field+".abort")
-		})
-	})
-	type complaint struct{ field, message string }
-	last := map[complaint]schema.Problem{}
-	for _, p := range problems {
-		last[complaint{p.Field, p.Message}] = p
-	}
-	return slices.SortedFunc(maps.Values(last), schema.CompareProblems)
-}
-
-// positionsOf are the places where a value was written, the field's own first.
-func positionsOf(value cue.Value) []token.Pos {
-	positions := []token.Pos{value.Pos()}
-	_, parts := value.Expr()
-	for _, part := range parts {
-		positions = append(positions, part.Pos())
-	}
-	if source := value.Source(); source != nil {
-		positions = append(positions, source.Pos())
-	}
-	return positions
-}
-
-// schemaFile is the name under which a place in policy.cue is reported by CUE.
+// schemaFile is the file name in CUE's positions in policy.cue.
 const schemaFile = "cue.mod/pkg/" + schema.ImportPath + "/policy.cue"
 
-// ownPlace is the first place that is in the repository's own files, not in the schema.
-func ownPlace(positions []token.Pos) (file string, line, column int) {
-	for _, pos := range positions {
-		p := pos.Position()
-		if p.Filename != "" && p.Line > 0 && !strings.Contains("/"+p.Filename, "/cue.mod/") {
-			return inRepository(p.Filename), p.Line, p.Column
-		}
-	}
-	return "", 0, 0
-}
-
-// packageProblems turns CUE's errors for a package into problems, each once.
-func packageProblems(err error) []located {
-	var problems []located
-	all := cueerrors.Errors(err)
-	for _, strict := range []bool{true, false} {
-		for _, e := range all {
-			if p, ok := packageProblem(e, strict); ok && !slices.Contains(problems, p) {
-				problems = append(problems, p)
-			}
-		}
-		if len(problems) > 0 {
-			return problems
-		}
-	}
-	return append(problems, located{Problem: schema.Problem{Message: firstLine(err)}})
-}
-
-// located is a problem, and the policy that it is in, if it is in one.
-type located struct {
-	schema.Problem
-	policy string
-}
-
-// packageProblem is one error of CUE's. Strictly, the errors that only
-// explain another are none.
-func packageProblem(e cueerrors.Error, strict bool) (located, bool) {
-	var p located
-	p.File, p.Line, p.Column = ownPlace(cueerrors.Positions(e))
-	at := unquoted(e.Path())
-	p.Field = at.String()
-	p.Message = firstLine(bare(e))
-	if strings.HasPrefix(p.Message, "invalid left-hand value") && strict {
-		return p, false
-	}
-	if len(at) < 2 || at[0] != "policies" {
-		return p, true
-	}
-	p.policy = at[1]
-	inside := at[2:]
-	if len(inside) > 0 && endsWithNames(inside) {
-		inside = append(slices.Clone(inside[:len(inside)-1]), "headers")
-	}
-	// In two parts: what is an item of a list is told by its way from the policy on.
-	p.Field = at[:2].String()
-	if field := inside.String(); strings.HasPrefix(field, "[") {
-		p.Field += field
-	} else if field != "" {
-		p.Field += "." + field
-	}
-	message, worth := policySentence(inside, e)
-	if message == "" {
-		return p, worth || !strict
-	}
-	p.Message = message
-	return p, worth || !strict
-}
-
-// bare is an error without its path in front.
-func bare(e cueerrors.Error) error {
-	message := strings.TrimPrefix(e.Error(), strings.Join(e.Path(), ".")+": ")
-	return errors.New(strings.ReplaceAll(message, repository+"/", ""))
-}
-
-// noRegistry refuses to look for modules anywhere.
+// noRegistry is a module registry without modules.
 type noRegistry struct{}
 
-var errNoRegistry = errors.New("modules from registries are not supported: keep what you import in this repository")
+var errNoRegistry = errors.New("modules from a registry are not supported; copy the imported packages into this repository")
 
 // ModFile, Fetch and ModuleVersions implement modconfig.Registry.
 func (noRegistry) ModFile(context.Context, module.Version) (*modfile.File, error) {

@@ -11,8 +11,8 @@ import (
 	"github.com/boifi/hfi/schema/scaffold"
 )
 
-// The example policies, the user's own among them, are valid for stock cue
-// and for the daemon, and are as many as they look.
+// TestExamplePolicies checks that the example policies are valid for stock cue and
+// for hfi, and counts them.
 func TestExamplePolicies(t *testing.T) {
 	folder := t.TempDir()
 	if err := scaffold.Write(folder); err != nil {

@@ -2,24 +2,24 @@ package cue
 
 import "strings"
 
-// want is what a person is told about a field of a policy: how the field
-// must be. It judges nothing; CUE has, by the time it is asked.
-type want struct {
+// fieldInfo describes the valid values of a field of a policy, for error messages. It
+// does not decide whether a value is valid: CUE does.
+type fieldInfo struct {
 	// must completes "FIELD must be …".
 	must string
-	// limits are sentences for single constraints, by a part of CUE's own
-	// message. Where %v stands, the value goes.
+	// limits are sentences for single constraints. %v is replaced by the value.
 	limits []limit
-	// needs is the sentence about which fields a struct must have together.
+	// needs is a sentence about which fields a struct must have.
 	needs string
-	// conditions are the fields that needs is about.
+	// conditions are the fields in needs.
 	conditions []string
-	// sample is a valid value, with which the search for further errors goes
-	// on after the field was found wrong.
+	// sample is a valid value. It replaces a wrong one in the search for further
+	// errors.
 	sample string
 }
 
-type limit struct{ sign, sentence string }
+// limit is the sentence for the CUE errors that contain a text.
+type limit struct{ marker, sentence string }
 
 const (
 	aMapping   = "a mapping"
@@ -31,23 +31,24 @@ func atMost(n string) limit {
 	return limit{tooManyRun, "must have at most " + n + " characters"}
 }
 
-// fields has every field of a policy. [] is any item of a list, * any key.
-var fields = map[string]want{
+// fields has every field of a policy. [] stands for any item of a list, * for any
+// key of a mapping.
+var fields = map[string]fieldInfo{
 	"":           {must: aMapping + " with metadata and spec", sample: `{metadata: name: "x", spec: rules: [{fault: delay_ms: 1}]}`},
-	"apiVersion": {must: "a text", limits: []limit{atMost("253")}, sample: `"x"`},
-	"kind":       {must: "a text", limits: []limit{atMost("253")}, sample: `"x"`},
+	"apiVersion": {must: "a string", limits: []limit{atMost("253")}, sample: `"x"`},
+	"kind":       {must: "a string", limits: []limit{atMost("253")}, sample: `"x"`},
 	"metadata":   {must: aMapping + " with a name", sample: `{name: "x"}`},
 	"metadata.name": {
-		must: "a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit",
+		must: "a DNS-1123 label: lower-case letters, digits and hyphens, beginning and ending with a letter or digit",
 		limits: []limit{
 			atMost("63"),
-			{"(excluded value)", `must not be "status": GET /v1/policies/status is a route of its own`},
-			{`!="status"`, `must not be "status": GET /v1/policies/status is a route of its own`},
+			{"(excluded value)", `must not be "status": the name is reserved for the route GET /v1/policies/status`},
+			{`!="status"`, `must not be "status": the name is reserved for the route GET /v1/policies/status`},
 		},
 		sample: `"x"`,
 	},
 	"spec":                    {must: aMapping + " with rules", sample: `{rules: [{fault: delay_ms: 1}]}`},
-	"spec.selector":           {must: aMapping + " with service and namespace; leave it out for every workload", sample: `{}`},
+	"spec.selector":           {must: aMapping + " with service and namespace; omit it to select every workload", sample: `{}`},
 	"spec.selector.service":   selector,
 	"spec.selector.namespace": selector,
 	"spec.rules": {
@@ -59,22 +60,22 @@ var fields = map[string]want{
 		sample: `[{fault: delay_ms: 1}]`,
 	},
 	"spec.expires_at": {
-		must:   "a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z",
+		must:   "an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z",
 		sample: `"2027-01-31T12:00:00Z"`,
 	},
 	"spec.dry_run":       {must: "true or false", sample: `true`},
 	"spec.rules[]":       {must: aMapping + " with a fault", sample: `{fault: delay_ms: 1}`},
-	"spec.rules[].match": {must: aMapping + " with methods, path or headers; leave it out for every request", sample: `{}`},
+	"spec.rules[].match": {must: aMapping + " with methods, path or headers; omit it to match every request", sample: `{}`},
 	"spec.rules[].match.methods": {
 		must: aList + " of methods",
 		limits: []limit{
-			{"MinItems", "must name at least one method; leave it out for any"},
+			{"MinItems", "must have at least one method; omit it to match any method"},
 			{"MaxItems", "must have at most 32 methods"},
 		},
 		sample: `["GET"]`,
 	},
 	"spec.rules[].match.methods[]": {
-		must:   "an HTTP method in capitals, such as GET",
+		must:   "an HTTP method in upper case, such as GET",
 		limits: []limit{atMost("32")},
 		sample: `"GET"`,
 	},
@@ -126,45 +127,45 @@ var fields = map[string]want{
 	},
 	"spec.rules[].fault.abort.status":      {must: "a whole number from 200 to 599", sample: `503`},
 	"spec.rules[].fault.abort.grpc_status": {must: "a whole number from 0 to 16", sample: `14`},
-	"spec.rules[].fault.abort.body":        {must: "a text", limits: []limit{atMost("4096")}, sample: `""`},
+	"spec.rules[].fault.abort.body":        {must: "a string", limits: []limit{atMost("4096")}, sample: `""`},
 	"spec.rules[].fault.abort.headers": {
 		must: aMapping + " from names to values",
 		limits: []limit{
 			{"MaxFields", "must have at most 32 headers"},
-			{"UniqueItems", "must have each name once; capitals do not tell two names apart"},
+			{"UniqueItems", "must have each name once; header names are not case-sensitive"},
 		},
 		sample: `{}`,
 	},
 	"spec.rules[].fault.abort.headers.*": {
-		must:   "a text on one line, without control characters",
+		must:   "a string on one line, without control characters",
 		limits: []limit{atMost("1024")},
 		sample: `"x"`,
 	},
 }
 
 var (
-	selector = want{
-		must:   "a name, or * for any; it has no patterns and no spaces",
+	selector = fieldInfo{
+		must:   "a name without spaces, or * for any (patterns are not supported)",
 		limits: []limit{atMost("253")},
 		sample: `"x"`,
 	}
-	pattern    = want{must: "a text", limits: []limit{atMost("1024")}, sample: `"x"`}
-	headerName = want{
-		must:   "the name of a header: letters, digits and hyphens, no spaces and no colon",
+	pattern    = fieldInfo{must: "a string", limits: []limit{atMost("1024")}, sample: `"x"`}
+	headerName = fieldInfo{
+		must:   "a header name: letters, digits and hyphens, without spaces and colons",
 		limits: []limit{atMost("128")},
 		sample: `"x"`,
 	}
-	regex = want{
-		must:   "a regular expression in RE2's syntax",
+	regex = fieldInfo{
+		must:   "a regular expression in RE2 syntax",
 		limits: []limit{atMost("512")},
 		sample: `"x"`,
 	}
 )
 
-// headersField is the one field whose keys are the author's own.
+// headersField is the only field whose keys the author chooses.
 const headersField = "spec.rules[].fault.abort.headers"
 
-// children are the names of the fields right below one.
+// children returns the names of the fields directly below a field.
 func children(parent string) []string {
 	var names []string
 	for path := range fields {
@@ -179,7 +180,7 @@ func children(parent string) []string {
 	return names
 }
 
-// didYouMean is the known field that a wrong name was meant to be, or "".
+// didYouMean returns the known field whose name is closest to a wrong one, or "".
 func didYouMean(wrong, parent string) string {
 	flat := func(s string) string {
 		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
@@ -198,8 +199,8 @@ func didYouMean(wrong, parent string) string {
 	return best
 }
 
-// editDistance is how many letters must be put in, taken out or changed. It
-// gives up on words longer than any field's name.
+// editDistance returns the Levenshtein distance of two words: 40 if one of them
+// is longer than any field's name.
 func editDistance(a, b string) int {
 	if len(a) > 40 || len(b) > 40 {
 		return 40

@@ -10,8 +10,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// vetFiles gives the units of the changed files that stand for themselves:
-// all but CUE.
+// vetFiles returns the units of the changed files that are not CUE.
 func (w *Workspace) vetFiles(ctx context.Context, changes []change) ([]*unit, error) {
 	units := make([]*unit, 0, len(changes))
 	var work []*change
@@ -21,18 +20,18 @@ func (w *Workspace) vetFiles(ctx context.Context, changes []change) ([]*unit, er
 		u := &unit{key: c.Path}
 		switch before := w.files[c.Path]; {
 		case c.Deleted:
-			u.gone = true
+			u.deleted = true
 		case c.kind == refusedKind:
-			u.errors = []schema.Problem{{File: c.Path, Message: fmt.Sprintf("%s; only plain files and folders hold policies", c.Refusal)}}
-		case c.kind == oddKind:
-			u.warnings = []schema.Problem{{File: c.Path, Message: "this file is not read: its extension must be written in lower case"}}
+			u.errors = []schema.Problem{{File: c.Path, Message: fmt.Sprintf("%s; only regular files can contain policies", c.Refusal)}}
+		case c.kind == wrongCaseKind:
+			u.warnings = []schema.Problem{{File: c.Path, Message: "this file is ignored: its extension must be in lower case"}}
 		case c.kind == documentKind:
 			work = append(work, c)
 			results = append(results, u)
 		case before == nil:
 			continue
-		default: // what was a unit may have become CUE
-			u.gone = true
+		default: // the file had a unit before and may be CUE now
+			u.deleted = true
 		}
 		units = append(units, u)
 	}
@@ -47,7 +46,7 @@ func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit)
 	workers := min(max(w.Workers, 1), len(work))
 	share := 1
 	if workers > 0 {
-		// Small enough that all workers have work to the end.
+		// Small enough to keep all workers busy until the end.
 		share = min(max(len(work)/(4*workers), 1), maxBatch)
 	}
 	for len(w.idle) < workers {
@@ -80,7 +79,7 @@ func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit)
 	return group.Wait()
 }
 
-// vetFile fills in the unit of one YAML or JSON file: its policies, or all that is wrong with it.
+// vetFile fills in the unit of one YAML or JSON file: its policies, or all its problems.
 func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content []byte, u *unit) error {
 	documents, problem := decode(c.Path, content, w.Limits)
 	for _, doc := range documents {
@@ -89,7 +88,7 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 		}
 		if len(u.errors) >= maxFindings {
 			u.errors = append(u.errors[:maxFindings], schema.Problem{
-				File: c.Path, Message: fmt.Sprintf("there may be more errors: only the first %d are searched for", maxFindings),
+				File: c.Path, Message: fmt.Sprintf("there may be more errors: only the first %d are reported", maxFindings),
 			})
 			problem = nil
 			break
@@ -106,7 +105,7 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 		if len(problems) > 0 {
 			continue
 		}
-		if err := u.add(text, schema.Origin{File: c.Path, Line: line}); err != nil {
+		if err := u.addPolicy(text, schema.Origin{File: c.Path, Line: line}); err != nil {
 			return fmt.Errorf("%q: %w", c.Path, err)
 		}
 	}
@@ -120,8 +119,8 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 	return nil
 }
 
-// add takes in a policy that CUE found valid, as JSON.
-func (u *unit) add(text []byte, origin schema.Origin) error {
+// addPolicy adds a valid policy, given as JSON.
+func (u *unit) addPolicy(text []byte, origin schema.Origin) error {
 	entry, tooBig, err := entryOf(text, origin)
 	if err != nil {
 		return err
@@ -130,23 +129,25 @@ func (u *unit) add(text []byte, origin schema.Origin) error {
 		u.errors = append(u.errors, *tooBig)
 		return nil
 	}
-	u.take(entry)
+	u.addEntry(entry)
 	return nil
 }
 
-func (u *unit) take(entry *schema.Entry) {
+// addEntry adds the entry of a valid policy, and its warnings.
+func (u *unit) addEntry(entry *schema.Entry) {
 	u.entries = append(u.entries, entry)
-	u.warnings = append(u.warnings, leftOut(entry)...)
+	u.warnings = append(u.warnings, skipWarnings(entry)...)
 }
 
-// maxPolicySize bounds a policy's canonical JSON, in bytes: etcd takes 1.5 MiB in one request.
+// maxPolicySize bounds a policy's canonical JSON, in bytes. etcd's limit for a
+// request is 1.5 MiB.
 const maxPolicySize = 1 << 20
 
-// entryOf is the entry of a policy that CUE found valid.
+// entryOf returns the entry of a valid policy, or a problem if it is too large.
 func entryOf(text []byte, origin schema.Origin) (*schema.Entry, *schema.Problem, error) {
 	policy, err := schema.Parse(text)
 	if err != nil {
-		return nil, nil, fmt.Errorf("policy.cue allows what package schema cannot read: %w", err)
+		return nil, nil, fmt.Errorf("reading a policy that policy.cue accepts: %w", err)
 	}
 	entry := schema.NewEntry(policy, origin)
 	if len(entry.Canonical) > maxPolicySize {
@@ -158,13 +159,13 @@ func entryOf(text []byte, origin schema.Origin) (*schema.Entry, *schema.Problem,
 	return entry, nil, nil
 }
 
-// read gives a file's content, or says why it is not read.
+// read returns the content of a file, or a problem if it is too large.
 func read(ctx context.Context, f *schema.File, limit int64) ([]byte, *schema.Problem, error) {
 	content, err := f.Read(ctx, limit)
 	var large *schema.TooLarge
 	switch {
 	case errors.As(err, &large):
-		return nil, &schema.Problem{File: f.Path, Message: fmt.Sprintf("the file has %d bytes; at most %d are read", large.Size, limit)}, nil
+		return nil, &schema.Problem{File: f.Path, Message: fmt.Sprintf("the file has %d bytes; the limit is %d", large.Size, limit)}, nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("reading %q: %w", f.Path, err)
 	}

@@ -9,39 +9,42 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// unit is what one file or one package of CUE holds: the smallest thing that
-// is vetted again when something changes.
+// unit has the policies and problems of one file or one CUE package. When
+// something changes, whole units are validated again.
 type unit struct {
-	// key is the file's path; for a package its folder's, with a slash at the end.
+	// key is the path of the file, or that of the package's folder with a slash
+	// at its end.
 	key string
-	// entries are the policies, in the order written. There are none where there are errors.
+	// entries are the policies in the order of the source. It is empty if there
+	// are errors.
 	entries  []*schema.Entry
 	errors   []schema.Problem
 	warnings []schema.Problem
-	// gone says that there is nothing of that key any more.
-	gone bool
+	// deleted reports that the file or package was deleted.
+	deleted bool
 }
 
-// index is all units, with what it takes to give the next verdict at the
-// price of the change.
+// index has all units. It keeps lists of the units and names that matter for a
+// verdict, so that the cost of a verdict depends on the size of the change.
 type index struct {
 	units map[string]*unit
-	// owners are the entries of each name, by origin; a name with two is an error.
+	// owners has the entries of each name, sorted by origin. More than one entry
+	// is an error.
 	owners map[string][]*schema.Entry
-	// doubled are the names in owners with more than one entry.
-	doubled map[string]bool
-	// troubled are the keys of units with errors or warnings.
-	troubled map[string]bool
-	// expiring are the names of policies that expire.
+	// duplicated has the names in owners with more than one entry.
+	duplicated map[string]bool
+	// withProblems has the keys of the units with errors or warnings.
+	withProblems map[string]bool
+	// expiring has the names of the policies with an expiry time.
 	expiring map[string]bool
-	// set has each name's first owner.
+	// set has the first owner of each name.
 	set *schema.Set
 }
 
 func newIndex() *index {
 	return &index{
-		units: map[string]*unit{}, owners: map[string][]*schema.Entry{}, doubled: map[string]bool{},
-		troubled: map[string]bool{}, expiring: map[string]bool{}, set: schema.NewSet(),
+		units: map[string]*unit{}, owners: map[string][]*schema.Entry{}, duplicated: map[string]bool{},
+		withProblems: map[string]bool{}, expiring: map[string]bool{}, set: schema.NewSet(),
 	}
 }
 
@@ -49,10 +52,10 @@ func byOrigin(a, b *schema.Entry) int {
 	return cmp.Or(cmp.Compare(a.Origin.File, b.Origin.File), cmp.Compare(a.Origin.Line, b.Origin.Line))
 }
 
-// update puts units in the place of those with the same keys.
+// update replaces the units with the same keys.
 func (x *index) update(units []*unit) {
 	touched := map[string]bool{}
-	// First everything out, then everything in: a policy may have moved.
+	// All removals come before the additions: a policy may have moved from one unit to another.
 	for _, u := range units {
 		before := x.units[u.key]
 		if before == nil {
@@ -63,15 +66,15 @@ func (x *index) update(units []*unit) {
 			x.owners[entry.Name()] = slices.DeleteFunc(x.owners[entry.Name()], func(e *schema.Entry) bool { return e == entry })
 		}
 		delete(x.units, u.key)
-		delete(x.troubled, u.key)
+		delete(x.withProblems, u.key)
 	}
 	for _, u := range units {
-		if u.gone {
+		if u.deleted {
 			continue
 		}
 		x.units[u.key] = u
 		if len(u.errors) > 0 || len(u.warnings) > 0 {
-			x.troubled[u.key] = true
+			x.withProblems[u.key] = true
 		}
 		for _, entry := range u.entries {
 			touched[entry.Name()] = true
@@ -82,7 +85,7 @@ func (x *index) update(units []*unit) {
 	var deletes []string
 	for name := range touched {
 		owners := x.owners[name]
-		delete(x.doubled, name)
+		delete(x.duplicated, name)
 		delete(x.expiring, name)
 		if len(owners) == 0 {
 			delete(x.owners, name)
@@ -91,7 +94,7 @@ func (x *index) update(units []*unit) {
 		}
 		slices.SortFunc(owners, byOrigin)
 		if len(owners) > 1 {
-			x.doubled[name] = true
+			x.duplicated[name] = true
 		}
 		if owners[0].Policy.Spec.ExpiresAt != nil {
 			x.expiring[name] = true
@@ -101,21 +104,21 @@ func (x *index) update(units []*unit) {
 	x.set = x.set.With(puts, deletes)
 }
 
-// verdict is what all units come to.
+// verdict returns the verdict on all units. now decides which policies have expired.
 func (x *index) verdict(now time.Time) *schema.Verdict {
 	verdict := &schema.Verdict{}
-	for key := range x.troubled {
+	for key := range x.withProblems {
 		verdict.Errors = append(verdict.Errors, x.units[key].errors...)
 		verdict.Warnings = append(verdict.Warnings, x.units[key].warnings...)
 	}
-	for name := range x.doubled {
-		verdict.Errors = append(verdict.Errors, doubles(name, x.owners[name])...)
+	for name := range x.duplicated {
+		verdict.Errors = append(verdict.Errors, duplicateNames(name, x.owners[name])...)
 	}
 	for name := range x.expiring {
 		if entry := x.owners[name][0]; entry.Policy.Expired(now) {
 			verdict.Warnings = append(verdict.Warnings, schema.Problem{
 				File: entry.Origin.File, Line: entry.Origin.Line, Column: 1, Field: "spec.expires_at",
-				Message: fmt.Sprintf("policy %q expired at %s and does nothing any more; it can be deleted",
+				Message: fmt.Sprintf("policy %q expired at %s and has no effect any more; it can be deleted",
 					name, entry.Policy.Spec.ExpiresAt.Format(time.RFC3339)),
 			})
 		}
@@ -128,8 +131,8 @@ func (x *index) verdict(now time.Time) *schema.Verdict {
 	return verdict
 }
 
-// doubles names, at each place where a policy's name is used, the others.
-func doubles(name string, owners []*schema.Entry) []schema.Problem {
+// duplicateNames returns a problem for each place where a duplicate name is used.
+func duplicateNames(name string, owners []*schema.Entry) []schema.Problem {
 	var problems []schema.Problem
 	for i, owner := range owners {
 		other := owners[0]
@@ -142,7 +145,7 @@ func doubles(name string, owners []*schema.Entry) []schema.Problem {
 		}
 		problems = append(problems, schema.Problem{
 			File: owner.Origin.File, Line: owner.Origin.Line, Column: 1, Field: "metadata.name",
-			Message: fmt.Sprintf("the name %q is used here and in %s, line %d%s; each policy needs a name of its own",
+			Message: fmt.Sprintf("the name %q is used here and in %s, line %d%s; policy names must be unique",
 				name, other.Origin.File, other.Origin.Line, more),
 		})
 	}

@@ -2,5 +2,5 @@
 
 package cue
 
-// limitMemory does nothing here: watchMemory is the only line.
+// limitMemory does nothing on this system: only watchMemory applies.
 func limitMemory(int64) {}

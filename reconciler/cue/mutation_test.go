@@ -15,7 +15,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// seed is where a run starts: HFI_SEED, or another each time.
+// seed returns HFI_SEED, or a random seed.
 func seed(t testing.TB) uint64 {
 	s := rand.Uint64()
 	if text := os.Getenv("HFI_SEED"); text != "" {
@@ -28,7 +28,7 @@ func seed(t testing.TB) uint64 {
 	return s
 }
 
-// words are what mutations put in: what files consist of, and what is odd.
+// words are the texts that mutations insert: parts of policies, and unusual ones.
 var words = []string{
 	"metadata", "name", "spec", "rules", "fault", "delay_ms", "percentage", "abort", "status", "grpc_status", "body", "headers", "match",
 	"path", "exact", "prefix", "regex", "methods", "present", "selector", "service", "namespace", "expires_at", "dry_run", "kind",
@@ -38,27 +38,27 @@ var words = []string{
 	"int", "string", "_", "if true {x: 1}", "for x in [1] {y: x}", "#D", "& 5", "| 6", "...", "import", "package",
 }
 
-// gentle are changes that often leave a valid file valid.
+// gentle are mutations that often keep a valid file valid.
 var gentle = []func(r *rand.Rand, piece string) (string, bool){
 	func(r *rand.Rand, piece string) (string, bool) { // another number
 		numbers := []string{"0", "1", "7", "99", "100", "101", "503", "4096", "3600000", "12.5", "0.0001", "1e1", "017", "0b1"}
 		return numbers[r.IntN(len(numbers))], piece[0] >= '0' && piece[0] <= '9'
 	},
-	func(r *rand.Rand, piece string) (string, bool) { // more of a word
+	func(r *rand.Rand, piece string) (string, bool) { // a longer word
 		return piece + string(rune('a'+r.IntN(26))), piece[0] >= 'a' && piece[0] <= 'z'
 	},
 	func(r *rand.Rand, piece string) (string, bool) { // more white space
 		return piece + piece, piece[0] == ' ' || piece[0] == '\n'
 	},
-	func(r *rand.Rand, piece string) (string, bool) { // a comment, in YAML and often in vain
+	func(r *rand.Rand, piece string) (string, bool) { // a comment, if the file is YAML
 		return " # why\n", piece == "\n"
 	},
-	func(r *rand.Rand, piece string) (string, bool) { // another mark
+	func(r *rand.Rand, piece string) (string, bool) { // another punctuation mark
 		return []string{`"`, "'", ",", ":"}[r.IntN(4)], strings.Contains(`"',:`, piece)
 	},
 }
 
-// mutate changes a text at random: every other time gently.
+// mutate changes a text at random, with a gentle mutation in half of the cases.
 func mutate(r *rand.Rand, text string) string {
 	if r.IntN(2) == 0 {
 		pieces := split(text)
@@ -100,7 +100,7 @@ func mutate(r *rand.Rand, text string) string {
 	return text
 }
 
-// split takes a text apart into words, white space and single marks.
+// split splits a text into words, white space and single punctuation marks.
 func split(text string) []string {
 	class := func(r rune) int {
 		switch {
@@ -127,8 +127,8 @@ func split(text string) []string {
 	return pieces
 }
 
-// excepted says that a file is one on which the verdicts may differ, as
-// README.md lists them.
+// excepted reports whether README.md lists the file as one on which the verdicts
+// may differ.
 func excepted(s sample, verdict []string) bool {
 	if strings.Contains(s.text, "json-schema.org") || strings.Contains(s.text, "openapi") {
 		return true
@@ -143,8 +143,8 @@ func excepted(s sample, verdict []string) bool {
 	return false
 }
 
-// TestMutations compares the verdicts of stock cue and of a Workspace on
-// files changed at random: 150 of them, 1,500 with HFI_SLOW=1.
+// TestMutations compares the verdicts of stock cue and of a Workspace on randomly
+// mutated files: 150, or 1,500 with HFI_SLOW=1.
 func TestMutations(t *testing.T) {
 	cue := newStock(t)
 	count := 150
@@ -187,15 +187,15 @@ func TestMutations(t *testing.T) {
 			})
 		}
 	})
-	// Exceptions are rare: where they are not, they hide something.
+	// Many exceptions would hide errors.
 	t.Logf("%d of %d were excused", excused.Load(), count)
 	if most := int64(count / 50); excused.Load() > most {
-		t.Errorf("%d of %d files were excused for what README.md excepts, more than %d", excused.Load(), count, most)
+		t.Errorf("%d of %d files were excused as exceptions in README.md, more than %d", excused.Load(), count, most)
 	}
 }
 
-// compare compares the two verdicts on a file, and says whether it is valid
-// and whether they may differ, and do.
+// compare compares the two verdicts on a file. It reports whether the file is
+// valid, and whether the verdicts differ as README.md allows.
 func compare(t *testing.T, cue *stock, dir string, s sample) (valid, excused bool) {
 	t.Helper()
 	lay(t, dir, map[string]string{"policies/" + s.file: s.text})
@@ -204,7 +204,7 @@ func compare(t *testing.T, cue *stock, dir string, s sample) (valid, excused boo
 	if s.isCUE() {
 		valid, output = cue.packages(dir, "policies")
 		if strings.Contains(output, "matched no packages") {
-			valid = true // to cue a folder without packages is a mistake, to hfi it is one without policies
+			valid = true // a folder without packages is an error for cue, but not for hfi
 		}
 	} else {
 		valid, output = cue.file(filepath.Join(dir, "policies", s.file))
@@ -213,7 +213,7 @@ func compare(t *testing.T, cue *stock, dir string, s sample) (valid, excused boo
 	got := lines(verdict.Errors)
 	if (len(got) == 0) != valid {
 		if excused = excepted(s, got) || valid && unbound(cue, s, verdict.Errors); !excused {
-			t.Errorf("stock cue says %t, the workspace %t, about %s:\n%s\ncue: %s\nhfi: %q", valid, len(got) == 0, s.file, s.text, output, got)
+			t.Errorf("stock cue: valid is %t, workspace: valid is %t, for %s:\n%s\ncue: %s\nhfi: %q", valid, len(got) == 0, s.file, s.text, output, got)
 		}
 	}
 	for _, p := range verdict.Errors {
@@ -222,9 +222,9 @@ func compare(t *testing.T, cue *stock, dir string, s sample) (valid, excused boo
 	return valid, excused
 }
 
-// unbound says that all errors are of policies which the package does not
-// itself hold against the schema, as README.md says; then stock cue refuses
-// them too, once a second file of the package does.
+// unbound reports whether all errors are in policies that the package does not
+// constrain with the schema, which README.md lists as an exception. Stock cue must
+// reject such a package too when a second file adds the constraint.
 func unbound(cue *stock, s sample, errors []schema.Problem) bool {
 	if !s.isCUE() {
 		return false
@@ -245,31 +245,31 @@ func unbound(cue *stock, s sample, errors []schema.Problem) bool {
 	return !valid
 }
 
-// TestUnboundExcusesNoMore: the exception is for policies alone, and for such
-// as stock cue would refuse too.
+// TestUnboundExcusesNoMore checks that unbound excuses only errors in policies that
+// stock cue rejects too.
 func TestUnboundExcusesNoMore(t *testing.T) {
 	cue := newStock(t)
 	for _, test := range []struct {
 		name, text string
-		// errors are made up where the workspace has none.
+		// errors are used instead of the workspace's.
 		errors []schema.Problem
 		want   bool
 	}{
 		{"a wrong policy", "policies: a: spec: rules: [{fault: delay_ms: 0}]\n", nil, true},
-		{"a key that is no name", "policies: \"A B\": spec: rules: [{fault: delay_ms: 1}]\n", nil, true},
-		{"policies that are none", "policies: [1]\n", nil, true},
-		{"an error elsewhere", "policies: a: spec: rules: [{fault: delay_ms: 0}]\n", []schema.Problem{{Field: "x"}, {Field: "policies.a"}}, false},
-		{"a right policy refused", "policies: a: spec: rules: [{fault: delay_ms: 1}]\n", []schema.Problem{{Field: "policies.a"}}, false},
+		{"a key that is not a valid name", "policies: \"A B\": spec: rules: [{fault: delay_ms: 1}]\n", nil, true},
+		{"policies that are a list", "policies: [1]\n", nil, true},
+		{"an error outside the policies", "policies: a: spec: rules: [{fault: delay_ms: 0}]\n", []schema.Problem{{Field: "x"}, {Field: "policies.a"}}, false},
+		{"a valid policy rejected", "policies: a: spec: rules: [{fault: delay_ms: 1}]\n", []schema.Problem{{Field: "policies.a"}}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := pkg(bad, test.name, test.text)
 			if valid, output := cue.ask(s); !valid {
-				t.Fatalf("stock cue refuses it as it is:\n%s", output)
+				t.Fatalf("stock cue rejects it without the constraint:\n%s", output)
 			}
 			errors := test.errors
 			if errors == nil {
 				if errors = ours(t, New("policies"), s).Errors; len(errors) == 0 {
-					t.Fatal("the workspace takes it")
+					t.Fatal("the workspace accepts it")
 				}
 			}
 			if got := unbound(cue, s, errors); got != test.want {
@@ -279,8 +279,7 @@ func TestUnboundExcusesNoMore(t *testing.T) {
 	}
 }
 
-// FuzzYAML and FuzzJSON: whatever a file holds, there is a verdict, and it is
-// a set or errors that a person can read.
+// FuzzYAML checks that there is a verdict for any text, with a set or readable errors.
 func FuzzYAML(f *testing.F) { fuzzFile(f, "p.yaml") }
 
 // FuzzJSON is FuzzYAML for JSON.
@@ -306,15 +305,15 @@ func fuzzFile(f *testing.F, name string) {
 		if verdict.Set != nil {
 			for _, entry := range verdict.Set.Entries() {
 				if again, err := schema.Parse(entry.Canonical); err != nil || string(again.Canonical()) != string(entry.Canonical) {
-					t.Fatalf("the canonical form is no fixed point: %s: %v", entry.Canonical, err)
+					t.Fatalf("the canonical form is not a fixed point: %s: %v", entry.Canonical, err)
 				}
 			}
 		}
 	})
 }
 
-// FuzzCUE: what the parent process reads of a file of CUE, its package
-// clause and imports, can be any text.
+// FuzzCUE checks that the parent process can parse the package clause and imports
+// of any text.
 func FuzzCUE(f *testing.F) {
 	for _, s := range samples {
 		if s.isCUE() {
@@ -328,7 +327,7 @@ func FuzzCUE(f *testing.F) {
 		p.files[file.path] = file
 		p.files["cue.mod/module.cue"] = &cueFile{path: "cue.mod/module.cue", content: module}
 		p.resolve()
-		p.remarks()
+		p.warningsUnit()
 		p.request(New("").Limits, []string{"policies/a"})
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// endless is a package that CUE would evaluate for a very long time.
+// endless is a package that takes CUE a very long time to evaluate.
 const endless = "package endless\n\nimport \"list\"\n\nx: [for a in list.Range(0, 100000, 1) for b in list.Range(0, 100000, 1) if a+b < 0 {a}]\n"
 
 // greedy is a package that takes a lot of memory.
@@ -25,17 +25,17 @@ func withModule(files ...schema.File) []schema.File {
 	return append([]schema.File{content("cue.mod/module.cue", testModule), content(schemaFile, schema.CUE)}, files...)
 }
 
-// TestEndlessPackages: a package that never ends or takes all memory is an
-// error of its own, names the limit, and hides no other package's error.
+// TestEndlessPackages checks that a package that never ends or takes too much
+// memory is an error that names the limit, and hides no other package's error.
 func TestEndlessPackages(t *testing.T) {
 	for _, test := range []struct {
 		name, text, want string
 		timeout          time.Duration
 		memory           int64
 	}{
-		// The limit that is not meant is far away, for slow machines and the race detector.
-		{"endless", endless, "policies/m/m.cue: the package takes longer than the time limit of 2s to evaluate", 2 * time.Second, 4 << 30},
-		{"greedy", greedy, "policies/m/m.cue: the package takes more than the memory limit of 256 MiB to evaluate", time.Minute, 256 << 20},
+		// The other limit is high, for slow machines and the race detector.
+		{"endless", endless, "policies/m/m.cue: evaluating the package exceeds the time limit of 2s", 2 * time.Second, 4 << 30},
+		{"greedy", greedy, "policies/m/m.cue: evaluating the package exceeds the memory limit of 256 MiB", time.Minute, 256 << 20},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := New("policies")
@@ -51,13 +51,13 @@ func TestEndlessPackages(t *testing.T) {
 	}
 }
 
-// TestManyEndlessPackages: packages that together take more time than there
-// is for a commit are errors of their own, so that there is a verdict, and
-// the commit is not tried for ever.
+// TestManyEndlessPackages checks that packages that exceed the time limit for a
+// commit are errors, so that there is a verdict and the commit is not retried for
+// ever.
 func TestManyEndlessPackages(t *testing.T) {
 	w := New("policies")
 	w.EvalTimeout, w.EvalTotal = time.Minute, 3*time.Second
-	const want = ": the time limit of 3s for all packages together is over, and the package is not evaluated"
+	const want = ": the package was not evaluated: all packages together exceed the time limit of 3s"
 	wantErrors(t, apply(t, w, commit("c1", "", withModule(
 		content("policies/e/e.cue", endless),
 		content("policies/f/f.cue", endless),
@@ -66,14 +66,15 @@ func TestManyEndlessPackages(t *testing.T) {
 		content("policies/ok.yaml", small("ok", 1)))...)),
 		"policies/bad.yaml:", "policies/e/e.cue"+want, "policies/f/f.cue"+want, "policies/g/g.cue"+want)
 
-	// What there was no time for is evaluated with the next commit, though it has not changed.
+	// The packages that were not evaluated are evaluated with the next commit, although they have not changed.
 	w.EvalTotal = time.Minute
 	wantErrors(t, apply(t, w, commit("c2", "c1", gone("policies/e/e.cue"), gone("policies/f/f.cue"), gone("policies/bad.yaml"))),
 		"policies/g/g.cue:3:4: x: conflicting values")
 	wantSet(t, apply(t, w, commit("c3", "c2", gone("policies/g/g.cue"))), "ok")
 }
 
-// TestDeepPackages: nesting and recursion end in an error, not in a crash of ours.
+// TestDeepPackages checks that deep nesting and recursion are errors and do not
+// end this process.
 func TestDeepPackages(t *testing.T) {
 	for name, text := range map[string]string{
 		"brackets":    "package a\n\nx: " + rep("[", 9_000) + rep("]", 9_000) + "\n",
@@ -90,15 +91,16 @@ func TestDeepPackages(t *testing.T) {
 			for _, p := range verdict.Errors {
 				readable(t, p, true)
 				if p.File != "policies/a/a.cue" {
-					t.Errorf("an error elsewhere: %s", p)
+					t.Errorf("an error in another file: %s", p)
 				}
 			}
 		})
 	}
 }
 
-// TestChildIsGone: when the caller gives up, the child is killed and reaped.
-func TestChildIsGone(t *testing.T) {
+// TestChildIsKilled checks that the child is killed and reaped when the context is
+// cancelled.
+func TestChildIsKilled(t *testing.T) {
 	w := New("policies")
 	w.EvalTimeout = time.Hour
 	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
@@ -112,14 +114,14 @@ func TestChildIsGone(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 	if w.Base() != "" {
-		t.Error("the delta was taken in")
+		t.Error("the delta was applied")
 	}
 	for _, pid := range childProcesses(t) {
-		t.Errorf("the child process %d is still there", pid)
+		t.Errorf("the child process %d still exists", pid)
 	}
 }
 
-// childProcesses are this process's, on Linux.
+// childProcesses returns the IDs of this process's children, on Linux.
 func childProcesses(t *testing.T) []int {
 	var pids []int
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
@@ -136,9 +138,9 @@ func childProcesses(t *testing.T) []int {
 	return pids
 }
 
-// TestOnlyWhatImportsIt: a package is evaluated again only when it, what it
-// imports, or the module has changed.
-func TestOnlyWhatImportsIt(t *testing.T) {
+// TestAffectedPackages checks that a package is evaluated again only when the
+// package, its imports, or the module has changed.
+func TestAffectedPackages(t *testing.T) {
 	file := func(path, text string) *cueFile {
 		f := &cueFile{path: path, content: text}
 		f.parse()
@@ -174,13 +176,13 @@ func TestOnlyWhatImportsIt(t *testing.T) {
 			t.Errorf("a change of %s affects %q, want %q", test.changed, got, test.want)
 		}
 	}
-	// What was too slow before comes last: it may leave no time for the others.
+	// A package that was too slow before comes last: it may leave no time for the others.
 	p.undecided = map[string]bool{"policies/a": true}
 	if got := strings.Join(p.affected(p, []string{"lib/two/two.cue"}), " "); got != "policies/b policies/f policies/a" {
 		t.Errorf("the order is %q", got)
 	}
 	p.undecided = nil
-	// A package that was missing appears.
+	// A missing package is added.
 	next := *p
 	next.files = map[string]*cueFile{"nowhere/x.cue": file("nowhere/x.cue", "package x\n")}
 	for path, f := range p.files {
@@ -192,9 +194,9 @@ func TestOnlyWhatImportsIt(t *testing.T) {
 	}
 }
 
-// TestDaemonsSchemaWins: the copy in the repository is for cue vet; where it
-// differs there is a warning, and the daemon's decides.
-func TestDaemonsSchemaWins(t *testing.T) {
+// TestOwnSchemaWins checks that hfi uses its own schema, and warns if the
+// repository's copy differs.
+func TestOwnSchemaWins(t *testing.T) {
 	w := New("policies")
 	lax := "package schema\n\n#Policies: [string]: {...}\n#Policy: {...}\n"
 	text := "package a\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: a: spec: rules: [{fault: delay_ms: 0}]\n"
@@ -213,7 +215,7 @@ func TestDaemonsSchemaWins(t *testing.T) {
 	if got := lines(verdict.Warnings); len(got) != 1 || !strings.Contains(got[0], "has no copy of the schema") {
 		t.Errorf("warnings: %q", got)
 	}
-	// Files beside it, and the other places where CUE looks, do not count.
+	// Other files in that folder, and the other folders that CUE searches, are not used.
 	verdict = apply(t, w, commit("c4", "c3", content(schemaFile, schema.CUE),
 		content("cue.mod/usr/github.com/boifi/hfi/schema/more.cue", "package schema\n\n#Fault: delay_ms: 7\n"),
 		content("cue.mod/pkg/github.com/boifi/hfi/schema/more.cue", "package schema\n\n#Fault: delay_ms: 7\n")))
@@ -223,13 +225,13 @@ func TestDaemonsSchemaWins(t *testing.T) {
 	}
 }
 
-// TestPackagePlaces: where the module and the policy folder may stand.
-func TestPackagePlaces(t *testing.T) {
+// TestPackageFolders checks where the module and the policy folder may be.
+func TestPackageFolders(t *testing.T) {
 	text := "package a\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: a: spec: rules: [{fault: delay_ms: 1}]\n"
 	for _, test := range []struct{ name, policyPath, module string }{
 		{"module at the root", "policies", ""},
 		{"module in the policy folder", "policies", "policies/"},
-		{"module between", "x/policies", "x/"},
+		{"module between the root and the policy folder", "x/policies", "x/"},
 		{"policies at the root", "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -244,27 +246,27 @@ func TestPackagePlaces(t *testing.T) {
 		wantErrors(t, apply(t, New("policies"), commit("c", "", content("policies/a/a.cue", text))), "policies/a/a.cue:3:8: ")
 		wantSet(t, apply(t, New("policies"), commit("c", "", content("policies/a/a.cue", "package a\n\nx: 1\n"))))
 	})
-	t.Run("a module of its own below", func(t *testing.T) {
+	t.Run("a nested module", func(t *testing.T) {
 		wantSet(t, apply(t, New("policies"), commit("c", "", withModule(
 			content("policies/a/a.cue", text), content("policies/sub/cue.mod/module.cue", testModule), content("policies/sub/b/b.cue", "package b\n\nx: 1 & 2\n"))...)), "a")
 	})
 	t.Run("a registry", func(t *testing.T) {
 		verdict := apply(t, New("policies"), commit("c", "", content("cue.mod/module.cue", testModule+"deps: \"cue.dev/x/k8s.io@v0\": v: \"v0.1.0\"\n"),
 			content(schemaFile, schema.CUE), content("policies/a/a.cue", "package a\n\nimport \"cue.dev/x/k8s.io/api\"\n\nx: api.y\n")))
-		if verdict.Set != nil || !strings.Contains(strings.Join(lines(verdict.Errors), " "), "registries are not supported") {
+		if verdict.Set != nil || !strings.Contains(strings.Join(lines(verdict.Errors), " "), "modules from a registry are not supported") {
 			t.Errorf("errors: %q", lines(verdict.Errors))
 		}
 	})
-	t.Run("this very module", func(t *testing.T) {
+	t.Run("the module of the schema", func(t *testing.T) {
 		wantSet(t, apply(t, New("policies"), commit("c", "",
 			content("cue.mod/module.cue", strings.Replace(testModule, "example.com/policies", "github.com/boifi/hfi", 1)),
 			content("schema/policy.cue", schema.CUE), content("policies/a/a.cue", text))), "a")
 	})
 }
 
-// TestUnboundPolicies: policies that the package itself does not hold
-// against the schema are held against it all the same.
-func TestUnboundPolicies(t *testing.T) {
+// TestUnconstrainedPolicies checks that policies are validated against the schema
+// even if the package does not constrain them.
+func TestUnconstrainedPolicies(t *testing.T) {
 	w := New("policies")
 	wantErrors(t, apply(t, w, commit("c1", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: a: spec: rules: [{fault: delay_ms: 0}]\n"))...)),
 		"policies/a/a.cue:3:46: policies.a.spec.rules[0].fault.delay_ms: delay_ms must be")
@@ -272,8 +274,8 @@ func TestUnboundPolicies(t *testing.T) {
 	wantErrors(t, apply(t, w, commit("c3", "", withModule(content("policies/a/a.cue", "package a\n\npolicies: [1]\n"))...)), "policies/a/a.cue:3:")
 }
 
-// hundred makes a hundred policies of one, by a comprehension: the same
-// fault for each of a hundred services, a little longer for each.
+// hundred generates a hundred policies with a comprehension: a delay for each of a
+// hundred services, each a little longer than the one before.
 const hundred = `package hundred
 
 import (
@@ -299,9 +301,9 @@ policies: schema.#Policies
 policies: {for i in list.Range(0, 100, 1) {"slow-\(i)": (#slow & {n: i}).policy}}
 `
 
-// TestAHundredPoliciesOfOne: stock cue says what the hundred are, and the
-// workspace's are just those; one wrong among them fails both.
-func TestAHundredPoliciesOfOne(t *testing.T) {
+// TestGeneratedPolicies checks that a workspace reads the same generated policies
+// as stock cue exports, and that one invalid policy fails both.
+func TestGeneratedPolicies(t *testing.T) {
 	cue := newStock(t)
 	verdicts := func(t *testing.T, text string) (*schema.Verdict, string) {
 		t.Helper()
@@ -310,7 +312,7 @@ func TestAHundredPoliciesOfOne(t *testing.T) {
 		verdict := apply(t, New("policies"), commit("c", "", withModule(content("policies/hundred/hundred.cue", text))...))
 		valid, output := cue.packages(dir, "policies")
 		if valid != (len(verdict.Errors) == 0) {
-			t.Fatalf("stock cue says %t: %s\nthe workspace: %q", valid, output, lines(verdict.Errors))
+			t.Fatalf("stock cue: valid is %t: %s\nworkspace: %q", valid, output, lines(verdict.Errors))
 		}
 		return verdict, dir
 	}
@@ -326,11 +328,11 @@ func TestAHundredPoliciesOfOne(t *testing.T) {
 	for name, text := range exported {
 		want, err := schema.Parse(text)
 		if err != nil {
-			t.Fatalf("what stock cue exports as %s is no policy: %v", name, err)
+			t.Fatalf("stock cue's export of %s is not a policy: %v", name, err)
 		}
 		got := verdict.Set.Get(name)
 		if got == nil || string(got.Canonical) != string(want.Canonical()) {
-			t.Errorf("%s is %v, to stock cue %s", name, got, want.Canonical())
+			t.Errorf("%s is %v, stock cue has %s", name, got, want.Canonical())
 		}
 	}
 	if last := string(verdict.Set.Get("slow-99").Canonical); !strings.Contains(last, `"delay_ms":1000`) || !strings.Contains(last, `"/shop/99"`) || !strings.Contains(last, `"shop-99"`) {
@@ -338,17 +340,17 @@ func TestAHundredPoliciesOfOne(t *testing.T) {
 	}
 	again, _ := verdicts(t, hundred)
 	if again.Set.Digest() != verdict.Set.Digest() {
-		t.Errorf("the same package gave %s, then %s", verdict.Set.Digest(), again.Set.Digest())
+		t.Errorf("the digest of the same package is %s, then %s", verdict.Set.Digest(), again.Set.Digest())
 	}
 
 	// Only the last delay is out of bounds: 3,600,010 ms.
 	broken, _ := verdicts(t, strings.Replace(hundred, "10 + 10*n}", "10 + 10*n + 3599000*div(n, 99) + 10*div(n, 99)}", 1))
 	if got := lines(broken.Errors); broken.Set != nil || len(got) != 1 || !strings.Contains(got[0], `policies["slow-99"].spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 3600010`) {
-		t.Errorf("with one wrong of a hundred, the errors are %q", got)
+		t.Errorf("with one invalid policy, the errors are %q", got)
 	}
 }
 
-// TestAllErrorsOfAPackage: one policy's error does not hide another's.
+// TestAllErrorsOfAPackage checks that the error of one policy does not hide that of another.
 func TestAllErrorsOfAPackage(t *testing.T) {
 	text := `package bad
 
@@ -366,7 +368,7 @@ policies: {
 	wantErrors(t, apply(t, New("policies"), commit("c", "", withModule(content("policies/b/b.cue", text))...)),
 		"policies/b/b.cue:7:42: policies.one.spec.rules[0].fault.percentage: percentage must be between 0 and 100, not 150",
 		`policies/b/b.cue:8:46: policies.two.spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`,
-		"policies.three.spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, and has no value yet",
+		"policies.three.spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, but it has no value",
 		"policies/b/b.cue:10:37: policies.four.spec.rules[0].fault.abort: abort needs exactly one of status and grpc_status",
 		`policies/b/b.cue:11:10: policies["n-5"]["a-b"]: unknown field "a-b"`)
 }

@@ -9,14 +9,14 @@ import (
 	"cuelang.org/go/cue/token"
 )
 
-// maxPlainNumber is how long a number in plain data may be: well within what
-// CUE's arithmetic and everybody else's agree on.
+// maxPlainNumber is the maximum length of a number in plain data. CUE and all
+// JSON libraries read such numbers alike.
 const maxPlainNumber = 15
 
-// plain appends a document as JSON, and says whether it is plain data, of
-// which there can be no two opinions: mappings without equal keys, lists,
-// texts, numbers as JSON has them, true, false and null. A document that is
-// not plain may be valid all the same; ask CUE for its value.
+// plain appends a document as JSON, and reports whether it is plain data, which
+// has only one possible value: mappings without duplicate keys, lists, strings,
+// numbers in JSON's form, true, false and null. A document that is not plain data
+// may be valid: CUE has to evaluate it.
 func plain(to []byte, expr ast.Expr) ([]byte, bool) {
 	switch x := expr.(type) {
 	case *ast.StructLit:
@@ -64,12 +64,12 @@ func plainStruct(to []byte, x *ast.StructLit) ([]byte, bool) {
 	return append(to, '}'), true
 }
 
-// maxPlainFields bounds what the search for equal keys costs. No mapping in a
-// valid policy has as many fields.
+// maxPlainFields bounds the cost of the search for duplicate keys. No mapping in
+// a valid policy has as many fields.
 const maxPlainFields = 64
 
-// plainLabel is the name of a regular field. CUE normalises what is not ASCII
-// in names, so that two names may be one.
+// plainLabel returns the name of a regular field, if it is ASCII. CUE normalises
+// other names, so that two different names may be equal.
 func plainLabel(field *ast.Field) (string, bool) {
 	if field.Constraint != token.ILLEGAL || field.Alias != nil || len(field.Attrs) > 0 {
 		return "", false
@@ -86,7 +86,8 @@ func plainLabel(field *ast.Field) (string, bool) {
 	return name, true
 }
 
-// repeated says whether fields have the name, or are too many to be searched.
+// repeated reports whether one of the fields has the name, or there are too many
+// fields to search.
 func repeated(fields []ast.Decl, name string) bool {
 	if len(fields) >= maxPlainFields {
 		return true
@@ -109,7 +110,7 @@ func plainScalar(to []byte, x *ast.BasicLit) ([]byte, bool) {
 		}
 		return append(to, x.Value...), true
 	case token.STRING:
-		if x.Value == "" || x.Value[0] != '"' { // in other quotes it may be bytes
+		if x.Value == "" || x.Value[0] != '"' { // other quotes may be bytes
 			return to, false
 		}
 		text, err := literal.Unquote(x.Value)
@@ -121,8 +122,8 @@ func plainScalar(to []byte, x *ast.BasicLit) ([]byte, bool) {
 	return to, false
 }
 
-// plainNumber says whether a text is digits that do not begin with a needless
-// zero, and maybe a dot and more digits.
+// plainNumber reports whether a text is a non-negative decimal number as in JSON:
+// digits without a leading zero, optionally followed by a dot and more digits.
 func plainNumber(text string) bool {
 	digits := 0
 	for i := range len(text) {

@@ -18,21 +18,23 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// perChild is how many packages one child evaluates: it frees nothing in between.
+// perChild is the maximum number of packages that one child evaluates. A child
+// does not free memory between packages.
 const perChild = 64
 
-// startTimeout is how long a child may take to start, beside the time for
-// the first package. A machine may be busy.
+// startTimeout is the time that a child may take to start on a busy machine, in
+// addition to the time for the first package.
 const startTimeout = 30 * time.Second
 
-// evaluate gives the units of packages, and those that a limit stopped or left
-// no time for: they are tried again, since it may have been the machine.
+// evaluate returns the units of packages, and the folders of the packages that
+// were stopped by a limit or not started in time. The next commit evaluates those
+// again, because the machine may have been busy.
 func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string) ([]*unit, map[string]bool, error) {
 	var units []*unit
 	undecided := map[string]bool{}
 	giveUp := func(folder, message string) {
 		undecided[folder] = true
-		units = append(units, &unit{key: folder + "/", errors: []schema.Problem{p.place(folder, message)}})
+		units = append(units, &unit{key: folder + "/", errors: []schema.Problem{p.packageProblem(folder, message)}})
 	}
 	deadline := time.Now().Add(limits.EvalTotal)
 	todo := slices.Collect(slices.Chunk(folders, perChild))
@@ -50,7 +52,7 @@ func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string
 			return nil, nil, err
 		}
 		for _, answer := range answers {
-			u, err := p.unit(answer)
+			u, err := p.unitOf(answer)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -60,8 +62,8 @@ func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string
 		if len(rest) == 0 {
 			continue
 		}
-		// A time limit is this package's own. What else ended the child may
-		// have come from those before, so the package gets a child to itself.
+		// A time limit applies to this package alone. Other failures may be caused
+		// by the packages before it, so the package gets a child of its own.
 		if failure.timeout || len(batch) == 1 {
 			giveUp(rest[0], failure.message)
 		} else {
@@ -74,48 +76,32 @@ func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string
 	return units, undecided, nil
 }
 
-// failure is why a child did not finish.
+// failure is the reason why a child did not finish a batch.
 type failure struct {
 	timeout bool
 	message string
 }
 
-// runChild has one child evaluate a batch of packages, until a deadline at the
-// latest. It gives the answers that came, in the batch's order, and why there
-// are not more. An error means that no child could be run.
+// runChild runs one child to evaluate a batch of packages before a deadline. It
+// returns the answers in the order of the batch, and why there are not more. An
+// error means that no child could be run.
 func (p *packages) runChild(ctx context.Context, limits Limits, deadline time.Time, batch []string) ([]response, failure, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var message bytes.Buffer
 	if err := gob.NewEncoder(&message).Encode(p.request(limits, batch)); err != nil {
-		return nil, failure{}, fmt.Errorf("encoding packages of CUE: %w", err)
+		return nil, failure{}, fmt.Errorf("encoding CUE packages: %w", err)
 	}
-	self, err := os.Executable()
+	child, err := startChild(ctx)
 	if err != nil {
-		return nil, failure{}, fmt.Errorf("finding this program, to evaluate CUE in a child process: %w", err)
-	}
-	child := exec.CommandContext(ctx, self)
-	child.Env = []string{childVariable + "=1", "GOTRACEBACK=none"}
-	child.Dir = os.TempDir()
-	child.WaitDelay = 5 * time.Second
-	var stderr tail
-	child.Stderr = &stderr
-	stdin, err := child.StdinPipe()
-	if err != nil {
-		return nil, failure{}, fmt.Errorf("starting a child process to evaluate CUE: %w", err)
-	}
-	stdout, err := child.StdoutPipe()
-	if err != nil {
-		return nil, failure{}, fmt.Errorf("starting a child process to evaluate CUE: %w", err)
-	}
-	if err := child.Start(); err != nil {
 		return nil, failure{}, fmt.Errorf("starting a child process to evaluate CUE: %w", err)
 	}
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		// An error shows in the child's answer. The pipe stays open: its end is the child's.
-		_, _ = stdin.Write(message.Bytes())
+		// If the write fails, the child answers with an error. The pipe stays open,
+		// because the child exits when it is closed.
+		_, _ = child.stdin.Write(message.Bytes())
 	}()
 	lines := make(chan response)
 	failed := make(chan error, 1)
@@ -123,32 +109,64 @@ func (p *packages) runChild(ctx context.Context, limits Limits, deadline time.Ti
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		failed <- decodeLines(stdout, lines, done)
+		failed <- decodeLines(child.stdout, lines, done)
 	}()
 	answers, readErr := collect(lines, failed, batch, limits.EvalTimeout, deadline)
 	close(done)
-	stopped := ctx.Err() != nil && !errors.Is(readErr, errSlow) && !errors.Is(readErr, errNoTimeLeft)
+	stopped := ctx.Err() != nil && !errors.Is(readErr, errTimeout) && !errors.Is(readErr, errNoTimeLeft)
 	if len(answers) < len(batch) && readErr != nil && !errors.Is(readErr, io.EOF) {
-		cancel() // it takes too long, or writes what no child of ours writes
+		cancel() // the child takes too long, or its output is invalid
 	}
-	_ = stdin.Close()
+	_ = child.stdin.Close()
 	waitErr := child.Wait()
 	<-written
 	<-read
 	if stopped {
-		return nil, failure{}, fmt.Errorf("evaluating packages of CUE: %w", context.Cause(ctx))
+		return nil, failure{}, fmt.Errorf("evaluating CUE packages: %w", context.Cause(ctx))
 	}
 	if len(answers) == len(batch) {
 		return answers, failure{}, nil
 	}
-	why, err := explainExit(limits, readErr, child.ProcessState, stderr.String())
+	why, err := explainExit(limits, readErr, child.ProcessState, child.stderr.String())
 	if err != nil {
 		return nil, failure{}, fmt.Errorf("%w (%v)", err, waitErr)
 	}
 	return answers, why, nil
 }
 
-// decodeLines passes on what a child writes, until done is closed or the child's end.
+// childProcess is a running child and its pipes.
+type childProcess struct {
+	*exec.Cmd
+	stdin  io.WriteCloser
+	stdout io.Reader
+	stderr prefixBuffer
+}
+
+// startChild runs this program again as a child, until ctx is done.
+func startChild(ctx context.Context) (*childProcess, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	child := &childProcess{Cmd: exec.CommandContext(ctx, self)}
+	child.Env = []string{childVariable + "=1", "GOTRACEBACK=none"}
+	child.Dir = os.TempDir()
+	child.WaitDelay = 5 * time.Second
+	child.Stderr = &child.stderr
+	if child.stdin, err = child.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if child.stdout, err = child.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	if err := child.Start(); err != nil {
+		return nil, err
+	}
+	return child, nil
+}
+
+// decodeLines sends the responses of a child to lines, until done is closed or
+// the output ends.
 func decodeLines(out io.Reader, lines chan<- response, done <-chan struct{}) error {
 	decoder := json.NewDecoder(bufio.NewReader(out))
 	for {
@@ -164,15 +182,15 @@ func decodeLines(out io.Reader, lines chan<- response, done <-chan struct{}) err
 	}
 }
 
-// The reasons to stop a child: it is silent for too long, or the time for all
+// The reasons to stop a child: it sends nothing for too long, or the time for all
 // packages is over.
 var (
-	errSlow       = errors.New("the package takes too long")
+	errTimeout    = errors.New("the package takes too long")
 	errNoTimeLeft = errors.New("all packages together take too long")
 )
 
-// collect waits until the batch is answered, the child is silent for too long,
-// or the deadline has come.
+// collect receives responses until the batch is complete, the child sends nothing
+// for longer than limit, or the deadline has passed.
 func collect(lines <-chan response, failed <-chan error, batch []string, limit time.Duration, deadline time.Time) ([]response, error) {
 	timer := time.NewTimer(limit + startTimeout)
 	defer timer.Stop()
@@ -192,7 +210,7 @@ func collect(lines <-chan response, failed <-chan error, batch []string, limit t
 		case err := <-failed:
 			return answers, err
 		case <-timer.C:
-			return answers, errSlow
+			return answers, errTimeout
 		case <-over.C:
 			return answers, errNoTimeLeft
 		}
@@ -200,29 +218,30 @@ func collect(lines <-chan response, failed <-chan error, batch []string, limit t
 	return answers, nil
 }
 
-// explainExit says what a child's end means for the package that it was at.
-// An error means that the child's end says nothing about the package.
+// explainExit returns what the exit of a child means for the package that it was
+// evaluating. An error means that the package is not the reason.
 func explainExit(limits Limits, readErr error, state *os.ProcessState, stderr string) (failure, error) {
 	switch {
 	case errors.Is(readErr, errNoTimeLeft):
 		return failure{timeout: true, message: noTimeLeft(limits)}, nil
-	case errors.Is(readErr, errSlow):
-		return failure{timeout: true, message: fmt.Sprintf("the package takes longer than the time limit of %s to evaluate", limits.EvalTimeout)}, nil
+	case errors.Is(readErr, errTimeout):
+		return failure{timeout: true, message: fmt.Sprintf("evaluating the package exceeds the time limit of %s", limits.EvalTimeout)}, nil
 	case state.ExitCode() == exitMemory || slices.ContainsFunc(outOfMemory, func(sign string) bool { return strings.Contains(stderr, sign) }):
-		return failure{message: fmt.Sprintf("the package takes more than the memory limit of %d MiB to evaluate", limits.EvalMemory>>20)}, nil
+		return failure{message: fmt.Sprintf("evaluating the package exceeds the memory limit of %d MiB", limits.EvalMemory>>20)}, nil
 	case strings.Contains(stderr, "stack overflow") || strings.Contains(stderr, "stack exceeds"):
 		return failure{message: "the package is nested too deeply for CUE to evaluate"}, nil
-	case state.ExitCode() == 2: // the Go runtime's, for a panic or a fatal error
-		return failure{message: "CUE fails when it evaluates the package: " + firstText(stderr)}, nil
+	case state.ExitCode() == 2: // a panic or a fatal error of the Go runtime
+		return failure{message: "CUE failed to evaluate the package: " + firstText(stderr)}, nil
 	}
-	return failure{}, fmt.Errorf("the child process that evaluates CUE ended by itself: %s: %.300s", state, strings.TrimSpace(stderr))
+	return failure{}, fmt.Errorf("the child process that evaluates CUE ended unexpectedly: %s: %.300s", state, strings.TrimSpace(stderr))
 }
 
 func noTimeLeft(limits Limits) string {
-	return fmt.Sprintf("the time limit of %s for all packages together is over, and the package is not evaluated", limits.EvalTotal)
+	return fmt.Sprintf("the package was not evaluated: all packages together exceed the time limit of %s", limits.EvalTotal)
 }
 
-// outOfMemory is what the Go runtime says at the kernel's limit, and the race detector's.
+// outOfMemory has the messages of the Go runtime at the kernel's memory limit,
+// and those of the race detector.
 var outOfMemory = []string{"out of memory", "cannot allocate memory", "failed to allocate"}
 
 func firstText(s string) string {
@@ -230,96 +249,14 @@ func firstText(s string) string {
 	return fmt.Sprintf("%.200s", line)
 }
 
-// tail keeps the beginning of what is written to it.
-type tail struct{ bytes.Buffer }
+// prefixBuffer keeps the first maxPrefix bytes written to it.
+type prefixBuffer struct{ bytes.Buffer }
 
-const maxTail = 16 << 10
+const maxPrefix = 16 << 10
 
-func (t *tail) Write(p []byte) (int, error) {
-	if room := maxTail - t.Len(); room > 0 {
+func (t *prefixBuffer) Write(p []byte) (int, error) {
+	if room := maxPrefix - t.Len(); room > 0 {
 		t.Buffer.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
-}
-
-// request is what a child must know to evaluate some packages: their files
-// and those of what they import, the module, and the schema.
-func (p *packages) request(limits Limits, batch []string) *request {
-	wanted := map[string]bool{}
-	for _, folder := range batch {
-		for key := range p.needs[folder] {
-			wanted[key] = true
-		}
-	}
-	r := &request{
-		Files: map[string]string{}, PolicyPath: p.policyPath, Root: p.root, Targets: batch, Memory: limits.EvalMemory,
-	}
-	if !p.hasModule {
-		r.Root = p.policyPath
-	}
-	for _, f := range p.files {
-		if f.problem != nil && !f.broken {
-			continue
-		}
-		if p.inCueMod(f.path) {
-			if above, _, _ := strings.Cut("/"+f.path, "/cue.mod"); above != "" && strings.Trim(above, "/") != p.root {
-				r.Modules = append(r.Modules, strings.Trim(above, "/"))
-			}
-			if p.hasModule && under(f.path, join(p.root, "cue.mod")) && !p.isSchema(f.path) {
-				r.Files[f.path] = f.content
-			}
-		} else if slices.ContainsFunc(f.keys(), func(key string) bool { return wanted[key] }) && !p.isSchema(f.path) {
-			r.Files[f.path] = f.content
-		}
-	}
-	if p.hasModule {
-		r.Files[p.schemaPath()] = schema.CUE
-	}
-	return r
-}
-
-// unit is what a child's answer comes to.
-func (p *packages) unit(answer response) (*unit, error) {
-	u := &unit{key: answer.Folder + "/", errors: answer.Errors}
-	for i := range u.errors {
-		if u.errors[i].File == "" {
-			u.errors[i].File = p.place(answer.Folder, "").File
-		}
-	}
-	for _, f := range p.files {
-		if f.problem != nil && f.broken && parent(f.path) == answer.Folder {
-			u.errors = append(u.errors, *f.problem)
-		}
-	}
-	for _, policy := range answer.Policies {
-		origin := schema.Origin{File: policy.File, Line: policy.Line}
-		if origin.File == "" {
-			at := p.place(answer.Folder, "")
-			origin.File, origin.Line = at.File, 1
-		}
-		entry, tooBig, err := entryOf(policy.JSON, origin)
-		if err != nil {
-			return nil, err
-		}
-		if tooBig != nil {
-			u.errors = append(u.errors, *tooBig)
-			continue
-		}
-		u.take(entry)
-	}
-	if len(u.errors) > 0 {
-		u.entries = nil
-	}
-	return u, nil
-}
-
-// place is a problem of a whole package, at its first file.
-func (p *packages) place(folder, message string) schema.Problem {
-	problem := schema.Problem{Message: message}
-	for _, f := range p.files {
-		if parent(f.path) == folder && strings.HasSuffix(f.path, ".cue") && (problem.File == "" || f.path < problem.File) {
-			problem.File = f.path
-		}
-	}
-	return problem
 }

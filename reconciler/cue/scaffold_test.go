@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/schema/scaffold"
 )
 
-// workflow runs the workflow's own commands, but for those that install things.
+// workflow runs the commands of the workflow, except those that install programs.
 func workflow(t *testing.T, folder string) error {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(folder, ".github/workflows/policies.yaml"))
@@ -35,7 +35,7 @@ func workflow(t *testing.T, folder string) error {
 			continue
 		}
 		ran++
-		// As GitHub's runners do.
+		// As on GitHub's runners.
 		command := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step.Run)
 		command.Dir = folder
 		command.Env = append(os.Environ(), "PATH="+filepath.Dir(testtool.Path(t, "cue"))+":"+os.Getenv("PATH"))
@@ -45,7 +45,7 @@ func workflow(t *testing.T, folder string) error {
 		}
 	}
 	if ran != 2 {
-		t.Fatalf("the workflow has %d steps that check something, not 2", ran)
+		t.Fatalf("the workflow has %d steps that validate files, want 2", ran)
 	}
 	return nil
 }
@@ -62,8 +62,9 @@ func valid(t *testing.T, folder string) bool {
 	return len(verdict.Errors) == 0
 }
 
-// What hfi init makes passes its own workflow and the daemon; a broken file
-// of either kind turns both red, whatever its name.
+// TestWorkflowAndDaemonAgreeOnTheScaffold checks that the files of hfi init pass
+// their workflow and hfi's validation, and that an invalid file of either kind
+// fails both, whatever its name.
 func TestWorkflowAndDaemonAgreeOnTheScaffold(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -103,7 +104,7 @@ func TestWorkflowAndDaemonAgreeOnTheScaffold(t *testing.T) {
 				t.Errorf("the workflow passes: %v, want %v", passed, c.valid)
 			}
 			if passed := valid(t, folder); passed != c.valid {
-				t.Errorf("the daemon accepts it: %v, want %v", passed, c.valid)
+				t.Errorf("hfi accepts it: %v, want %v", passed, c.valid)
 			}
 		})
 	}

@@ -13,13 +13,13 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// finding is an error of CUE's that is worth a sentence.
+// finding is an error of CUE, with a sentence for the author of the policy.
 type finding struct {
 	at fieldPath
-	// mend is the value that takes the wrong one's place in the search for
-	// further errors; empty where the field goes away.
-	mend string
-	// conditions are given where the struct must have exactly one of these.
+	// replacement is the value that replaces the wrong one in the search for further
+	// errors. If it is empty, the field is removed.
+	replacement string
+	// conditions are set if the struct must have exactly one of these fields.
 	conditions []string
 	problem    schema.Problem
 }
@@ -29,14 +29,14 @@ const (
 	isMissing  = "field is required but not present"
 )
 
-// findings turns the errors that CUE gave for a document into sentences, one
-// for each place. There is at least one for at least one error.
+// findings converts CUE's errors for a document into findings, one for each
+// place. It returns at least one.
 func findings(document ast.Expr, err error) []finding {
 	all := errors.Errors(err)
 	var found []finding
 	seen := map[string]bool{}
 	add := func(f finding) {
-		// Two errors at one place are one to a reader.
+		// Report one error for each place.
 		if key := fmt.Sprintf("%q", f.at); !seen[key] {
 			seen[key] = true
 			found = append(found, f)
@@ -48,13 +48,14 @@ func findings(document ast.Expr, err error) []finding {
 		}
 	}
 	if len(found) == 0 {
-		// Every error was a consequence of another one that CUE did not give.
+		// Every error only explains another one, which CUE did not return.
 		add(fallback(document, all))
 	}
 	slices.SortStableFunc(found, func(a, b finding) int { return schema.CompareProblems(a.problem, b.problem) })
 	return found
 }
 
+// fallback returns a finding at the deepest place that CUE's errors name.
 func fallback(document ast.Expr, all []errors.Error) finding {
 	var at fieldPath
 	for _, e := range all {
@@ -64,11 +65,11 @@ func fallback(document ast.Expr, all []errors.Error) finding {
 			}
 		}
 	}
-	return newFinding(document, at, "is not what the schema allows here")
+	return newFinding(document, at, "does not conform to the schema")
 }
 
-// findingOf is the sentence for one error. It has none for the errors that
-// only explain another: which of several fields was not there.
+// findingOf converts one error. It returns false for an error that only explains
+// another, such as which of several alternative fields was missing.
 func findingOf(document ast.Expr, e errors.Error) (finding, bool) {
 	format, _ := e.Msg()
 	message := e.Error()
@@ -77,7 +78,8 @@ func findingOf(document ast.Expr, e errors.Error) (finding, bool) {
 		at = append(slices.Clone(at[:len(at)-1]), "headers")
 	}
 	if _, value, _ := node(document, at); value == nil && strings.HasPrefix(format, "parse error") {
-		// A number that CUE has no way to write, such as .inf; its path lacks the lists' indices.
+		// A number that CUE cannot represent, such as .inf. The error's path has no
+		// list indices.
 		at = pathTo(document, e.Position())
 	}
 	general := at.general()
@@ -101,11 +103,11 @@ func findingOf(document ast.Expr, e errors.Error) (finding, bool) {
 	}
 }
 
-// needs is the sentence for a struct that has too few fields, or too many.
-func needs(document ast.Expr, at fieldPath, w want, value ast.Expr) finding {
+// needs returns the finding for a struct with too few fields, or too many.
+func needs(document ast.Expr, at fieldPath, w fieldInfo, value ast.Expr) finding {
 	given := count(value, w.conditions)
 	if given == 1 {
-		// The condition is as it must be, so the number is wrong for another reason.
+		// There is one condition, as required, so another field is missing or unknown.
 		if _, name, _ := node(value, fieldPath{"name"}); name == nil && at.general() == "spec.rules[].match.headers[]" {
 			return newFinding(document, append(slices.Clone(at), "name"), "is missing")
 		}
@@ -120,18 +122,18 @@ func needs(document ast.Expr, at fieldPath, w want, value ast.Expr) finding {
 		}
 	}
 	if _, ok := value.(*ast.StructLit); !ok && value != nil {
-		return newFinding(document, at, complaint(want{must: w.must}, "", value))
+		return newFinding(document, at, complaint(fieldInfo{must: w.must}, "", value))
 	}
 	f := newFinding(document, at, w.needs)
 	f.conditions = w.conditions
 	return f
 }
 
-// complaint says what is wrong with the value of a field.
-func complaint(w want, message string, value ast.Expr) string {
+// complaint returns what is wrong with the value of a field.
+func complaint(w fieldInfo, message string, value ast.Expr) string {
 	if !strings.Contains(message, "mismatched types") {
 		for _, l := range w.limits {
-			if strings.Contains(message, l.sign) {
+			if strings.Contains(message, l.marker) {
 				return strings.ReplaceAll(l.sentence, "%v", show(value))
 			}
 		}
@@ -139,7 +141,7 @@ func complaint(w want, message string, value ast.Expr) string {
 	return fmt.Sprintf("must be %s, not %s", w.must, show(value))
 }
 
-// newFinding is a finding at a field that a policy has.
+// newFinding returns a finding at a field that the schema has.
 func newFinding(document ast.Expr, at fieldPath, complaint string) finding {
 	name := "a policy"
 	if len(at) > 0 {
@@ -155,8 +157,8 @@ func newFinding(document ast.Expr, at fieldPath, complaint string) finding {
 		line, column = nodePlace(n)
 	}
 	return finding{
-		at:   slices.Clone(at),
-		mend: cmp.Or(fields[at.general()].sample, "null"),
+		at:          slices.Clone(at),
+		replacement: cmp.Or(fields[at.general()].sample, "null"),
 		problem: schema.Problem{
 			Line: line, Column: column, Field: at.String(),
 			Message: name + " " + complaint,
@@ -164,8 +166,9 @@ func newFinding(document ast.Expr, at fieldPath, complaint string) finding {
 	}
 }
 
+// unknownField returns the finding for a field that the schema does not have.
 func unknownField(document ast.Expr, at fieldPath) finding {
-	// Of an unknown field's own fields, it is the field that matters.
+	// For a field inside an unknown field, report the outer one.
 	for i := range at {
 		if _, known := fields[at[:i+1].general()]; !known {
 			at = at[:i+1]
@@ -173,17 +176,17 @@ func unknownField(document ast.Expr, at fieldPath) finding {
 		}
 	}
 	if len(at) == 0 {
-		return newFinding(document, at, "is not what the schema allows here")
+		return newFinding(document, at, "does not conform to the schema")
 	}
 	parent := at[:len(at)-1]
 	name := at[len(at)-1]
 	f := newFinding(document, at, "")
-	f.mend = ""
+	f.replacement = ""
 	if field, _, _ := node(document, at); field != nil {
 		f.problem.Line, f.problem.Column = nodePlace(field.Label)
 	}
 	if parent.general() == headersField {
-		f.problem.Message = fmt.Sprintf("%s is not the name of a header: letters, digits and hyphens, no spaces and no colon, at most 128 of them", quote(name))
+		f.problem.Message = fmt.Sprintf("%s is not a valid header name: use at most 128 letters, digits and hyphens, without spaces and colons", quote(name))
 		return f
 	}
 	f.problem.Message = fmt.Sprintf("unknown field %s", quote(name))
@@ -193,7 +196,7 @@ func unknownField(document ast.Expr, at fieldPath) finding {
 	return f
 }
 
-// required are the fields that a policy cannot do without.
+// required reports whether a field is required.
 func required(general string) bool {
 	switch general {
 	case "metadata", "metadata.name", "spec", "spec.rules", "spec.rules[].fault", "spec.rules[].match.headers[].name":
@@ -202,7 +205,7 @@ func required(general string) bool {
 	return false
 }
 
-// count is how many of the names a struct has.
+// count returns how many of the names a struct has.
 func count(value ast.Expr, names []string) int {
 	n := 0
 	for _, name := range names {
@@ -213,7 +216,7 @@ func count(value ast.Expr, names []string) int {
 	return n
 }
 
-// unquoted is a path as it is in a document: CUE quotes the keys that are no identifiers.
+// unquoted returns a path as in the document: CUE quotes keys that are not identifiers.
 func unquoted(p []string) fieldPath {
 	plain := make(fieldPath, len(p))
 	for i, step := range p {
@@ -225,17 +228,17 @@ func unquoted(p []string) fieldPath {
 	return plain
 }
 
-// endsWithNames says whether a path leads to the schema's hidden list of an
-// abort's header names, which is there to be compared.
+// endsWithNames reports whether a path ends at the hidden list of an abort's
+// header names, with which the schema finds duplicates.
 func endsWithNames(p []string) bool {
 	n := len(p) - 1
 	return n >= 0 && p[n] == "_names" && fieldPath(p[:n]).general() == "spec.rules[].fault.abort"
 }
 
-// policySentence is the sentence for an error inside a policy of a package
-// of CUE, where no document shows the value: CUE's own words have it. It is
-// empty where CUE's message must do. worth is false for an error that only
-// explains another.
+// policySentence returns the sentence for an error inside a policy of a CUE
+// package. There is no document that has the value, so it is taken from CUE's
+// message. The sentence is empty if CUE's message should be used. worth is false
+// for an error that only explains another.
 func policySentence(at fieldPath, e errors.Error) (sentence string, worth bool) {
 	format, args := e.Msg()
 	message := e.Error()
@@ -253,18 +256,18 @@ func policySentence(at fieldPath, e errors.Error) (sentence string, worth bool) 
 	case strings.Contains(format, "does not satisfy") && w.needs != "":
 		return name + " " + w.needs, true
 	case strings.HasPrefix(format, "incomplete value"):
-		return fmt.Sprintf("%s must be %s, and has no value yet", name, w.must), true
+		return fmt.Sprintf("%s must be %s, but it has no value", name, w.must), true
 	case strings.HasPrefix(format, "invalid value") || strings.HasPrefix(format, "conflicting values"):
 		if strings.HasPrefix(format, "conflicting") && !strings.Contains(message, "mismatched types") {
-			return "", true // two of the author's own values
+			return "", true // the package sets two different values
 		}
 		shown := fmt.Sprint(args[0])
 		if strings.Contains(shown, "\n") || len(shown) > 60 {
-			shown = "that"
+			shown = "this value"
 		}
 		if !strings.Contains(message, "mismatched types") {
 			for _, l := range w.limits {
-				if strings.Contains(message, l.sign) {
+				if strings.Contains(message, l.marker) {
 					return name + " " + strings.ReplaceAll(l.sentence, "%v", shown), true
 				}
 			}

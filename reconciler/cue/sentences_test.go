@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// inFault is a policy in YAML with such a fault on its line 6.
+// inFault returns a policy in YAML with a fault on line 6.
 func inFault(text string) string {
 	return "metadata:\n  name: p\nspec:\n  rules:\n  - fault:\n      " + text + "\n"
 }
@@ -23,8 +23,8 @@ func inSpec(text string) string {
 	return "metadata:\n  name: p\nspec:\n  rules: [{fault: {delay_ms: 1}}]\n  " + text + "\n"
 }
 
-// TestSentences is what people read: everything that is wrong with a
-// file, each with its place, its field and a sentence.
+// TestSentences checks the problems reported for a file: each has a place, a field
+// and a sentence.
 func TestSentences(t *testing.T) {
 	tests := []struct {
 		text string
@@ -59,12 +59,12 @@ func TestSentences(t *testing.T) {
 		{inFault("abort: {status: '503'}"), []string{`policies/p.yaml:6:23: spec.rules[0].fault.abort.status: status must be a whole number from 200 to 599, not "503"`}},
 		{inFault("abort: {grpc_status: 17}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.grpc_status: grpc_status must be a whole number from 0 to 16, not 17`}},
 		{inFault("abort: {grpc_status: UNAVAILABLE}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.grpc_status: grpc_status must be a whole number from 0 to 16, not "UNAVAILABLE"`}},
-		{inFault("abort: {status: 503, body: {error: 1}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.body: body must be a text, not a mapping`}},
+		{inFault("abort: {status: 503, body: {error: 1}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.body: body must be a string, not a mapping`}},
 		{inFault("abort: {status: 503, body: " + rep("x", 4097) + "}"), []string{`policies/p.yaml:6:34: spec.rules[0].fault.abort.body: body must have at most 4096 characters`}},
-		{inFault("abort: {status: 503, headers: {a b: x}}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.abort.headers["a b"]: "a b" is not the name of a header: letters, digits and hyphens, no spaces and no colon, at most 128 of them`}},
-		{inFault("abort: {status: 503, headers: {retry: 5}}"), []string{`policies/p.yaml:6:45: spec.rules[0].fault.abort.headers.retry: the value of header "retry" must be a text on one line, without control characters, not 5`}},
-		{inFault(`abort: {status: 503, headers: {X-A: "a\nb"}}`), []string{`policies/p.yaml:6:43: spec.rules[0].fault.abort.headers["X-A"]: the value of header "X-A" must be a text on one line, without control characters, not "a\nb"`}},
-		{inFault(`abort: {status: 503, headers: {X-A: a, x-a: b}}`), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have each name once; capitals do not tell two names apart`}},
+		{inFault("abort: {status: 503, headers: {a b: x}}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.abort.headers["a b"]: "a b" is not a valid header name: use at most 128 letters, digits and hyphens, without spaces and colons`}},
+		{inFault("abort: {status: 503, headers: {retry: 5}}"), []string{`policies/p.yaml:6:45: spec.rules[0].fault.abort.headers.retry: the value of header "retry" must be a string on one line, without control characters, not 5`}},
+		{inFault(`abort: {status: 503, headers: {X-A: "a\nb"}}`), []string{`policies/p.yaml:6:43: spec.rules[0].fault.abort.headers["X-A"]: the value of header "X-A" must be a string on one line, without control characters, not "a\nb"`}},
+		{inFault(`abort: {status: 503, headers: {X-A: a, x-a: b}}`), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have each name once; header names are not case-sensitive`}},
 		{inFault("abort: {status: 503, headers: {" + headers(33) + "}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have at most 32 headers`}},
 		{inFault("[]"), []string{`policies/p.yaml:5:5: spec.rules[0].fault: fault must be a mapping with delay_ms, abort or both, not a list`}},
 
@@ -76,30 +76,30 @@ func TestSentences(t *testing.T) {
 			`policies/p.yaml:6:14: spec.rules[0].match.path.suffix: unknown field "suffix"`,
 		}},
 		{inMatch("path: {exact: /a, sufix: /a}"), []string{`policies/p.yaml:6:25: spec.rules[0].match.path.sufix: unknown field "sufix"`}},
-		{inMatch("path: {regex: '('}"), []string{`policies/p.yaml:6:21: spec.rules[0].match.path.regex: regex must be a regular expression in RE2's syntax, not "("`}},
-		{inMatch("methods: [get]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.methods[0]: this item of methods must be an HTTP method in capitals, such as GET, not "get"`}},
-		{inMatch("methods: []"), []string{`policies/p.yaml:6:7: spec.rules[0].match.methods: methods must name at least one method; leave it out for any`}},
+		{inMatch("path: {regex: '('}"), []string{`policies/p.yaml:6:21: spec.rules[0].match.path.regex: regex must be a regular expression in RE2 syntax, not "("`}},
+		{inMatch("methods: [get]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.methods[0]: this item of methods must be an HTTP method in upper case, such as GET, not "get"`}},
+		{inMatch("methods: []"), []string{`policies/p.yaml:6:7: spec.rules[0].match.methods: methods must have at least one method; omit it to match any method`}},
 		{inMatch("methods: GET"), []string{`policies/p.yaml:6:16: spec.rules[0].match.methods: methods must be a list of methods, not "GET"`}},
 		{inMatch("method: GET"), []string{`policies/p.yaml:6:7: spec.rules[0].match.method: unknown field "method"; did you mean "methods"?`}},
 		{inMatch("headers: [{name: x}]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.headers[0]: this item of headers needs exactly one of exact, prefix, regex and present`}},
 		{inMatch("headers: [{exact: x}]"), []string{`policies/p.yaml:6:17: spec.rules[0].match.headers[0].name: name is missing`}},
 		{inMatch("headers: [{name: x, present: yes}]"), []string{`policies/p.yaml:6:36: spec.rules[0].match.headers[0].present: present must be true or false, not "yes"`}},
-		{inMatch("headers: [{name: ':path', exact: x}]"), []string{`policies/p.yaml:6:24: spec.rules[0].match.headers[0].name: name must be the name of a header: letters, digits and hyphens, no spaces and no colon, not ":path"`}},
+		{inMatch("headers: [{name: ':path', exact: x}]"), []string{`policies/p.yaml:6:24: spec.rules[0].match.headers[0].name: name must be a header name: letters, digits and hyphens, without spaces and colons, not ":path"`}},
 		{inMatch("headers: {x: y}"), []string{`policies/p.yaml:6:7: spec.rules[0].match.headers: headers must be a list of mappings, each with a name and a condition, not a mapping`}},
 
 		{inSpec("selector: {servce: frontend}"), []string{`policies/p.yaml:5:14: spec.selector.servce: unknown field "servce"; did you mean "service"?`}},
-		{inSpec("selector: {service: front*}"), []string{`policies/p.yaml:5:23: spec.selector.service: service must be a name, or * for any; it has no patterns and no spaces, not "front*"`}},
-		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service and namespace; leave it out for every workload, not empty (null)`}},
+		{inSpec("selector: {service: front*}"), []string{`policies/p.yaml:5:23: spec.selector.service: service must be a name without spaces, or * for any (patterns are not supported), not "front*"`}},
+		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service and namespace; omit it to select every workload, not empty (null)`}},
 		{inSpec("dry_run: yes"), []string{`policies/p.yaml:5:12: spec.dry_run: dry_run must be true or false, not "yes"`}},
-		{inSpec("expires_at: tomorrow"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "tomorrow"`}},
-		{inSpec("expires_at: 2027-01-31"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be a moment in RFC 3339 in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "2027-01-31"`}},
+		{inSpec("expires_at: tomorrow"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "tomorrow"`}},
+		{inSpec("expires_at: 2027-01-31"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "2027-01-31"`}},
 		{inSpec("duration: 5m"), []string{`policies/p.yaml:5:3: spec.duration: unknown field "duration"`}},
 
 		{"metadata: {name: Frontend}\nspec: {rules: []}\n", []string{
-			`policies/p.yaml:1:18: metadata.name: name must be a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit, not "Frontend"`,
+			`policies/p.yaml:1:18: metadata.name: name must be a DNS-1123 label: lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not "Frontend"`,
 			`policies/p.yaml:2:8: spec.rules: rules must have at least one rule`,
 		}},
-		{"metadata: {name: status}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n", []string{`policies/p.yaml:1:18: metadata.name: name must not be "status": GET /v1/policies/status is a route of its own`}},
+		{"metadata: {name: status}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n", []string{`policies/p.yaml:1:18: metadata.name: name must not be "status": the name is reserved for the route GET /v1/policies/status`}},
 		{"metadata: {name: " + rep("n", 64) + "}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n", []string{`policies/p.yaml:1:18: metadata.name: name must have at most 63 characters`}},
 		{"metadata: {}\nspec: {}\n", []string{
 			`policies/p.yaml:1:1: metadata.name: name is missing`,
@@ -116,12 +116,12 @@ func TestSentences(t *testing.T) {
 		}},
 		{"null\n", []string{`policies/p.yaml:1:1: a policy must be a mapping with metadata and spec, not empty (null)`}},
 		{"[]\n", []string{`policies/p.yaml:1:1: a policy must be a mapping with metadata and spec, not a list`}},
-		{"metadata:\n\tname: p\n", []string{`policies/p.yaml:2:1: this is not YAML that can be read: found character that cannot start any token`}},
-		{"a: *b\n", []string{`policies/p.yaml:1:1: this is not YAML that can be read: unknown anchor 'b' referenced`}},
-		{"a: &a\n  <<: *a\n", []string{`policies/p.yaml:2:7: the alias *a stands for something that contains itself`}},
+		{"metadata:\n\tname: p\n", []string{`policies/p.yaml:2:1: invalid YAML: found character that cannot start any token`}},
+		{"a: *b\n", []string{`policies/p.yaml:1:1: invalid YAML: unknown anchor 'b' referenced`}},
+		{"a: &a\n  <<: *a\n", []string{`policies/p.yaml:2:7: the alias *a refers to a value that contains itself`}},
 		// One document in a stream does not hide the next.
 		{minimal + "---\nmetadata: {name: Q}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n---\nmetadata: {name: r}\n", []string{
-			`policies/p.yaml:3:18: metadata.name: name must be a text of lower-case letters, digits and hyphens that begins and ends with a letter or digit, not "Q"`,
+			`policies/p.yaml:3:18: metadata.name: name must be a DNS-1123 label: lower-case letters, digits and hyphens, beginning and ending with a letter or digit, not "Q"`,
 			`policies/p.yaml:6:1: spec: spec is missing`,
 		}},
 	}
@@ -151,8 +151,8 @@ func lines(problems []schema.Problem) []string {
 	return all
 }
 
-// TestFieldsAreTheSchemas: every field of the schema has its sentence, and
-// no other; and the value that stands in for a wrong one is valid.
+// TestFieldsAreTheSchemas checks that fields has every field of the schema and no
+// other, and that the samples are valid.
 func TestFieldsAreTheSchemas(t *testing.T) {
 	ctx := cuecontext.New()
 	root := ctx.CompileString(schema.CUE)
@@ -199,7 +199,7 @@ func TestFieldsAreTheSchemas(t *testing.T) {
 	walk(policy, "")
 	for at := range fields {
 		if !found[at] {
-			t.Errorf("there is a sentence for %q, which is no field of the schema", at)
+			t.Errorf("there is a sentence for %q, which is not a field of the schema", at)
 		}
 	}
 }

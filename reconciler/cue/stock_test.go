@@ -12,11 +12,11 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// stock is the cue command: the oracle for every verdict.
+// stock runs the cue command, the reference for every verdict.
 type stock struct {
 	t   testing.TB
 	cue string
-	// schema is a file with the schema.
+	// schema is the path of the schema.
 	schema string
 }
 
@@ -24,7 +24,7 @@ func newStock(t testing.TB) *stock {
 	return &stock{t: t, cue: testtool.Path(t, "cue"), schema: filepath.Join(testtool.Root(), "schema", "policy.cue")}
 }
 
-// run runs cue in a folder and says whether it was content. No registry is at hand.
+// run runs cue in a folder, without a registry, and reports whether it succeeded.
 func (s *stock) run(dir string, arguments ...string) (bool, string) {
 	s.t.Helper()
 	command := exec.Command(s.cue, arguments...)
@@ -39,19 +39,19 @@ func (s *stock) run(dir string, arguments ...string) (bool, string) {
 	return err == nil, output.String()
 }
 
-// file is the verdict on a YAML or JSON file.
+// file returns the verdict on a YAML or JSON file.
 func (s *stock) file(path string) (bool, string) {
 	s.t.Helper()
 	return s.run(filepath.Dir(path), "vet", "-c", "-d", "#Policy", s.schema, filepath.Base(path))
 }
 
-// packages is the verdict on the packages below a folder of a repository.
+// packages returns the verdict on the packages below a folder of a repository.
 func (s *stock) packages(repository, policyPath string) (bool, string) {
 	s.t.Helper()
 	return s.run(repository, "vet", "-c", "./"+policyPath+"/...")
 }
 
-// lay writes files below a folder, with a module and the schema round them.
+// lay writes files, a module and the schema into a folder.
 func lay(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	write(t, dir, "cue.mod/module.cue", testModule)
@@ -72,7 +72,7 @@ func write(t testing.TB, dir, name, text string) {
 	}
 }
 
-// ask is stock cue's verdict on a sample.
+// ask returns stock cue's verdict on a sample.
 func (s *stock) ask(sample sample) (bool, string) {
 	s.t.Helper()
 	dir := s.t.TempDir()

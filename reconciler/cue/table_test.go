@@ -2,11 +2,10 @@ package cue
 
 import "strings"
 
-// sample is a file and the verdict that it must get, from stock cue and from
-// a Workspace alike.
+// sample is a file and the verdict that stock cue and a Workspace must give.
 type sample struct {
 	name string
-	// file is the name: its extension says how it is read.
+	// file is the file's name. Its extension is the format.
 	file  string
 	text  string
 	valid bool
@@ -19,7 +18,7 @@ const (
 	bad = false
 )
 
-// yaml is a whole YAML file.
+// yamlSample is a complete YAML file.
 func yamlSample(valid bool, name, text string) sample {
 	return sample{name: "yaml " + name, file: "p.yaml", text: text, valid: valid}
 }
@@ -28,17 +27,17 @@ func jsonSample(valid bool, name, text string) sample {
 	return sample{name: "json " + name, file: "p.json", text: text, valid: valid}
 }
 
-// fault is a policy in JSON with a rule with such a fault.
+// fault is a policy in JSON with the given fault.
 func fault(valid bool, text string) sample {
 	return jsonSample(valid, "fault "+short(text), `{"metadata":{"name":"p"},"spec":{"rules":[{"fault":`+text+`}]}}`)
 }
 
-// match is a policy in JSON with a rule with such a match.
+// match is a policy in JSON with the given match.
 func match(valid bool, text string) sample {
 	return jsonSample(valid, "match "+short(text), `{"metadata":{"name":"p"},"spec":{"rules":[{"match":`+text+`,"fault":{"delay_ms":1}}]}}`)
 }
 
-// spec is a policy in JSON with such fields in its spec besides rules.
+// spec is a policy in JSON with the given fields in its spec, in addition to rules.
 func spec(valid bool, text string) sample {
 	return jsonSample(valid, "spec "+short(text), `{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":1}}],`+text+`}}`)
 }
@@ -66,7 +65,7 @@ func rep(s string, n int) string { return strings.Repeat(s, n) }
 
 func list(item string, n int) string { return strings.TrimSuffix(strings.Repeat(item+",", n), ",") }
 
-// headers is n distinct headers of an abort.
+// headers returns n distinct headers of an abort.
 func headers(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -82,7 +81,7 @@ const (
 	otherName = "{metadata: {name: q}, spec: {rules: [{fault: {delay_ms: 1}}]}}\n"
 )
 
-// samples is the table that says which files are policies.
+// samples is the table of files and verdicts.
 var samples = []sample{
 	// Whole YAML files.
 	yamlSample(ok, "the user's own policy", usersOwn),
@@ -268,7 +267,7 @@ var samples = []sample{
 	fault(ok, `{"abort":{"status":503,"headers":{"`+rep("h", 128)+`":"`+rep("v", 1024)+`"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"`+rep("h", 129)+`":"v"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"h":"`+rep("v", 1025)+`"}}}`),
 	fault(ok, `{"abort":{"status":503,"headers":{`+headers(32)+`}}}`), fault(bad, `{"abort":{"status":503,"headers":{`+headers(33)+`}}}`),
 
-	// Packages of CUE.
+	// CUE packages.
 	pkg(ok, "one policy", imports+"policies: p: spec: rules: [{fault: delay_ms: 1}]\n"),
 	pkg(ok, "no policies", "x: 1\n"),
 	pkg(ok, "empty policies", imports),
@@ -282,7 +281,7 @@ var samples = []sample{
 	pkg(bad, "not concrete", imports+"policies: p: spec: rules: [{fault: delay_ms: int}]\n"),
 	pkg(bad, "no rules", imports+"policies: p: {}\n"),
 	pkg(bad, "another name than its key", imports+"policies: p: {metadata: name: \"q\", spec: rules: [{fault: delay_ms: 1}]}\n"),
-	pkg(bad, "a key that is no name", imports+"policies: P: spec: rules: [{fault: delay_ms: 1}]\n"),
+	pkg(bad, "a key that is not a valid name", imports+"policies: P: spec: rules: [{fault: delay_ms: 1}]\n"),
 	pkg(bad, "a syntax error", imports+"policies: p: spec: rules: [{fault: delay_ms: 1}\n"),
 	pkg(bad, "an unknown reference", imports+"policies: p: spec: rules: [{fault: delay_ms: nowhere}]\n"),
 	pkg(bad, "an unused import", "import \"strings\"\nx: 1\n"),

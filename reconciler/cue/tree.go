@@ -11,12 +11,12 @@ import (
 	"cuelang.org/go/cue/token"
 )
 
-// fieldPath is a way into a document: keys, and indices of lists as CUE writes them.
+// fieldPath is a path in a document: keys of mappings and indices of lists.
 type fieldPath []string
 
-// node finds what stands at a path: the field (nil for a list's item and for
-// the document) and its value (nil where the path leads nowhere), and how
-// many steps of the path exist.
+// node returns the field at a path (nil for an item of a list and for the
+// document), its value (nil if the path does not exist), and the number of steps
+// of the path that exist.
 func node(document ast.Expr, p fieldPath) (field *ast.Field, value ast.Expr, steps int) {
 	value = document
 	for i, step := range p {
@@ -24,7 +24,7 @@ func node(document ast.Expr, p fieldPath) (field *ast.Field, value ast.Expr, ste
 		case *ast.StructLit:
 			var next *ast.Field
 			for _, decl := range x.Elts {
-				// Of equal keys the last: the earlier ones are not what a reader looks at.
+				// Of duplicate keys, the last one.
 				if f, ok := decl.(*ast.Field); ok && labelOf(f) == step {
 					next = f
 				}
@@ -46,7 +46,7 @@ func node(document ast.Expr, p fieldPath) (field *ast.Field, value ast.Expr, ste
 	return field, value, len(p)
 }
 
-// pathTo finds the scalar that stands at a place, or the document.
+// pathTo returns the path of the value at a position, or nil.
 func pathTo(expr ast.Expr, pos token.Pos) fieldPath {
 	switch x := expr.(type) {
 	case *ast.StructLit:
@@ -81,7 +81,7 @@ func labelOf(field *ast.Field) string {
 	return name
 }
 
-// deepest is the last node on a path that exists, for its place.
+// deepest returns the last existing node on a path. Its position is the place of a problem.
 func deepest(document ast.Expr, p fieldPath) ast.Node {
 	field, value, steps := node(document, p)
 	if value == nil {
@@ -90,14 +90,14 @@ func deepest(document ast.Expr, p fieldPath) ast.Node {
 	if field != nil {
 		switch value.(type) {
 		case *ast.StructLit, *ast.ListLit:
-			return field.Label // a block's own place is its first line, below its key
+			return field.Label // the position of a block is the line below its key
 		}
 	}
 	return value
 }
 
-// put replaces what stands at a path, or adds a field to the struct above.
-// It says whether the document has changed.
+// put replaces the value at a path, or adds the field to its struct. It reports
+// whether the document has changed.
 func put(document *ast.Expr, p fieldPath, sample string) bool {
 	value, err := parser.ParseExpr("sample", sample)
 	if err != nil {
@@ -111,7 +111,7 @@ func put(document *ast.Expr, p fieldPath, sample string) bool {
 	last := p[len(p)-1]
 	switch x := parent.(type) {
 	case *ast.StructLit:
-		remove(x, last) // all of equal keys
+		remove(x, last) // all duplicates of the key
 		x.Elts = append(x.Elts, &ast.Field{Label: ast.NewString(last), Value: value})
 		return true
 	case *ast.ListLit:
@@ -123,7 +123,7 @@ func put(document *ast.Expr, p fieldPath, sample string) bool {
 	return false
 }
 
-// remove takes a struct's fields of a name away, and says whether there were any.
+// remove removes the fields with a name from a struct, and reports whether there were any.
 func remove(parent ast.Expr, name string) bool {
 	x, ok := parent.(*ast.StructLit)
 	if !ok {
@@ -140,20 +140,20 @@ func remove(parent ast.Expr, name string) bool {
 	return removed
 }
 
-// maxSpare is how many items of a list or fields of a struct take part in the
-// search for errors. What has more than that is invalid by its length, and
-// stays so.
-const maxSpare = 100
+// maxCloned is the maximum number of items of a list or fields of a struct that
+// take part in the search for errors. Longer ones are invalid because of their
+// length, and the shortened copies are still too long.
+const maxCloned = 100
 
-// clone copies the structure of a document, so that the search for further
-// errors can change it.
+// clone returns a deep copy of a document, which the search for further errors
+// can change.
 func clone(expr ast.Expr) ast.Expr {
 	switch x := expr.(type) {
 	case *ast.StructLit:
 		c := &ast.StructLit{Lbrace: x.Lbrace, Rbrace: x.Rbrace}
-		for _, decl := range x.Elts[:min(len(x.Elts), maxSpare)] {
+		for _, decl := range x.Elts[:min(len(x.Elts), maxCloned)] {
 			if f, ok := decl.(*ast.Field); ok {
-				// A label that was an identifier is a string now, so that nothing refers to it.
+				// A string as the label, so that no reference resolves to the field.
 				label := ast.NewString(labelOf(f))
 				ast.SetPos(label, f.Label.Pos())
 				decl = &ast.Field{Label: label, Value: clone(f.Value)}
@@ -163,7 +163,7 @@ func clone(expr ast.Expr) ast.Expr {
 		return c
 	case *ast.ListLit:
 		c := &ast.ListLit{Lbrack: x.Lbrack, Rbrack: x.Rbrack}
-		for _, element := range x.Elts[:min(len(x.Elts), maxSpare)] {
+		for _, element := range x.Elts[:min(len(x.Elts), maxCloned)] {
 			c.Elts = append(c.Elts, clone(element))
 		}
 		return c
@@ -175,8 +175,8 @@ func clone(expr ast.Expr) ast.Expr {
 	}
 }
 
-// general is a path as this package's fields are written: items as [], a
-// header's name as *.
+// general returns the path in the form of the keys of fields: [] for an item of a
+// list, * for the name of a header.
 func (p fieldPath) general() string {
 	var b strings.Builder
 	for _, step := range p {
@@ -194,7 +194,7 @@ func (p fieldPath) general() string {
 	return b.String()
 }
 
-// String is the path as a person writes it: spec.rules[0].fault.percentage.
+// String returns the path in the form spec.rules[0].fault.percentage.
 func (p fieldPath) String() string {
 	var b strings.Builder
 	for i, step := range p {
@@ -225,7 +225,7 @@ func isIndex(step string) bool {
 	return err == nil
 }
 
-// quote shows a text on one line, and not too much of it.
+// quote quotes a text for a message, shortened to 40 characters.
 func quote(s string) string {
 	if runes := []rune(s); len(runes) > 40 {
 		s = string(runes[:40]) + "…"
@@ -233,7 +233,7 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// show is a value as a sentence can have it.
+// show formats a value for a message.
 func show(value ast.Expr) string {
 	switch x := value.(type) {
 	case *ast.StructLit:
@@ -250,12 +250,12 @@ func show(value ast.Expr) string {
 			if s, err := literal.Unquote(x.Value); err == nil {
 				return quote(s)
 			}
-			return "a text"
+			return "a string"
 		}
 		if len(x.Value) > 40 {
 			return x.Value[:40] + "…"
 		}
 		return x.Value
 	}
-	return "that"
+	return "this value"
 }

@@ -1,7 +1,7 @@
-// Package cue says whether the policy files of a commit are valid, and what
-// is wrong with them: it asks CUE, with policy.cue. It is the one package that
-// imports CUE. YAML and JSON files are evaluated here; packages of CUE, which
-// are programs, in a child process (see RunChild).
+// Package cue validates the policy files of a commit with CUE and policy.cue, and
+// explains their errors. It is the only package that imports CUE. YAML and JSON
+// files are evaluated in this process. CUE packages are programs, and are
+// evaluated in a child process (see RunChild).
 package cue
 
 import (
@@ -18,20 +18,22 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Limits bound what somebody's files can cost. README.md names them.
+// Limits bound the cost of validating files, which are not trusted. README.md
+// lists them.
 type Limits struct {
-	// Workers is how many files are evaluated at once.
+	// Workers is the number of goroutines that evaluate YAML and JSON files.
 	Workers int
-	// MaxFileSize is in bytes; a larger file is never read.
+	// MaxFileSize is in bytes. Larger files are not read.
 	MaxFileSize int64
-	// MaxDepth is how many mappings and lists of YAML or JSON may stand in each other.
+	// MaxDepth is the maximum nesting depth of mappings and lists in YAML or JSON.
 	MaxDepth int
-	// EvalTimeout is the time for one package of CUE.
+	// EvalTimeout is the time limit for one CUE package.
 	EvalTimeout time.Duration
-	// EvalTotal is the time for all packages of CUE of one delta: however many
-	// are slow, there is a verdict.
+	// EvalTotal is the time limit for all CUE packages of one delta. Packages that
+	// exceed it are errors, so that there is always a verdict.
 	EvalTotal time.Duration
-	// EvalMemory is in bytes, for the child process that evaluates packages of CUE.
+	// EvalMemory is the memory limit, in bytes, of the child process that
+	// evaluates CUE packages.
 	EvalMemory int64
 }
 
@@ -46,27 +48,26 @@ const (
 	DefaultEvalMemory = 512 << 20
 )
 
-// Workspace is the policy files of the last commit taken in, with their
-// verdicts. It implements reconciler.Validator. Its methods may be called by
-// several goroutines; deltas are taken in one at a time.
+// Workspace has the policy files of the last commit that was applied, with the
+// results of their validation. It implements reconciler.Validator. Its methods
+// may be called by several goroutines; deltas are applied one at a time.
 type Workspace struct {
 	Limits
-	// Now is the clock that says which policies have expired.
+	// Now is the clock that decides which policies have expired.
 	Now reconciler.Clock
 
 	policyPath string
 
 	mu   sync.Mutex
 	base string
-	// files are all files that matter, by path; those that hold no policy
-	// and no CUE are not in it.
+	// files has the files with policies or CUE, by path.
 	files map[string]*file
 	index *index
 	cue   *packages
 	idle  []*engine
 }
 
-// file is what is remembered of a file.
+// file identifies the version of a file that was validated last.
 type file struct {
 	kind    kind
 	id      string
@@ -75,8 +76,8 @@ type file struct {
 
 var _ reconciler.Validator = (*Workspace)(nil)
 
-// New makes a workspace for the policies below a folder, which is relative
-// to the repository's root; "" or "." is the root itself.
+// New returns a workspace for the policies below a folder, which is relative to
+// the repository's root. "" or "." is the root itself.
 func New(policyPath string) *Workspace {
 	policyPath = strings.Trim(path.Clean("/"+policyPath), "/")
 	return &Workspace{
@@ -96,33 +97,33 @@ func New(policyPath string) *Workspace {
 	}
 }
 
-// Base is the commit of the last delta taken in, or empty.
+// Base returns the commit of the last delta that was applied, or "".
 func (w *Workspace) Base() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.base
 }
 
-// Apply takes in a delta and says what the commit holds. What has not
-// changed is neither read nor evaluated. An error means that there is no
-// verdict, and that nothing of the delta was taken in.
+// Apply applies a delta and returns the verdict on its commit. Files that have
+// not changed are neither read nor evaluated. An error means that there is no
+// verdict and that the workspace has not changed.
 func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*schema.Verdict, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if delta.Base != "" && delta.Base != w.base {
-		return nil, fmt.Errorf("vetting %s: the delta starts at %s, but the last commit vetted is %q", delta.Commit.Hash, delta.Base, w.base)
+		return nil, fmt.Errorf("validating commit %s: the base of the delta is %s, but the last validated commit is %q", delta.Commit.Hash, delta.Base, w.base)
 	}
 	changes := w.changes(delta)
 	units, err := w.vetFiles(ctx, changes)
 	if err != nil {
-		return nil, fmt.Errorf("vetting %s: %w", delta.Commit.Hash, err)
+		return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
 	}
 	next, packageUnits, err := w.cue.apply(ctx, w.Limits, changes)
 	if err != nil {
-		return nil, fmt.Errorf("vetting %s: %w", delta.Commit.Hash, err)
+		return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
 	}
 
-	// From here on nothing fails.
+	// Nothing fails from here on.
 	for _, c := range changes {
 		if c.kind == ignoredKind || c.Deleted {
 			delete(w.files, c.Path)
@@ -139,13 +140,13 @@ func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*schema
 	return verdict, nil
 }
 
-// change is a file that is not as it was.
+// change is a file that has changed.
 type change struct {
 	schema.File
 	kind kind
 }
 
-// changes are the files of a delta that differ from what is remembered.
+// changes returns the files of a delta that differ from the last validated version.
 func (w *Workspace) changes(delta *reconciler.Delta) []change {
 	var changes []change
 	listed := map[string]bool{}
@@ -179,18 +180,19 @@ func (w *Workspace) changes(delta *reconciler.Delta) []change {
 	return changes
 }
 
-// kind is what a file is to hfi, which its name says.
+// kind is how hfi treats a file. It depends on the file's name.
 type kind int
 
 const (
-	ignoredKind  kind = iota
-	documentKind      // YAML or JSON, in the policy folder
-	cueKind           // CUE, anywhere
-	moduleKind        // anything in a cue.mod
-	refusedKind       // cannot be a policy whatever its name is
-	oddKind           // named so that its author may think that it is read
+	ignoredKind   kind = iota
+	documentKind       // YAML or JSON, in the policy folder
+	cueKind            // CUE, anywhere
+	moduleKind         // anything in a cue.mod
+	refusedKind        // cannot contain a policy, whatever its name is
+	wrongCaseKind      // ignored, but its extension suggests that it is not
 )
 
+// kindOf returns the kind of a file.
 func kindOf(policyPath string, f *schema.File) kind {
 	inside, below := f.Path, true
 	if policyPath != "" {
@@ -224,7 +226,7 @@ func kindOf(policyPath string, f *schema.File) kind {
 	}
 	switch strings.ToLower(extension) {
 	case ".yaml", ".yml", ".json", ".cue":
-		return oddKind
+		return wrongCaseKind
 	}
 	return ignoredKind
 }

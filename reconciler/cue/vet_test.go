@@ -14,7 +14,7 @@ import (
 
 const team = "policies/team/team.cue"
 
-// slow is a package that shares a definition with another folder.
+// teamText is a package that imports a definition from another folder.
 const (
 	teamText = "package team\n\nimport (\n\t\"example.com/policies/shared\"\n\t\"github.com/boifi/hfi/schema\"\n)\n\npolicies: schema.#Policies\npolicies: {\n\tfor i in [\"a\", \"b\"] {\n\t\t\"team-\\(i)\": spec: rules: [{fault: delay_ms: shared.slow}]\n\t}\n}\n"
 	shared1  = "package shared\n\nslow: 100\n"
@@ -41,7 +41,7 @@ func wantSet(t *testing.T, verdict *schema.Verdict, policies ...string) {
 	}
 }
 
-// wantErrors wants each text in an error of its own, in order.
+// wantErrors requires one error for each text, in order, that contains it.
 func wantErrors(t *testing.T, verdict *schema.Verdict, texts ...string) {
 	t.Helper()
 	got := lines(verdict.Errors)
@@ -55,8 +55,8 @@ func wantErrors(t *testing.T, verdict *schema.Verdict, texts ...string) {
 	}
 }
 
-// TestDeltas follows a repository from commit to commit: only what changed
-// is read, and the verdict is that of the whole.
+// TestDeltas applies a sequence of commits. Only changed files are read, and each
+// verdict is that of the whole commit.
 func TestDeltas(t *testing.T) {
 	w := New("policies")
 	module := content("cue.mod/module.cue", testModule)
@@ -85,7 +85,7 @@ func TestDeltas(t *testing.T) {
 		t.Errorf("one change read %d files", got)
 	}
 
-	// An invalid commit is taken in; its neighbours are not forgotten.
+	// An invalid commit is applied; the other files are kept.
 	wantErrors(t, apply(t, w, commit("c4", "c3", content("policies/a.yaml", small("a", 0)))), "policies/a.yaml:9:19: spec.rules[0].fault.delay_ms")
 	wantErrors(t, apply(t, w, commit("c5", "c4", content("policies/n.yaml", small("n", 1)))), "policies/a.yaml:9:19: spec.rules[0].fault.delay_ms")
 	wantSet(t, apply(t, w, commit("c6", "c5", content("policies/a.yaml", small("a", 3)))), "a", "b", "n", "team-a", "team-b")
@@ -113,13 +113,13 @@ func TestDeltas(t *testing.T) {
 	wantSet(t, apply(t, w, commit("c13", "c12", gone(b.Path))))
 
 	if _, err := w.Apply(context.Background(), commit("c14", "c1", a)); err == nil {
-		t.Error("a delta from another base was taken in")
+		t.Error("a delta with another base was applied")
 	}
 }
 
-// TestSetSharesWhatIsTheSame: of a small change, the next set differs by that
-// change only.
-func TestSetSharesWhatIsTheSame(t *testing.T) {
+// TestSetSharesUnchangedPolicies checks that after a small change the next set
+// shares all other entries.
+func TestSetSharesUnchangedPolicies(t *testing.T) {
 	w := New("policies")
 	first := apply(t, w, commit("c1", "", manyPolicies(300)...)).Set
 	second := apply(t, w, commit("c2", "c1", content("policies/p7.yaml", small("p7", 999)))).Set
@@ -128,12 +128,13 @@ func TestSetSharesWhatIsTheSame(t *testing.T) {
 		t.Fatalf("the difference is %+v", changes)
 	}
 	if first.Get("p8") != second.Get("p8") {
-		t.Error("an unchanged policy was made anew")
+		t.Error("an unchanged policy has a new entry")
 	}
 }
 
-// TestNothingIsTakenInOnError: without a verdict, the next delta starts where this one did.
-func TestNothingIsTakenInOnError(t *testing.T) {
+// TestErrorChangesNothing checks that a delta without a verdict does not change the
+// workspace.
+func TestErrorChangesNothing(t *testing.T) {
 	w := New("policies")
 	apply(t, w, commit("c1", "", content("policies/a.yaml", small("a", 1))))
 	broken := content("policies/b.yaml", "")
@@ -153,12 +154,13 @@ func TestNothingIsTakenInOnError(t *testing.T) {
 	verdict := apply(t, w, commit("c3", "c1", content("policies/d.yaml", small("d", 1))))
 	wantSet(t, verdict, "a", "d")
 	if got := verdict.Set.Get("a").Policy.Spec.Rules[0].Fault.DelayMS; got != 1 {
-		t.Errorf("a delay of %d was taken in", got)
+		t.Errorf("the delay is %d, want 1", got)
 	}
 }
 
-// TestNamesTwice: the same name in two places is an error at each, which names the other.
-func TestNamesTwice(t *testing.T) {
+// TestDuplicateNames checks that two policies with one name are an error at each of
+// them, which names the other.
+func TestDuplicateNames(t *testing.T) {
 	w := New("policies")
 	wantErrors(t, apply(t, w, commit("c1", "", content("policies/a.yaml", small("x", 1)), content("policies/b.yaml", small("x", 1)))),
 		`policies/a.yaml:1:1: metadata.name: the name "x" is used here and in policies/b.yaml, line 1;`,
@@ -172,7 +174,7 @@ func TestNamesTwice(t *testing.T) {
 	wantSet(t, apply(t, w, commit("c4", "c3", gone("policies/a.yaml"))), "team-a", "team-b")
 }
 
-// TestWhichFiles: what counts is the name, below the policy folder.
+// TestWhichFiles checks which file names below the policy folder are read.
 func TestWhichFiles(t *testing.T) {
 	policy := func(name string) string { return small(name, 1) }
 	files := []schema.File{
@@ -191,12 +193,12 @@ func TestWhichFiles(t *testing.T) {
 
 	verdict := apply(t, New("policies"), commit("c", "", content("policies/A.YAML", "nonsense")))
 	wantSet(t, verdict)
-	if len(verdict.Warnings) != 1 || !strings.Contains(verdict.Warnings[0].String(), "policies/A.YAML: this file is not read") {
+	if len(verdict.Warnings) != 1 || !strings.Contains(verdict.Warnings[0].String(), "policies/A.YAML: this file is ignored") {
 		t.Errorf("warnings: %q", lines(verdict.Warnings))
 	}
 }
 
-// TestRefusals: what git gives no content for is refused, where it could be meant as a policy.
+// TestRefusals checks that links and submodules are rejected below the policy folder.
 func TestRefusals(t *testing.T) {
 	link := func(path string) schema.File {
 		return schema.File{Path: path, ID: "x", Refusal: "this is a symbolic link"}
@@ -211,7 +213,8 @@ func TestRefusals(t *testing.T) {
 	wantSet(t, apply(t, w, commit("c4", "c3", gone("policies/a.yaml"))))
 }
 
-// TestBadInput: each costs little, gets a clear error, and changes nothing else.
+// TestBadInput checks that hostile files cost little, have clear errors, and do not
+// affect other files.
 func TestBadInput(t *testing.T) {
 	nest := func(open, close string, n int) string {
 		return strings.Repeat(open, n) + "1" + strings.Repeat(close, n)
@@ -227,22 +230,22 @@ func TestBadInput(t *testing.T) {
 		fmt.Fprintf(&mergeBomb, "a%d: &a%d {<<: [%s]}\n", i, i, list(fmt.Sprintf("*a%d", i-1), 10))
 	}
 	tests := []struct{ name, file, text, want string }{
-		{"not UTF-8", "p.yaml", "metadata:\n  name: \xff\n", "policies/p.yaml:2:9: the text is not UTF-8 from here on; save the file as UTF-8"},
-		{"UTF-16", "p.json", "\xff\xfe{\x00}\x00", "policies/p.json:1:1: the text is not UTF-8"},
-		{"NUL", "p.yaml", "metadata: \x00", "policies/p.yaml:1:1: this is not YAML that can be read: control characters are not allowed"},
+		{"not UTF-8", "p.yaml", "metadata:\n  name: \xff\n", "policies/p.yaml:2:9: the file is not valid UTF-8 from here on; save it as UTF-8"},
+		{"UTF-16", "p.json", "\xff\xfe{\x00}\x00", "policies/p.json:1:1: the file is not valid UTF-8"},
+		{"NUL", "p.yaml", "metadata: \x00", "policies/p.yaml:1:1: invalid YAML: control characters are not allowed"},
 		{"LFS", "p.yaml", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "policies/p.yaml: this is a Git LFS pointer"},
 		{"LFS in CUE", "p/p.cue", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "policies/p/p.cue: this is a Git LFS pointer"},
-		{"alias bomb", "p.yaml", bomb.String(), "the aliases stand for more than 10000 values"},
-		{"merge bomb", "p.yaml", mergeBomb.String(), "the aliases stand for more than 10000 values"},
-		{"merge circle", "p.yaml", "a: &a\n  <<: *a\n", "policies/p.yaml:2:7: the alias *a stands for something that contains itself"},
+		{"alias bomb", "p.yaml", bomb.String(), "the aliases expand to more than 10000 values"},
+		{"merge bomb", "p.yaml", mergeBomb.String(), "the aliases expand to more than 10000 values"},
+		{"merge circle", "p.yaml", "a: &a\n  <<: *a\n", "policies/p.yaml:2:7: the alias *a refers to a value that contains itself"},
 		{"circle of two", "p.yaml", "a: &a {b: &b {c: *a}}\n", "contains itself"},
-		{"deep YAML", "p.yaml", nest("{a: ", "}", 40), "the text is nested more than 32 levels deep"},
+		{"deep YAML", "p.yaml", nest("{a: ", "}", 40), "the document is nested more than 32 levels deep"},
 		{"very deep YAML", "p.yaml", nest("[", "]", 400_000), "max depth"},
 		{"deep block YAML", "p.yaml", strings.Repeat("- ", 400_000), "max depth"},
-		{"deep JSON", "p.json", nest("[", "]", 500_000), "policies/p.json:1:33: the text is nested more than 32 levels deep"},
-		{"wide JSON", "p.json", "[" + list("1", 500_000) + "]", "one document holds more than 20000 values"},
+		{"deep JSON", "p.json", nest("[", "]", 500_000), "policies/p.json:1:33: the document is nested more than 32 levels deep"},
+		{"wide JSON", "p.json", "[" + list("1", 500_000) + "]", "the document has more than 20000 values"},
 		{"a long number", "p.json", `{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":` + rep("1", 1_000_000) + `}}]}}`, "this number has more than 100 digits"},
-		{"a million bad documents", "p.yaml", strings.Repeat("---\n", 250_000), "only the first 100 are searched for"},
+		{"a million bad documents", "p.yaml", strings.Repeat("---\n", 250_000), "only the first 100 are reported"},
 		{"too many rules", "p.yaml", "metadata: {name: p}\nspec: {rules: [" + list("{fault: {delay_ms: 0}}", 3000) + "]}\n", "delay_ms must be a whole number"},
 	}
 	for _, test := range tests {
@@ -271,13 +274,14 @@ func TestBadInput(t *testing.T) {
 	}
 	t.Run("too large", func(t *testing.T) {
 		large := content("policies/p.yaml", rep("# x\n", 1<<18)+"#")
-		wantErrors(t, apply(t, New("policies"), commit("c", "", large)), "policies/p.yaml: the file has 1048577 bytes; at most 1048576 are read")
+		wantErrors(t, apply(t, New("policies"), commit("c", "", large)), "policies/p.yaml: the file has 1048577 bytes; the limit is 1048576")
 		large.Path = "policies/p/p.cue"
 		wantErrors(t, apply(t, New("policies"), commit("c", "", large)), "policies/p/p.cue: the file has 1048577 bytes")
 	})
 }
 
-// TestExpired: a policy that has ended is valid, and warned of, by the clock of each verdict.
+// TestExpired checks that an expired policy is valid and has a warning, by the
+// clock at the time of each verdict.
 func TestExpired(t *testing.T) {
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := New("policies")
@@ -299,9 +303,9 @@ func TestExpired(t *testing.T) {
 	}
 }
 
-// A policy that filters leave out, though it is valid, is warned of where it
-// stands: once they have the rest, they count as current.
-func TestAPolicyThatFiltersLeaveOutIsWarnedOf(t *testing.T) {
+// TestSkippedPolicyIsWarnedOf checks that a valid policy that filters skip has a
+// warning at its place. Filters that apply the other policies count as current.
+func TestSkippedPolicyIsWarnedOf(t *testing.T) {
 	spec := func(regex string) string {
 		return `spec: rules: [{match: path: regex: "` + regex + `", fault: delay_ms: 1}]` + "\n"
 	}
@@ -315,7 +319,7 @@ func TestAPolicyThatFiltersLeaveOutIsWarnedOf(t *testing.T) {
 	))
 	wantSet(t, verdict, "a", "b", "c", "d")
 	got := lines(verdict.Warnings)
-	if len(got) != 2 || !strings.Contains(got[0], `policies/a.yaml:1:1: policy "a" is valid, and filters leave it out: spec.rules[1].match.path: regex`) ||
+	if len(got) != 2 || !strings.Contains(got[0], `policies/a.yaml:1:1: policy "a" is valid, but filters skip it: spec.rules[1].match.path: regex`) ||
 		!strings.Contains(got[1], "policies/team/team.cue:6:1: policy \"c\" is valid") {
 		t.Errorf("warnings: %q", got)
 	}

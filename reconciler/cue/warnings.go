@@ -8,21 +8,21 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// leftOut warns of a policy that filters do not carry out, by what they
-// decide that with: a policy may be valid, and cost more than they let one cost.
-// Of the filters that get it, status can then only say that they are current.
-func leftOut(entry *schema.Entry) []schema.Problem {
+// skipWarnings returns a warning if filters skip a valid policy because evaluating it
+// is too expensive. Without the warning the status would only show that the
+// filters are current.
+func skipWarnings(entry *schema.Entry) []schema.Problem {
 	err := filters.Check(entry.Policy)
 	if err == nil {
 		return nil
 	}
 	return []schema.Problem{{
 		File: entry.Origin.File, Line: entry.Origin.Line, Column: 1,
-		Message: fmt.Sprintf("policy %q is valid, and filters leave it out: %v", entry.Name(), err),
+		Message: fmt.Sprintf("policy %q is valid, but filters skip it: %v", entry.Name(), err),
 	}}
 }
 
-// schemaPath is where a repository keeps its copy of the schema.
+// schemaPath returns the path of the repository's copy of the schema.
 func (p *packages) schemaPath() string {
 	if inside, ok := p.inModule(schema.ImportPath); ok {
 		return join(inside, "policy.cue")
@@ -30,8 +30,8 @@ func (p *packages) schemaPath() string {
 	return join(p.root, schemaFile)
 }
 
-// isSchema says whether a file is in a folder that the schema is imported
-// from: the daemon's own stands there instead.
+// isSchema reports whether a file is in a folder that the schema may be imported
+// from. hfi uses its own schema instead of such files.
 func (p *packages) isSchema(name string) bool {
 	if inside, ok := p.inModule(schema.ImportPath); ok && parent(name) == inside {
 		return true
@@ -44,8 +44,9 @@ func (p *packages) isSchema(name string) bool {
 	return false
 }
 
-// remarks is the unit of warnings about what is round the packages.
-func (p *packages) remarks() *unit {
+// warningsUnit returns a unit with the warnings about the module and about files that
+// are not used.
+func (p *packages) warningsUnit() *unit {
 	u := &unit{key: "cue.mod/"}
 	warn := func(file, format string, args ...any) {
 		u.warnings = append(u.warnings, schema.Problem{File: file, Message: fmt.Sprintf(format, args...)})
@@ -55,9 +56,9 @@ func (p *packages) remarks() *unit {
 		switch {
 		case p.isSchema(f.path) && strings.HasSuffix(f.path, ".cue"):
 			if f.path != own {
-				warn(f.path, "this file is not used: the schema is %s alone", own)
+				warn(f.path, "this file is not used: the schema is %s", own)
 			} else if f.content != schema.CUE {
-				warn(f.path, "this copy of the schema differs from the one that decides; replace it with the output of \"hfi init\", so that cue vet agrees")
+				warn(f.path, "this copy of the schema differs from hfi's own, which is used instead; replace it with the one that \"hfi init\" writes, so that cue vet gives the same verdict")
 			}
 		case f.problem != nil:
 			if !under(f.path, p.policyPath) {
@@ -68,7 +69,7 @@ func (p *packages) remarks() *unit {
 		}
 	}
 	if p.hasModule && len(p.needs) > 0 && p.files[own] == nil {
-		warn(join(p.root, "cue.mod/module.cue"), "the repository has no copy of the schema at %s, so cue vet cannot check its packages; \"hfi init\" makes one", own)
+		warn(join(p.root, "cue.mod/module.cue"), "the repository has no copy of the schema at %s, so cue vet cannot check its packages; \"hfi init\" writes one", own)
 	}
 	return u
 }
