@@ -11,35 +11,36 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// maxAnswer bounds the body of an answer in bytes. The daemon makes none that is longer.
+// maxAnswer bounds the body of a response, in bytes. The daemon sends none that is longer.
 const maxAnswer = 4 << 20
 
-// answer is what came back for a request for policies.
+// answer is the response to a request for policies.
 type answer struct {
-	// status is HTTP's; Envoy makes 503 of a refused connection and 504 of a time-out.
+	// status is the HTTP status. Envoy returns 503 for a refused connection and
+	// 504 for a timeout.
 	status int
-	// unchanged: 304.
+	// unchanged reports a 304.
 	unchanged bool
-	// tag names the policies; not empty with 200.
+	// tag is the ETag of the policies. It is not empty if status is 200.
 	tag, revision, commit string
 	policies              []*schema.Policy
 	// bad are policies of the answer that this filter cannot read.
 	bad []error
 }
 
-// errBehind: the replica has not seen the revision that the filter has.
-var errBehind = errors.New("this replica is behind what the filter has")
+// errBehind reports that the replica has not seen the revision that the filter has.
+var errBehind = errors.New("the replica's policies are older than the filter's")
 
-// readAnswer reads the answer that Envoy holds at the moment. With an error
-// nothing of it must be used.
+// readAnswer reads the response of the current callback. If it returns an error,
+// the answer must not be used.
 func readAnswer(numHeaders, bodySize int) (answer, error) {
 	var a answer
 	if numHeaders == 0 {
-		return a, errors.New("the answer broke off")
+		return a, errors.New("the response is incomplete")
 	}
 	headers, err := proxywasm.GetHttpCallResponseHeaders()
 	if err != nil {
-		return a, fmt.Errorf("reading the answer's headers: %w", err)
+		return a, fmt.Errorf("reading the response headers: %w", err)
 	}
 	length := -1
 	for _, header := range headers {
@@ -65,31 +66,31 @@ func readAnswer(numHeaders, bodySize int) (answer, error) {
 		return a, a.failure(bodySize)
 	}
 	if size := max(bodySize, length); size > maxAnswer {
-		return a, fmt.Errorf("the answer has %d bytes, and may have %d: it was not read", size, maxAnswer)
+		return a, fmt.Errorf("the response has %d bytes and is not read: the limit is %d", size, maxAnswer)
 	}
 	if length >= 0 && length != bodySize {
-		return a, fmt.Errorf("the answer broke off after %d of %d bytes", bodySize, length)
+		return a, fmt.Errorf("the response ended after %d of %d bytes", bodySize, length)
 	}
 	if a.tag == "" {
-		return a, errors.New("the answer has no ETag: no hfi control plane sent it")
+		return a, errors.New("the response has no ETag: it does not come from an hfi control plane")
 	}
 	body, err := proxywasm.GetHttpCallResponseBody(0, bodySize)
 	if err != nil {
-		return a, fmt.Errorf("reading the answer's body: %w", err)
+		return a, fmt.Errorf("reading the response body: %w", err)
 	}
 	return a, a.parse(body)
 }
 
-// parse reads the policies, each for itself: a bad one does not spoil the rest.
+// parse reads the policies one by one: an invalid one does not affect the others.
 func (a *answer) parse(body []byte) error {
 	var list struct {
 		Policies []json.RawMessage `json:"policies"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		return fmt.Errorf("the answer is not the JSON of a list of policies: %w", err)
+		return fmt.Errorf("the response is not a JSON list of policies: %w", err)
 	}
 	if list.Policies == nil {
-		return errors.New("the answer is JSON without a list of policies")
+		return errors.New("the response is JSON without a list of policies")
 	}
 	for _, text := range list.Policies {
 		policy, err := schema.Parse(text)
@@ -102,7 +103,7 @@ func (a *answer) parse(body []byte) error {
 	return nil
 }
 
-// failure puts an answer that is neither 200 nor 304 into words.
+// failure returns the error for a response that is neither 200 nor 304.
 func (a *answer) failure(bodySize int) error {
 	var message struct {
 		Error struct{ Code, Message string }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The settings' defaults.
+// The defaults of the settings.
 const (
 	defaultStaleAfter = 10 * time.Minute
 	defaultMaxDelay   = 5 * time.Minute
@@ -17,23 +17,23 @@ const (
 // config is the filter's configuration: the JSON object in the WasmPlugin's
 // pluginConfig, or in the string value of Envoy's own Wasm filter.
 type config struct {
-	// Address is the daemon's HOST:PORT. It names the cluster, by Istio's rule,
-	// if Cluster is empty.
+	// Address is the daemon's HOST:PORT. If Cluster is empty, the name of the
+	// cluster is derived from it by Istio's rule.
 	Address string
 	// Cluster is the Envoy cluster of the daemon.
 	Cluster string
-	// StaleAfter is how long policies stay in force that the daemon has not
-	// confirmed; positive.
+	// StaleAfter is how long policies stay in force without a confirmation by the
+	// daemon. It is positive.
 	StaleAfter time.Duration
-	// MaxDelay cuts longer delays down; positive. A paused request holds
-	// memory, and would hang for good should the VM fail.
+	// MaxDelay limits delays. It is positive. A paused request takes memory, and
+	// would never continue if the VM failed.
 	MaxDelay time.Duration
-	// FaultHeader: aborts carry the header x-hfi-fault.
+	// FaultHeader adds the header x-hfi-fault to aborts.
 	FaultHeader bool
-	// FaultProbes: health probes are faulted like other requests.
+	// FaultProbes injects faults into health probes too.
 	FaultProbes bool
-	// PolicyTag: fault metrics are by policy. The bootstrap has to extract the
-	// tag, else the metrics' names are unreadable.
+	// PolicyTag counts faults by policy. Envoy's bootstrap must extract the tag,
+	// otherwise the names of the metrics are unreadable.
 	PolicyTag bool
 }
 
@@ -41,14 +41,13 @@ func defaultConfig() config {
 	return config{StaleAfter: defaultStaleAfter, MaxDelay: defaultMaxDelay, FaultHeader: true}
 }
 
-// parseConfig reads a configuration. A setting that cannot be read keeps its
-// default and is among the problems; so is a name that no setting has. Only
-// without a cluster to ask is a configuration of no use.
+// parseConfig parses a configuration. It returns a problem for each setting that
+// is invalid, which keeps its default, and for each unknown setting.
 func parseConfig(text []byte) (config, []error) {
 	c := defaultConfig()
 	var settings map[string]json.RawMessage
 	if err := json.Unmarshal(text, &settings); err != nil {
-		return c, []error{fmt.Errorf("the configuration is no JSON object: %w", err)}
+		return c, []error{fmt.Errorf("the configuration is not a JSON object: %w", err)}
 	}
 	var problems []error
 	for name, value := range settings {
@@ -56,8 +55,8 @@ func parseConfig(text []byte) (config, []error) {
 			problems = append(problems, fmt.Errorf("setting %s: %w", name, err))
 		}
 	}
-	if !c.asks() {
-		problems = append(problems, fmt.Errorf("neither control_plane_address nor control_plane_cluster is set: there is nobody to ask for policies"))
+	if !c.hasControlPlane() {
+		problems = append(problems, fmt.Errorf("neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"))
 	}
 	return c, problems
 }
@@ -84,24 +83,24 @@ func (c *config) set(name string, value json.RawMessage) (err error) {
 	case "policy_tag":
 		err = json.Unmarshal(value, &c.PolicyTag)
 	default:
-		err = fmt.Errorf("there is no such setting")
+		err = fmt.Errorf("unknown setting")
 	}
 	return err
 }
 
-// setDuration reads a duration as Go writes it, or a number of seconds.
+// setDuration parses a duration in Go's format, or a number of seconds.
 func setDuration(to *time.Duration, value json.RawMessage) error {
 	var text string
 	var seconds float64
 	var duration time.Duration
 	if err := json.Unmarshal(value, &text); err == nil {
 		if duration, err = time.ParseDuration(text); err != nil {
-			return fmt.Errorf("%q is no duration such as 10m", text)
+			return fmt.Errorf("%q is not a duration such as 10m", text)
 		}
 	} else if err := json.Unmarshal(value, &seconds); err == nil {
 		duration = time.Duration(seconds * float64(time.Second))
 	} else {
-		return fmt.Errorf("%s is no duration such as \"10m\" or 600", value)
+		return fmt.Errorf("%s is not a duration such as \"10m\" or 600", value)
 	}
 	if duration < time.Millisecond {
 		return fmt.Errorf("%s is too short", value)
@@ -110,13 +109,12 @@ func setDuration(to *time.Duration, value json.RawMessage) error {
 	return nil
 }
 
-// asks says whether there is anybody to ask for policies.
-func (c *config) asks() bool { return c.Address != "" || c.Cluster != "" }
+// hasControlPlane reports whether there is a control plane to fetch policies from.
+func (c *config) hasControlPlane() bool { return c.Address != "" || c.Cluster != "" }
 
 const defaultPort = 8080
 
-// clusters are the names under which this Envoy may know the daemon, the
-// likeliest first.
+// clusters returns the possible names of the daemon's cluster, the likeliest first.
 func (c *config) clusters() []string {
 	if c.Cluster != "" {
 		return []string{c.Cluster}
@@ -126,7 +124,8 @@ func (c *config) clusters() []string {
 		host, port = h, p
 	}
 	name := host
-	// Istio names clusters by the whole DNS name; SERVICE.NAMESPACE is what people write.
+	// Istio uses the full DNS name in the names of clusters; users often write
+	// SERVICE.NAMESPACE.
 	if strings.Count(name, ".") == 1 {
 		name += ".svc"
 	}
@@ -136,7 +135,7 @@ func (c *config) clusters() []string {
 	return []string{"outbound|" + port + "||" + name, c.Address, host}
 }
 
-// authority is the Host header of the filter's requests.
+// authority returns the Host header of requests to the daemon.
 func (c *config) authority() string {
 	if c.Address != "" {
 		return c.Address

@@ -1,17 +1,17 @@
 package main
 
-// What command link builds its short cuts on is exported to it by
-// exports_wasm.go, and by nothing else: only a module has exports.
+// The functions for command link are exported by exports_wasm.go, because only a
+// Wasm module has exports.
 
 // The bits of state.
 const (
-	// stateActive: some policy could act, so requests must be shown to the filter.
+	// stateActive: some policy may apply, so the filter needs the requests.
 	stateActive = 1
-	// statePaused: streams wait for their delay, so the ends of streams must be told.
+	// statePaused: streams are paused, so the filter needs the ends of streams.
 	statePaused = 2
 )
 
-// state says what the filter has to be told of at present.
+// state returns which callbacks the filter needs at present.
 func (v *vm) state() int32 {
 	var state int32
 	if !v.program.Idle() {

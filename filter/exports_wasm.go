@@ -6,15 +6,15 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
-// What command link builds its short cuts on. In a module that it has not
-// rewritten nobody calls these.
+// The exports in this file are called by the functions that command link adds to
+// the module. Without them nothing calls the exports.
 
 //go:wasmexport hfi_state
 func hfiState() int32 { return current.state() }
 
-// hfiOnRequestHeaders decides on a request. What it reads of the request is in
-// room, so nothing of that may be kept beyond its end, and it may make no call
-// that Envoy answers by another callback.
+// hfiOnRequestHeaders decides on a request. What it reads from the request is in
+// buffer, so it must not keep any of that after it returns, and must not make a
+// call to which Envoy responds with another callback.
 //
 //go:wasmexport hfi_on_request_headers
 func hfiOnRequestHeaders(id uint32, _ int32, _ int32) types.Action {
@@ -24,12 +24,12 @@ func hfiOnRequestHeaders(id uint32, _ int32, _ int32) types.Action {
 //go:wasmexport hfi_on_delete
 func hfiOnDelete(id uint32) { current.streamDone(id) }
 
-// room takes what Envoy hands over during hfiOnRequestHeaders, as far as it is
-// large enough; what is not goes to the SDK, and becomes a Go object.
-var room [4 << 10]byte
+// buffer receives the data that Envoy returns during hfiOnRequestHeaders. If it is
+// full, the SDK allocates Go objects instead.
+var buffer [4 << 10]byte
 
-//go:wasmexport hfi_room
-func hfiRoom() uint32 { return uint32(uintptr(unsafe.Pointer(&room))) }
+//go:wasmexport hfi_buffer
+func hfiBuffer() uint32 { return uint32(uintptr(unsafe.Pointer(&buffer))) }
 
-//go:wasmexport hfi_room_end
-func hfiRoomEnd() uint32 { return hfiRoom() + uint32(len(room)) }
+//go:wasmexport hfi_buffer_end
+func hfiBufferEnd() uint32 { return hfiBuffer() + uint32(len(buffer)) }

@@ -4,7 +4,7 @@ package main
 
 import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 
-// requestHeader is what host_wasm.go has, for the emulator.
+// requestHeader is requestHeader of host_wasm.go for the SDK's emulator.
 func requestHeader(name string) (text string, present bool) {
 	text, err := proxywasm.GetHttpRequestHeader(name)
 	return text, err == nil

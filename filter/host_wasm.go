@@ -2,30 +2,29 @@ package main
 
 import "unsafe"
 
-// getHeaderMapValue is proxy-wasm's, as the SDK has it too. The SDK makes Go
-// objects of what Envoy hands back, for every header of every request; that
-// costs as much as the decision.
+// getHeaderMapValue is a host function of proxy-wasm. The SDK's version allocates
+// Go objects for the result, which for each header costs as much as the decision.
 //
 //go:wasmimport env proxy_get_header_map_value
 func getHeaderMapValue(from int32, name unsafe.Pointer, nameSize int32, value, valueSize unsafe.Pointer) (status uint32)
 
-// handed is where Envoy writes what it hands back. It is no local variable:
-// Envoy may call the module meanwhile, by which Go's stack can move.
-var handed struct {
+// result receives the result of a host call. It is not a local variable, because
+// Envoy may call back into the module during the call, and Go's stack can move.
+var result struct {
 	value *byte
 	size  int32
 }
 
-// requestHeader is a request's header, of several the first. It is false if
-// there is none. Nobody may keep the text beyond the decision on the request:
-// see room.
+// requestHeader returns the first value of a request header, and whether the
+// header is present. The text must not be kept after the decision on the request:
+// see buffer.
 func requestHeader(name string) (text string, present bool) {
 	const ofRequest, ok = 0, 0
-	handed.value, handed.size = nil, 0
+	result.value, result.size = nil, 0
 	status := getHeaderMapValue(ofRequest, unsafe.Pointer(unsafe.StringData(name)), int32(len(name)),
-		unsafe.Pointer(&handed.value), unsafe.Pointer(&handed.size))
+		unsafe.Pointer(&result.value), unsafe.Pointer(&result.size))
 	if status != ok {
 		return "", false
 	}
-	return unsafe.String(handed.value, handed.size), true
+	return unsafe.String(result.value, result.size), true
 }

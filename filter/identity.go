@@ -8,25 +8,25 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// identity is what Envoy's bootstrap says of the node that this VM runs in.
-// It does not change while the VM lives.
+// identity is the node of this VM, from Envoy's bootstrap. It does not change
+// during the life of the VM.
 type identity struct {
-	// Node is the node's id; Pod the name of its pod.
+	// Node is the node's ID, Pod the name of its pod.
 	Node, Pod string
-	// Service and Namespace are the workload's; empty if unknown.
+	// Service and Namespace are those of the workload, or empty if unknown.
 	Service, Namespace string
-	// Envoy is the version, "1.40", or empty if Envoy does not tell.
+	// Envoy is the version, such as "1.40", or empty if unknown.
 	Envoy string
-	// TooOld: that version is before MinimumEnvoy.
+	// TooOld reports that the version is older than MinimumEnvoy.
 	TooOld bool
 }
 
-// MinimumEnvoy is the first Envoy, by major and minor version, that is known
-// to keep a VM of standard Go alive.
+// MinimumEnvoy is the first version of Envoy (major, minor) that does not end a VM
+// built with standard Go.
 var MinimumEnvoy = [2]uint64{1, 39}
 
-// missing names the metadata without which policies cannot be selected for
-// this workload by name, and what they must then be for. Both are empty if nothing is missing.
+// missing returns the metadata that is missing for the selection of policies, and
+// which policies apply without it. Both are empty if nothing is missing.
 func (i identity) missing() (metadata, applies string) {
 	switch {
 	case i.Service == "" && i.Namespace == "":
@@ -43,7 +43,7 @@ func (i identity) String() string {
 	return fmt.Sprintf("service=%q namespace=%q pod=%q node=%q envoy=%q", i.Service, i.Namespace, i.Pod, i.Node, i.Envoy)
 }
 
-// readIdentity asks Envoy.
+// readIdentity reads the identity from Envoy.
 func readIdentity() identity {
 	i := identity{
 		Node:      nodeProperty("id"),
@@ -64,7 +64,7 @@ func readIdentity() identity {
 	return i
 }
 
-// littleEndian is the number of an integer property.
+// littleEndian decodes an integer property.
 func littleEndian(value []byte) (number uint64) {
 	for i, b := range value {
 		number |= uint64(b) << (8 * i)
@@ -72,8 +72,8 @@ func littleEndian(value []byte) (number uint64) {
 	return number
 }
 
-// nodeProperty reads a part of the node, under its present name and, for
-// older hosts, under its former one.
+// nodeProperty reads a property of the node, by its current name or, for older
+// hosts, by its former name.
 func nodeProperty(path ...string) string {
 	for _, root := range [][]string{{"xds", "node"}, {"node"}} {
 		if value, err := proxywasm.GetProperty(append(root, path...)); err == nil && len(value) > 0 {
@@ -83,18 +83,18 @@ func nodeProperty(path ...string) string {
 	return ""
 }
 
-// workload is what selectors are compared with.
+// workload returns the workload that selectors are compared with.
 func (i identity) workload() selection.Workload {
 	return selection.Workload{Service: i.Service, Namespace: i.Namespace}
 }
 
-// query is the part of a request's path that asks for this workload's policies.
+// query returns the query string that selects this workload's policies.
 func (i identity) query() string {
 	return "service=" + escape(i.Service) + "&namespace=" + escape(i.Namespace)
 }
 
-// escape is text as a value in a query (RFC 3986, 2.3). It stands here because
-// package net/url makes the module larger, which each Envoy pays for when it starts.
+// escape escapes a value for a query string (RFC 3986, 2.3). Package net/url would
+// make the module larger, which slows the start of each Envoy.
 func escape(text string) string {
 	var escaped strings.Builder
 	for _, b := range []byte(text) {
@@ -108,8 +108,8 @@ func escape(text string) string {
 	return escaped.String()
 }
 
-// headerValue is text as a header may carry it: a stranger's bootstrap must
-// not be able to make the request invalid.
+// headerValue replaces characters that are not allowed in a header. The text comes
+// from Envoy's bootstrap, which must not be able to make the request invalid.
 func headerValue(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r <= ' ' || r >= 0x7f {

@@ -9,7 +9,7 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
-// requestHeaders decides on a request. Whatever breaks, the request goes on.
+// requestHeaders decides on a request. If anything fails, the request continues.
 func (v *vm) requestHeaders(id uint32) (action types.Action) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -46,10 +46,10 @@ func (v *vm) countDryRun(hit fault.Hit) {
 		name = metricDryRunAborts
 	}
 	v.metrics.fault(name, hit.Policy)
-	proxywasm.LogDebug("hfi: policy " + hit.Policy + ", a dry run, would have faulted this request")
+	proxywasm.LogDebug("hfi: policy " + hit.Policy + " (dry run) would inject a fault into this request")
 }
 
-// pause holds a request back until its delay is over.
+// pause pauses a request until its delay has passed.
 func (v *vm) pause(id uint32, decision *fault.Decision) {
 	what := "delay=" + decision.DelayPolicy
 	if decision.Abort != nil {
@@ -57,7 +57,7 @@ func (v *vm) pause(id uint32, decision *fault.Decision) {
 	}
 	mark(what)
 	v.metrics.fault(metricDelays, decision.DelayPolicy)
-	// Not LogDebugf: it formats the line whether anybody reads it or not, which takes a microsecond.
+	// Not LogDebugf, which takes a microsecond to format the line even if the level is disabled.
 	proxywasm.LogDebug("hfi: policy " + decision.DelayPolicy + " delays this request by " + decision.Delay.String())
 	v.paused.add(&pausedStream{
 		id: id, due: v.now().Add(decision.Delay),
@@ -67,8 +67,8 @@ func (v *vm) pause(id uint32, decision *fault.Decision) {
 	v.arm()
 }
 
-// resume ends the delays that are over, and says whether there were any. The
-// effective context is then one of the streams'.
+// resume ends the delays that have passed, and reports whether there were any. If
+// so, it leaves the effective context set to one of the streams.
 func (v *vm) resume() (any bool) {
 	for {
 		stream := v.paused.next(v.now())
@@ -81,11 +81,11 @@ func (v *vm) resume() (any bool) {
 	}
 }
 
-// finish ends a stream's delay. The stream is forgotten already, so nothing
-// that may panic must stand between it and its resumption.
+// finish ends a stream's delay. The stream is not in v.paused any more, so nothing
+// before its resumption may panic.
 func (v *vm) finish(stream *pausedStream) {
 	if err := proxywasm.SetEffectiveContext(stream.id); err != nil {
-		return // The stream has ended, and its end was not told: there is nothing left to do.
+		return // The stream has ended without a callback.
 	}
 	action := types.ActionContinue
 	v.guard("aborting a request after its delay", func() {
@@ -102,8 +102,8 @@ func (v *vm) finish(stream *pausedStream) {
 	}
 }
 
-// abort answers a request in the upstream's place. Once that is sent it does
-// not panic: the request must not go on.
+// abort sends a response in place of the upstream's. It does not panic after that,
+// because the request must not continue.
 func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 	headers := abort.Headers
 	if v.config.FaultHeader {
@@ -111,8 +111,8 @@ func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 	}
 	status, body := httpStatus(abort), abort.Body
 	if status == 204 || status == 304 {
-		// Envoy would send it all the same, and the client take it for the
-		// next answer: these have no body (RFC 9110, 6.4.1).
+		// These have no body (RFC 9110, 6.4.1). Envoy would send it, and the client
+		// would read it as the next response.
 		body = nil
 	}
 	if err := proxywasm.SendHttpResponse(uint32(status), headers, body, int32(abort.GRPCStatus)); err != nil {
@@ -126,7 +126,7 @@ func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 	return types.ActionPause
 }
 
-// streamDone is told of each stream that ends.
+// streamDone is called when a stream ends.
 func (v *vm) streamDone(id uint32) {
 	if _, paused := v.paused.streams[id]; !paused {
 		return
@@ -137,15 +137,15 @@ func (v *vm) streamDone(id uint32) {
 	})
 }
 
-// mark leaves what happens in the stream's filter state, where an access log
-// finds it as wasm.hfi_fault.
+// mark records the fault in the stream's filter state, where access logs can read
+// it as wasm.hfi_fault.
 func mark(what string) {
 	if err := proxywasm.SetProperty([]string{"hfi_fault"}, []byte(what)); err != nil {
-		proxywasm.LogErrorf("hfi: marking a request: %v", err)
+		proxywasm.LogErrorf("hfi: setting the filter state of a request: %v", err)
 	}
 }
 
 var _ fault.Request = (*request)(nil)
 
-// longestTick keeps a deadline far ahead within what Envoy's timer takes.
+// longestTick is the longest tick period, within the range of Envoy's timer.
 const longestTick = time.Hour

@@ -1,17 +1,16 @@
-// Command filter is hfi's Wasm module for Envoy: it asks the daemon for the
-// fault policies of its workload and delays and aborts requests by them.
+// Command filter is hfi's Wasm module for Envoy. It fetches the fault policies of
+// its workload from the daemon, and delays and aborts requests accordingly.
 //
-// It speaks proxy-wasm 0.2 by the Go SDK. What a policy means is decided
-// elsewhere, in packages selection and fault; this package is the glue between
-// them and Envoy. Each Envoy thread runs a VM of its own with all of this in
-// it, single-threaded, and so nothing here locks. It must use neither
-// goroutines nor timers nor time.Sleep: the Go runtime would then poll, which
-// Envoys before MinimumEnvoy answer by killing the VM; what has to happen
-// later hangs on Envoy's tick.
+// It implements proxy-wasm 0.2 with the Go SDK. Packages selection and fault
+// decide which policies apply and what they do; this package connects them to
+// Envoy. Each worker thread of Envoy runs its own single-threaded VM, so nothing
+// in this package takes locks. It must not use goroutines, timers or time.Sleep,
+// because the Go runtime would poll, and Envoys older than MinimumEnvoy end a VM
+// that polls. Deferred work runs in Envoy's tick.
 //
-// A module as the linker leaves it runs on the SDK's callbacks alone. Command
-// link rewrites it to call the functions of exports_wasm.go instead, which saves
-// most of the cost of a request.
+// Without further steps the module uses the SDK's callbacks. Command link rewrites
+// the module to call the functions in exports_wasm.go instead, which saves most
+// of the cost of a request.
 package main
 
 import (
@@ -22,14 +21,15 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
-// current is this VM. There is exactly one in a module's memory.
+// current is this VM. A module's memory has exactly one.
 var current = newVM(rand.Uint64, time.Now)
 
 func init() { proxywasm.SetVMContext(&sdkVM{vm: current}) }
 
 func main() {}
 
-// sdkVM, sdkPlugin and sdkStream are the SDK's callbacks, each one guarded.
+// sdkVM, sdkPlugin and sdkStream implement the SDK's callbacks. Each callback
+// recovers from panics.
 type sdkVM struct {
 	types.DefaultVMContext
 	vm *vm
@@ -45,8 +45,8 @@ type sdkPlugin struct {
 	id uint32
 }
 
-// OnPluginStart never fails: Envoy would take that as a reason to refuse the
-// whole listener, or, with FAIL_OPEN, to leave the filter out in silence.
+// OnPluginStart never fails. If it did, Envoy would reject the whole listener or,
+// with FAIL_OPEN, silently skip the filter.
 func (c *sdkPlugin) OnPluginStart(int) types.OnPluginStartStatus {
 	c.vm.guard("starting", func() { c.vm.startPlugin(c.id) })
 	return types.OnPluginStartStatusOK

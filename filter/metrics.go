@@ -2,27 +2,28 @@ package main
 
 import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 
-// Envoy shows a metric hfi.x_total as hfi_x_total in /stats/prometheus. All
-// VMs of a sidecar share it: counters add up, and of a gauge the value written
-// last stands.
+// Envoy exports a metric hfi.x_total as hfi_x_total in /stats/prometheus. All VMs
+// of a sidecar share a metric: counters are summed, and a gauge has the value
+// written last.
 
-// maxPolicyTags bounds the metrics by policy of one VM: Envoy never forgets
-// one, and names of policies come and go.
+// maxPolicyTags bounds the number of policies with metrics in one VM: Envoy never
+// removes a metric, and the names of policies change.
 const maxPolicyTags = 1000
 
-// metrics are the filter's metrics. Each is defined when first needed.
+// metrics are the filter's metrics. Each is defined on first use.
 type metrics struct {
-	// byPolicy adds the tag policy to what counts faults.
+	// byPolicy adds the tag policy to the fault counters.
 	byPolicy bool
 	counters map[string]proxywasm.MetricCounter
 	gauges   map[string]proxywasm.MetricHistogram
-	// pausedStreams is the one gauge that sums over the VMs. It is defined with the first pause.
+	// pausedStreams is the only gauge that is summed over the VMs. It is defined
+	// with the first pause.
 	pausedStreams *proxywasm.MetricGauge
-	// tags are the policies that have a metric.
+	// tags are the policies with metrics of their own.
 	tags map[string]struct{}
 }
 
-// The metrics' names.
+// The names of the metrics.
 const (
 	metricAborts        = "hfi.faults.aborts_total"
 	metricDelays        = "hfi.faults.delays_total"
@@ -46,8 +47,8 @@ func newMetrics() metrics {
 	}
 }
 
-// define makes the counters of a filter that has not done anything yet, so
-// that a scrape shows them as zero.
+// define defines the counters, so that they are exported as zero before the first
+// event.
 func (m *metrics) define() {
 	for _, name := range []string{metricUpdates, metricPollErrors, metricBadPolicies, metricHeartbeats, metricPanics} {
 		m.add(name, 0)
@@ -70,7 +71,7 @@ func (m *metrics) add(name string, n uint64) {
 	}
 }
 
-// fault counts one fault by the policy that asked for it.
+// fault counts one fault of a policy.
 func (m *metrics) fault(name, policy string) {
 	if !m.byPolicy {
 		m.add(name, 1)
@@ -86,9 +87,8 @@ func (m *metrics) fault(name, policy string) {
 	m.add("policy=.="+policy+";.;"+name, 1)
 }
 
-// set sets a gauge. The SDK's gauges can only be added to, which would sum
-// over the VMs; what it calls recording a histogram's value is, for a gauge,
-// setting it.
+// set sets a gauge. The SDK's gauges only support addition, which would sum over
+// the VMs. Its function that records a value in a histogram sets a gauge.
 func (m *metrics) set(name string, value uint64) {
 	gauge, ok := m.gauges[name]
 	if !ok {
@@ -98,7 +98,7 @@ func (m *metrics) set(name string, value uint64) {
 	gauge.Record(value)
 }
 
-// paused counts streams that enter (1) or leave (-1) their delay.
+// paused counts a stream that is paused (1) or not any more (-1).
 func (m *metrics) paused(change int64) {
 	if m.pausedStreams == nil {
 		gauge := proxywasm.DefineGaugeMetric(metricPausedStreams)

@@ -7,20 +7,20 @@ import (
 	"github.com/boifi/hfi/filter/fault"
 )
 
-// pausedStream is a request that waits for the end of its delay.
+// pausedStream is a request that is delayed.
 type pausedStream struct {
 	id  uint32
 	due time.Time
-	// abort is what follows the delay, or nil: the request goes on.
+	// abort follows the delay. If it is nil, the request continues.
 	abort *fault.Abort
-	// policy is the abort's.
+	// policy is the policy of the abort.
 	policy string
-	// at is the place in the heap.
+	// at is the index in the heap.
 	at int
 }
 
-// pauses are the paused streams. A stream is in it from its pause to its
-// resumption or its end, whichever comes first.
+// pauses has the paused streams. A stream is in it until it is resumed or ends,
+// whichever is first.
 type pauses struct {
 	streams map[uint32]*pausedStream
 	queue   pauseQueue
@@ -33,7 +33,7 @@ func (p *pauses) add(stream *pausedStream) {
 	heap.Push(&p.queue, stream)
 }
 
-// forget takes out a stream that has ended.
+// forget removes a stream that has ended.
 func (p *pauses) forget(id uint32) {
 	if stream, ok := p.streams[id]; ok {
 		delete(p.streams, id)
@@ -41,7 +41,7 @@ func (p *pauses) forget(id uint32) {
 	}
 }
 
-// next takes out a stream whose delay is over, or gives nil.
+// next removes and returns a stream whose delay has passed, or nil.
 func (p *pauses) next(now time.Time) *pausedStream {
 	if len(p.queue) == 0 || p.queue[0].due.After(now) {
 		return nil
@@ -51,7 +51,7 @@ func (p *pauses) next(now time.Time) *pausedStream {
 	return stream
 }
 
-// deadline is when the next delay ends; zero: no stream is paused.
+// deadline returns when the next delay ends, or zero if no stream is paused.
 func (p *pauses) deadline() time.Time {
 	if len(p.queue) == 0 {
 		return time.Time{}
@@ -59,7 +59,7 @@ func (p *pauses) deadline() time.Time {
 	return p.queue[0].due
 }
 
-// pauseQueue is a heap by the end of the delay.
+// pauseQueue is a heap ordered by the end of the delay. It implements heap.Interface.
 type pauseQueue []*pausedStream
 
 func (q pauseQueue) Len() int           { return len(q) }

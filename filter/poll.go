@@ -15,7 +15,7 @@ import (
 
 var errNotFound = types.ErrorStatusNotFound
 
-// The headers of the daemon's contract, as Envoy writes them.
+// The headers of the daemon's API, in lower case as in Envoy.
 const (
 	headerVM       = "x-hfi-vm"
 	headerNode     = "x-hfi-node"
@@ -25,72 +25,73 @@ const (
 )
 
 const (
-	// askWait is how long the daemon may hold a request while nothing changes.
-	// With the daemon's patience for a filter between two requests it bounds how long
-	// a dead filter passes for a live one. See poller.wait.
-	askWait = 20 * time.Second
-	// leastWait bounds it from below, for the sake of the daemon.
-	leastWait = 100 * time.Millisecond
-	// answerPatience is how long after that a request counts as never answered.
-	answerPatience = 10 * time.Second
-	// The first pause after a failure, and the longest. The longest must stay
-	// below the daemon's patience too.
+	// maxWait is how long the daemon may hold a request while nothing changes. A
+	// filter that has stopped is reported as silent after maxWait and the daemon's
+	// grace period between two requests. See poller.wait.
+	maxWait = 20 * time.Second
+	// minWait limits the rate of requests to the daemon.
+	minWait = 100 * time.Millisecond
+	// responseTimeout is how long after the wait a request fails.
+	responseTimeout = 10 * time.Second
+	// The first and the longest backoff after a failure. The longest must be
+	// shorter than the daemon's grace period.
 	firstBackoff, maxBackoff = 250 * time.Millisecond, 5 * time.Second
-	// behindPatience is how long replicas may say that they are behind before the
-	// filter believes them that what it had is gone.
-	behindPatience = 30 * time.Second
-	// minPace is the least time between two requests on average, and burst how
-	// many may come faster, so that no answer can make the filter spin.
+	// maxBehind is how long replicas may respond that they are behind before the
+	// filter assumes that its revision does not exist any more.
+	maxBehind = 30 * time.Second
+	// minPace is the minimum average time between two requests, and burst the
+	// number of requests that may be faster. No response can cause a busy loop.
 	minPace, burst = 50 * time.Millisecond, 20
 )
 
-// poller asks the daemon for policies, always in the context of the VM's
-// active plugin. At most one request of it is under way.
+// poller fetches policies from the daemon, always in the context of the VM's active
+// plugin. It has at most one request in flight.
 type poller struct {
 	vm *vm
-	// id is this VM's name to the daemon.
+	// id identifies this VM to the daemon.
 	id string
 
-	// tag and revision are of what is in force; tag is empty if nothing is.
+	// tag and revision are those of the policies in force. tag is empty if there
+	// are none.
 	tag, revision string
-	// generation tells the answers to a former plugin context's requests apart.
+	// generation identifies responses to requests of a former plugin context.
 	generation int
 	asking     bool
 	askedAt    time.Time
-	// next is when to ask again, while not asking; zero means never.
+	// next is the time of the next request, if none is in flight. Zero means never.
 	next time.Time
-	// contact is when the daemon last confirmed what is in force.
-	contact time.Time
-	stale   bool
-	// failures counts those since the last good answer.
+	// confirmedAt is when the daemon last confirmed the policies in force.
+	confirmedAt time.Time
+	stale       bool
+	// failures counts the failures since the last success.
 	failures    int
 	behindSince time.Time
-	// pace is when the bucket of requests was last full.
+	// pace is the state of the token bucket: the time when it was last full.
 	pace time.Time
 }
 
-// restart begins anew in another plugin context.
+// restart starts polling in another plugin context.
 func (p *poller) restart() {
 	p.generation++
 	p.asking = false
 	now := p.vm.now()
 	p.next = now
-	if !p.vm.config.asks() {
+	if !p.vm.config.hasControlPlane() {
 		p.next = time.Time{}
 	}
-	if p.contact.IsZero() {
-		p.contact = now
+	if p.confirmedAt.IsZero() {
+		p.confirmedAt = now
 	}
 }
 
-// deadline is when tick has something to do.
+// deadline returns when tick has to be called, or zero.
 func (p *poller) deadline() time.Time {
 	var at time.Time
 	if !p.asking {
 		at = p.next
 	}
 	if p.tag != "" {
-		if stale := p.contact.Add(p.vm.config.StaleAfter); at.IsZero() || stale.Before(at) {
+		if stale := p.confirmedAt.Add(p.vm.config.StaleAfter); at.IsZero() || stale.Before(at) {
 			at = stale
 		}
 	}
@@ -99,8 +100,8 @@ func (p *poller) deadline() time.Time {
 
 func (p *poller) tick() {
 	now := p.vm.now()
-	if p.tag != "" && now.Sub(p.contact) >= p.vm.config.StaleAfter {
-		proxywasm.LogWarnf("hfi: the control plane has not answered for %s: injection stops", p.vm.config.StaleAfter)
+	if p.tag != "" && now.Sub(p.confirmedAt) >= p.vm.config.StaleAfter {
+		proxywasm.LogWarnf("hfi: no response from the control plane for %s: fault injection stops", p.vm.config.StaleAfter)
 		p.tag, p.stale = "", true
 		p.vm.enforce(nil)
 		p.vm.metrics.set(metricStale, 1)
@@ -110,21 +111,21 @@ func (p *poller) tick() {
 	}
 }
 
-// try runs f. A panic counts as one more failure, so that the next try comes
-// later: the time set for the last one is past, and the daemon may answer at once.
+// try runs f. A panic counts as a failure, so that the next request is delayed by
+// the backoff.
 func (p *poller) try(doing string, f func()) {
 	if !p.vm.guard(doing, f) {
-		p.failed(fmt.Errorf("the filter's own mistake while %s", doing))
+		p.failed(fmt.Errorf("internal error while %s", doing))
 	}
 }
 
-// wait is how long the daemon may hold a request: little enough that what is
-// in force is confirmed long before it counts as stale.
+// wait returns how long the daemon may hold a request: short enough that policies
+// are confirmed long before they are stale.
 func (p *poller) wait() time.Duration {
-	return max(min(askWait, (p.vm.config.StaleAfter/2).Truncate(time.Millisecond)), leastWait)
+	return max(min(maxWait, (p.vm.config.StaleAfter/2).Truncate(time.Millisecond)), minWait)
 }
 
-// ask sends a request to the first of the daemon's clusters that there is.
+// ask sends a request to the first of the daemon's clusters that exists.
 func (p *poller) ask(now time.Time) {
 	config, who, wait := &p.vm.config, p.vm.identity, p.wait()
 	headers := [][2]string{
@@ -148,70 +149,71 @@ func (p *poller) ask(now time.Time) {
 		if cluster == "" {
 			continue
 		}
-		_, err := proxywasm.DispatchHttpCall(cluster, headers, nil, nil, uint32((wait+answerPatience)/time.Millisecond),
+		_, err := proxywasm.DispatchHttpCall(cluster, headers, nil, nil, uint32((wait+responseTimeout)/time.Millisecond),
 			func(numHeaders, bodySize, _ int) {
-				p.vm.guard("after an answer of the control plane", func() { p.answered(generation, numHeaders, bodySize) })
+				p.vm.guard("handling a response of the control plane", func() { p.answered(generation, numHeaders, bodySize) })
 			})
 		if err == nil {
 			p.asking = true
 			return
 		}
 		if !errors.Is(err, types.ErrorStatusBadArgument) {
-			p.failed(fmt.Errorf("asking cluster %q: %w", cluster, err))
+			p.failed(fmt.Errorf("sending a request to cluster %q: %w", cluster, err))
 			return
 		}
 	}
-	p.failed(fmt.Errorf("this Envoy has no cluster %s: in Istio, a Sidecar resource must let this workload see the control plane's service",
+	p.failed(fmt.Errorf("this Envoy has no cluster %s: in Istio, add the control plane's service to the egress hosts of the Sidecar resource",
 		strings.Join(config.clusters(), " or ")))
 }
 
-// answered takes up an answer, and sees to the next request.
+// answered handles a response and schedules the next request.
 func (p *poller) answered(generation, numHeaders, bodySize int) {
 	if generation != p.generation {
 		return
 	}
 	p.asking = false
 	defer p.vm.arm()
-	p.try("reading an answer of the control plane", func() { p.read(numHeaders, bodySize) })
+	p.try("reading a response of the control plane", func() { p.read(numHeaders, bodySize) })
 }
 
 func (p *poller) read(numHeaders, bodySize int) {
 	p.vm.trap(onAnswer)
 	a, err := readAnswer(numHeaders, bodySize)
 	if err == nil && a.unchanged && p.tag == "" {
-		err = errors.New("status 304 to a request that named nothing to compare with")
+		err = errors.New("status 304 in response to an unconditional request")
 	}
 	if err != nil {
 		p.failed(err)
 		return
 	}
-	hasty := false
+	early := false
 	if a.unchanged || a.tag == p.tag {
-		hasty = p.vm.now().Sub(p.askedAt) < p.wait()/2
+		early = p.vm.now().Sub(p.askedAt) < p.wait()/2
 	} else {
-		p.takeUp(a)
+		p.apply(a)
 	}
 	p.confirmed()
-	p.again(hasty)
+	p.scheduleNext(early)
 }
 
-// confirmed notes that the daemon is there, and that what is in force is what it wants.
+// confirmed records that the daemon has confirmed the policies in force.
 func (p *poller) confirmed() {
-	p.contact = p.vm.now()
+	p.confirmedAt = p.vm.now()
 	if p.stale {
 		p.stale = false
 		p.vm.metrics.set(metricStale, 0)
 	}
 	p.vm.metrics.add(metricHeartbeats, 1)
 	if p.failures > 0 {
-		proxywasm.LogInfof("hfi: the control plane answers again, after %d failures", p.failures)
+		proxywasm.LogInfof("hfi: the control plane responds again after %d failures", p.failures)
 	}
-	// Last: a panic above is a failure like those before it.
+	// Last, because a panic above counts as one more failure.
 	p.failures, p.behindSince = 0, time.Time{}
 }
 
-func (p *poller) takeUp(a answer) {
-	mine, others := p.ours(a.policies)
+// apply puts the policies of an answer in force.
+func (p *poller) apply(a answer) {
+	mine, others := p.selectPolicies(a.policies)
 	bad := append(a.bad, p.vm.enforce(mine)...)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
@@ -219,18 +221,19 @@ func (p *poller) takeUp(a answer) {
 	proxywasm.LogInfof("hfi: Received config update from control plane: commit %s, %d policies in force, ETag %s",
 		a.commit, len(p.vm.program.Policies()), a.tag)
 	for _, err := range bad {
-		proxywasm.LogWarnf("hfi: a policy is left out: %v", err)
+		proxywasm.LogWarnf("hfi: policy skipped: %v", err)
 	}
 	if len(others) > 0 {
-		proxywasm.LogWarnf("hfi: the control plane sent policies that are not for this workload: %s", strings.Join(others, ", "))
+		proxywasm.LogWarnf("hfi: ignoring policies that do not select this workload: %s", strings.Join(others, ", "))
 	}
 	if names := cutDelays(mine, p.vm.config.MaxDelay); len(names) > 0 {
-		proxywasm.LogWarnf("hfi: max_delay cuts delays to %s in: %s", p.vm.config.MaxDelay, strings.Join(names, ", "))
+		proxywasm.LogWarnf("hfi: delays are limited to max_delay (%s) in policies: %s", p.vm.config.MaxDelay, strings.Join(names, ", "))
 	}
 }
 
-// ours are the policies that apply to this workload, and the names of those that do not.
-func (p *poller) ours(policies []*schema.Policy) (mine []*schema.Policy, others []string) {
+// selectPolicies returns the policies that apply to this workload, and the names of
+// those that do not.
+func (p *poller) selectPolicies(policies []*schema.Policy) (mine []*schema.Policy, others []string) {
 	workload := p.vm.identity.workload()
 	for _, policy := range policies {
 		if selection.Matches(policy.Spec.Selector, workload) {
@@ -242,6 +245,7 @@ func (p *poller) ours(policies []*schema.Policy) (mine []*schema.Policy, others 
 	return mine, others
 }
 
+// cutDelays returns the names of the policies with delays longer than most.
 func cutDelays(policies []*schema.Policy, most time.Duration) (names []string) {
 	for _, policy := range policies {
 		for _, rule := range policy.Spec.Rules {
@@ -254,11 +258,11 @@ func cutDelays(policies []*schema.Policy, most time.Duration) (names []string) {
 	return names
 }
 
-// again asks at once, unless the answer came for no reason (hasty), or
-// requests have come too fast for a while.
-func (p *poller) again(hasty bool) {
+// scheduleNext sends the next request at once, unless the daemon has responded
+// early without a change, or the rate of requests is too high.
+func (p *poller) scheduleNext(early bool) {
 	now := p.vm.now()
-	if hasty {
+	if early {
 		p.next = now.Add(p.jitter(time.Second))
 		return
 	}
@@ -271,30 +275,29 @@ func (p *poller) again(hasty bool) {
 	}
 }
 
-// failed sets the time of the next try: later with each failure, and never
-// at the same moment as others that failed with it.
+// failed schedules the next request with exponential backoff and jitter.
 func (p *poller) failed(err error) {
 	now := p.vm.now()
 	p.failures++
 	backoff := min(firstBackoff<<min(p.failures-1, 10), maxBackoff)
 	p.next = now.Add(p.jitter(backoff))
 	p.vm.metrics.add(metricPollErrors, 1)
-	// The first of an outage, and then ever fewer of them.
+	// Log the first failure of an outage, then the second, fourth, eighth and so on.
 	if bits.OnesCount(uint(p.failures)) == 1 {
-		proxywasm.LogWarnf("hfi: no policies from the control plane (failure %d): %v", p.failures, err)
+		proxywasm.LogWarnf("hfi: fetching policies from the control plane failed (attempt %d): %v", p.failures, err)
 	}
 	switch {
 	case !errors.Is(err, errBehind):
 		p.behindSince = time.Time{}
 	case p.behindSince.IsZero():
 		p.behindSince = now
-	case now.Sub(p.behindSince) > behindPatience:
-		proxywasm.LogWarnf("hfi: for %s no replica has known revision %s: the filter forgets it", behindPatience, p.revision)
+	case now.Sub(p.behindSince) > maxBehind:
+		proxywasm.LogWarnf("hfi: no replica has had revision %s for %s: the filter accepts older ones", p.revision, maxBehind)
 		p.revision, p.behindSince = "", time.Time{}
 	}
 }
 
-// jitter is a time between half of d and d.
+// jitter returns a random time between d/2 and d.
 func (p *poller) jitter(d time.Duration) time.Duration {
 	half := uint64(d / 2)
 	return time.Duration(half + p.vm.random()%half)

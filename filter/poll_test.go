@@ -124,7 +124,7 @@ func TestPoliciesForOthersAreNotApplied(t *testing.T) {
 			t.Errorf("a policy for %s: %d count as in force (%v)", c.selector, loaded, err)
 		}
 	}
-	if logs := strings.Join(h.GetWarnLogs(), ""); !strings.Contains(logs, "not for this workload: p") {
+	if logs := strings.Join(h.GetWarnLogs(), ""); !strings.Contains(logs, "do not select this workload: p") {
 		t.Errorf("it says %q", logs)
 	}
 	h.answer(200, `{"policies":[`+abort("a", `{"service":"productcatalog"}`, 500)+","+abort("b", `{}`, 418)+`]}`, map[string]string{"etag": `"both"`})
@@ -170,7 +170,7 @@ func TestConfirmedPoliciesStay(t *testing.T) {
 	h.pass(time.Second)
 	h.update("a", 503)
 	for range 60 {
-		h.pass(askWait)
+		h.pass(maxWait)
 		h.answer(304, "", nil)
 	}
 	h.mustGet(503)
@@ -305,7 +305,7 @@ func TestARevisionThatNobodyKnowsIsForgotten(t *testing.T) {
 			h.pass(time.Millisecond)
 		}
 	}
-	if past := h.at.Sub(begin); past < behindPatience {
+	if past := h.at.Sub(begin); past < maxBehind {
 		t.Errorf("it forgets it after %s already", past)
 	}
 	h.mustGet(503)

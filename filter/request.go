@@ -7,9 +7,8 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// request is the request that Envoy shows at the moment. It implements
-// fault.Request; each answer is a host call, and so none is asked for twice
-// (by package fault's promise, and within exempt by its own order).
+// request is the request of the current callback. It implements fault.Request.
+// Each method is a host call, which package fault makes at most once.
 type request struct{ now func() time.Time }
 
 func (r *request) Method() string { return pseudoHeader(":method") }
@@ -18,10 +17,9 @@ func (r *request) Path() string { return pseudoHeader(":path") }
 
 func (r *request) Now() time.Time { return r.now() }
 
-// Header joins several values with commas, which by RFC 9110, 5.3, changes
-// nothing in their meaning. The host call that reads one header gives the
-// first value only, but costs half as much, and most requests do not have the
-// header that a rule wants.
+// Header joins several values with commas, which does not change their meaning
+// (RFC 9110, 5.3). requestHeader returns only the first value but costs half as
+// much, and most requests do not have the header.
 func (r *request) Header(name string) (string, bool) {
 	if _, present := requestHeader(name); !present {
 		return "", false
@@ -35,12 +33,12 @@ func pseudoHeader(name string) string {
 	return value
 }
 
-// probeAgents are how the User-Agents of health probes begin: of Kubernetes,
-// of Envoy, and of the load balancers of the great clouds.
+// probeAgents are the prefixes of the User-Agents of health probes: those of
+// Kubernetes, of Envoy, and of the load balancers of large cloud providers.
 var probeAgents = []string{"kube-probe/", "Envoy/HC", "GoogleHC/", "ELB-HealthChecker/"}
 
-// exempt says whether the request must not be faulted: it is a filter's own
-// to the daemon, or a health probe.
+// exempt reports whether no fault must be injected into the request: it is a
+// filter's request to the daemon, or a health probe.
 func (v *vm) exempt() bool {
 	if _, own := v.request.Header(headerVM); own {
 		return true

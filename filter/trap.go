@@ -1,6 +1,6 @@
 package main
 
-// place is where a filter that is built with the tag hfi_trap can be broken on purpose.
+// place is a place at which a filter built with the tag hfi_trap can panic on purpose.
 type place string
 
 const (

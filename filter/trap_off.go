@@ -2,5 +2,5 @@
 
 package main
 
-// trap does nothing in a filter that is not built to be broken on purpose.
+// trap does nothing without the build tag hfi_trap.
 func (v *vm) trap(place) {}

@@ -9,19 +9,19 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// panics is the place at which this VM panics each time, if there is one.
+// panics is the place at which this VM panics, or empty.
 var panics place
 
-// trap breaks the filter on requests that ask for it. Tests build it with the
-// tag hfi_trap to see what a sidecar, the daemon and a waiting hfi make of that.
+// trap makes the filter fail on request. Tests build the filter with the tag
+// hfi_trap to see how a sidecar, the daemon and a waiting hfi handle failures.
 //
-// The header x-hfi-trap ends the VM, as no recover can prevent. It does not
-// exit: Envoy ignores a module's wish to. The header x-hfi-panic names the place at
-// which the VM panics from that request on; "none" ends it.
+// The header x-hfi-trap ends the VM with a fatal error, which cannot be recovered.
+// (Envoy ignores a module's call to exit.) The header x-hfi-panic names the place
+// at which the VM panics from that request on; "none" stops this.
 func (v *vm) trap(at place) {
 	if at == onRequest {
 		if _, err := proxywasm.GetHttpRequestHeader("x-hfi-trap"); err == nil {
-			// A mistake that the Go runtime never forgives.
+			// A fatal error of the Go runtime.
 			new(sync.Mutex).Unlock()
 		}
 		if named, err := proxywasm.GetHttpRequestHeader("x-hfi-panic"); err == nil {

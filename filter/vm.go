@@ -10,24 +10,24 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// vm is the filter in one of Envoy's threads: one identity, one set of
-// policies. Several plugin contexts can share a VM, and do so for as long as
-// the listeners of a former configuration drain; the one that started last
-// has its configuration in force and asks the daemon for all of them.
+// vm is the filter in one of Envoy's threads. It has one identity and one set of
+// policies. Several plugin contexts share a VM while the listeners of a former
+// configuration drain. The one that started last is active: its configuration is
+// in force, and it fetches the policies.
 type vm struct {
-	// random gives random bits; now the time. Both are the VM's own.
+	// random returns random bits, now the time.
 	random func() uint64
 	now    func() time.Time
 
 	identity *identity
-	// plugins are the live plugin contexts; active is the one in charge, 0 if there is none.
+	// plugins are the live plugin contexts. active is the active one, or 0.
 	plugins map[uint32]config
 	active  uint32
-	// config is the active plugin's.
+	// config is the configuration of the active plugin context.
 	config config
 
-	// policies are this workload's; they are in force, compiled as program with
-	// config's limits.
+	// policies are the policies in force. program is compiled from them with the
+	// limits of config.
 	policies []*schema.Policy
 	program  *fault.Program
 	draws    *fault.Random
@@ -49,7 +49,7 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 	return v
 }
 
-// startPlugin takes up a plugin context's configuration.
+// startPlugin reads the configuration of a new plugin context and activates it.
 func (v *vm) startPlugin(id uint32) {
 	text, err := proxywasm.GetPluginConfiguration()
 	if err != nil && !errors.Is(err, errNotFound) {
@@ -70,31 +70,31 @@ func (v *vm) startPlugin(id uint32) {
 	v.arm()
 }
 
-// identify reads who this is, once.
+// identify reads the identity once.
 func (v *vm) identify() {
 	if v.identity != nil {
 		return
 	}
 	i := readIdentity()
 	v.identity = &i
-	proxywasm.LogInfof("hfi: this filter is of %s, vm=%s", i, v.poll.id)
+	proxywasm.LogInfof("hfi: started for %s, vm=%s", i, v.poll.id)
 	if i.TooOld {
-		proxywasm.LogErrorf("hfi: Envoy %s is older than %d.%d, which this filter needs: it injects nothing",
+		proxywasm.LogErrorf("hfi: Envoy %s is not supported: no faults are injected; the filter needs Envoy %d.%d or newer",
 			i.Envoy, MinimumEnvoy[0], MinimumEnvoy[1])
 	}
 	if missing, applies := i.missing(); missing != "" {
-		proxywasm.LogWarnf("hfi: the node's metadata has no %s: only policies for %s apply", missing, applies)
+		proxywasm.LogWarnf("hfi: the node metadata has no %s: only policies for %s apply", missing, applies)
 	}
 }
 
-// activate puts a plugin context in charge.
+// activate makes a plugin context the active one.
 func (v *vm) activate(id uint32) {
 	v.active, v.config = id, v.plugins[id]
 	v.enforce(v.policies)
 	v.poll.restart()
 }
 
-// stopPlugin forgets a plugin context that Envoy is about to delete.
+// stopPlugin removes a plugin context that Envoy is about to delete.
 func (v *vm) stopPlugin(id uint32) {
 	delete(v.plugins, id)
 	if v.active != id {
@@ -112,8 +112,8 @@ func (v *vm) stopPlugin(id uint32) {
 	_ = proxywasm.SetEffectiveContext(id)
 }
 
-// enforce puts policies in force, and gives those that cannot be. If it
-// panics, nothing has changed.
+// enforce puts policies in force, and returns an error for each one that cannot be.
+// If it panics, nothing has changed.
 func (v *vm) enforce(policies []*schema.Policy) []error {
 	program, bad := fault.Compile(policies, fault.Limits{MaxDelay: v.config.MaxDelay})
 	v.policies, v.program = policies, program
@@ -121,12 +121,12 @@ func (v *vm) enforce(policies []*schema.Policy) []error {
 	return bad
 }
 
-// tick does what is due, in a plugin context.
+// tick does the work that is due, in a plugin context.
 func (v *vm) tick(id uint32) {
-	// Whatever breaks meanwhile: the last period may have been a millisecond.
+	// Even after a panic: the current period may be a millisecond.
 	defer v.arm()
 	if v.resume() {
-		// What is called from here on must not hang on a stream.
+		// Calls from here on must not depend on a stream.
 		_ = proxywasm.SetEffectiveContext(id)
 	}
 	if id == v.active {
@@ -134,9 +134,9 @@ func (v *vm) tick(id uint32) {
 	}
 }
 
-// arm asks Envoy for a tick at the next deadline, for none if nothing is to
-// come: an idle filter costs nothing. The timer is that of the plugin context
-// at work, or of the stream's at work.
+// arm sets Envoy's tick to the next deadline, or disables it if there is none, so
+// that an idle filter costs nothing. The timer is that of the current plugin
+// context, or of the current stream's plugin context.
 func (v *vm) arm() {
 	deadline := v.paused.deadline()
 	if at := v.poll.deadline(); deadline.IsZero() || !at.IsZero() && at.Before(deadline) {
@@ -144,18 +144,18 @@ func (v *vm) arm() {
 	}
 	var period uint32
 	if !deadline.IsZero() {
-		// Rounded up: a tick before its time would have to be asked for again.
+		// Rounded up: an early tick would have to be repeated.
 		left := (deadline.Sub(v.now()) + time.Millisecond - 1) / time.Millisecond
 		period = uint32(min(max(left, 1), longestTick/time.Millisecond))
 	}
 	if err := proxywasm.SetTickPeriodMilliSeconds(period); err != nil {
-		proxywasm.LogErrorf("hfi: setting the tick to %d ms: %v", period, err)
+		proxywasm.LogErrorf("hfi: setting the tick period to %d ms: %v", period, err)
 	}
 }
 
-// guard runs f, and counts and logs a panic: Envoy would answer a trap by
-// failing the requests at hand and by leaving the filter out for good. It says
-// whether f came to its end.
+// guard runs f, and counts and logs a panic. Without it Envoy would fail the
+// current requests and disable the filter for good. It reports whether f returned
+// without a panic.
 func (v *vm) guard(doing string, f func()) (ended bool) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -167,7 +167,7 @@ func (v *vm) guard(doing string, f func()) (ended bool) {
 }
 
 func (v *vm) panicked(doing string, fault any) {
-	// What panicked may be the logging or the counting itself.
+	// Logging or counting may itself have panicked.
 	defer func() { _ = recover() }()
 	proxywasm.LogErrorf("hfi: panic %s: %v", doing, fault)
 	v.metrics.add(metricPanics, 1)

@@ -15,7 +15,7 @@ func TestAnOldEnvoyIsTold(t *testing.T) {
 	if h.requests() != 0 || h.GetTickPeriod() != 0 {
 		t.Error("it works all the same")
 	}
-	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.37 is older than 1.39") {
+	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.37 is not supported: no faults are injected; the filter needs Envoy 1.39 or newer") {
 		t.Errorf("it says %q", logs)
 	}
 	h.mustGet(200)
@@ -86,7 +86,7 @@ func TestAPanicElsewhereEndsNothing(t *testing.T) {
 	h.update("a", 503)
 	good := h.vm.poll.vm
 	h.vm.poll.vm = nil
-	h.pass(askWait)
+	h.pass(maxWait)
 	h.Tick()
 	h.answer(304, "", nil)
 	h.vm.poll.vm = good

@@ -13,49 +13,49 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Program is the compiled rules of the policies in force. It is immutable,
-// and the zero value has no rules.
+// Program is the compiled form of a set of policies. It is immutable. The zero value
+// has no rules.
 type Program struct {
-	// policies are the names of the policies in force, in order.
+	// policies are the names of the policies in force, sorted.
 	policies []string
-	// rules are those that could ever act, by policy and as written: of two,
-	// the one that comes first has precedence.
+	// rules are the rules that can apply to a request, in the order of policies and
+	// of the rules in each policy. Earlier rules have precedence.
 	rules []rule
-	// index finds rules; it is nil where they are few.
+	// index finds rules. It is nil if there are few.
 	index *index
-	// headers are the names of the headers that rules ask for, each once.
+	// headers are the distinct names of the headers that rules compare.
 	headers []string
 }
 
-// rule is one rule that can act: its share is above 0 and it has a delay or
-// an abort or both.
+// rule is a rule that can apply: its share is above 0, and it has a delay, an abort or
+// both.
 type rule struct {
-	// order is the rule's place in Program.rules.
+	// order is the rule's index in Program.rules.
 	order int
-	// policy is the place of its policy in Program.policies.
+	// policy is the index of its policy in Program.policies.
 	policy int
 	dryRun bool
 	share  schema.Percentage
-	// expires is when the rule ends; nil means never.
+	// expires is when the rule expires. Nil means never.
 	expires *time.Time
 	delay   time.Duration
 	abort   *Abort
 
 	path text
-	// methods are those allowed; none means all.
+	// methods are the methods that match. Empty means all.
 	methods []string
 	headers []header
 }
 
-// header is a condition on the header with a place in Program.headers.
+// header is a condition on a header. slot is the header's index in Program.headers.
 type header struct {
 	slot int
 	text text
 }
 
-// Compile makes a program of policies as schema.Parse gives them, in any
-// order. A policy that cannot be carried out is left out whole and reported, in
-// one error that names the policy and the place; the others stay in force.
+// Compile compiles policies returned by schema.Parse, in any order. It skips a policy
+// that cannot be applied, with all of its rules, and returns one error for it that
+// names the policy and the field. The others are in force.
 func Compile(policies []*schema.Policy, limits Limits) (*Program, []error) {
 	c := newCompiler(limits)
 	var failed []error
@@ -65,7 +65,7 @@ func Compile(policies []*schema.Policy, limits Limits) (*Program, []error) {
 	})
 	for _, policy := range ordered {
 		if err := c.add(policy); err != nil {
-			failed = append(failed, fmt.Errorf("policy %q cannot be carried out: %w", policy.Metadata.Name, err))
+			failed = append(failed, fmt.Errorf("policy %q cannot be applied: %w", policy.Metadata.Name, err))
 		}
 	}
 	for i := range c.program.rules {
@@ -75,39 +75,40 @@ func Compile(policies []*schema.Policy, limits Limits) (*Program, []error) {
 	return c.program, failed
 }
 
-// Policies are the names of the policies in force, in order. A policy's place
-// here is its index in a Decision. Nobody may change it.
+// Policies returns the names of the policies in force, sorted. The index of a policy
+// in it is its index in a Decision. The slice must not be changed.
 func (p *Program) Policies() []string { return p.policies }
 
-// Idle says that no rule could ever act, so that no request need be looked at.
+// Idle reports that no rule can apply to any request.
 func (p *Program) Idle() bool { return len(p.rules) == 0 }
 
 type compiler struct {
 	program *Program
 	limits  Limits
-	// slots are the places of names in Program.headers.
+	// slots has the indices of names in Program.headers.
 	slots map[string]int
-	// regexes are the expressions compiled so far, and steps what all of them
-	// count for; fresh are those that the policy at hand brought.
+	// regexes has the expressions compiled so far, steps is the sum of their steps.
 	regexes map[string]compiled
 	steps   int
-	fresh   []string
+	// added are the expressions added by the current policy.
+	added []string
 }
 
 func newCompiler(limits Limits) *compiler {
 	return &compiler{limits: limits, slots: map[string]int{}, regexes: map[string]compiled{}, program: new(Program)}
 }
 
-// Check says why a filter would leave a policy out, even if it were the only
-// one: what is wrong with it beyond what policy.cue can see.
+// Check returns the error for which filters skip a policy, even if it is the only one.
+// A policy that is valid by policy.cue may have one.
 func Check(policy *schema.Policy) error { return newCompiler(Limits{}).add(policy) }
 
-// add compiles a policy's rules into the program: all or, with an error, none.
+// add compiles the rules of a policy into the program. After an error the program has
+// none of them.
 func (c *compiler) add(policy *schema.Policy) (err error) {
-	c.fresh = c.fresh[:0]
+	c.added = c.added[:0]
 	defer func() {
 		if err != nil {
-			c.giveBack()
+			c.rollback()
 		}
 	}()
 	var rules []rule
@@ -149,7 +150,7 @@ func (c *compiler) compileRule(from *schema.Rule) (rule, error) {
 		}
 	}
 	if made.delay == 0 && made.abort == nil {
-		return rule{}, errors.New("fault: it has neither a delay nor an abort, or one that this filter does not know")
+		return rule{}, errors.New("fault: neither a delay nor an abort that this filter supports")
 	}
 	if from.Match == nil {
 		return made, nil
@@ -171,7 +172,7 @@ func (c *compiler) compileRule(from *schema.Rule) (rule, error) {
 	return made, nil
 }
 
-// delay is milliseconds as a duration, within the limit and what fits.
+// delay converts milliseconds into a duration, limited to MaxDelay.
 func (c *compiler) delay(ms int64) time.Duration {
 	delay := time.Duration(math.MaxInt64)
 	if ms <= int64(delay/time.Millisecond) {
@@ -185,12 +186,12 @@ func (c *compiler) delay(ms int64) time.Duration {
 
 func (c *compiler) compileHeader(match schema.HeaderMatch) (header, error) {
 	if !isToken(match.Name) {
-		return header{}, fmt.Errorf("name: %q is no header's name", match.Name)
+		return header{}, fmt.Errorf("name: %q is not a valid header name", match.Name)
 	}
 	condition := text{how: always}
 	if match.Present != nil {
 		if match.StringMatch != (schema.StringMatch{}) {
-			return header{}, errors.New("it wants exactly one of exact, prefix, regex and present")
+			return header{}, errors.New("exactly one of exact, prefix, regex and present must be set")
 		}
 		if !*match.Present {
 			condition.how = absent
@@ -218,7 +219,7 @@ func compileAbort(from *schema.Abort) (*Abort, error) {
 			return nil, fmt.Errorf(".status: %d is not between 200 and 599", from.Status)
 		}
 	case from.Status != 0:
-		return nil, errors.New(": it has both a status and a grpc_status")
+		return nil, errors.New(": status and grpc_status are both set")
 	default:
 		if *from.GRPCStatus < 0 || *from.GRPCStatus > 16 {
 			return nil, fmt.Errorf(".grpc_status: %d is not between 0 and 16", *from.GRPCStatus)
@@ -231,7 +232,7 @@ func compileAbort(from *schema.Abort) (*Abort, error) {
 	for _, name := range slices.Sorted(maps.Keys(from.Headers)) {
 		value := from.Headers[name]
 		if !isToken(name) {
-			return nil, fmt.Errorf(".headers: %q is no header's name", name)
+			return nil, fmt.Errorf(".headers: %q is not a valid header name", name)
 		}
 		if strings.ContainsFunc(value, isControl) {
 			return nil, fmt.Errorf(".headers[%q]: the value has control characters", name)
@@ -241,7 +242,7 @@ func compileAbort(from *schema.Abort) (*Abort, error) {
 	return made, nil
 }
 
-// isToken says whether a string is a token of RFC 9110, 5.6.2.
+// isToken reports whether a string is a token (RFC 9110, 5.6.2).
 func isToken(name string) bool {
 	for i := range len(name) {
 		b := name[i]
@@ -253,5 +254,6 @@ func isToken(name string) bool {
 	return name != ""
 }
 
-// isControl says whether a rune would break a header's line or field.
+// isControl reports whether a rune is a control character that is not allowed in the
+// value of a header.
 func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }

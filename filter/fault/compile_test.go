@@ -10,9 +10,9 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// A policy that cannot be carried out is left out whole and named with the
-// reason; the others stay in force.
-func TestCompileLeavesOut(t *testing.T) {
+// TestCompileSkips checks that a policy that cannot be applied is skipped as a whole
+// and named in an error with the reason. The others are in force.
+func TestCompileSkips(t *testing.T) {
 	good := `{"fault": {"delay_ms": 7}}`
 	match := func(m string) string { return `{"match": ` + m + `, "fault": {"delay_ms": 9}}` }
 	for _, test := range []struct{ rule, reason string }{
@@ -23,17 +23,17 @@ func TestCompileLeavesOut(t *testing.T) {
 		{match(`{"path": {"regex": "(a)\\1"}}`), "rules[1].match.path: regex"},
 		{match(`{"path": {"regex": "a{1001}"}}`), "rules[1].match.path: regex"},
 		{match(`{"path": {"regex": "(.?){999}(.?){999}(.?){999}(.?){999}"}}`), "steps"},
-		{match(`{"path": {}}`), "rules[1].match.path: it wants exactly one"},
-		{match(`{"path": {"suffix": "/new"}}`), "rules[1].match.path: it wants exactly one"},
-		{match(`{"path": {"exact": "/a", "prefix": "/a"}}`), "rules[1].match.path: it wants exactly one"},
-		{match(`{"headers": [{"name": "a", "present": true}, {"name": "b"}]}`), "rules[1].match.headers[1]: it wants exactly one"},
-		{match(`{"headers": [{"name": "a", "exact": "1", "present": true}]}`), "rules[1].match.headers[0]: it wants exactly one"},
+		{match(`{"path": {}}`), "rules[1].match.path: exactly one of"},
+		{match(`{"path": {"suffix": "/new"}}`), "rules[1].match.path: exactly one of"},
+		{match(`{"path": {"exact": "/a", "prefix": "/a"}}`), "rules[1].match.path: exactly one of"},
+		{match(`{"headers": [{"name": "a", "present": true}, {"name": "b"}]}`), "rules[1].match.headers[1]: exactly one of"},
+		{match(`{"headers": [{"name": "a", "exact": "1", "present": true}]}`), "rules[1].match.headers[0]: exactly one of"},
 		{match(`{"headers": [{"name": "a", "regex": "["}]}`), "rules[1].match.headers[0]: regex"},
 		{match(`{"headers": [{"name": "", "exact": "1"}]}`), "rules[1].match.headers[0]: name"},
 		{match(`{"headers": [{"name": "a b", "exact": "1"}]}`), "rules[1].match.headers[0]: name"},
-		{`{"fault": {}}`, "rules[1].fault: it has neither"},
-		{`{"fault": {"percentage": 0}}`, "rules[1].fault: it has neither"},
-		{`{"fault": {"throttle": 5}}`, "rules[1].fault: it has neither"},
+		{`{"fault": {}}`, "rules[1].fault: neither"},
+		{`{"fault": {"percentage": 0}}`, "rules[1].fault: neither"},
+		{`{"fault": {"throttle": 5}}`, "rules[1].fault: neither"},
 		{`{"fault": {"delay_ms": -1}}`, "rules[1].fault.delay_ms: -1"},
 		{`{"fault": {"abort": {}}}`, "rules[1].fault.abort.status: 0"},
 		{`{"fault": {"abort": {"status": 199}}}`, "rules[1].fault.abort.status: 199"},
@@ -42,7 +42,7 @@ func TestCompileLeavesOut(t *testing.T) {
 		{`{"fault": {"delay_ms": 1, "abort": {"status": 99}}}`, "rules[1].fault.abort.status: 99"},
 		{`{"fault": {"abort": {"grpc_status": -1}}}`, "rules[1].fault.abort.grpc_status: -1"},
 		{`{"fault": {"abort": {"grpc_status": 17}}}`, "rules[1].fault.abort.grpc_status: 17"},
-		{`{"fault": {"abort": {"status": 503, "grpc_status": 14}}}`, "rules[1].fault.abort: it has both"},
+		{`{"fault": {"abort": {"status": 503, "grpc_status": 14}}}`, "rules[1].fault.abort: status and grpc_status are both set"},
 		{`{"fault": {"abort": {"status": 503, "headers": {":status": "200"}}}}`, `rules[1].fault.abort.headers: ":status"`},
 		{`{"fault": {"abort": {"status": 503, "headers": {"a": "b\r\nc: d"}}}}`, `rules[1].fault.abort.headers["a"]`},
 		{`{"fault": {"abort": {"status": 503, "headers": {"": "b"}}}}`, `rules[1].fault.abort.headers: ""`},
@@ -50,7 +50,7 @@ func TestCompileLeavesOut(t *testing.T) {
 		program, failed := Compile([]*schema.Policy{
 			rules(t, "bad", good, test.rule), rules(t, "a", good), nil, rules(t, "z", `{"fault": {"abort": {"status": 503}}}`),
 		}, Limits{})
-		if len(failed) != 1 || !strings.HasPrefix(failed[0].Error(), `policy "bad" cannot be carried out: spec.`) ||
+		if len(failed) != 1 || !strings.HasPrefix(failed[0].Error(), `policy "bad" cannot be applied: spec.`) ||
 			!strings.Contains(failed[0].Error(), test.reason) {
 			t.Errorf("%s: the errors are %v, want one with %q", test.rule, failed, test.reason)
 		}
@@ -69,7 +69,8 @@ func TestCompileLeavesOut(t *testing.T) {
 	}
 }
 
-// An older filter passes over what a newer daemon says besides.
+// TestCompileIgnoresUnknownFields checks that an older filter ignores the additional
+// fields of a newer daemon.
 func TestCompileIgnoresUnknownFields(t *testing.T) {
 	program := compile(t, policy(t, "a", `{"owner": "x", "rules": [{"note": 1, "fault": {"delay_ms": 5, "jitter": 3}}]}`))
 	if got := line(program.Decide(get("/"), NewRandom(1))); got != "5ms by a" {
@@ -77,7 +78,7 @@ func TestCompileIgnoresUnknownFields(t *testing.T) {
 	}
 }
 
-// An abort is prepared whole.
+// TestCompileAbort checks all fields of a compiled abort.
 func TestCompileAbort(t *testing.T) {
 	program := compile(t,
 		rules(t, "a", `{"match": {"path": {"exact": "/http"}}, "fault": {"abort": {"status": 429, "body": "slow\n", "headers": {"Retry-After": "5", "B": "2\t2", "a": ""}}}}`),
@@ -93,7 +94,7 @@ func TestCompileAbort(t *testing.T) {
 	}
 }
 
-// Delays are cut to the limit, and never overflow.
+// TestCompileCapsDelays checks that delays are limited, and never overflow.
 func TestCompileCapsDelays(t *testing.T) {
 	for _, test := range []struct {
 		ms    int64
@@ -118,7 +119,7 @@ func TestCompileCapsDelays(t *testing.T) {
 			t.Errorf("%d ms with the limit %v: %v, want %v", test.ms, test.limit, got, test.want)
 		}
 	}
-	// Of two that are cut to the same length, the first applies.
+	// Of two delays limited to the same length, the first applies.
 	program, _ := Compile([]*schema.Policy{
 		rules(t, "a", `{"fault": {"delay_ms": 2000}}`), rules(t, "b", `{"fault": {"delay_ms": 3000}}`),
 	}, Limits{MaxDelay: time.Second})
@@ -127,7 +128,8 @@ func TestCompileCapsDelays(t *testing.T) {
 	}
 }
 
-// A program is idle when no rule could ever act. A dry run acts: it counts.
+// TestIdle checks that a program is idle if no rule can apply. A dry run can: it is
+// counted.
 func TestIdle(t *testing.T) {
 	never := `{"fault": {"percentage": 0, "delay_ms": 5}}`
 	for _, test := range []struct {
@@ -150,11 +152,11 @@ func TestIdle(t *testing.T) {
 		}
 	}
 	if !new(Program).Idle() || line(new(Program).Decide(nil, nil)) != "" {
-		t.Error("the zero program does something")
+		t.Error("the zero Program is not idle")
 	}
 }
 
-// A program keeps nothing of the policies that could change under it.
+// TestProgramIsImmutable checks that a program shares no mutable data with its policies.
 func TestProgramIsImmutable(t *testing.T) {
 	p := policy(t, "a", `{"expires_at": "2027-01-31T12:00:00Z", "rules": [{"match": {"methods": ["GET"]}, "fault": {"abort": {"status": 503}}}]}`)
 	program := compile(t, p)
@@ -166,7 +168,7 @@ func TestProgramIsImmutable(t *testing.T) {
 	}
 }
 
-// What every whole match of an expression begins with is found.
+// TestLiteralPrefix checks the prefix that is found in an expression.
 func TestLiteralPrefix(t *testing.T) {
 	for expression, want := range map[string]string{
 		`/api/.*`: "/api/", `^/api/.*$`: "/api/", `\A/api`: "/api", `(?m)^/api`: "/api", `(/api)/x`: "/api", `/api`: "/api",
@@ -177,7 +179,7 @@ func TestLiteralPrefix(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Longer is better, as long as it is right, which the other tests show.
+		// A longer prefix is better. Other tests check that it is correct.
 		if !strings.HasPrefix(made.value, want) {
 			t.Errorf("%s begins with %q, want %q", expression, made.value, want)
 		}

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Decide draws what happens to a request. It allocates nothing unless a
-// dry-run policy hits or the rules ask for more than 16 different headers.
+// Decide makes the decision on a request. It allocates memory only if a dry-run policy
+// applies, or if the rules compare more than 16 different headers.
 func (p *Program) Decide(request Request, random *Random) Decision {
 	decision := Decision{DelayIndex: None, AbortIndex: None}
 	if len(p.rules) == 0 {
@@ -37,18 +37,18 @@ func (p *Program) Decide(request Request, random *Random) Decision {
 	return decision
 }
 
-// outcome is what the rules tried so far come to. The order in which they
-// are tried makes no difference.
+// outcome is the result of the rules tried so far. It does not depend on the order in
+// which they are tried.
 type outcome struct {
-	// delay has the longest delay, and is the first of those that have it.
+	// delay is the first rule with the longest delay.
 	delay *rule
 	// abort is the first rule with an abort.
 	abort  *rule
 	dryRun []*rule
 }
 
-// try draws for a rule that may match, and adds it to the outcome if it
-// applies. The draw comes before the conditions, since it asks the proxy nothing.
+// try adds a rule to the outcome if it applies. It makes the random draw before it
+// evaluates the conditions, because the draw needs no host call.
 func (o *outcome) try(r *rule, view *view, random *Random) {
 	delays, aborts := o.wouldDelay(r), o.wouldAbort(r)
 	if !r.dryRun && !delays && !aborts {
@@ -83,7 +83,7 @@ func (o *outcome) wouldAbort(r *rule) bool {
 	return r.abort != nil && (o.abort == nil || r.order < o.abort.order)
 }
 
-// hits reports dry-run rules by policy, each policy once for each kind.
+// hits returns the hits of dry-run rules, at most one for each policy and kind.
 func (p *Program) hits(rules []*rule) []Hit {
 	slices.SortFunc(rules, func(a, b *rule) int { return a.order - b.order })
 	var hits []Hit
@@ -105,7 +105,7 @@ func (p *Program) hits(rules []*rule) []Hit {
 	return hits
 }
 
-// matches says whether all conditions hold.
+// matches reports whether all conditions of a rule hold.
 func (r *rule) matches(view *view) bool {
 	if r.path.how != always && !r.path.holds(view.path()) {
 		return false
@@ -123,7 +123,7 @@ func (r *rule) matches(view *view) bool {
 	return true
 }
 
-// view is what one decision has asked a request for: each thing once.
+// view caches what one decision reads from a request.
 type view struct {
 	request Request
 	program *Program
@@ -131,19 +131,19 @@ type view struct {
 	thePath string
 	verb    string
 	moment  time.Time
-	// headers are by slot, and more are those that come after them. Were
-	// they one slice, it would always be allocated.
+	// headers has the values of the first slots, more those of the others. A single
+	// slice would always be allocated.
 	headers [16]value
 	more    []value
 }
 
-// value is a header's, if it was asked for.
+// value is the cached value of a header.
 type value struct {
 	text           string
 	asked, present bool
 }
 
-// path is the request's path without its query.
+// path returns the request's path without query and fragment.
 func (v *view) path() string {
 	if !v.asked.path {
 		v.asked.path = true

@@ -13,7 +13,7 @@ import (
 
 const always100 = `{"fault": {"delay_ms": 500}}`
 
-// line writes a decision in one line: "500ms by a, 503 by b, dry c delay".
+// line formats a decision: "500ms by a, 503 by b, dry c delay".
 func line(d Decision) string {
 	var parts []string
 	if d.Delay != 0 {
@@ -28,8 +28,8 @@ func line(d Decision) string {
 	return strings.Join(parts, ", ")
 }
 
-// Policies compose: the longest delay, then the first abort by the policies'
-// names and the rules' order, whatever the order in which they are given.
+// TestComposition checks that the longest delay applies, followed by the first abort in the
+// order of policies' names and of rules, for any order of the input.
 func TestComposition(t *testing.T) {
 	delay := func(ms int) string { return fmt.Sprintf(`{"fault": {"delay_ms": %d}}`, ms) }
 	abort := func(status int) string { return fmt.Sprintf(`{"fault": {"abort": {"status": %d}}}`, status) }
@@ -61,12 +61,12 @@ func TestComposition(t *testing.T) {
 		{[]*schema.Policy{rules(t, "a", abort(503), abort(500))}, "503 by a"},
 		{[]*schema.Policy{rules(t, "a-b", abort(501)), rules(t, "a", abort(502)), rules(t, "a0", abort(503))}, "502 by a"},
 		{[]*schema.Policy{rules(t, "p10", abort(510)), rules(t, "p9", abort(509))}, "510 by p10"},
-		// The two are found each for itself.
+		// Delay and abort are independent.
 		{[]*schema.Policy{rules(t, "a", both(1, 503)), rules(t, "b", both(9, 500))}, "9ms by b, 503 by a"},
 		{[]*schema.Policy{rules(t, "a", delay(1)), rules(t, "b", abort(500)), rules(t, "c", delay(2))}, "2ms by c, 500 by b"},
-		// A share of 0 is never.
+		// A share of 0 never applies.
 		{[]*schema.Policy{rules(t, "a", never(both(9, 503))), rules(t, "b", delay(1))}, "1ms by b"},
-		// A dry run is counted, and changes nothing.
+		// A dry run is reported and has no effect.
 		{[]*schema.Policy{dry("a", both(9, 503))}, "dry a delay, dry a abort"},
 		{[]*schema.Policy{dry("a", both(9, 503)), rules(t, "b", both(1, 500))}, "1ms by b, 500 by b, dry a delay, dry a abort"},
 		{[]*schema.Policy{rules(t, "a", both(9, 503)), dry("b", both(1, 500))}, "9ms by a, 503 by a, dry b delay, dry b abort"},
@@ -93,7 +93,7 @@ func TestComposition(t *testing.T) {
 	}
 }
 
-// checkNames holds a decision's indexes against the program's policies.
+// checkNames compares the indices in a decision with the program's policies.
 func checkNames(t *testing.T, program *Program, d Decision) {
 	t.Helper()
 	name := func(index int) string {
@@ -103,7 +103,7 @@ func checkNames(t *testing.T, program *Program, d Decision) {
 		return program.Policies()[index]
 	}
 	if name(d.DelayIndex) != d.DelayPolicy || name(d.AbortIndex) != d.AbortPolicy {
-		t.Errorf("indexes %d and %d are not those of %q and %q", d.DelayIndex, d.AbortIndex, d.DelayPolicy, d.AbortPolicy)
+		t.Errorf("indices %d and %d are not those of %q and %q", d.DelayIndex, d.AbortIndex, d.DelayPolicy, d.AbortPolicy)
 	}
 	for _, hit := range d.DryRun {
 		if hit.Index == None || name(hit.Index) != hit.Policy {
@@ -115,7 +115,7 @@ func checkNames(t *testing.T, program *Program, d Decision) {
 	}
 }
 
-// A policy ends at its expiry, by itself.
+// TestExpiry checks that a policy has no effect from its expiry on.
 func TestExpiry(t *testing.T) {
 	end := time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)
 	for _, test := range []struct {
@@ -140,7 +140,7 @@ func TestExpiry(t *testing.T) {
 			}
 		}
 	}
-	// What has expired leaves the field to others, and dry runs end too.
+	// An expired policy does not affect others, and dry runs expire too.
 	program := compile(t,
 		policy(t, "a", `{"expires_at": "2027-01-31T12:00:00Z", "rules": [{"fault": {"delay_ms": 900, "abort": {"status": 503}}}]}`),
 		policy(t, "b", `{"rules": [{"fault": {"delay_ms": 100, "abort": {"status": 500}}}]}`),
@@ -156,8 +156,9 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// A request is asked for nothing that no rule needs, and for nothing twice.
-func TestAsksForLittle(t *testing.T) {
+// TestReadsLittle checks that a decision reads nothing from a request that no rule needs,
+// and nothing twice.
+func TestReadsLittle(t *testing.T) {
 	with := func(match, more string) string {
 		return `{"match": ` + match + `, "fault": {"delay_ms": 1` + more + `}}`
 	}
@@ -222,19 +223,19 @@ func TestAsksForLittle(t *testing.T) {
 		request := get("/a?q", "x-user", "u7")
 		compile(t, test.policies...).Decide(request, NewRandom(3))
 		if got := strings.Join(slices.Sorted(maps.Keys(request.asked)), " "); got != test.want {
-			t.Errorf("%s: the request was asked for %q, want %q", test.what, got, test.want)
+			t.Errorf("%s: the decision has read %q, want %q", test.what, got, test.want)
 		}
 		for what, times := range request.asked {
 			if times > 1 {
-				t.Errorf("%s: %s was asked for %d times", test.what, what, times)
+				t.Errorf("%s: %s was read %d times", test.what, what, times)
 			}
 		}
 	}
 }
 
-// A rate is what its author wrote, whatever other rules there are: each
-// draws on its own, a delay and an abort of one rule together.
-func TestRulesDrawOnTheirOwn(t *testing.T) {
+// TestRulesDrawIndependently checks that the rate of a rule does not depend on other rules,
+// and that a delay and an abort of one rule share a draw.
+func TestRulesDrawIndependently(t *testing.T) {
 	const count = 300_000
 	policies := []*schema.Policy{
 		rules(t, "a", `{"fault": {"percentage": 30, "abort": {"status": 503}}}`),
@@ -251,7 +252,7 @@ func TestRulesDrawOnTheirOwn(t *testing.T) {
 				d := program.Decide(request, random)
 				a, b, c := d.Abort != nil, d.Delay != 0, len(d.DryRun) > 0
 				if c && len(d.DryRun) != 2 {
-					t.Fatal("a delay and an abort of one fault have one draw")
+					t.Fatal("the delay and the abort of one fault were drawn separately")
 				}
 				count := func(n *int, yes bool) {
 					if yes {
@@ -278,8 +279,7 @@ func TestRulesDrawOnTheirOwn(t *testing.T) {
 	}
 }
 
-// An abort hidden by an earlier one takes nothing from the later one's rate:
-// two rules of 50 % abort three requests of four.
+// TestRatesCompose checks that two rules of 50 % abort three of four requests.
 func TestRatesCompose(t *testing.T) {
 	const count = 300_000
 	program := compile(t, rules(t, "a",

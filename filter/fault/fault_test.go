@@ -9,7 +9,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// fake is a request that counts what it is asked for.
+// fake is a request that counts the calls of its methods.
 type fake struct {
 	method, path string
 	headers      map[string]string
@@ -33,7 +33,7 @@ func (f *fake) Header(name string) (string, bool) {
 	return value, ok
 }
 
-// get is a request with headers given as name, value, name, value …
+// get returns a request. Its headers are given as name, value, name, value …
 func get(path string, headers ...string) *fake {
 	request := &fake{method: "GET", path: path, headers: map[string]string{}}
 	for i := 0; i < len(headers); i += 2 {
@@ -42,7 +42,7 @@ func get(path string, headers ...string) *fake {
 	return request
 }
 
-// policy is one policy from the JSON of its spec.
+// policy returns a policy with the JSON of its spec.
 func policy(t testing.TB, name, spec string) *schema.Policy {
 	t.Helper()
 	made, err := schema.Parse(fmt.Appendf(nil, `{"metadata": {"name": %q}, "spec": %s}`, name, spec))
@@ -52,13 +52,13 @@ func policy(t testing.TB, name, spec string) *schema.Policy {
 	return made
 }
 
-// rules is a policy of rules alone.
+// rules returns a policy that has only rules.
 func rules(t testing.TB, name string, each ...string) *schema.Policy {
 	t.Helper()
 	return policy(t, name, `{"rules": [`+strings.Join(each, ",")+`]}`)
 }
 
-// compile makes a program of policies that all can be carried out.
+// compile compiles policies without errors.
 func compile(t testing.TB, policies ...*schema.Policy) *Program {
 	t.Helper()
 	program, failed := Compile(policies, Limits{})
@@ -68,11 +68,10 @@ func compile(t testing.TB, policies ...*schema.Policy) *Program {
 	return program
 }
 
-// filler is policies, too many for a linear search, of which none matches any
-// request of the tests.
+// filler returns enough policies for an index, none of which matches a request of the tests.
 func filler(t testing.TB) []*schema.Policy {
 	var all []*schema.Policy
-	for i := range 3 * few {
+	for i := range 3 * maxLinear {
 		var match string
 		switch i % 4 {
 		case 0:
@@ -86,7 +85,7 @@ func filler(t testing.TB) []*schema.Policy {
 		}
 		all = append(all, rules(t, fmt.Sprintf("nobody-%d", i), `{"match": `+match+`, "fault": {"abort": {"status": 418}}}`))
 	}
-	for i := range 2 * manyByHeader {
+	for i := range 2 * minPerHeader {
 		for _, name := range []string{"x-user", "x-env"} {
 			match := fmt.Sprintf(`{"headers": [{"name": %q, "exact": "nobody-%d"}]}`, name, i)
 			all = append(all, rules(t, fmt.Sprintf("%s-%d", name, i), `{"match": `+match+`, "fault": {"delay_ms": 99000}}`))
@@ -95,8 +94,8 @@ func filler(t testing.TB) []*schema.Policy {
 	return all
 }
 
-// Each condition of a match, alone and with others; every row is decided
-// twice: by itself, and among many policies, through the index.
+// TestMatch checks each condition of a match, alone and with others. Every row is decided
+// alone and, with the index, among many policies.
 func TestMatch(t *testing.T) {
 	program := map[string]*Program{}
 	for _, test := range matchTable {
@@ -110,7 +109,7 @@ func TestMatch(t *testing.T) {
 					} else {
 						program[key] = compile(t, append(filler(t), one)...)
 						if program[key].index == nil {
-							t.Fatal("the programs of many policies have no index")
+							t.Fatal("the program of many policies has no index")
 						}
 					}
 				}
@@ -124,11 +123,11 @@ func TestMatch(t *testing.T) {
 					t.Errorf("the abort is by policy %q", decision.AbortPolicy)
 				}
 				if decision.Delay != 0 || decision.DryRun != nil {
-					t.Errorf("more is decided than the policy says: %+v", decision)
+					t.Errorf("the decision has more than the policy: %+v", decision)
 				}
 				for what, times := range request.asked {
 					if times > 1 {
-						t.Errorf("%s was asked for %d times", what, times)
+						t.Errorf("%s was read %d times", what, times)
 					}
 				}
 			})

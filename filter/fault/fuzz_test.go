@@ -10,8 +10,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Whatever the daemon sends and a client asks, nothing panics, and what is
-// decided is what the policies say.
+// FuzzDecide compares decisions with the reference for any policies and requests.
 func FuzzDecide(f *testing.F) {
 	for i, row := range matchTable {
 		text := fmt.Sprintf(`[{"metadata": {"name": "a"}, "spec": {"rules": [{"match": %s, "fault": {"abort": {"status": 503}}}]}}]`, row.match)
@@ -46,7 +45,7 @@ func FuzzDecide(f *testing.F) {
 				if fault.Percentage = fault.Percentage / 500_000 * 500_000; fault.Percentage > 0 {
 					fault.Percentage = schema.All
 				}
-				// The reference has no word for delays that do not fit.
+				// The reference does not handle delays that overflow.
 				fault.DelayMS = min(fault.DelayMS, 1<<40)
 			}
 			policies = append(policies, p)

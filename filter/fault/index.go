@@ -7,48 +7,48 @@ import (
 )
 
 const (
-	// few rules are tried one after the other: their draws come before
-	// anything is asked of the request, and no index is faster.
-	few = 8
-	// crowd is how many rules may share a place in the index of paths before
-	// a header is looked for that tells them apart.
-	crowd = 8
-	// manyByHeader is how many rules a header must tell apart before it is
-	// worth being asked for on every request.
-	manyByHeader = 8
+	// maxLinear is the number of rules up to which there is no index: the draws come
+	// before any host call, so trying few rules one by one is faster.
+	maxLinear = 8
+	// maxPerPath is the number of rules with the same path key above which an index
+	// by header is considered.
+	maxPerPath = 8
+	// minPerHeader is the number of rules that must compare a header exactly for the
+	// header to be read on every request.
+	minPerHeader = 8
 )
 
-// index finds the rules of a program that may match a request, without
-// looking at the others. Every rule is in exactly one of its parts.
+// index finds the rules of a program that may match a request, without trying the
+// others. Every rule is in exactly one of its fields.
 type index struct {
-	// linear are the rules that no part below can tell apart.
+	// linear has the rules that are always tried.
 	linear []*rule
-	// exact are rules by the whole path.
+	// exact has rules by the whole path.
 	exact map[string][]*rule
-	// prefixes are rules by what the path begins with, in the order of prefix.
+	// prefixes has rules by a prefix of the path, sorted by prefix.
 	prefixes []prefixed
-	// headers are rules by the value of a header.
+	// headers has rules by the value of a header.
 	headers []valued
 }
 
-// prefixed are the rules of one prefix.
+// prefixed has the rules of one prefix.
 type prefixed struct {
 	prefix string
-	// parent is the place of the longest other prefix that this one begins
+	// parent is the index in prefixes of the longest other prefix that this one begins
 	// with, or -1.
 	parent int
 	rules  []*rule
 }
 
-// valued are the rules that ask for a value of one header exactly.
+// valued has the rules that compare one header exactly, by the value.
 type valued struct {
 	slot  int
 	rules map[string][]*rule
 }
 
-// newIndex indexes rules; it is nil if there are few.
+// newIndex returns an index of rules, or nil if there are few.
 func newIndex(rules []rule) *index {
-	if len(rules) <= few {
+	if len(rules) <= maxLinear {
 		return nil
 	}
 	paths := map[pathKey]int{}
@@ -59,7 +59,7 @@ func newIndex(rules []rule) *index {
 	}
 	crowded := func(r *rule) bool {
 		key, ok := r.pathKey()
-		return !ok || paths[key] > crowd
+		return !ok || paths[key] > maxPerPath
 	}
 	headers := map[headerKey]int{}
 	bySlot := map[int]int{}
@@ -80,7 +80,7 @@ func newIndex(rules []rule) *index {
 		sharing := 0
 		if crowded(r) {
 			for key := range r.headerKeys {
-				if bySlot[key.slot] >= manyByHeader && (sharing == 0 || headers[key] < sharing) {
+				if bySlot[key.slot] >= minPerHeader && (sharing == 0 || headers[key] < sharing) {
 					header, sharing = key, headers[key]
 				}
 			}
@@ -100,13 +100,13 @@ func newIndex(rules []rule) *index {
 	return x
 }
 
-// pathKey is what all paths that a rule can match are, or begin with.
+// pathKey is a path, if whole is set, or a prefix of all paths that a rule matches.
 type pathKey struct {
 	text  string
 	whole bool
 }
 
-// pathKey is false if the rule's paths have nothing in common.
+// pathKey returns false if the paths that the rule matches have no common prefix.
 func (r *rule) pathKey() (pathKey, bool) {
 	switch r.path.how {
 	case exact:
@@ -117,13 +117,13 @@ func (r *rule) pathKey() (pathKey, bool) {
 	return pathKey{}, false
 }
 
-// headerKey is a value that a rule wants a header to have.
+// headerKey is a value that a rule requires a header to have.
 type headerKey struct {
 	slot  int
 	value string
 }
 
-// headerKeys yields what values the rule wants exactly.
+// headerKeys yields the header values that the rule requires.
 func (r *rule) headerKeys(yield func(headerKey) bool) {
 	for _, h := range r.headers {
 		if h.text.how == exact && !yield(headerKey{h.slot, h.text.value}) {
@@ -149,9 +149,9 @@ func (x *index) addPrefixes(byPrefix map[string][]*rule) {
 	}
 	slices.SortFunc(x.prefixes, func(a, b prefixed) int { return cmp.Compare(a.prefix, b.prefix) })
 	for i := range x.prefixes {
-		// All prefixes of this one stand before it, and those that stand
-		// between one of them and this one begin with it too: so they are
-		// the one just before, or its ancestors.
+		// All prefixes of this one are before it, and all prefixes between one of
+		// them and this one begin with it too. So they are the one directly before
+		// this one, or its ancestors.
 		parent := i - 1
 		for parent >= 0 && !strings.HasPrefix(x.prefixes[i].prefix, x.prefixes[parent].prefix) {
 			parent = x.prefixes[parent].parent
@@ -181,9 +181,8 @@ func (x *index) try(o *outcome, view *view, random *Random) {
 	}
 }
 
-// lastUpTo is the place of the last prefix that is not greater than path, or
-// -1. The prefixes that path begins with are that one and its ancestors, as
-// far as path begins with them.
+// lastUpTo returns the index of the last prefix that is not greater than path, or -1.
+// All prefixes that path begins with are among that one and its ancestors.
 func (x *index) lastUpTo(path string) int {
 	low, high := 0, len(x.prefixes)
 	for low < high {

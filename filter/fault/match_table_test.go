@@ -1,6 +1,6 @@
 package fault
 
-// matchTable is requests for which a match holds and for which it does not.
+// matchTable has requests that match and requests that do not.
 var matchTable = []struct {
 	match   string
 	request fake
@@ -19,7 +19,7 @@ var matchTable = []struct {
 	{`{"methods": ["GET"]}`, fake{method: "", path: "/"}, false},
 	{`{"methods": ["CONNECT"]}`, fake{method: "CONNECT"}, true},
 
-	// A path, exactly.
+	// The exact path.
 	{`{"path": {"exact": "/cart"}}`, *get("/cart"), true},
 	{`{"path": {"exact": "/cart"}}`, *get("/cart?id=1"), true},
 	{`{"path": {"exact": "/cart"}}`, *get("/cart?"), true},
@@ -38,7 +38,7 @@ var matchTable = []struct {
 	{`{"path": {"exact": "/a%2Fb"}}`, *get("/a/b"), false},
 	{`{"path": {"exact": "/ärger"}}`, *get("/ärger"), true},
 
-	// A path's beginning.
+	// A prefix of the path.
 	{`{"path": {"prefix": "/api/"}}`, *get("/api/v1"), true},
 	{`{"path": {"prefix": "/api/"}}`, *get("/api/"), true},
 	{`{"path": {"prefix": "/api/"}}`, *get("/api"), false},
@@ -50,7 +50,7 @@ var matchTable = []struct {
 	{`{"path": {"prefix": ""}}`, *get("/anything"), true},
 	{`{"path": {"prefix": ""}}`, *get(""), true},
 
-	// A path by an expression, which matches the whole.
+	// An expression that matches the whole path.
 	{`{"path": {"regex": "/item/[0-9]+"}}`, *get("/item/42"), true},
 	{`{"path": {"regex": "/item/[0-9]+"}}`, *get("/item/42?x=y"), true},
 	{`{"path": {"regex": "/item/[0-9]+"}}`, *get("/item/42/edit"), false},
@@ -81,7 +81,7 @@ var matchTable = []struct {
 	{`{"path": {"regex": "/\\x{FFFD}"}}`, *get("/\xff"), true},
 	{`{"path": {"regex": "/nobody/2"}}`, *get("/nobody/2"), true},
 
-	// A header, exactly.
+	// The exact value of a header.
 	{`{"headers": [{"name": "x-user", "exact": "ann"}]}`, *get("/", "x-user", "ann"), true},
 	{`{"headers": [{"name": "X-User", "exact": "ann"}]}`, *get("/", "x-user", "ann"), true},
 	{`{"headers": [{"name": "x-user", "exact": "ann"}]}`, *get("/", "x-user", "Ann"), false},
@@ -93,7 +93,7 @@ var matchTable = []struct {
 	{`{"headers": [{"name": "x-user", "exact": ""}]}`, *get("/", "x-user", ""), true},
 	{`{"headers": [{"name": "x-user", "exact": "ann"}]}`, *get("/", "x-users", "ann"), false},
 
-	// A header's beginning, or by an expression.
+	// A prefix of a header's value, or an expression.
 	{`{"headers": [{"name": "user-agent", "prefix": "curl/"}]}`, *get("/", "user-agent", "curl/8"), true},
 	{`{"headers": [{"name": "user-agent", "prefix": "curl/"}]}`, *get("/", "user-agent", "not curl/8"), false},
 	{`{"headers": [{"name": "user-agent", "prefix": "curl/"}]}`, *get("/"), false},
@@ -104,7 +104,7 @@ var matchTable = []struct {
 	{`{"headers": [{"name": "x-n", "regex": ".*"}]}`, *get("/"), false},
 	{`{"headers": [{"name": "x-n", "regex": ".*"}]}`, *get("/", "x-n", ""), true},
 
-	// A header that is there, or is not.
+	// A header that is present or absent.
 	{`{"headers": [{"name": "x-t", "present": true}]}`, *get("/", "x-t", "1"), true},
 	{`{"headers": [{"name": "x-t", "present": true}]}`, *get("/", "x-t", ""), true},
 	{`{"headers": [{"name": "x-t", "present": true}]}`, *get("/"), false},

@@ -10,8 +10,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// The generator is the published one: the high 32 bits of its first numbers
-// from state 1234567 are those that its other implementations give.
+// TestKnownAnswers checks that the high 32 bits of the first numbers from state 1234567 are
+// those of other implementations.
 func TestKnownAnswers(t *testing.T) {
 	r := Random{state: 1234567}
 	for i, want := range []uint64{3540625527, 2750739987, 4037983143, 1993361440, 3809424708} {
@@ -21,8 +21,7 @@ func TestKnownAnswers(t *testing.T) {
 	}
 }
 
-// before is a generator whose next number is the one given: the steps of
-// next, each undone.
+// before returns a generator with the given next number. It inverts each step of next.
 func before(number uint64) *Random {
 	inverse := uint64(multiplier)
 	for range 6 { // Newton's iteration doubles the bits that are right.
@@ -35,7 +34,7 @@ func before(number uint64) *Random {
 	return &Random{state: x}
 }
 
-// undo finds the y of which x is y ^ shift(y).
+// undo returns y for x = y ^ shift(y).
 func undo(x uint64, shift func(uint64) uint64) uint64 {
 	y := x
 	for range 64 {
@@ -53,13 +52,13 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// Every outcome has as many words as every other, those that are left over
-// are not used, and a draw hits for the lowest p outcomes: so a percentage is
-// exact to the millionth.
+// TestDrawIsExact checks that every outcome has the same number of words, that the remaining
+// words are not used, and that a draw hits for the lowest p outcomes. So a percentage is
+// exact to one part per million.
 func TestDrawIsExact(t *testing.T) {
 	const words = 1 << 32
 	if accepted%uint64(draws) != 0 || words-accepted >= uint64(draws) {
-		t.Fatalf("of %d words, %d are accepted for %d outcomes", uint64(words), accepted, draws)
+		t.Fatalf("%d words, of which %d are accepted, for %d outcomes", uint64(words), uint64(accepted), draws)
 	}
 	for _, p := range []schema.Percentage{1, 2, 500_000, 999_998, 999_999} {
 		for _, outcome := range []uint64{0, 1, 2, 499_999, 500_000, 999_997, 999_998, 999_999} {
@@ -72,15 +71,15 @@ func TestDrawIsExact(t *testing.T) {
 					t.Errorf("word %d draws %v for %d parts per million, want %v", word, got, p, want)
 				}
 				if *r != after {
-					t.Errorf("word %d is usable, and was not all that was taken", word)
+					t.Errorf("word %d is accepted, but more numbers were used", word)
 				}
 			}
 		}
 	}
 }
 
-// Words beyond the last whole round of outcomes are thrown away. A plain
-// remainder would use them, and favour small outcomes.
+// TestDrawRejects checks that words from accepted on are rejected. A plain remainder would
+// use them and favour small outcomes.
 func TestDrawRejects(t *testing.T) {
 	for _, word := range []uint64{accepted, accepted + 1, accepted + uint64(draws)/2, 1<<32 - 1} {
 		for low := range uint64(50) {
@@ -92,7 +91,7 @@ func TestDrawRejects(t *testing.T) {
 				continue
 			}
 			if got := r.outcome(); got != want%draws {
-				t.Errorf("after word %d comes %d, and the outcome is %d", word, want, got)
+				t.Errorf("after word %d the next is %d, but the outcome is %d", word, want, got)
 			}
 			if *r != second {
 				t.Errorf("word %d was used", word)
@@ -106,16 +105,16 @@ func TestDrawAtTheEnds(t *testing.T) {
 	start := *r
 	for range 1000 {
 		if r.Draw(0) || r.Draw(-1) || !r.Draw(schema.All) || !r.Draw(schema.All+1) {
-			t.Fatal("0 is never and all is always")
+			t.Fatal("a share of 0 hit, or a share of all did not")
 		}
 	}
 	if *r != start {
-		t.Error("a draw that is certain took a number")
+		t.Error("a certain draw used a number")
 	}
 }
 
-// Each VM draws on its own: different seeds, 0 and neighbours too, start
-// different streams, none of which is stuck.
+// TestSeeds checks that different seeds, including 0 and adjacent ones, start different
+// sequences, none of which is constant.
 func TestSeeds(t *testing.T) {
 	unmixed := uint64(0)
 	unmixed -= 0x9e3779b97f4a7c15 // This seed would be mixed to state 0.
@@ -129,12 +128,12 @@ func TestSeeds(t *testing.T) {
 		for range 4 {
 			number := r.next()
 			if other, ok := seen[number]; ok || number == 0 {
-				t.Fatalf("seed %d gives number %d again, as seed %d did", seed, number, other)
+				t.Fatalf("seed %d gives number %d, as seed %d does", seed, number, other)
 			}
 			seen[number] = seed
 		}
 	}
-	// The first draws of neighbours, too, are as random as any.
+	// The first draws of adjacent seeds are random too.
 	const count = 200_000
 	hits := 0
 	for seed := range uint64(count) {
@@ -145,8 +144,8 @@ func TestSeeds(t *testing.T) {
 	within(t, "first draws of neighbouring seeds", hits, count, 0.3)
 }
 
-// within fails if hits of count differ from a rate by more than six standard
-// deviations: twice in a thousand million honest runs.
+// within fails if hits of count differ from a rate by more than six standard deviations,
+// which happens by chance twice in 10^9 runs.
 func within(t *testing.T, what string, hits, count int, rate float64) {
 	t.Helper()
 	mean := float64(count) * rate
@@ -155,8 +154,8 @@ func within(t *testing.T, what string, hits, count int, rate float64) {
 	}
 }
 
-// uniform fails if counts differ from equal ones by more than chance gives
-// once in a thousand million runs (Wilson and Hilferty's approximation, z = 6).
+// uniform fails if counts are not equal within a bound that is exceeded by chance once in
+// 10^9 runs (Wilson and Hilferty's approximation, z = 6).
 func uniform(t *testing.T, what string, counts []int) {
 	t.Helper()
 	total := 0
@@ -171,11 +170,11 @@ func uniform(t *testing.T, what string, counts []int) {
 	freedom := float64(len(counts) - 1)
 	spread := 2 / (9 * freedom)
 	if z := (math.Cbrt(chi2/freedom) - (1 - spread)) / math.Sqrt(spread); math.Abs(z) > 6 {
-		t.Errorf("%s: chi-square is %.0f of %.0f degrees of freedom (z = %.1f)", what, chi2, freedom, z)
+		t.Errorf("%s: chi-square is %.0f for %.0f degrees of freedom (z = %.1f)", what, chi2, freedom, z)
 	}
 }
 
-// someSeeds are fixed ones and ones that nobody chose.
+// someSeeds returns fixed and random seeds.
 func someSeeds() []uint64 {
 	return []uint64{0, 1, 2, math.MaxUint64, rand.Uint64(), rand.Uint64(), rand.Uint64()}
 }
@@ -229,7 +228,7 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// Neighbouring streams have nothing in common: half of their bits differ.
+// TestStreamsAreIndependent checks that half of the bits of adjacent seeds' sequences differ.
 func TestStreamsAreIndependent(t *testing.T) {
 	const count = 100_000
 	for _, seed := range someSeeds() {

@@ -14,9 +14,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// reference decides by reading the policies word for word. Shares are 0 or
-// All, so that nothing is left to chance. It knows only the policies in
-// force, whose names are unique.
+// reference is a simple implementation of Decide. Shares are 0 or All, so that nothing is
+// random. Its input is the policies in force, whose names are unique.
 func reference(inForce []*schema.Policy, limits Limits, request *fake) Decision {
 	decision := Decision{DelayIndex: None, AbortIndex: None}
 	ordered := slices.Clone(inForce)
@@ -92,15 +91,14 @@ func plainText(match schema.StringMatch, value string) bool {
 	case match.Prefix != nil:
 		return strings.HasPrefix(value, *match.Prefix)
 	}
-	// An expression matches the whole if the longest of its leftmost matches is the whole.
+	// An expression matches the whole value if its leftmost-longest match is the whole value.
 	expression := regexp.MustCompile(*match.Regex)
 	expression.Longest()
 	found := expression.FindStringIndex(value)
 	return found != nil && found[0] == 0 && found[1] == len(value)
 }
 
-// agree fails if the program of policies decides otherwise than the
-// reference does for those of them that are in force.
+// agree fails if the program of policies and the reference make different decisions.
 func agree(t *testing.T, policies []*schema.Policy, limits Limits, requests ...*fake) (program *Program, faults int) {
 	t.Helper()
 	program, _ = Compile(policies, limits)
@@ -117,7 +115,7 @@ func agree(t *testing.T, policies []*schema.Policy, limits Limits, requests ...*
 		}
 		for what, times := range request.asked {
 			if times > 1 {
-				t.Fatalf("%s was asked for %d times", what, times)
+				t.Fatalf("%s was read %d times", what, times)
 			}
 		}
 		if line(got) != "" {
@@ -129,10 +127,10 @@ func agree(t *testing.T, policies []*schema.Policy, limits Limits, requests ...*
 
 var someMoment = time.Date(2027, 1, 31, 12, 0, 0, 0, time.UTC)
 
-// maker makes random policies and requests of few words, so that they meet.
+// maker generates random policies and requests from few words, so that they often match.
 type maker struct {
 	*rand.Rand
-	// odds are how often, of ten times, a rule has each kind of condition.
+	// odds are the tenths of rules that have each kind of condition.
 	path, header, method int
 	words, names         int
 }
@@ -230,8 +228,7 @@ func (m *maker) request() *fake {
 	return request
 }
 
-// Whatever the policies and the request, the index decides what a reading of
-// every rule does.
+// TestAgreesWithReference compares decisions through the index with the reference.
 func TestAgreesWithReference(t *testing.T) {
 	seed := rand.Uint64()
 	var indexed, exact, prefixes, headers, linear, faults, manyNames int
@@ -260,12 +257,12 @@ func TestAgreesWithReference(t *testing.T) {
 		}
 	}
 	if indexed == 0 || exact == 0 || prefixes == 0 || headers == 0 || linear == 0 || faults == 0 || manyNames == 0 {
-		t.Errorf("not all was tried: %d programs indexed, %d exact, %d prefixes, %d headers, %d linear, %d faults, %d with many headers",
+		t.Errorf("not all kinds were tried: %d programs indexed, %d exact, %d prefixes, %d headers, %d linear, %d faults, %d with many headers",
 			indexed, exact, prefixes, headers, linear, faults, manyNames)
 	}
 }
 
-// countRules fails unless each rule is in exactly one place of the index.
+// countRules fails unless each rule is in the index exactly once.
 func countRules(t *testing.T, program *Program) {
 	t.Helper()
 	x := program.index
@@ -289,7 +286,7 @@ func countRules(t *testing.T, program *Program) {
 	}
 	for order, times := range places {
 		if times != 1 {
-			t.Errorf("rule %d of %d is in %d places of the index", order, len(places), times)
+			t.Errorf("rule %d of %d is in the index %d times", order, len(places), times)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// plain is a request that costs next to nothing to ask.
+// plain is a request whose methods cost almost nothing.
 type plain struct {
 	path, user string
 }
@@ -22,8 +22,8 @@ func (p *plain) Header(name string) (string, bool) {
 	return p.user, name == "x-user"
 }
 
-// matching is policies of which all have a match like the one given, with #
-// replaced by a number; the request of speedCases meets that of number 7.
+// matching returns policies with the given match, in which # is replaced by a number. The
+// request of speedCases matches number 7.
 func matching(t testing.TB, count int, match string) []*schema.Policy {
 	var all []*schema.Policy
 	for i := range count {
@@ -45,7 +45,7 @@ var speedCases = []struct{ name, match string }{
 
 var speedRequest = &plain{path: "/api/v1/shop/0007?q=1", user: "user-0007"}
 
-// A decision allocates nothing, so that the proxy's threads collect no garbage.
+// TestDecideAllocatesNothing checks that a decision does not allocate memory.
 func TestDecideAllocatesNothing(t *testing.T) {
 	random := NewRandom(1)
 	check := func(name string, program *Program) {
@@ -56,7 +56,7 @@ func TestDecideAllocatesNothing(t *testing.T) {
 	}
 	check("idle", new(Program))
 	for _, test := range speedCases {
-		for _, count := range []int{1, few, 1000} {
+		for _, count := range []int{1, maxLinear, 1000} {
 			check(fmt.Sprint(test.name, " of ", count), compile(t, matching(t, count, test.match)...))
 		}
 	}
@@ -65,7 +65,7 @@ func TestDecideAllocatesNothing(t *testing.T) {
 		rules(t, "b", `{"match": {"methods": ["GET"], "headers": [{"name": "x-no", "present": false}]}, "fault": {"abort": {"status": 503, "body": "b"}}}`)))
 }
 
-// Of 1,000 policies that can be told apart, hardly any is looked at.
+// TestIndexIsSelective checks that only few of 1,000 distinguishable policies are tried.
 func TestIndexIsSelective(t *testing.T) {
 	for _, test := range speedCases[:5] {
 		program := compile(t, matching(t, 1000, test.match)...)
@@ -73,27 +73,27 @@ func TestIndexIsSelective(t *testing.T) {
 			t.Errorf("%s: %d rules are tried for each request", test.name, got)
 		}
 		for path, rules := range program.index.exact {
-			if len(rules) > crowd {
+			if len(rules) > maxPerPath {
 				t.Errorf("%s: %d rules share the path %s", test.name, len(rules), path)
 			}
 		}
 		for _, h := range program.index.headers {
 			for value, rules := range h.rules {
-				if len(rules) > crowd {
+				if len(rules) > maxPerPath {
 					t.Errorf("%s: %d rules share the value %s", test.name, len(rules), value)
 				}
 			}
 		}
 		for _, p := range program.index.prefixes {
-			if len(p.rules) > crowd {
+			if len(p.rules) > maxPerPath {
 				t.Errorf("%s: %d rules share the prefix %s", test.name, len(p.rules), p.prefix)
 			}
 		}
 	}
 }
 
-// A rule that the index does not find is not even drawn for.
-func TestIndexPassesOver(t *testing.T) {
+// TestIndexSkips checks that there is no draw for a rule that the index does not find.
+func TestIndexSkips(t *testing.T) {
 	crowd := matching(t, 1000, `{"path": {"prefix": "/api/v1/shop/0008"}}`)
 	for _, test := range speedCases[:5] {
 		program := compile(t, append(crowd, matching(t, 100, test.match)...)...)
@@ -111,8 +111,9 @@ func TestIndexPassesOver(t *testing.T) {
 	}
 }
 
-// The parent of a prefix is the longest of the others that it begins with.
-func TestPrefixesKnowTheirParents(t *testing.T) {
+// TestPrefixParents checks that the parent of a prefix is the longest other prefix that it
+// begins with.
+func TestPrefixParents(t *testing.T) {
 	for range 200 {
 		byPrefix := map[string][]*rule{}
 		for range 40 {
@@ -162,9 +163,9 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// What 1,000 policies of which one matches cost, over what that one costs
-// alone; both are measured by turns. Asking the request costs nothing here,
-// so this is the worst that a filter can see.
+// BenchmarkThousandOverOne measures the cost of 1,000 policies of which one matches, divided
+// by the cost of that one alone. The two are measured in turns. Reading the request costs
+// nothing here, so the ratio is an upper bound for a filter.
 func BenchmarkThousandOverOne(b *testing.B) {
 	const turn = 1000
 	for _, test := range speedCases {
@@ -191,7 +192,7 @@ func BenchmarkThousandOverOne(b *testing.B) {
 	}
 }
 
-// What a change of policies costs a filter.
+// BenchmarkCompile measures the cost of a change of policies.
 func BenchmarkCompile(b *testing.B) {
 	for _, test := range speedCases {
 		b.Run(test.name+"/1000", func(b *testing.B) {

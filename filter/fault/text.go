@@ -11,30 +11,30 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// text is a condition on a path or on a header's value.
+// text is a condition on a path or on the value of a header.
 type text struct {
 	how comparison
-	// value is what exact and prefix compare with. For a regex it is what
-	// every match of it begins with, and may be empty.
+	// value is the value for exact and prefix. For a regex it is a prefix of every
+	// match, which may be empty.
 	value string
 	regex *regexp.Regexp
-	// longest is how many bytes a value may have that regex is run on.
+	// longest is the maximum length, in bytes, of a value that regex is run on.
 	longest int
 }
 
 type comparison uint8
 
 const (
-	// always holds for every value, and, for a header, where it is present.
+	// always holds for every value. A header must be present.
 	always comparison = iota
 	exact
 	prefix
 	regex
-	// absent holds for no value: a header must not be there.
+	// absent holds for no value: a header must not be present.
 	absent
 )
 
-// holds says whether the condition holds for a value that is there.
+// holds reports whether the condition holds for a value.
 func (t *text) holds(value string) bool {
 	switch t.how {
 	case always:
@@ -44,13 +44,13 @@ func (t *text) holds(value string) bool {
 	case prefix:
 		return strings.HasPrefix(value, t.value)
 	case regex:
-		// Most values are refused without running the expression.
+		// The prefix rejects most values without running the expression.
 		return strings.HasPrefix(value, t.value) && len(value) <= t.longest && t.regex.MatchString(value)
 	}
 	return false
 }
 
-// compileText makes a condition of a comparison that has exactly one way set.
+// compileText compiles a comparison, of which exactly one field must be set.
 func (c *compiler) compileText(match schema.StringMatch) (text, error) {
 	set := 0
 	var made text
@@ -73,28 +73,28 @@ func (c *compiler) compileText(match schema.StringMatch) (text, error) {
 		}
 	}
 	if set != 1 {
-		return text{}, errors.New("it wants exactly one of exact, prefix and regex that this filter knows")
+		return text{}, errors.New("exactly one of exact, prefix and regex must be set, and this filter must support it")
 	}
 	return made, nil
 }
 
-// What expressions can cost is bounded, far above what paths and headers ask
-// for: without that one policy, by mistake, could end a VM for want of memory,
-// which fails requests, or keep a thread of the proxy from its other requests.
+// The limits on the cost of expressions are far above what paths and headers need.
+// Without limits, a policy could by mistake exhaust the memory of a VM, which fails
+// requests, or block a worker thread of Envoy.
 const (
-	// maxSteps bounds one expression.
+	// maxSteps limits the steps of one expression.
 	maxSteps = 1000
-	// maxWork bounds the steps of an expression times the bytes of the value
-	// that it is run on: a match takes up to 40 ns for each in Envoy's V8. A
-	// value that is longer does not match.
+	// maxWork limits the steps of an expression times the bytes of the value that it
+	// is run on. In Envoy's V8 a match takes up to 40 ns for each step and byte. A
+	// longer value does not match.
 	maxWork = 1_500_000
-	// maxAllSteps bounds the expressions of a program together, each with
-	// baseSteps more than its own. A step takes up to 230 bytes.
+	// maxAllSteps limits the steps of all expressions of a program, where each counts
+	// baseSteps more than it has. A step takes up to 230 bytes.
 	maxAllSteps = 200_000
 	baseSteps   = 5
 )
 
-// compileRegex makes a condition of an expression, each expression once.
+// compileRegex compiles an expression. Equal expressions are compiled once.
 func (c *compiler) compileRegex(expression string) (text, error) {
 	if made, ok := c.regexes[expression]; ok {
 		return made.text, nil
@@ -105,15 +105,15 @@ func (c *compiler) compileRegex(expression string) (text, error) {
 	}
 	n := steps(tree)
 	if n > maxSteps {
-		return text{}, fmt.Errorf("regex %q: it has %d steps, repetitions multiplied out, and at most %d are carried out", expression, n, maxSteps)
+		return text{}, fmt.Errorf("regex %q: it has %d steps, with repetitions multiplied out; the limit is %d", expression, n, maxSteps)
 	}
 	if all := c.steps + n + baseSteps; all > maxAllSteps {
-		return text{}, fmt.Errorf("regex %q: with it the regexes of this workload's policies have %d steps together, and at most %d are carried out",
+		return text{}, fmt.Errorf("regex %q: it increases the steps of all regexes for this workload to %d; the limit is %d",
 			expression, all, maxAllSteps)
 	}
 	whole, err := regexp.Compile(`\A(?:` + expression + `)\z`)
 	if err != nil {
-		// A \Q that the expression leaves open swallows the rest.
+		// The expression has a \Q without \E.
 		whole, err = regexp.Compile(`\A(?:` + expression + `\E)\z`)
 	}
 	if err != nil {
@@ -122,35 +122,35 @@ func (c *compiler) compileRegex(expression string) (text, error) {
 	made := compiled{steps: n + baseSteps, text: text{how: regex, value: literalPrefix(tree), regex: whole, longest: maxWork / max(n, 1)}}
 	c.regexes[expression] = made
 	c.steps += made.steps
-	c.fresh = append(c.fresh, expression)
+	c.added = append(c.added, expression)
 	return made.text, nil
 }
 
-// compiled is an expression's condition, and what it counts for.
+// compiled is a compiled expression and its steps, including baseSteps.
 type compiled struct {
 	text  text
 	steps int
 }
 
-// giveBack forgets the expressions of the policy at hand that no policy before
-// it has: it is left out, and must take nothing from those that come after.
-func (c *compiler) giveBack() {
-	for _, expression := range c.fresh {
+// rollback removes the expressions that the current policy has added, because the
+// policy is skipped and must not count against the limit.
+func (c *compiler) rollback() {
+	for _, expression := range c.added {
 		c.steps -= c.regexes[expression].steps
 		delete(c.regexes, expression)
 	}
 }
 
-// steps is about how many instructions an expression compiles to, and no fewer;
-// of the ranges of a class eight count as much as one. The parser sees to it
-// that repetitions within each other are at most 1,000 in all.
+// steps returns an upper estimate of the number of instructions that an expression
+// compiles to, where eight ranges of a class count as one. The parser limits nested
+// repetitions to 1,000 in total.
 func steps(tree *syntax.Regexp) int {
 	n := 1
 	switch tree.Op {
 	case syntax.OpLiteral:
 		return len(tree.Rune)
 	case syntax.OpCharClass:
-		// Rune has the first and the last of each range.
+		// Rune has two runes for each range.
 		return 1 + len(tree.Rune)/16
 	case syntax.OpRepeat:
 		return (1 + steps(tree.Sub[0])) * max(1, tree.Min, tree.Max)
@@ -165,9 +165,9 @@ func steps(tree *syntax.Regexp) int {
 	return n
 }
 
-// literalPrefix is what every string that the expression matches whole
-// begins with. Regexp.LiteralPrefix would find none behind a "^", which many
-// write out of habit, and would ask for one more compilation.
+// literalPrefix returns a prefix of every string that the whole expression matches.
+// Regexp.LiteralPrefix would find none after "^", which is common, and would require
+// another compilation.
 func literalPrefix(tree *syntax.Regexp) string {
 	switch tree.Op {
 	case syntax.OpLiteral:
@@ -175,7 +175,7 @@ func literalPrefix(tree *syntax.Regexp) string {
 			return ""
 		}
 		literal := string(tree.Rune)
-		// The expression takes bytes that are not UTF-8 for this rune.
+		// The expression also matches bytes that are not UTF-8 with this rune.
 		before, _, _ := strings.Cut(literal, string(utf8.RuneError))
 		return before
 	case syntax.OpCapture:
@@ -184,7 +184,7 @@ func literalPrefix(tree *syntax.Regexp) string {
 		for _, sub := range tree.Sub {
 			switch sub.Op {
 			case syntax.OpBeginText, syntax.OpBeginLine, syntax.OpEmptyMatch:
-				// A match of the whole begins where the text does.
+				// Matches the start of the text anyway.
 			default:
 				return literalPrefix(sub)
 			}

@@ -11,15 +11,15 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Expressions as people write them for paths and headers are carried out, and
-// on values that are as long as Envoy lets a request's headers be.
-func TestOrdinaryExpressionsAreCarriedOut(t *testing.T) {
-	const envoys = 60 << 10
+// TestCommonExpressions checks that common expressions for paths and headers compile, and
+// are evaluated on values as long as Envoy allows in headers.
+func TestCommonExpressions(t *testing.T) {
+	const envoyMax = 60 << 10
 	for expression, longest := range map[string]int{
-		`/api/.*`:                                   envoys,
-		`/api/v[0-9]+/cart`:                         envoys,
-		`.*session=[0-9a-f]+.*`:                     envoys,
-		`^/item/\d+(/edit)?$`:                       envoys,
+		`/api/.*`:                                   envoyMax,
+		`/api/v[0-9]+/cart`:                         envoyMax,
+		`.*session=[0-9a-f]+.*`:                     envoyMax,
+		`^/item/\d+(/edit)?$`:                       envoyMax,
 		`(?i).*(mobile|android).*`:                  50_000,
 		`.*;\s*user=[^;]{1,64};.*`:                  8_000,
 		`/[A-Za-z0-9_-]{1,64}/.*`:                   8_000,
@@ -32,12 +32,12 @@ func TestOrdinaryExpressionsAreCarriedOut(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		} else if made.longest < longest {
-			t.Errorf("%s is run on values of up to %d bytes only", expression, made.longest)
+			t.Errorf("%s is only evaluated on values of up to %d bytes", expression, made.longest)
 		}
 	}
 }
 
-// An expression counts for no less than what it compiles to.
+// TestStepsAreNoFewerThanInstructions checks that steps is an upper bound.
 func TestStepsAreNoFewerThanInstructions(t *testing.T) {
 	for _, expression := range costly {
 		tree, err := syntax.Parse(expression, syntax.Perl)
@@ -48,51 +48,51 @@ func TestStepsAreNoFewerThanInstructions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// One more to begin and one to match.
+		// Except the first instruction and the match.
 		if n := steps(tree); n < len(made.Inst)-2 {
-			t.Errorf("%.50s: %d steps, and %d instructions", expression, n, len(made.Inst))
+			t.Errorf("%.50s: %d steps but %d instructions", expression, n, len(made.Inst))
 		}
 	}
 }
 
-// The page on policies says how its readers can count.
-func TestStepsAreCountedAsThePageSays(t *testing.T) {
+// TestStepsAreAsDocumented checks the numbers of steps in schema/README.md.
+func TestStepsAreAsDocumented(t *testing.T) {
 	for expression, want := range map[string]int{`/item/[0-9]{1,9}`: 25, `[^/]`: 1, `\pL`: 1 + len(unicode.L.R16)/8 + len(unicode.L.R32)/8} {
 		tree, err := syntax.Parse(expression, syntax.Perl)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := steps(tree); got < want-5 || got > want+5 {
-			t.Errorf("%s has %d steps, and not some %d", expression, got, want)
+			t.Errorf("%s has %d steps, want about %d", expression, got, want)
 		}
 	}
 }
 
-// costly are expressions that take most, of memory or time, for their length.
-// Some of them are not carried out.
+// costly are expressions that take much memory or time for their length. Some of them
+// exceed the limits.
 var costly = []string{
 	`(.?){240}`, `(a*){200}`, `(?:a|b|cd){200}`, `((((a?)?)?)?){60}`, `(?i)(?:\pL|k){10}`, `\pL{1,11}`, `(?:\PL\pN?){8}`, `[^a]{1,400}`,
 	strings.Repeat(`.*`, 240), strings.Repeat(`a`, 999), `([a-z]*[a-z]*[a-z]*x){60}`, `(.*.*.*.*.*.*.*.*.*.*=)*`, `(((((((.*)*)*)*)*)*)*)*`,
 	strings.Repeat(`(a|b)`, 150), `(?i)` + strings.Repeat(`k`, 500), `x{2,}y{3,5}z{0}`, ``,
 }
 
-// An expression is not run on values with which it could take longer than
-// tens of milliseconds: they do not match.
-func TestALongValueDoesNotMatchACostlyExpression(t *testing.T) {
+// TestLongValueDoesNotMatchCostlyExpression checks that an expression is not evaluated on
+// values for which it could take longer than tens of milliseconds.
+func TestLongValueDoesNotMatchCostlyExpression(t *testing.T) {
 	made, err := newCompiler(Limits{}).compileRegex(`(?:ab?){150}a*`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if made.longest > 3000 || made.longest < 1500 {
-		t.Errorf("an expression of some 700 steps is run on %d bytes", made.longest)
+		t.Errorf("an expression of about 700 steps is evaluated on %d bytes", made.longest)
 	}
 	if value := strings.Repeat("a", made.longest); !made.holds(value) || made.holds(value+"a") {
-		t.Errorf("the bound is not %d bytes", made.longest)
+		t.Errorf("the limit is not %d bytes", made.longest)
 	}
 }
 
-// The expressions of all policies together are bounded, and with them the
-// memory that they take: those that come too late are left out.
+// TestAllExpressionsTogetherAreBounded checks that the number of steps, and so the
+// memory, of all policies' expressions is limited. Policies beyond the limit are skipped.
 func TestAllExpressionsTogetherAreBounded(t *testing.T) {
 	var policies []*schema.Policy
 	for i := range 2000 {
@@ -105,21 +105,21 @@ func TestAllExpressionsTogetherAreBounded(t *testing.T) {
 	program, failed := Compile(policies, Limits{})
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if len(program.Policies())+len(failed) != len(policies) || len(failed) == 0 || !strings.Contains(failed[0].Error(), "together") {
-		t.Errorf("%d policies are in force and %d left out", len(program.Policies()), len(failed))
+	if len(program.Policies())+len(failed) != len(policies) || len(failed) == 0 || !strings.Contains(failed[0].Error(), "the steps of all regexes for this workload") {
+		t.Errorf("%d policies are in force and %d are skipped", len(program.Policies()), len(failed))
 	}
 	if program.Policies()[0] != "p0000" || len(program.Policies()) < 100 {
 		t.Errorf("only %d are in force", len(program.Policies()))
 	}
 	if grown := (after.HeapAlloc - before.HeapAlloc) >> 20; after.HeapAlloc > before.HeapAlloc && grown > 64 {
-		t.Errorf("%d MiB are taken", grown)
+		t.Errorf("the heap grew by %d MiB", grown)
 	}
 	runtime.KeepAlive(policies)
 }
 
-// A policy that is left out takes nothing from the others; the same
-// expression in many policies counts once.
-func TestAPolicyThatIsLeftOutTakesNothing(t *testing.T) {
+// TestSkippedPolicyDoesNotCount checks that a skipped policy does not count against the
+// limit, and that an expression in many policies counts once.
+func TestSkippedPolicyDoesNotCount(t *testing.T) {
 	var bomb []string
 	for i := range 500 {
 		bomb = append(bomb, fmt.Sprintf(`{"match": {"path": {"regex": "a{490}%d"}}, "fault": {"delay_ms": 1}}`, i))
@@ -130,7 +130,7 @@ func TestAPolicyThatIsLeftOutTakesNothing(t *testing.T) {
 	}
 	program, failed := Compile(policies, Limits{})
 	if len(failed) != 1 || !strings.Contains(failed[0].Error(), `"a-bomb"`) || len(program.Policies()) != 1000 {
-		t.Errorf("%d policies are in force, and %d left out", len(program.Policies()), len(failed))
+		t.Errorf("%d policies are in force and %d are skipped", len(program.Policies()), len(failed))
 	}
 	if Check(policies[0]) == nil || Check(policies[1]) != nil {
 		t.Errorf("alone: %v, %v", Check(policies[0]), Check(policies[1]))

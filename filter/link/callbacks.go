@@ -1,7 +1,6 @@
 package main
 
-// The bodies of the functions that rewrite adds. Each comment has the function
-// as one would write it in Go.
+// The bodies of the functions that rewrite adds. Each comment has the equivalent in Go.
 
 // refresh appends: state = hfi_state()
 func (w *wrappers) refresh(c *code) {
@@ -9,14 +8,14 @@ func (w *wrappers) refresh(c *code) {
 	c.op(opGlobalSet, w.state)
 }
 
-// arguments appends the function's first n parameters, to call another with.
+// arguments appends the function's first n parameters, as arguments of a call.
 func (c *code) arguments(n int) {
 	for i := range n {
 		c.op(opLocalGet, uint32(i))
 	}
 }
 
-// control is in front of what can change the filter's mind.
+// control wraps a callback that can change the filter's state.
 //
 //	result := original(parameters...)
 //	state = hfi_state()
@@ -24,25 +23,25 @@ func (c *code) arguments(n int) {
 func (w *wrappers) control(original uint32) (c code) {
 	c.arguments(len(w.m.types[w.m.functions[original]].params))
 	c.op(opCall, original)
-	w.refresh(&c) // The result stays on the stack, under what this does.
+	w.refresh(&c) // The result stays on the stack.
 	return c
 }
 
-// vmStart is control for what comes first of all: it asks for the room too.
+// vmStart is control for the first callback. It reads the bounds of the buffer too.
 //
-//	room, roomEnd = hfi_room(), hfi_room_end()
+//	buffer, bufferEnd = hfi_buffer(), hfi_buffer_end()
 func (w *wrappers) vmStart(original uint32) (c code) {
-	c.op(opCall, w.askRoom)
-	c.op(opGlobalSet, w.room)
-	c.op(opCall, w.askRoomEnd)
-	c.op(opGlobalSet, w.roomEnd)
+	c.op(opCall, w.askBuffer)
+	c.op(opGlobalSet, w.buffer)
+	c.op(opCall, w.askBufferEnd)
+	c.op(opGlobalSet, w.bufferEnd)
 	control := w.control(original)
 	c.bytes = append(c.bytes, control.bytes...)
 	return c
 }
 
-// allocate gives the host a place for what it hands over. The SDK would make
-// a Go object of it, which costs as much as all the rest of reading a header.
+// allocate returns memory for data from the host. The SDK would allocate a Go
+// object, which costs as much as the rest of reading a header.
 //
 //	if size <= leftEnd-left {
 //		left += size
@@ -70,8 +69,8 @@ func (w *wrappers) allocate(original uint32) (c code) {
 	return c
 }
 
-// contextCreate keeps streams from the SDK, which would make an object for
-// each that nobody uses.
+// contextCreate calls the SDK for plugin contexts only. For each stream the SDK would
+// allocate an object that is not used.
 //
 //	if parent == 0 { // a plugin context
 //		remember(id)
@@ -89,20 +88,19 @@ func (w *wrappers) contextCreate(original uint32) (c code) {
 	return c
 }
 
-// requestHeaders goes to the filter and past the SDK, which does not know the
+// requestHeaders calls the filter directly, because the SDK has no object for the
 // stream. A paused stream changes the state; one that continues does not.
 //
-// Meanwhile, and at no other time, what the host hands over goes into the
-// room. Envoy does not ask about a request while it is being told about
-// another one; if it did, the second would use what the first has left, and
-// give it back.
+// Only during this call, the data from the host goes into the buffer. Envoy does not
+// call it for a second request during the call for a first one. If it did, the second
+// call would use the rest of the buffer and release it afterwards.
 //
 //	if state&stateRules == 0 {
 //		return 0 // continue
 //	}
 //	before, beforeEnd := left, leftEnd
 //	if leftEnd == 0 {
-//		left, leftEnd = room, roomEnd
+//		left, leftEnd = buffer, bufferEnd
 //	}
 //	action := hfi_on_request_headers(id, headers, end)
 //	left, leftEnd = before, beforeEnd
@@ -124,9 +122,9 @@ func (w *wrappers) requestHeaders(uint32) (c code) {
 	c.op(opLocalGet, beforeEnd)
 	c.op(opI32Eqz)
 	c.op(opIf)
-	c.op(opGlobalGet, w.room)
+	c.op(opGlobalGet, w.buffer)
 	c.op(opGlobalSet, w.left)
-	c.op(opGlobalGet, w.roomEnd)
+	c.op(opGlobalGet, w.bufferEnd)
 	c.op(opGlobalSet, w.leftEnd)
 	c.op(opEnd)
 	c.arguments(3)
@@ -150,10 +148,9 @@ func (c *code) copyGlobal(global, local uint32) {
 	c.op(opLocalSet, local)
 }
 
-// onDelete tells the SDK of the end of a plugin context, and the filter of the
-// end of a stream. The SDK panics if it is told of what it did not see begin.
-// It hears both things that it would have heard; that a plugin asks for its
-// end to be put off is ignored.
+// onDelete calls the SDK at the end of a plugin context, and the filter at the end of
+// a stream. The SDK panics for a context that it did not create. It calls both of the
+// SDK's callbacks for plugin contexts, and ignores a request to delay the end.
 //
 //	if forget(id) { // a plugin context
 //		proxy_on_done(id)
@@ -193,8 +190,8 @@ func (w *wrappers) stateHas(c *code, bit uint32) {
 	c.op(opI32And)
 }
 
-// rememberPlugin is a function that takes the id of a plugin context. Envoy
-// can create one twice, so an id that is there already is not put down again.
+// rememberPlugin is a function that stores the ID of a plugin context. Envoy may
+// create one twice, so an ID that is already stored is not stored again.
 //
 //	for _, slot := range slots {
 //		if slot == id {
@@ -228,12 +225,12 @@ func (w *wrappers) rememberPlugin() (c code) {
 	return c
 }
 
-// forgetPlugin is a function that takes an id and returns 1 if it was a plugin
-// context's, else 0. It frees the slot, since Envoy counts ids round and can
-// give the same one to a stream.
+// forgetPlugin is a function that returns 1 if an ID is that of a plugin context, else
+// 0. It frees the slot, because Envoy's IDs wrap around and a stream may get the same
+// ID.
 //
 //	if id == 0 {
-//		return 0 // not a free slot's content
+//		return 0 // not the value of a free slot
 //	}
 //	for i := range slots {
 //		if slots[i] == id {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestNoStreamOfAnIdleFilterReachesAnyone(t *testing.T) {
+func TestIdleFilterGetsNoStreams(t *testing.T) {
 	e := start(t, 0)
 	for range 2 {
 		e.call("proxy_on_context_create", is(2, 1))
@@ -16,16 +16,16 @@ func TestNoStreamOfAnIdleFilterReachesAnyone(t *testing.T) {
 	}
 }
 
-func TestARuleHasTheFilterAskedAboutEveryRequest(t *testing.T) {
+func TestFilterWithRulesGetsRequests(t *testing.T) {
 	e := start(t, stateRules)
 	e.call("proxy_on_context_create", is(2, 1))
 
 	if action := e.call("proxy_on_request_headers", is(2, 9, 1), "hfi_on_request_headers 2 9 1"); action != 0 {
 		t.Errorf("the action is %d, want the filter's: 0", action)
 	}
-	e.call("proxy_on_delete", is(2)) // Nothing is paused, so nobody is told.
+	e.call("proxy_on_delete", is(2)) // Nothing is paused, so nothing is called.
 
-	// A paused request changes the state, and from now on ends are heard.
+	// A paused request changes the state, and the filter gets the ends of streams.
 	e.answer[exportRequestHeaders], e.answer[exportState] = 1, stateRules+statePaused
 	if action := e.call("proxy_on_request_headers", is(3, 4, 0), "hfi_on_request_headers 3 4 0", "hfi_state"); action != 1 {
 		t.Errorf("the action is %d, want the filter's: 1", action)
@@ -37,7 +37,7 @@ func TestARuleHasTheFilterAskedAboutEveryRequest(t *testing.T) {
 	e.call("proxy_on_delete", is(4))
 }
 
-func TestPausedStreamsOutliveTheRules(t *testing.T) {
+func TestPausedStreamsWithoutRules(t *testing.T) {
 	e := start(t, statePaused)
 	if action := e.call("proxy_on_request_headers", is(3, 4, 0)); action != 0 {
 		t.Errorf("the action is %d, want 0: continue", action)
@@ -49,7 +49,7 @@ func TestPausedStreamsOutliveTheRules(t *testing.T) {
 	e.call("proxy_on_delete", is(5))
 }
 
-func TestAfterEachControlCallbackTheFilterIsAskedForItsState(t *testing.T) {
+func TestControlCallbacksReadTheState(t *testing.T) {
 	for callback, arguments := range map[string][]uint32{
 		"proxy_on_vm_start":           {1, 7},
 		"proxy_on_configure":          {1, 8},
@@ -65,7 +65,7 @@ func TestAfterEachControlCallbackTheFilterIsAskedForItsState(t *testing.T) {
 			}
 			calls := []string{original, "hfi_state"}
 			if callback == "proxy_on_vm_start" {
-				calls = []string{"hfi_room", "hfi_room_end", original, "hfi_state"}
+				calls = []string{"hfi_buffer", "hfi_buffer_end", original, "hfi_state"}
 			}
 			result := e.call(callback, arguments, calls...)
 			if has := len(e.module.ExportedFunction(callback).Definition().ResultTypes()) > 0; has && result != 77 {
@@ -79,19 +79,19 @@ func TestAfterEachControlCallbackTheFilterIsAskedForItsState(t *testing.T) {
 	}
 }
 
-func TestTheEndOfAPluginContextReachesTheSDKAndStopsItsRules(t *testing.T) {
+func TestEndOfPluginContext(t *testing.T) {
 	for _, before := range []uint32{0, stateRules, stateRules + statePaused} {
 		e := start(t, before)
 		e.answer[exportState] = 0
 		e.call("proxy_on_delete", is(1), "proxy_on_done 1", "proxy_on_delete 1", "hfi_state")
 		e.call("proxy_on_request_headers", is(2, 9, 1))
-		// Envoy may give the id to a stream now, and the SDK must not hear of that.
+		// Envoy may now use the ID for a stream, and the SDK must not be called for it.
 		e.call("proxy_on_context_create", is(1, 5))
 		e.call("proxy_on_delete", is(1))
 	}
 }
 
-func TestAPluginThatWouldRatherStayEndsAllTheSame(t *testing.T) {
+func TestPluginCannotDelayItsEnd(t *testing.T) {
 	e := start(t, 0)
 	for _, answer := range []uint32{0, 1} {
 		e.call("proxy_on_context_create", is(9, 0), "proxy_on_context_create 9 0")
@@ -100,7 +100,7 @@ func TestAPluginThatWouldRatherStayEndsAllTheSame(t *testing.T) {
 	}
 }
 
-func TestPluginContextsOfOneVMAreToldFromItsStreams(t *testing.T) {
+func TestPluginContextsAndStreams(t *testing.T) {
 	e := start(t, statePaused) // with plugin context 1
 	for id := uint32(2); id <= maxPlugins; id++ {
 		e.call("proxy_on_context_create", is(id*100, 0), fmt.Sprintf("proxy_on_context_create %d 0", id*100))
@@ -114,12 +114,12 @@ func TestPluginContextsOfOneVMAreToldFromItsStreams(t *testing.T) {
 		e.call("proxy_on_delete", is(id), fmt.Sprint("proxy_on_done ", id), fmt.Sprint("proxy_on_delete ", id), "hfi_state")
 	}
 	streamEnds(2)
-	streamEnds(0) // No context has this id; a slot that is free has it.
+	streamEnds(0) // Not a context ID, but the value of a free slot.
 	pluginEnds(800)
 	streamEnds(0)
 
-	// A freed slot serves the next one. One more than there are slots works,
-	// but its end passes for a stream's.
+	// A freed slot is used again. One more plugin context than there are slots
+	// works, but its end is handled as that of a stream.
 	e.call("proxy_on_context_create", is(9000, 0), "proxy_on_context_create 9000 0")
 	e.call("proxy_on_context_create", is(9001, 0), "proxy_on_context_create 9001 0")
 	pluginEnds(9000)
@@ -133,11 +133,11 @@ func TestPluginContextsOfOneVMAreToldFromItsStreams(t *testing.T) {
 	}
 }
 
-func TestAPluginContextCreatedTwiceEndsOnce(t *testing.T) {
+func TestPluginContextCreatedTwice(t *testing.T) {
 	e := start(t, 0) // with plugin context 1
 	e.call("proxy_on_context_create", is(2, 0), "proxy_on_context_create 2 0")
 	e.call("proxy_on_delete", is(1), "proxy_on_done 1", "proxy_on_delete 1", "hfi_state")
-	// There is a free slot now before the one that has 2.
+	// There is now a free slot before the one with ID 2.
 	e.call("proxy_on_context_create", is(2, 0), "proxy_on_context_create 2 0")
 	e.call("proxy_on_delete", is(2), "proxy_on_done 2", "proxy_on_delete 2", "hfi_state")
 	e.call("proxy_on_delete", is(2))

@@ -20,10 +20,10 @@ func (m *module) encode() []byte {
 	return out
 }
 
-// addGlobal adds a changeable i32 that starts as 0, and returns its index.
+// addGlobal adds a mutable i32 with the value 0, and returns its index.
 func (m *module) addGlobal() uint32 {
-	const changeable = 1
-	m.push(sectionGlobal, []byte{i32[0], changeable, opI32Const, 0, opEnd})
+	const mutable = 1
+	m.push(sectionGlobal, []byte{i32[0], mutable, opI32Const, 0, opEnd})
 	m.globals++
 	return m.globals - 1
 }
@@ -44,7 +44,7 @@ func (m *module) addFunction(t funcType, body code) uint32 {
 	return uint32(len(m.functions) - 1)
 }
 
-// typeIndex finds a signature among the types, or adds it to them.
+// typeIndex returns the index of a signature in types. It adds a missing one.
 func (m *module) typeIndex(t funcType) uint32 {
 	for i, have := range m.types {
 		if have == t {
@@ -59,7 +59,7 @@ func (m *module) typeIndex(t funcType) uint32 {
 	return uint32(len(m.types) - 1)
 }
 
-// need makes a section, as an empty list and in its place, if it is missing.
+// need returns the body of a section. It adds a missing one as an empty list.
 func (m *module) need(id byte) *[]byte {
 	if body := m.section(id); body != nil {
 		return body
@@ -72,7 +72,7 @@ func (m *module) need(id byte) *[]byte {
 	return m.section(id)
 }
 
-// push adds an item, already encoded, to the end of a section's list.
+// push appends an encoded item to the list of a section.
 func (m *module) push(id byte, item []byte) {
 	body := m.need(id)
 	r := &reader{rest: *body}

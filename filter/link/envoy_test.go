@@ -13,20 +13,19 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 )
 
-// An envoy runs a module as Envoy does, with a host that answers every call of
-// the module and writes it down.
+// envoy runs a module as Envoy does. Its host records every call of the module.
 type envoy struct {
 	t      *testing.T
 	ctx    context.Context
 	module api.Module
-	calls  []string          // "name argument argument…", in order; of a proxy_log, what it says
-	answer map[string]uint32 // what a function of the host returns; 0 if it is not here
-	// during is called while the module waits for a function of the host.
+	calls  []string          // "name argument argument…", in order; for proxy_log, the message
+	answer map[string]uint32 // the results of host functions; 0 if missing
+	// during is called in a host function.
 	during map[string]func()
 }
 
-// load compiles a module, which has it validated, and instantiates it, after
-// the modules that it imports from by name.
+// load compiles a module, which validates it, and instantiates it after the modules
+// that it imports from, by name.
 func load(t *testing.T, binary []byte, others map[string][]byte) *envoy {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -57,7 +56,7 @@ func load(t *testing.T, binary []byte, others map[string][]byte) *envoy {
 	if _, err := host.Instantiate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// The clock and randomness are the only things of WASI that Envoy gives.
+	// The clock and random numbers are the only functions of WASI in Envoy.
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions().WithSysWalltime().WithSysNanotime()
 	if e.module, err = runtime.InstantiateModule(ctx, compiled, config); err != nil {
 		t.Fatal(err)
@@ -70,7 +69,7 @@ func (e *envoy) hostFunction(name string, params, results int) api.GoModuleFunc 
 		if name == "proxy_log" {
 			text, ok := caller.Memory().Read(uint32(stack[1]), uint32(stack[2]))
 			if !ok {
-				e.t.Error("a log message lies outside the memory")
+				e.t.Error("a log message is outside the memory")
 			}
 			e.calls = append(e.calls, string(text))
 		} else {
@@ -89,8 +88,8 @@ func (e *envoy) hostFunction(name string, params, results int) api.GoModuleFunc 
 	}
 }
 
-// call calls a callback, wants the module to make these calls and no others
-// meanwhile, and returns the result, or 0 if the callback has none.
+// call calls a callback, checks the calls that the module makes, and returns the result,
+// or 0 if the callback has none.
 func (e *envoy) call(callback string, arguments []uint32, wantCalls ...string) uint32 {
 	e.t.Helper()
 	f := e.module.ExportedFunction(callback)
@@ -107,7 +106,7 @@ func (e *envoy) call(callback string, arguments []uint32, wantCalls ...string) u
 		e.t.Fatalf("%s%v trapped: %v", callback, arguments, err)
 	}
 	if diff := cmp.Diff(wantCalls, e.calls); diff != "" {
-		e.t.Errorf("%s%v made other calls than it should (-want +got):\n%s", callback, arguments, diff)
+		e.t.Errorf("%s%v made unexpected calls (-want +got):\n%s", callback, arguments, diff)
 	}
 	if len(results) == 0 {
 		return 0
@@ -115,10 +114,10 @@ func (e *envoy) call(callback string, arguments []uint32, wantCalls ...string) u
 	return uint32(results[0])
 }
 
-// is is a list of arguments.
+// is returns a list of arguments.
 func is(arguments ...uint32) []uint32 { return arguments }
 
-// exported is the names of what the module exports, sorted.
+// exported returns the names of the module's exports, sorted.
 func (e *envoy) exported() []string {
 	var names []string
 	for name := range e.module.ExportedFunctionDefinitions() {
@@ -131,10 +130,9 @@ func (e *envoy) exported() []string {
 	return names
 }
 
-// tiny assembles a module with every function that has a signature in
-// interfaceExports, each of which does nothing but call the host's function of
-// its own name; so the host sees who was called. change can take the module's
-// parts in hand before the functions are added.
+// tiny assembles a module with every function that has a signature in interfaceExports.
+// Each only calls the host function of the same name, so that the host records the call.
+// change can modify the module before the functions are added.
 func tiny(change ...func(*module)) *module {
 	m := &module{}
 	for _, c := range change {
@@ -169,7 +167,7 @@ func (m *module) importItem(from, name string, description []byte) {
 	m.push(sectionImport, append(item, description...))
 }
 
-// mustRewrite is the rewritten module, which it wants to be possible.
+// mustRewrite returns the rewritten module.
 func mustRewrite(t *testing.T, original []byte) []byte {
 	t.Helper()
 	rewritten, err := rewrite(original)
@@ -179,8 +177,7 @@ func mustRewrite(t *testing.T, original []byte) []byte {
 	return rewritten
 }
 
-// start is the rewritten tiny module with one plugin context, 1, in a filter
-// whose state is this.
+// start returns the rewritten tiny module with a state and one plugin context, 1.
 func start(t *testing.T, state uint32) *envoy {
 	t.Helper()
 	e := load(t, mustRewrite(t, tiny().encode()), nil)

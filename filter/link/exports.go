@@ -2,41 +2,40 @@ package main
 
 import "fmt"
 
-// The exports of the filter that the wrappers call. The SDK knows none of
-// them, and Envoy never sees them.
+// The exports of the filter that the wrappers call. They are not part of the SDK,
+// and the rewritten module does not export them.
 const (
-	// exportState says what the filter must hear of: the sum of stateRules,
-	// if some rule could act on a request, and of statePaused, if there are
-	// paused streams, whose end it must not miss.
+	// exportState returns which callbacks the filter needs: stateRules, if some
+	// rule may apply to a request, plus statePaused, if streams are paused and the
+	// filter needs their ends.
 	exportState = "hfi_state"
-	// exportRequestHeaders decides on a request, with the parameters and the
+	// exportRequestHeaders decides on a request. It has the parameters and the
 	// result of proxy_on_request_headers.
 	exportRequestHeaders = "hfi_on_request_headers"
-	// exportDelete hears that a stream is gone, paused or not.
+	// exportDelete is called when a stream has ended, paused or not.
 	exportDelete = "hfi_on_delete"
-	// exportRoom and exportRoomEnd are where, in the module's memory, a piece
-	// begins and ends that takes what the host hands over while the filter
-	// decides on a request. What is in it is the filter's until it has decided.
-	exportRoom    = "hfi_room"
-	exportRoomEnd = "hfi_room_end"
+	// exportBuffer and exportBufferEnd return the start and the end of a buffer in
+	// the module's memory. It receives the data that the host returns while the
+	// filter decides on a request, and is valid until the filter has decided.
+	exportBuffer    = "hfi_buffer"
+	exportBufferEnd = "hfi_buffer_end"
 
 	stateRules  = 1
 	statePaused = 2
 )
 
-// An interfaceExport is what this command has to know about one export of the
-// module that it reads.
+// interfaceExport describes an export of the original module.
 type interfaceExport struct {
 	name string
-	// signature is what the function must be; nil for what is no function, or
-	// is not looked at.
+	// signature is the required signature of the function. It is nil if the export
+	// is not a function, or its signature is not checked.
 	signature *funcType
-	// need: without it there is no rewritten module.
+	// need reports that the export is required.
 	need bool
-	// hide: it is for the wrappers to call, and not exported.
+	// hide reports that the export is only called by wrappers, and not exported.
 	hide bool
-	// wrap makes the body of the function that is exported in its place; nil
-	// if it is exported as it is.
+	// wrap returns the body of the function that is exported in its place. It is
+	// nil if the original is exported.
 	wrap func(w *wrappers, original uint32) code
 }
 
@@ -45,54 +44,53 @@ func signature(params, results int) *funcType {
 	return &funcType{params: some[:params], results: some[:results]}
 }
 
-// interfaceExports has every export that matters. Those that are not here are
-// taken out, because Envoy takes each as a reason to call: the callbacks of
-// TCP streams, of bodies, trailers and responses, for which leaving them out
-// means "continue"; proxy_on_log, for which it means nothing; those of shared
+// interfaceExports has every export of the rewritten module and every export that
+// the wrappers call. All others are removed, because Envoy calls each callback that
+// is exported: those of TCP streams, bodies, trailers and responses, without which
+// Envoy continues; proxy_on_log, without which it does nothing; those of shared
 // queues, gRPC calls and foreign functions, which the filter does not use.
 var interfaceExports = []interfaceExport{
-	// How the host starts the module: Envoy calls _initialize and then main or
-	// __main_void; or, without the first, _start.
+	// The host starts the module with these: Envoy calls _initialize and then main
+	// or __main_void or, without _initialize, _start.
 	{name: "_initialize", signature: signature(0, 0), need: true},
 	{name: "_start", signature: signature(0, 0)},
 	{name: "main"},
 	{name: "__main_void"},
 
-	// How the host finds out what it has before it.
+	// The version of the interface.
 	{name: "proxy_abi_version_0_2_0"},
 	{name: "proxy_abi_version_0_2_1"},
 
-	// How the host hands over strings. It prefers malloc.
+	// The host returns strings with these. It prefers malloc.
 	{name: "memory"},
 	{name: "proxy_on_memory_allocate", signature: signature(1, 1), need: true, wrap: (*wrappers).allocate},
 	{name: "malloc", signature: signature(1, 1)},
 
-	// What the filter lives by: its start, its configuration, its clock and
-	// the answers of the control plane. Whatever the filter learns, it learns
-	// in one of these, so after each it is asked for its state.
+	// Start, configuration, ticks and responses of the control plane. The filter's
+	// state can change in each of these, so it is read after each.
 	{name: "proxy_on_vm_start", signature: signature(2, 1), need: true, wrap: (*wrappers).vmStart},
 	{name: "proxy_on_configure", signature: signature(2, 1), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_tick", signature: signature(1, 0), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_http_call_response", signature: signature(5, 0), need: true, wrap: (*wrappers).control},
 
-	// What comes with every request. Without proxy_on_delete the filter would
-	// not hear that a request which it holds is gone.
+	// The callbacks for every request. The filter needs proxy_on_delete to notice
+	// that a paused request has ended.
 	{name: "proxy_on_context_create", signature: signature(2, 0), need: true, wrap: (*wrappers).contextCreate},
 	{name: "proxy_on_request_headers", signature: signature(3, 1), need: true, wrap: (*wrappers).requestHeaders},
 	{name: "proxy_on_delete", signature: signature(1, 0), need: true, wrap: (*wrappers).onDelete},
 
-	// Envoy would call it for every stream, and leaving it out means "done".
-	// A plugin hears of its end from the wrapper of proxy_on_delete.
+	// Envoy would call this for every stream; without it, a stream is done. The
+	// wrapper of proxy_on_delete calls it for plugin contexts.
 	{name: "proxy_on_done", signature: signature(1, 1), need: true, hide: true},
 
 	{name: exportState, signature: signature(0, 1), need: true, hide: true},
 	{name: exportRequestHeaders, signature: signature(3, 1), need: true, hide: true},
 	{name: exportDelete, signature: signature(1, 0), need: true, hide: true},
-	{name: exportRoom, signature: signature(0, 1), need: true, hide: true},
-	{name: exportRoomEnd, signature: signature(0, 1), need: true, hide: true},
+	{name: exportBuffer, signature: signature(0, 1), need: true, hide: true},
+	{name: exportBufferEnd, signature: signature(0, 1), need: true, hide: true},
 }
 
-// find looks an export up and checks that it is what it must be.
+// find returns an export, after a check of its kind and signature.
 func (m *module) find(want interfaceExport) (found export, ok bool, err error) {
 	for _, e := range m.exports {
 		if e.name != want.name {
@@ -102,10 +100,10 @@ func (m *module) find(want interfaceExport) (found export, ok bool, err error) {
 			return e, true, nil
 		}
 		if e.kind != kindFunction {
-			return e, false, fmt.Errorf("the module's export %s is a %s, and must be a function", e.name, kindNames[e.kind])
+			return e, false, fmt.Errorf("the export %s is a %s, want a function", e.name, kindNames[e.kind])
 		}
 		if is := m.types[m.functions[e.index]]; is != *want.signature {
-			return e, false, fmt.Errorf("the module's export %s is a function %v, and must be %v", e.name, is, want.signature)
+			return e, false, fmt.Errorf("the export %s is a function %v, want %v", e.name, is, want.signature)
 		}
 		return e, true, nil
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// buildFixture is a module that Go and the SDK made, as they make the filter.
+// buildFixture builds a module with Go and the SDK, as the filter is built.
 func buildFixture(t *testing.T) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -29,15 +29,14 @@ func buildFixture(t *testing.T) []byte {
 	return read(t, out)
 }
 
-func TestAFilterMadeWithTheSDK(t *testing.T) {
+func TestSDKModule(t *testing.T) {
 	original := buildFixture(t)
 	rewritten := mustRewrite(t, original)
 	if !bytes.Equal(rewritten, mustRewrite(t, original)) {
-		t.Error("one module was rewritten in two ways")
+		t.Error("equal modules were rewritten differently")
 	}
 
-	// If the SDK's callbacks ever become fewer or others, the test below shows
-	// less than it says.
+	// The test below depends on the SDK's callbacks.
 	before := load(t, original, nil).exported()
 	for _, name := range []string{"proxy_on_log", "proxy_on_done", "proxy_on_request_body", "proxy_on_response_headers", "proxy_on_queue_ready"} {
 		if !slices.Contains(before, name) {
@@ -52,8 +51,8 @@ func TestAFilterMadeWithTheSDK(t *testing.T) {
 		t.Errorf("the exports differ (-want +got):\n%s", diff)
 	}
 
-	// What follows is the order in which Envoy calls. The fixture's state is
-	// 0, and each tick counts it up. First, no stream is heard of.
+	// The calls are in Envoy's order. The fixture's state is 0, and each tick
+	// increments it. At first, streams are not reported.
 	e.call("_initialize", nil)
 	e.call("proxy_on_context_create", is(1, 0), "plugin 1")
 	if ok := e.call("proxy_on_vm_start", is(1, 0), "vm start"); ok != 1 {
@@ -72,20 +71,20 @@ func TestAFilterMadeWithTheSDK(t *testing.T) {
 	stream(2, 5, 0)
 	e.call("proxy_on_delete", is(2))
 
-	// 1, stateRules: requests are decided on, their ends not heard.
+	// 1, stateRules: requests are decided on, their ends are not reported.
 	e.call("proxy_on_tick", is(1), "plugin 1 tick 1")
 	stream(3, 4, 0, "hfi request 3 headers 4 end true")
 	stream(4, 5, 1, "hfi request 4 headers 5 end true")
 	e.call("proxy_on_delete", is(3))
 	e.call("proxy_on_delete", is(4))
 
-	// 2, statePaused: the other way round.
+	// 2, statePaused: only the ends are reported.
 	e.call("proxy_on_tick", is(1), "plugin 1 tick 2")
 	stream(5, 5, 0)
 	e.call("proxy_on_delete", is(5), "hfi delete 5")
 
 	// 3: both. A new configuration comes with a new plugin context in the same
-	// VM, and the old one ends; the SDK would trap if it missed something.
+	// VM, and the old one ends; the SDK would trap if a call were missing.
 	e.call("proxy_on_tick", is(1), "plugin 1 tick 3")
 	e.call("proxy_on_context_create", is(6, 0), "plugin 6")
 	e.call("proxy_on_configure", is(6, 0), "plugin 6 start")
@@ -100,16 +99,16 @@ func TestAFilterMadeWithTheSDK(t *testing.T) {
 		stream(id, 2, 0, fmt.Sprintf("hfi request %d headers 2 end true", id))
 		e.call("proxy_on_delete", is(id))
 	}
-	// The room is the module's variable of 64 bytes; what does not fit becomes a Go object, as it does outside a request.
-	var room []uint32
-	e.during["proxy_log"] = func() { room = e.allocations(40, 100, 24, 1) }
+	// The buffer is the module's variable of 64 bytes; larger data is allocated as a Go object, as it is outside a request.
+	var buffer []uint32
+	e.during["proxy_log"] = func() { buffer = e.allocations(40, 100, 24, 1) }
 	stream(5000, 2, 0, "hfi request 5000 headers 2 end true")
 	delete(e.during, "proxy_log")
 	e.call("proxy_on_delete", is(5000))
 	outside := e.allocations(8)[0]
-	inRoom := func(address uint32) bool { return address >= room[0] && address < room[0]+64 }
-	if room[0] == 0 || room[2] != room[0]+40 || inRoom(room[1]) || inRoom(room[3]) || outside == 0 || inRoom(outside) {
-		t.Errorf("within a request the addresses are %d, outside %d", room, outside)
+	inBuffer := func(address uint32) bool { return address >= buffer[0] && address < buffer[0]+64 }
+	if buffer[0] == 0 || buffer[2] != buffer[0]+40 || inBuffer(buffer[1]) || inBuffer(buffer[3]) || outside == 0 || inBuffer(outside) {
+		t.Errorf("within a request the addresses are %d, outside %d", buffer, outside)
 	}
 	e.call("proxy_on_delete", is(6), "plugin 6 done")
 }

@@ -6,13 +6,13 @@ import (
 )
 
 var (
-	errShort  = errors.New("it ends too early")
-	errNumber = errors.New("a number in it does not fit 32 bits")
+	errShort  = errors.New("unexpected end")
+	errNumber = errors.New("a number does not fit into 32 bits")
 )
 
-// A reader takes values off the front of some bytes. After the first error,
-// which it keeps, every value is zero; so a caller may check once, after
-// several reads, as long as its loops end when err is set.
+// reader reads values from bytes. It keeps the first error, after which every value
+// is zero. So a caller may check err once, after several reads, as long as its loops
+// end when err is set.
 type reader struct {
 	rest []byte
 	err  error
@@ -25,7 +25,7 @@ func (r *reader) fail(err error) {
 	r.rest = nil
 }
 
-// byte takes one byte.
+// byte reads one byte.
 func (r *reader) byte() byte {
 	if len(r.rest) == 0 {
 		r.fail(errShort)
@@ -36,8 +36,8 @@ func (r *reader) byte() byte {
 	return b
 }
 
-// u32 takes a number in LEB128, as the Wasm specification (5.2.2) bounds it:
-// five bytes at most, and no bit beyond the 32nd.
+// u32 reads a number in LEB128 with the limits of the Wasm specification (5.2.2): at
+// most five bytes and 32 bits.
 func (r *reader) u32() uint32 {
 	var value uint32
 	for shift := 0; shift < 35; shift += 7 {
@@ -54,7 +54,7 @@ func (r *reader) u32() uint32 {
 	return 0
 }
 
-// limit skips a limit of a memory or table, which can have 64 bits.
+// limit skips a limit of a memory or table, which may have 64 bits.
 func (r *reader) limit() {
 	for range 10 {
 		if r.byte() < 0x80 {
@@ -64,7 +64,7 @@ func (r *reader) limit() {
 	r.fail(errNumber)
 }
 
-// bytes takes the next n bytes. They stay part of what the reader reads from.
+// bytes reads n bytes. The result is not a copy.
 func (r *reader) bytes(n uint32) []byte {
 	if uint64(n) > uint64(len(r.rest)) {
 		r.fail(errShort)
@@ -75,17 +75,17 @@ func (r *reader) bytes(n uint32) []byte {
 	return taken
 }
 
-// sized takes bytes that stand behind their own count: a name, a section.
+// sized reads bytes that are preceded by their count, such as a name or a section.
 func (r *reader) sized() []byte {
 	return r.bytes(r.u32())
 }
 
-// appendU32 appends a number in LEB128, in as few bytes as it takes.
+// appendU32 appends a number in LEB128, in as few bytes as possible.
 func appendU32(to []byte, value uint32) []byte {
 	return binary.AppendUvarint(to, uint64(value))
 }
 
-// appendSized appends bytes behind their own count.
+// appendSized appends bytes, preceded by their count.
 func appendSized(to, data []byte) []byte {
 	return append(appendU32(to, uint32(len(data))), data...)
 }

@@ -1,18 +1,17 @@
-// Command link rewrites the filter's Wasm module so that a sidecar without
-// faults pays as little for it as for an empty one:
+// Command link rewrites the filter's Wasm module so that in a sidecar without
+// faults it costs as little as an empty module:
 //
 //	go run ./filter/link -o OUT IN
 //
-// A module built with the Go SDK exports a callback for everything that Envoy
-// can tell a filter. Envoy calls each that is exported, several for every
-// request, and each call enters the Go runtime, which costs microseconds. The
-// rewritten module exports only what the filter needs (see exports.go), and
-// puts a few instructions of plain Wasm in front of what is called for every
-// request (see wrappers.go). While the filter says that it has nothing to do,
-// no request reaches Go; and what Envoy hands over while the filter decides on
-// a request goes to a fixed place, and not through Go's allocator.
+// A module built with the Go SDK exports every callback of the interface. Envoy
+// calls each exported callback, several for every request, and each call enters the
+// Go runtime, which costs microseconds. The rewritten module exports only what the
+// filter needs (see exports.go), and wraps the callbacks of requests in a few
+// instructions of Wasm (see callbacks.go). While the filter has nothing to do, no
+// request enters Go. The data that Envoy returns while the filter decides on a
+// request is written to a fixed buffer instead of through Go's allocator.
 //
-// A module that was not rewritten works just as well, only slower.
+// The original module works too, but is slower.
 package main
 
 import (
@@ -28,7 +27,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stderr))
 }
 
-// run is main without the process: it returns the exit code, 0 or 1.
+// run runs the command and returns its exit code, 0 or 1.
 func run(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("link", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -48,8 +47,8 @@ func run(args []string, stderr io.Writer) int {
 	return 0
 }
 
-// link rewrites the module in the file in into the file out. After an error,
-// out is as it was.
+// link reads the module in the file in and writes the rewritten one to the file
+// out. After an error, out has not changed.
 func link(in, out string) error {
 	original, err := os.ReadFile(in)
 	if err != nil {
@@ -65,8 +64,7 @@ func link(in, out string) error {
 	return nil
 }
 
-// writeAtomically replaces a file so that readers see all of the old or all
-// of the new.
+// writeAtomically replaces a file. Readers see either the old or the new content.
 func writeAtomically(path string, data []byte) (err error) {
 	temporary, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -78,7 +76,7 @@ func writeAtomically(path string, data []byte) (err error) {
 		}
 	}()
 	_, err = temporary.Write(data)
-	// CreateTemp lets nobody else read, and a module is for everyone.
+	// CreateTemp gives only the owner access.
 	err = errors.Join(err, temporary.Chmod(0o644), temporary.Close())
 	if err != nil {
 		return err

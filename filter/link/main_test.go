@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-func TestTheCommandWritesTheRewrittenModule(t *testing.T) {
+func TestCommand(t *testing.T) {
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in.wasm"), filepath.Join(dir, "out.wasm")
 	original := tiny().encode()
 	write(t, in, original)
 	var said bytes.Buffer
 	if exit := run([]string{"-o", out, in}, &said); exit != 0 || said.Len() > 0 {
-		t.Fatalf("exit code %d, saying %q", exit, said.String())
+		t.Fatalf("exit code %d with output %q", exit, said.String())
 	}
 	if !bytes.Equal(read(t, out), mustRewrite(t, original)) {
 		t.Error("the file is not the rewritten module")
@@ -25,7 +25,7 @@ func TestTheCommandWritesTheRewrittenModule(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info.Mode().Perm()&0o044 != 0o044 {
-		t.Errorf("the module has mode %v, and not everyone can read it", info.Mode())
+		t.Errorf("the module has mode %v, which does not let everyone read it", info.Mode())
 	}
 	if !bytes.Equal(read(t, in), original) {
 		t.Error("the original has changed")
@@ -33,7 +33,7 @@ func TestTheCommandWritesTheRewrittenModule(t *testing.T) {
 	only(t, dir, "in.wasm", "out.wasm")
 }
 
-func TestAfterAnErrorNothingIsWritten(t *testing.T) {
+func TestErrorsWriteNothing(t *testing.T) {
 	dir := t.TempDir()
 	bad, out := filepath.Join(dir, "bad.wasm"), filepath.Join(dir, "out.wasm")
 	good, folder := filepath.Join(dir, "good.wasm"), filepath.Join(dir, "folder")
@@ -56,7 +56,7 @@ func TestAfterAnErrorNothingIsWritten(t *testing.T) {
 	} {
 		var said bytes.Buffer
 		if exit := run(c.args, &said); exit != 1 || !strings.Contains(said.String(), c.want) {
-			t.Errorf("%q: exit code %d, saying %q, want 1 and %q", c.args, exit, said.String(), c.want)
+			t.Errorf("%q: exit code %d with output %q, want 1 and %q", c.args, exit, said.String(), c.want)
 		}
 		only(t, dir, "bad.wasm", "folder", "good.wasm")
 	}
@@ -66,7 +66,7 @@ func TestAfterAnErrorNothingIsWritten(t *testing.T) {
 		t.Errorf("exit code %d, want 1", exit)
 	}
 	if got := read(t, out); string(got) != "the one before" {
-		t.Errorf("the file that was there now has %q", got)
+		t.Errorf("the existing file has changed to %q", got)
 	}
 }
 
@@ -86,7 +86,7 @@ func read(t *testing.T, path string) []byte {
 	return data
 }
 
-// only wants a folder to have these files, listed by name, and nothing else.
+// only checks that a folder has exactly these files, sorted by name.
 func only(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

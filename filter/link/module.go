@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// The sections of a module that this command reads or adds to, by their ids
-// in the Wasm specification (5.5.2). It copies the others as they are.
+// The IDs of the sections that this command reads or changes (Wasm specification,
+// 5.5.2). It copies the others unchanged.
 const (
 	sectionCustom   = 0
 	sectionType     = 1
@@ -19,8 +19,8 @@ const (
 	sectionCode     = 10
 )
 
-// sectionNames has every section but the custom ones, which may stand
-// anywhere, in the order in which they must stand.
+// sectionNames has every section in the required order, except custom sections,
+// which may be anywhere.
 var sectionNames = []struct {
 	id   byte
 	name string
@@ -29,7 +29,7 @@ var sectionNames = []struct {
 	{sectionGlobal, "global"}, {sectionExport, "export"}, {8, "start"}, {9, "element"}, {12, "data count"}, {sectionCode, "code"}, {11, "data"},
 }
 
-// rank is where a section must stand, or -1 for an id that there is not.
+// rank returns the position of a section in the required order, or -1 for an unknown ID.
 func rank(id byte) int {
 	for i, s := range sectionNames {
 		if s.id == id {
@@ -39,7 +39,7 @@ func rank(id byte) int {
 	return -1
 }
 
-// What an export is of, or an import (5.4.3); kindNames has their names.
+// The kinds of exports and imports (5.4.3). kindNames has their names.
 const kindFunction = 0
 
 var kindNames = []string{"function", "table", "memory", "global", "tag"}
@@ -47,10 +47,10 @@ var kindNames = []string{"function", "table", "memory", "global", "tag"}
 // header is the magic number and version 1.
 var header = []byte("\x00asm\x01\x00\x00\x00")
 
-// i32 is the value type that the Proxy-Wasm interface is made of.
+// i32 is the value type used in the Proxy-Wasm interface.
 const i32 = "\x7f"
 
-// A funcType is a function's signature: a value type, one byte, for each
+// funcType is the signature of a function: one byte, a value type, for each
 // parameter and result.
 type funcType struct{ params, results string }
 
@@ -80,27 +80,27 @@ type export struct {
 	index uint32
 }
 
-// A module is a Wasm binary, taken apart as far as it takes to add functions
-// and globals to it and to change what it exports. Functions and globals are
-// added at the end, so nothing that was there gets another index.
+// module is a Wasm binary, parsed as far as needed to add functions and globals and
+// to change the exports. Functions and globals are added at the end, so that
+// existing indices do not change.
 type module struct {
 	sections []section  // in the order of the file
-	types    []funcType // invariant: as the type section has them
-	// functions has the index in types of every function, those imported
-	// first. Invariant: each is an index of types.
+	types    []funcType // invariant: equal to the type section
+	// functions has the index in types of every function, imported functions
+	// first. Invariant: each is a valid index of types.
 	functions []uint32
-	globals   uint32 // how many, the imported ones counted
-	// exports has every export. Invariant: one of a function has an index of
-	// functions. Only encode puts it into its section.
+	globals   uint32 // the number of globals, including imported ones
+	// exports has every export. Invariant: the index of an exported function is a
+	// valid index of functions. Only encode writes it into its section.
 	exports []export
 }
 
-// parse reads a module. It looks at what rewriting needs and no further: that
-// it succeeds does not say that the module is valid. The memory that it takes
-// is bounded by a small multiple of len(data), whatever data says.
+// parse parses a module. It reads only what is needed for rewriting, so it also
+// accepts some invalid modules. The memory that it allocates is bounded by a small
+// multiple of len(data).
 func parse(data []byte) (*module, error) {
 	if !bytes.HasPrefix(data, header) {
-		return nil, errors.New("this is not a Wasm module of version 1")
+		return nil, errors.New("not a Wasm module of version 1")
 	}
 	m := &module{}
 	r := &reader{rest: data[len(header):]}
@@ -112,7 +112,7 @@ func parse(data []byte) (*module, error) {
 		if s.id != sectionCustom {
 			at := rank(s.id)
 			if at <= last {
-				return nil, fmt.Errorf("the module has an unknown or misplaced section, of id %d", s.id)
+				return nil, fmt.Errorf("unknown or misplaced section with id %d", s.id)
 			}
 			last = at
 		}
@@ -137,7 +137,7 @@ func parse(data []byte) (*module, error) {
 		counts[id] = n
 	}
 	if declared, bodies := counts[sectionFunction], counts[sectionCode]; declared != bodies {
-		return nil, fmt.Errorf("the module declares %d functions and has bodies for %d", declared, bodies)
+		return nil, fmt.Errorf("the module declares %d functions and has %d bodies", declared, bodies)
 	}
 	m.globals += counts[sectionGlobal]
 	return m, nil
@@ -155,12 +155,12 @@ func (m *module) readSection(id byte, item func(*reader)) error {
 		item(r)
 	}
 	if r.err == nil && len(r.rest) > 0 {
-		r.fail(errors.New("it goes on after its last item"))
+		r.fail(errors.New("unexpected data after the last item"))
 	}
 	return within(id, r.err)
 }
 
-// within says in which section an error was met.
+// within adds the name of the section to an error.
 func within(id byte, err error) error {
 	if err == nil {
 		return nil
@@ -170,7 +170,7 @@ func within(id byte, err error) error {
 
 func (m *module) readType(r *reader) {
 	if form := r.byte(); r.err == nil && form != 0x60 {
-		r.fail(fmt.Errorf("it has a type of form %#x, which is no function's", form))
+		r.fail(fmt.Errorf("unsupported form %#x of a type: not a function", form))
 	}
 	t := funcType{params: string(r.sized()), results: string(r.sized())}
 	for _, b := range []byte(t.params + t.results) {
@@ -179,20 +179,20 @@ func (m *module) readType(r *reader) {
 	m.types = append(m.types, t)
 }
 
-// oneByte refuses the value types that are longer than their first byte.
+// oneByte rejects value types of more than one byte.
 func oneByte(r *reader, valueType byte) {
 	if valueType == 0x63 || valueType == 0x64 {
-		r.fail(errors.New("it has a reference to a type of the module, which this command does not read"))
+		r.fail(errors.New("references to types are not supported"))
 	}
 }
 
 func (m *module) readImport(r *reader) {
-	r.sized() // The module that it is from, and its name there.
+	r.sized() // The module and the name.
 	r.sized()
 	switch kind := r.byte(); kind {
 	case kindFunction:
 		m.readFunction(r)
-	case 1, 2: // A table, of a type; or a memory.
+	case 1, 2: // A table with its type, or a memory.
 		if kind == 1 {
 			oneByte(r, r.byte())
 		}
@@ -201,22 +201,22 @@ func (m *module) readImport(r *reader) {
 		if withMaximum {
 			r.limit()
 		}
-	case 3: // A global, with its type and whether it can change.
+	case 3: // A global with its type and mutability.
 		oneByte(r, r.byte())
 		r.byte()
 		m.globals++
-	case 4: // A tag, with its attribute and type.
+	case 4: // A tag with its attribute and type.
 		r.byte()
 		r.u32()
 	default:
-		r.fail(fmt.Errorf("it has an import of unknown kind %d", kind))
+		r.fail(fmt.Errorf("unknown kind %d of an import", kind))
 	}
 }
 
 func (m *module) readFunction(r *reader) {
 	t := r.u32()
 	if r.err == nil && uint64(t) >= uint64(len(m.types)) {
-		r.fail(fmt.Errorf("it has a function of type %d, and there are %d types", t, len(m.types)))
+		r.fail(fmt.Errorf("a function has type %d, but there are %d types", t, len(m.types)))
 	}
 	m.functions = append(m.functions, t)
 }
@@ -226,15 +226,15 @@ func (m *module) readExport(r *reader) {
 	switch {
 	case r.err != nil:
 	case int(e.kind) >= len(kindNames):
-		r.fail(fmt.Errorf("its export %q is of unknown kind %d", e.name, e.kind))
+		r.fail(fmt.Errorf("export %q has unknown kind %d", e.name, e.kind))
 	case e.kind == kindFunction && uint64(e.index) >= uint64(len(m.functions)):
-		r.fail(fmt.Errorf("its export %q is of function %d, and there are %d functions", e.name, e.index, len(m.functions)))
+		r.fail(fmt.Errorf("export %q is function %d, but there are %d functions", e.name, e.index, len(m.functions)))
 	}
 	m.exports = append(m.exports, e)
 }
 
-// section is the body of a section, to be read or replaced; nil if the module
-// does not have that section.
+// section returns a pointer to the body of a section, or nil if the module does not
+// have the section.
 func (m *module) section(id byte) *[]byte {
 	for i := range m.sections {
 		if m.sections[i].id == id {
@@ -244,8 +244,8 @@ func (m *module) section(id byte) *[]byte {
 	return nil
 }
 
-// count is how many items a section says that it has, which is no more than
-// it has bytes.
+// count returns the declared number of items in a section, which is at most its
+// number of bytes.
 func (m *module) count(id byte) (uint32, error) {
 	body := m.section(id)
 	if body == nil {

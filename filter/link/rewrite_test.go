@@ -27,12 +27,12 @@ func TestOnlyWhatTheFilterNeedsIsExported(t *testing.T) {
 	}
 	for _, name := range []string{"memory", "proxy_abi_version_0_2_0", "malloc", "_start", "main", "__main_void"} {
 		if !slices.Contains(want, name) {
-			t.Errorf("the test's module has no %s, so the test shows less than it should", name)
+			t.Errorf("the test's module does not export %s", name)
 		}
 	}
 }
 
-func TestWhatIsMissingOrWrongIsNamed(t *testing.T) {
+func TestMissingAndWrongExports(t *testing.T) {
 	for _, want := range interfaceExports {
 		if !want.need {
 			continue
@@ -45,10 +45,10 @@ func TestWhatIsMissingOrWrongIsNamed(t *testing.T) {
 			wrong := tiny()
 			i := slices.IndexFunc(wrong.exports, func(e export) bool { return e.name == want.name })
 			wrong.exports[i].index = wrong.addFunction(funcType{params: i32 + "\x7e"}, code{})
-			refuses(t, wrong, "the module's export "+want.name+" is a function (i32, i64) -> (), and must be "+want.signature.String())
+			refuses(t, wrong, "the export "+want.name+" is a function (i32, i64) -> (), want "+want.signature.String())
 
 			wrong.exports[i] = export{name: want.name, kind: 3, index: wrong.addGlobal()}
-			refuses(t, wrong, "the module's export "+want.name+" is a global, and must be a function")
+			refuses(t, wrong, "the export "+want.name+" is a global, want a function")
 		})
 	}
 	none := tiny()
@@ -63,33 +63,33 @@ func refuses(t *testing.T, m *module, want string) {
 		t.Errorf("the error is %q, want %q", err, want)
 	}
 	if rewritten != nil {
-		t.Error("there is an error and a module")
+		t.Error("there is an error as well as a module")
 	}
 }
 
-func TestWhatWasRewrittenIsNotRewrittenAgain(t *testing.T) {
+func TestRewritingTwiceFails(t *testing.T) {
 	once := mustRewrite(t, tiny().encode())
 	if _, err := rewrite(once); err == nil || !strings.Contains(err.Error(), "no export proxy_on_done") {
 		t.Errorf("the error is %v", err)
 	}
 }
 
-func TestTheSameBytesGiveTheSameBytes(t *testing.T) {
+func TestRewritingIsDeterministic(t *testing.T) {
 	original := tiny().encode()
 	first := mustRewrite(t, original)
 	for range 20 {
 		if !bytes.Equal(first, mustRewrite(t, original)) {
-			t.Fatal("one module was rewritten in two ways")
+			t.Fatal("equal modules were rewritten differently")
 		}
 	}
 }
 
-// Imports come first in every index, so each kind of them must be counted.
-func TestAModuleThatImportsEveryKind(t *testing.T) {
+// TestImportsOfEveryKind checks that imports, which come first in every index, are counted.
+func TestImportsOfEveryKind(t *testing.T) {
 	other := &module{}
 	*other.need(4) = []byte{1, 0x70, 1, 2, 3} // a table of two to three functions
 	*other.need(5) = []byte{1, 1, 1, 0x80, 1} // a memory of one to 128 pages
-	// Two constants of type i64, so that a wrapper that used one were invalid.
+	// Two constants of type i64: a wrapper that used one of them would be invalid.
 	*other.need(sectionGlobal) = []byte{2, 0x7e, 0, 0x42, 0, opEnd, 0x7e, 0, 0x42, 0, opEnd}
 	other.exports = []export{{"a table", 1, 0}, {"a memory", 2, 0}, {"a global", 3, 0}, {"another", 3, 1}}
 
@@ -108,8 +108,8 @@ func TestAModuleThatImportsEveryKind(t *testing.T) {
 	e.call("proxy_on_request_headers", is(2, 9, 1), "hfi_on_request_headers 2 9 1")
 }
 
-// A module can export what it imports, and then have no functions of its own.
-func TestAModuleWithoutFunctionsAndGlobals(t *testing.T) {
+// TestModuleWithoutFunctionsAndGlobals rewrites a module that only exports its imports.
+func TestModuleWithoutFunctionsAndGlobals(t *testing.T) {
 	m := &module{}
 	m.sections = []section{{sectionCustom, []byte("\x04note")}}
 	for _, f := range append(slices.Clone(interfaceExports), interfaceExport{name: "proxy_abi_version_0_2_1", signature: signature(0, 0)}) {
@@ -135,7 +135,7 @@ func TestOtherSectionsAreCopied(t *testing.T) {
 	original.sections = append(original.sections, section{sectionCustom, []byte("\x04note of the author")})
 	rewritten := mustRewrite(t, original.encode())
 	if !bytes.HasSuffix(rewritten, []byte("\x00\x13\x04note of the author")) {
-		t.Error("the custom section is not where it was")
+		t.Error("the custom section has moved")
 	}
 	if text, _ := load(t, rewritten, nil).module.Memory().Read(8, 5); string(text) != "hello" {
 		t.Errorf("the memory starts with %q", text)

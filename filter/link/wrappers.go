@@ -2,16 +2,16 @@ package main
 
 import "errors"
 
-// maxPlugins is how many plugin contexts of one VM the wrappers can tell from
-// streams at a time. A VM has one for each configuration of the filter that is
-// in use, and for a while also the one before. A plugin context beyond these
-// works, but its end is taken for a stream's: the SDK and the filter do not
-// hear of it, and keep it until the VM ends.
+// maxPlugins is the maximum number of plugin contexts in a VM that the wrappers can
+// distinguish from streams. A VM has one for each configuration of the filter in
+// use, and for a while those of former configurations. Additional plugin contexts
+// work, but their end is handled as that of a stream: the SDK and the filter keep
+// them until the VM ends.
 const maxPlugins = 16
 
-// The instructions that the wrappers are made of (Wasm specification, 5.4).
+// The instructions used in the wrappers (Wasm specification, 5.4).
 const (
-	opIf        = 0x04 // without a result, always
+	opIf        = 0x04 // always without a result
 	opEnd       = 0x0b
 	opReturn    = 0x0f
 	opCall      = 0x10
@@ -20,7 +20,7 @@ const (
 	opLocalSet  = 0x21
 	opGlobalGet = 0x23
 	opGlobalSet = 0x24
-	opI32Const  = 0x41 // of 0 to 63, which are the same with and without sign
+	opI32Const  = 0x41 // 0 to 63, which are encoded alike with and without sign
 	opI32Eqz    = 0x45
 	opI32Eq     = 0x46
 	opI32LeU    = 0x4d
@@ -31,10 +31,10 @@ const (
 	blockEmpty = 0x40
 )
 
-// code is a function's body, without the end that closes it. All its
-// parameters and locals are of type i32.
+// code is the body of a function, without the final end. All parameters and locals
+// are of type i32.
 type code struct {
-	locals int // how many, the parameters not counted
+	locals int // the number of locals, without parameters
 	bytes  []byte
 }
 
@@ -49,24 +49,25 @@ func (c *code) op(opcode byte, operand ...uint32) {
 	}
 }
 
-// wrappers makes the functions that stand between Envoy and the SDK.
+// wrappers generates the functions between Envoy and the SDK.
 type wrappers struct {
 	m     *module
-	state uint32             // the global that has the filter's last answer to exportState
-	slots [maxPlugins]uint32 // the globals that have the ids of live plugin contexts; 0, which is no context's, if free
+	state uint32             // the global with the last result of exportState
+	slots [maxPlugins]uint32 // the globals with the IDs of live plugin contexts; 0, which is not a context ID, if free
 
-	// The globals that have what exportRoom and exportRoomEnd answered, and
-	// what is left of it. Invariant: left and leftEnd are equal but while the
-	// filter decides on a request; then nothing can be taken from it.
-	room, roomEnd, left, leftEnd uint32
+	// The globals with the results of exportBuffer and exportBufferEnd, and with the
+	// bounds of the free part of the buffer. Invariant: left and leftEnd are equal
+	// except while the filter decides on a request, so nothing else is allocated
+	// from the buffer.
+	buffer, bufferEnd, left, leftEnd uint32
 
 	remember, forget                  uint32 // see rememberPlugin, forgetPlugin
 	askState, decide, tell, sdkOnDone uint32 // functions of the module
-	askRoom, askRoomEnd               uint32 // likewise
+	askBuffer, askBufferEnd           uint32 // likewise
 }
 
-// rewrite makes the module described at the top of this command from one that
-// was built with the SDK. The same bytes always give the same bytes.
+// rewrite rewrites a module that was built with the SDK, as described in the package
+// comment. Its output depends only on its input.
 func rewrite(original []byte) ([]byte, error) {
 	m, err := parse(original)
 	if err != nil {
@@ -97,8 +98,8 @@ func rewrite(original []byte) ([]byte, error) {
 		tell:      found[exportDelete].index,
 		sdkOnDone: found["proxy_on_done"].index,
 
-		room: m.addGlobal(), roomEnd: m.addGlobal(), left: m.addGlobal(), leftEnd: m.addGlobal(),
-		askRoom: found[exportRoom].index, askRoomEnd: found[exportRoomEnd].index,
+		buffer: m.addGlobal(), bufferEnd: m.addGlobal(), left: m.addGlobal(), leftEnd: m.addGlobal(),
+		askBuffer: found[exportBuffer].index, askBufferEnd: found[exportBufferEnd].index,
 	}
 	for i := range w.slots {
 		w.slots[i] = m.addGlobal()

@@ -1,6 +1,6 @@
 //go:build !wasm
 
-// The filter has no part of this: it has the policies of one workload only.
+// The filter does not need the index: it has only the policies of one workload.
 
 package selection
 
@@ -12,12 +12,13 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Index finds the policies of a set that apply to a workload, in the cost of
-// those found. It is immutable: Apply makes another that shares most of it,
-// in the cost of what changed. The zero value is the index of no policies.
+// Index finds the policies of a set that apply to a workload. The cost depends on
+// the number of policies found. An Index is immutable: Apply returns another that
+// shares most of it, at a cost that depends on the size of the change. The zero value
+// is the index of an empty set.
 type Index struct {
-	// root is a treap: a search tree by key and name that is at the same time
-	// a heap by priority, which keeps it shallow. Nodes are never changed.
+	// root is a treap: a search tree by key and name that is also a heap by
+	// priority, which keeps it shallow. Nodes are immutable.
 	root *node
 }
 
@@ -28,14 +29,14 @@ type node struct {
 	left, right *node
 }
 
-// seed makes the priorities, and so the tree's depth, nothing that the
-// author of a policy's name could choose.
+// seed makes the priorities unpredictable, so that the names of policies cannot make
+// the tree deep.
 var seed = maphash.MakeSeed()
 
-// Apply is the index after changes, as schema.Diff lists them between the set
-// that x indexes and the next, and the keys of the selectors whose policies
-// differ in meaning, old and new, each once. A workload that has none of these
-// among its Keys is served as before.
+// Apply returns the index after changes, which are the result of schema.Diff for the
+// set of x and the next set. It also returns the keys of the selectors, old and new,
+// of the policies whose content differs, each once. The policies of a workload that
+// has none of these among its Keys have not changed.
 func (x *Index) Apply(changes []schema.Change) (*Index, []Key) {
 	root := x.root
 	touched := map[Key]struct{}{}
@@ -60,7 +61,7 @@ func (x *Index) Apply(changes []schema.Change) (*Index, []Key) {
 	return &Index{root: root}, keys
 }
 
-// Select is the entries that apply to the workload, by name.
+// Select returns the entries that apply to the workload, sorted by name.
 func (x *Index) Select(workload Workload) []*schema.Entry {
 	var selected []*schema.Entry
 	for _, key := range workload.Keys() {
@@ -86,44 +87,44 @@ func compareNodes(a, b *node) int {
 	return cmp.Or(compareKeys(a.key, b.key), cmp.Compare(a.entry.Name(), b.entry.Name()))
 }
 
-// with is the tree n with one more node.
-func (n *node) with(one *node) *node {
-	if n == nil || one.priority > n.priority {
-		one.left, one.right = n.split(one)
-		return one
+// with returns the tree n with a node added.
+func (n *node) with(added *node) *node {
+	if n == nil || added.priority > n.priority {
+		added.left, added.right = n.split(added)
+		return added
 	}
 	next := *n
-	switch order := compareNodes(one, n); {
+	switch order := compareNodes(added, n); {
 	case order < 0:
-		next.left = n.left.with(one)
+		next.left = n.left.with(added)
 	case order > 0:
-		next.right = n.right.with(one)
+		next.right = n.right.with(added)
 	default:
-		next.entry = one.entry
+		next.entry = added.entry
 	}
 	return &next
 }
 
-// without is the tree n without the node of the same key and name, if it has one.
-func (n *node) without(one *node) *node {
+// without returns the tree n without the node that has the key and name of removed.
+func (n *node) without(removed *node) *node {
 	if n == nil {
 		return nil
 	}
-	order := compareNodes(one, n)
+	order := compareNodes(removed, n)
 	if order == 0 {
 		return join(n.left, n.right)
 	}
 	next := *n
 	if order < 0 {
-		next.left = n.left.without(one)
+		next.left = n.left.without(removed)
 	} else {
-		next.right = n.right.without(one)
+		next.right = n.right.without(removed)
 	}
 	return &next
 }
 
-// split is the part of the tree that comes before a node and the part that
-// comes after it; a node equal to it is in neither.
+// split returns the parts of the tree before and after a node. A node equal to it is
+// in neither.
 func (n *node) split(at *node) (before, after *node) {
 	if n == nil {
 		return nil, nil
@@ -141,7 +142,7 @@ func (n *node) split(at *node) (before, after *node) {
 	}
 }
 
-// join is one tree of two, all nodes of the first coming before the second's.
+// join joins two trees. All nodes of the first must be before those of the second.
 func join(before, after *node) *node {
 	switch {
 	case before == nil:
@@ -159,7 +160,7 @@ func join(before, after *node) *node {
 	}
 }
 
-// collect appends the entries of a key, by name.
+// collect appends the entries of a key, sorted by name.
 func (n *node) collect(key Key, into []*schema.Entry) []*schema.Entry {
 	if n == nil {
 		return into

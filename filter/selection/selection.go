@@ -1,11 +1,11 @@
-// Package selection decides which policies apply to a workload. It is the
-// one implementation of that rule: the daemon selects with it what it serves,
-// and the filter what it applies.
+// Package selection decides which policies apply to a workload. It is the only
+// implementation of this rule: the daemon uses it to select the policies that it
+// serves, and the filter to select those that it applies.
 //
-// The rule: a selector's service and namespace are each either Any (written
-// "*", or empty, or left out) or a name. A policy applies to a workload when
-// each of the two is Any or is exactly the workload's. A workload that does
-// not know its own service or namespace is matched there by Any only.
+// The service and the namespace of a selector are each either Any ("*", empty or
+// missing) or a name. A policy applies to a workload if each of the two is Any or
+// equal to the workload's. If the service or the namespace of a workload is unknown,
+// only Any matches it.
 package selection
 
 import (
@@ -17,7 +17,7 @@ import (
 // Key is a selector in canonical form: neither field is empty.
 type Key struct{ Service, Namespace string }
 
-// KeyOf is the key of a selector, canonical or as written.
+// KeyOf returns the key of a selector, which need not be in canonical form.
 func KeyOf(selector schema.Selector) Key {
 	return Key{orAny(selector.Service), orAny(selector.Namespace)}
 }
@@ -29,11 +29,11 @@ func orAny(name string) string {
 	return name
 }
 
-// Workload is what policies apply to. A field is empty where it is not known.
+// Workload is a workload that policies may apply to. Unknown fields are empty.
 type Workload struct{ Service, Namespace string }
 
-// Keys are the keys of the selectors that match the workload, the most
-// specific first: four, or two or one where fields are empty.
+// Keys returns the keys of the selectors that match the workload, the most specific
+// first: four, or two or one if fields are empty.
 func (w Workload) Keys() []Key {
 	keys := make([]Key, 0, 4)
 	for _, service := range matching(w.Service) {
@@ -44,8 +44,8 @@ func (w Workload) Keys() []Key {
 	return keys
 }
 
-// matching lists the selector values that match a workload's value. A
-// workload cannot be called Any: it counts as one that does not know its name.
+// matching returns the selector values that match a workload's value. Any is not a
+// valid name of a workload and counts as unknown.
 func matching(name string) []string {
 	if name == "" || name == schema.Any {
 		return []string{schema.Any}
@@ -53,7 +53,7 @@ func matching(name string) []string {
 	return []string{name, schema.Any}
 }
 
-// Matches says whether a policy with that selector applies to the workload.
+// Matches reports whether a policy with the selector applies to the workload.
 func Matches(selector schema.Selector, workload Workload) bool {
 	return slices.Contains(workload.Keys(), KeyOf(selector))
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// applies states the rule a second time, in the plainest words.
+// applies is a second, simpler implementation of the rule.
 func applies(selector schema.Selector, workload Workload) bool {
 	serviceFits := selector.Service == "" || selector.Service == "*" || selector.Service == workload.Service
 	namespaceFits := selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace
 	return serviceFits && namespaceFits
 }
 
-// A policy's spec.selector {service, namespace} targets one service; empty or absent means "*".
+// TestMatches checks which workloads a selector matches. Empty or missing means "*".
 func TestMatches(t *testing.T) {
 	frontend := Workload{Service: "frontend", Namespace: "demo"}
 	for _, test := range []struct {
@@ -31,15 +31,15 @@ func TestMatches(t *testing.T) {
 		{"", "demo", frontend, true},
 		{"*", "*", frontend, true},
 		{"", "", frontend, true},
-		// A policy for frontend touches no request of productcatalog.
+		// A policy for frontend does not apply to productcatalog.
 		{"frontend", "demo", Workload{"productcatalog", "demo"}, false},
 		{"frontend", "*", Workload{"productcatalog", "demo"}, false},
 		{"frontend", "demo", Workload{"frontend", "shop"}, false},
 		{"*", "demo", Workload{"frontend", "shop"}, false},
-		// Names are compared whole, and as they are written.
+		// Names are compared as a whole and are case-sensitive.
 		{"front", "demo", frontend, false},
 		{"Frontend", "demo", frontend, false},
-		// Without an identity, wildcard policies only.
+		// Without an identity only wildcard policies apply.
 		{"frontend", "demo", Workload{}, false},
 		{"frontend", "*", Workload{}, false},
 		{"*", "demo", Workload{}, false},
@@ -47,7 +47,7 @@ func TestMatches(t *testing.T) {
 		{"*", "demo", Workload{Namespace: "demo"}, true},
 		{"frontend", "demo", Workload{Namespace: "demo"}, false},
 		{"frontend", "*", Workload{Service: "frontend"}, true},
-		// "*" is no workload's name.
+		// "*" is not the name of a workload.
 		{"frontend", "*", Workload{Service: "*", Namespace: "demo"}, false},
 		{"*", "demo", Workload{Service: "*", Namespace: "demo"}, true},
 	} {
@@ -56,7 +56,7 @@ func TestMatches(t *testing.T) {
 			t.Errorf("Matches(%+v, %+v) = %v, want %v", selector, test.workload, got, test.want)
 		}
 		if got := applies(selector, test.workload); got != test.want {
-			t.Errorf("the plain rule for %+v, %+v says %v, want %v", selector, test.workload, got, test.want)
+			t.Errorf("applies(%+v, %+v) = %v, want %v", selector, test.workload, got, test.want)
 		}
 	}
 }
@@ -91,8 +91,8 @@ func entryOf(name string, selector schema.Selector, delay int64, file string) *s
 
 var someNames = []string{"", "*", "a", "b", "c"}
 
-// change makes a random next set: policies put in, taken out, given another
-// selector, another meaning, or only another place.
+// change returns a random next set: policies are added, removed, or get another
+// selector, content or origin.
 func change(random *rand.Rand, set *schema.Set) *schema.Set {
 	var puts []*schema.Entry
 	var deletes []string
@@ -134,9 +134,9 @@ func plainSelect(set *schema.Set, workload Workload) []*schema.Entry {
 	return selected
 }
 
-// The index selects, after any number of changes, exactly the entries (with
-// their present origin) that a look at every policy does; earlier indexes stay as they were; and a workload's selection changes
-// in meaning if and only if one of its keys was touched.
+// TestIndexAgreesWithMatches checks that the index selects the same entries as a search of
+// all policies after any number of changes, that earlier indexes do not change, and that
+// the content of a workload's selection changes exactly if one of its keys was touched.
 func TestIndexAgreesWithMatches(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	type past struct {
@@ -165,7 +165,7 @@ func TestIndexAgreesWithMatches(t *testing.T) {
 		for _, p := range history {
 			for _, workload := range workloads() {
 				if !same(p.index.Select(workload), plainSelect(p.set, workload)) {
-					t.Fatalf("an index changed after it was made")
+					t.Fatalf("an index has changed")
 				}
 			}
 		}
@@ -186,8 +186,8 @@ func names(entries []*schema.Entry) []string {
 	return all
 }
 
-// Work follows the change: the tree stays shallow whatever the order in which
-// policies come, and one change makes few new nodes.
+// TestIndexStaysShallow checks that the tree is shallow for any order of policies, and that
+// one change creates few new nodes.
 func TestIndexStaysShallow(t *testing.T) {
 	const count = 10_000
 	index := new(Index)
@@ -196,7 +196,7 @@ func TestIndexStaysShallow(t *testing.T) {
 		index, _ = index.Apply([]schema.Change{{Name: entry.Name(), New: entry}})
 	}
 	if depth := index.root.depth(); depth > 60 {
-		t.Errorf("%d policies in order of their names make a tree %d deep", count, depth)
+		t.Errorf("%d policies, added in the order of their names, make a tree of depth %d", count, depth)
 	}
 	old := index.Select(Workload{})[count/2]
 	next, _ := index.Apply([]schema.Change{{Name: old.Name(), Old: old, New: entryOf(old.Name(), schema.Selector{}, 2, "")}})
@@ -209,7 +209,7 @@ func TestIndexStaysShallow(t *testing.T) {
 		}
 	})
 	if made == 0 || made > 120 {
-		t.Errorf("one change of %d made %d nodes", count, made)
+		t.Errorf("one change of %d policies created %d nodes", count, made)
 	}
 }
 

@@ -59,11 +59,11 @@ spec:
 		status   int
 		logs     []string
 	}{
-		{"no-json", 200, []string{"the configuration is no JSON object"}},
+		{"no-json", 200, []string{"the configuration is not a JSON object"}},
 		{"nowhere", 200, []string{"neither control_plane_address nor control_plane_cluster is set"}},
-		{"no-cluster", 200, []string{"no cluster outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "a Sidecar resource must let this workload see"}},
+		{"no-cluster", 200, []string{"no cluster outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "to the egress hosts of the Sidecar resource"}},
 		// What it understands of its settings, it follows.
-		{"odd", 418, []string{"setting colour: there is no such setting", `setting max_delay: "soon" is no duration such as 10m`}},
+		{"odd", 418, []string{"setting colour: unknown setting", `setting max_delay: "soon" is not a duration such as 10m`}},
 	} {
 		t.Run(c.listener, func(t *testing.T) {
 			for _, line := range c.logs {
@@ -96,7 +96,7 @@ func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
 	if answer := getOnce(t, half.ListenerURL("future")+"/ok"); answer.Status != 200 {
 		t.Errorf("another request: status %d", answer.Status)
 	}
-	if err := half.WaitLog(`a policy is left out: policy "corrupt" cannot be carried out`, envoytest.Patience); err != nil {
+	if err := half.WaitLog(`policy skipped: policy "corrupt" cannot be applied`, envoytest.Patience); err != nil {
 		t.Error(err)
 	}
 }
@@ -113,7 +113,7 @@ func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
 	if got := status(); got != 200 {
 		t.Errorf("before the daemon first comes: status %d", got)
 	}
-	if err := half.WaitLog("no policies from the control plane (failure 1): status 503", envoytest.Patience); err != nil {
+	if err := half.WaitLog("fetching policies from the control plane failed (attempt 1): status 503", envoytest.Patience); err != nil {
 		t.Error(err)
 	}
 	if errors := w.stats(t, "half").Value("hfi_config_poll_errors_total"); errors == 0 {
@@ -127,7 +127,7 @@ func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
 	late.Start()
 	late.WaitReady()
 	await(t, "the late daemon's policy in force", func() bool { return status() == 418 })
-	if !strings.Contains(half.Log(), "the control plane answers again, after ") {
+	if !strings.Contains(half.Log(), "the control plane responds again after ") {
 		t.Error("the log does not say that the daemon came")
 	}
 	// For longer than stale_after the daemon is well, and nothing changes: nothing goes stale.
@@ -148,7 +148,7 @@ func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
 	}
 	await(t, "the end of injection", func() bool { return status() == 200 })
 	t.Logf("injection ended %s after the daemon", time.Since(killed))
-	if err := half.WaitLog("the control plane has not answered for 3s: injection stops", envoytest.Patience); err != nil {
+	if err := half.WaitLog("no response from the control plane for 3s: fault injection stops", envoytest.Patience); err != nil {
 		t.Error(err)
 	}
 	await(t, "the metric hfi_config_stale", func() bool { return stale() == 1 })

@@ -70,11 +70,11 @@ spec:
 func TestIdentityIsTheNodesMetadata(t *testing.T) {
 	w := mesh(t)
 	for name, lines := range map[string][]string{
-		"frontend-1": {`this filter is of service="frontend" namespace="demo" pod="frontend-1"`},
-		"half": {`this filter is of service="frontend" namespace="" pod="" node="half"`,
-			`the node's metadata has no NAMESPACE: only policies for any namespace apply`},
-		"nobody": {`this filter is of service="" namespace="" pod="" node="nobody"`,
-			`the node's metadata has no WORKLOAD_NAME and no NAMESPACE: only policies for any service in any namespace apply`},
+		"frontend-1": {`started for service="frontend" namespace="demo" pod="frontend-1"`},
+		"half": {`started for service="frontend" namespace="" pod="" node="half"`,
+			`the node metadata has no NAMESPACE: only policies for any namespace apply`},
+		"nobody": {`started for service="" namespace="" pod="" node="nobody"`,
+			`the node metadata has no WORKLOAD_NAME and no NAMESPACE: only policies for any service in any namespace apply`},
 	} {
 		log := w.envoys[name].Log()
 		for _, line := range lines {

@@ -69,7 +69,7 @@ spec:
 		for _, line := range []string{
 			"policy mark-abort aborts this request with status 418", "policy mark-delay delays this request by 20ms",
 			"policy mark-both delays this request by 20ms", "policy mark-both aborts this request with status 418",
-			"policy mark-dry, a dry run, would have faulted this request",
+			"policy mark-dry (dry run) would inject a fault into this request",
 		} {
 			if err := w.envoys[name].WaitLog("hfi: "+line, envoytest.Patience); err != nil {
 				t.Errorf("%s: %v", name, err)

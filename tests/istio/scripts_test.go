@@ -49,7 +49,7 @@ func helpersStory(t *testing.T, w *world) {
 	pod := w.frontends(t)[0].name
 	for script, part := range map[string]string{
 		"scripts/view-logs.sh":      "Envoy proxy is ready",
-		"scripts/view-wasm-logs.sh": "this filter is of service=\"frontend\"",
+		"scripts/view-wasm-logs.sh": "started for service=\"frontend\"",
 		"scripts/wasm-stats.sh":     "hfi_policies_loaded",
 	} {
 		if out := w.script(t, time.Minute, script, pod, "demo"); !strings.Contains(out, part) {

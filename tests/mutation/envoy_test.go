@@ -40,7 +40,7 @@ var onEnvoy = []mutation{
 	},
 	{
 		what: "the pause after a panic", file: "filter/poll.go",
-		old: `p.failed(fmt.Errorf("the filter's own mistake while %s", doing))`, new: ``,
+		old: `p.failed(fmt.Errorf("internal error while %s", doing))`, new: ``,
 		tests: []string{"TestPanicsFailNoRequest"},
 	},
 	{

@@ -78,7 +78,7 @@ var mutations = []mutation{
 		what: "the draw", file: "filter/fault/decide.go",
 		old:    `if !random.Draw(r.share) || !r.matches(view) {`,
 		new:    `if !r.matches(view) {`,
-		folder: "filter/fault", tests: []string{"TestRulesDrawOnTheirOwn", "TestRatesCompose"},
+		folder: "filter/fault", tests: []string{"TestRulesDrawIndependently", "TestRatesCompose"},
 	},
 	{
 		what: "the draw's rejection of what is left over", file: "filter/fault/random.go",
@@ -136,7 +136,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the pause after a panic", file: "filter/poll.go",
-		old:    `p.failed(fmt.Errorf("the filter's own mistake while %s", doing))`,
+		old:    `p.failed(fmt.Errorf("internal error while %s", doing))`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestAPanicOnAnAnswerBacksOff", "TestAPanicInAskingBacksOff"},
 	},

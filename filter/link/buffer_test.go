@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// allocations are the answers to the host's wishes for memory of these sizes.
+// allocations returns the addresses of allocations of these sizes by the host.
 func (e *envoy) allocations(sizes ...uint64) (addresses []uint32) {
 	e.t.Helper()
 	for _, size := range sizes {
@@ -18,14 +18,14 @@ func (e *envoy) allocations(sizes ...uint64) (addresses []uint32) {
 	return addresses
 }
 
-// elsewhere is where the tiny module's own allocation is.
+// elsewhere is the address of the tiny module's own allocation.
 const elsewhere = 7
 
-// startWithRoom is a filter with rules and with room from 1000 to 1100.
-func startWithRoom(t *testing.T) *envoy {
+// startWithBuffer returns a filter with rules and a buffer from 1000 to 1100.
+func startWithBuffer(t *testing.T) *envoy {
 	e := start(t, stateRules)
-	e.answer[exportRoom], e.answer[exportRoomEnd], e.answer["proxy_on_memory_allocate"] = 1000, 1100, elsewhere
-	e.call("proxy_on_vm_start", is(1, 0), "hfi_room", "hfi_room_end", "proxy_on_vm_start 1 0", "hfi_state")
+	e.answer[exportBuffer], e.answer[exportBufferEnd], e.answer["proxy_on_memory_allocate"] = 1000, 1100, elsewhere
+	e.call("proxy_on_vm_start", is(1, 0), "hfi_buffer", "hfi_buffer_end", "proxy_on_vm_start 1 0", "hfi_state")
 	return e
 }
 
@@ -36,25 +36,25 @@ func (e *envoy) wantAllocations(sizes []uint64, want ...uint32) {
 	}
 }
 
-func TestWhatIsReadOfARequestIsInTheRoom(t *testing.T) {
-	e := startWithRoom(t)
-	for range 2 { // Each request has all of it.
+func TestRequestDataIsInTheBuffer(t *testing.T) {
+	e := startWithBuffer(t)
+	for range 2 { // Each request can use the whole buffer.
 		decided := false
 		e.during[exportRequestHeaders] = func() {
 			decided = true
-			// Nothing overlaps, what does not fit goes elsewhere, and what fits later is taken.
+			// Allocations do not overlap. One that does not fit is elsewhere, and a smaller one after it is in the buffer.
 			e.wantAllocations([]uint64{40, 0, 50, 11, 10, 1, 1 << 31, 1<<32 - 1}, 1000, 1040, 1040, elsewhere, 1090, elsewhere, elsewhere, elsewhere)
 			e.calls = nil
 		}
 		e.call("proxy_on_request_headers", is(2, 9, 1))
 		if !decided {
-			t.Fatal("the filter was not asked")
+			t.Fatal("the filter was not called")
 		}
 	}
 }
 
-func TestOnlyRequestsUseTheRoom(t *testing.T) {
-	e := startWithRoom(t)
+func TestOnlyRequestsUseTheBuffer(t *testing.T) {
+	e := startWithBuffer(t)
 	check := func() {
 		t.Helper()
 		e.wantAllocations([]uint64{1, 40}, elsewhere, elsewhere)
@@ -64,13 +64,13 @@ func TestOnlyRequestsUseTheRoom(t *testing.T) {
 	for callback, arguments := range map[string][]uint32{
 		"proxy_on_configure": {1, 8}, "proxy_on_tick": {1}, "proxy_on_http_call_response": {1, 2, 3, 4, 5},
 	} {
-		// After a request too, whether it was held or not.
+		// After a request too, whether it was paused or not.
 		e.call("proxy_on_request_headers", is(2, 9, 1), "hfi_on_request_headers 2 9 1")
 		seen := false
 		e.during[callback] = func() { seen = true; check() }
 		e.call(callback, arguments, "hfi_state")
 		if !seen {
-			t.Errorf("%s was not heard of", callback)
+			t.Errorf("%s was not called", callback)
 		}
 	}
 	e.answer[exportRequestHeaders] = 1
@@ -79,7 +79,7 @@ func TestOnlyRequestsUseTheRoom(t *testing.T) {
 	check()
 }
 
-func TestWithoutRoomTheModuleAllocatesAsBefore(t *testing.T) {
+func TestWithoutBufferTheModuleAllocates(t *testing.T) {
 	e := start(t, stateRules)
 	e.answer["proxy_on_memory_allocate"] = elsewhere
 	e.during[exportRequestHeaders] = func() {
@@ -89,9 +89,10 @@ func TestWithoutRoomTheModuleAllocatesAsBefore(t *testing.T) {
 	e.call("proxy_on_request_headers", is(2, 9, 1))
 }
 
-// Envoy asks about one request at a time. Were it otherwise, the first one's room must stay its own.
-func TestARequestWithinARequestTakesWhatIsLeft(t *testing.T) {
-	e := startWithRoom(t)
+// TestNestedRequestUsesTheRest checks that a request during another one, which Envoy does
+// not send, does not overwrite the data of the first.
+func TestNestedRequestUsesTheRest(t *testing.T) {
+	e := startWithBuffer(t)
 	depth := 0
 	e.during[exportRequestHeaders] = func() {
 		depth++
@@ -106,6 +107,6 @@ func TestARequestWithinARequestTakesWhatIsLeft(t *testing.T) {
 	}
 	e.call("proxy_on_request_headers", is(2, 9, 1))
 	if depth != 2 {
-		t.Errorf("the filter was asked %d times, and the test wants 2", depth)
+		t.Errorf("the filter was called %d times, want 2", depth)
 	}
 }
