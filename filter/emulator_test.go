@@ -14,36 +14,37 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
-// These tests run the glue on the SDK's emulator, natively and with a clock of
-// their own: for what a real Envoy shows only after minutes, or not at all.
-// Everything else is tested on Envoy, in tests/envoy.
+// These tests run the filter natively on the SDK's emulator with a fake clock. They test
+// what takes minutes on a real Envoy, or cannot be provoked there. tests/envoy tests
+// everything else on Envoy.
 
 func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard) // the emulator's own
+	log.SetOutput(io.Discard) // the emulator's log
 	os.Exit(m.Run())
 }
 
-// host is an Envoy's thread, emulated, with one VM in it.
+// host emulates a worker thread of Envoy with one VM.
 type host struct {
 	proxytest.HostEmulator
 	t  *testing.T
 	vm *vm
 	at time.Time
-	// armed is when the VM last set its tick's period, as it does at the end of each callback but a request's.
+	// armed is when the VM last set its tick period, which it does at the end of each
+	// callback except those for requests.
 	armed time.Time
-	// answered is how many of the VM's requests have had an answer.
+	// answered counts the VM's requests that have a response.
 	answered int
 }
 
-// noMetric is the number of a metric that the host does not know: the SDK
-// panics when it is counted.
+// noMetric is the ID of a metric that the host does not have. The SDK panics when it is
+// incremented.
 const noMetric = 1 << 20
 
 const frontendConfig = `{"control_plane_cluster": "hfi"}`
 
 var frontend = map[string]string{"id": "node-1", "metadata.NAME": "frontend-1", "metadata.WORKLOAD_NAME": "frontend", "metadata.NAMESPACE": "demo"}
 
-// start starts a VM on a node whose properties are given.
+// start starts a VM on a node with the given properties.
 func start(t *testing.T, config string, node map[string]string, version ...uint64) *host {
 	h := &host{t: t, at: time.Unix(1_000_000, 0)}
 	seed := uint64(7)
@@ -81,7 +82,7 @@ func cut(name string) (string, bool) {
 	return name, false
 }
 
-// pass lets time go by, with the ticks that the VM asked for.
+// pass advances the clock and sends the ticks that the VM has set.
 func (h *host) pass(d time.Duration) {
 	h.t.Helper()
 	end := h.at.Add(d)
@@ -93,19 +94,19 @@ func (h *host) pass(d time.Duration) {
 			return
 		}
 		if ticks > 100_000 {
-			h.t.Fatal("the VM ticks without an end")
+			h.t.Fatal("the VM ticks forever")
 		}
 		h.at, h.armed = next, next
 		h.Tick()
 	}
 }
 
-// request is what the VM asks of the daemon at the moment.
+// request returns the headers of the VM's request in flight.
 func (h *host) request() map[string]string {
 	h.t.Helper()
 	all := h.GetCalloutAttributesFromContext(proxytest.PluginContextID)
 	if len(all) != h.answered+1 {
-		h.t.Fatalf("%d requests are under way, not one", len(all)-h.answered)
+		h.t.Fatalf("%d requests are in flight, want 1", len(all)-h.answered)
 	}
 	headers := map[string]string{}
 	for _, header := range all[h.answered].Headers {
@@ -118,7 +119,7 @@ func (h *host) requests() int {
 	return len(h.GetCalloutAttributesFromContext(proxytest.PluginContextID))
 }
 
-// answer answers the request that is under way. Headers with the value "-" are left out.
+// answer sends a response to the request in flight. Headers with the value "-" are omitted.
 func (h *host) answer(status int, body string, changes map[string]string) {
 	h.t.Helper()
 	h.request()
@@ -136,7 +137,7 @@ func (h *host) answer(status int, body string, changes map[string]string) {
 	h.armed = h.at
 }
 
-// update answers with policies that abort with the given statuses.
+// update sends a response with policies that abort with the given statuses.
 func (h *host) update(tag string, statuses ...int) {
 	h.t.Helper()
 	body := `{"policies":[`
@@ -149,7 +150,7 @@ func (h *host) update(tag string, statuses ...int) {
 	h.answer(200, body+"]}", map[string]string{"etag": `"` + tag + `"`, "x-hfi-commit": "c-" + tag, "x-hfi-revision": "r-" + tag})
 }
 
-// status is what a request gets now: the upstream's 200, or an abort.
+// status sends a request and returns its status: the upstream's 200, or that of an abort.
 func (h *host) status() int {
 	h.t.Helper()
 	id := h.InitializeHttpContext()
@@ -164,7 +165,7 @@ func (h *host) status() int {
 func (h *host) mustGet(status int) {
 	h.t.Helper()
 	if got := h.status(); got != status {
-		h.t.Errorf("a request gets %d, and should get %d", got, status)
+		h.t.Errorf("a request has status %d, want %d", got, status)
 	}
 }
 

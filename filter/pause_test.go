@@ -7,13 +7,13 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
-// delaying is a policy for each path: delays of 300 ms, 100 ms, and one before an abort.
+// delaying has a policy for each path: delays of 300 ms and 100 ms, and one before an abort.
 const delaying = `{"policies":[
 	{"metadata":{"name":"long"},"spec":{"rules":[{"match":{"path":{"exact":"/long"}},"fault":{"delay_ms":300}}]}},
 	{"metadata":{"name":"short"},"spec":{"rules":[{"match":{"path":{"exact":"/short"}},"fault":{"delay_ms":100}}]}},
 	{"metadata":{"name":"both"},"spec":{"rules":[{"match":{"path":{"exact":"/both"}},"fault":{"delay_ms":200,"abort":{"status":503}}}]}}]}`
 
-// delay begins a request that a policy delays.
+// delay starts a request that a policy delays.
 func (h *host) delay(path string) (id uint32) {
 	h.t.Helper()
 	id = h.InitializeHttpContext()
@@ -24,17 +24,17 @@ func (h *host) delay(path string) (id uint32) {
 	return id
 }
 
-// mustPause checks how many streams are paused, by all there is to tell it.
+// mustPause checks the number of paused streams in the VM, its metric and its state.
 func (h *host) mustPause(streams int) {
 	h.t.Helper()
 	if n, queued := len(h.vm.paused.streams), len(h.vm.paused.queue); n != streams || queued != streams {
-		h.t.Errorf("%d streams are paused, and %d await their time, not %d", n, queued, streams)
+		h.t.Errorf("%d streams are paused and %d queued, want %d", n, queued, streams)
 	}
 	if gauge, err := h.GetGaugeMetric(metricPausedStreams); err != nil || gauge != uint64(streams) {
-		h.t.Errorf("the metric says %d (%v), not %d", gauge, err, streams)
+		h.t.Errorf("the metric is %d (%v), want %d", gauge, err, streams)
 	}
-	if told := h.vm.state()&statePaused != 0; told != (streams > 0) {
-		h.t.Errorf("that it has to be told of streams' ends: %v, with %d paused", told, streams)
+	if needed := h.vm.state()&statePaused != 0; needed != (streams > 0) {
+		h.t.Errorf("the filter needs the ends of streams: %v, with %d paused", needed, streams)
 	}
 	if n := h.counter(metricPanics); n != 0 {
 		h.t.Errorf("%d panics: %q", n, h.GetErrorLogs())
@@ -48,8 +48,8 @@ func delayingHost(t *testing.T) *host {
 	return h
 }
 
-// A client that hangs up in mid-delay leaves nothing behind, and nothing is
-// done to its request when the delay would have been over. Others go on.
+// TestAHangUpLeavesNothing checks that nothing is kept of a request whose client disconnects
+// during its delay, and that others continue.
 func TestAHangUpLeavesNothing(t *testing.T) {
 	h := delayingHost(t)
 	first, gone, last := h.delay("/short"), h.delay("/long"), h.delay("/long")
@@ -71,8 +71,8 @@ func TestAHangUpLeavesNothing(t *testing.T) {
 	h.mustPause(0)
 }
 
-// Each delay ends at its own time, whatever the order in which they began,
-// and what ended is forgotten.
+// TestDelaysEndInTheirTime checks that each delay ends on time, in any order, and that nothing
+// is kept of it.
 func TestDelaysEndInTheirTime(t *testing.T) {
 	h := delayingHost(t)
 	long, both, short := h.delay("/long"), h.delay("/both"), h.delay("/short")
@@ -94,18 +94,18 @@ func TestDelaysEndInTheirTime(t *testing.T) {
 		}
 	}
 	if response := h.GetSentLocalResponse(both); response == nil || response.StatusCode != 503 {
-		t.Errorf("after its delay the stream is not aborted: %+v", response)
+		t.Errorf("the stream is not aborted after its delay: %+v", response)
 	}
-	// Their ends, told later, are nothing new.
+	// The later ends of the streams have no effect.
 	for _, id := range []uint32{long, both, short} {
 		h.CompleteHttpContext(id)
 	}
 	h.mustPause(0)
 }
 
-// A mistake of the filter's at the end of a delay leaves no request hanging:
-// it goes on, or has its abort, all the same.
-func TestAPanicAtTheEndOfADelayHangsNothing(t *testing.T) {
+// TestPanicAtTheEndOfADelay checks that a request continues or is aborted after its delay even
+// if the filter panics.
+func TestPanicAtTheEndOfADelay(t *testing.T) {
 	t.Run("in counting the paused", func(t *testing.T) {
 		h := delayingHost(t)
 		short, both := h.delay("/short"), h.delay("/both")
@@ -115,10 +115,10 @@ func TestAPanicAtTheEndOfADelayHangsNothing(t *testing.T) {
 			t.Error("the delayed request hangs")
 		}
 		if response := h.GetSentLocalResponse(both); response == nil || response.StatusCode != 503 {
-			t.Errorf("the request to be aborted has %+v", response)
+			t.Errorf("the response to the request is %+v, want an abort", response)
 		}
 		if n := h.counter(metricPanics); n != 2 {
-			t.Errorf("%d panics are counted", n)
+			t.Errorf("the metric counts %d panics", n)
 		}
 	})
 	t.Run("after its abort", func(t *testing.T) {
@@ -127,19 +127,20 @@ func TestAPanicAtTheEndOfADelayHangsNothing(t *testing.T) {
 		h.vm.metrics.counters[metricAborts] = noMetric
 		h.pass(time.Second)
 		if response := h.GetSentLocalResponse(both); response == nil || response.StatusCode != 503 {
-			t.Errorf("the request has %+v", response)
+			t.Errorf("the response is %+v", response)
 		}
 		if h.GetCurrentHttpStreamAction(both) != types.ActionPause {
-			t.Error("an aborted request goes on")
+			t.Error("an aborted request continues")
 		}
 		if n := h.counter(metricPanics); n != 1 {
-			t.Errorf("%d panics are counted", n)
+			t.Errorf("the metric counts %d panics", n)
 		}
 	})
 }
 
-// A request that has its answer must not go on to the upstream, whatever breaks then.
-func TestAPanicAfterAnAbortDoesNotContinueTheRequest(t *testing.T) {
+// TestPanicAfterAnAbort checks that an aborted request does not continue to the upstream even if
+// the filter panics.
+func TestPanicAfterAnAbort(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.update("a", 503)
@@ -147,9 +148,9 @@ func TestAPanicAfterAnAbortDoesNotContinueTheRequest(t *testing.T) {
 	id := h.InitializeHttpContext()
 	action := h.CallOnRequestHeaders(id, [][2]string{{":method", "GET"}, {":path", "/"}}, true)
 	if response := h.GetSentLocalResponse(id); action != types.ActionPause || response == nil || response.StatusCode != 503 {
-		t.Errorf("action %v with answer %+v", action, response)
+		t.Errorf("action %v with response %+v", action, response)
 	}
 	if n := h.counter(metricPanics); n != 1 {
-		t.Errorf("%d panics are counted", n)
+		t.Errorf("the metric counts %d panics", n)
 	}
 }

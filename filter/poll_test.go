@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// The filter asks as the workload that the node's metadata name.
-func TestItAsksForItsWorkload(t *testing.T) {
+// TestRequest checks the request for the workload in the node metadata.
+func TestRequest(t *testing.T) {
 	h := start(t, `{"control_plane_address":"hfi-control-plane.boifi:8080"}`, frontend)
 	h.pass(time.Second)
 	request := h.request()
@@ -21,36 +21,35 @@ func TestItAsksForItsWorkload(t *testing.T) {
 		}
 	}
 	if tag, given := request["if-none-match"]; given {
-		t.Errorf("it claims to have %s", tag)
+		t.Errorf("the request has the tag %s", tag)
 	}
 	if cluster := h.GetCalloutAttributesFromContext(1)[0].Upstream; cluster != "outbound|8080||hfi-control-plane.boifi.svc.cluster.local" {
-		t.Errorf("it asks cluster %s", cluster)
+		t.Errorf("the cluster is %s", cluster)
 	}
 	h.update("a", 503)
 	request = h.request()
 	if request["if-none-match"] != `"a"` || request[headerRevision] != "r-a" {
-		t.Errorf("after an update it asks with %v", request)
+		t.Errorf("after an update the request is %v", request)
 	}
 	h.mustGet(503)
 }
 
-func TestAHostileNodeCannotSpoilTheRequest(t *testing.T) {
+func TestHostileMetadata(t *testing.T) {
 	h := start(t, frontendConfig, map[string]string{"id": "a\r\nx: y", "metadata.WORKLOAD_NAME": "a&b=c d", "metadata.NAMESPACE": "ü"})
 	h.pass(time.Second)
 	request := h.request()
 	if request[headerNode] != "a__x:_y" || !strings.HasPrefix(request[":path"], "/v1/policies?service=a%26b%3Dc%20d&namespace=%C3%BC&") {
-		t.Errorf("it asks with %q", request)
+		t.Errorf("the request is %q", request)
 	}
 }
 
-// One bad policy does not spoil the rest: whatever comes back, the
-// last good policies stay in force.
+// TestABadAnswerChangesNothing checks that the policies stay in force after an invalid response.
 func TestABadAnswerChangesNothing(t *testing.T) {
 	bad := map[string]func(h *host){
-		"500":        func(h *host) { h.answer(500, "oops", nil) },
-		"no JSON":    func(h *host) { h.answer(200, "<html>", map[string]string{"etag": `"b"`}) },
-		"half of it": func(h *host) { h.answer(200, `{"policies":[{"metad`, map[string]string{"etag": `"b"`}) },
-		"cut off": func(h *host) {
+		"500":            func(h *host) { h.answer(500, "oops", nil) },
+		"no JSON":        func(h *host) { h.answer(200, "<html>", map[string]string{"etag": `"b"`}) },
+		"truncated JSON": func(h *host) { h.answer(200, `{"policies":[{"metad`, map[string]string{"etag": `"b"`}) },
+		"shorter than its content-length": func(h *host) {
 			h.answer(200, `{"policies":[]}`, map[string]string{"etag": `"b"`, "content-length": "99"})
 		},
 		"no list": func(h *host) { h.answer(200, `{}`, map[string]string{"etag": `"b"`}) },
@@ -59,7 +58,7 @@ func TestABadAnswerChangesNothing(t *testing.T) {
 		"over 4 MiB": func(h *host) {
 			h.answer(200, `{"policies":[]}`+strings.Repeat(" ", 4<<20), map[string]string{"etag": `"b"`})
 		},
-		"says over 4 MiB": func(h *host) {
+		"content-length over 4 MiB": func(h *host) {
 			h.answer(200, `{"policies":[]}`, map[string]string{"etag": `"b"`, "content-length": "50000000"})
 		},
 		"no headers": func(h *host) { h.answered++; h.vm.poll.answered(h.vm.poll.generation, 0, 0) },
@@ -72,11 +71,11 @@ func TestABadAnswerChangesNothing(t *testing.T) {
 			answer(h)
 			h.mustGet(503)
 			if n := h.counter(metricPollErrors); n != 1 {
-				t.Errorf("%d errors are counted", n)
+				t.Errorf("the metric counts %d errors", n)
 			}
 			h.pass(maxBackoff)
 			if tag := h.request()["if-none-match"]; tag != `"a"` {
-				t.Errorf("it then asks with %s", tag)
+				t.Errorf("the next request has the tag %s", tag)
 			}
 			h.update("c", 418)
 			h.mustGet(418)
@@ -84,7 +83,7 @@ func TestABadAnswerChangesNothing(t *testing.T) {
 	}
 }
 
-func TestABadPolicyIsLeftOut(t *testing.T) {
+func TestInvalidPolicyIsSkipped(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.answer(200, `{"policies":[
@@ -93,12 +92,12 @@ func TestABadPolicyIsLeftOut(t *testing.T) {
 		{"metadata":{"name":"b"},"spec":{"rules":[{"fault":{"abort":{"status":418}},"from_the_future":1}],"nor_this":{}}}]}`, map[string]string{"etag": `"a"`})
 	h.mustGet(418)
 	if n := h.counter(metricBadPolicies); n != 3 {
-		t.Errorf("%d bad policies are counted: %q", n, h.GetWarnLogs())
+		t.Errorf("the metric counts %d invalid policies: %q", n, h.GetWarnLogs())
 	}
 }
 
-// The filter decides by the daemon's own code whom a policy is for. What is
-// for others is not applied, even should a daemon send it.
+// TestPoliciesForOthersAreNotApplied checks that the filter ignores policies that do not select
+// its workload, even if the daemon sends them.
 func TestPoliciesForOthersAreNotApplied(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
@@ -118,21 +117,21 @@ func TestPoliciesForOthersAreNotApplied(t *testing.T) {
 	} {
 		h.answer(200, `{"policies":[`+abort("p", c.selector, 418)+`]}`, map[string]string{"etag": `"` + c.selector + `"`})
 		if got := h.status(); got != c.status {
-			t.Errorf("a policy for %s: %d, and it should be %d", c.selector, got, c.status)
+			t.Errorf("a policy for %s: status %d, want %d", c.selector, got, c.status)
 		}
 		if loaded, err := h.GetGaugeMetric(metricPolicies); err != nil || loaded == 1 != (c.status == 418) {
-			t.Errorf("a policy for %s: %d count as in force (%v)", c.selector, loaded, err)
+			t.Errorf("a policy for %s: the metric has %d policies in force (%v)", c.selector, loaded, err)
 		}
 	}
 	if logs := strings.Join(h.GetWarnLogs(), ""); !strings.Contains(logs, "do not select this workload: p") {
-		t.Errorf("it says %q", logs)
+		t.Errorf("the log is %q", logs)
 	}
 	h.answer(200, `{"policies":[`+abort("a", `{"service":"productcatalog"}`, 500)+","+abort("b", `{}`, 418)+`]}`, map[string]string{"etag": `"both"`})
 	h.mustGet(418)
 }
 
-// What was last received stays in force for stale_after, and then no longer;
-// once the daemon is back, the filter takes up its policies again.
+// TestStalePoliciesEnd checks that policies stay in force for stale_after without a response, and
+// that the filter applies policies again when the daemon is back.
 func TestStalePoliciesEnd(t *testing.T) {
 	h := start(t, `{"control_plane_cluster": "hfi", "stale_after": "10m"}`, frontend)
 	h.pass(time.Second)
@@ -147,7 +146,7 @@ func TestStalePoliciesEnd(t *testing.T) {
 	h.pass(61 * time.Second)
 	h.mustGet(200)
 	if value, err := h.GetGaugeMetric(metricStale); value != 1 {
-		t.Errorf("the metric says %d, %v", value, err)
+		t.Errorf("the metric is %d, %v", value, err)
 	}
 	if h.requests() == h.answered {
 		h.pass(maxBackoff)
@@ -155,16 +154,16 @@ func TestStalePoliciesEnd(t *testing.T) {
 	h.answer(500, "", nil)
 	h.pass(maxBackoff)
 	if tag, given := h.request()["if-none-match"]; given {
-		t.Errorf("it claims to have %s", tag)
+		t.Errorf("the request has the tag %s", tag)
 	}
 	h.update("a", 503)
 	h.mustGet(503)
 	if value, _ := h.GetGaugeMetric(metricStale); value != 0 {
-		t.Error("it still counts as stale")
+		t.Error("the metric is still 1")
 	}
 }
 
-// A filter whose policies are confirmed, again and again, by 304 is not stale.
+// TestConfirmedPoliciesStay checks that a 304 confirms the policies in force.
 func TestConfirmedPoliciesStay(t *testing.T) {
 	h := start(t, `{"control_plane_cluster": "hfi", "stale_after": "1m"}`, frontend)
 	h.pass(time.Second)
@@ -175,12 +174,11 @@ func TestConfirmedPoliciesStay(t *testing.T) {
 	}
 	h.mustGet(503)
 	if n := h.requests() - h.answered; n != 1 {
-		t.Errorf("%d requests are under way", n)
+		t.Errorf("%d requests are in flight", n)
 	}
 }
 
-// After failures the tries become rarer up to a bound that the daemon's
-// patience allows for, and never come at one moment from many filters.
+// TestTriesBackOffWithJitter checks the exponential backoff after failures and its jitter.
 func TestTriesBackOffWithJitter(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
@@ -196,7 +194,7 @@ func TestTriesBackOffWithJitter(t *testing.T) {
 	for i, pause := range pauses {
 		most := min(firstBackoff<<min(i, 10), maxBackoff)
 		if pause < most/2 || pause > most+2*time.Millisecond {
-			t.Errorf("pause %d is %s, and should be %s to %s", i, pause, most/2, most)
+			t.Errorf("backoff %d is %s, want %s to %s", i, pause, most/2, most)
 		}
 	}
 	different := map[time.Duration]bool{}
@@ -204,16 +202,16 @@ func TestTriesBackOffWithJitter(t *testing.T) {
 		different[pause] = true
 	}
 	if len(different) < 20 {
-		t.Errorf("of 30 pauses only %d differ: %v", len(different), pauses[10:])
+		t.Errorf("only %d of 30 backoffs differ: %v", len(different), pauses[10:])
 	}
 }
 
-// A server that answers at once, whatever it answers, does not make the filter spin.
-func TestNoAnswerMakesItSpin(t *testing.T) {
+// TestImmediateResponses checks that a server that responds at once does not cause a busy loop.
+func TestImmediateResponses(t *testing.T) {
 	for name, answer := range map[string]func(h *host, i int){
-		"304 at once":       func(h *host, _ int) { h.answer(304, "", nil) },
+		"304":               func(h *host, _ int) { h.answer(304, "", nil) },
 		"the same 200":      func(h *host, _ int) { h.update("a", 503) },
-		"always another":    func(h *host, i int) { h.update(strings.Repeat("x", i+1), 503) },
+		"always a new ETag": func(h *host, i int) { h.update(strings.Repeat("x", i+1), 503) },
 		"an empty response": func(h *host, _ int) { h.answer(200, "", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -234,8 +232,8 @@ func TestNoAnswerMakesItSpin(t *testing.T) {
 	}
 }
 
-// A mistake of the filter's on an answer is one more failure: the next try comes
-// later, though the daemon answers at once, and with the tag of what is in force.
+// TestAPanicOnAnAnswerBacksOff checks that a panic on a response counts as a failure: the next
+// request is delayed by the backoff, and has the tag of the policies in force.
 func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
 	for _, metric := range []string{metricUpdates, metricHeartbeats} {
 		t.Run(metric, func(t *testing.T) {
@@ -249,36 +247,36 @@ func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
 				for h.requests() > h.answered {
 					h.update(fmt.Sprint("b", h.answered), 418)
 					if tag := h.vm.poll.tag; tag != fmt.Sprintf(`"b%d"`, h.answered-1) {
-						t.Fatalf("what is in force counts as %s", tag)
+						t.Fatalf("the tag in force is %s", tag)
 					}
 				}
 			}
 			h.mustGet(418)
 			n := h.answered - first
-			// Five in the first few seconds, and then one in 2.5 s at the most.
+			// Five in the first few seconds, and then at most one in 2.5 s.
 			if most := 5 + int(time.Minute/(maxBackoff/2)); n < 5 || n > most {
-				t.Errorf("%d requests in a minute, and %d would be the most", n, most)
+				t.Errorf("%d requests in a minute, want at most %d", n, most)
 			}
 			if counted := h.counter(metricPanics) - panics; counted != uint64(n) {
-				t.Errorf("%d panics are counted, and there were %d", counted, n)
+				t.Errorf("the metric counts %d panics, want %d", counted, n)
 			}
 			h.vm.metrics.counters[metric] = good
 			h.pass(maxBackoff)
 			h.update("c", 503)
 			h.mustGet(503)
-			h.request() // it asks again at once
+			h.request() // the next request is sent at once
 		})
 	}
 }
 
-// So does one while asking, when no answer will come.
+// TestAPanicInAskingBacksOff checks that a panic while sending a request counts as a failure.
 func TestAPanicInAskingBacksOff(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	who := h.vm.identity
 	h.vm.identity = nil
 	h.pass(time.Minute)
 	if n, most := h.counter(metricPanics), uint64(5+time.Minute/(maxBackoff/2)); n < 5 || n > most {
-		t.Errorf("%d panics in a minute, and %d would be the most", n, most)
+		t.Errorf("%d panics in a minute, want at most %d", n, most)
 	}
 	h.vm.identity = who
 	h.pass(maxBackoff)
@@ -286,9 +284,9 @@ func TestAPanicInAskingBacksOff(t *testing.T) {
 	h.mustGet(503)
 }
 
-// Replicas that for long know nothing of what the filter has seen are right:
-// that etcd is gone. Until then the filter keeps what is newer.
-func TestARevisionThatNobodyKnowsIsForgotten(t *testing.T) {
+// TestUnknownRevision checks that the filter drops its revision if no replica has had it for
+// maxBehind, because etcd was replaced. Until then it keeps the newer policies.
+func TestUnknownRevision(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.update("a", 503)
@@ -298,7 +296,7 @@ func TestARevisionThatNobodyKnowsIsForgotten(t *testing.T) {
 			break
 		}
 		if h.at.Sub(begin) > 2*time.Minute {
-			t.Fatal("it never forgets it")
+			t.Fatal("the filter keeps the revision")
 		}
 		h.answer(503, `{"error":{"code":"behind","message":"this replica is at 1"}}`, nil)
 		for h.requests() == h.answered {
@@ -306,29 +304,29 @@ func TestARevisionThatNobodyKnowsIsForgotten(t *testing.T) {
 		}
 	}
 	if past := h.at.Sub(begin); past < maxBehind {
-		t.Errorf("it forgets it after %s already", past)
+		t.Errorf("the filter drops the revision after only %s", past)
 	}
 	h.mustGet(503)
 	h.update("b", 418)
 	h.mustGet(418)
 }
 
-func TestA304ToNobodyIsAnError(t *testing.T) {
+func TestUnexpected304(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.answer(304, "", nil)
 	if n := h.counter(metricPollErrors); n != 1 {
-		t.Errorf("%d errors are counted", n)
+		t.Errorf("the metric counts %d errors", n)
 	}
 }
 
-// While the daemon is there, even a very short stale_after is never reached:
-// the filter has its policies confirmed in time.
-func TestAShortStaleAfterShortensTheWait(t *testing.T) {
+// TestShortStaleAfter checks that a short stale_after shortens the wait, so that policies are
+// confirmed in time.
+func TestShortStaleAfter(t *testing.T) {
 	h := start(t, `{"control_plane_cluster":"hfi","stale_after":"3s"}`, frontend)
 	h.pass(time.Second)
 	if path := h.request()[":path"]; !strings.HasSuffix(path, "&wait=1.5s") {
-		t.Errorf("it asks for %s", path)
+		t.Errorf("the path is %s", path)
 	}
 	h.update("a", 503)
 	for range 10 {
@@ -338,14 +336,14 @@ func TestAShortStaleAfterShortensTheWait(t *testing.T) {
 	}
 }
 
-// A filter without a daemon to ask says so, and does not try.
-func TestNobodyIsNotAsked(t *testing.T) {
+// TestNoControlPlane checks that a filter without a control plane logs this and sends no requests.
+func TestNoControlPlane(t *testing.T) {
 	h := start(t, `{}`, frontend)
 	h.pass(time.Minute)
 	if h.requests() != 0 || h.GetTickPeriod() != 0 {
-		t.Errorf("%d requests, and a tick every %d ms", h.requests(), h.GetTickPeriod())
+		t.Errorf("%d requests, tick period %d ms", h.requests(), h.GetTickPeriod())
 	}
 	if logs := strings.Join(h.GetErrorLogs(), ""); !strings.Contains(logs, "control_plane_address") {
-		t.Errorf("it says %q", logs)
+		t.Errorf("the log is %q", logs)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The README has all settings and all metrics, and no others.
-func TestTheReadmeIsComplete(t *testing.T) {
+// TestReadme checks that README.md has exactly the settings and metrics of the filter.
+func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -36,11 +36,11 @@ func TestTheReadmeIsComplete(t *testing.T) {
 	real := append(names(`case "([a-z_]+)":`, source), names(`= "(hfi\.[a-z_.]+)"`, source)...)
 	slices.Sort(real)
 	if !slices.Equal(documented, real) {
-		t.Errorf("the README has %q, and the filter %q", documented, real)
+		t.Errorf("README.md has %q, the filter has %q", documented, real)
 	}
 	for _, name := range names(`case "([a-z_]+)":`, source) {
 		if err := new(config).set(name, json.RawMessage("{}")); err == nil {
-			t.Errorf("setting %s takes anything", name)
+			t.Errorf("setting %s accepts any value", name)
 		}
 	}
 }

@@ -8,34 +8,34 @@ import (
 	"time"
 )
 
-// Filters in an Envoy that would kill them inject nothing, and say so.
-func TestAnOldEnvoyIsTold(t *testing.T) {
+// TestOldEnvoy checks that the filter does nothing in an Envoy that is too old, and logs this.
+func TestOldEnvoy(t *testing.T) {
 	h := start(t, frontendConfig, frontend, 1, 37)
 	h.pass(time.Minute)
 	if h.requests() != 0 || h.GetTickPeriod() != 0 {
-		t.Error("it works all the same")
+		t.Error("the filter is active")
 	}
 	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.37 is not supported: no faults are injected; the filter needs Envoy 1.39 or newer") {
-		t.Errorf("it says %q", logs)
+		t.Errorf("the log is %q", logs)
 	}
 	h.mustGet(200)
 }
 
-func TestANewEnoughEnvoyIsUsed(t *testing.T) {
+func TestSupportedEnvoys(t *testing.T) {
 	for _, version := range [][]uint64{{1, 39}, {1, 40}, {2, 0}, {0, 0}, nil} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			h := start(t, frontendConfig, frontend, version...)
 			h.pass(time.Second)
 			if h.requests() != 1 {
-				t.Error("it does not ask")
+				t.Error("the filter sends no request")
 			}
 		})
 	}
 }
 
-// Without an identity there is a warning that says what is missing, and
-// the filter asks for what applies to any workload.
-func TestAnUnknownIdentityIsWarnedOf(t *testing.T) {
+// TestUnknownIdentity checks that the filter warns of missing metadata, and requests the policies
+// that apply to any workload.
+func TestUnknownIdentity(t *testing.T) {
 	for _, c := range []struct {
 		node           map[string]string
 		query, warning string
@@ -48,22 +48,22 @@ func TestAnUnknownIdentityIsWarnedOf(t *testing.T) {
 			h := start(t, frontendConfig, c.node)
 			h.pass(time.Second)
 			if path := h.request()[":path"]; !strings.Contains(path, c.query) {
-				t.Errorf("it asks for %s", path)
+				t.Errorf("the path is %s", path)
 			}
 			if !slices.ContainsFunc(h.GetWarnLogs(), func(log string) bool { return strings.Contains(log, c.warning) }) {
-				t.Errorf("it says %q", h.GetWarnLogs())
+				t.Errorf("the log is %q", h.GetWarnLogs())
 			}
 		})
 	}
 	t.Run("known", func(t *testing.T) {
 		if h := start(t, frontendConfig, frontend); len(h.GetWarnLogs()) != 0 {
-			t.Errorf("with an identity it warns %q", h.GetWarnLogs())
+			t.Errorf("warnings with a known identity: %q", h.GetWarnLogs())
 		}
 	})
 }
 
-// A panic on a request is counted, and the request goes on; so do those after it.
-func TestAPanicOnARequestLetsItThrough(t *testing.T) {
+// TestPanicOnRequest checks that a panic is counted, and that this request and later ones continue.
+func TestPanicOnRequest(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.answer(200, `{"policies":[{"metadata":{"name":"p"},"spec":{"expires_at":"2999-01-01T00:00:00Z","rules":[{"fault":{"abort":{"status":503}}}]}}]}`,
@@ -75,12 +75,12 @@ func TestAPanicOnARequestLetsItThrough(t *testing.T) {
 	h.vm.request.now = good
 	h.mustGet(503)
 	if n := h.counter(metricPanics); n != 1 {
-		t.Errorf("%d panics are counted", n)
+		t.Errorf("the metric counts %d panics", n)
 	}
 }
 
-// A panic on an answer, or on a tick, does not end the filter.
-func TestAPanicElsewhereEndsNothing(t *testing.T) {
+// TestPanicOnResponseOrTick checks that the filter works after a panic on a response or a tick.
+func TestPanicOnResponseOrTick(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.update("a", 503)
@@ -93,8 +93,8 @@ func TestAPanicElsewhereEndsNothing(t *testing.T) {
 	h.mustGet(503)
 }
 
-// An idle filter asks for no tick but for its policies' sake, and looks at no request.
-func TestAnIdleFilterIsIdle(t *testing.T) {
+// TestIdleFilter checks that an idle filter sets ticks only for its polling, and needs no requests.
+func TestIdleFilter(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	if h.vm.state() != 0 {
@@ -105,7 +105,7 @@ func TestAnIdleFilterIsIdle(t *testing.T) {
 		t.Errorf("state %d without a policy", h.vm.state())
 	}
 	if period := h.GetTickPeriod(); period < 60_000 {
-		t.Errorf("it wants a tick every %d ms", period)
+		t.Errorf("the tick period is %d ms", period)
 	}
 	h.update("b", 503)
 	if h.vm.state() != stateActive {
@@ -113,7 +113,7 @@ func TestAnIdleFilterIsIdle(t *testing.T) {
 	}
 }
 
-// What the page promises of settings that are not given.
+// TestDefaults checks the defaults in README.md.
 func TestDefaults(t *testing.T) {
 	want := config{Address: "h:1", StaleAfter: 10 * time.Minute, MaxDelay: 5 * time.Minute, FaultHeader: true}
 	if got, problems := parseConfig([]byte(`{"control_plane_address":"h:1"}`)); got != want || len(problems) != 0 {
@@ -123,7 +123,7 @@ func TestDefaults(t *testing.T) {
 	h.pass(time.Second)
 	h.answer(200, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":3600000}}]}}]}`, map[string]string{"etag": `"a"`})
 	id := h.delay("/")
-	// No answer comes. The delay ends, and later so do the policies.
+	// There is no response. First the delay ends, later the policies.
 	for _, step := range []struct {
 		pass   time.Duration
 		paused int
@@ -132,14 +132,14 @@ func TestDefaults(t *testing.T) {
 		h.pass(step.pass)
 		h.mustPause(step.paused)
 		if active := h.vm.state()&stateActive != 0; active != step.active {
-			t.Errorf("after %s more, policies in force: %v", step.pass, active)
+			t.Errorf("after another %s, policies in force: %v", step.pass, active)
 		}
 	}
 	h.CompleteHttpContext(id)
 }
 
-// Names of policies come and go, and Envoy forgets no metric: a VM makes no
-// more than a thousand by policy, and counts what others do together.
+// TestMetricsByPolicyAreBounded checks that a VM has metrics for at most 1,000 policies, because
+// Envoy never removes a metric, and counts the others together.
 func TestMetricsByPolicyAreBounded(t *testing.T) {
 	h := start(t, `{"control_plane_cluster":"hfi","policy_tag":true}`, frontend)
 	for i := range 1500 {
@@ -152,11 +152,11 @@ func TestMetricsByPolicyAreBounded(t *testing.T) {
 		"policy=.=_other;.;hfi.faults.aborts_total": 500, "policy=.=_other;.;hfi.faults.delays_total": 1,
 	} {
 		if got := h.counter(name); got != want {
-			t.Errorf("%s is %d, and not %d", name, got, want)
+			t.Errorf("%s is %d, want %d", name, got, want)
 		}
 	}
 	if _, err := h.GetCounterMetric("policy=.=p1000;.;hfi.faults.aborts_total"); err == nil {
-		t.Error("the 1,001st policy has a metric of its own")
+		t.Error("the 1,001st policy has its own metric")
 	}
 }
 
@@ -191,7 +191,7 @@ func TestConfigurations(t *testing.T) {
 	}
 }
 
-func TestTheControlPlanesClusters(t *testing.T) {
+func TestClusters(t *testing.T) {
 	for _, c := range []struct {
 		config config
 		want   []string
