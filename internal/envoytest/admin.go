@@ -16,11 +16,11 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// adminClient keeps no connection: Envoy ends them all when it stops.
+// adminClient keeps no connections, because Envoy closes them when it stops.
 var adminClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Admin asks the admin interface, such as GET /clusters. An answer that is
-// not 200 is an error.
+// Admin sends a request such as GET /clusters to the admin interface. A status other
+// than 200 is an error.
 func (e *Envoy) Admin(method, path string) (string, error) {
 	request, err := http.NewRequest(method, e.admin+path, nil)
 	if err != nil {
@@ -41,7 +41,7 @@ func (e *Envoy) Admin(method, path string) (string, error) {
 	return string(body), nil
 }
 
-// askListeners gives the base URL of each listener that takes connections.
+// askListeners returns the base URL of each listener that accepts connections.
 func (e *Envoy) askListeners() (map[string]string, error) {
 	text, err := e.Admin("GET", "/listeners?format=json")
 	if err != nil {
@@ -70,8 +70,8 @@ func (e *Envoy) askListeners() (map[string]string, error) {
 	return found, nil
 }
 
-// SetLogLevel sets one logger's level, such as "wasm" to "debug", or that of
-// all if the logger is empty.
+// SetLogLevel sets the level of a logger, such as "wasm" to "debug", or of all loggers
+// if the logger is empty.
 func (e *Envoy) SetLogLevel(logger, level string) error {
 	if logger == "" {
 		logger = "level"
@@ -83,7 +83,7 @@ func (e *Envoy) SetLogLevel(logger, level string) error {
 // Stats is one scrape of Envoy's Prometheus endpoint.
 type Stats map[string]*dto.MetricFamily
 
-// Stats scrapes the Prometheus endpoint and reads it as Prometheus would.
+// Stats scrapes the Prometheus endpoint and parses the result.
 func (e *Envoy) Stats() (Stats, error) {
 	text, err := e.Admin("GET", "/stats/prometheus")
 	if err != nil {
@@ -97,11 +97,11 @@ func (e *Envoy) Stats() (Stats, error) {
 	return families, nil
 }
 
-// Has tells whether a metric of that name is there at all.
+// Has reports whether there is a metric with that name.
 func (s Stats) Has(name string) bool { return s[name] != nil }
 
-// Value is the sum of a counter or gauge over all its series that have the
-// labels, given as pairs of name and value. Without a series it is 0; see Has.
+// Value returns the sum of a counter or gauge over all series with the labels, given
+// as pairs of name and value. Without a series it is 0; see Has.
 func (s Stats) Value(name string, labels ...string) float64 {
 	if len(labels)%2 != 0 {
 		panic("a label without a value")
@@ -128,8 +128,8 @@ func has(metric *dto.Metric, labels []string) bool {
 	return true
 }
 
-// WaitStats scrapes until the stats are as wanted, for a limited time, and
-// gives the last scrape.
+// WaitStats scrapes until a condition holds, for a limited time, and returns the last
+// scrape.
 func (e *Envoy) WaitStats(what string, limit time.Duration, wanted func(Stats) bool) (Stats, error) {
 	var stats Stats
 	err := testtool.Poll(limit, func() (err error) {

@@ -15,10 +15,10 @@ import (
 // mapping of protocol buffers.
 type object = map[string]any
 
-// manyRequests is a limit of Envoy's that no test means to reach.
+// manyRequests is a limit that no test reaches.
 const manyRequests = 1_000_000
 
-// Bootstrap is the configuration file of an Envoy which keeps its logs in folder.
+// Bootstrap returns the configuration file of an Envoy that writes its logs into folder.
 func (c *Config) Bootstrap(folder string) ([]byte, error) {
 	if len(c.Listeners) == 0 {
 		return nil, errors.New("an Envoy without listeners would do nothing")
@@ -88,7 +88,7 @@ func (l *Listener) build(c *Config, folder string) (object, error) {
 			"virtual_hosts": []object{{"name": "all", "domains": []string{"*"}, "routes": builtRoutes}},
 		},
 		"http_filters": filters,
-		// The stock default changes with versions, and warns while it is unset.
+		// The default depends on the version, and Envoy warns if it is not set.
 		"internal_address_config": object{},
 	}
 	if l.AccessLog != "" {
@@ -170,7 +170,7 @@ func (c *Cluster) build() (object, error) {
 	return built, nil
 }
 
-// endpoint is a server by its HOST:PORT.
+// endpoint returns the endpoint of a server, given as HOST:PORT.
 func endpoint(address string) (object, error) {
 	host, portText, err := net.SplitHostPort(address)
 	if err != nil {
@@ -190,7 +190,7 @@ func socket(host string, port uint64) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// seconds is a duration in the JSON of protocol buffers, such as "0.250000000s".
+// seconds formats a duration for the JSON of protocol buffers, such as "0.250000000s".
 func seconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Seconds(), 'f', 9, 64) + "s"
 }

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// grpcType is the content type by which Envoy knows a gRPC request.
+// grpcType is the content type of gRPC requests.
 const grpcType = "application/grpc"
 
 // Client sends single requests, by HTTP/1.1 or HTTP/2.
 type Client struct{ http *http.Client }
 
-// NewClient makes a client. It keeps connections; Close ends those that are idle.
+// NewClient returns a client, which keeps its connections. Close closes idle ones.
 func NewClient(http2 bool) *Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!http2)
@@ -24,36 +24,37 @@ func NewClient(http2 bool) *Client {
 	return &Client{&http.Client{
 		Transport: &http.Transport{Protocols: protocols, DisableCompression: true, MaxIdleConnsPerHost: 1000},
 		Timeout:   Patience,
-		// A redirect is an answer like any other.
+		// Do not follow redirects.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// Close ends the connections that are idle.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Request is one request. The zero value of Method is GET.
 type Request struct {
 	Method, URL string
-	// Host overrides the URL's, for a request to a virtual host.
+	// Host overrides the host of the URL, for a request to a virtual host.
 	Host   string
 	Header http.Header
 	Body   string
 }
 
-// Response is all of an answer.
+// Response is a complete response.
 type Response struct {
 	Status int
 	// Proto is such as "HTTP/2.0".
 	Proto           string
 	Header, Trailer http.Header
 	Body            string
-	// Elapsed is from the request's start to the answer's headers, Total to its end.
+	// Elapsed is the time from the start of the request to the response headers, Total
+	// that to the end of the response.
 	Elapsed, Total time.Duration
 }
 
-// Do sends a request and reads the answer to its end. That the context ends
-// meanwhile is how a client hangs up.
+// Do sends a request and reads the complete response. Cancelling the context closes the
+// connection.
 func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	request, err := http.NewRequestWithContext(ctx, r.Method, r.URL, strings.NewReader(r.Body))
 	if err != nil {
@@ -80,12 +81,12 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	}, nil
 }
 
-// Get is Do with nothing but a URL.
+// Get sends a GET request.
 func (c *Client) Get(ctx context.Context, url string) (*Response, error) {
 	return c.Do(ctx, Request{URL: url})
 }
 
-// GRPC sends a call with one message, as a gRPC client would; the client must speak HTTP/2.
+// GRPC makes a gRPC call with one message. The client must use HTTP/2.
 func (c *Client) GRPC(ctx context.Context, url, message string, header http.Header) (*Response, error) {
 	header = header.Clone()
 	if header == nil {
@@ -93,13 +94,13 @@ func (c *Client) GRPC(ctx context.Context, url, message string, header http.Head
 	}
 	header.Set("Content-Type", grpcType)
 	header.Set("Te", "trailers")
-	// A message's frame: uncompressed, its length, itself.
+	// The frame of a message: a zero byte for uncompressed, the length, the message.
 	frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))
 	return c.Do(ctx, Request{Method: http.MethodPost, URL: url, Header: header, Body: string(frame) + message})
 }
 
-// GRPCStatus is the call's status and message: from the trailers, or from the
-// headers where the answer has nothing else. Empty means that it has none.
+// GRPCStatus returns the status and message of a call, from the trailers or, in a
+// response without trailers, from the headers. They are empty if there are none.
 func (r *Response) GRPCStatus() (status, message string) {
 	from := r.Trailer
 	if from.Get("Grpc-Status") == "" {

@@ -1,43 +1,41 @@
-// Package envoytest runs a real, stock Envoy for tests and benchmarks: built
-// from a bootstrap that Go code describes, on free loopback ports, with an
-// upstream, clients and a load generator beside it.
+// Package envoytest runs a stock Envoy on free loopback ports for tests and benchmarks. Go
+// code describes its bootstrap. The package has an upstream, clients and a load generator.
 package envoytest
 
 import "time"
 
-// Config says what an Envoy is started with. The zero value of every field
-// has a use.
+// Config is the configuration of an Envoy. The zero value of each field is valid.
 type Config struct {
-	// Node is who this Envoy is.
+	// Node identifies this Envoy.
 	Node Node
 	// Concurrency is the number of worker threads; 0 means one.
 	Concurrency int
-	// Listeners take requests, each on a free loopback port. There must be one at least.
+	// Listeners accept requests, each on a free loopback port. At least one is required.
 	Listeners []Listener
-	// Dynamic are listeners that can change while Envoy runs: see Envoy.SetDynamic.
-	// Where it is nil there can never be any.
+	// Dynamic are listeners that can change while Envoy runs: see Envoy.SetDynamic. If it
+	// is nil, dynamic listeners are disabled.
 	Dynamic []Listener
-	// Clusters are where requests go, the control plane's among them.
+	// Clusters are the upstream clusters, including that of the control plane.
 	Clusters []Cluster
-	// StatsTags are added to PolicyTag, which every Envoy here has, and to Envoy's defaults.
+	// StatsTags are added to PolicyTag and to Envoy's defaults.
 	StatsTags []StatsTag
-	// LogLevel is Envoy's own; empty means "info". See SetLogLevel for single loggers.
+	// LogLevel is Envoy's log level. Empty means "info". See SetLogLevel for single loggers.
 	LogLevel string
 	// Arguments are further arguments of the command line.
 	Arguments []string
-	// Binary is Envoy's file; empty means the one that "make tools" fetched.
+	// Binary is the path of Envoy. Empty means the one that "make tools" downloads.
 	Binary string
 }
 
 // Node is an Envoy's identity. The filter reads its metadata.
 type Node struct {
-	// ID and Cluster are "test" if left empty.
+	// ID and Cluster are "test" if empty.
 	ID, Cluster string
 	// Metadata is any JSON object.
 	Metadata map[string]any
 }
 
-// Workload is the node of a workload's sidecar, with the metadata that Istio gives it.
+// Workload returns the node of a workload's sidecar, with the metadata that Istio sets.
 func Workload(service, namespace, pod string) Node {
 	return Node{
 		ID:       "sidecar~127.0.0.1~" + pod + "." + namespace + "~" + namespace + ".svc.cluster.local",
@@ -46,7 +44,7 @@ func Workload(service, namespace, pod string) Node {
 	}
 }
 
-// Listener takes HTTP/1.1 and, by prior knowledge, HTTP/2 on one port.
+// Listener accepts HTTP/1.1 and, with prior knowledge, HTTP/2 on one port.
 type Listener struct {
 	// Name is unique in an Envoy; empty means "main".
 	Name string
@@ -59,39 +57,40 @@ type Listener struct {
 	AccessLog string
 }
 
-// Route sends requests to a cluster, or answers them itself.
+// Route forwards requests to a cluster, or responds itself.
 type Route struct {
-	// Prefix is of the path; empty means every path.
+	// Prefix is a prefix of the path. Empty matches every path.
 	Prefix string
 	// Cluster is a cluster's name; empty means the first.
 	Cluster string
-	// Status, where it is not 0, answers the request with that status and no body.
+	// Status, if it is not 0, is the status of a response without a body.
 	Status int
-	// Timeout bounds a request; 0 means Envoy's default of 15 s, below 0 none.
+	// Timeout limits the duration of a request. 0 means Envoy's default of 15 s, and a
+	// negative value no limit.
 	Timeout time.Duration
-	// PerFilter is configuration for single filters on this route, by the filter's name.
+	// PerFilter is the configuration of filters on this route, by the filter's name.
 	PerFilter map[string]map[string]any
 }
 
-// Cluster is one upstream server, or several alike.
+// Cluster is one upstream server, or several equal ones.
 type Cluster struct {
 	// Name is unique in an Envoy.
 	Name string
 	// Address is HOST:PORT, the host an IP address.
 	Address string
-	// Others are further servers, written alike. Requests take turns between all.
+	// Others are more servers in the same form. Requests are distributed in turn.
 	Others []string
-	// HTTP2 speaks HTTP/2 to the server, by prior knowledge.
+	// HTTP2 uses HTTP/2 with prior knowledge.
 	HTTP2 bool
-	// ConnectTimeout is 5 s if left 0.
+	// ConnectTimeout is 5 s if it is 0.
 	ConnectTimeout time.Duration
 }
 
-// StatsTag takes a tag out of the names of stats: the expression's first
-// group is cut out of the name, the second is the tag's value.
+// StatsTag extracts a tag from the names of stats. The first group of the expression is
+// removed from the name, the second is the value of the tag.
 type StatsTag struct{ Name, Regex string }
 
-// PolicyTag is how a bootstrap makes a tag of the policy's name, which the
-// filter puts first in the name of a stat. Istio makes the same expression of
-// the annotation sidecar.istio.io/extraStatTags.
+// PolicyTag extracts the name of the policy, with which the filter begins the name of a
+// stat. Istio generates the same expression from the annotation
+// sidecar.istio.io/extraStatTags.
 var PolicyTag = StatsTag{Name: "policy", Regex: `(policy=\.=(.*?);\.;)`}

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Cost is what a load cost an Envoy.
+// Cost is the cost of a load for an Envoy.
 type Cost struct {
-	// PerRequest is the processor time of the whole process for one answer.
+	// PerRequest is the CPU time of the whole process for one response.
 	PerRequest time.Duration
-	// Report is the load's.
+	// Report is the report of the load.
 	Report *Report
 }
 
-// Cost sends a load to this Envoy and measures the processor time that it
-// took. A request without an answer is an error: its cost would be another one's.
+// Cost sends a load to this Envoy and measures the CPU time. A request without a response
+// is an error, because its cost is not comparable.
 func (e *Envoy) Cost(ctx context.Context, load Load) (*Cost, error) {
 	before, err := e.CPU()
 	if err != nil {
@@ -36,9 +36,8 @@ func (e *Envoy) Cost(ctx context.Context, load Load) (*Cost, error) {
 	return &Cost{PerRequest: (after - before) / time.Duration(report.Answers()), Report: report}, nil
 }
 
-// Costs measures loads in turn, round after round, so that what else the
-// machine does meanwhile burdens all of them alike, and gives for each load
-// the median of its costs per request.
+// Costs measures loads in turn over several rounds, so that other work on the machine
+// affects all of them alike. It returns the median cost per request for each load.
 func (e *Envoy) Costs(ctx context.Context, rounds int, loads ...Load) ([]time.Duration, error) {
 	costs, err := e.costs(ctx, rounds, loads)
 	if err != nil {
@@ -51,10 +50,10 @@ func (e *Envoy) Costs(ctx context.Context, rounds int, loads ...Load) ([]time.Du
 	return medians, nil
 }
 
-// AddedCosts measures as Costs does, and gives what the first load cost per
-// request, and how much more each cost than that one. It compares the lower quartiles of the
-// rounds: what else a machine does can only make a round dearer, and on a busy
-// one these differ less from run to run than the medians do.
+// AddedCosts measures as Costs does. It returns the cost per request of the first load, and
+// the additional cost of each load. It compares the lower quartiles of the rounds: other
+// work can only increase the cost of a round, and on a busy machine the quartiles vary less
+// than the medians.
 func (e *Envoy) AddedCosts(ctx context.Context, rounds int, loads ...Load) (first time.Duration, added []time.Duration, err error) {
 	costs, err := e.costs(ctx, rounds, loads)
 	if err != nil {
@@ -82,8 +81,8 @@ func (e *Envoy) costs(ctx context.Context, rounds int, loads []Load) ([][]time.D
 	return costs, nil
 }
 
-// Quantile is the value that a share q (0 to 1) of the values is not above;
-// 0 if there are none. The values stay in their order.
+// Quantile returns the quantile q (0 to 1) of the values, or 0 if there are none. It does not
+// change the order of the values.
 func Quantile(values []time.Duration, q float64) time.Duration {
 	if len(values) == 0 {
 		return 0

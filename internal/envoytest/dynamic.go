@@ -10,11 +10,10 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// dynamicFile is where an Envoy reads its dynamic listeners from.
+// dynamicFile is the file from which Envoy reads its dynamic listeners.
 func dynamicFile(folder string) string { return filepath.Join(folder, "listeners.json") }
 
-// writeDynamic replaces the file of dynamic listeners in one step, by which
-// Envoy notices that it changed.
+// writeDynamic replaces the file of dynamic listeners by a rename, which Envoy watches for.
 func (c *Config) writeDynamic(folder string) error {
 	resources := []object{}
 	for _, listener := range c.Dynamic {
@@ -36,10 +35,9 @@ func (c *Config) writeDynamic(folder string) error {
 	return os.Rename(fresh, dynamicFile(folder))
 }
 
-// SetDynamic replaces the dynamic listeners of a running Envoy, as a control
-// plane would, and waits until Envoy has taken them up. Those of the former
-// ones that differ drain. The Envoy must have been started with
-// Config.Dynamic not nil. No other method may be in use meanwhile.
+// SetDynamic replaces the dynamic listeners of a running Envoy, as a control plane does, and
+// waits until Envoy has applied the change. Listeners that have changed drain. Config.Dynamic
+// must not be nil at the start. No other method may be called at the same time.
 func (e *Envoy) SetDynamic(listeners ...Listener) error {
 	taken := func() (float64, error) {
 		stats, err := e.Stats()

@@ -2,15 +2,14 @@ package envoytest
 
 import "encoding/binary"
 
-// EmptyModule is a proxy-wasm filter, assembled by hand, which does nothing
-// to every request: each function that it exports returns at once. It costs
-// what any Wasm filter costs at the least: Envoy makes and deletes its
-// context, and asks it for every request. Benchmarks measure against it.
+// EmptyModule returns a proxy-wasm filter, assembled by hand, that does nothing: each exported
+// function returns at once. Its cost is the minimum of any Wasm filter: Envoy creates and
+// deletes its context, and calls it for every request. Benchmarks compare with it.
 //
-// Its exports that Envoy calls for a request are proxy_on_context_create,
-// proxy_on_request_headers and proxy_on_delete, without which a filter cannot
-// keep anything about a request. More may be named: proxy_on_request_body, proxy_on_response_headers,
-// proxy_on_response_body, proxy_on_done and proxy_on_log.
+// It exports proxy_on_context_create, proxy_on_request_headers and proxy_on_delete, which a
+// filter needs to keep data about a request. More callbacks can be added by name:
+// proxy_on_request_body, proxy_on_response_headers, proxy_on_response_body, proxy_on_done and
+// proxy_on_log.
 //
 // The source of the names and signatures is version 0.2.0 of
 // https://github.com/proxy-wasm/spec; of the encoding, the WebAssembly
@@ -28,7 +27,7 @@ func EmptyModule(more ...string) []byte {
 	// Sections 3, 7 and 10: the functions' types, names and bodies.
 	functions := []function{
 		{"proxy_abi_version_0_2_0", 0, 0, 0},
-		// Envoy puts what it hands over at this address. Nothing is read, so the same one always will do.
+		// Envoy writes data at this address. The module does not read it, so a constant is enough.
 		{"proxy_on_memory_allocate", 1, 1, 1024},
 		{"proxy_on_vm_start", 2, 1, 1},  // true: it may go on
 		{"proxy_on_configure", 2, 1, 1}, // true
@@ -66,16 +65,14 @@ func EmptyModule(more ...string) []byte {
 	)
 }
 
-// function is an exported function that takes and gives i32s, and always
-// gives the same answer.
+// function is an exported function of i32 parameters and results that returns a constant.
 type function struct {
 	name                string
 	parameters, results int
 	answer              int
 }
 
-// optional are the further callbacks of a stream, by name, each answering
-// that Envoy may go on.
+// optional has the other callbacks of a stream, by name. Each returns "continue".
 var optional = map[string]function{
 	"proxy_on_request_body":     {"proxy_on_request_body", 3, 1, 0},
 	"proxy_on_response_headers": {"proxy_on_response_headers", 3, 1, 0},
@@ -84,13 +81,13 @@ var optional = map[string]function{
 	"proxy_on_log":              {"proxy_on_log", 1, 0, 0},
 }
 
-// section is a section of a module: its number, its size and a vector.
+// section encodes a section of a module: its ID, its size and a vector.
 func section(id byte, entries [][]byte) []byte {
 	content := concat(append([][]byte{number(len(entries))}, entries...)...)
 	return concat([]byte{id}, number(len(content)), content)
 }
 
-// i32s is a vector of the type i32.
+// i32s encodes a vector of the type i32.
 func i32s(count int) []byte {
 	types := number(count)
 	for range count {
@@ -99,16 +96,16 @@ func i32s(count int) []byte {
 	return types
 }
 
-// text is a name: its length and its bytes.
+// text encodes a name: its length and its bytes.
 func text(s string) []byte { return concat(number(len(s)), []byte(s)) }
 
-// number is an unsigned integer in LEB128.
+// number encodes an unsigned integer in LEB128.
 func number(n int) []byte { return binary.AppendUvarint(nil, uint64(n)) }
 
-// signed is a signed integer in LEB128, for n of 0 or more.
+// signed encodes a signed integer in LEB128. n must be 0 or more.
 func signed(n int) []byte {
 	encoded := number(n)
-	// The highest bit of seven is the sign: one more byte keeps it clear.
+	// The highest of seven bits is the sign, so one more byte may be needed.
 	if last := len(encoded) - 1; encoded[last]&0x40 != 0 {
 		encoded[last] |= 0x80
 		encoded = append(encoded, 0x00)

@@ -11,12 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CPU is the processor time, of all threads and of user and system, that the
-// process has used so far. It is exact to the microsecond, where /proc's
-// figures come in steps of ten milliseconds.
+// CPU returns the CPU time that the process has used so far: of all threads, user and system. It
+// is exact to a microsecond, while the values in /proc are in steps of ten milliseconds.
 func (e *Envoy) CPU() (time.Duration, error) {
-	// The clock of another process by its number: see clock_getcpuclockid(3),
-	// and MAKE_PROCESS_CPUCLOCK in Linux's posix-timers.h.
+	// The CPU clock of another process: see clock_getcpuclockid(3), and
+	// MAKE_PROCESS_CPUCLOCK in Linux's posix-timers.h.
 	const scheduled = 2
 	clock := int32(^e.PID()<<3 | scheduled)
 	var now unix.Timespec
@@ -26,13 +25,13 @@ func (e *Envoy) CPU() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-// Memory is what a process holds in memory, in bytes.
+// Memory is the memory use of a process in bytes.
 type Memory struct {
-	// Resident is now, Peak the most it ever was.
+	// Resident is the current value, Peak the maximum so far.
 	Resident, Peak int64
 }
 
-// Memory is what the process holds in memory now.
+// Memory returns the memory use of the process.
 func (e *Envoy) Memory() (Memory, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", e.PID()))
 	if err != nil {

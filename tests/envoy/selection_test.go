@@ -53,7 +53,7 @@ func TestAFilterAppliesNoPolicyForOthers(t *testing.T) {
 			}
 		}
 	}
-	if err := e.WaitLog("the control plane sent policies that are not for this workload", envoytest.Patience); err != nil {
+	if err := e.WaitLog("ignoring policies that do not select this workload", envoytest.Patience); err != nil {
 		t.Error(err)
 	}
 }

@@ -185,7 +185,7 @@ func TestMaxDelayCutsDelays(t *testing.T) {
 	if answer := get(t, client(t, false), e.URL()+"/endless"); answer.Status != 200 || answer.Elapsed < 700*time.Millisecond {
 		t.Errorf("status %d after %s", answer.Status, answer.Elapsed)
 	}
-	if err := e.WaitLog("max_delay cuts delays to 700ms in: endless", envoytest.Patience); err != nil {
+	if err := e.WaitLog("delays are limited to max_delay (700ms) in policies: endless", envoytest.Patience); err != nil {
 		t.Error(err)
 	}
 }

@@ -82,7 +82,7 @@ func TestIdentityIsTheNodesMetadata(t *testing.T) {
 				t.Errorf("%s does not log %q", name, line)
 			}
 		}
-		if warned := strings.Contains(log, "the node's metadata has no"); warned != (len(lines) > 1) {
+		if warned := strings.Contains(log, "the node metadata has no"); warned != (len(lines) > 1) {
 			t.Errorf("%s warns: %t", name, warned)
 		}
 	}
