@@ -217,12 +217,9 @@ func (e *Envoy) ListenerURL(name string) string {
 	return url
 }
 
-<<<<<<< HEAD
 // AdminURL returns the base URL of the admin interface.
 func (e *Envoy) AdminURL() string { return e.admin }
 
-=======
->>>>>>> 8c97b01 (Describe the Envoy that tests run, and the example policies)
 func (e *Envoy) adminFile() string { return filepath.Join(e.Folder, "admin-address") }
 
 func (e *Envoy) logFile() string { return filepath.Join(e.Folder, "envoy.log") }
