@@ -18,39 +18,38 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Patience bounds every wait: far more than anything takes on two busy cores.
-const Patience = testtool.Patience
+// Patience is the limit of every wait: far more than anything takes on two busy cores.
+const Patience = 60 * time.Second
 
-// startPatience bounds an Envoy's start, which with the filter takes seven
-// seconds of processor time when nothing else runs.
+// startPatience is the limit of an Envoy's start, which takes seven seconds of CPU time with
+// the filter.
 const startPatience = 3 * time.Minute
 
-// Envoy is a running Envoy. Its methods may be used by several goroutines at once.
+// Envoy is a running Envoy. Its methods are safe for concurrent use.
 type Envoy struct {
-	// Folder holds the bootstrap, the log and the access logs.
+	// Folder has the bootstrap, the log and the access logs.
 	Folder string
 
 	process *os.Process
-	// exited is closed once err says how the process ended.
+	// exited is closed when the process has ended and err is set.
 	exited chan struct{}
 	err    error
-	// stopped is Stop's answer.
+	// stopped is the result of Stop.
 	stop    sync.Once
 	stopped error
 	// admin is the base URL of the admin interface.
 	admin string
-	// listeners has each listener's base URL by its name. It is set before
-	// Start returns, and by SetDynamic.
+	// listeners has the base URL of each listener by name. Start and SetDynamic set it.
 	listeners map[string]string
-	// config is what it was started with, but for the dynamic listeners: those are the present ones.
+	// config is the configuration at the start, with the current dynamic listeners.
 	config Config
 	// first is the name of the configuration's first listener.
 	first string
 }
 
-// Run starts an Envoy for a test and waits until it takes requests. At the
-// test's end it is stopped; that it ended before, or ends badly, fails the
-// test, and a failed test shows the log.
+// Run starts an Envoy for a test and waits until it accepts requests. At the end of the test it
+// is stopped. The test fails if Envoy has ended before or exits with an error, and a failed test
+// prints the log.
 func Run(t testing.TB, config Config) *Envoy {
 	t.Helper()
 	if config.Binary == "" {
@@ -71,8 +70,8 @@ func Run(t testing.TB, config Config) *Envoy {
 	return e
 }
 
-// Start starts an Envoy that keeps its files in a folder, and waits until it
-// takes requests. The caller stops it.
+// Start starts an Envoy with its files in a folder, and waits until it accepts requests. The
+// caller must stop it.
 func Start(config Config, folder string) (*Envoy, error) {
 	bootstrap, err := config.Bootstrap(folder)
 	if err != nil {
@@ -95,7 +94,7 @@ func Start(config Config, folder string) (*Envoy, error) {
 		"--log-level", cmp.Or(config.LogLevel, "info"),
 		// Access logs are read while Envoy runs; the default is ten seconds.
 		"--file-flush-interval-msec", "50",
-		// It uses shared memory by a number, which Envoys side by side would fight over.
+		// Hot restart uses shared memory with a fixed ID, on which several Envoys conflict.
 		"--disable-hot-restart",
 	}, config.Arguments...)...)
 	log, err := os.Create(e.logFile())
@@ -104,8 +103,8 @@ func Start(config Config, folder string) (*Envoy, error) {
 	}
 	defer log.Close()
 	command.Stdout, command.Stderr = log, log
-	// A group of its own keeps a terminal's Ctrl-C from it, as the test's end
-	// stops it; and should the test's process be killed, nothing is left running.
+	// Its own process group protects it from Ctrl-C in the terminal; the test stops it. If the
+	// test's process is killed, Envoy is killed too.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("starting Envoy: %w", err)
@@ -122,7 +121,7 @@ func Start(config Config, folder string) (*Envoy, error) {
 	return e, nil
 }
 
-// awaitReady waits until all listeners take requests, and notes their addresses.
+// awaitReady waits until all listeners accept requests, and stores their addresses.
 func (e *Envoy) awaitReady(listeners int) error {
 	return e.await("ready", func() bool {
 		if e.admin == "" {
@@ -141,7 +140,8 @@ func (e *Envoy) awaitReady(listeners int) error {
 	})
 }
 
-// await polls until a condition holds; an error says that the process ended, or time did.
+// await polls until a condition holds. It returns an error if the process ends or the limit is
+// reached.
 func (e *Envoy) await(what string, condition func() bool) error {
 	var ended error
 	err := testtool.Poll(startPatience, func() error {
@@ -159,8 +159,8 @@ func (e *Envoy) await(what string, condition func() bool) error {
 	return errors.Join(ended, err)
 }
 
-// Stop ends the process by SIGTERM and waits for its end. That it had ended
-// before, or does not end well, is an error. Further calls give the same answer.
+// Stop sends SIGTERM and waits until the process has ended. It returns an error if the process had
+// ended before or exits with an error. Further calls return the same result.
 func (e *Envoy) Stop() error {
 	e.stop.Do(func() { e.stopped = e.end() })
 	return e.stopped
@@ -169,7 +169,7 @@ func (e *Envoy) Stop() error {
 func (e *Envoy) end() error {
 	select {
 	case <-e.exited:
-		return fmt.Errorf("Envoy ended by itself: %v; its log ends with\n%s", e.err, e.LogTail(40))
+		return fmt.Errorf("Envoy ended unexpectedly: %v; its log ends with\n%s", e.err, e.LogTail(40))
 	default:
 	}
 	_ = e.process.Signal(syscall.SIGTERM)
@@ -180,7 +180,7 @@ func (e *Envoy) end() error {
 		return fmt.Errorf("Envoy did not stop within %s of SIGTERM", Patience)
 	}
 	if e.err != nil {
-		return fmt.Errorf("Envoy was asked to stop, and ended with %v; its log ends with\n%s", e.err, e.LogTail(40))
+		return fmt.Errorf("Envoy ended with %v after SIGTERM; its log ends with\n%s", e.err, e.LogTail(40))
 	}
 	return nil
 }
@@ -195,20 +195,19 @@ func (e *Envoy) WaitExit(limit time.Duration) error {
 	}
 }
 
-// kill ends the process's group and waits for the process's end.
+// kill kills the process group and waits until the process has ended.
 func (e *Envoy) kill() {
 	_ = syscall.Kill(-e.process.Pid, syscall.SIGKILL)
 	<-e.exited
 }
 
-// PID is the process's number.
+// PID returns the process ID.
 func (e *Envoy) PID() int { return e.process.Pid }
 
-// URL is the base URL of the first listener, such as "http://127.0.0.1:12345".
+// URL returns the base URL of the first listener, such as "http://127.0.0.1:12345".
 func (e *Envoy) URL() string { return e.ListenerURL(e.first) }
 
-// ListenerURL is a listener's base URL. A name that no listener has panics:
-// it is the test's mistake.
+// ListenerURL returns the base URL of a listener. It panics for an unknown name.
 func (e *Envoy) ListenerURL(name string) string {
 	url, ok := e.listeners[name]
 	if !ok {
@@ -224,7 +223,7 @@ func (e *Envoy) adminFile() string { return filepath.Join(e.Folder, "admin-addre
 
 func (e *Envoy) logFile() string { return filepath.Join(e.Folder, "envoy.log") }
 
-// Log is all that Envoy has logged so far, with what its filters logged.
+// Log returns the log of Envoy and its filters so far.
 func (e *Envoy) Log() string {
 	text, err := os.ReadFile(e.logFile())
 	if err != nil {
@@ -233,19 +232,19 @@ func (e *Envoy) Log() string {
 	return string(text)
 }
 
-// LogTail is the last lines of the log.
+// LogTail returns the last lines of the log.
 func (e *Envoy) LogTail(lines int) string {
 	all := strings.Split(strings.TrimSuffix(e.Log(), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// WaitLog waits until the log has a text, for a limited time.
+// WaitLog waits until the log contains a text, for a limited time.
 func (e *Envoy) WaitLog(text string, limit time.Duration) error {
 	return e.waitText(e.Log, text, limit)
 }
 
-// AccessLog is what a listener's access log has so far. Envoy writes it
-// within a tenth of a second of a request's end.
+// AccessLog returns the access log of a listener so far. Envoy writes a line within a tenth of a
+// second after the end of a request.
 func (e *Envoy) AccessLog(listener string) string {
 	text, err := os.ReadFile(accessLogFile(e.Folder, listener))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -254,7 +253,7 @@ func (e *Envoy) AccessLog(listener string) string {
 	return string(text)
 }
 
-// WaitAccessLog waits until a listener's access log has a text, for a limited time.
+// WaitAccessLog waits until the access log of a listener contains a text, for a limited time.
 func (e *Envoy) WaitAccessLog(listener, text string, limit time.Duration) error {
 	return e.waitText(func() string { return e.AccessLog(listener) }, text, limit)
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Filter is one HTTP filter: its name in the chain, and its configuration
-// with the "@type" that tells Envoy which filter it is.
+// Filter is an HTTP filter: its name in the chain, and its configuration with the "@type" that
+// selects the filter.
 type Filter struct {
 	Name   string
 	Config map[string]any
@@ -21,23 +21,23 @@ var router = Filter{
 
 // Wasm is a proxy-wasm filter, run by V8.
 type Wasm struct {
-	// Name is the filter's name in the chain, and its root and VM id; empty means "hfi".
+	// Name is the filter's name in the chain, its root ID and its VM ID. Empty means "hfi".
 	Name string
-	// File is the module's file. Where it is empty, Envoy fetches the module itself.
+	// File is the path of the module. If it is empty, Envoy fetches the module.
 	File string
-	// URL, Cluster and SHA256 (in hex) say where Envoy fetches the module from and what it must be.
+	// URL, Cluster and SHA256 (in hexadecimal) are for a module that Envoy fetches.
 	URL, Cluster, SHA256 string
-	// Configuration is handed to the plugin: a string as it is, anything else
-	// as JSON, nil as nothing.
+	// Configuration is the plugin configuration: a string unchanged, any other value as JSON. Nil
+	// means none.
 	Configuration any
 	// FailurePolicy is FAIL_OPEN, FAIL_CLOSED or FAIL_RELOAD; empty means FAIL_OPEN.
 	FailurePolicy string
 }
 
-// fetchLimit bounds Envoy's own fetching of a module.
+// fetchLimit is the timeout for Envoy to fetch a module.
 const fetchLimit = 20 * time.Second
 
-// Filter builds the filter. A configuration that is no JSON panics: it is the test's mistake.
+// Filter returns the filter. It panics if the configuration cannot be encoded as JSON.
 func (w Wasm) Filter() Filter {
 	name := cmp.Or(w.Name, "hfi")
 	code := object{"local": object{"filename": w.File}}
@@ -69,18 +69,18 @@ func (w Wasm) Filter() Filter {
 	}}
 }
 
-// NativeFaultName is the name of Envoy's own fault filter in a chain, and in Route.PerFilter.
+// NativeFaultName is the name of Envoy's fault filter in a chain and in Route.PerFilter.
 const NativeFaultName = "envoy.filters.http.fault"
 
-// NativeFault is a fault by Envoy's own filter: what hfi is held against.
+// NativeFault is a fault by Envoy's fault filter, with which tests compare hfi.
 type NativeFault struct {
 	// AbortStatus is an HTTP status (200 to 599), AbortGRPC a gRPC status; one at most. 0 is none.
 	AbortStatus, AbortGRPC int
-	// AbortPPM is how many requests in a million are aborted.
+	// AbortPPM is the number of requests in a million that are aborted.
 	AbortPPM int
-	// Delay is none if 0.
+	// Delay is the delay. 0 means none.
 	Delay time.Duration
-	// DelayPPM is how many requests in a million are delayed.
+	// DelayPPM is the number of requests in a million that are delayed.
 	DelayPPM int
 	// Headers must all match. Each is a HeaderMatcher of Envoy's route API;
 	// the name ":path" is the path with its query.
@@ -100,7 +100,7 @@ func AlwaysDelay(delay time.Duration) NativeFault {
 	return NativeFault{Delay: delay, DelayPPM: everyRequest}
 }
 
-// Config is the filter's configuration, for a chain or for Route.PerFilter.
+// Config returns the filter's configuration, for a chain or for Route.PerFilter.
 func (f NativeFault) Config() map[string]any {
 	config := object{"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"}
 	abort := object{"percentage": perMillion(f.AbortPPM)}
@@ -121,7 +121,7 @@ func (f NativeFault) Config() map[string]any {
 	return config
 }
 
-// Filter is the fault as a filter in a chain.
+// Filter returns the fault as a filter in a chain.
 func (f NativeFault) Filter() Filter { return Filter{Name: NativeFaultName, Config: f.Config()} }
 
 func perMillion(ppm int) object { return object{"numerator": ppm, "denominator": "MILLION"} }

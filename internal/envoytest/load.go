@@ -15,44 +15,44 @@ import (
 	"time"
 )
 
-// Load sends requests over HTTP/1.1 connections that are kept, each with one
-// request at a time. It spends little itself, for Envoy to have the processor.
+// Load sends requests over persistent HTTP/1.1 connections, one request at a time on each. It uses
+// little CPU time itself.
 type Load struct {
-	// Request is sent again and again.
+	// Request is the request to send repeatedly.
 	Request Request
-	// Connections is how many there are; 0 means 8.
+	// Connections is the number of connections. 0 means 8.
 	Connections int
-	// Requests ends the load after that many, Duration after that time (the
-	// requests begun are finished). One must be given; with both, the first ends it.
+	// Requests ends the load after that number of requests, Duration after that time. Requests in
+	// flight are completed. At least one must be set; with both, the first limit reached applies.
 	Requests int
 	Duration time.Duration
-	// Rate is how many requests begin in a second over all connections,
-	// evenly spaced, as far as there are idle ones; 0 means as many as can be.
+	// Rate is the number of requests per second over all connections, evenly spaced, as far as
+	// there are idle connections. 0 means no limit.
 	Rate float64
-	// Limit bounds one request; 0 means Patience.
+	// Limit is the timeout of a request. 0 means Patience.
 	Limit time.Duration
-	// Check, if set, sees every answer; its error counts as the request's. It
-	// is called by all connections at once, and may not keep the header or the body.
+	// Check, if set, checks every response. Its error counts as an error of the request. It is
+	// called concurrently, and must not keep the header or the body.
 	Check func(status int, header http.Header, body []byte, elapsed time.Duration) error
 }
 
-// Report is what became of a load.
+// Report is the result of a load.
 type Report struct {
-	// Statuses counts the answers by HTTP status.
+	// Statuses counts the responses by HTTP status.
 	Statuses map[int]int
-	// Errors counts the requests without a whole answer, and those that Check
-	// found fault with; the latter are counted by their status too.
+	// Errors counts the requests without a complete response, and those for which Check returned
+	// an error. The latter are counted in Statuses too.
 	Errors int
 	// Samples are the first few errors.
 	Samples []string
-	// Latencies are those of the answers, from a request's first byte sent to
-	// its answer's last one received, by status, in no order.
+	// Latencies has the latencies of the responses by status, unordered: from the first byte of the
+	// request sent to the last byte of the response received.
 	Latencies map[int][]time.Duration
-	// Elapsed is how long it all took.
+	// Elapsed is the duration of the load.
 	Elapsed time.Duration
 }
 
-// Answers is how many requests got an answer.
+// Answers returns the number of responses.
 func (r *Report) Answers() int {
 	sum := 0
 	for _, count := range r.Statuses {
@@ -61,12 +61,12 @@ func (r *Report) Answers() int {
 	return sum
 }
 
-// Quantile is the latency that a share q (0 to 1) of all answers was not above.
+// Quantile returns the quantile q (0 to 1) of the latencies of all responses.
 func (r *Report) Quantile(q float64) time.Duration {
 	return Quantile(r.all(), q)
 }
 
-// Slower is how many answers took a time or more.
+// Slower returns the number of responses that took at least a given time.
 func (r *Report) Slower(than time.Duration) int {
 	count := 0
 	for _, latency := range r.all() {
@@ -85,7 +85,7 @@ func (r *Report) all() []time.Duration {
 	return all
 }
 
-// String is the report in one line, with the first errors.
+// String formats the report in one line, with the first errors.
 func (r *Report) String() string {
 	return fmt.Sprintf("%d answers in %s (%.0f a second), by status %v, %d errors %q, latency p50 %s, p99 %s, worst %s",
 		r.Answers(), r.Elapsed.Round(time.Millisecond), float64(r.Answers())/r.Elapsed.Seconds(), r.Statuses, r.Errors, r.Samples,
@@ -95,8 +95,8 @@ func (r *Report) String() string {
 // maxSamples bounds Report.Samples.
 const maxSamples = 5
 
-// Run sends the load and waits until it is done. That the context ends
-// cuts requests off; those are counted nowhere, and the error is the context's.
+// Run sends the load and waits until it is complete. If the context is cancelled, Run returns its
+// error, and requests in flight are not counted.
 func (l Load) Run(ctx context.Context) (*Report, error) {
 	run, err := l.prepare(ctx)
 	if err != nil {
@@ -130,7 +130,7 @@ type loadRun struct {
 	connections int
 	limit       time.Duration
 	started     time.Time
-	// begun counts the requests that were begun, or would have been but for the end.
+	// begun counts the requests started, including those that the end has prevented.
 	begun atomic.Int64
 }
 
@@ -163,7 +163,7 @@ func (l Load) prepare(ctx context.Context) (*loadRun, error) {
 	return run, nil
 }
 
-// next waits until the next request is due, and tells whether there is one.
+// next waits until the next request is due, and reports whether there is one.
 func (r *loadRun) next(ctx context.Context) bool {
 	number := r.begun.Add(1) - 1
 	if r.Requests > 0 && number >= int64(r.Requests) {
@@ -186,7 +186,7 @@ func (r *loadRun) next(ctx context.Context) bool {
 	return ctx.Err() == nil && (r.Duration <= 0 || time.Since(r.started) < r.Duration)
 }
 
-// work sends requests one after another, over a new connection where the last one broke or was ended.
+// work sends requests one after another. It opens a new connection if the last one was closed.
 func (r *loadRun) work(ctx context.Context, report *Report) {
 	var connection *connection
 	defer func() { connection.close() }()
@@ -220,8 +220,8 @@ func (r *loadRun) failed(ctx context.Context, report *Report, err error) {
 	}
 }
 
-// exchange sends one request and notes its answer. It tells whether the
-// connection can be used again.
+// exchange sends one request and records the response. It reports whether the connection can be
+// used again.
 func (r *loadRun) exchange(c *connection, report *Report) (again bool, err error) {
 	started := time.Now()
 	if err := c.net.SetDeadline(started.Add(r.limit)); err != nil {
@@ -247,12 +247,12 @@ func (r *loadRun) exchange(c *connection, report *Report) (again bool, err error
 	return !answer.Close, err
 }
 
-// connection is one kept connection.
+// connection is a persistent connection.
 type connection struct {
 	net    net.Conn
 	reader *bufio.Reader
 	body   bytes.Buffer
-	// forget ends the watch over the context.
+	// forget stops watching the context.
 	forget func() bool
 }
 

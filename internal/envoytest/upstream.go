@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// Upstream is a server behind Envoy. It speaks HTTP/1.1 and, by prior
-// knowledge, HTTP/2, and answers
+// Upstream is a server behind Envoy. It supports HTTP/1.1 and, with prior knowledge, HTTP/2, and
+// responds to
 //
 //   - /stream?chunks=N&gap=D with N numbered lines, each flushed, a gap apart;
 //   - /slow?for=D after that time, as below;
-//   - /ok with the body "ok" and as little work as can be;
+//   - /ok with the body "ok" at the lowest cost;
 //   - a request of content type application/grpc with its body and the trailer grpc-status 0;
 //   - everything else with an Echo of the request, and status 200 or that of ?status=N.
 type Upstream struct {
@@ -35,7 +35,7 @@ type Upstream struct {
 	byPath map[string]int
 }
 
-// Echo is what an upstream saw of a request.
+// Echo is a request as the upstream received it.
 type Echo struct {
 	Method  string      `json:"method"`
 	Path    string      `json:"path"` // with the query
@@ -45,7 +45,7 @@ type Echo struct {
 	Body    string      `json:"body"`
 }
 
-// RunUpstream starts an upstream for a test, and ends it at the test's end.
+// RunUpstream starts an upstream for a test, and stops it at the end of the test.
 func RunUpstream(t testing.TB) *Upstream {
 	t.Helper()
 	u, err := StartUpstream()
@@ -60,7 +60,7 @@ func RunUpstream(t testing.TB) *Upstream {
 	return u
 }
 
-// StartUpstream starts an upstream on a free loopback port. The caller stops it.
+// StartUpstream starts an upstream on a free loopback port. The caller must stop it.
 func StartUpstream() (*Upstream, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,32 +75,32 @@ func StartUpstream() (*Upstream, error) {
 	return u, nil
 }
 
-// Stop ends the server, its connections included.
+// Stop stops the server and closes its connections.
 func (u *Upstream) Stop() error {
 	if err := u.server.Close(); err != nil {
 		return fmt.Errorf("stopping the upstream: %w", err)
 	}
-	if err := <-u.served; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("the upstream ended by itself: %w", err)
+	if err := <-u.served; err != http.ErrServerClosed {
+		return fmt.Errorf("the upstream ended unexpectedly: %w", err)
 	}
 	return nil
 }
 
-// Count is how many requests came since the start or the last Reset.
+// Count returns the number of requests since the start or the last Reset.
 func (u *Upstream) Count() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.total
 }
 
-// CountOf is how many of them were for a path, its query aside.
+// CountOf returns the number of these requests for a path, without the query string.
 func (u *Upstream) CountOf(path string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.byPath[path]
 }
 
-// Reset begins to count afresh.
+// Reset resets the counts.
 func (u *Upstream) Reset() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -141,7 +141,7 @@ func serveEcho(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// A client that went away is no matter of the upstream's.
+	// A client that has disconnected is not an error.
 	_ = json.NewEncoder(w).Encode(Echo{r.Method, r.URL.RequestURI(), r.Host, r.Proto, r.Header, string(body)})
 }
 
@@ -161,7 +161,7 @@ func serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveGRPC answers with the message that it got, as a gRPC server would.
+// serveGRPC responds with the message of the request, as a gRPC server.
 func serveGRPC(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -173,8 +173,8 @@ func serveGRPC(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Grpc-Status", "0")
 }
 
-// pause waits for a duration such as "200ms"; none if it is empty or no
-// duration. It gives false when the client went away meanwhile.
+// pause waits for a duration such as "200ms", or not at all if it is empty or invalid. It returns
+// false if the client has disconnected.
 func pause(ctx context.Context, text string) bool {
 	duration, err := time.ParseDuration(text)
 	if err != nil || duration <= 0 {
