@@ -10,34 +10,34 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 )
 
-// branch is the branch main, and every commit that it ever pointed to. Only
-// the test's goroutine moves it; the observer reads along.
+// branch is the branch main and every commit that it has pointed to. Only the test's
+// goroutine moves it; the observer reads it concurrently.
 type branch struct {
 	t      *testing.T
 	repo   *gittest.Repo
 	oracle *oracle
 	random *rand.Rand
 	script *transcript
-	// commits counts those made, so that no two are equal.
+	// commits counts the commits, so that no two are equal.
 	commits int
 
 	mu sync.Mutex
-	// refs is where the branch was, in order. A commit is entered before it
-	// is pushed: the daemon may be faster than git's exit.
+	// refs has the commits that the branch has pointed to, in order. A commit is added
+	// before it is pushed, because the daemon may serve it before git exits.
 	refs []string
-	// trees are the commits' trees.
+	// trees has the tree of each commit.
 	trees map[string]string
 }
 
-// first makes the branch, with a valid commit.
+// first creates the branch with a valid commit.
 func (b *branch) first() {
 	b.t.Helper()
 	b.trees = map[string]string{}
 	b.push(b.commit("", b.anyValid(), false), "the first commit")
 }
 
-// move pushes something: a commit, valid or not, a revert, or, by force, a
-// commit from before or another history.
+// move pushes a commit, valid or not, or a revert, or force-pushes an earlier commit or
+// another history.
 func (b *branch) move() {
 	b.t.Helper()
 	tip := b.tip()
@@ -53,7 +53,7 @@ func (b *branch) move() {
 	}
 }
 
-// last pushes a valid commit that nothing holds up.
+// last pushes a valid commit that is not refused.
 func (b *branch) last() string {
 	b.t.Helper()
 	commit := b.commit(b.tip(), b.anyValid(), true)
@@ -65,7 +65,7 @@ func (b *branch) any() string { return b.oracle.trees[b.random.IntN(len(b.oracle
 
 func (b *branch) anyValid() string { return b.oracle.valid[b.random.IntN(len(b.oracle.valid))] }
 
-// commit makes a commit of a tree; a prune is meant where the message says so.
+// commit makes a commit of a tree. It may allow pruning in the message.
 func (b *branch) commit(parent, tree string, prune bool) string {
 	b.t.Helper()
 	b.commits++
@@ -80,7 +80,7 @@ func (b *branch) commit(parent, tree string, prune bool) string {
 	return b.repo.GitInput(message, arguments...)
 }
 
-// revert takes back the tip by git revert, where it changed anything.
+// revert reverts the tip with git revert, if it changed anything.
 func (b *branch) revert(tip string) {
 	b.t.Helper()
 	parents := b.repo.Git("rev-list", "--parents", "-n", "1", tip)
@@ -92,7 +92,7 @@ func (b *branch) revert(tip string) {
 	b.push(b.repo.Revert(tip), "revert")
 }
 
-// ancestor is a commit up to three before.
+// ancestor returns a commit up to three before the tip.
 func (b *branch) ancestor(commit string) string {
 	b.t.Helper()
 	for range 1 + b.random.IntN(3) {
@@ -108,7 +108,7 @@ func (b *branch) push(commit, how string) {
 	tree := b.repo.Git("rev-parse", commit+"^{tree}")
 	expected, known := b.oracle.sets[tree]
 	if !known {
-		b.t.Fatalf("%s made a tree that no one asked cue about: the test is wrong", how)
+		b.t.Fatalf("%s made a tree that cue has not validated: the test is wrong", how)
 	}
 	validity := "valid"
 	if expected == "" {
@@ -123,15 +123,14 @@ func (b *branch) push(commit, how string) {
 	b.repo.Git("push", "-q", "--force", "origin", commit+":refs/heads/main")
 }
 
-// tip is where the branch is.
+// tip returns the current commit of the branch.
 func (b *branch) tip() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.refs[len(b.refs)-1]
 }
 
-// next is the place of a commit in the branch's history of refs, at or after
-// another place, or -1.
+// next returns the index of a commit in refs, at or after another index, or -1.
 func (b *branch) next(commit string, from int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -141,7 +140,7 @@ func (b *branch) next(commit string, from int) int {
 	return -1
 }
 
-// tree is the tree of a commit that was pushed, else empty.
+// tree returns the tree of a commit, or "" if it was not pushed.
 func (b *branch) tree(commit string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package chaos kills the daemon at random moments, while commits of all
-// kinds are pushed and a stranger writes to its etcd, and watches what it
-// serves. What is right is decided by the stock git, cue and etcdctl alone.
+// Package chaos kills the daemon at random times, while commits of all kinds are pushed and
+// another client writes to its etcd, and checks what the daemon serves. The expected
+// results come from the stock git, cue and etcdctl.
 package chaos
 
 import (
@@ -20,10 +20,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// Whatever is committed, whoever writes to
-// etcd, and whenever the daemon is killed, what is served is at every moment
-// the exact set of one valid commit, in an order that the branch had; and when
-// all that ends, git, etcd and the answer agree.
+// TestNothingButWholeValidCommitsIsServed checks that the daemon always serves the exact set of
+// one valid commit, in the order of the branch, for any commits, writes to etcd and kills. At
+// the end git, etcd and the served set must agree.
 func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
 	kills := 8
 	if testtool.Slow() {
@@ -43,15 +42,15 @@ func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
 	repo := gittest.New(t)
 	began := time.Now()
 	oracle := newOracle(t, repo, random, 20+kills/2)
-	t.Logf("cue judged %d trees, %d of them valid, in %s", len(oracle.trees), len(oracle.valid), time.Since(began).Round(time.Millisecond))
+	t.Logf("cue validated %d trees, %d of them valid, in %s", len(oracle.trees), len(oracle.valid), time.Since(began).Round(time.Millisecond))
 	branch := &branch{t: t, repo: repo, oracle: oracle, random: random, script: script}
 	branch.first()
 	daemon := hfidtest.New(t, repo.Bare())
-	// A build takes its time; no kill shall be spent on it.
+	// Build before the first kill.
 	hfidtest.Binary(t)
 	watch := startObserver(t, daemon, oracle, branch, script)
 	w := &world{t: t, daemon: daemon, branch: branch, oracle: oracle, watch: watch, random: random, script: script}
-	w.stranger = newStranger(t, daemon, oracle, random, script)
+	w.etcdWriter = newEtcdWriter(t, daemon, oracle, random, script)
 
 	for kill := range kills {
 		w.life(kill)
@@ -62,10 +61,10 @@ func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
 	w.end()
 	watch.stop()
 	seen, valid := watch.distinct(), branch.validPushed()
-	t.Logf("%d kills, %d refs pushed, %d of them valid; %d different commits seen in %d answers; the stranger wrote %d times; %s in all",
-		kills, branch.length(), valid, seen, watch.answers.Load(), w.stranger.writes, time.Since(script.begun).Round(time.Second))
+	t.Logf("%d kills, %d refs pushed, %d of them valid; %d different commits seen in %d answers; etcd was modified %d times; %s in all",
+		kills, branch.length(), valid, seen, watch.answers.Load(), w.etcdWriter.writes, time.Since(script.begun).Round(time.Second))
 	if !t.Failed() && seen < kills/4 {
-		t.Errorf("only %d different commits were seen: the daemon hardly lived, so this shows little", seen)
+		t.Errorf("only %d different commits were seen: the daemon hardly ran", seen)
 	}
 }
 
@@ -76,21 +75,21 @@ func setting(t *testing.T, name string, value int64) int64 {
 	}
 	value, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		t.Fatalf("%s=%q is no number", name, text)
+		t.Fatalf("%s=%q is not a number", name, text)
 	}
 	return value
 }
 
-// world is all that a round moves.
+// world is the state of the test.
 type world struct {
-	t        *testing.T
-	daemon   *hfidtest.Daemon
-	branch   *branch
-	oracle   *oracle
-	watch    *observer
-	stranger *stranger
-	random   *rand.Rand
-	script   *transcript
+	t          *testing.T
+	daemon     *hfidtest.Daemon
+	branch     *branch
+	oracle     *oracle
+	watch      *observer
+	etcdWriter *etcdWriter
+	random     *rand.Rand
+	script     *transcript
 }
 
 func (w *world) chance(percent int) bool { return w.random.IntN(100) < percent }
@@ -99,13 +98,13 @@ func (w *world) upTo(limit time.Duration) time.Duration {
 	return time.Duration(w.random.Int64N(int64(limit)))
 }
 
-// life is one life of the daemon, from its start to its SIGKILL.
+// life runs the daemon once, from its start to its SIGKILL.
 func (w *world) life(number int) {
 	w.t.Helper()
 	// A daemon that has not seen a valid commit yet has nothing to serve.
 	virgin := number == 0
 	if w.chance(30) && !virgin {
-		w.branch.move() // While it is down.
+		w.branch.move() // While the daemon is down.
 	}
 	mode := "report"
 	if w.chance(40) {
@@ -114,7 +113,7 @@ func (w *world) life(number int) {
 	w.script.note("start %d, --drift %s", number+1, mode)
 	w.daemon.Start("--drift", mode)
 	if w.chance(25) && !virgin {
-		// It dies while it starts.
+		// Kill it during its start.
 		w.killAfter(w.upTo(800*time.Millisecond), func() {
 			if w.chance(50) {
 				w.branch.move()
@@ -129,7 +128,7 @@ func (w *world) life(number int) {
 		w.act()
 	}
 	if w.chance(50) {
-		// It lives to see its work done, as far as there is any.
+		// Kill it after it has done its work, if there is any.
 		w.watch.awaitCommit(w.branch.tip(), 1500*time.Millisecond)
 	}
 	w.killAfter(w.upTo(500*time.Millisecond), func() {
@@ -140,20 +139,20 @@ func (w *world) life(number int) {
 	})
 }
 
-// act is a move of the branch, or of the stranger, or git gc.
+// act moves the branch, writes to etcd, or runs git gc.
 func (w *world) act() {
 	switch draw := w.random.IntN(100); {
 	case draw < 55:
 		w.branch.move()
 	case draw < 95:
-		w.stranger.write()
+		w.etcdWriter.write()
 	default:
 		w.script.note("git gc")
 		w.branch.repo.Server("gc", "-q")
 	}
 }
 
-// killAfter kills the daemon after a while, which passes as things happen.
+// killAfter kills the daemon after a while, concurrently with other actions.
 func (w *world) killAfter(wait time.Duration, meanwhile func()) {
 	done := make(chan struct{})
 	go func() {
@@ -162,12 +161,12 @@ func (w *world) killAfter(wait time.Duration, meanwhile func()) {
 		w.daemon.Kill()
 		w.script.note("SIGKILL")
 	}()
-	// The killer is waited for even where meanwhile ends the test.
+	// Wait for the kill even if meanwhile ends the test.
 	defer func() { <-done }()
 	meanwhile()
 }
 
-// end kills the daemon once more as it takes in a last commit, and then leaves all in peace.
+// end kills the daemon once more while it applies a last commit, and then checks the final state.
 func (w *world) end() {
 	w.t.Helper()
 	w.script.note("the end begins")
@@ -194,10 +193,10 @@ func (w *world) end() {
 		w.t.Fatal(err)
 	}
 	if served.commit != last || served.set != want {
-		w.t.Errorf("git is at %s, and served is %s with %s", last, served.commit, served.set.differences(want))
+		w.t.Errorf("git is at %s, but the daemon serves %s with %s", last, served.commit, served.set.differences(want))
 	}
 	commit, stored := etcdHolds(w.t, w.daemon)
 	if commit != last || stored != want {
-		w.t.Errorf("git is at %s, and etcd holds %s with %s", last, commit, stored.differences(want))
+		w.t.Errorf("git is at %s, but etcd has %s with %s", last, commit, stored.differences(want))
 	}
 }

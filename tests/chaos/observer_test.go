@@ -16,13 +16,13 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// answer is what a client was told.
+// answer is a response that a client got.
 type answer struct {
 	commit, revision, etag string
 	set                    set
 }
 
-// readAnswer reads a complete answer of GET /v1/policies, with names that come once.
+// readAnswer parses a complete response of GET /v1/policies, with distinct names.
 func readAnswer(raw *hfidtest.Answer) (*answer, error) {
 	policies, err := hfidtest.ParsePolicies(raw)
 	if err != nil {
@@ -39,8 +39,8 @@ func readAnswer(raw *hfidtest.Answer) (*answer, error) {
 	return &answer{commit: policies.Commit, revision: policies.Revision, etag: policies.ETag, set: setOf(values)}, nil
 }
 
-// observer asks for /v1/policies all the time, in two ways: as curl does, and
-// as a filter does, which waits for a change. It reports the first violation.
+// observer requests /v1/policies continuously, once as curl does and once as a filter does,
+// which waits for a change. It reports the first violation.
 type observer struct {
 	t       *testing.T
 	daemon  *hfidtest.Daemon
@@ -55,7 +55,7 @@ type observer struct {
 	violated bool
 	commits  map[string]bool
 	newest   string
-	// etags are the sets that each ETag stood for.
+	// etags has the set of each ETag.
 	etags map[string]set
 }
 
@@ -73,12 +73,12 @@ func (o *observer) stop() {
 	o.tasks.Wait()
 }
 
-// view is what one client has seen so far.
+// view is what one client has seen.
 type view struct {
 	name  string
 	waits bool
 	last  *answer
-	// place is that of the last commit seen, in the branch's history of refs.
+	// place is the index in the branch's refs of the last commit seen.
 	place int
 	// epoch and revision are the last seen.
 	epoch, revision int64
@@ -100,8 +100,8 @@ func (o *observer) watch(ctx context.Context, v *view) {
 	}
 }
 
-// look asks once. An error is a violation; that nothing answers, or that an
-// answer breaks off, is none: the daemon was killed.
+// look sends one request. An error is a violation. A missing or incomplete response is not,
+// because the daemon is killed.
 func (o *observer) look(ctx context.Context, v *view) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -120,12 +120,12 @@ func (o *observer) look(ctx context.Context, v *view) error {
 	case err != nil:
 		return nil
 	case raw.Status == http.StatusServiceUnavailable && strings.Contains(string(raw.Body), "not_ready"):
-		return nil // It has just started.
+		return nil // The daemon has just started.
 	case raw.Status == http.StatusServiceUnavailable && v.waits && strings.Contains(string(raw.Body), "behind"):
 		return fmt.Errorf("the daemon lost the state %s that it had served: %s", v.last.revision, raw.Body)
 	case raw.Status == http.StatusNotModified && v.waits && v.last != nil:
 		if raw.Header.Get("ETag") != v.last.etag {
-			return fmt.Errorf("not modified, with the ETag %s where the client had %s", raw.Header.Get("ETag"), v.last.etag)
+			return fmt.Errorf("not modified, with the ETag %s, but the client has %s", raw.Header.Get("ETag"), v.last.etag)
 		}
 		now := *v.last
 		now.commit, now.revision = raw.Header.Get("X-Hfi-Commit"), raw.Header.Get("X-Hfi-Revision")
@@ -138,24 +138,24 @@ func (o *observer) look(ctx context.Context, v *view) error {
 	return o.judge(v, now)
 }
 
-// judge holds an answer against the oracle and what was seen before.
+// judge compares a response with the oracle and with earlier responses.
 func (o *observer) judge(v *view, now *answer) error {
 	o.answers.Add(1)
 	tree := o.branch.tree(now.commit)
 	if tree == "" {
-		return fmt.Errorf("served as commit %q, where the branch never was", now.commit)
+		return fmt.Errorf("served as commit %q, which the branch has never pointed to", now.commit)
 	}
 	want := o.oracle.expected(tree)
 	if want == "" {
 		return fmt.Errorf("served as commit %s, which is invalid, with %s", now.commit, now.set.differences(""))
 	}
 	if now.set != want {
-		return fmt.Errorf("served as commit %s, and not that commit's set: %s", now.commit, now.set.differences(want))
+		return fmt.Errorf("served as commit %s, but the set differs: %s", now.commit, now.set.differences(want))
 	}
 	from := v.place
 	place := o.branch.next(now.commit, from)
 	if place < 0 {
-		return fmt.Errorf("commit %s is served after ref %d (%s), and the branch was not there since", now.commit, from, v.last.commit)
+		return fmt.Errorf("commit %s is served after ref %d (%s), but the branch has not pointed to it since", now.commit, from, v.last.commit)
 	}
 	var epoch, revision int64
 	if err := readRevision(now.revision, &epoch, &revision); err != nil {
@@ -172,13 +172,13 @@ func (o *observer) judge(v *view, now *answer) error {
 	defer o.mu.Unlock()
 	o.commits[now.commit], o.newest = true, now.commit
 	if before, known := o.etags[now.etag]; known && before != now.set {
-		return fmt.Errorf("the ETag %s stands for two sets: %s", now.etag, now.set.differences(before))
+		return fmt.Errorf("the ETag %s has two sets: %s", now.etag, now.set.differences(before))
 	}
 	o.etags[now.etag] = now.set
 	return nil
 }
 
-// readRevision reads NUMBER-ID.REVISION.
+// readRevision parses NUMBER-ID.REVISION.
 func readRevision(text string, epoch, revision *int64) error {
 	number, rest, _ := strings.Cut(text, "-")
 	_, tail, _ := strings.Cut(rest, ".")
@@ -200,7 +200,7 @@ func (o *observer) distinct() int {
 	return len(o.commits)
 }
 
-// awaitCommit waits a little for a commit to be served, which it may never be.
+// awaitCommit waits a short time for a commit to be served, which may not happen.
 func (o *observer) awaitCommit(commit string, limit time.Duration) {
 	_ = testtool.Poll(limit, func() error {
 		o.mu.Lock()

@@ -16,8 +16,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// set is a set of policies by meaning: JSON with its keys in order and its
-// numbers in one form. It is empty for what is no valid set.
+// set is a set of policies in a comparable form: JSON with sorted keys and numbers in one form.
+// It is empty for an invalid set.
 type set string
 
 func setOf(policies map[string]any) set {
@@ -28,7 +28,7 @@ func setOf(policies map[string]any) set {
 	return set(text)
 }
 
-// differences lists, for people, how a set differs from the one wanted.
+// differences describes how a set differs from the expected one.
 func (s set) differences(want set) string {
 	var has, wants map[string]any
 	for text, into := range map[set]*map[string]any{s: &has, want: &wants} {
@@ -56,19 +56,19 @@ func (s set) differences(want set) string {
 	return fmt.Sprintf("%d policies, %d wanted:\n%s", len(has), len(wants), strings.Join(lines[:min(20, len(lines))], "\n"))
 }
 
-// oracle knows, of each of the trees that commits are made of, what a daemon
-// has to serve, by the word of the stock cue alone.
+// oracle has, for each tree that commits are made of, the set that a daemon has to serve
+// according to the stock cue.
 type oracle struct {
-	// trees are git's hashes of all trees, valid those of the valid ones.
+	// trees has git's hashes of all trees, valid those of the valid ones.
 	trees, valid []string
 	sets         map[string]set
-	// values are the policies of the valid trees, for the stranger to take from.
+	// values has the policies of the valid trees, for writes to etcd.
 	values []string
 }
 
 const schemaInModule = "cue.mod/pkg/github.com/boifi/hfi/schema/policy.cue"
 
-// newOracle makes trees in the repository's work folder and asks cue about each.
+// newOracle makes trees in the repository's work tree and validates each with cue.
 func newOracle(t *testing.T, repo *gittest.Repo, random *rand.Rand, count int) *oracle {
 	t.Helper()
 	schema, err := os.ReadFile(filepath.Join(testtool.Root(), "schema", "policy.cue"))
@@ -107,15 +107,15 @@ func newOracle(t *testing.T, repo *gittest.Repo, random *rand.Rand, count int) *
 		}
 	}
 	if len(o.valid) < count/2 || len(o.valid) == count {
-		t.Fatalf("%d of %d trees are valid: the generator or cue is not what this test thinks", len(o.valid), count)
+		t.Fatalf("%d of %d trees are valid: the test's generator or cue has changed", len(o.valid), count)
 	}
 	return o
 }
 
 func (o *oracle) expected(tree string) set { return o.sets[tree] }
 
-// judge is what cue makes of a folder of policies: each by its name, or nil
-// if the folder is missing or anything in it is invalid.
+// judge returns cue's result for a folder of policies: the policies by name, or nil if the
+// folder is missing or anything in it is invalid.
 func judge(t *testing.T, folder string) map[string]any {
 	t.Helper()
 	if _, err := os.Stat(folder); err != nil {
@@ -135,13 +135,13 @@ func judge(t *testing.T, folder string) map[string]any {
 	policies := map[string]any{}
 	text, ok := cue(t, folder, append([]string{"export", "--out", "json", "-l", "metadata.name"}, files...)...)
 	if !ok {
-		return nil // Two files of one name that contradict each other.
+		return nil // Two different policies with one name.
 	}
 	if err := json.Unmarshal(text, &policies); err != nil {
 		t.Fatal(err)
 	}
 	if len(policies) != len(files) {
-		return nil // Two files of one name that agree: the rule across files, which is not cue's.
+		return nil // Two equal policies with one name, which cue accepts.
 	}
 	if _, err := os.Stat(filepath.Join(folder, "generated")); err != nil {
 		return policies
@@ -151,7 +151,7 @@ func judge(t *testing.T, folder string) map[string]any {
 	}
 	text, ok = cue(t, folder, "export", "--out", "json", "-e", "policies", "./generated")
 	if !ok {
-		t.Fatal("cue vet takes a package that cue export does not")
+		t.Fatal("cue vet accepts a package that cue export does not")
 	}
 	generated := map[string]any{}
 	if err := json.Unmarshal(text, &generated); err != nil {
@@ -166,7 +166,7 @@ func judge(t *testing.T, folder string) map[string]any {
 	return policies
 }
 
-// cue runs the stock cue command, and says whether it was content.
+// cue runs the stock cue command, and reports whether it succeeded.
 func cue(t *testing.T, folder string, arguments ...string) ([]byte, bool) {
 	t.Helper()
 	command := exec.Command(testtool.Path(t, "cue"), arguments...)

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// transcriptLines bounds what is printed of what happened.
+// transcriptLines bounds the number of lines printed.
 const transcriptLines = 300
 
-// transcript is what happened, in order, for whoever has to explain a violation.
+// transcript records the events in order, to explain a violation.
 type transcript struct {
 	begun time.Time
 	mu    sync.Mutex

@@ -5,10 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// makeTree is the files of one policy folder, nil for none at all. All
-// fields that have a default are written out, so that what is served equals
-// what is written, by value. Some policies are the same in all trees, and at
-// least one delay is this tree's alone: no two trees have the same set.
+// makeTree returns the files of a policy folder, or nil for no folder. All fields with a default
+// are written out, so that the served values equal the written ones. Some policies are the same
+// in all trees, and at least one delay is unique, so that no two trees have the same set.
 func makeTree(random *rand.Rand, number int) map[string]string {
 	if random.IntN(30) == 0 {
 		return nil
@@ -25,7 +24,7 @@ func makeTree(random *rand.Rand, number int) map[string]string {
 	if random.IntN(3) == 0 {
 		count := 2 + random.IntN(2)
 		if random.IntN(3) == 0 {
-			count = 160 // More than one transaction of etcd's takes.
+			count = 160 // More than fits into one transaction of etcd.
 		}
 		files["generated/all.cue"] = generated(number, count)
 	}
@@ -35,7 +34,7 @@ func makeTree(random *rand.Rand, number int) map[string]string {
 	return files
 }
 
-// policyFile is a policy in one of the forms in which it may be written.
+// policyFile returns a policy in one of the file formats.
 func policyFile(random *rand.Rand, name string, delay int) (path, content string) {
 	percentage := []string{"50", "12.5", "0.0001", "100"}[delay%4]
 	switch random.IntN(4) {
@@ -72,7 +71,7 @@ spec:
 	}
 }
 
-// generated is a CUE package that makes several policies of one.
+// generated returns a CUE package that generates several policies.
 func generated(number, count int) string {
 	return fmt.Sprintf(`package generated
 
@@ -94,7 +93,7 @@ policies: {
 `, count, 500_000+number*200)
 }
 
-// spoil makes the files invalid, one way or another.
+// spoil makes the files invalid in a random way.
 func spoil(random *rand.Rand, files map[string]string) {
 	rules := "spec: {selector: {service: a, namespace: b}, rules: [{fault: {percentage: 10, delay_ms: 1}}]}\n"
 	switch random.IntN(8) {
@@ -107,7 +106,7 @@ func spoil(random *rand.Rand, files map[string]string) {
 	case 3:
 		files["bad.json"] = `{"metadata": {"name": "bad"}}`
 	case 4:
-		// One name in two files that agree.
+		// Two equal policies with one name.
 		files["one.yaml"] = "metadata: {name: twice}\n" + rules
 		files["two.yaml"] = "metadata: {name: twice}\n" + rules
 	case 5:

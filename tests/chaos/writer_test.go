@@ -13,103 +13,102 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// stranger writes to the daemon's etcd behind its back.
-type stranger struct {
+// etcdWriter modifies the daemon's keys in etcd.
+type etcdWriter struct {
 	daemon  *hfidtest.Daemon
 	oracle  *oracle
 	random  *rand.Rand
 	script  *transcript
 	etcdctl string
 	writes  int
-	// digests are those that the head had.
+	// digests has the digests of former heads.
 	digests []any
 }
 
-func newStranger(t *testing.T, daemon *hfidtest.Daemon, oracle *oracle, random *rand.Rand, script *transcript) *stranger {
-	return &stranger{daemon: daemon, oracle: oracle, random: random, script: script, etcdctl: testtool.Path(t, "etcdctl")}
+func newEtcdWriter(t *testing.T, daemon *hfidtest.Daemon, oracle *oracle, random *rand.Rand, script *transcript) *etcdWriter {
+	return &etcdWriter{daemon: daemon, oracle: oracle, random: random, script: script, etcdctl: testtool.Path(t, "etcdctl")}
 }
 
-// records are the daemon's own keys besides policies and head.
+// records has the daemon's keys other than policies and head.
 var records = []string{"epoch", "epoch-floor", "history/", "history/000000000001", "leader", "origins/", "origins/00", "publishing", "status", "trigger"}
 
-// write does one to three things. That they fail, as the daemon may be dead by now, does not matter.
-func (s *stranger) write() {
-	for range 1 + s.random.IntN(3) {
-		s.once()
+// write makes one to three changes. Errors are ignored, because the daemon may have been killed.
+func (w *etcdWriter) write() {
+	for range 1 + w.random.IntN(3) {
+		w.once()
 	}
 }
 
-func (s *stranger) once() {
-	name := fmt.Sprintf("p%02d", s.random.IntN(16))
-	value := s.oracle.values[s.random.IntN(len(s.oracle.values))]
-	switch draw := s.random.IntN(100); {
+func (w *etcdWriter) once() {
+	name := fmt.Sprintf("p%02d", w.random.IntN(16))
+	value := w.oracle.values[w.random.IntN(len(w.oracle.values))]
+	switch draw := w.random.IntN(100); {
 	case draw < 15:
-		s.ctl("put", "/hfi/policies/stray", renamed(value, "stray"))
+		w.ctl("put", "/hfi/policies/stray", renamed(value, "stray"))
 	case draw < 40:
-		s.ctl("put", "/hfi/policies/"+name, renamed(value, name))
+		w.ctl("put", "/hfi/policies/"+name, renamed(value, name))
 	case draw < 45:
-		s.ctl("put", "/hfi/policies/"+name, "no policy")
+		w.ctl("put", "/hfi/policies/"+name, "no policy")
 	case draw < 60:
-		s.ctl("del", "/hfi/policies/"+name)
+		w.ctl("del", "/hfi/policies/"+name)
 	case draw < 65:
-		s.ctl("del", "--prefix", "/hfi/policies/")
+		w.ctl("del", "--prefix", "/hfi/policies/")
 	case draw < 70:
-		s.ctl("put", "/hfi/head", "no head")
+		w.ctl("put", "/hfi/head", "no head")
 	case draw < 75:
-		s.ctl("del", "/hfi/head")
+		w.ctl("del", "/hfi/head")
 	case draw < 91:
-		s.tamper()
+		w.tamper()
 	case draw < 94:
-		s.ctl("put", "/hfi/"+records[s.random.IntN(len(records))], "no record")
+		w.ctl("put", "/hfi/"+records[w.random.IntN(len(records))], "no record")
 	case draw < 97:
-		s.ctl("del", "--prefix", "/hfi/"+records[s.random.IntN(len(records))])
+		w.ctl("del", "--prefix", "/hfi/"+records[w.random.IntN(len(records))])
 	default:
-		s.ctl("del", "--prefix", "/hfi/")
+		w.ctl("del", "--prefix", "/hfi/")
 	}
 }
 
-// tamper writes the head again as it is, so that it describes what the
-// policies were and not what they are by now, or changes its count, or its
-// digest to another one, be it of an earlier set. (That a whole earlier head is put back while the policies are
-// those that it describes is not among this: no reader could tell.)
-func (s *stranger) tamper() {
-	head, _ := s.ctl("get", "--print-value-only", "/hfi/head")
+// tamper writes the head again unchanged, so that it may not match the current policies, or
+// changes its count or digest, possibly to an earlier digest. (It does not restore a complete
+// earlier head together with its policies, which no reader could detect.)
+func (w *etcdWriter) tamper() {
+	head, _ := w.ctl("get", "--print-value-only", "/hfi/head")
 	var fields map[string]any
 	if json.Unmarshal([]byte(head), &fields) != nil {
 		return
 	}
-	s.digests = append(s.digests, fields["digest"])
-	switch s.random.IntN(4) {
+	w.digests = append(w.digests, fields["digest"])
+	switch w.random.IntN(4) {
 	case 0:
-		fields["count"] = s.random.IntN(20)
+		fields["count"] = w.random.IntN(20)
 	case 1:
-		fields["digest"] = fmt.Sprintf("v1:%064x", s.random.Uint64())
+		fields["digest"] = fmt.Sprintf("v1:%064x", w.random.Uint64())
 	case 2:
-		fields["digest"] = s.digests[s.random.IntN(len(s.digests))]
+		fields["digest"] = w.digests[w.random.IntN(len(w.digests))]
 	}
 	text, _ := json.Marshal(fields)
-	s.ctl("put", "/hfi/head", string(text))
+	w.ctl("put", "/hfi/head", string(text))
 }
 
-func (s *stranger) ctl(arguments ...string) (string, bool) {
-	address := s.daemon.EtcdAddress()
+func (w *etcdWriter) ctl(arguments ...string) (string, bool) {
+	address := w.daemon.EtcdAddress()
 	if address == "" {
 		return "", false
 	}
-	command := exec.Command(s.etcdctl, append([]string{"--endpoints", address, "--dial-timeout", "300ms", "--command-timeout", "500ms"}, arguments...)...)
+	command := exec.Command(w.etcdctl, append([]string{"--endpoints", address, "--dial-timeout", "300ms", "--command-timeout", "500ms"}, arguments...)...)
 	out, err := command.Output()
 	outcome := "done"
 	if err != nil {
 		outcome = "failed"
 	} else if arguments[0] != "get" {
-		s.writes++
+		w.writes++
 	}
 	line := strings.Join(arguments, " ")
-	s.script.note("stranger: %.120s: %s", line, outcome)
+	w.script.note("etcdWriter: %.120s: %s", line, outcome)
 	return string(out), err == nil
 }
 
-// renamed is a policy of another name.
+// renamed returns a policy with another name.
 func renamed(policy, name string) string {
 	var value map[string]any
 	if err := json.Unmarshal([]byte(policy), &value); err != nil {
@@ -120,7 +119,7 @@ func renamed(policy, name string) string {
 	return string(text)
 }
 
-// etcdHolds is the head's commit and the set in etcd, as etcdctl sees them.
+// etcdHolds returns the commit of the head and the set in etcd, read with etcdctl.
 func etcdHolds(t *testing.T, daemon *hfidtest.Daemon) (commit string, holds set) {
 	t.Helper()
 	var found struct {
