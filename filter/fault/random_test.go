@@ -58,7 +58,7 @@ func TestBefore(t *testing.T) {
 func TestDrawIsExact(t *testing.T) {
 	const words = 1 << 32
 	if accepted%uint64(draws) != 0 || words-accepted >= uint64(draws) {
-		t.Fatalf("%d words, of which %d are accepted, for %d outcomes", uint64(words), uint64(accepted), draws)
+		t.Fatalf("%d words, of which %d are accepted, for %d outcomes", uint64(words), accepted, draws)
 	}
 	for _, p := range []schema.Percentage{1, 2, 500_000, 999_998, 999_999} {
 		for _, outcome := range []uint64{0, 1, 2, 499_999, 500_000, 999_997, 999_998, 999_999} {

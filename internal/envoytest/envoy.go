@@ -19,7 +19,7 @@ import (
 )
 
 // Patience is the limit of every wait: far more than anything takes on two busy cores.
-const Patience = 60 * time.Second
+const Patience = testtool.Patience
 
 // startPatience is the limit of an Envoy's start, which takes seven seconds of CPU time with
 // the filter.

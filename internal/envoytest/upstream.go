@@ -80,7 +80,7 @@ func (u *Upstream) Stop() error {
 	if err := u.server.Close(); err != nil {
 		return fmt.Errorf("stopping the upstream: %w", err)
 	}
-	if err := <-u.served; err != http.ErrServerClosed {
+	if err := <-u.served; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("the upstream ended unexpectedly: %w", err)
 	}
 	return nil

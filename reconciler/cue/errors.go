@@ -95,7 +95,7 @@ type located struct {
 func convertError(e cueerrors.Error, strict bool) (located, bool) {
 	var p located
 	p.File, p.Line, p.Column = repositoryPlace(cueerrors.Positions(e))
-	at := fieldPath(unquoted(e.Path()))
+	at := unquoted(e.Path())
 	p.Field = at.String()
 	p.Message = firstLine(withoutPath(e))
 	if strings.HasPrefix(p.Message, "invalid left-hand value") && strict {
@@ -110,7 +110,7 @@ func convertError(e cueerrors.Error, strict bool) (located, bool) {
 		inside = append(slices.Clone(inside[:len(inside)-1]), "headers")
 	}
 	// In two parts: inside is relative to the policy, as the names of its lists are.
-	p.Field = fieldPath(at[:2]).String()
+	p.Field = at[:2].String()
 	if field := inside.String(); strings.HasPrefix(field, "[") {
 		p.Field += field
 	} else if field != "" {
