@@ -21,9 +21,9 @@ import (
 // Patience is the limit of every wait: far more than anything takes on two busy cores.
 const Patience = testtool.Patience
 
-// startPatience is the limit of an Envoy's start, which takes seven seconds of CPU time with
-// the filter.
-const startPatience = 3 * time.Minute
+// startPatience bounds an Envoy's start, which with the filter takes seven
+// seconds of processor time when nothing else runs.
+const startPatience = 5 * time.Minute
 
 // Envoy is a running Envoy. Its methods are safe for concurrent use.
 type Envoy struct {

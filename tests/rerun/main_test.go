@@ -91,7 +91,7 @@ func TestC(t *testing.T) { flaky(t, "c") }`, []string{"-max=3", "-race=false", "
 			if report != c.report {
 				t.Errorf("the report is %q, not %q", report, c.report)
 			}
-			if !strings.Contains(out, "ok  \tm/a") || !strings.Contains(out, "ok  \tm/b") || strings.Contains(out, "unseen") {
+			if !strings.Contains(out, "ok  \tm/a") || !strings.Contains(out, "ok  \tm/b") || strings.Contains(out, "unseen") || strings.Contains(out, "=== RUN") {
 				t.Errorf("not what go test prints:\n%s", out)
 			}
 			if failed := strings.Contains(out, "this is the first time"); failed != (c.report != "") {

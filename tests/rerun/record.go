@@ -79,6 +79,7 @@ func (r *record) addOutput(key test, output string) {
 	switch {
 	case r.verbose:
 		fmt.Fprint(r.out, output)
+	case strings.HasPrefix(output, "=== "): // which test runs: that is for -v
 	case key.name != "":
 		r.output[key] += output
 	case output != "PASS\n":
