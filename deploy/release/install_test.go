@@ -64,9 +64,7 @@ func moduleProxy(t *testing.T, version string) string {
 // that are compiled in are there, and it knows its version from its module.
 // The other modules come from this machine's cache, which is a proxy too.
 func TestGoInstall(t *testing.T) {
-	if os.Getenv("HFI_SLOW") == "" {
-		t.Skip("compiles hfi out of a module cache of its own: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	testtool.NoteSources(t)
 	const version = "v1.2.3"
 	cache, err := exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE").Output()

@@ -119,9 +119,7 @@ func shell(t *testing.T, folder, script string, environment []string) string {
 // built: the others cost minutes each, and take the same way. The second takes
 // compiled packages from Go's cache.
 func TestReleasesAreReproducible(t *testing.T) {
-	if os.Getenv("HFI_SLOW") == "" {
-		t.Skip("makes two releases: HFI_SLOW=1 runs it")
-	}
+	testtool.SlowOnly(t)
 	testtool.NoteSources(t)
 	blocks := guide(t)
 	platforms := "PLATFORMS=linux/" + runtime.GOARCH + ",windows/amd64"
