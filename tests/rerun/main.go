@@ -146,7 +146,7 @@ func goTest(ctx context.Context, s settings, out io.Writer, packages ...string) 
 			r.add(e)
 		}
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		// go test must not wait for a reader that has given up.
 		_, _ = io.Copy(io.Discard, pipe)
 		return r, errors.Join(fmt.Errorf("reading what go test tells: %w", err), process.Wait())
