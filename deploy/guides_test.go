@@ -21,7 +21,7 @@ func guide(t *testing.T, file string) string {
 	return string(text)
 }
 
-// block is what a guide has between two lines, the first of which begins with from.
+// block returns a guide's text from a line that begins with from to the text to.
 func block(t *testing.T, file, from, to string) string {
 	t.Helper()
 	found := regexp.MustCompile("(?ms)^" + regexp.QuoteMeta(from) + "[^\n]*\n(.*?)^" + to + "$").FindStringSubmatch(guide(t, file))
@@ -31,24 +31,23 @@ func block(t *testing.T, file, from, to string) string {
 	return found[1]
 }
 
-// What the guides tell users to write is built by kustomize, and reaches the
-// daemon, in the namespace that it runs in.
+// kustomize builds the kustomizations in the guides, and their settings reach the daemon.
 func TestKustomizationsInTheGuidesBuild(t *testing.T) {
-	keeper := kustomize(t, copied(t, block(t, "README.md", "policies target there. In your kustomization:\n\n```yaml", "```")))
+	keeper := kustomize(t, copied(t, block(t, "README.md", "policies target pods. In your kustomization:\n\n```yaml", "```")))
 	if got := settings(t, keeper)["HFID_KUBE_NAMESPACES"]; got != "demo" {
-		t.Errorf("by README.md the daemon keeps the WasmPlugins of %q", got)
+		t.Errorf("with README.md the daemon keeps the WasmPlugins of %q", got)
 	}
 	if binding := only[*rbacv1.RoleBinding](t, keeper, "hfi-wasmplugin-manager"); binding.Namespace != "demo" {
-		t.Errorf("by README.md it may do so in %s", binding.Namespace)
+		t.Errorf("with README.md it has the right in %s", binding.Namespace)
 	}
 	text := block(t, "quickstart.md", "cat >my-hfi/kustomization.yaml", "END")
 	text = strings.NewReplacer("$REGISTRY", "registry.example.com", "$POLICIES", "https://git.example.com/policies.git", "../deploy/kubernetes/", "../").Replace(text)
 	if got := settings(t, kustomize(t, copied(t, text)))["HFID_REPO"]; got != "https://git.example.com/policies.git" {
-		t.Errorf("by quickstart.md the daemon follows %q", got)
+		t.Errorf("with quickstart.md the daemon reads %q", got)
 	}
 }
 
-// A setting that a guide names is one that the daemon has.
+// The daemon has every setting that a guide names.
 func TestTheGuidesNameSettingsThatThereAre(t *testing.T) {
 	help, err := exec.Command(hfidtest.Binary(t), "--help").CombinedOutput()
 	if err != nil {

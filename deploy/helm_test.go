@@ -118,7 +118,7 @@ var valuesOf = map[string]func(t *testing.T) []object{
 	"example":       func(t *testing.T) []object { return built(t, "example") },
 	// The guide's own kustomization has the setting beside the overlay.
 	"etcd wasmplugin-manager": func(t *testing.T) []object {
-		return kustomize(t, copied(t, block(t, "README.md", "policies target there. In your kustomization:\n\n```yaml", "```")))
+		return kustomize(t, copied(t, block(t, "README.md", "policies target pods. In your kustomization:\n\n```yaml", "```")))
 	},
 }
 

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// plugin is a WasmPlugin as a file has it.
+// plugin is a WasmPlugin in a file.
 type plugin struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -34,7 +34,7 @@ func readPlugin(t *testing.T, file string) (*plugin, *extensions.WasmPlugin) {
 	if err := yaml.UnmarshalStrict(text, &read); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
-	// Not Istio's own decoder: it passes over fields that it does not know.
+	// Not Istio's own decoder, which ignores unknown fields.
 	spec := &extensions.WasmPlugin{}
 	if err := protojson.Unmarshal(read.Spec, spec); err != nil {
 		t.Fatalf("%s: %v", file, err)
@@ -42,7 +42,7 @@ func readPlugin(t *testing.T, file string) (*plugin, *extensions.WasmPlugin) {
 	return &read, spec
 }
 
-// The manifests say what a WasmPlugin of this filter has to.
+// The WasmPlugins have the fields that this filter requires.
 func TestWasmPluginsAreAsIstioWantsThem(t *testing.T) {
 	urls := map[string]string{
 		"namespace.yaml": "http://hfi-control-plane.boifi:8080/v1/filter.wasm",
@@ -65,12 +65,12 @@ func TestWasmPluginsAreAsIstioWantsThem(t *testing.T) {
 		if address := spec.PluginConfig.GetFields()["control_plane_address"].GetStringValue(); address != "hfi-control-plane.boifi:8080" {
 			t.Errorf("%s asks %q for policies", file, address)
 		}
-		if one := file == "workload.yaml"; one != (len(spec.Selector.GetMatchLabels()) > 0) {
+		if selects := file == "workload.yaml"; selects != (len(spec.Selector.GetMatchLabels()) > 0) {
 			t.Errorf("%s selects %v", file, spec.Selector)
 		}
 	}
-	// The check itself sees an unknown field.
+	// The decoder refuses unknown fields.
 	if err := protojson.Unmarshal([]byte(`{"url": "oci://x", "failstrategy": "FAIL_OPEN"}`), &extensions.WasmPlugin{}); err == nil {
-		t.Error("an unknown field was not seen")
+		t.Error("an unknown field was accepted")
 	}
 }

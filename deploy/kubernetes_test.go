@@ -1,6 +1,5 @@
-// Package deploy_test holds the manifests against what a cluster would say of
-// them: that stock kustomize builds them, that Kubernetes and Istio know every
-// field, and that the daemon knows every setting.
+// Package deploy_test checks the manifests: kustomize builds them, Kubernetes and
+// Istio accept every field, and the daemon accepts every setting.
 package deploy_test
 
 import (
@@ -23,18 +22,17 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// kustomizations are all that a user may apply.
+// kustomizations are the folders that a user may apply.
 var kustomizations = []string{"base", "overlays/etcd", "overlays/external-etcd", "overlays/wasmplugin-manager", "example"}
 
-// object is what every Kubernetes object has.
+// object is the metadata of every Kubernetes object.
 type object interface {
 	runtime.Object
 	GetName() string
 	GetNamespace() string
 }
 
-// built are the objects that kustomize makes of a folder, decoded with every
-// field known.
+// built returns the objects that kustomize builds from a folder. Unknown fields fail the test.
 func built(t *testing.T, folder string) []object {
 	t.Helper()
 	return kustomize(t, filepath.Join("kubernetes", folder))
@@ -79,7 +77,7 @@ func decode(t *testing.T, text []byte) object {
 	return decoded.(object)
 }
 
-// only gives the one object of a type and name.
+// only returns the object of a type and name. There must be exactly one.
 func only[T object](t *testing.T, objects []object, name string) T {
 	t.Helper()
 	var found []T
@@ -94,8 +92,7 @@ func only[T object](t *testing.T, objects []object, name string) T {
 	return found[0]
 }
 
-// settings are the daemon's environment variables: those of the Deployment and
-// those of the ConfigMap that it takes in.
+// settings returns the daemon's environment variables, from the Deployment and its ConfigMap.
 func settings(t *testing.T, objects []object) map[string]string {
 	t.Helper()
 	container := only[*appsv1.Deployment](t, objects, "hfi-control-plane").Spec.Template.Spec.Containers[0]
@@ -111,7 +108,7 @@ func settings(t *testing.T, objects []object) map[string]string {
 	return found
 }
 
-// Every kustomization builds, and a cluster knows every field in it.
+// Every kustomization builds, without unknown fields and duplicates.
 func TestEveryKustomizationBuildsWithKnownFieldsOnly(t *testing.T) {
 	for _, folder := range kustomizations {
 		t.Run(folder, func(t *testing.T) {
@@ -123,24 +120,24 @@ func TestEveryKustomizationBuildsWithKnownFieldsOnly(t *testing.T) {
 			for _, o := range objects {
 				name := fmt.Sprintf("%s %s/%s", o.GetObjectKind().GroupVersionKind().Kind, o.GetNamespace(), o.GetName())
 				if seen[name] {
-					t.Errorf("%s is there twice", name)
+					t.Errorf("%s is a duplicate", name)
 				}
 				seen[name] = true
 			}
 		})
 	}
-	// The check itself sees an unknown field.
+	// The decoder refuses unknown fields.
 	text, err := os.ReadFile("kubernetes/base/service.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	misspelt := bytes.Replace(text, []byte("targetPort:"), []byte("targetport:"), 1)
 	if _, _, err := codecs.UniversalDeserializer().Decode(misspelt, nil, nil); err == nil {
-		t.Error("an unknown field was not seen")
+		t.Error("an unknown field was accepted")
 	}
 }
 
-// Two replicas behind the Service, with probes, kept apart and alive.
+// There are two replicas behind the Service, with probes, on different nodes, and with a disruption budget.
 func TestTheDaemonRunsAsPromised(t *testing.T) {
 	for _, folder := range []string{"base", "overlays/etcd", "overlays/external-etcd", "example"} {
 		t.Run(folder, func(t *testing.T) {
@@ -173,7 +170,7 @@ func TestTheDaemonRunsAsPromised(t *testing.T) {
 			}
 			set := settings(t, objects)
 			if set["HFID_ETCD_ENDPOINTS"] == "" {
-				t.Error("each replica would run an etcd of its own")
+				t.Error("each replica would run its embedded etcd")
 			}
 			if set["HFID_ADVERTISE"] != "http://$(POD_IP):8080" || set["HFID_REPLICA_ID"] != "$(POD_NAME)" {
 				t.Errorf("replicas advertise %q as %q", set["HFID_ADVERTISE"], set["HFID_REPLICA_ID"])
@@ -183,13 +180,13 @@ func TestTheDaemonRunsAsPromised(t *testing.T) {
 	}
 }
 
-// The etcd of the overlay is one cluster of three, by the names its pods have.
+// The overlay's etcd is a cluster of three members with its pods' names.
 func TestTheEtcdOverlayNamesItsMembers(t *testing.T) {
 	objects := built(t, "overlays/etcd")
 	set := only[*appsv1.StatefulSet](t, objects, "hfi-etcd")
 	service := only[*corev1.Service](t, objects, set.Spec.ServiceName)
 	if service.Spec.ClusterIP != "None" || !service.Spec.PublishNotReadyAddresses || !selects(service.Spec.Selector, set.Spec.Template.Labels) {
-		t.Errorf("members cannot find each other by %+v", service.Spec)
+		t.Errorf("members cannot resolve each other with %+v", service.Spec)
 	}
 	var members, endpoints []string
 	for i := range int(*set.Spec.Replicas) {
@@ -206,7 +203,7 @@ func TestTheEtcdOverlayNamesItsMembers(t *testing.T) {
 	restricted(t, set.Spec.Template.Spec)
 }
 
-// An external etcd is reached with the files of the Secret that is mounted.
+// The settings for an external etcd name files of the mounted Secret.
 func TestTheExternalEtcdOverlayMountsWhatItNames(t *testing.T) {
 	objects := built(t, "overlays/external-etcd")
 	container := only[*appsv1.Deployment](t, objects, "hfi-control-plane").Spec.Template.Spec.Containers[0]
@@ -222,9 +219,9 @@ func TestTheExternalEtcdOverlayMountsWhatItNames(t *testing.T) {
 	}
 }
 
-// A user's own kustomization is a copy of the example, and the manager's
-// overlay may stand in it beside the daemon's: everything of the daemon is in
-// boifi then, and the right to keep WasmPlugins where it was given.
+// In a copy of the example with the manager's overlay beside the daemon's, all
+// objects of the daemon are in boifi, and the right to manage WasmPlugins is in
+// its own namespace.
 func TestTheManagerMayStandInTheExample(t *testing.T) {
 	const overlay = "  - ../overlays/etcd\n"
 	text, err := os.ReadFile("kubernetes/example/kustomization.yaml")
@@ -236,7 +233,7 @@ func TestTheManagerMayStandInTheExample(t *testing.T) {
 	}
 	objects := kustomize(t, copied(t, strings.Replace(string(text), overlay, overlay+"  - ../overlays/wasmplugin-manager\n", 1)))
 	if binding := only[*rbacv1.RoleBinding](t, objects, "hfi-wasmplugin-manager"); binding.Namespace != "demo" || binding.Subjects[0].Namespace != "boifi" {
-		t.Errorf("an account of %s gets the right in %s, want one of boifi in demo", binding.Subjects[0].Namespace, binding.Namespace)
+		t.Errorf("an account in %s gets the right in %s, want an account in boifi and demo", binding.Subjects[0].Namespace, binding.Namespace)
 	}
 	for _, o := range objects {
 		switch o.(type) {
@@ -252,15 +249,15 @@ func TestTheManagerMayStandInTheExample(t *testing.T) {
 	}
 }
 
-// The overlay's comment says how another namespace gets the right: by a kustomization of its own.
+// As the overlay's comment says, a separate kustomization gives the right in another namespace.
 func TestTheManagerMayBeGivenAnotherNamespace(t *testing.T) {
 	objects := kustomize(t, copied(t, "namespace: shop\nresources: [../overlays/wasmplugin-manager]\n"))
 	if binding := only[*rbacv1.RoleBinding](t, objects, "hfi-wasmplugin-manager"); binding.Namespace != "shop" || binding.Subjects[0].Namespace != "boifi" {
-		t.Errorf("an account of %s gets the right in %s, want one of boifi in shop", binding.Subjects[0].Namespace, binding.Namespace)
+		t.Errorf("an account in %s gets the right in %s, want an account in boifi and shop", binding.Subjects[0].Namespace, binding.Namespace)
 	}
 }
 
-// copied is a folder elsewhere with a kustomization that was written for one beside kubernetes/overlays.
+// copied returns a folder elsewhere with a kustomization that was written for a folder beside kubernetes/overlays.
 func copied(t *testing.T, text string) string {
 	t.Helper()
 	folder, err := filepath.EvalSymlinks(t.TempDir())
@@ -290,8 +287,8 @@ func selects(selector, labels map[string]string) bool {
 	return true
 }
 
-// restricted checks what Kubernetes' Pod Security Standard "restricted" asks
-// for, and a root file system that nothing can write to.
+// restricted checks that a pod meets Kubernetes' Pod Security Standard
+// "restricted" and has a read-only root file system.
 func restricted(t *testing.T, pod corev1.PodSpec) {
 	t.Helper()
 	if s := pod.SecurityContext; s == nil || !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {

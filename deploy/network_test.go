@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// peer is one end of a connection. A node, and what is outside of the cluster,
-// has no labels: only a rule that names no peers lets it pass.
+// peer is an end of a connection. Nodes and peers outside the cluster have no
+// labels: only rules without peers allow them.
 type peer struct {
 	namespace string
 	labels    map[string]string
@@ -21,11 +21,11 @@ func ours(name string) peer {
 	return peer{"boifi", map[string]string{"app.kubernetes.io/name": name}}
 }
 
-// matches says whether a peer of a rule is this one.
+// matches says whether a rule's peer selects this peer.
 func matches(t *testing.T, rule networkingv1.NetworkPolicyPeer, policy string, p peer) bool {
 	t.Helper()
 	if rule.IPBlock != nil {
-		t.Fatal("this test does not know about blocks of addresses")
+		t.Fatal("this test does not support IP blocks")
 	}
 	if p.labels == nil {
 		return false
@@ -49,7 +49,7 @@ func selected(t *testing.T, selector *metav1.LabelSelector, of map[string]string
 	return compiled.Matches(labels.Set(of))
 }
 
-// passes says whether one direction of one rule lets a connection through.
+// passes says whether a direction of a rule allows a connection.
 func passes(t *testing.T, policy string, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, other peer, port int32, protocol corev1.Protocol) bool {
 	t.Helper()
 	byPort := len(ports) == 0 || slices.ContainsFunc(ports, func(p networkingv1.NetworkPolicyPort) bool {
@@ -59,8 +59,8 @@ func passes(t *testing.T, policy string, ports []networkingv1.NetworkPolicyPort,
 	return byPort && (len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingv1.NetworkPolicyPeer) bool { return matches(t, p, policy, other) }))
 }
 
-// allowed evaluates NetworkPolicies as a network that enforces them does: what
-// a policy selects may do what any policy says, and what none selects, all.
+// allowed evaluates NetworkPolicies as a network plugin does: a pod that a policy
+// selects is allowed what any of its policies allow, and other pods everything.
 func allowed(t *testing.T, policies []*networkingv1.NetworkPolicy, from, to peer, port int32, protocol corev1.Protocol) bool {
 	t.Helper()
 	leaves, arrives := verdict{}, verdict{}
@@ -88,8 +88,7 @@ type verdict struct{ isolated, passes bool }
 
 func (v verdict) allows() bool { return v.passes || !v.isolated }
 
-// Where the cluster's network enforces NetworkPolicies, everything that is
-// to talk may, and etcd is for the daemon alone.
+// The NetworkPolicies allow every connection that hfi needs, and only the daemon to reach etcd.
 func TestNetworkPoliciesLetThroughWhatIsUsed(t *testing.T) {
 	daemon, etcd := ours("hfi-control-plane"), ours("hfi-etcd")
 	sidecar := peer{"demo", map[string]string{"app": "frontend"}}

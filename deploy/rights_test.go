@@ -23,39 +23,39 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// The daemon has the rights that it uses and no other, and without the manager
-// it may look and tell, and change nothing that runs.
+// The roles have exactly the rights that the daemon uses. Without the manager's
+// they are to read, to write status and to create Events.
 func TestRightsAreThoseThatAreUsed(t *testing.T) {
 	used := rightsUsed(t)
 	changes := map[string]bool{}
 	for _, verb := range []string{"create", "update", "delete"} {
 		right := verb + " extensions.istio.io/wasmplugins"
 		if !used[right] {
-			t.Errorf("the daemon did not %s", right)
+			t.Errorf("the daemon does not use the right to %s", right)
 		}
 		changes[right] = true
 		delete(used, right)
 	}
 	base := built(t, "base")
 	if given := rightsGiven(only[*rbacv1.ClusterRole](t, base, "hfi-control-plane")); !maps.Equal(given, used) {
-		t.Errorf("the base gives %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(used)))
+		t.Errorf("the base grants %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(used)))
 	}
 	manager := built(t, "overlays/wasmplugin-manager")
 	if given := rightsGiven(only[*rbacv1.ClusterRole](t, manager, "hfi-wasmplugin-manager")); !maps.Equal(given, changes) {
-		t.Errorf("the manager gives %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(changes)))
+		t.Errorf("the manager grants %v, and the daemon uses %v", slices.Sorted(maps.Keys(given)), slices.Sorted(maps.Keys(changes)))
 	}
-	// The right holds in named namespaces, for the account that the daemon runs as.
+	// The right is limited to a namespace, and given to the daemon's account.
 	binding := only[*rbacv1.RoleBinding](t, manager, "hfi-wasmplugin-manager")
 	if binding.Namespace == "" {
 		t.Error("the RoleBinding has no namespace")
 	}
 	account := only[*rbacv1.ClusterRoleBinding](t, base, "hfi-control-plane").Subjects
 	if len(account) != 1 || account[0].Namespace != "boifi" || !slices.Equal(binding.Subjects, account) {
-		t.Errorf("rights go to %+v and %+v", account, binding.Subjects)
+		t.Errorf("the rights are given to %+v and %+v", account, binding.Subjects)
 	}
 }
 
-// rightsGiven are a role's, each written VERB GROUP/RESOURCE.
+// rightsGiven returns a role's rights, each written VERB GROUP/RESOURCE.
 func rightsGiven(role *rbacv1.ClusterRole) map[string]bool {
 	given := map[string]bool{}
 	for _, rule := range role.Rules {
@@ -70,8 +70,8 @@ func rightsGiven(role *rbacv1.ClusterRole) map[string]bool {
 	return given
 }
 
-// rightsUsed are what a daemon asks a cluster for in which it has all there is
-// to do: it makes a WasmPlugin, repairs one, removes both, and tells of it.
+// rightsUsed returns the rights that a daemon uses to create a WasmPlugin, repair
+// another, delete both and report it all.
 func rightsUsed(t *testing.T) map[string]bool {
 	plugins := kubeschema.GroupVersionResource{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "wasmplugins"}
 	events := kubeschema.GroupVersionResource{Version: "v1", Resource: "events"}
@@ -122,7 +122,7 @@ func rightsUsed(t *testing.T) map[string]bool {
 		t.Helper()
 		testtool.Within(t, testtool.Patience, "the rights are used", func() error {
 			if all := used(); slices.ContainsFunc(rights, func(right string) bool { return !all[right] }) {
-				return fmt.Errorf("the daemon uses %v only", slices.Sorted(maps.Keys(all)))
+				return fmt.Errorf("timed out: the daemon uses only %v", slices.Sorted(maps.Keys(all)))
 			}
 			return nil
 		})

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// The daemon refuses HFID_ variables that no flag has: asked for its help with
-// a pod's settings it must have a flag for each.
+// The daemon refuses HFID_ variables without a flag, so there must be a flag for
+// each of a pod's settings.
 func TestTheDaemonKnowsEverySetting(t *testing.T) {
 	help, err := exec.Command(hfidtest.Binary(t), "--help").CombinedOutput()
 	if err != nil {
@@ -28,7 +28,7 @@ func TestTheDaemonKnowsEverySetting(t *testing.T) {
 			checked++
 			flag := "--" + strings.ToLower(strings.ReplaceAll(setting, "_", "-"))
 			if !strings.Contains(string(help), flag+" ") {
-				t.Errorf("%s: %s belongs to no flag: %s", folder, name, flag)
+				t.Errorf("%s: %s has no flag %s", folder, name, flag)
 			}
 		}
 		if checked == 0 {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/reconciler/etcd"
@@ -29,13 +30,14 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	lock, err := etcd.LockFolder(o.dataDir)
+	data := datadir.Folder(o.dataDir)
+	lock, err := data.Lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, "the data folder's lock", lock.Close)
 
-	disk := lastgood.New(filepath.Join(o.dataDir, "last-good"), logger)
+	disk := lastgood.New(data.LastGood(), logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)
 	store.Access, store.DataDir = o.etcd, o.dataDir
 	if len(o.etcd.Endpoints) == 0 {
@@ -46,7 +48,7 @@ func run(ctx context.Context, o options) (err error) {
 	if kept, err := disk.Load(); err == nil && kept != nil {
 		store.Known = kept.Revision
 	}
-	source := git.New(o.repo, o.branch, o.path, filepath.Join(o.dataDir, "git"))
+	source := git.New(o.repo, o.branch, o.path, data.Git())
 	source.Timeout, source.Logger = o.gitTimeout, logger
 	source.TokenFile, source.Username, source.PasswordFile = o.gitTokenFile, o.gitUsername, o.gitPasswordFile
 	source.SSHKeyFile, source.KnownHostsFile, source.CABundleFile = o.gitSSHKeyFile, o.gitKnownHostsFile, o.gitCA

@@ -20,15 +20,15 @@ import (
 type daemon struct {
 	url, logFile string
 	process      *os.Process
-	// ended is closed when the process has ended, as err says.
+	// ended is closed once the process ended and err is set.
 	ended chan struct{}
 	err   error
 }
 
 var listening = regexp.MustCompile(`msg=listening address=(http\S+)`)
 
-// startDaemon returns when the daemon is ready. With an error none is left running.
-func (s *stage) startDaemon(ctx context.Context, listen string) (*daemon, error) {
+// startDaemon starts the daemon and waits until it is ready. After an error no process is left.
+func (s *demo) startDaemon(ctx context.Context, listen string) (*daemon, error) {
 	d := &daemon{logFile: filepath.Join(s.folder, "hfid.log"), ended: make(chan struct{})}
 	log, err := os.Create(d.logFile)
 	if err != nil {
@@ -38,7 +38,7 @@ func (s *stage) startDaemon(ctx context.Context, listen string) (*daemon, error)
 	command := exec.Command(s.program("hfid"), "--repo", filepath.Join(s.folder, "policies.git"),
 		"--data-dir", filepath.Join(s.folder, "data"), "--listen", listen)
 	command.Stderr = log
-	// In a group of its own a Ctrl-C does not reach it before the demo has stopped what needs it.
+	// In its own process group it does not get Ctrl-C before the demo stops the sidecars.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := command.Start(); err != nil {
 		return nil, err
@@ -56,12 +56,12 @@ func (s *stage) startDaemon(ctx context.Context, listen string) (*daemon, error)
 }
 
 func (d *daemon) awaitReady(ctx context.Context) error {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.ended:
-			return fmt.Errorf("it ended: %w", d.err)
+			return fmt.Errorf("it exited: %w", d.err)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if found := listening.FindSubmatch(d.log()); found != nil {
@@ -71,32 +71,32 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 			}
 		}
 	}
-	return fmt.Errorf("it was not ready within %s", patience)
+	return fmt.Errorf("it was not ready within %s", waitLimit)
 }
 
 func (d *daemon) log() []byte {
-	text, _ := os.ReadFile(d.logFile) // an empty log says as much
+	text, _ := os.ReadFile(d.logFile) // Without a log there is nothing to show.
 	return text
 }
 
-// stop asks it to end, and makes it end if it does not.
+// stop sends SIGTERM, and SIGKILL if the process does not exit in time.
 func (d *daemon) stop() {
 	_ = d.process.Signal(syscall.SIGTERM)
 	select {
 	case <-d.ended:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		_ = d.process.Kill()
 		<-d.ended
 	}
 }
 
-// status is GET /v1/status.
+// status is the answer of GET /v1/status.
 type status = api.Status
 
-// until asks for the status until it shows something.
-func (s *stage) until(ctx context.Context, what string, shows func(status) bool) (status, error) {
+// until polls the status until a condition holds.
+func (s *demo) until(ctx context.Context, what string, shows func(status) bool) (status, error) {
 	var last status
-	for deadline := time.Now().Add(patience); ctx.Err() == nil; {
+	for deadline := time.Now().Add(waitLimit); ctx.Err() == nil; {
 		text, err := get(ctx, s.url+"/v1/status")
 		if err == nil {
 			last = status{}
@@ -106,7 +106,7 @@ func (s *stage) until(ctx context.Context, what string, shows func(status) bool)
 		case err == nil && shows(last):
 			return last, nil
 		case time.Now().After(deadline):
-			return last, fmt.Errorf("the status did not show %s within %s (%w): %s", what, patience, err, text)
+			return last, fmt.Errorf("the status did not show %s within %s (%w): %s", what, waitLimit, err, text)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

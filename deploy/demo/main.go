@@ -1,9 +1,8 @@
-// Command demo is what "make demo" runs: a policy repository, the daemon on
-// it with an etcd of its own, and four real Envoys with the filter, all on
-// loopback. It pushes faults, takes them back, and shows after each commit
-// what requests get. Then it stays up to be played with, or, with -script,
-// ends. It fails where something is not as it should be, and leaves nothing
-// behind.
+// Command demo is what "make demo" runs: a policy repository, the daemon with
+// its embedded etcd, and four Envoys with the filter, all on loopback. It pushes
+// and reverts faults, and shows after each commit what requests get. Then it
+// waits for Ctrl-C, or ends with -script. It fails if a result differs from what
+// is expected, and leaves nothing behind.
 package main
 
 import (
@@ -37,7 +36,7 @@ func run(ctx context.Context, script bool) (err error) {
 	}
 	defer os.RemoveAll(folder)
 	began := time.Now()
-	fmt.Println("Starting hfid with an etcd of its own, and four Envoys with the filter …")
+	fmt.Println("Starting hfid with its embedded etcd, and four Envoys with the filter …")
 	s, err := open(ctx, folder)
 	defer func() { s.close(err != nil && ctx.Err() == nil) }()
 	if err != nil {
@@ -52,14 +51,14 @@ func run(ctx context.Context, script bool) (err error) {
 		fmt.Println("\nDone: everything was as promised.")
 		return nil
 	}
-	s.invite()
+	s.printHints()
 	<-ctx.Done()
 	return nil
 }
 
-// play is the demo's story. Each step says what must come of it.
-func (s *stage) play(ctx context.Context) error {
-	steps := []func(context.Context) error{s.calm, s.delay, s.abort, s.invalid, s.revert, s.drift, s.agree}
+// play runs the demo's steps. Each returns an error if its result is not as expected.
+func (s *demo) play(ctx context.Context) error {
+	steps := []func(context.Context) error{s.noFaultsYet, s.delay, s.abort, s.invalid, s.revert, s.drift, s.agree}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -68,14 +67,14 @@ func (s *stage) play(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) calm(ctx context.Context) error {
-	title("0. Before any fault for them, requests pass")
+func (s *demo) noFaultsYet(ctx context.Context) error {
+	title("0. Requests pass: there is no fault yet")
 	return s.measure(ctx, func(frontend, catalog outcome) error {
-		return expect(frontend.slow+frontend.aborted+catalog.slow+catalog.aborted == 0, "a request was faulted before there was a fault for it")
+		return expect(frontend.slow+frontend.aborted+catalog.slow+catalog.aborted == 0, "a request was faulted without a policy")
 	})
 }
 
-func (s *stage) delay(ctx context.Context) error {
+func (s *demo) delay(ctx context.Context) error {
 	title("1. git push: half of frontend's requests take 500 ms more")
 	policy, err := os.ReadFile(filepath.Join(s.root, "policies", delayFile))
 	if err != nil {
@@ -86,7 +85,7 @@ func (s *stage) delay(ctx context.Context) error {
 		return err
 	}
 	return s.measure(ctx, func(frontend, catalog outcome) error {
-		// 120 draws at a half: outside these bounds less than once in a million runs.
+		// 120 requests at 50 %: results outside these bounds are rarer than one in a million.
 		return expect(frontend.slow >= 33 && frontend.slow <= 87 && catalog.slow == 0,
 			"%d of frontend's %d and %d of productcatalog's were delayed", frontend.slow, frontend.requests, catalog.slow)
 	})
@@ -106,7 +105,7 @@ spec:
         abort: {status: 503}
 `
 
-func (s *stage) abort(ctx context.Context) error {
+func (s *demo) abort(ctx context.Context) error {
 	title("2. git push: productcatalog answers 503")
 	fmt.Printf("\n%s\n", indent(abortPolicy))
 	if err := s.push(ctx, s.catalogs(), api.Synced, s.commit(abortFile, []byte(abortPolicy), "Abort productcatalog")); err != nil {
@@ -118,8 +117,8 @@ func (s *stage) abort(ctx context.Context) error {
 	})
 }
 
-func (s *stage) invalid(ctx context.Context) error {
-	title("3. A commit with a mistake changes nothing, and the status says where it is")
+func (s *demo) invalid(ctx context.Context) error {
+	title("3. An invalid commit changes nothing, and the status locates the mistake")
 	bad := []byte("metadata:\n  name: frontend-delay\nspec:\n  rules:\n    - fault:\n        delay_ms: 500\n        percentage: 150\n")
 	if err := s.push(ctx, nil, api.OutOfSync, s.commit(delayFile, bad, "Make a mistake")); err != nil {
 		return err
@@ -136,7 +135,7 @@ func (s *stage) invalid(ctx context.Context) error {
 	})
 }
 
-func (s *stage) revert(ctx context.Context) error {
+func (s *demo) revert(ctx context.Context) error {
 	title("4. git revert: all of it is taken back")
 	revert := func(ctx context.Context) error {
 		return s.git(ctx, "revert", "--no-edit", "HEAD", "HEAD~1", "HEAD~2")
@@ -151,16 +150,16 @@ func (s *stage) revert(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("  history: %.8s %q restores the state of %.8s\n", seen.History[0].Commit, seen.History[0].Subject, seen.History[0].Restores)
-	return s.calmAgain(ctx)
+	return s.noFaults(ctx)
 }
 
-func (s *stage) calmAgain(ctx context.Context) error {
+func (s *demo) noFaults(ctx context.Context) error {
 	return s.measure(ctx, func(frontend, catalog outcome) error {
 		return expect(frontend.slow+frontend.aborted+catalog.slow+catalog.aborted == 0, "a fault is still in force")
 	})
 }
 
-func (s *stage) drift(ctx context.Context) error {
+func (s *demo) drift(ctx context.Context) error {
 	title("5. A write to etcd behind its back is drift: shown, and not served")
 	const stray = `{"metadata":{"name":"stray"},"spec":{"rules":[{"fault":{"abort":{"status":500}}}]}}`
 	if err := s.etcdctl(ctx, "put", "/hfi/policies/stray", stray); err != nil {
@@ -171,7 +170,7 @@ func (s *stage) drift(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("\n  etcdctl put /hfi/policies/stray …\n  drift: %s, %s %s\n", seen.Drift.Status, seen.Drift.Items[0].Kind, seen.Drift.Items[0].Key)
-	if err := s.calmAgain(ctx); err != nil {
+	if err := s.noFaults(ctx); err != nil {
 		return err
 	}
 	if err := s.etcdctl(ctx, "del", "/hfi/policies/stray"); err != nil {
@@ -181,7 +180,7 @@ func (s *stage) drift(ctx context.Context) error {
 	return err
 }
 
-func (s *stage) agree(ctx context.Context) error {
+func (s *demo) agree(ctx context.Context) error {
 	title("6. git, etcd and every sidecar agree")
 	if err := s.command(ctx, s.work, s.program("hfi"), "--server", s.url, "wait", "--timeout", "60s", "HEAD").Run(); err != nil {
 		return fmt.Errorf("hfi wait HEAD: %w", err)

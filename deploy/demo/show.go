@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// sample is how many requests each sidecar gets in one measurement.
+// sample is the number of requests to each sidecar in a measurement.
 const sample = 40
 
-// slow is what counts as delayed: the demo's delay is 500 ms.
+// slow is the time from which a request counts as delayed. The demo's delay is 500 ms.
 const slow = 500 * time.Millisecond
 
-// outcome is what the requests to a service came to.
+// outcome counts the results of requests to a service.
 type outcome struct{ requests, slow, aborted int }
 
-// push makes a change, pushes it, and tells how long it took to reach those
-// sidecars that it concerns, and what the status then says, which must be sync.
-func (s *stage) push(ctx context.Context, concerned []*sidecar, sync api.SyncWord, change func(context.Context) error) error {
+// push commits and pushes a change. It prints the time until the sidecars that
+// it concerns enforce it, and then the status, of which sync.status must be sync.
+func (s *demo) push(ctx context.Context, concerned []*sidecar, sync api.SyncWord, change func(context.Context) error) error {
 	before := map[*sidecar]int{}
-	for _, one := range concerned {
-		before[one] = one.updates()
+	for _, sidecar := range concerned {
+		before[sidecar] = sidecar.updates()
 	}
 	if err := change(ctx); err != nil {
 		return err
@@ -36,11 +36,11 @@ func (s *stage) push(ctx context.Context, concerned []*sidecar, sync api.SyncWor
 		return err
 	}
 	pushed := time.Now()
-	for _, one := range concerned {
-		// Each Envoy has a worker and a main thread, and the filter in each of them.
-		for one.updates() < before[one]+2 {
-			if time.Since(pushed) > patience {
-				return fmt.Errorf("%s has not taken up the change within %s; its log ends with\n%s", one.pod, patience, one.envoy.LogTail(20))
+	for _, sidecar := range concerned {
+		// Each Envoy runs the filter in two VMs: a worker's and the main thread's.
+		for sidecar.updates() < before[sidecar]+2 {
+			if time.Since(pushed) > waitLimit {
+				return fmt.Errorf("%s did not apply the change within %s; its log ends with\n%s", sidecar.pod, waitLimit, sidecar.envoy.LogTail(20))
 			}
 			select {
 			case <-ctx.Done():
@@ -52,18 +52,18 @@ func (s *stage) push(ctx context.Context, concerned []*sidecar, sync api.SyncWor
 	if len(concerned) > 0 {
 		fmt.Printf("  in force in %s %d ms after git push returned\n", names(concerned), time.Since(pushed).Milliseconds())
 	}
-	return s.tell(ctx, sync)
+	return s.printStatus(ctx, sync)
 }
 
-// tell shows what the status says of git, etcd and the sidecars, once it has
-// judged the commit that was pushed.
-func (s *stage) tell(ctx context.Context, sync api.SyncWord) error {
+// printStatus prints the state of git, etcd and the sidecars once the daemon has
+// validated the pushed commit.
+func (s *demo) printStatus(ctx context.Context, sync api.SyncWord) error {
 	head, err := s.command(ctx, s.work, "git", "rev-parse", "HEAD").Output()
 	if err != nil {
 		return fmt.Errorf("git rev-parse HEAD: %w", err)
 	}
 	commit := strings.TrimSpace(string(head))
-	seen, err := s.until(ctx, fmt.Sprintf("%s, with %.8s judged and all filters current", sync, commit), func(status status) bool {
+	seen, err := s.until(ctx, fmt.Sprintf("%s, with %.8s validated and all filters current", sync, commit), func(status status) bool {
 		tried := status.Source.LastAttemptedRevision
 		return tried != nil && tried.Commit == commit && status.Sync.Status == sync && status.Filters.Current == len(s.sidecars)
 	})
@@ -77,24 +77,24 @@ func (s *stage) tell(ctx context.Context, sync api.SyncWord) error {
 
 func names(sidecars []*sidecar) string {
 	var pods []string
-	for _, one := range sidecars {
-		pods = append(pods, one.pod)
+	for _, sidecar := range sidecars {
+		pods = append(pods, sidecar.pod)
 	}
 	return strings.Join(pods, ", ")
 }
 
-// updates is how often the sidecar's filter has said that it took up policies.
+// updates counts the log lines of the sidecar's filter about new policies.
 func (c *sidecar) updates() int {
 	return strings.Count(c.envoy.Log(), "Received config update from control plane")
 }
 
-// measure sends requests to every sidecar at once, shows what they get, and checks it.
-func (s *stage) measure(ctx context.Context, check func(frontend, catalog outcome) error) error {
+// measure sends requests to all sidecars concurrently, prints the results, and checks them.
+func (s *demo) measure(ctx context.Context, check func(frontend, catalog outcome) error) error {
 	reports := make([]*envoytest.Report, len(s.sidecars))
 	var group errgroup.Group
-	for i, one := range s.sidecars {
+	for i, sidecar := range s.sidecars {
 		group.Go(func() (err error) {
-			load := envoytest.Load{Request: envoytest.Request{URL: one.envoy.URL() + "/ok"}, Requests: sample, Connections: sample / 2}
+			load := envoytest.Load{Request: envoytest.Request{URL: sidecar.envoy.URL() + "/ok"}, Requests: sample, Connections: sample / 2}
 			reports[i], err = load.Run(ctx)
 			return err
 		})
@@ -105,16 +105,16 @@ func (s *stage) measure(ctx context.Context, check func(frontend, catalog outcom
 	outcomes := map[string]*outcome{"frontend": {}, "productcatalog": {}}
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\nsidecar\trequests\t200\t503\t500 ms or more\tmedian\t")
-	for i, one := range s.sidecars {
+	for i, sidecar := range s.sidecars {
 		report := reports[i]
 		if report.Errors > 0 {
-			return fmt.Errorf("requests to %s failed: %s", one.pod, report)
+			return fmt.Errorf("requests to %s failed: %s", sidecar.pod, report)
 		}
-		sum := outcomes[one.service]
+		sum := outcomes[sidecar.service]
 		sum.requests += sample
 		sum.slow += report.Slower(slow)
 		sum.aborted += report.Statuses[503]
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%.1f ms\t\n", one.pod, sample, report.Statuses[200], report.Statuses[503],
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%.1f ms\t\n", sidecar.pod, sample, report.Statuses[200], report.Statuses[503],
 			report.Slower(slow), float64(report.Quantile(0.5).Microseconds())/1000)
 	}
 	if err := table.Flush(); err != nil {
@@ -123,8 +123,8 @@ func (s *stage) measure(ctx context.Context, check func(frontend, catalog outcom
 	return check(*outcomes["frontend"], *outcomes["productcatalog"])
 }
 
-// invite tells what to try.
-func (s *stage) invite() {
+// printHints prints commands to try.
+func (s *demo) printHints() {
 	title("It is all yours. In another terminal:")
 	fmt.Printf(`
   cd %[1]s
@@ -138,13 +138,13 @@ func (s *stage) invite() {
   %[3]s/bin/hfi --server %[2]s status
 
 `, s.work, s.url, s.root, s.sidecars[0].envoy.URL(), s.etcd)
-	for _, one := range s.sidecars {
-		fmt.Printf("  %-17s %s   its Envoy: %s\n", one.pod, one.envoy.URL(), one.envoy.AdminURL())
+	for _, sidecar := range s.sidecars {
+		fmt.Printf("  %-17s %s   its Envoy: %s\n", sidecar.pod, sidecar.envoy.URL(), sidecar.envoy.AdminURL())
 	}
 	fmt.Println("\nCtrl-C ends the demo and removes all of it.")
 }
 
-// title begins a step, in bold on a terminal.
+// title prints the title of a step, in bold on a terminal.
 func title(text string) {
 	bold, plain := "", ""
 	if info, err := os.Stdout.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {

@@ -1,7 +1,6 @@
 // Command oci is what "make oci" runs: it builds the daemon's image and the
-// filter's artefact, writes them as OCI image layouts, and pushes them if told
-// where to. It needs Go and no container engine. The same sources give the
-// same bytes.
+// filter's artefact, writes them as OCI image layouts, and pushes them if -push
+// is given. It needs Go and no container engine. The build is reproducible.
 package main
 
 import (

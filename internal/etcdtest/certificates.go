@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// makeCertificates makes a CA and one certificate of it for 127.0.0.1, fit
-// for servers and clients.
+// makeCertificates creates a CA and a certificate for 127.0.0.1, for servers
+// and clients.
 func makeCertificates(t testing.TB) (caFile, certFile, keyFile string) {
 	t.Helper()
 	folder := t.TempDir()

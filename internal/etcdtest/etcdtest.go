@@ -1,6 +1,5 @@
-// Package etcdtest runs the stock etcd and etcdctl for tests: real servers
-// that can be killed, frozen, wiped and started again, plain, with TLS, or
-// with a user and a password.
+// Package etcdtest runs etcd and etcdctl for tests. Servers can be killed,
+// frozen, wiped and restarted, and can require TLS or a password.
 package etcdtest
 
 import (
@@ -19,11 +18,11 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Server is a stock etcd of one member, with its data in a temporary folder.
+// Server is an etcd server with one member and its data in a temporary folder.
 type Server struct {
 	// Endpoint is the URL for clients. It stays the same over restarts.
 	Endpoint string
-	// Folder holds the data.
+	// Folder is the data folder.
 	Folder string
 	// CAFile, CertFile and KeyFile are set by WithTLS; the certificate serves both sides.
 	CAFile, CertFile, KeyFile string
@@ -37,15 +36,15 @@ type Server struct {
 	log       string
 }
 
-// Option changes how a server is started.
+// Option configures Start.
 type Option func(*Server)
 
-// WithArguments passes more arguments to etcd.
+// WithArguments adds arguments of etcd.
 func WithArguments(arguments ...string) Option {
 	return func(s *Server) { s.arguments = append(s.arguments, arguments...) }
 }
 
-// WithTLS makes the server ask for certificates of a CA made for the test.
+// WithTLS makes the server require client certificates of a CA created for the test.
 func WithTLS() Option {
 	return func(s *Server) {
 		s.CAFile, s.CertFile, s.KeyFile = makeCertificates(s.t)
@@ -53,7 +52,7 @@ func WithTLS() Option {
 	}
 }
 
-// Start starts a server and stops it at the test's end.
+// Start starts a server and stops it at the end of the test.
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s := &Server{t: t, Folder: filepath.Join(t.TempDir(), "data")}
@@ -71,7 +70,7 @@ func Start(t testing.TB, options ...Option) *Server {
 		if err == nil {
 			break
 		}
-		// Somebody else may have taken the port meanwhile.
+		// Another process may have taken the port since it was chosen.
 		if try == 5 {
 			t.Fatal(err)
 		}
@@ -82,7 +81,7 @@ func Start(t testing.TB, options ...Option) *Server {
 
 func (s *Server) start() error {
 	binary := testtool.Path(s.t, "etcd")
-	// A peer's address is needed, and no one ever calls it.
+	// etcd requires a peer address, which nobody connects to.
 	peer := "http://" + testtool.FreeAddress(s.t)
 	arguments := append([]string{
 		"--name", "test", "--data-dir", s.Folder, "--listen-client-urls", s.Endpoint, "--advertise-client-urls", s.Endpoint,
@@ -131,11 +130,11 @@ func (s *Server) answers() bool {
 	}
 	connection.Close()
 	_, err = s.run("--command-timeout", "2s", "endpoint", "health")
-	// With users, only they can tell its health; that it refuses says that it runs.
+	// With authentication enabled, a refusal shows that the server runs.
 	return err == nil || strings.Contains(err.Error(), "user name is empty") || strings.Contains(err.Error(), "authentication")
 }
 
-// Kill ends the server with SIGKILL and waits for it.
+// Kill kills the server with SIGKILL and waits for it to end.
 func (s *Server) Kill() {
 	if s.process == nil {
 		return
@@ -153,7 +152,7 @@ func (s *Server) Kill() {
 	s.process = nil
 }
 
-// Restart starts a killed server again, on its data.
+// Restart starts a killed server again with its data.
 func (s *Server) Restart() {
 	s.t.Helper()
 	if err := s.start(); err != nil {
@@ -169,10 +168,10 @@ func (s *Server) Wipe() {
 	}
 }
 
-// Freeze stops the server where it is; Thaw lets it go on.
+// Freeze suspends the server until Thaw.
 func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
 
-// Thaw lets a frozen server go on.
+// Thaw resumes a frozen server.
 func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(number syscall.Signal) {
@@ -182,7 +181,7 @@ func (s *Server) signal(number syscall.Signal) {
 	}
 }
 
-// Ctl runs etcdctl against the server and gives what it prints.
+// Ctl runs etcdctl on the server and returns its output.
 func (s *Server) Ctl(arguments ...string) string {
 	s.t.Helper()
 	out, err := s.run(arguments...)
@@ -203,7 +202,7 @@ func (s *Server) run(arguments ...string) (string, error) {
 	return Ctl(s.t, append(full, arguments...)...)
 }
 
-// Ctl runs etcdctl and gives what it prints to its standard output.
+// Ctl runs etcdctl and returns its standard output.
 func Ctl(t testing.TB, arguments ...string) (string, error) {
 	command := exec.Command(testtool.Path(t, "etcdctl"), arguments...)
 	var out, errors bytes.Buffer
@@ -216,8 +215,8 @@ func Ctl(t testing.TB, arguments ...string) (string, error) {
 
 const password = "s3cret"
 
-// RequireUser turns on authentication: from now on only root, whose password
-// stands in PasswordFile, may do anything.
+// RequireUser enables authentication: only root, with the password in
+// PasswordFile, has access.
 func (s *Server) RequireUser() {
 	s.t.Helper()
 	s.Ctl("user", "add", "root:"+password)

@@ -9,8 +9,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Stock git clones what the servers serve, so a test that fails against them
-// fails for its own reasons.
+// The git command can clone from the servers, so that a failure of another test
+// is not theirs.
 func TestStockGitClones(t *testing.T) {
 	repo := New(t)
 	hash := repo.Commit("Add a file", map[string]string{"policies/a b.yaml": "x"})
@@ -54,12 +54,12 @@ func TestCommitRemoveAndRevert(t *testing.T) {
 	repo.Commit("One", map[string]string{"a": "1", "b/c": ""})
 	removed := repo.Remove("Less", "b")
 	if got := repo.Git("ls-tree", "-r", "--name-only", "HEAD"); got != "a" {
-		t.Errorf("after the removal there is %q, want only a", got)
+		t.Errorf("after the removal the files are %q, want only a", got)
 	}
 	repo.Revert(removed)
 	repo.Push()
 	if got := repo.Server("ls-tree", "-r", "--name-only", "main"); got != "a\nb/c" {
-		t.Errorf("after the revert there is %q, want a and b/c", got)
+		t.Errorf("after the revert the files are %q, want a and b/c", got)
 	}
 	if _, err := os.Stat(repo.Bare()); err != nil {
 		t.Error(err)

@@ -16,27 +16,27 @@ import (
 type Server struct {
 	// URL is the repository's address, without credentials.
 	URL string
-	// CAFile is a PEM file with the certificate that vouches for the server, if it serves HTTPS.
+	// CAFile is a PEM file with the authority of the server's certificate, if it serves HTTPS.
 	CAFile string
 
 	mu       sync.Mutex
 	fault    func(http.Handler) http.Handler
 	requests int
-	// release is closed when the test ends, and lets go of hanging requests.
+	// release is closed at the end of the test, and ends hanging requests.
 	release chan struct{}
 }
 
-// HTTP says how ServeHTTP serves. The zero value asks for no credentials.
+// HTTP configures ServeHTTP. The zero value requires no credentials.
 type HTTP struct {
-	// User and Password are asked for by basic authentication, if set.
+	// User and Password are required by basic authentication, if set.
 	User, Password string
-	// Token is asked for as a bearer token, if set.
+	// Token is required as a bearer token, if set.
 	Token string
-	// TLS serves HTTPS, with the certificate of httptest.
+	// TLS enables HTTPS, with the certificate of httptest.
 	TLS bool
 }
 
-// ServeHTTP serves a repository by git http-backend until the test ends.
+// ServeHTTP serves a repository with git http-backend until the end of the test.
 func ServeHTTP(t testing.TB, repo *Repo, options HTTP) *Server {
 	t.Helper()
 	path, err := exec.LookPath("git")
@@ -92,21 +92,21 @@ func (o HTTP) allow(r *http.Request) bool {
 	return user == o.User && password == o.Password
 }
 
-// Requests counts the requests so far.
+// Requests returns the number of requests so far.
 func (s *Server) Requests() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests
 }
 
-// Break makes every later request meet a fault; nil mends the server.
+// Break applies a fault to every later request; nil ends it.
 func (s *Server) Break(fault func(git http.Handler) http.Handler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault
 }
 
-// Answer is a fault: every request gets this status.
+// Answer is a fault that answers with a status.
 func Answer(status int) func(http.Handler) http.Handler {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -115,12 +115,12 @@ func Answer(status int) func(http.Handler) http.Handler {
 	}
 }
 
-// Hang is a fault: no request is answered while the client or the test lasts.
+// Hang is a fault that does not answer until the client or the test ends.
 func (s *Server) Hang(http.Handler) http.Handler {
 	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { s.wait(r) })
 }
 
-// HangAfter is a fault: an answer hangs after so many bytes of its body.
+// HangAfter is a fault that hangs after count bytes of the answer's body.
 func (s *Server) HangAfter(count int) func(http.Handler) http.Handler {
 	return func(git http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -129,7 +129,7 @@ func (s *Server) HangAfter(count int) func(http.Handler) http.Handler {
 	}
 }
 
-// CutAfter is a fault: the connection is cut after so many bytes of an answer's body.
+// CutAfter is a fault that closes the connection after count bytes of the answer's body.
 func CutAfter(count int) func(http.Handler) http.Handler {
 	return func(git http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -145,7 +145,7 @@ func (s *Server) wait(r *http.Request) {
 	}
 }
 
-// limited passes on so many bytes of a body and then does something else.
+// limited writes left bytes of a body and then calls then.
 type limited struct {
 	http.ResponseWriter
 	left int

@@ -1,5 +1,5 @@
-// Package gittest gives tests real git: repositories that the stock git
-// command makes and pushes to, and servers for them over HTTP and SSH.
+// Package gittest provides tests with repositories that the git command creates
+// and pushes to, and with servers for them over HTTP and SSH.
 package gittest
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// commandLimit bounds each git command; a test's busy machine is slow.
+// commandLimit bounds each git command on a busy machine.
 const commandLimit = 2 * time.Minute
 
 // Repo is a bare repository with a work clone in which the test commits.
@@ -24,8 +24,8 @@ type Repo struct {
 	work string
 }
 
-// New makes an empty bare repository with the branch main to come, and a
-// clone to work in. Both go with the test.
+// New creates an empty bare repository with the default branch main, and a
+// clone of it. Both are deleted at the end of the test.
 func New(t testing.TB) *Repo {
 	t.Helper()
 	folder := t.TempDir()
@@ -42,7 +42,7 @@ func (r *Repo) Bare() string { return r.bare }
 // Work is the folder of the work clone.
 func (r *Repo) Work() string { return r.work }
 
-// Write writes files into the work clone, by their paths in it.
+// Write writes files into the work clone. The keys are paths in it.
 func (r *Repo) Write(files map[string]string) {
 	r.t.Helper()
 	for name, content := range files {
@@ -56,8 +56,8 @@ func (r *Repo) Write(files map[string]string) {
 	}
 }
 
-// Commit writes files and commits all that differs in the work clone, which
-// may be nothing. It returns the full hash.
+// Commit writes files and commits all changes in the work clone, which may be
+// none. It returns the full hash.
 func (r *Repo) Commit(message string, files map[string]string) string {
 	r.t.Helper()
 	r.Write(files)
@@ -76,14 +76,14 @@ func (r *Repo) Remove(message string, paths ...string) string {
 	return r.Commit(message, nil)
 }
 
-// commit commits the index. The message is taken byte for byte.
+// commit commits the index, with the message unchanged.
 func (r *Repo) commit(message string) string {
 	r.t.Helper()
 	r.GitInput(message, "commit", "-q", "--allow-empty", "--allow-empty-message", "--cleanup=verbatim", "-F", "-")
 	return r.Head()
 }
 
-// Head is the full hash of the work clone's commit.
+// Head returns the full hash of the work clone's commit.
 func (r *Repo) Head() string {
 	r.t.Helper()
 	return r.Git("rev-parse", "HEAD")
@@ -95,21 +95,21 @@ func (r *Repo) Push() {
 	r.Git("push", "-q", "origin", "HEAD:refs/heads/main")
 }
 
-// ForcePush moves the branch main to the work clone's commit, whatever it was.
+// ForcePush sets the branch main to the work clone's commit.
 func (r *Repo) ForcePush() {
 	r.t.Helper()
 	r.Git("push", "-q", "--force", "origin", "HEAD:refs/heads/main")
 }
 
-// Revert commits the inverse of a commit, and returns the new hash.
+// Revert reverts a commit and returns the hash of the new one.
 func (r *Repo) Revert(hash string) string {
 	r.t.Helper()
 	r.Git("revert", "--no-edit", hash)
 	return r.Head()
 }
 
-// Git runs git in the work clone and returns its output without the newline
-// at its end. A failure fails the test.
+// Git runs git in the work clone and returns its output without the final
+// newline. A failure fails the test.
 func (r *Repo) Git(args ...string) string {
 	r.t.Helper()
 	return strings.TrimSuffix(run(r.t, r.work, nil, args...), "\n")
@@ -127,8 +127,8 @@ func (r *Repo) Server(args ...string) string {
 	return strings.TrimSuffix(run(r.t, r.bare, nil, args...), "\n")
 }
 
-// Environment is the environment for git commands in tests: nothing of the
-// machine's configuration, a fixed author, no signatures and no gc unasked.
+// Environment returns the environment for git commands in tests: without the
+// machine's configuration, with a fixed author, without signatures and automatic gc.
 func Environment() []string {
 	var environment []string
 	for _, variable := range os.Environ() {

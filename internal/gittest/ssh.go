@@ -20,15 +20,15 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// SSHServer is a git server over SSH that lets one key in.
+// SSHServer is a git server over SSH that accepts one key.
 type SSHServer struct {
 	// URL is the repository's address.
 	URL string
-	// KeyFile holds the private key that the server lets in; StrangerKeyFile
-	// one that it does not know.
-	KeyFile, StrangerKeyFile string
-	// KnownHostsFile names the server's key; OtherHostsFile names another key
-	// for the server; EmptyHostsFile names no host.
+	// KeyFile has the private key that the server accepts; RefusedKeyFile one
+	// that it refuses.
+	KeyFile, RefusedKeyFile string
+	// KnownHostsFile has the server's key, OtherHostsFile another key for the
+	// server, and EmptyHostsFile no host.
 	KnownHostsFile, OtherHostsFile, EmptyHostsFile string
 
 	mu      sync.Mutex
@@ -44,25 +44,25 @@ func (s *SSHServer) Held() int {
 	return s.held
 }
 
-// Hang says whether sessions are answered by silence.
+// Hang sets whether sessions get no answer.
 func (s *SSHServer) Hang(hanging bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hanging = hanging
 }
 
-// ServeSSH serves a repository by git upload-pack over SSH until the test ends.
+// ServeSSH serves a repository with git upload-pack over SSH until the end of the test.
 func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 	t.Helper()
 	folder := t.TempDir()
 	host, otherHost := newSigner(t, ""), newSigner(t, "")
 	s := &SSHServer{
-		KeyFile: filepath.Join(folder, "id"), StrangerKeyFile: filepath.Join(folder, "stranger"),
+		KeyFile: filepath.Join(folder, "id"), RefusedKeyFile: filepath.Join(folder, "stranger"),
 		KnownHostsFile: filepath.Join(folder, "known_hosts"), OtherHostsFile: filepath.Join(folder, "other_hosts"), EmptyHostsFile: filepath.Join(folder, "empty_hosts"),
 		release: make(chan struct{}),
 	}
 	allowed := newSigner(t, s.KeyFile).PublicKey()
-	newSigner(t, s.StrangerKeyFile)
+	newSigner(t, s.RefusedKeyFile)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -78,8 +78,8 @@ func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 		Handler:          func(session ssh.Session) { s.serve(session, repo) },
 	}
 	server.AddHostKey(host)
-	// As most servers do, it has a key of another kind too, which clients
-	// prefer and the known hosts do not name.
+	// Like most servers it has a second key, of a type that clients prefer, which
+	// is not in the known hosts.
 	second, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +122,7 @@ func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
 	command := exec.CommandContext(session.Context(), "git", "upload-pack", arguments[1])
 	command.Env = Environment()
 	command.Stdout, command.Stderr = session, session.Stderr()
-	// The command may end before the client closes its side, so its input is not waited for.
+	// The command may end before the client closes its side, so do not wait for its input.
 	input, err := command.StdinPipe()
 	if err == nil {
 		err = command.Start()
@@ -142,7 +142,7 @@ func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
 	_ = session.Exit(0)
 }
 
-// newSigner makes a key, and writes it where asked.
+// newSigner creates a key, and writes it to a file if one is given.
 func newSigner(t testing.TB, file string) gossh.Signer {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)

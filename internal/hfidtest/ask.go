@@ -7,22 +7,22 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// requestLimit bounds one request that does not wait for a change.
+// requestLimit bounds each request that does not wait for a change.
 const requestLimit = 10 * time.Second
 
-// client keeps no connection: a life's connections are of no use to the next.
+// client keeps no connections, because the next process has another address.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Answer is what an HTTP request got.
+// Answer is the answer to an HTTP request.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -54,13 +54,13 @@ func (d *Daemon) Ask(ctx context.Context, method, path string, header http.Heade
 	return &Answer{response.StatusCode, response.Header, body}, nil
 }
 
-// Get asks for a path and fails the test unless it is answered, by whatever status.
+// Get sends a GET request and fails the test if there is no answer, of any status.
 func (d *Daemon) Get(path string) *Answer {
 	d.t.Helper()
 	return d.must(http.MethodGet, path)
 }
 
-// Post posts to a path and fails the test unless it is answered, by whatever status.
+// Post sends a POST request and fails the test if there is no answer, of any status.
 func (d *Daemon) Post(path string) *Answer {
 	d.t.Helper()
 	return d.must(http.MethodPost, path)
@@ -78,7 +78,7 @@ func (d *Daemon) must(method, path string) *Answer {
 	return answer
 }
 
-// JSON asks for a path and decodes the answer; one that is not 200 fails the test.
+// JSON sends a GET request and decodes the answer. A status other than 200 fails the test.
 func (d *Daemon) JSON(path string, into any) {
 	d.t.Helper()
 	answer := d.Get(path)
@@ -90,7 +90,7 @@ func (d *Daemon) JSON(path string, into any) {
 	}
 }
 
-// Status is GET /v1/status.
+// Status returns the answer of GET /v1/status.
 func (d *Daemon) Status() *api.Status {
 	d.t.Helper()
 	var status api.Status
@@ -100,13 +100,13 @@ func (d *Daemon) Status() *api.Status {
 
 // Policies is the answer of GET /v1/policies.
 type Policies struct {
-	// ByName holds each policy's JSON, as the daemon wrote it.
+	// ByName has each policy's JSON, as the daemon wrote it.
 	ByName map[string]json.RawMessage
-	// Commit, Revision and ETag are the headers.
+	// Commit, Revision and ETag are headers of the answer.
 	Commit, Revision, ETag string
 }
 
-// Policies is GET /v1/policies with a query, which may be empty.
+// Policies returns the answer of GET /v1/policies with a query, which may be empty.
 func (d *Daemon) Policies(query string) *Policies {
 	d.t.Helper()
 	answer := d.Get("/v1/policies" + query)
@@ -117,7 +117,7 @@ func (d *Daemon) Policies(query string) *Policies {
 	return policies
 }
 
-// ParsePolicies reads an answer to GET /v1/policies. A name that comes twice is an error.
+// ParsePolicies decodes an answer of GET /v1/policies. A duplicate name is an error.
 func ParsePolicies(answer *Answer) (*Policies, error) {
 	if answer.Status != http.StatusOK {
 		return nil, fmt.Errorf("GET /v1/policies: %d: %s", answer.Status, answer.Body)
@@ -126,7 +126,7 @@ func ParsePolicies(answer *Answer) (*Policies, error) {
 		Policies []json.RawMessage `json:"policies"`
 	}
 	if err := json.Unmarshal(answer.Body, &list); err != nil || list.Policies == nil {
-		return nil, fmt.Errorf("GET /v1/policies: no list of policies (%v): %.300s", err, answer.Body)
+		return nil, fmt.Errorf("GET /v1/policies: not a list of policies (%v): %.300s", err, answer.Body)
 	}
 	policies := &Policies{
 		ByName: make(map[string]json.RawMessage, len(list.Policies)),
@@ -140,7 +140,7 @@ func ParsePolicies(answer *Answer) (*Policies, error) {
 			return nil, fmt.Errorf("GET /v1/policies: a policy without a name (%v): %.300s", err, policy)
 		}
 		if _, twice := policies.ByName[named.Metadata.Name]; twice {
-			return nil, fmt.Errorf("GET /v1/policies: %s is served twice", named.Metadata.Name)
+			return nil, fmt.Errorf("GET /v1/policies: %s is a duplicate", named.Metadata.Name)
 		}
 		policies.ByName[named.Metadata.Name] = policy
 	}
@@ -158,8 +158,8 @@ func (d *Daemon) WaitReady() {
 	})
 }
 
-// WaitStatus waits until the status is as wanted, and gives it. When it never
-// is, the test fails and shows the last one.
+// WaitStatus waits until the status meets a condition, and returns it. On a
+// timeout the test fails with the last status.
 func (d *Daemon) WaitStatus(what string, wanted func(*api.Status) bool) *api.Status {
 	d.t.Helper()
 	var status *api.Status
@@ -173,7 +173,7 @@ func (d *Daemon) WaitStatus(what string, wanted func(*api.Status) bool) *api.Sta
 	return status
 }
 
-// WaitSynced waits until git, etcd and what is served agree on a commit.
+// WaitSynced waits until git, etcd and the policies served are of a commit.
 func (d *Daemon) WaitSynced(commit string) *api.Status {
 	d.t.Helper()
 	return d.WaitStatus("synced to "+commit, func(s *api.Status) bool {
@@ -181,10 +181,10 @@ func (d *Daemon) WaitSynced(commit string) *api.Status {
 	})
 }
 
-// EtcdAddress is the embedded etcd's HOST:PORT for clients, or empty while it
-// has none: a life that was killed leaves an address that is nobody's now.
+// EtcdAddress returns the embedded etcd's client address, HOST:PORT, or "" if
+// the running process has not written one: a killed process leaves its own.
 func (d *Daemon) EtcdAddress() string {
-	run, path := d.current(), filepath.Join(d.DataDir, "etcd-client-address")
+	run, path := d.current(), datadir.Folder(d.DataDir).EtcdAddress()
 	info, err := os.Stat(path)
 	if run == nil || err != nil || info.ModTime().Before(run.started) {
 		return ""
@@ -196,7 +196,7 @@ func (d *Daemon) EtcdAddress() string {
 	return strings.TrimSpace(string(text))
 }
 
-// Etcdctl runs the stock etcdctl on the embedded etcd, and fails the test when that fails.
+// Etcdctl runs etcdctl on the embedded etcd. A failure fails the test.
 func (d *Daemon) Etcdctl(arguments ...string) string {
 	d.t.Helper()
 	d.await("reachable by etcdctl", func() bool { return d.EtcdAddress() != "" })

@@ -1,6 +1,6 @@
-// Package hfidtest runs the daemon for tests as its users run it: the built
-// program, with flags, on free ports and a temporary data folder. It can be
-// killed at any moment and started again on what it left.
+// Package hfidtest runs the daemon for tests as users run it: the built program
+// with flags, free ports and a temporary data folder. Tests can kill it at any
+// moment and restart it with the same folder.
 package hfidtest
 
 import (
@@ -15,14 +15,13 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// folder holds the built program. It is set for as long as Main runs.
+// folder has the built programs. It is set while Main runs.
 var folder string
 
-// Main is what a package's TestMain returns to os.Exit:
+// Main runs a package's tests and deletes what was built for them. TestMain
+// passes its result to os.Exit:
 //
 //	func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
-//
-// It runs the tests, and deletes what was built for them.
 func Main(m *testing.M) (code int) {
 	made, err := os.MkdirTemp("", "hfid-test-")
 	if err != nil {
@@ -36,7 +35,7 @@ func Main(m *testing.M) (code int) {
 
 var build = sync.OnceValues(func() (string, error) { return compile("hfid") })
 
-// Binary is the daemon's program, built once for all tests of the process.
+// Binary returns the daemon's program, built once for all tests of the process.
 func Binary(t testing.TB) string {
 	t.Helper()
 	return built(t, build)
@@ -44,7 +43,7 @@ func Binary(t testing.TB) string {
 
 var buildClient = sync.OnceValues(func() (string, error) { return compile("hfi") })
 
-// Client is the hfi command, built once for all tests of the process.
+// Client returns the hfi command, built once for all tests of the process.
 func Client(t testing.TB) string {
 	t.Helper()
 	return built(t, buildClient)
@@ -55,7 +54,7 @@ var buildModule = sync.OnceValues(func() (string, error) {
 	return path, CompileModule(path)
 })
 
-// Module is the filter's Wasm module, built once for all tests of the process.
+// Module returns the filter's Wasm module, built once for all tests of the process.
 func Module(t testing.TB) string {
 	t.Helper()
 	return built(t, buildModule)
@@ -66,16 +65,16 @@ var buildTrapModule = sync.OnceValues(func() (string, error) {
 	return path, CompileModule(path, "hfi_trap")
 })
 
-// TrapModule is the filter's module with a weakness: a request with the header
-// x-hfi-trap ends the VM, if there is a policy in force, and one with the header
-// x-hfi-panic makes it panic from then on, at the request, delay or answer that it names.
+// TrapModule returns the filter's module with defects: a request with the header
+// x-hfi-trap ends the VM, if it has a policy, and one with the header x-hfi-panic
+// makes it panic from then on, at the request, delay or answer that it names.
 func TrapModule(t testing.TB) string {
 	t.Helper()
 	return built(t, buildTrapModule)
 }
 
-// CompileModule builds the filter's Wasm module into a file, as "make filter"
-// does, with Go build tags.
+// CompileModule builds the filter's Wasm module into a file with Go build tags,
+// like "make filter".
 func CompileModule(path string, tags ...string) error {
 	raw := path + ".raw"
 	defer os.Remove(raw)
@@ -95,7 +94,7 @@ func built(t testing.TB, build func() (string, error)) string {
 	t.Helper()
 	testtool.NoteSources(t)
 	if folder == "" {
-		t.Fatal("the package's TestMain must call hfidtest.Main, which deletes what is built")
+		t.Fatal("the package's TestMain must call hfidtest.Main, which deletes the built programs")
 	}
 	path, err := build()
 	if err != nil {

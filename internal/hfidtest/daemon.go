@@ -17,16 +17,16 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Patience bounds every wait: far more than anything takes on two busy cores.
+// Patience bounds every wait, with a margin for a busy machine.
 const Patience = testtool.Patience
 
-// Daemon is one hfid and its data folder, through as many lives as a test
-// gives it. Its methods may be used by several goroutines at once, but only
-// the test's own may call those that fail the test.
+// Daemon is an hfid with a data folder, of which a test may start several
+// processes in sequence. Its methods are safe for concurrent use, but only the
+// test's goroutine may call those that fail the test.
 type Daemon struct {
-	// DataDir is the data folder. It stays the same over restarts.
+	// DataDir is the data folder. It stays the same across restarts.
 	DataDir string
-	// LogFile collects what all lives wrote to standard error.
+	// LogFile has the standard error of all processes.
 	LogFile string
 
 	t         testing.TB
@@ -36,22 +36,22 @@ type Daemon struct {
 	run *life
 }
 
-// life is one process.
+// life is a process.
 type life struct {
 	process *os.Process
 	started time.Time
-	// logFrom is where in LogFile this life's log begins.
+	// logFrom is the offset of this process's log in LogFile.
 	logFrom int64
-	// exited is closed once err says how the process ended.
+	// exited is closed once the process ended and err is set.
 	exited chan struct{}
 	err    error
-	// url is empty until it is known.
+	// url is empty until the process listens.
 	url string
 }
 
-// New prepares a daemon on a repository without starting it. The arguments
-// are further flags; they win over the helper's own. At the test's end the
-// daemon is killed, and if the test failed its log is shown.
+// New returns a daemon for a repository without starting it. The arguments are
+// additional flags, which override the package's own. At the end of the test
+// the daemon is killed, and its log is shown if the test failed.
 func New(t testing.TB, repo string, arguments ...string) *Daemon {
 	t.Helper()
 	base := t.TempDir()
@@ -71,7 +71,7 @@ func New(t testing.TB, repo string, arguments ...string) *Daemon {
 	return d
 }
 
-// Run starts a daemon on a repository and waits until it is ready.
+// Run starts a daemon for a repository and waits until it is ready.
 func Run(t testing.TB, repo string, arguments ...string) *Daemon {
 	t.Helper()
 	d := New(t, repo, arguments...)
@@ -81,7 +81,7 @@ func Run(t testing.TB, repo string, arguments ...string) *Daemon {
 }
 
 // Start starts the process and returns at once. The arguments are further
-// flags for this life only.
+// flags for this process only.
 func (d *Daemon) Start(arguments ...string) {
 	d.t.Helper()
 	binary := Binary(d.t)
@@ -96,14 +96,14 @@ func (d *Daemon) Start(arguments ...string) {
 	}
 	command := exec.Command(binary, slices.Concat(d.arguments, arguments)...)
 	command.Env = environment()
-	// A file and no pipe: a process that the daemon left behind could hold a pipe open.
+	// A file, because a child process of the daemon could keep a pipe open.
 	command.Stdout, command.Stderr = log, log
-	// Should the test's process be killed, nothing is left running.
+	// The daemon ends even if the test's process is killed.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.run != nil {
-		d.t.Fatal("the daemon runs already")
+		d.t.Fatal("the daemon already runs")
 	}
 	started := time.Now()
 	if err := command.Start(); err != nil {
@@ -117,7 +117,7 @@ func (d *Daemon) Start(arguments ...string) {
 	}()
 }
 
-// environment is the test's own without settings of the daemon.
+// environment returns the test's environment without settings of the daemon.
 func environment() []string {
 	var kept []string
 	for _, setting := range os.Environ() {
@@ -134,8 +134,8 @@ func (d *Daemon) current() *life {
 	return d.run
 }
 
-// Kill ends the process with SIGKILL and waits for its end. A daemon that
-// does not run is left as it is.
+// Kill kills the process with SIGKILL and waits for it to end. It does nothing
+// if the daemon does not run.
 func (d *Daemon) Kill() {
 	if run := d.current(); run != nil {
 		_ = run.process.Kill()
@@ -144,8 +144,8 @@ func (d *Daemon) Kill() {
 	}
 }
 
-// Stop ends the process with SIGTERM, waits for its end, and fails the test
-// when it does not end well.
+// Stop stops the process with SIGTERM and waits for it to end. An error exit
+// fails the test.
 func (d *Daemon) Stop() {
 	d.t.Helper()
 	run := d.current()
@@ -160,11 +160,11 @@ func (d *Daemon) Stop() {
 	}
 	d.forget()
 	if run.err != nil {
-		d.t.Errorf("hfid was asked to stop, and ended with: %v", run.err)
+		d.t.Errorf("hfid exited with an error after SIGTERM: %v", run.err)
 	}
 }
 
-// Restart kills the process and starts it again, and waits until it is ready.
+// Restart kills the process, starts another, and waits until it is ready.
 func (d *Daemon) Restart() {
 	d.t.Helper()
 	d.Kill()
@@ -184,7 +184,7 @@ func (d *Daemon) Signal(signal syscall.Signal) {
 	}
 }
 
-// WaitExit waits until the process ends by itself, and gives its error: nil
+// WaitExit waits until the process exits by itself, and returns its error: nil
 // for exit code 0.
 func (d *Daemon) WaitExit() error {
 	d.t.Helper()
@@ -201,7 +201,7 @@ func (d *Daemon) WaitExit() error {
 	return run.err
 }
 
-// PID is the process's number, or 0 while none runs.
+// PID returns the process's ID, or 0 if none runs.
 func (d *Daemon) PID() int {
 	if run := d.current(); run != nil {
 		return run.process.Pid
@@ -215,11 +215,11 @@ func (d *Daemon) forget() {
 	d.run = nil
 }
 
-// listening is how the daemon logs its address.
+// listening matches the log line with the daemon's address.
 var listening = regexp.MustCompile(`msg=listening .*?address=(http://[^\s"]+)`)
 
-// Address is the base URL that the running process listens on, or empty while
-// none does. A new life has a new one unless --listen names a port.
+// Address returns the base URL that the running process listens on, or "". Each
+// process has another unless --listen names a port.
 func (d *Daemon) Address() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -238,14 +238,14 @@ func (d *Daemon) Address() string {
 	return d.run.url
 }
 
-// URL waits until the process listens and gives its base URL.
+// URL waits until the process listens, and returns its base URL.
 func (d *Daemon) URL() string {
 	d.t.Helper()
 	d.await("listening", func() bool { return d.Address() != "" })
 	return d.Address()
 }
 
-// LogTail is the last lines that the daemon logged.
+// LogTail returns the last lines of the daemon's log.
 func (d *Daemon) LogTail(lines int) string {
 	text, err := os.ReadFile(d.LogFile)
 	if err != nil {
@@ -255,7 +255,7 @@ func (d *Daemon) LogTail(lines int) string {
 	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
 }
 
-// await polls until a condition holds; that the process ends, or time does, fails the test.
+// await polls until a condition holds. The test fails if the process exits or after Patience.
 func (d *Daemon) await(what string, condition func() bool) {
 	d.t.Helper()
 	run := d.current()
@@ -265,7 +265,7 @@ func (d *Daemon) await(what string, condition func() bool) {
 	testtool.Eventually(d.t, "hfid is "+what, func() bool {
 		select {
 		case <-run.exited:
-			d.t.Fatalf("hfid ended (%v) before it was %s", run.err, what)
+			d.t.Fatalf("hfid exited (%v) before it was %s", run.err, what)
 		default:
 		}
 		return condition()

@@ -9,7 +9,7 @@ import (
 	"github.com/boifi/hfi/internal/gobuild"
 )
 
-// Architectures are those that the daemon's image is made for.
+// Architectures are the architectures of the daemon's image, as in GOARCH.
 var Architectures = []string{"amd64", "arm64"}
 
 // Compile builds the daemon and the command line of a source tree for one

@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// User is the number of the user and of the group that the daemon's image runs as.
+// User is the user and group ID that the daemon's image runs as.
 const User = 65532
 
-// Folders and files of the daemon's image.
+// Folders and files in the daemon's image.
 const (
 	programs = "usr/local/bin/"
 	dataDir  = "var/lib/hfid/"
@@ -22,21 +22,22 @@ const (
 // Programs are the daemon and the command line for one architecture of Linux,
 // linked statically.
 type Programs struct {
-	// Architecture is as GOARCH has it.
+	// Architecture is as in GOARCH.
 	Architecture string
 	Hfid, Hfi    []byte
 }
 
-// Daemon makes the daemon's image: for each architecture one layer with the
-// programs, the filter's module beside them, and the certificate authorities
-// for git over HTTPS. It has no shell and no git: the daemon needs neither.
+// Daemon builds the daemon's image. For each architecture it has one layer with
+// the programs, the filter's module beside them, and the certificate
+// authorities for git over HTTPS. It has no shell and no git, because the
+// daemon needs neither.
 func Daemon(version string, module []byte, each []Programs) (v1.ImageIndex, error) {
 	about := annotations(DaemonName, "hfid, which serves HTTP fault policies from a git repository to Wasm filters", version)
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, p := range each {
 		image, err := daemonImage(p, module, about)
 		if err != nil {
-			return nil, fmt.Errorf("making the daemon's image for %s: %w", p.Architecture, err)
+			return nil, fmt.Errorf("building the daemon's image for %s: %w", p.Architecture, err)
 		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
 			Add:        image,
@@ -53,13 +54,13 @@ func daemonImage(p Programs, module []byte, about map[string]string) (v1.Image, 
 	}
 	content, err := layer([]file{
 		{path: "etc/", mode: 0o755},
-		// Programs that ask who they are find a name and a home.
+		// For programs that look up the user's name or home.
 		{path: "etc/group", mode: 0o644, content: fmt.Appendf(nil, "root:x:0:\nhfid:x:%d:\n", User)},
 		{path: "etc/passwd", mode: 0o644, content: fmt.Appendf(nil, "root:x:0:0:root:/:/sbin/nologin\nhfid:x:%d:%d:hfid:/%s:/sbin/nologin\n", User, User, dataDir)},
 		{path: "etc/ssl/", mode: 0o755},
 		{path: "etc/ssl/certs/", mode: 0o755},
 		{path: roots, mode: 0o644, content: certificates},
-		// The child processes that evaluate CUE run in it, and write nothing there.
+		// The working folder of the child processes that evaluate CUE. They write nothing there.
 		{path: "tmp/", mode: 0o1777},
 		{path: "usr/", mode: 0o755},
 		{path: "usr/local/", mode: 0o755},
@@ -97,12 +98,12 @@ func daemonImage(p Programs, module []byte, about map[string]string) (v1.Image, 
 	return mutate.Annotations(image, about).(v1.Image), nil
 }
 
-// oci is an image of no layers whose manifest and configuration have OCI's media types.
+// oci returns an image without layers whose manifest and configuration have OCI's media types.
 func oci() v1.Image {
 	return mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 }
 
-// configured is the image with a configuration, and without history.
+// configured returns the image with a configuration and without history.
 func configured(image v1.Image, os, architecture string, config v1.Config) (v1.Image, error) {
 	file, err := image.ConfigFile()
 	if err != nil {

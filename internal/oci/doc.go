@@ -1,9 +1,9 @@
-// Package oci makes what a registry holds of hfi, without a container engine:
-// the daemon's image, for several architectures, and the filter as an artefact
-// that Istio's agent loads by oci://.
+// Package oci builds hfi's images without a container engine: the daemon's
+// image, for several architectures, and the filter as an artefact that Istio's
+// agent loads from an oci:// URL.
 //
-// The same inputs give the same bytes: files have no times, and the images say
-// that they were made when Unix time began.
+// Builds are reproducible: files have no times, and images have the Unix epoch
+// as their creation time.
 package oci
 
 import (
@@ -12,17 +12,17 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Names under which images are pushed below a prefix, and written to files.
+// Names of the images below a prefix in a registry, and of their files.
 const (
 	DaemonName = "hfi-control-plane"
 	FilterName = "hfi-filter"
 )
 
-// made is when every image says that it was made.
+// made is the creation time in every image.
 var made = v1.Time{Time: time.Unix(0, 0).UTC()}
 
-// annotations describe an image to people, in the keys of the OCI image
-// specification ("Pre-Defined Annotation Keys").
+// annotations describe an image with the "Pre-Defined Annotation Keys" of the
+// OCI image specification.
 func annotations(title, description, version string) map[string]string {
 	return map[string]string{
 		"org.opencontainers.image.title":       title,

@@ -13,18 +13,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// file is a file or, if its path ends in a slash, a folder of a layer.
+// file is a file of a layer, or a folder if its path ends with a slash.
 type file struct {
-	// path begins without a slash.
+	// path does not begin with a slash.
 	path string
 	mode int64
-	// owner is the number of the user and of the group.
+	// owner is the user and group ID.
 	owner   int
 	content []byte
 }
 
-// layer packs files into a layer, in the order given: a folder comes before
-// what is in it.
+// layer packs files into a layer in the given order: a folder must come before
+// its content.
 func layer(files []file) (v1.Layer, error) {
 	var packed bytes.Buffer
 	archive := tar.NewWriter(&packed)

@@ -14,27 +14,27 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// refName is the annotation that says under which tag an image stands in a
-// layout, by the OCI image specification.
+// refName is the annotation of the OCI image specification for an image's tag
+// in a layout.
 const refName = "org.opencontainers.image.ref.name"
 
-// WriteIndex writes an index into a tar file that holds an OCI image layout,
-// as skopeo's oci-archive: reads and others import.
+// WriteIndex writes an index to a tar file with an OCI image layout, which
+// container engines import and skopeo reads as oci-archive:.
 func WriteIndex(path, tag string, index v1.ImageIndex) error {
 	return writeLayout(path, func(to layout.Path) error {
 		return to.AppendIndex(index, layout.WithAnnotations(map[string]string{refName: tag}))
 	})
 }
 
-// WriteImage is WriteIndex for one image.
+// WriteImage is WriteIndex for an image.
 func WriteImage(path, tag string, image v1.Image) error {
 	return writeLayout(path, func(to layout.Path) error {
 		return to.AppendImage(image, layout.WithAnnotations(map[string]string{refName: tag}))
 	})
 }
 
-// writeLayout has a layout written and packs it. A file that is there is
-// replaced once the new one is whole.
+// writeLayout packs the layout that write writes. It replaces an existing file
+// once the new one is complete.
 func writeLayout(path string, write func(layout.Path) error) (err error) {
 	defer func() {
 		if err != nil {
@@ -60,7 +60,7 @@ func writeLayout(path string, write func(layout.Path) error) (err error) {
 	return os.Rename(archive, path)
 }
 
-// pack writes the files of a folder into a tar file, by name and without times.
+// pack writes the files of a folder to a tar file, sorted by name and without times.
 func pack(path, folder string) (err error) {
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -68,7 +68,7 @@ func pack(path, folder string) (err error) {
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	archive := tar.NewWriter(out)
-	// WalkDir goes by name, so the order is always the same.
+	// WalkDir sorts by name, so the order is deterministic.
 	err = fs.WalkDir(os.DirFS(folder), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err

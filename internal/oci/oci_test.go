@@ -29,13 +29,13 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// limit bounds what these tests ask of a registry in this process.
+// limit bounds requests to a registry in this process.
 const limit = time.Minute
 
-// module is a Wasm module as far as a registry can tell.
+// module starts like a Wasm module.
 var module = []byte("\x00asm\x01\x00\x00\x00 a module")
 
-// bothMade makes both images, of programs that are none.
+// bothMade builds both images with placeholder programs.
 func bothMade(t *testing.T) (v1.ImageIndex, v1.Image) {
 	t.Helper()
 	daemon, err := Daemon("1.2.3", module, []Programs{
@@ -52,13 +52,13 @@ func bothMade(t *testing.T) (v1.ImageIndex, v1.Image) {
 	return daemon, filter
 }
 
-// pushed pushes both to a registry of this process and gives its host and the
-// references.
+// pushed pushes both images to a registry in this process, and returns its host
+// and the references.
 func pushed(t *testing.T, daemon v1.ImageIndex, filter v1.Image) []string {
 	t.Helper()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
-	// No credentials of whoever runs this.
+	// Do not use the credentials of the user who runs the test.
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(t.TempDir(), "none.json"))
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -82,7 +82,7 @@ func reference(t *testing.T, text string) name.Reference {
 	return parsed
 }
 
-// tagged is the reference by tag of one by digest.
+// tagged returns the reference by tag for a reference by digest.
 func tagged(digest string) string {
 	repository, _, _ := strings.Cut(digest, "@")
 	return repository + ":1.2.3"
@@ -102,13 +102,13 @@ func TestTheFilterComesBackFromARegistryAsIstioWantsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		if descriptor.MediaType != types.OCIManifestSchema1 {
-			t.Errorf("%s is a %s: the agent knows no platform to choose from an index", text, descriptor.MediaType)
+			t.Errorf("%s is a %s: the agent cannot choose from an index", text, descriptor.MediaType)
 		}
 		image, err := descriptor.Image()
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Not validate.Image: that unpacks layers, and these are not packed.
+		// Not validate.Image, which decompresses layers: these are not compressed.
 		layers, err := image.Layers()
 		if err != nil {
 			t.Fatal(err)
@@ -146,7 +146,7 @@ func TestTheDaemonComesBackFromARegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.HasSuffix(byDigest, "/platform/hfi-control-plane@"+digest.String()) {
-		t.Errorf("%s was pushed and %s came back", byDigest, digest)
+		t.Errorf("pushed %s and pulled %s", byDigest, digest)
 	}
 	for _, architecture := range Architectures {
 		image, err := remote.Image(reference(t, byDigest), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
@@ -158,7 +158,7 @@ func TestTheDaemonComesBackFromARegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 		if config.Architecture != architecture || config.Config.User != "65532:65532" || !slices.Equal(config.Config.Entrypoint, []string{"/usr/local/bin/hfid"}) {
-			t.Errorf("the image for %s is configured %+v", architecture, config)
+			t.Errorf("the configuration of the image for %s is %+v", architecture, config)
 		}
 		files := unpacked(t, image)
 		for path, want := range map[string]string{"hfid": "hfid for " + architecture, "hfi": "hfi for " + architecture, "filter.wasm": string(module)} {
@@ -167,12 +167,12 @@ func TestTheDaemonComesBackFromARegistry(t *testing.T) {
 			}
 		}
 		if data := files["var/lib/hfid/"]; data.header == nil || data.header.Uid != User {
-			t.Errorf("the data folder is not the daemon's: %+v", data.header)
+			t.Errorf("the daemon does not own the data folder: %+v", data.header)
 		}
 	}
 }
 
-// Git servers with public certificates are trusted, by what go.mod pins.
+// The image has the certificate authorities that browsers trust.
 func TestTheCertificateAuthoritiesAreThere(t *testing.T) {
 	text, err := certificates()
 	if err != nil {
@@ -180,14 +180,14 @@ func TestTheCertificateAuthoritiesAreThere(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		t.Fatal("no certificate can be read")
+		t.Fatal("no certificate can be parsed")
 	}
 	if blocks := bytes.Count(text, []byte("BEGIN CERTIFICATE")); blocks < 50 {
-		t.Errorf("%d certificate authorities: that is not all that browsers trust", blocks)
+		t.Errorf("%d certificate authorities are fewer than browsers trust", blocks)
 	}
 }
 
-// The same inputs make the same files, at whatever time and place.
+// The same inputs give the same files at any time and place.
 func TestTheSameInputsMakeTheSameBytes(t *testing.T) {
 	var written [2][2][]byte
 	for i := range written {
@@ -205,26 +205,26 @@ func TestTheSameInputsMakeTheSameBytes(t *testing.T) {
 			written[i][j] = content
 		}
 		if left, err := os.ReadDir(folder); err != nil || len(left) != 2 {
-			t.Errorf("beside the files, %v was left (%v)", left, err)
+			t.Errorf("%v is left beside the files (%v)", left, err)
 		}
-		// Should a time get in, it is another one the second time.
+		// If a file contained the current time, it would differ the second time.
 		time.Sleep(1100 * time.Millisecond)
 	}
 	for j, what := range []string{"the daemon's image", "the filter's artefact"} {
 		if !bytes.Equal(written[0][j], written[1][j]) {
-			t.Errorf("%s differs from one making to the next", what)
+			t.Errorf("two builds of %s differ", what)
 		}
 	}
 	files := contents(t, bytes.NewReader(written[0][1]))
 	if index := files["index.json"].content; !bytes.Contains(index, []byte(`"org.opencontainers.image.ref.name":"1.2.3"`)) && !bytes.Contains(index, []byte(`"org.opencontainers.image.ref.name": "1.2.3"`)) {
-		t.Errorf("the layout names no tag: %s", index)
+		t.Errorf("the layout has no tag: %s", index)
 	}
 	if string(files["oci-layout"].content) == "" {
-		t.Error("the layout does not say that it is one")
+		t.Error("the layout lacks the file oci-layout")
 	}
 }
 
-// packed is a file of an archive.
+// packed is a file in an archive.
 type packed struct {
 	header  *tar.Header
 	content []byte

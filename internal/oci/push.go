@@ -12,8 +12,8 @@ import (
 )
 
 // Push pushes the daemon's image and the filter's artefact to PREFIX/NAME:TAG.
-// The credentials are those that "docker login" or "podman login" left. It
-// gives the references by digest, the daemon's first.
+// It uses the credentials of "docker login" or "podman login", and returns the
+// references by digest, the daemon's first.
 func Push(ctx context.Context, prefix, tag string, daemon v1.ImageIndex, filter v1.Image) ([]string, error) {
 	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
 	images := []struct {

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// certificates are the certificate authorities that Mozilla trusts, in PEM, as
-// go.mod pins them. Those that it trusts with reservations are left out: PEM
-// cannot say so, and they would be trusted without.
+// certificates returns the certificate authorities that Mozilla trusts, in PEM,
+// in the version that go.mod pins. Those with constraints are left out, because
+// PEM cannot express constraints.
 func certificates() ([]byte, error) {
 	var text bytes.Buffer
 	for root := range bundle.Roots() {

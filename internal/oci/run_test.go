@@ -29,7 +29,7 @@ import (
 	"github.com/boifi/hfi/schema/scaffold"
 )
 
-// compiled are the programs for this machine, as the image has them.
+// compiled returns the image's programs for this machine.
 func compiled(t *testing.T, source string) Programs {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -90,7 +90,7 @@ func TestTheImageRuns(t *testing.T) {
 	}
 }
 
-// policies is a new policy repository, with a package of CUE in it.
+// policies creates a policy repository with a CUE package.
 func policies(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := scaffold.Files()
@@ -148,7 +148,7 @@ func write(t *testing.T, path string, content []byte, mode os.FileMode) {
 	}
 }
 
-// copyTree copies a folder for a user who may read and not write.
+// copyTree copies a folder for a user with read permission only.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
@@ -170,8 +170,9 @@ func copyTree(t *testing.T, from, to string) {
 
 var listening = regexp.MustCompile(`msg=listening .*?address=(http://\S+)`)
 
-// contain does what a container engine does, in a mount namespace of its own:
-// /proc, an empty volume for the data, the root read only, and the image's user.
+// contain does in a mount namespace what a container engine does: it mounts
+// /proc and an empty volume for the data, makes the root read-only, and switches
+// to the image's user.
 const contain = `set -e
 root=$1; data=$2; user=$3; shift 3
 path=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -183,7 +184,8 @@ mount -o remount,bind,ro "$root"
 exec env PATH="$path" "$(command -v chroot)" --userspec="$user" "$root" "$@"`
 
 // start runs the image's entry point in its root, with its environment and
-// some more, until the test's end. It gives the URL that it listens on.
+// additional variables, until the end of the test. It returns the URL that the
+// daemon listens on.
 func start(t *testing.T, image v1.Image, root string, environment ...string) string {
 	t.Helper()
 	config, err := image.ConfigFile()
@@ -224,7 +226,7 @@ func start(t *testing.T, image v1.Image, root string, environment ...string) str
 	case url := <-address:
 		return url
 	case <-ended:
-		t.Fatal("the daemon ended before it listened")
+		t.Fatal("the daemon exited before it listened")
 	case <-time.After(hfidtest.Patience):
 		t.Fatal("the daemon does not listen")
 	}

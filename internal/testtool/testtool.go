@@ -1,5 +1,5 @@
-// Package testtool finds what tests need of a machine: the stock programs that
-// they hold hfi against, which "make tools" builds by pinned version, and ports.
+// Package testtool finds what tests need on a machine: the programs that "make
+// tools" builds in pinned versions, such as etcd and Envoy, and free ports.
 package testtool
 
 import (
@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// Root is the repository's root folder.
+// Root returns the repository's root folder.
 func Root() string {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
@@ -22,8 +22,8 @@ func Root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// Path is the program's file. Where it is missing the test fails in CI, and
-// is skipped on a person's machine.
+// Path returns a program's file. If it is missing, the test fails in CI and is
+// skipped elsewhere.
 func Path(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(Root(), ".tools", "bin", name)
@@ -33,8 +33,8 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// Lacks ends a test for which this machine lacks something: in CI it fails, on
-// a person's machine it is skipped.
+// Lacks ends a test because this machine lacks something: the test fails in CI
+// and is skipped elsewhere.
 func Lacks(t testing.TB, format string, arguments ...any) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
@@ -62,10 +62,10 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// NoteSources looks at each file that the project's programs are built from,
-// for a test that has them built. The go command remembers a passing test's
-// result by the files that the test itself has looked at; what the compilers
-// look at that the test runs, it cannot see.
+// NoteSources calls stat on each file that the project's programs are built
+// from, for tests that build them. The go command caches a test's result by the
+// files that the test's process opens or stats; it does not see those of
+// compilers that the test runs.
 func NoteSources(t testing.TB) {
 	t.Helper()
 	for _, part := range []string{"Makefile", "go.mod", "go.sum", "cmd", "deploy", "filter", "internal", "policies", "reconciler", "schema"} {
@@ -77,7 +77,7 @@ func NoteSources(t testing.TB) {
 			return err
 		})
 		if err != nil {
-			t.Fatalf("looking at the project's sources: %v", err)
+			t.Fatalf("reading the project's sources: %v", err)
 		}
 	}
 }

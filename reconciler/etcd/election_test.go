@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 )
@@ -77,7 +77,7 @@ func TestAStopResignsAtOnce(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("after a stop, with a lease of a minute, no other replica led at once")
 	}
-	if _, err := os.Stat(filepath.Join(a.DataDir, "etcd-lease")); !os.IsNotExist(err) {
+	if _, err := os.Stat(datadir.Folder(a.DataDir).EtcdLease()); !os.IsNotExist(err) {
 		t.Errorf("the lease's file is left behind: %v", err)
 	}
 }

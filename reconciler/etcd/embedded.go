@@ -8,13 +8,14 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+
+	"github.com/boifi/hfi/internal/datadir"
 )
 
 // Defaults of Embedded.
@@ -24,14 +25,10 @@ const (
 	DefaultStartTimeout = time.Minute
 )
 
-// AddressFile is the file in the data folder that holds the embedded
-// server's client address while it runs.
-const AddressFile = "etcd-client-address"
-
 // Embedded is an etcd server of one member in this process. It keeps its
 // data in a folder that the caller has locked.
 type Embedded struct {
-	// Folder is the daemon's data folder; the server's own is "etcd" in it.
+	// Folder is the daemon's data folder.
 	Folder string
 	// Listen is HOST:PORT for clients; with port 0 a free one is chosen at every start.
 	Listen string
@@ -111,7 +108,7 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 		err = fmt.Errorf("%w: not ready within %s%s", ErrDamaged, e.StartTimeout, trap.lastSaid())
 	}
 	if err == nil {
-		err = writeAtomically(filepath.Join(e.Folder, AddressFile), address+"\n")
+		err = datadir.WriteFile(datadir.Folder(e.Folder).EtcdAddress(), []byte(address+"\n"))
 	}
 	if err != nil {
 		// A server that is not ready may never finish closing either.
@@ -135,7 +132,7 @@ func choosePort(listen *net.TCPAddr) (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-func (e *Embedded) dataFolder() string { return filepath.Join(e.Folder, "etcd") }
+func (e *Embedded) dataFolder() string { return datadir.Folder(e.Folder).Etcd() }
 
 func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
 	client := url.URL{Scheme: "http", Host: address}
@@ -180,7 +177,7 @@ func (e *Embedded) Close() error {
 	if e.server == nil {
 		return nil
 	}
-	err := os.Remove(filepath.Join(e.Folder, AddressFile))
+	err := os.Remove(datadir.Folder(e.Folder).EtcdAddress())
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
@@ -210,16 +207,4 @@ func closeServer(server *embed.Etcd, trap *trap, limit time.Duration) bool {
 	case <-time.After(limit):
 		return false
 	}
-}
-
-// writeAtomically replaces a file so that readers see all of the old or all of the new.
-func writeAtomically(path, text string) error {
-	temporary := path + ".tmp"
-	if err := os.WriteFile(temporary, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 )
@@ -20,7 +21,7 @@ import (
 func TestTheEmbeddedServerWritesItsAddress(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	address := filepath.Join(folder, AddressFile)
+	address := datadir.Folder(folder).EtcdAddress()
 	for i := range 4 {
 		began := time.Now()
 		server := NewEmbedded(folder, quiet())
@@ -64,17 +65,17 @@ func TestAPortInUseIsAnError(t *testing.T) {
 func TestASecondDaemonOnAFolderIsAnError(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "data")
-	first, err := LockFolder(folder)
+	first, err := datadir.Folder(folder).Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LockFolder(folder); err == nil || !strings.Contains(err.Error(), folder) || !strings.Contains(err.Error(), "another hfid (process ") {
+	if _, err := datadir.Folder(folder).Lock(t.Context()); err == nil || !strings.Contains(err.Error(), folder) || !strings.Contains(err.Error(), "another hfid (process ") {
 		t.Errorf("error %v", err)
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := LockFolder(folder)
+	again, err := datadir.Folder(folder).Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func TestSIGKILLLosesNothing(t *testing.T) {
 
 // publishForEver prints the first state's revision and publishes until it is killed.
 func publishForEver(t *testing.T, folder string) {
-	lock, err := LockFolder(folder)
+	lock, err := datadir.Folder(folder).Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

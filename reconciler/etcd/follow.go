@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/backoff"
+	"github.com/boifi/hfi/internal/datadir"
 )
 
 // run follows etcd until the store is closed.
@@ -173,5 +173,5 @@ func (s *Store) leaseFile() string {
 	if s.DataDir == "" {
 		return ""
 	}
-	return filepath.Join(s.DataDir, "etcd-lease")
+	return datadir.Folder(s.DataDir).EtcdLease()
 }

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/boifi/hfi/internal/backoff"
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -146,7 +147,7 @@ func (s *Store) noteLease(lease clientv3.LeaseID) {
 	if path == "" {
 		return
 	}
-	if err := writeAtomically(path, fmt.Sprintf("%x\n", int64(lease))); err != nil {
+	if err := datadir.WriteFile(path, fmt.Appendf(nil, "%x\n", int64(lease))); err != nil {
 		// After a crash, the next leader has to wait until the lease expires.
 		s.logger.Warn("noting the lease of a leadership in the data folder failed", "error", err)
 	}

@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// address is where a repository is.
+// address is the location of a repository.
 type address struct {
 	// local is a folder, or empty for a remote.
 	local string
-	// remote is the URL without credentials; user and password are those that stood in it.
+	// remote is the URL without its credentials, which are in user and password.
 	remote, user, password string
-	// display is for people: the folder, or remote.
+	// display is the folder or remote, for messages.
 	display string
 	ssh     bool
 	// problem says why the address cannot be used, or is empty.
 	problem string
 }
 
-// scpLike is USER@HOST:PATH, which has no scheme and is no path of this machine.
+// scpLike matches SSH addresses of the form USER@HOST:PATH.
 var scpLike = regexp.MustCompile(`^([^@/:]+@)?[^/:]+:[^/].*$|^[^@/:]+@[^/:]+:/.*$`)
 
 func parseAddress(text string) address {
@@ -33,8 +33,8 @@ func parseAddress(text string) address {
 	}
 	parsed, err := url.Parse(text)
 	if err != nil {
-		// The text may hold a password: it is not repeated.
-		return address{remote: "invalid:", display: "a URL that cannot be read", problem: "the repository's URL cannot be read: check --repo"}
+		// The text may contain a password, so no message has it.
+		return address{remote: "invalid:", display: "an invalid URL", problem: "the repository's URL is invalid: check --repo"}
 	}
 	if parsed.Scheme == "file" {
 		return address{local: parsed.Path, display: parsed.Path}
@@ -43,12 +43,12 @@ func parseAddress(text string) address {
 	switch parsed.Scheme {
 	case "http", "https", "ssh", "git+ssh", "ssh+git":
 	default:
-		a.problem = fmt.Sprintf("repositories are not read over %s: use a folder, or a URL of https, http, ssh or file", parsed.Scheme)
+		a.problem = fmt.Sprintf("%s is not supported for repositories: use a folder, or a URL of https, http, ssh or file", parsed.Scheme)
 	}
 	if parsed.User != nil {
 		a.password, _ = parsed.User.Password()
 		if a.ssh {
-			// The user is part of where an SSH repository is, and no secret.
+			// The user is part of an SSH repository's location, and no secret.
 			parsed.User = url.User(parsed.User.Username())
 		} else {
 			a.user = parsed.User.Username()

@@ -17,7 +17,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// auth reads the credentials for one operation.
+// auth reads the credentials. It is called for each operation, so that files may be replaced.
 func (s *Source) auth() (transport.AuthMethod, error) {
 	if s.address.ssh {
 		return s.sshAuth()
@@ -48,7 +48,7 @@ func (s *Source) auth() (transport.AuthMethod, error) {
 	return s.basicAuth(user, password), nil
 }
 
-// basicAuth is basic authentication, whose form on the wire is a secret too.
+// basicAuth returns basic authentication, and adds its encoded form to the secrets.
 func (s *Source) basicAuth(user, password string) *githttp.BasicAuth {
 	s.credentials.remember(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
 	return &githttp.BasicAuth{Username: user, Password: password}
@@ -63,7 +63,7 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	}
 	endpoint, err := transport.NewEndpoint(s.address.remote)
 	if err != nil {
-		return nil, fail("Unsupported", reconciler.Stalled, "the repository's URL cannot be read: %w", err)
+		return nil, fail("Unsupported", reconciler.Stalled, "the repository's URL is invalid: %w", err)
 	}
 	user := endpoint.User
 	if user == "" {
@@ -79,17 +79,16 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	}
 	known, err := gitssh.NewKnownHostsDb(s.KnownHostsFile)
 	if err != nil {
-		return nil, fail("HostKeyUnknown", reconciler.Stalled, "the known hosts in %s cannot be read: %w", s.KnownHostsFile, err)
+		return nil, fail("HostKeyUnknown", reconciler.Stalled, "reading the known hosts in %s: %w", s.KnownHostsFile, err)
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
-	// Of a server's several keys, the one that is asked for is one that is known.
+	// A server with several keys must present one that is in the known hosts.
 	port := cmp.Or(endpoint.Port, gitssh.DefaultPort)
 	keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(strings.Trim(endpoint.Host, "[]"), strconv.Itoa(port)))
 	return &timedKeys{PublicKeys: keys, source: s}, nil
 }
 
-// timedKeys are keys for connections that give up dialling in time: go-git
-// does not pass the context on to SSH.
+// timedKeys limit the time to connect: go-git does not pass the context to SSH.
 type timedKeys struct {
 	*gitssh.PublicKeys
 	source *Source
@@ -116,7 +115,7 @@ func (s *Source) readSecret(file string) (string, error) {
 	return secret, nil
 }
 
-// secrets lists what must appear in no message.
+// secrets returns the texts that must not appear in a message.
 func (s *Source) secrets() []string {
 	secrets := s.credentials.secrets()
 	if s.address.password != "" {

@@ -9,9 +9,9 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// Close ends what hangs, waits for it, and may come twice; TestMain sees that
-// no goroutine is left.
-func TestCloseEndsWhatHangs(t *testing.T) {
+// Close cancels hanging operations, waits for them, and may be called twice.
+// TestMain checks that no goroutine is left.
+func TestCloseCancelsOperations(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	web := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 	shell := gittest.ServeSSH(t, repo)
@@ -32,8 +32,8 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 		select {
 		case err := <-failed:
 			wantError(t, err, "Canceled", reconciler.Retry)
-		case <-time.After(patience):
-			t.Fatal("the delta goes on after Close")
+		case <-time.After(testTimeout):
+			t.Fatal("the delta still runs after Close")
 		}
 		if err := s.Close(); err != nil {
 			t.Errorf("closing again: %v", err)
@@ -41,7 +41,7 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 	}
 }
 
-// A source that was never opened closes.
+// A source that was never opened can be closed.
 func TestCloseUnopened(t *testing.T) {
 	if err := New("nowhere", "main", ".", t.TempDir()).Close(); err != nil {
 		t.Error(err)

@@ -20,16 +20,17 @@ func describe(commit *object.Commit) reconciler.Commit {
 	}
 }
 
-func bounded(text string, most int) string {
+// bounded cuts a text to a number of characters.
+func bounded(text string, limit int) string {
 	runes := []rune(text)
-	if len(runes) <= most {
+	if len(runes) <= limit {
 		return text
 	}
-	return string(runes[:most-1]) + "…"
+	return string(runes[:limit-1]) + "…"
 }
 
-// since walks back from head to what base can reach. If base is gone, it is
-// not known which of the commits it had: only head is certainly newer.
+// since returns the commits that head reaches and base does not. If base no
+// longer exists, only head is known to be newer.
 func since(ctx context.Context, o *objects, base, head string) ([]reconciler.Commit, error) {
 	newest, err := o.commit(ctx, plumbing.NewHash(head))
 	if err != nil {
@@ -47,12 +48,13 @@ func since(ctx context.Context, o *objects, base, head string) ([]reconciler.Com
 	return commits, err
 }
 
-// walkBack visits a commit and its ancestors, nearest first, at most so many.
-// Ancestors that are missing (a shallow copy's border, a rewritten history) end the walk there.
-func walkBack(ctx context.Context, o *objects, from string, most int, stop map[plumbing.Hash]bool, visit func(*object.Commit)) error {
+// walkBack visits a commit and its ancestors breadth first, at most limit. It
+// does not go beyond commits in stop or missing ones (the border of a shallow
+// clone, or a rewritten history).
+func walkBack(ctx context.Context, o *objects, from string, limit int, stop map[plumbing.Hash]bool, visit func(*object.Commit)) error {
 	queue := []plumbing.Hash{plumbing.NewHash(from)}
 	seen := map[plumbing.Hash]bool{}
-	for len(queue) > 0 && most > 0 {
+	for len(queue) > 0 && limit > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -67,7 +69,7 @@ func walkBack(ctx context.Context, o *objects, from string, most int, stop map[p
 			continue
 		}
 		visit(commit)
-		most--
+		limit--
 		queue = append(queue, commit.ParentHashes...)
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 )
 
-// messages are ends of commit messages with and without trailers; whether
-// one allows pruning is for git interpret-trailers to say.
+// messages are ends of commit messages with and without trailers. git
+// interpret-trailers decides which of them allow pruning.
 var messages = []string{
 	"Subject",
 	"hfi-allow-prune: true",
@@ -52,9 +52,9 @@ var messages = []string{
 	"",
 }
 
-// A commit allows pruning exactly when git interpret-trailers reads the
+// A commit allows pruning if and only if git interpret-trailers finds the
 // trailer in its message.
-func TestTrailersAreWhatGitSays(t *testing.T) {
+func TestTrailersAgreeWithGit(t *testing.T) {
 	repo := gittest.New(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	lines := []string{"", " ", "Subject", "hfi-allow-prune: true", "hfi-allow-prune: true", " true", "hfi-allow-prune:", "Key: value", " more", "# comment",
@@ -74,14 +74,14 @@ func TestTrailersAreWhatGitSays(t *testing.T) {
 			want = want || strings.EqualFold(strings.TrimSpace(key), "hfi-allow-prune") && strings.TrimSpace(value) == "true"
 		}
 		if got := allowsPrune(message); got != want {
-			t.Errorf("message %q allows pruning: %t, git says %t", message, got, want)
+			t.Errorf("message %q allows pruning: %t, with git: %t", message, got, want)
 		}
 	}
 }
 
-// Since lists what git rev-list lists, with author and subject, over merges,
-// a local repository and a remote one.
-func TestSinceIsWhatGitSays(t *testing.T) {
+// Since returns the commits that git rev-list lists, with author and subject,
+// across merges, from a local and a remote repository.
+func TestSinceAgreesWithGit(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	repo.Git("checkout", "-q", "-b", "side")
 	repo.Commit("On the side", map[string]string{"policies/side.yaml": "s"})
@@ -120,14 +120,14 @@ func TestSinceIsWhatGitSays(t *testing.T) {
 				slices.Sort(got)
 				slices.Sort(want)
 				if !slices.Equal(got, want) {
-					t.Errorf("since %s: got %v, git says %v", base, got, want)
+					t.Errorf("since %s: got %v, git lists %v", base, got, want)
 				}
 			}
 		})
 	}
 }
 
-// A history that is longer than what is listed ends at the limit.
+// Since returns at most MaxSince commits.
 func TestSinceIsBounded(t *testing.T) {
 	repo := gittest.New(t)
 	var b strings.Builder
@@ -142,9 +142,8 @@ func TestSinceIsBounded(t *testing.T) {
 	}
 }
 
-// What somebody wrote about a commit goes into every status and into etcd, so
-// it is cut.
-func TestWhatACommitSaysOfItselfIsBounded(t *testing.T) {
+// A commit's author and subject are cut, because every status and etcd have them.
+func TestAuthorAndSubjectAreBounded(t *testing.T) {
 	long := strings.Repeat("ä", 1<<20)
 	said := describe(&object.Commit{Message: long + "\n\nmore", Author: object.Signature{Name: long, Email: long}})
 	if a, s := utf8.RuneCountInString(said.Author), utf8.RuneCountInString(said.Subject); a != 200 || s != 200 {

@@ -16,12 +16,12 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// maxDepth bounds how deep folders are nested; git's own limit is the same.
+// maxDepth bounds the nesting of folders; git's default limit is the same.
 const maxDepth = 2048
 
-// delta compares two commits' policy folders by the hashes of their trees,
-// so that it reads only what differs. The delta holds its own use of the
-// objects until it is closed.
+// delta compares the policy folders of two commits by the hashes of their
+// trees, and so reads only what differs. The delta uses the objects until it
+// is closed.
 func (s *Source) delta(ctx context.Context, from *objects, base, head string) (*reconciler.Delta, error) {
 	o := from.use()
 	closing := sync.OnceFunc(o.release)
@@ -59,7 +59,7 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		default:
-			// The base cannot be compared with: list everything. What is wrong with head itself shows there.
+			// The base cannot be read: list everything. A defect of head itself fails there too.
 			w.files = nil
 		}
 	}
@@ -81,7 +81,7 @@ type walk struct {
 	files   []schema.File
 }
 
-// errOtherTop says that the base's files were chosen from another folder.
+// errOtherTop means that the base's files belong to another folder.
 var errOtherTop = errors.New("the root of the CUE module moved")
 
 // since compares with an earlier commit.
@@ -100,9 +100,9 @@ func (w *walk) since(base string, tree plumbing.Hash, top string) error {
 	return w.compareFrom(top, before.TreeHash, tree)
 }
 
-// top is the folder whose files matter: the policy folder, or the nearest
-// above it that is the root of a CUE module, if the policy folder is not one
-// itself. It also says whether the policy folder is there.
+// top returns the folder whose files count: the nearest folder that is the root
+// of a CUE module, from the policy folder upwards, or else the policy folder.
+// present says whether the policy folder exists.
 func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 	at, tree, below := "", root, w.folder
 	top = w.folder
@@ -136,7 +136,7 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 
 func (w *walk) tree(hash plumbing.Hash) ([]byte, error) { return w.objects.tree(w.ctx, hash) }
 
-// find is the hash of a folder below a tree, or zero.
+// find returns the hash of a folder below a tree, or zero.
 func (w *walk) find(tree plumbing.Hash, folder string) (plumbing.Hash, error) {
 	for name := range strings.SplitSeq(folder, "/") {
 		if name == "" || tree.IsZero() {
@@ -167,7 +167,7 @@ func (w *walk) compareFrom(folder string, from, to plumbing.Hash) error {
 	return w.compare(folder, before, after)
 }
 
-// wanted says whether a file matters by its path: all do in the policy folder, and CUE files around it.
+// wanted says whether a file counts by its path: every file in the policy folder, and CUE files outside it.
 func (w *walk) wanted(file string) bool {
 	return w.folder == "" || strings.HasPrefix(file, w.folder+"/") || strings.HasSuffix(file, ".cue")
 }
@@ -194,7 +194,7 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 	if err != nil {
 		return damagedTree(to, err)
 	}
-	// A name may stand for a file in one tree and for a folder in the other, at different places.
+	// A name that is a file in one tree and a folder in the other has different positions.
 	old := make(map[string]entry, len(was))
 	for _, e := range was {
 		old[string(e.name)] = e
@@ -215,7 +215,7 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 	return nil
 }
 
-// entry compares what stands under one name: a file, a folder, or (the zero entry) nothing.
+// entry compares the entries of one name. The zero entry stands for none.
 func (w *walk) entry(folder, name string, from, to entry) error {
 	if folder != "" {
 		name = folder + "/" + name
@@ -247,7 +247,7 @@ func (w *walk) add(name string, e entry) {
 		file.Refusal = "is a submodule; policies must be files of this repository"
 	}
 	if file.Refusal != "" {
-		// The same bytes as a regular file are another thing.
+		// A regular file with the same content must have another ID.
 		file.ID += fmt.Sprintf(":%o", e.mode)
 	}
 	from, hash := w.objects, e.hash

@@ -8,9 +8,9 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 )
 
-// corner makes a repository with so many policies in one folder and so many
-// other files, packed as after a first push, and then two pushes, each of which
-// changes one policy. It returns the three commits.
+// corner creates a repository with many policies in one folder and many other
+// files, packed as after a first push, and then pushes two commits that change
+// one policy each. It returns the three commits.
 func corner(t testing.TB, policies, others int) (repo *gittest.Repo, first, second, third string) {
 	t.Helper()
 	repo = gittest.New(t)
@@ -33,7 +33,7 @@ func corner(t testing.TB, policies, others int) (repo *gittest.Repo, first, seco
 	return repo, first, second, third
 }
 
-// pushOne pushes a commit that changes policy-0 and nothing else, without a checkout.
+// pushOne pushes a commit that changes only policy-0, without a checkout.
 func pushOne(t testing.TB, repo *gittest.Repo, parent, content string) string {
 	t.Helper()
 	repo.Git("read-tree", parent)
@@ -44,8 +44,8 @@ func pushOne(t testing.TB, repo *gittest.Repo, parent, content string) string {
 	return hash
 }
 
-// BenchmarkDelta is one policy changed by a push, from the commits' hashes to
-// its content, in folders and repositories of several sizes.
+// BenchmarkDelta measures a push that changes one policy, from the commits'
+// hashes to its content, in folders and repositories of several sizes.
 func BenchmarkDelta(b *testing.B) {
 	for _, size := range []struct{ policies, others int }{{100, 0}, {10_000, 0}, {100, 100_000}} {
 		b.Run(fmt.Sprintf("policies=%d/others=%d", size.policies, size.others), func(b *testing.B) {

@@ -17,20 +17,20 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// names for random trees: every kind that git keeps and that a careless
-// parser would break. The last is no UTF-8.
+// names for random trees: kinds that git accepts and a careless parser breaks.
+// The last is not UTF-8.
 var names = []string{
 	"a", "a.yaml", "a-b", "ab", "b c.yaml", "line\nbreak.json", "tab\t.yaml", "Übung.yaml", "日本", `quo"te.yaml`, `back\slash`, ".dot", "bad\xff\xfe.yaml",
 }
 
-// history makes random commits with fast-import, which takes any path and mode.
+// history creates random commits with fast-import, which accepts any path and mode.
 type history struct {
 	random *rand.Rand
 	files  map[string]string // path → mode SP content
 }
 
-// step changes some paths. A file may become a folder, and the reverse.
-func (h *history) step() (gone []string, set map[string]string) {
+// step changes some paths. A file may become a folder and a folder a file.
+func (h *history) step() (deleted []string, set map[string]string) {
 	set = map[string]string{}
 	for range 1 + h.random.IntN(6) {
 		if h.random.IntN(3) == 0 && len(h.files) > 0 {
@@ -38,7 +38,7 @@ func (h *history) step() (gone []string, set map[string]string) {
 			path := paths[h.random.IntN(len(paths))]
 			delete(h.files, path)
 			delete(set, path)
-			gone = append(gone, path)
+			deleted = append(deleted, path)
 			continue
 		}
 		parts := []string{[]string{"policies", "policies", "policies", "policies2", "other"}[h.random.IntN(5)]}
@@ -50,13 +50,13 @@ func (h *history) step() (gone []string, set map[string]string) {
 			if strings.HasPrefix(other, path+"/") || strings.HasPrefix(path, other+"/") {
 				delete(h.files, other)
 				delete(set, other)
-				gone = append(gone, other)
+				deleted = append(deleted, other)
 			}
 		}
 		content := fmt.Sprintf("%s content %d", []string{"100644", "100644", "100644", "100755", "120000", "160000"}[h.random.IntN(6)], h.random.IntN(5))
 		h.files[path], set[path] = content, content
 	}
-	return gone, set
+	return deleted, set
 }
 
 // quote writes a path for fast-import.
@@ -95,7 +95,7 @@ func (h *history) stream(commits int) string {
 	return b.String()
 }
 
-// rawDiff is git's own answer, in the form of Delta's files: path → mode and blob, or "gone".
+// rawDiff returns git's diff in the form of Delta's files: path → mode and blob, or "gone".
 func rawDiff(t testing.TB, repo *gittest.Repo, base, head, folder string) map[string]string {
 	t.Helper()
 	want := map[string]string{}
@@ -122,9 +122,8 @@ func rawDiff(t testing.TB, repo *gittest.Repo, base, head, folder string) map[st
 	return want
 }
 
-// inForm is a delta's files in rawDiff's form. A change of mode alone that
-// leaves a regular file what it is may be told of or not, so its mode is not
-// compared.
+// inForm returns a delta's files in rawDiff's form. A delta may or may not
+// report a change of a regular file's permissions alone, so they are not compared.
 func inForm(t testing.TB, delta *reconciler.Delta) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -158,10 +157,10 @@ func normal(want map[string]string) map[string]string {
 	return want
 }
 
-// A delta is what stock git says differs, over random histories with every
-// kind of name, mode and swap, whatever the two commits are; and files read
-// as stock git reads them.
-func TestDeltaIsWhatGitSays(t *testing.T) {
+// A delta has the same differences as git diff, over random histories with all
+// kinds of names, modes and swaps, between any two commits, and its files have
+// the same content as in git.
+func TestDeltaAgreesWithGit(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
@@ -197,7 +196,7 @@ func TestDeltaIsWhatGitSays(t *testing.T) {
 					}
 					for path, content := range contents {
 						if got := repo.Server("cat-file", "blob", strings.TrimPrefix(want[path], "regular ")); got != content {
-							t.Fatalf("%q reads %q, to git %q", path, content, got)
+							t.Fatalf("%q reads %q, with git %q", path, content, got)
 						}
 						break // one of each delta: a process for each file is slow
 					}
@@ -215,7 +214,7 @@ func isTree(repo *gittest.Repo, commit, folder string) bool {
 	return strings.Contains(repo.Server("ls-tree", "-d", commit, "--", folder), " tree ")
 }
 
-// explode turns a repository's packs into loose objects.
+// explode unpacks a repository's packs into loose objects.
 func explode(t testing.TB, repo *gittest.Repo) {
 	t.Helper()
 	for i, pack := range glob(t, filepath.Join(repo.Bare(), "objects/pack/*.pack")) {
@@ -238,8 +237,7 @@ func explode(t testing.TB, repo *gittest.Repo) {
 	}
 }
 
-// Read may be called by several goroutines at once, of deltas that follow one
-// another too.
+// Read may be called concurrently, on the files of several deltas too.
 func TestConcurrentReads(t *testing.T) {
 	files := map[string]string{}
 	for i := range 200 {
@@ -277,8 +275,8 @@ func TestConcurrentReads(t *testing.T) {
 	}
 }
 
-// Where a CUE module's root is the repository's, the module's CUE files count
-// wherever they are, and only they.
+// If the repository is the root of a CUE module, CUE files count everywhere in
+// it, and other files only in the policy folder.
 func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
 	repo, first := pushed(t, map[string]string{
 		"cue.mod/module.cue": "m", "cue.mod/pkg/x/y/policy.cue": "p", "lib/defs.cue": "d", "lib/readme.md": "r",
@@ -302,7 +300,7 @@ func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
 	third := repo.Remove("No module any more", "cue.mod", "lib")
 	repo.Push()
 	delta, _ := mustDelta(t, s, second, third)
-	// Which files count has changed, so all that count are listed.
+	// The set of files that count changed, so all of them are listed.
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(inForm(t, delta))), []string{"policies/a.yaml", "policies/notes.txt", "policies/pkg/b.cue"}); diff != "" || delta.Base != "" {
 		t.Errorf("the base is %q; got (-), want (+):\n%s", delta.Base, diff)
 	}
@@ -312,14 +310,14 @@ func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"policies/a.yaml": "a2"}, contents); diff != "" {
 		t.Errorf("without a module: want (-), got (+):\n%s", diff)
 	}
-	// With a module, what was passed over counts, though the push did not touch it.
+	// With a module, files count that did not before, though the push did not change them.
 	fifth := repo.Commit("A module again", map[string]string{"cue.mod/module.cue": "m"})
 	repo.Push()
 	delta, contents = mustDelta(t, s, fourth, fifth)
 	if contents["lib/defs.cue"] != "d3" || delta.Base != "" {
 		t.Errorf("from base %q: lib/defs.cue is %q, want d3", delta.Base, contents["lib/defs.cue"])
 	}
-	// A module of the policy folder's own is nearer: nothing around it counts.
+	// If the policy folder is a module's root, nothing outside it counts.
 	sixth := repo.Commit("A nearer module", map[string]string{"policies/cue.mod/module.cue": "m"})
 	repo.Push()
 	if _, contents = mustDelta(t, s, fifth, sixth); contents["lib/defs.cue"] != "" || contents["policies/cue.mod/module.cue"] != "m" {

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// go-git's SSH connections know no context: a server that accepts one and
-// says nothing would hold it, and its goroutines, for ever. A proxy is what
-// go-git lets a caller put between, so this is one that dials as usual and
-// closes the connection with the context of the operation that it serves.
+// go-git opens SSH connections without the context: a server that accepts one
+// and sends nothing would hold it and its goroutines forever. go-git lets the
+// caller name a proxy, though. The one registered here dials as usual, and
+// closes the connection when the operation's context ends.
 
-// dialScheme is the scheme of such a proxy's URL; its host is the operation's number.
+// dialScheme is the scheme of the proxy's URL. The host is the operation's number.
 const dialScheme = "hfi-operation"
 
-// dialing are the operations that may dial.
+// dialing has the contexts of the operations that may dial.
 var dialing struct {
 	mu    sync.Mutex
 	last  int
@@ -39,8 +39,8 @@ func init() {
 	})
 }
 
-// boundDialing gives the proxy for connections that end with the context,
-// which must end. Release it after the last was dialled.
+// boundDialing returns a proxy for connections that close when ctx ends. The
+// caller must end ctx, and call release after the last dial.
 func boundDialing(ctx context.Context) (options transport.ProxyOptions, release func()) {
 	dialing.mu.Lock()
 	defer dialing.mu.Unlock()
@@ -63,7 +63,7 @@ type operationDialer struct {
 }
 
 func (d operationDialer) Dial(network, address string) (net.Conn, error) {
-	// A proxy that the environment names still counts.
+	// Use the proxy that the environment names, if any.
 	connection, err := proxy.Dial(d.ctx, network, address)
 	if err != nil {
 		return nil, err

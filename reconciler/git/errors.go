@@ -22,7 +22,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// explain gives an error its consequence, and takes credentials out of it.
+// explain returns a SourceError with a consequence and without credentials.
 func (s *Source) explain(ctx context.Context, doing string, err error) error {
 	var known *reconciler.SourceError
 	if !errors.As(err, &known) {
@@ -52,7 +52,7 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case errors.As(err, &key) && len(key.Want) == 0:
 		return fail("HostKeyUnknown", reconciler.Stalled, "the host key of %s is not in the known hosts: check it and add it to --git-known-hosts-file (%w)", s.address.display, err)
 	case errors.As(err, &key), errors.As(err, &revoked):
-		return fail("HostKeyChanged", reconciler.Stalled, "the host key of %s is not the one in the known hosts: somebody may be in between, or the server has a new key (%w)", s.address.display, err)
+		return fail("HostKeyChanged", reconciler.Stalled, "the host key of %s differs from the known hosts: another machine may intercept the connection, or the server has a new key (%w)", s.address.display, err)
 	case strings.Contains(text, "unable to authenticate"),
 		errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrInvalidAuthMethod):
 		return fail("AuthenticationFailed", reconciler.Stalled, "%s refuses the credentials: check the token, password or key that hfid is given (%w)", s.address.display, err)
@@ -65,7 +65,7 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case errors.As(err, &network):
 		return fail("Unreachable", reconciler.Retry, "%s cannot be reached: %w", s.address.display, err)
 	case errors.As(err, &transfer):
-		return fail("Unreachable", reconciler.Retry, "%s broke off or answered with an error: %w", s.address.display, err)
+		return fail("Unreachable", reconciler.Retry, "%s closed the connection or answered with an error: %w", s.address.display, err)
 	}
 	var object *reconciler.SourceError
 	if errors.As(objectError(err), &object) {
@@ -74,14 +74,14 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	return fail("Unreachable", reconciler.Retry, "%w", err)
 }
 
-// objectError tells a missing object from a damaged one.
+// objectError classifies an error as a missing or a damaged object.
 func objectError(err error) error {
 	var known *reconciler.SourceError
 	switch {
 	case errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, object.ErrEntryNotFound):
-		return fail("ObjectMissing", reconciler.Retry, "an object is missing from the repository: %w; if that stays so, run git fsck in it", err)
+		return fail("ObjectMissing", reconciler.Retry, "an object is missing from the repository: %w; if this persists, run git fsck in it", err)
 	case errors.Is(err, errDamaged), errors.Is(err, packfile.ErrInvalidObject), errors.Is(err, idxfile.ErrMalformedIdxFile), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF),
 		strings.Contains(err.Error(), "zlib"), strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "flate"):
 		return fail("Corrupt", reconciler.Stalled, "an object in the repository is damaged: %w; run git fsck in it", err)
@@ -89,7 +89,7 @@ func objectError(err error) error {
 	return err
 }
 
-// maxNamed is how many other branches a message names.
+// maxNamed bounds the other branches that a message names.
 const maxNamed = 5
 
 func (s *Source) branchMissing(others []string) error {
@@ -102,12 +102,12 @@ func (s *Source) branchMissing(others []string) error {
 	return fail("BranchMissing", reconciler.WaitForPush, "there is no branch %s (there are: %s): push it, or start hfid with another --branch", s.branch.Short(), strings.Join(others, ", "))
 }
 
-// maxMessage bounds an error's text, in characters.
+// maxMessage bounds an error's text, in characters: it may include a server's answer.
 const maxMessage = 600
 
 var userinfo = regexp.MustCompile(`(://)[^/\s@"']+@`)
 
-// scrubbed is an error whose text has no credentials, and which is still the error for errors.Is.
+// scrubbed wraps an error and has its text without credentials.
 type scrubbed struct {
 	text string
 	err  error
@@ -123,7 +123,6 @@ func (s *Source) scrub(err error) error {
 			text = strings.ReplaceAll(text, form, "…")
 		}
 	}
-	// A server's answer may be in it, of any length.
 	text = bounded(strings.Join(strings.Fields(text), " "), maxMessage)
 	return &scrubbed{text: text, err: err}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// checkedFolder is gitFolder of a repository that hfi can read.
+// checkedFolder is gitFolder, with an error for formats that are not supported.
 func checkedFolder(folder string) (string, error) {
 	gitFolder, err := gitFolder(folder)
 	if err != nil {
@@ -20,7 +20,7 @@ func checkedFolder(folder string) (string, error) {
 	return gitFolder, supported(gitFolder)
 }
 
-// localObjects is the local repository's objects, for one user.
+// localObjects returns the local repository's objects. The caller must release them.
 func (s *Source) localObjects() (*objects, error) {
 	gitFolder, err := checkedFolder(s.address.local)
 	if err != nil {
@@ -37,8 +37,8 @@ func (s *Source) localObjects() (*objects, error) {
 	return s.local.use(), nil
 }
 
-// gitFolder finds where a repository keeps its refs and objects: the folder
-// itself if bare, its .git, or what its .git file points to.
+// gitFolder returns the folder with a repository's refs and objects: the folder
+// itself if it is bare, its .git folder, or the target of its .git file.
 func gitFolder(folder string) (string, error) {
 	if _, err := os.Stat(folder); err != nil {
 		return "", fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s (%w)", folder, errors.Unwrap(err))
@@ -59,8 +59,8 @@ func gitFolder(folder string) (string, error) {
 	return folder, nil
 }
 
-// linked follows the .git file of a work tree, and from there to the folder
-// that the work trees share.
+// linked follows the .git file of a linked work tree to the folder that the
+// work trees share.
 func linked(folder, file string) (string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -87,11 +87,11 @@ func linked(folder, file string) (string, error) {
 	return shared, nil
 }
 
-// supported refuses repository formats that go-git would misread.
+// supported returns an error for repository formats that go-git would misread.
 func supported(gitFolder string) error {
 	config, err := os.ReadFile(filepath.Join(gitFolder, "config"))
 	if err != nil {
-		// Without a configuration it has git's first format.
+		// Without a configuration the format is git's default.
 		return nil
 	}
 	for line := range strings.Lines(string(config)) {

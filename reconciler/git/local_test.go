@@ -21,10 +21,9 @@ func policy(n int) map[string]string {
 	return map[string]string{"policies/a.yaml": fmt.Sprintf("n: %d\n", n)}
 }
 
-// A push, a forced push to a rewritten history, and a branch deleted and made
-// again are told of by the file system and read, with a base that no longer is
-// an ancestor.
-func TestPushesAreToldOf(t *testing.T) {
+// A push, a forced push of a rewritten history, and a branch that is deleted and
+// created again are detected and read, with a base that is no ancestor any more.
+func TestPushesAreDetected(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	s := open(t, repo.Bare(), "policies")
 	followed(t, s, first)
@@ -43,7 +42,7 @@ func TestPushesAreToldOf(t *testing.T) {
 		t.Errorf("after the forced push got %q", contents)
 	}
 
-	// The old history is gone for good: the delta is whole.
+	// The base no longer exists, so the delta has all files.
 	repo.Server("reflog", "expire", "--expire=now", "--all")
 	repo.Server("gc", "-q", "--prune=now")
 	delta, contents := mustDelta(t, s, second, rewritten)
@@ -60,7 +59,7 @@ func TestPushesAreToldOf(t *testing.T) {
 	followed(t, s, rewritten)
 }
 
-// Refs in new nested folders, and refs that move into packed-refs and back.
+// Refs are found in new nested folders, and while they move to packed-refs and back.
 func TestNestedAndPackedRefs(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	s := New(repo.Bare(), "team/x/main", "policies", t.TempDir())
@@ -71,7 +70,7 @@ func TestNestedAndPackedRefs(t *testing.T) {
 	_, err := s.Head(t.Context())
 	wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 	if !strings.Contains(err.Error(), "main") {
-		t.Errorf("the error does not name the branches that there are: %v", err)
+		t.Errorf("the error does not name the existing branches: %v", err)
 	}
 	for n := range 5 {
 		quiet(s)
@@ -83,7 +82,7 @@ func TestNestedAndPackedRefs(t *testing.T) {
 		quiet(s)
 		repo.Server("pack-refs", "--all", "--prune")
 		if mustHead(t, s) != hash {
-			t.Errorf("after pack-refs the head is another")
+			t.Errorf("pack-refs changed the head")
 		}
 	}
 	quiet(s)
@@ -93,7 +92,7 @@ func TestNestedAndPackedRefs(t *testing.T) {
 	followed(t, s, first)
 }
 
-// 200 pushes in a burst become few signals, and the last is not lost.
+// A burst of 200 pushes causes fewer signals, and the last push is not lost.
 func TestBurst(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	second := repo.Commit("Second", policy(2))
@@ -139,8 +138,8 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// What is missing is reported as what it is, and found when it comes, without
-// a restart.
+// What is missing or damaged is reported with its reason, and found once it is
+// there, without a restart.
 func TestReportedAndRecovered(t *testing.T) {
 	t.Run("no repository, then an empty one, then a push", func(t *testing.T) {
 		repo := gittest.New(t)
@@ -157,7 +156,7 @@ func TestReportedAndRecovered(t *testing.T) {
 		repo.Push()
 		followed(t, s, hash)
 	})
-	t.Run("the folder taken away and put back", func(t *testing.T) {
+	t.Run("the folder is moved away and back", func(t *testing.T) {
 		repo, first := pushed(t, policy(1))
 		s := open(t, repo.Bare(), "policies")
 		followed(t, s, first)
@@ -230,7 +229,7 @@ func TestReportedAndRecovered(t *testing.T) {
 			}
 		}
 	})
-	t.Run("another object under its name", func(t *testing.T) {
+	t.Run("another object in its place", func(t *testing.T) {
 		repo, first := pushed(t, policy(1))
 		second := repo.Commit("Second", policy(2))
 		repo.Push()
@@ -261,14 +260,14 @@ func TestReportedAndRecovered(t *testing.T) {
 				// Damage may miss the objects read; it may not change what they say, nor panic.
 				contents, err := readAll(t, s, first, second)
 				if err == nil && contents["policies/b.yaml"] != strings.Repeat("abc\n", 50) {
-					t.Errorf("%s damaged at %d/8: read %q", name, position, contents)
+					t.Errorf("%s damaged at %d/8: it reads %q", name, position, contents)
 				}
 				restore()
 				mustDelta(t, s, first, second)
 			}
 		}
 	})
-	t.Run("a ref of noise", func(t *testing.T) {
+	t.Run("a damaged ref", func(t *testing.T) {
 		repo, first := pushed(t, policy(1))
 		s := open(t, repo.Bare(), "policies")
 		for noise, reason := range map[string]string{
@@ -281,10 +280,10 @@ func TestReportedAndRecovered(t *testing.T) {
 				_, err = s.Delta(t.Context(), first, head)
 			}
 			if err == nil {
-				t.Errorf("a ref that holds %q is read as %s", noise, head)
+				t.Errorf("a ref with the content %q is read as %s", noise, head)
 			}
 			if known := new(reconciler.SourceError); !errors.As(err, &known) || known.Reason != reason {
-				t.Errorf("a ref that holds %q is reported as %v, want %s", noise, err, reason)
+				t.Errorf("a ref with the content %q: error %v, want %s", noise, err, reason)
 			}
 			restore()
 			if mustHead(t, s) != first {
@@ -294,8 +293,8 @@ func TestReportedAndRecovered(t *testing.T) {
 	})
 }
 
-// Whatever moves between loose objects and packs while deltas run, they are
-// read whole and right. (Issue: git gc at any moment.)
+// Deltas are complete and correct while git gc moves objects between loose
+// files and packs.
 func TestGCAtAnyMoment(t *testing.T) {
 	files := map[string]string{}
 	for i := range 60 {
@@ -303,7 +302,7 @@ func TestGCAtAnyMoment(t *testing.T) {
 	}
 	repo, first := pushed(t, files)
 	s := open(t, repo.Bare(), "policies")
-	// gc --prune=now is not safe to git itself while a push goes on; while deltas do it has to be.
+	// git forbids gc --prune=now during a push, but not during deltas.
 	var pushing sync.Mutex
 	stop := make(chan struct{})
 	done := make(chan struct{})
@@ -349,8 +348,8 @@ func TestGCAtAnyMoment(t *testing.T) {
 	}
 }
 
-// A repository may be a bare one, a clone with a work tree, or a linked work
-// tree; and it may borrow objects from another.
+// A repository may be bare, a clone with a work tree, or a linked work tree, and
+// may have alternates.
 func TestKindsOfRepository(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	repo.Git("branch", "-M", "main")
@@ -377,7 +376,7 @@ func TestKindsOfRepository(t *testing.T) {
 	followed(t, s, second)
 }
 
-// A repository in a format that would be misread is refused by name.
+// A repository in a format that go-git would misread is refused, with the format's name.
 func TestUnsupportedFormats(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "sha256.git")
 	gittest.Run(t, t.TempDir(), "init", "-q", "--bare", "--object-format=sha256", folder)
@@ -392,7 +391,7 @@ func TestUnsupportedFormats(t *testing.T) {
 	}
 }
 
-// readAll reads a delta and its files.
+// readAll returns a delta and the content of its files.
 func readAll(t testing.TB, s *Source, base, head string) (map[string]string, error) {
 	t.Helper()
 	delta, err := s.Delta(t.Context(), base, head)
@@ -411,7 +410,7 @@ func readAll(t testing.TB, s *Source, base, head string) (map[string]string, err
 	return contents, nil
 }
 
-// objectFile is the loose file of a commit, its policies' tree, or a.yaml.
+// objectFile returns the loose file of a commit, its policies' tree, or a.yaml.
 func objectFile(repo *gittest.Repo, commit, kind string) string {
 	hash := commit
 	switch kind {
@@ -430,7 +429,7 @@ func move(t testing.TB, from, to string) {
 	}
 }
 
-// spoil replaces a file's content, and returns what puts it back.
+// spoil replaces a file's content and returns a function that restores it.
 func spoil(t testing.TB, file string, harm func([]byte) []byte) (restore func()) {
 	t.Helper()
 	before, err := os.ReadFile(file)

@@ -14,15 +14,15 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// Every test closes what it opens: no goroutine outlives them.
+// Tests leave no goroutine.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds what a test waits for on a busy machine.
-const patience = 30 * time.Second
+// testTimeout bounds what a test waits for on a busy machine.
+const testTimeout = 30 * time.Second
 
-// open makes a source of the branch main, after the adjustments, and closes it with the test.
+// open returns an open source of the branch main, and closes it at the end of the test.
 func open(t testing.TB, url, folder string, adjust ...func(*Source)) *Source {
 	t.Helper()
 	s := New(url, "main", folder, filepath.Join(t.TempDir(), "git"))
@@ -41,7 +41,7 @@ func open(t testing.TB, url, folder string, adjust ...func(*Source)) *Source {
 	return s
 }
 
-// mustDelta is the delta to head and the content of its files by path.
+// mustDelta returns the delta to head, closed, and the content of its files by path.
 func mustDelta(t testing.TB, s *Source, base, head string) (*reconciler.Delta, map[string]string) {
 	t.Helper()
 	delta, err := s.Delta(t.Context(), base, head)
@@ -86,17 +86,17 @@ func wantError(t testing.TB, err error, reason string, then reconciler.Consequen
 	}
 }
 
-// waitSignal waits for the source to say that the branch may have moved.
+// waitSignal waits for a signal that the branch may have changed.
 func waitSignal(t testing.TB, s *Source) {
 	t.Helper()
 	select {
 	case <-s.Changed():
-	case <-time.After(patience):
-		t.Fatal("the source did not tell of a change")
+	case <-time.After(testTimeout):
+		t.Fatal("no signal")
 	}
 }
 
-// quiet waits until the source has told nothing for a while.
+// quiet waits until no signal came for 200 ms.
 func quiet(s *Source) {
 	for {
 		select {
@@ -107,10 +107,10 @@ func quiet(s *Source) {
 	}
 }
 
-// followed waits, by the source's signals alone, until its head is hash.
+// followed waits until head is hash. It reads head after signals only.
 func followed(t testing.TB, s *Source, hash string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	for {
 		head, err := s.Head(ctx)
@@ -120,7 +120,7 @@ func followed(t testing.TB, s *Source, hash string) {
 		select {
 		case <-s.Changed():
 		case <-ctx.Done():
-			t.Fatalf("the source was not told of %s: head is %q (%v)", hash, head, err)
+			t.Fatalf("no signal for %s: head is %q (%v)", hash, head, err)
 		}
 	}
 }

@@ -28,37 +28,38 @@ import (
 )
 
 const (
-	// cacheSize bounds go-git's cache of objects, in bytes, for each store.
+	// cacheSize bounds go-git's object cache, in bytes for each store.
 	cacheSize = 16 << 20
-	// maxObject bounds the objects that are read, in bytes. What is larger is no policy and no folder of policies.
+	// maxObject bounds the objects that are read, in bytes. No policy and no folder of policies is larger.
 	maxObject = 64 << 20
-	// maxAlternates bounds the object stores that a repository borrows from.
+	// maxAlternates bounds the alternate object stores of a repository.
 	maxAlternates = 16
 )
 
-// rereads are the pauses before an object is looked for again in a store
-// opened afresh: git gc may be moving it from one file to another.
+// rereads are the waits before an object is read again from reopened stores:
+// git gc may be moving it from one file to another. They are fixed and few,
+// because a move takes milliseconds.
 var rereads = []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond}
 
-// objects reads a repository's objects, and checks each against its hash.
-// Loose ones it reads itself, which costs a small file's read; packed ones it
-// leaves to go-git. It is shared by deltas: each takes it with use and gives
-// it back with release.
+// objects reads a repository's objects, and checks each against its hash, which
+// go-git does not. It reads loose objects itself, because go-git reads an
+// object of any size whole, and go-git reads the packed ones. Deltas share it:
+// each calls use and later release.
 type objects struct {
 	gitFolder string
 	trees     *trees
 
-	// mu is held while go-git's stores, which are not made for concurrent use, are read.
+	// mu guards go-git's stores, which are not safe for concurrent use.
 	mu sync.Mutex
-	// stores are those of the repository and its alternates; empty until a packed object is needed.
+	// stores are the repository's and its alternates'; empty until a packed object is read.
 	stores []store
-	// packed is when the folder of packs last changed before stores were opened.
+	// packed is the modification time of the folder of packs when the stores were opened.
 	packed time.Time
 
-	// users counts the deltas that read from it. Once it is retired and has none, it is closed.
+	// users counts the deltas that use it. It is closed once it is retired and has none.
 	users   int
 	retired bool
-	// closed runs once, after the last user.
+	// closed is called once, after the last user.
 	closed func()
 }
 
@@ -71,7 +72,7 @@ func openStore(gitFolder string) *filesystem.Storage {
 	return filesystem.NewStorage(osfs.New(gitFolder), cache.NewObjectLRU(cacheSize))
 }
 
-// use takes the objects for one user, as they are now.
+// use adds a user, and reopens the stores if packs were added or removed.
 func (o *objects) use() *objects {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -84,7 +85,7 @@ func (o *objects) use() *objects {
 
 func (o *objects) release() { o.leave(1, false) }
 
-// retire says that no other user will come.
+// retire closes the objects after their last user. No other may come.
 func (o *objects) retire() { o.leave(0, true) }
 
 func (o *objects) leave(users int, retired bool) {
@@ -110,7 +111,7 @@ func (o *objects) shut() {
 	o.stores = nil
 }
 
-// shutNow is shut for who does not hold mu.
+// shutNow is shut for callers that do not hold mu.
 func (o *objects) shutNow() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -125,21 +126,21 @@ func packsChanged(gitFolder string) time.Time {
 	return info.ModTime()
 }
 
-// opened is the stores, and the folders where loose objects are.
+// opened returns the stores, and opens them if necessary. The caller holds mu.
 func (o *objects) opened() []store {
 	if len(o.stores) > 0 {
 		return o.stores
 	}
 	o.packed = packsChanged(o.gitFolder)
 	for _, folder := range append([]string{o.gitFolder}, alternates(o.gitFolder)...) {
-		// Open descriptors make many reads cheap, and outlive git gc.
+		// Open descriptors make reads cheap and survive git gc.
 		storage := filesystem.NewStorageWithOptions(osfs.New(folder), cache.NewObjectLRU(cacheSize), filesystem.Options{KeepDescriptors: true})
 		o.stores = append(o.stores, store{storage, folder})
 	}
 	return o.stores
 }
 
-// alternates lists the git folders that a repository borrows objects from.
+// alternates returns the git folders of a repository's alternate object stores.
 func alternates(gitFolder string) []string {
 	var folders []string
 	todo := []string{gitFolder}
@@ -181,7 +182,7 @@ func (o *objects) commit(ctx context.Context, hash plumbing.Hash) (*object.Commi
 	return commit, nil
 }
 
-// tree is the raw text of a tree.
+// tree returns a tree's encoded entries.
 func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) {
 	if hash.IsZero() {
 		return nil, nil
@@ -197,8 +198,9 @@ func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) 
 	return text, nil
 }
 
-// read is an object's content, if it has no more than limit bytes. A larger
-// blob is a *schema.TooLarge; what is larger than maxObject is damage or abuse.
+// read returns the content of an object of at most limit bytes. The error for a
+// larger blob is a *schema.TooLarge, and for other objects larger than
+// maxObject a SourceError.
 func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	for _, pause := range rereads {
 		text, err := o.readChecked(kind, hash, limit)
@@ -221,7 +223,7 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 
 func (o *objects) readChecked(kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	text, err := o.readOnce(kind, hash, limit)
-	if err == nil && sum(kind, text) != hash {
+	if err == nil && hashObject(kind, text) != hash {
 		err = fail("Corrupt", reconciler.Stalled, "the content of %s %s is damaged; run git fsck in the repository", kind, hash)
 	}
 	return text, err
@@ -233,7 +235,7 @@ func (o *objects) readOnce(kind plumbing.ObjectType, hash plumbing.Hash, limit i
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	defer recovered(kind, hash, &err)
+	defer recoverPanic(kind, hash, &err)
 	for _, s := range o.opened() {
 		if s.folder != o.gitFolder {
 			if text, err := loose(s.folder, kind, hash, limit); err == nil {
@@ -248,8 +250,8 @@ func (o *objects) readOnce(kind plumbing.ObjectType, hash plumbing.Hash, limit i
 	return nil, plumbing.ErrObjectNotFound
 }
 
-// recovered turns go-git's panics, which some damaged packs cause, into errors.
-func recovered(kind plumbing.ObjectType, hash plumbing.Hash, err *error) {
+// recoverPanic turns a panic into an error: go-git panics on some damaged packs.
+func recoverPanic(kind plumbing.ObjectType, hash plumbing.Hash, err *error) {
 	if cause := recover(); cause != nil {
 		*err = fail("Corrupt", reconciler.Stalled, "%s %s cannot be read: %v; run git fsck in the repository", kind, hash, cause)
 	}
@@ -271,7 +273,7 @@ func packedObject(s *filesystem.Storage, kind plumbing.ObjectType, hash plumbing
 	return readSized(reader, encoded.Size())
 }
 
-// tooLarge is the error for an object of more than limit bytes, if it has them.
+// tooLarge returns an error for an object of more than limit bytes.
 func tooLarge(kind plumbing.ObjectType, hash plumbing.Hash, size, limit int64) error {
 	switch {
 	case size <= min(limit, maxObject):
@@ -282,7 +284,7 @@ func tooLarge(kind plumbing.ObjectType, hash plumbing.Hash, size, limit int64) e
 	return fail("Unsupported", reconciler.WaitForPush, "%s %s has %d bytes; at most %d are read", kind, hash, size, maxObject)
 }
 
-// readSized reads exactly size bytes and the end.
+// readSized reads exactly size bytes and checks that no more follow.
 func readSized(reader io.Reader, size int64) ([]byte, error) {
 	text := make([]byte, size)
 	if _, err := io.ReadFull(reader, text); err != nil {
@@ -290,14 +292,14 @@ func readSized(reader io.Reader, size int64) ([]byte, error) {
 	}
 	// The checksum of the compressed data is checked at its end.
 	if n, err := reader.Read(make([]byte, 1)); n > 0 || err != io.EOF {
-		return nil, fmt.Errorf("there is more than the %d bytes announced, or damage at their end: %w", size, errors.Join(errDamaged, err))
+		return nil, fmt.Errorf("the content is longer than the %d bytes announced, or damaged at its end: %w", size, errors.Join(errDamaged, err))
 	}
 	return text, nil
 }
 
 var errDamaged = errors.New("the object is damaged")
 
-// noEOF keeps an early end from looking like the regular one.
+// noEOF returns io.ErrUnexpectedEOF for io.EOF.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -321,16 +323,16 @@ func openLoose(gitFolder string, hash plumbing.Hash) (file *os.File, content io.
 	if err != nil {
 		return nil, nil, "", 0, noEOF(err)
 	}
-	// The header is KIND SP SIZE NUL; it is read byte by byte so as to take none of the content.
+	// The header is KIND SP SIZE NUL. It is read byte by byte, so that the content is left.
 	var header []byte
-	for one := make([]byte, 1); ; {
-		if _, err := io.ReadFull(inflated, one); err != nil {
+	for next := make([]byte, 1); ; {
+		if _, err := io.ReadFull(inflated, next); err != nil {
 			return nil, nil, "", 0, noEOF(err)
 		}
-		if one[0] == 0 {
+		if next[0] == 0 {
 			break
 		}
-		if header = append(header, one[0]); len(header) > 32 {
+		if header = append(header, next[0]); len(header) > 32 {
 			return nil, nil, "", 0, errors.New("its header is too long")
 		}
 	}
@@ -356,9 +358,9 @@ func loose(gitFolder string, want plumbing.ObjectType, hash plumbing.Hash, limit
 	return readSized(content, size)
 }
 
-// sum is an object's hash. It need not withstand forgery: whoever can write
-// into the repository can push.
-func sum(kind plumbing.ObjectType, content []byte) plumbing.Hash {
+// hashObject returns an object's hash. Plain SHA-1 will do, because an attacker
+// who can write to the repository can also push.
+func hashObject(kind plumbing.ObjectType, content []byte) plumbing.Hash {
 	h := sha1.New()
 	fmt.Fprintf(h, "%s %d\x00", kind, len(content))
 	_, _ = io.Copy(h, bytes.NewReader(content))

@@ -8,7 +8,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// A file with more bytes than are wanted is not read, loose or packed; its size is told.
+// A file larger than the limit is not read, loose or packed. The error has its size.
 func TestTooLargeToRead(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/large.yaml": strings.Repeat("0123456789", 10_000)})
 	for _, state := range []string{"loose", "packed"} {

@@ -16,16 +16,16 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// maxSymbolic is how many symbolic references are followed, as git does.
+// maxSymbolic bounds the symbolic references that are followed, as in git.
 const maxSymbolic = 5
 
-// localHead is the commit that the branch points to. A reference that cannot
-// be read is an error and never an older value from packed-refs: that would
-// roll the policies back.
+// localHead returns the commit that the branch points to. It reads references
+// itself because go-git, where a reference's file cannot be read, returns an
+// older value from packed-refs: that would roll the policies back.
 func (s *Source) localHead(gitFolder string) (string, error) {
 	name := string(s.branch)
 	if !filepath.IsLocal(filepath.FromSlash(name)) || strings.ContainsRune(name, 0) {
-		return "", fail("BranchMissing", reconciler.Stalled, "%q is no name for a branch: start hfid with another --branch", s.branch.Short())
+		return "", fail("BranchMissing", reconciler.Stalled, "%q is not a valid branch name: start hfid with another --branch", s.branch.Short())
 	}
 	for range maxSymbolic {
 		value, err := readReference(gitFolder, name)
@@ -38,7 +38,7 @@ func (s *Source) localHead(gitFolder string) (string, error) {
 		target, symbolic := strings.CutPrefix(value, "ref: ")
 		if !symbolic {
 			if !plumbing.IsHash(value) || plumbing.NewHash(value).IsZero() {
-				return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: %s in %s holds %.60q and no commit's hash; push it again", s.branch.Short(), name, gitFolder, value)
+				return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: %s in %s holds %.60q instead of a commit hash; push it again", s.branch.Short(), name, gitFolder, value)
 			}
 			return value, nil
 		}
@@ -47,18 +47,18 @@ func (s *Source) localHead(gitFolder string) (string, error) {
 			return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.branch.Short(), name)
 		}
 	}
-	return "", fail("BranchMissing", reconciler.Stalled, "branch %s is a chain of symbolic references without an end; mend it with git symbolic-ref", s.branch.Short())
+	return "", fail("BranchMissing", reconciler.Stalled, "branch %s is a chain of too many symbolic references; repair it with git symbolic-ref", s.branch.Short())
 }
 
-// readReference reads a reference from its file or from packed-refs, or says
-// fs.ErrNotExist. git packs a reference before it deletes its file, so one
-// that is there is found.
+// readReference reads a reference from its file or else from packed-refs, or
+// returns fs.ErrNotExist. git writes packed-refs before it deletes the file, so
+// an existing reference is found.
 func readReference(gitFolder, name string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(gitFolder, filepath.FromSlash(name)))
 	if err == nil {
 		return strings.TrimSpace(string(text)), nil
 	}
-	// A folder of that name, or a file where its folder would be, are other references.
+	// A folder of this name, or a file in place of its parent, belongs to another reference.
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.ENOTDIR) {
 		return "", err
 	}
@@ -92,7 +92,7 @@ func eachPacked(gitFolder string, visit func(name, hash string) bool) error {
 			return err
 		}
 		hash, name, found := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(" "))
-		// The other lines are comments and the commits of tags.
+		// Other lines are comments and peeled tags.
 		if found && len(hash) == 2*len(plumbing.Hash{}) && !visit(string(name), string(hash)) {
 			return nil
 		}
@@ -102,7 +102,7 @@ func eachPacked(gitFolder string, visit func(name, hash string) bool) error {
 	}
 }
 
-// branches lists some of the repository's branches, for a message.
+// branches returns a little more than maxNamed of the repository's branches at most.
 func branches(gitFolder string) []string {
 	var names []string
 	heads := filepath.Join(gitFolder, "refs", "heads")

@@ -10,9 +10,9 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// A branch's file that a crash or a full disk emptied is reported. The older
-// commit that packed-refs still names is not served in its place: that would
-// be a rollback that nobody pushed.
+// A branch's file that a crash or a full disk left empty is an error. The older
+// commit in packed-refs is not used instead, which would be a rollback that
+// nobody pushed.
 func TestDamagedRefIsNoRollback(t *testing.T) {
 	repo, first := pushed(t, map[string]string{"policies/a.yaml": "1"})
 	repo.Server("pack-refs", "--all")
@@ -25,7 +25,7 @@ func TestDamagedRefIsNoRollback(t *testing.T) {
 		}
 		head, err := s.Head(t.Context())
 		if head == first {
-			t.Errorf("a ref that holds %q rolls back to the packed one", content)
+			t.Errorf("with the content %q head is the packed ref", content)
 		}
 		wantError(t, err, "Corrupt", reconciler.Stalled)
 	}
@@ -33,19 +33,19 @@ func TestDamagedRefIsNoRollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := mustHead(t, s); got != second {
-		t.Errorf("once mended, head is %s, want %s", got, second)
+		t.Errorf("once repaired, head is %s, want %s", got, second)
 	}
 }
 
-// The branch is where stock git says, however its ref is kept: in a file, in
-// packed-refs beside an empty folder of its name, or by way of another ref.
-func TestHeadIsWhatGitSays(t *testing.T) {
+// Head agrees with git, whether the ref is in a file, in packed-refs beside an
+// empty folder of its name, or symbolic.
+func TestHeadAgreesWithGit(t *testing.T) {
 	repo, hash := pushed(t, map[string]string{"policies/a.yaml": "1"})
 	s := open(t, repo.Bare(), "policies")
 	check := func(how string) {
 		t.Helper()
 		if got, want := mustHead(t, s), repo.Server("rev-parse", "refs/heads/main"); got != want {
-			t.Errorf("%s: head is %s, to git %s", how, got, want)
+			t.Errorf("%s: head is %s, with git %s", how, got, want)
 		}
 	}
 	check("in a file")

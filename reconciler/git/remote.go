@@ -17,26 +17,26 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// mirror is a bare, shallow copy of the branch in the data folder.
-type mirror struct {
+// clone is a bare, shallow clone of the branch in the data folder.
+type clone struct {
 	folder  string
 	objects *objects
-	// store is what fetches write to. It stays open because a big repository's index takes a while to load.
+	// store is written by fetches. It stays open, because loading a large repository's index is slow.
 	store storage.Storer
-	// old is the copy that this one is about to replace, while the base of a delta may be in it.
-	old     *mirror
-	fetches int
-	// first is the size of the copy after its first fetch, in bytes.
-	first int64
+	// predecessor is the clone that this one replaces, while a delta's base may be in it; else nil.
+	predecessor *clone
+	fetches     int
+	// firstSize is the size after the first fetch, in bytes.
+	firstSize int64
 }
 
-// slack is how much a copy may grow beyond twice its first size, in bytes,
-// before it is made anew.
-const slack = 64 << 20
+// maxGrowth is by how many bytes a clone may exceed twice its first size before
+// it is replaced.
+const maxGrowth = 64 << 20
 
-// worn says that a copy has piled up so many packs, or so much, that a new one is better.
-func (m *mirror) worn(most int) bool {
-	return m.fetches >= most || folderSize(m.folder) > 2*m.first+slack
+// needsReplacement says whether a clone had maxFetches fetches or has grown too large.
+func (m *clone) needsReplacement(maxFetches int) bool {
+	return m.fetches >= maxFetches || folderSize(m.folder) > 2*m.firstSize+maxGrowth
 }
 
 // folderSize adds up the sizes of a folder's files.
@@ -53,36 +53,36 @@ func folderSize(folder string) (total int64) {
 	return total
 }
 
-// clearLeftovers removes the copies of an earlier process: what it left
-// half done is not known, and a shallow copy is soon made again.
+// clearLeftovers removes the clones of an earlier process, which may be
+// incomplete. A shallow clone is cheap to create again.
 func (s *Source) clearLeftovers() error {
 	if err := os.MkdirAll(s.dataDir, 0o700); err != nil {
-		return fmt.Errorf("making the folder for copies of the repository: %w", err)
+		return fmt.Errorf("creating the folder for clones of the repository: %w", err)
 	}
 	entries, err := os.ReadDir(s.dataDir)
 	if err != nil {
-		return fmt.Errorf("looking for old copies of the repository: %w", err)
+		return fmt.Errorf("listing old clones of the repository: %w", err)
 	}
 	for _, entry := range entries {
-		// What else is in the folder is somebody else's.
-		if copies, _ := filepath.Match(copyPrefix+"*", entry.Name()); !copies || !entry.IsDir() {
+		// Other entries do not belong to this package.
+		if isClone, _ := filepath.Match(clonePrefix+"*", entry.Name()); !isClone || !entry.IsDir() {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(s.dataDir, entry.Name())); err != nil {
-			return fmt.Errorf("removing an old copy of the repository: %w", err)
+			return fmt.Errorf("removing an old clone of the repository: %w", err)
 		}
 	}
 	return nil
 }
 
-// copyPrefix begins the names of the folders with copies.
-const copyPrefix = "copy-"
+// clonePrefix begins the names of the clones' folders.
+const clonePrefix = "copy-"
 
-// remoteHead asks the server where the branch is.
+// remoteHead asks the server for the branch's commit.
 func (s *Source) remoteHead(ctx context.Context) (string, error) {
 	remote := gogit.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
 	var references []*plumbing.Reference
-	err := s.reach(ctx, func(a access) (err error) {
+	err := s.withAccess(ctx, func(a access) (err error) {
 		references, err = remote.ListContext(ctx, &gogit.ListOptions{Auth: a.auth, CABundle: a.bundle, ProxyOptions: a.dialing})
 		return err
 	})
@@ -101,30 +101,31 @@ func (s *Source) remoteHead(ctx context.Context) (string, error) {
 	return "", s.branchMissing(others)
 }
 
-// remoteDelta fetches what is missing of head and compares it with base, if
-// the copy still has that.
+// remoteDelta fetches what the clone lacks of head and compares head with base,
+// if the clone still has base. If the clone fails or needs replacement, it
+// creates another.
 func (s *Source) remoteDelta(ctx context.Context, base, head string) (*reconciler.Delta, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.remote != nil && !s.remote.worn(s.MaxFetches) {
-		delta, err := s.fetchDelta(ctx, s.remote, base, head)
-		if err == nil || ctx.Err() != nil || final(err) {
+	if s.remote != nil && !s.remote.needsReplacement(s.MaxFetches) {
+		delta, err := s.fetchAndCompare(ctx, s.remote, base, head)
+		if err == nil || ctx.Err() != nil || unrelatedToClone(err) {
 			return delta, err
 		}
-		s.Logger.Info("making the copy of the repository anew", "because", s.scrub(err).Error())
+		s.Logger.Info("replacing the clone of the repository", "error", s.scrub(err).Error())
 	}
-	fresh, err := s.newMirror()
+	fresh, err := s.newClone()
 	if err != nil {
 		return nil, err
 	}
-	fresh.old = s.remote
-	delta, err := s.fetchDelta(ctx, fresh, base, head)
-	fresh.old = nil
+	fresh.predecessor = s.remote
+	delta, err := s.fetchAndCompare(ctx, fresh, base, head)
+	fresh.predecessor = nil
 	if err != nil {
 		fresh.objects.retire()
 		return nil, err
 	}
-	fresh.first = folderSize(fresh.folder)
+	fresh.firstSize = folderSize(fresh.folder)
 	if s.remote != nil {
 		s.remote.objects.retire()
 	}
@@ -132,35 +133,35 @@ func (s *Source) remoteDelta(ctx context.Context, base, head string) (*reconcile
 	return delta, nil
 }
 
-// final says that another copy would fail in the same way.
-func final(err error) bool {
+// unrelatedToClone says whether another clone would fail in the same way.
+func unrelatedToClone(err error) bool {
 	var known *reconciler.SourceError
 	return errors.As(err, &known) && known.Reason != "ObjectMissing" && known.Reason != "Corrupt"
 }
 
-func (s *Source) newMirror() (*mirror, error) {
-	folder, err := os.MkdirTemp(s.dataDir, copyPrefix)
+func (s *Source) newClone() (*clone, error) {
+	folder, err := os.MkdirTemp(s.dataDir, clonePrefix)
 	if err != nil {
-		return nil, fmt.Errorf("making a folder for the copy of the repository: %w", err)
+		return nil, fmt.Errorf("creating a folder for a clone of the repository: %w", err)
 	}
 	if _, err := gogit.PlainInit(folder, true); err != nil {
-		return nil, fmt.Errorf("making a repository for the copy: %w", err)
+		return nil, fmt.Errorf("creating a clone of the repository: %w", err)
 	}
 	o := &objects{gitFolder: folder, trees: &s.trees}
-	// Deltas that are still read from the copy keep it.
+	// The folder stays until the last delta from it is closed.
 	o.closed = func() {
 		if err := os.RemoveAll(folder); err != nil {
-			s.Logger.Warn("an old copy of the repository cannot be removed", "folder", folder, "error", err)
+			s.Logger.Warn("removing an old clone of the repository failed", "folder", folder, "error", err)
 		}
 	}
-	return &mirror{folder: folder, objects: o, store: openStore(folder)}, nil
+	return &clone{folder: folder, objects: o, store: openStore(folder)}, nil
 }
 
-func (s *Source) fetchDelta(ctx context.Context, m *mirror, base, head string) (*reconciler.Delta, error) {
+func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head string) (*reconciler.Delta, error) {
 	if m.store.HasEncodedObject(plumbing.NewHash(head)) != nil {
-		// Asked for a depth, a server sends the whole commit again; without one, what the copy
-		// lacks. It takes the copy to have all ancestors: where they do matter (after a forced
-		// push) an object is found missing, and the copy is made anew.
+		// With a depth, a server sends the whole commit again; without one, what the clone
+		// lacks, on the assumption that it has all ancestors. If it needs one that it lacks
+		// (after a forced push), an object is missing and the clone is replaced.
 		depth := 0
 		if m.fetches == 0 {
 			depth = 1
@@ -171,43 +172,43 @@ func (s *Source) fetchDelta(ctx context.Context, m *mirror, base, head string) (
 			return nil, err
 		}
 		if m.store.HasEncodedObject(plumbing.NewHash(head)) != nil {
-			return nil, fail("ObjectMissing", reconciler.Retry, "the branch moved away from commit %s while it was fetched", head)
+			return nil, fail("ObjectMissing", reconciler.Retry, "the branch moved from commit %s during the fetch", head)
 		}
 	}
-	if m.old != nil {
-		// The base is in the copy that this one replaces: borrow from it for the comparison.
-		borrowed, err := borrow(m.folder, m.old.folder)
+	if m.predecessor != nil {
+		// The base is in the predecessor: read its objects too for this comparison.
+		alternate, err := addAlternate(m.folder, m.predecessor.folder)
 		if err != nil {
 			return nil, err
 		}
 		defer m.objects.shutNow()
-		defer os.Remove(borrowed)
+		defer os.Remove(alternate)
 	}
 	return s.delta(ctx, m.objects, base, head)
 }
 
-// borrow makes a repository look for objects in another one too, as long as
-// the file is there that it names.
-func borrow(gitFolder, from string) (file string, err error) {
+// addAlternate makes a repository read objects from another one too, until the
+// returned file is removed.
+func addAlternate(gitFolder, from string) (file string, err error) {
 	from, err = filepath.Abs(filepath.Join(from, "objects"))
 	if err != nil {
-		return "", fmt.Errorf("finding the older copy of the repository: %w", err)
+		return "", fmt.Errorf("finding the predecessor of a clone: %w", err)
 	}
 	file = filepath.Join(gitFolder, "objects", "info", "alternates")
 	if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
 		err = os.WriteFile(file, []byte(from+"\n"), 0o600)
 	}
 	if err != nil {
-		return "", fmt.Errorf("joining the older copy of the repository to the new one: %w", err)
+		return "", fmt.Errorf("adding the predecessor to a clone: %w", err)
 	}
 	return file, nil
 }
 
-// fetch brings the branch, so many commits deep (0: all), into a store.
+// fetch fetches depth commits of the branch (0: all) into a store.
 func (s *Source) fetch(ctx context.Context, store storage.Storer, depth int) error {
 	remote := gogit.NewRemote(store, &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
 	spec := config.RefSpec(fmt.Sprintf("+%s:%s", s.branch, s.branch))
-	return s.reach(ctx, func(a access) error {
+	return s.withAccess(ctx, func(a access) error {
 		err := remote.FetchContext(ctx, &gogit.FetchOptions{
 			RemoteName: "origin", RefSpecs: []config.RefSpec{spec}, Depth: depth,
 			Auth: a.auth, CABundle: a.bundle, ProxyOptions: a.dialing, Tags: gogit.NoTags, Force: true,
@@ -219,8 +220,8 @@ func (s *Source) fetch(ctx context.Context, store storage.Storer, depth int) err
 	})
 }
 
-// remoteSince reads history from deeper copies of its own, which it removes.
-// The base is seldom far away, and depth brings old files along.
+// remoteSince reads history from temporary clones of growing depth: the base is
+// rarely far away, and each commit of depth adds its files.
 func (s *Source) remoteSince(ctx context.Context, base, head string) ([]reconciler.Commit, error) {
 	for _, depth := range []int{20, 200, reconciler.MaxSince} {
 		commits, found, err := s.sinceWithin(ctx, depth, base, head)
@@ -232,7 +233,7 @@ func (s *Source) remoteSince(ctx context.Context, base, head string) ([]reconcil
 }
 
 func (s *Source) sinceWithin(ctx context.Context, depth int, base, head string) (commits []reconciler.Commit, found bool, err error) {
-	m, err := s.newMirror()
+	m, err := s.newClone()
 	if err != nil {
 		return nil, false, err
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// Each way in which a remote fails is reported as what it is, within the time
-// limit, without a credential in it; and the same source recovers.
+// Each failure of a remote is reported with its reason, within Timeout and
+// without credentials, and the same source recovers.
 func TestRemoteFailures(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	second := repo.Commit("Second", map[string]string{"policies/b.yaml": noise(1 << 16)})
@@ -53,7 +53,7 @@ func TestRemoteFailures(t *testing.T) {
 				}
 				wantError(t, err, c.reason, c.then)
 				if leak := err.Error() + logs.String() + s.DisplayURL(); strings.Contains(leak, password) {
-					t.Errorf("%s: the password shows: %s", doing, leak)
+					t.Errorf("%s: the message has the password: %s", doing, leak)
 				}
 			}
 			if strings.HasPrefix(c.name, "hang") {
@@ -67,17 +67,17 @@ func TestRemoteFailures(t *testing.T) {
 			_, err = s.Since(t.Context(), first, second)
 			check("since", err)
 			server.Break(nil)
-			s.Timeout = patience
+			s.Timeout = testTimeout
 			if mustHead(t, s) != second {
 				t.Error("the head was not found again")
 			}
 			mustDelta(t, s, "", second)
 			if left := glob(t, filepath.Join(s.dataDir, "*")); len(left) != 1 {
-				t.Errorf("failures left copies: %v", left)
+				t.Errorf("failures left clones: %v", left)
 			}
 		})
 	}
-	t.Run("the fetch alone hangs in the middle or is cut", func(t *testing.T) {
+	t.Run("only the fetch hangs or is cut off", func(t *testing.T) {
 		for _, fault := range []func(http.Handler) http.Handler{server.HangAfter(10_000), gittest.CutAfter(10_000)} {
 			s := open(t, server.URL, "policies", func(s *Source) { s.Username, s.PasswordFile = "ada", secretFile(t, password) })
 			mustHead(t, s)
@@ -88,14 +88,14 @@ func TestRemoteFailures(t *testing.T) {
 				t.Fatal("the delta was read")
 			}
 			if known := (*reconciler.SourceError)(nil); !errors.As(err, &known) || known.Consequence != reconciler.Retry {
-				t.Errorf("a cut fetch is no error to retry: %v", err)
+				t.Errorf("a fetch that was cut off is not an error to retry: %v", err)
 			}
 			server.Break(nil)
-			s.Timeout = patience
+			s.Timeout = testTimeout
 			mustDelta(t, s, "", second)
 		}
 	})
-	t.Run("the caller gives up", func(t *testing.T) {
+	t.Run("the caller cancels", func(t *testing.T) {
 		s := open(t, server.URL, "policies")
 		server.Break(server.Hang)
 		defer server.Break(nil)
@@ -110,22 +110,22 @@ func TestRemoteFailures(t *testing.T) {
 		_, err := s.Head(t.Context())
 		wantError(t, err, "AuthenticationFailed", reconciler.Stalled)
 		if text := err.Error(); strings.Contains(text, "wr0ng-one") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("ada:wr0ng-one"))) {
-			t.Errorf("the password shows: %v", err)
+			t.Errorf("the message has the password: %v", err)
 		}
 		if err := os.WriteFile(file, []byte(password), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		mustHead(t, s)
 	})
-	t.Run("nobody listens", func(t *testing.T) {
+	t.Run("connection refused", func(t *testing.T) {
 		s := open(t, "http://ada:"+password+"@127.0.0.1:1/x.git", "policies")
 		_, err := s.Head(t.Context())
 		wantError(t, err, "Unreachable", reconciler.Retry)
 		if strings.Contains(err.Error(), password) {
-			t.Errorf("the password shows: %v", err)
+			t.Errorf("the message has the password: %v", err)
 		}
 	})
-	t.Run("a certificate that nobody vouches for", func(t *testing.T) {
+	t.Run("a certificate of an unknown authority", func(t *testing.T) {
 		secure := gittest.ServeHTTP(t, repo, gittest.HTTP{TLS: true})
 		_, err := open(t, secure.URL, "policies").Head(t.Context())
 		wantError(t, err, "CertificateInvalid", reconciler.Stalled)
@@ -154,7 +154,7 @@ func TestRemoteFailures(t *testing.T) {
 		}
 		write(right)
 		if mustHead(t, s) != second {
-			t.Error("mended, the head was not found")
+			t.Error("the head was not found after the repair")
 		}
 	})
 	t.Run("branch missing, repository empty", func(t *testing.T) {
@@ -168,13 +168,13 @@ func TestRemoteFailures(t *testing.T) {
 		wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 		empty.Push()
 		if mustHead(t, s) != hash {
-			t.Error("the branch was not found when it came")
+			t.Error("the branch was not found once it existed")
 		}
 	})
 }
 
-// SSH trusts no host that it does not know, and no key that changed; it says
-// so, and a hanging server is given up on in time.
+// SSH refuses unknown hosts and changed keys with a reason, and times out if the
+// server hangs.
 func TestSSHFailures(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	server := gittest.ServeSSH(t, repo)
@@ -184,7 +184,7 @@ func TestSSHFailures(t *testing.T) {
 	}{
 		{"unknown host", server.KeyFile, server.EmptyHostsFile, "HostKeyUnknown", reconciler.Stalled},
 		{"changed host key", server.KeyFile, server.OtherHostsFile, "HostKeyChanged", reconciler.Stalled},
-		{"wrong key", server.StrangerKeyFile, server.KnownHostsFile, "AuthenticationFailed", reconciler.Stalled},
+		{"wrong key", server.RefusedKeyFile, server.KnownHostsFile, "AuthenticationFailed", reconciler.Stalled},
 		{"no key", "", server.KnownHostsFile, "AuthenticationFailed", reconciler.Stalled},
 		{"no known hosts", server.KeyFile, "", "HostKeyUnknown", reconciler.Stalled},
 	} {
@@ -194,7 +194,7 @@ func TestSSHFailures(t *testing.T) {
 			wantError(t, err, c.reason, c.then)
 			s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile
 			if mustHead(t, s) != first {
-				t.Error("mended, the head was not found")
+				t.Error("the head was not found after the repair")
 			}
 		})
 	}
@@ -210,11 +210,11 @@ func TestSSHFailures(t *testing.T) {
 		_, err := s.Delta(t.Context(), "", first)
 		wantError(t, err, "TimedOut", reconciler.Retry)
 		server.Hang(false)
-		s.Timeout = patience
+		s.Timeout = testTimeout
 		mustHead(t, s)
 		mustDelta(t, s, "", first)
 	})
-	t.Run("a port that says nothing", func(t *testing.T) {
+	t.Run("a server that sends nothing", func(t *testing.T) {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

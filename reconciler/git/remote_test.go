@@ -13,7 +13,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// short is a time limit that a test waits out. What succeeds has a longer one.
+// short is a timeout that a test waits for. Operations that succeed have a longer one.
 const short = 500 * time.Millisecond
 
 func secretFile(t testing.TB, secret string) string {
@@ -25,7 +25,7 @@ func secretFile(t testing.TB, secret string) string {
 	return file
 }
 
-// fullWay checks head, a whole delta, a small one, and the commits between.
+// fullWay checks head, a delta with all files, a small one, and the commits between.
 func fullWay(t *testing.T, repo *gittest.Repo, s *Source) {
 	t.Helper()
 	first := repo.Commit("First", policy(1))
@@ -55,7 +55,7 @@ func fullWay(t *testing.T, repo *gittest.Repo, s *Source) {
 }
 
 // Remotes over HTTP with basic and bearer authentication, over HTTPS, and
-// over SSH with a key and known hosts.
+// over SSH with a key and known hosts, can be read.
 func TestRemotes(t *testing.T) {
 	t.Run("HTTP", func(t *testing.T) {
 		repo := gittest.New(t)
@@ -106,9 +106,9 @@ func TestRemotes(t *testing.T) {
 	})
 }
 
-// A remote's copy holds the newest commit alone, and what came after it: none
-// before, no branch but the one followed, and no file checked out.
-func TestCopiesAreShallowAndBare(t *testing.T) {
+// A clone has the newest commit and those pushed since: no earlier one, no other
+// branch, and no work tree.
+func TestClonesAreShallowAndBare(t *testing.T) {
 	ssh := func(t *testing.T, repo *gittest.Repo) *Source {
 		server := gittest.ServeSSH(t, repo)
 		return open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile })
@@ -136,12 +136,12 @@ func TestCopiesAreShallowAndBare(t *testing.T) {
 			mustDelta(t, s, "", second)
 			check := func(what string) {
 				t.Helper()
-				copies := glob(t, filepath.Join(s.dataDir, "*"))
-				if len(copies) != 1 {
-					t.Fatalf("%s, the copies are %v, want one", what, copies)
+				clones := glob(t, filepath.Join(s.dataDir, "*"))
+				if len(clones) != 1 {
+					t.Fatalf("%s, the clones are %v, want one", what, clones)
 				}
 				has := map[string]bool{}
-				for line := range strings.Lines(gittest.Run(t, copies[0], "cat-file", "--batch-all-objects", "--batch-check=%(objectname)") + "\n") {
+				for line := range strings.Lines(gittest.Run(t, clones[0], "cat-file", "--batch-all-objects", "--batch-check=%(objectname)") + "\n") {
 					has[strings.TrimSpace(line)] = true
 				}
 				if !has[second] {
@@ -152,10 +152,10 @@ func TestCopiesAreShallowAndBare(t *testing.T) {
 						t.Errorf("%s, the copy holds %s, which the followed commit does not need", what, past[i])
 					}
 				}
-				if text, err := os.ReadFile(filepath.Join(copies[0], "shallow")); err != nil || strings.TrimSpace(string(text)) != second {
+				if text, err := os.ReadFile(filepath.Join(clones[0], "shallow")); err != nil || strings.TrimSpace(string(text)) != second {
 					t.Errorf("%s, the copy is shallow at %q (%v), want %s", what, text, err, second)
 				}
-				if got := gittest.Run(t, copies[0], "rev-parse", "--is-bare-repository"); got != "true" {
+				if got := gittest.Run(t, clones[0], "rev-parse", "--is-bare-repository"); got != "true" {
 					t.Errorf("%s, the copy is bare: %s", what, got)
 				}
 				err := filepath.WalkDir(s.dataDir, func(path string, entry os.DirEntry, err error) error {
@@ -177,7 +177,7 @@ func TestCopiesAreShallowAndBare(t *testing.T) {
 	}
 }
 
-// 200 pushes leave no more on the disk than a few copies, even while an old
+// 200 pushes leave no more on the disk than a few clones, even while an old
 // delta is still read.
 func TestDiskIsBounded(t *testing.T) {
 	repo := gittest.New(t)
@@ -222,14 +222,14 @@ func TestDiskIsBounded(t *testing.T) {
 		}
 	}
 	if limit := 3 * 10 * 25_000 * 2; most > limit {
-		t.Errorf("the copies took %d bytes at most, want under %d", most, limit)
+		t.Errorf("the clones took %d bytes at most, want under %d", most, limit)
 	}
 	if left := glob(t, filepath.Join(s.dataDir, "*")); len(left) != 1 {
-		t.Errorf("the copies left are %v, want one", left)
+		t.Errorf("the clones left are %v, want one", left)
 	}
 }
 
-// A forced push to a history that shares nothing with the one before.
+// A forced push of an unrelated history is read.
 func TestRemoteForcedPush(t *testing.T) {
 	repo, first := pushed(t, policy(1))
 	s := open(t, gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL, "policies")
@@ -247,7 +247,7 @@ func TestRemoteForcedPush(t *testing.T) {
 	if err != nil || len(commits) != 1 || commits[0].Hash != second {
 		t.Errorf("the commits since are %v (%v), want the new one", commits, err)
 	}
-	// A damaged copy is made anew.
+	// A damaged clone is replaced.
 	for _, pack := range glob(t, filepath.Join(s.dataDir, "*/objects/pack/*.pack")) {
 		spoil(t, pack, func([]byte) []byte { return []byte("PACK") })
 	}

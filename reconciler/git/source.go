@@ -1,6 +1,7 @@
-// Package git reads a policy folder from a branch of a git repository, with
-// go-git: a local repository where it stands, told of pushes by the file
-// system, or a remote one through a shallow copy of the branch.
+// Package git reads a policy folder from a branch of a git repository: a local
+// one in place, with pushes detected by file system events, or a remote one
+// through a shallow clone of the branch. It uses go-git for the git protocol,
+// for packs and to decode commits; comments say why it does the rest itself.
 package git
 
 import (
@@ -25,22 +26,22 @@ const (
 	DefaultMaxFetches = 50
 )
 
-// closeLimit is how long Close waits for operations that it stopped.
+// closeLimit bounds the wait of Close for operations that it canceled.
 const closeLimit = 10 * time.Second
 
-// Source is a reconciler.Source.
+// Source implements reconciler.Source.
 type Source struct {
 	// Timeout bounds each operation.
 	Timeout time.Duration
-	// MaxFetches is after how many fetches the copy of a remote is made anew,
-	// so that its disk use follows the branch's size and not its pushes.
+	// MaxFetches is the number of fetches after which the clone of a remote is
+	// replaced, so that its disk use follows the branch's size and not its pushes.
 	MaxFetches int
 
 	// TokenFile holds a bearer token for HTTP; Username and PasswordFile are
-	// for basic authentication. The files are read at each use, so that they
-	// may be replaced while the daemon runs.
+	// for basic authentication. The files are read for each operation, so
+	// that they may be replaced while the daemon runs.
 	TokenFile, Username, PasswordFile string
-	// SSHKeyFile and KnownHostsFile are for SSH; without the latter no host is trusted.
+	// SSHKeyFile and KnownHostsFile are for SSH. Without the latter no host is trusted.
 	SSHKeyFile, KnownHostsFile string
 	// CABundleFile adds certificate authorities for HTTPS, in PEM.
 	CABundleFile string
@@ -53,13 +54,13 @@ type Source struct {
 	dataDir string
 
 	changed chan struct{}
-	// life ends with Close, and with it every operation.
-	life   context.Context
+	// ctx is the parent of every operation's context. Close cancels it.
+	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	// starting is held while a task begins, so that none begins once Close waits.
+	// starting is held while a task starts, so that none starts while Close waits.
 	starting sync.Mutex
-	// operations bounds those that were given up on and have not returned yet.
+	// operations bounds the running operations, including those that timed out and have not returned.
 	operations chan struct{}
 
 	trees       trees
@@ -68,12 +69,13 @@ type Source struct {
 	// mu guards what follows.
 	mu     sync.Mutex
 	local  *objects
-	remote *mirror
+	remote *clone
 }
 
-// New makes a source. url is a folder, a file: URL, or a URL for HTTP, HTTPS
+// New returns a source. url is a folder, a file: URL, or a URL for HTTP, HTTPS
 // or SSH (also in the form USER@HOST:PATH). policyPath is the policy folder,
-// "." for the whole repository. dataDir is the source's own.
+// "." for the whole repository. dataDir is a folder
+// for the source's exclusive use.
 func New(url, branch, policyPath, dataDir string) *Source {
 	folder := strings.Trim(path.Clean("/"+policyPath), "/")
 	return &Source{
@@ -83,20 +85,20 @@ func New(url, branch, policyPath, dataDir string) *Source {
 	}
 }
 
-// Open starts following a local repository. A repository that is not there
-// yet is no error: it is reported by Head, and found when it comes.
+// Open starts watching a local repository. A repository that does not exist yet
+// is no error: Head reports it, and finds it once it exists.
 func (s *Source) Open(context.Context) error {
-	s.life, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.address.local == "" {
 		return s.clearLeftovers()
 	}
 	s.changed = make(chan struct{}, 1)
-	s.tasks.Go(func() { s.watch(s.life) })
+	s.tasks.Go(func() { s.watch(s.ctx) })
 	return nil
 }
 
-// Close stops following, and waits for what is under way. No method is called
-// after it.
+// Close stops watching, cancels running operations and waits for them, up to
+// closeLimit. No other method may be called after it.
 func (s *Source) Close() error {
 	if s.cancel == nil {
 		return nil
@@ -112,7 +114,7 @@ func (s *Source) Close() error {
 	select {
 	case <-ended:
 	case <-time.After(closeLimit):
-		return fmt.Errorf("operations on %s still hang %s after they were stopped", s.address.display, closeLimit)
+		return fmt.Errorf("operations on %s still run %s after they were canceled", s.address.display, closeLimit)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +137,7 @@ func (s *Source) DisplayURL() string { return s.address.display }
 
 // Head implements reconciler.Source.
 func (s *Source) Head(ctx context.Context) (string, error) {
-	return guarded(ctx, s, "looking at the branch", nil, func(ctx context.Context) (string, error) {
+	return guarded(ctx, s, "reading the branch", nil, func(ctx context.Context) (string, error) {
 		if s.address.local == "" {
 			return s.remoteHead(ctx)
 		}
@@ -179,10 +181,10 @@ func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Com
 	})
 }
 
-// guarded runs an operation under the source's time limit. go-git does not
-// honour its context everywhere, and panics on some corrupt objects: the
-// caller is answered in time all the same, and a panic becomes an error. A
-// value that comes too late is dropped.
+// guarded runs an operation with the source's Timeout. go-git does not honour
+// its context everywhere, and panics on some damaged objects: guarded returns
+// in time nevertheless, and turns a panic into an error. drop is called with a
+// value that comes too late.
 func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), operation func(context.Context) (T, error)) (T, error) {
 	var none T
 	if s.address.problem != "" {
@@ -193,19 +195,19 @@ func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), 
 	case s.operations <- struct{}{}:
 	case <-ctx.Done():
 		cancel()
-		if s.life.Err() != nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if s.ctx.Err() != nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return none, s.explain(ctx, doing, context.Canceled)
 		}
-		return none, fail("TimedOut", reconciler.Retry, "%s: earlier operations on %s still hang", doing, s.address.display)
+		return none, fail("TimedOut", reconciler.Retry, "%s: earlier operations on %s still run", doing, s.address.display)
 	}
-	unlink := context.AfterFunc(s.life, cancel)
+	unlink := context.AfterFunc(s.ctx, cancel)
 	type result struct {
 		value T
 		err   error
 	}
 	results, left := make(chan result), make(chan struct{})
 	s.starting.Lock()
-	if s.life.Err() != nil {
+	if s.ctx.Err() != nil {
 		s.starting.Unlock()
 		unlink()
 		cancel()
@@ -218,7 +220,7 @@ func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), 
 		func() {
 			defer func() {
 				if cause := recover(); cause != nil {
-					s.Logger.Error("go-git panicked", "doing", doing, "panic", cause, "stack", string(debug.Stack()))
+					s.Logger.Error("reading the repository panicked", "operation", doing, "panic", cause, "stack", string(debug.Stack()))
 					r = result{err: fail("Corrupt", reconciler.Stalled, "the repository cannot be read: %v; run git fsck in it", cause)}
 				}
 			}()

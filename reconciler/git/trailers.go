@@ -2,10 +2,10 @@ package git
 
 import "strings"
 
-// allowPruneKey is the trailer by which a commit says that what it deletes is meant to go.
+// allowPruneKey is the trailer of a commit that may delete many policies.
 const allowPruneKey = "hfi-allow-prune"
 
-// allowsPrune says whether a commit's message carries the trailer.
+// allowsPrune says whether a commit's message has the trailer with the value true.
 func allowsPrune(message string) bool {
 	for _, trailer := range trailers(message) {
 		key, value, _ := strings.Cut(trailer, ":")
@@ -16,11 +16,11 @@ func allowsPrune(message string) bool {
 	return false
 }
 
-// trailers finds the lines KEY: VALUE that git interpret-trailers would,
-// without dividers: those of the last paragraph, if it is not the first, and
-// either nothing else is in it, or some line of git's own making and a
-// quarter at least of trailers. Lines that begin with a space continue the
-// one before, and are joined to it.
+// trailers returns the trailers, KEY: VALUE, that git interpret-trailers
+// --no-divider finds; go-git has no function for it. They are in the last
+// paragraph, if that is not the first. It must have trailers only, or a line
+// that git itself writes and at least a quarter of trailers. A line that
+// begins with white space continues the trailer before it, and is joined to it.
 func trailers(message string) []string {
 	lines := strings.Split(strings.TrimSuffix(message, "\n"), "\n")
 	last := len(lines)
@@ -70,13 +70,13 @@ func blank(line string) bool     { return strings.TrimSpace(line) == "" }
 func comment(line string) bool   { return strings.HasPrefix(line, "#") }
 func continues(line string) bool { return line != "" && strings.TrimLeft(line[:1], " \t\r\v\f") == "" }
 
-// madeByGit says whether git itself writes such lines.
+// madeByGit says whether git itself writes lines of this form.
 func madeByGit(line string) bool {
 	return strings.HasPrefix(line, "Signed-off-by: ") || strings.HasPrefix(line, "(cherry picked from commit ")
 }
 
-// isTrailer says whether a line is a word of letters, digits and dashes,
-// perhaps a space, and a colon.
+// isTrailer says whether a line begins with a word of letters, digits and
+// dashes, optional white space, and a colon.
 func isTrailer(line string) bool {
 	key, _, found := strings.Cut(line, ":")
 	word := strings.TrimRight(key, " \t")

@@ -11,13 +11,13 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// treesSize bounds what each generation of trees keeps, in bytes. A folder of
-// 10,000 policies is half a MiB.
+// treesSize bounds each generation of cached trees, in bytes. The tree of a
+// folder with 10,000 policies has half a MiB.
 const treesSize = 8 << 20
 
-// trees remembers trees between runs, so that of two commits that follow one
-// another only the newer one's changed trees are read. It keeps two
-// generations: the older goes when the younger is full.
+// trees caches trees between deltas, so that a delta to the next commit reads
+// only the trees that changed. It has two generations: when the younger is
+// full, it replaces the older.
 type trees struct {
 	mu         sync.Mutex
 	young, old map[plumbing.Hash][]byte
@@ -57,7 +57,7 @@ func (c *trees) keep(hash plumbing.Hash, text []byte) {
 	c.size += len(text)
 }
 
-// The kinds of a tree's entries, by the upper bits of their modes.
+// Types of a tree's entries: the upper bits of their modes.
 const (
 	typeBits   = 0o170000
 	typeFolder = 0o040000
@@ -66,21 +66,23 @@ const (
 	typeFile   = 0o100000
 )
 
-// entry is one line of a tree. Its zero value is no entry.
+// entry is an entry of a tree. The zero value stands for none. Trees are parsed
+// here because go-git allocates every entry of a tree, where a delta needs the
+// few that differ.
 type entry struct {
 	mode uint32
 	name []byte
 	hash plumbing.Hash
-	// raw is the whole line as it stands in the tree.
+	// raw is the encoded entry.
 	raw []byte
 }
 
 func (e *entry) folder() bool { return e.mode&typeBits == typeFolder }
 
-// file says whether the entry is there and no folder.
+// file says whether the entry exists and is not a folder.
 func (e *entry) file() bool { return e.mode != 0 && !e.folder() }
 
-// subtree is the hash of the folder that the entry is, or zero.
+// subtree is the hash of the entry if it is a folder, or zero.
 func (e *entry) subtree() plumbing.Hash {
 	if e.folder() {
 		return e.hash
@@ -88,12 +90,12 @@ func (e *entry) subtree() plumbing.Hash {
 	return plumbing.ZeroHash
 }
 
-// next cuts the first entry off a tree's text. Its slices are the text's.
+// next decodes the first entry of a tree and returns the rest. The entry's slices share the text's memory.
 func next(text []byte) (entry, []byte, error) {
 	space, end := bytes.IndexByte(text, ' '), bytes.IndexByte(text, 0)
 	const hashSize = len(plumbing.Hash{})
 	if space < 1 || end < space || len(text) < end+1+hashSize {
-		return entry{}, nil, fmt.Errorf("%w: a tree's entry is cut short", errDamaged)
+		return entry{}, nil, fmt.Errorf("%w: a tree's entry is truncated", errDamaged)
 	}
 	mode, err := strconv.ParseUint(string(text[:space]), 8, 32)
 	if err != nil {
@@ -110,7 +112,7 @@ func next(text []byte) (entry, []byte, error) {
 	return e, text[len(e.raw):], nil
 }
 
-// before is git's order of a tree's entries: a folder as if a slash ended its name.
+// before is git's order of a tree's entries: a folder sorts as if its name ended with a slash.
 func (e *entry) before(other *entry) bool {
 	n := min(len(e.name), len(other.name))
 	if c := bytes.Compare(e.name[:n], other.name[:n]); c != 0 {
@@ -129,15 +131,15 @@ func (e *entry) at(i int) byte {
 	return 0
 }
 
-// difference lists the entries that only one of two trees has, or that
-// differ. It walks both in git's order; in a tree that is not in it (which
-// git fsck would report) equal entries may be listed too.
+// difference returns the entries that only one of two trees has, or that
+// differ. If a tree is not in git's order (which git fsck would report), it may
+// return equal entries too.
 func difference(from, to []byte) (was, is []entry, err error) {
 	var a, b entry
 	restA, restB := from, to
 	for len(from) > 0 || len(to) > 0 {
 		if len(restA) == len(from) && len(restB) == len(to) {
-			// Nearly all entries are alike, and need not be understood.
+			// Skip equal entries without decoding them.
 			same := common(from, to)
 			from, to = from[same:], to[same:]
 			restA, restB = from, to
@@ -170,7 +172,7 @@ func difference(from, to []byte) (was, is []entry, err error) {
 	return was, is, nil
 }
 
-// common is the length of the entries that two trees begin with alike.
+// common is the length of the equal entries at the start of two trees.
 func common(a, b []byte) (length int) {
 	for {
 		end := bytes.IndexByte(a[length:], 0)
@@ -185,10 +187,10 @@ func common(a, b []byte) (length int) {
 	}
 }
 
-// lookup is the entry of that name in a tree, or the zero entry.
+// lookup returns the entry with a name in a tree, or the zero entry.
 func lookup(tree []byte, name string) (entry, error) {
 	if !bytes.Contains(tree, []byte(" "+name+"\x00")) {
-		// Where it is contained, it may still be in a hash.
+		// The bytes may also occur in a hash, so a match is decoded below.
 		return entry{}, nil
 	}
 	for len(tree) > 0 {

@@ -12,26 +12,26 @@ import (
 )
 
 const (
-	// settle is how long a burst of changes is gathered into one signal. It
-	// is spent on every push, and so is short.
-	settle = 2 * time.Millisecond
-	// rewatch is how often a repository that cannot be watched is looked for,
-	// and how often one that is watched is checked to be still the same.
-	rewatch = time.Second
+	// debounce is the time during which changes are combined into one signal. It
+	// delays every push, and so is short.
+	debounce = 2 * time.Millisecond
+	// watchInterval is the time between attempts to watch a repository, and
+	// between checks that a watched folder is still in its place.
+	watchInterval = time.Second
 )
 
-// watch signals each move of a ref until the context ends. What it cannot
-// see (a repository that is not there, a system without watches to spare),
-// the caller's own slow poll does.
+// watch signals each change of a ref until the context ends. If the repository
+// cannot be watched (because it does not exist, or the system has no watches
+// left), the caller's slower polling detects changes.
 func (s *Source) watch(ctx context.Context) {
-	told := ""
+	logged := ""
 	for ctx.Err() == nil {
 		err := s.watchOnce(ctx)
-		if err != nil && ctx.Err() == nil && err.Error() != told {
-			told = err.Error()
-			s.Logger.Warn("the repository is not watched, so pushes are seen at the next poll only; trying again", "folder", s.address.display, "error", err, "every", rewatch)
+		if err != nil && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
+			s.Logger.Warn("watching the repository failed; pushes are detected by polling meanwhile", "folder", s.address.display, "error", err, "retry_every", watchInterval)
 		}
-		timer := time.NewTimer(rewatch)
+		timer := time.NewTimer(watchInterval)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
@@ -40,7 +40,7 @@ func (s *Source) watch(ctx context.Context) {
 	}
 }
 
-// watchOnce watches one life of the repository's folder.
+// watchOnce watches the repository until its folder is removed or replaced.
 func (s *Source) watchOnce(ctx context.Context) error {
 	folder, err := gitFolder(s.address.local)
 	if err != nil {
@@ -55,31 +55,31 @@ func (s *Source) watchOnce(ctx context.Context) error {
 		return err
 	}
 	refs := filepath.Join(folder, "refs")
-	before, err := identities(folder, refs)
+	before, err := fileInfos(folder, refs)
 	if err != nil {
 		return err
 	}
 	if err := addFolders(watcher, refs); err != nil {
 		return err
 	}
-	// What moved before the watch stood is not told of by it.
+	// Changes before the watch began have no event.
 	s.signal()
 	var gathered <-chan time.Time
-	check := time.NewTicker(rewatch)
+	check := time.NewTicker(watchInterval)
 	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-check.C:
-			// A watch follows a folder that is moved away, by a folder above it
-			// too, and tells nothing of what takes its place.
+			// The watch of a folder that was moved, itself or with a parent, stays
+			// with it, and has no events of the folder that takes its place.
 			now, err := gitFolder(s.address.local)
 			if err != nil || now != folder {
 				s.signal()
 				return err
 			}
-			if present, err := identities(folder, refs); err != nil || !slices.EqualFunc(before, present, os.SameFile) {
+			if current, err := fileInfos(folder, refs); err != nil || !slices.EqualFunc(before, current, os.SameFile) {
 				s.signal()
 				return err
 			}
@@ -87,7 +87,7 @@ func (s *Source) watchOnce(ctx context.Context) error {
 			gathered = nil
 			s.signal()
 		case err := <-watcher.Errors:
-			// Events were lost: look, and begin anew.
+			// Events were lost: signal, and start a new watch.
 			s.signal()
 			return err
 		case event := <-watcher.Events:
@@ -97,21 +97,21 @@ func (s *Source) watchOnce(ctx context.Context) error {
 			}
 			inRefs := within(refs, event.Name)
 			if event.Has(fsnotify.Create) && inRefs {
-				// A folder may hold refs already when its watch begins: the signal below covers them.
+				// Refs that exist before the folder is watched are covered by the signal below.
 				_ = addFolders(watcher, event.Name)
 			}
 			if !inRefs && filepath.Base(event.Name) != "packed-refs" && filepath.Base(event.Name) != "HEAD" {
 				continue
 			}
 			if filepath.Ext(event.Name) != ".lock" && gathered == nil {
-				gathered = time.After(settle)
+				gathered = time.After(debounce)
 			}
 		}
 	}
 }
 
-// identities tell whether folders are still those that they were.
-func identities(folders ...string) ([]os.FileInfo, error) {
+// fileInfos identifies folders, for os.SameFile.
+func fileInfos(folders ...string) ([]os.FileInfo, error) {
 	var infos []os.FileInfo
 	for _, folder := range folders {
 		info, err := os.Stat(folder)
@@ -128,8 +128,8 @@ func within(folder, name string) bool {
 	return err == nil && filepath.IsLocal(relative)
 }
 
-// addFolders watches a folder and those in it. Where name is a file, or is
-// gone again, there is nothing to watch.
+// addFolders watches a folder and those in it. It ignores files and what was
+// removed again.
 func addFolders(watcher *fsnotify.Watcher, name string) error {
 	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {

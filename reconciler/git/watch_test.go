@@ -8,9 +8,9 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 )
 
-// A repository that is replaced, alone or by a folder above it, is followed
-// again where it now stands; the watch on the old one tells nothing of it.
-func TestReplacedRepositoryIsFollowed(t *testing.T) {
+// A repository that is replaced, itself or with a parent folder, is watched
+// again, though the old one's watch has no event of it.
+func TestReplacedRepositoryIsWatched(t *testing.T) {
 	repo, first := pushed(t, map[string]string{"policies/a.yaml": "1"})
 	for name, replaced := range map[string]string{"itself": "top/policies.git", "a folder above": "top"} {
 		t.Run(name, func(t *testing.T) {
@@ -31,7 +31,7 @@ func TestReplacedRepositoryIsFollowed(t *testing.T) {
 				t.Fatal(err)
 			}
 			clone()
-			// The new repository is told of once when its watch begins.
+			// The start of the new watch sends one signal.
 			waitSignal(t, s)
 			quiet(s)
 			for _, content := range []string{"2", "3"} {

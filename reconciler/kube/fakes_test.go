@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 
 const filterDigest = "5f2c7e9a0b1d3c4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6"
 
-// stage is a Cluster in front of a fake API server.
-type stage struct {
+// fixture is a Cluster with a fake API server.
+type fixture struct {
 	*Cluster
 	t       *testing.T
 	objects *dynamicfake.FakeDynamicClient
@@ -49,16 +49,16 @@ type stage struct {
 	fleet  api.FiltersStatus
 	denied map[string]bool
 	failed map[string]error
-	// passed is what was added to the time.
-	passed  time.Duration
+	// elapsed is added to the current time.
+	elapsed time.Duration
 	version int
 }
 
-// newStage starts a Cluster that leads, looks often, and keeps namespace demo.
-func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage {
+// newFixture starts a Cluster that leads, makes a pass every 20 ms, and keeps namespace demo.
+func newFixture(t *testing.T, tune func(*fixture), objects ...runtime.Object) *fixture {
 	t.Helper()
 	kinds := map[kubeschema.GroupVersionResource]string{pluginResource: "WasmPluginList", eventResource: "EventList"}
-	s := &stage{
+	s := &fixture{
 		t: t, leads: true, fleet: api.FiltersStatus{Complete: true}, denied: map[string]bool{}, failed: map[string]error{},
 		objects: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...),
 	}
@@ -67,15 +67,15 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 		t.Fatal(err)
 	}
 	s.pods = metadatafake.NewSimpleMetadataClient(scheme)
-	s.objects.PrependReactor("*", "*", s.judge)
-	s.pods.PrependReactor("*", "*", s.judge)
+	s.objects.PrependReactor("*", "*", s.deniedOrFailed)
+	s.pods.PrependReactor("*", "*", s.deniedOrFailed)
 	watching := func(action kubetesting.Action) (bool, error) {
-		denied, _, err := s.judge(action)
+		denied, _, err := s.deniedOrFailed(action)
 		return denied, err
 	}
 	for _, fake := range []*kubetesting.Fake{&s.objects.Fake, &s.pods.Fake} {
 		chain := fake.WatchReactionChain[0]
-		fake.PrependWatchReactor("*", reactWatch{watching, chain}.react())
+		fake.PrependWatchReactor("*", watchReactor{watching, chain}.react())
 	}
 	c := New(Clients{Metadata: s.pods, Dynamic: s.objects})
 	s.Cluster = c
@@ -88,8 +88,8 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 		defer s.mu.Unlock()
 		return s.fleet, nil
 	}
-	c.Now = func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return time.Now().Add(s.passed) }
-	c.HTTP = &http.Client{Transport: private{c.HTTP.Transport}}
+	c.Now = func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return time.Now().Add(s.elapsed) }
+	c.HTTP = &http.Client{Transport: privateRegistry{c.HTTP.Transport}}
 	if os.Getenv("HFI_KUBE_LOG") != "" {
 		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -107,10 +107,10 @@ func newStage(t *testing.T, tune func(*stage), objects ...runtime.Object) *stage
 	return s
 }
 
-// private is the registry registry.example.com, which wants to know who asks, and otherwise the network.
-type private struct{ http.RoundTripper }
+// privateRegistry answers for registry.example.com, which requires credentials. Other hosts are the network's.
+type privateRegistry struct{ http.RoundTripper }
 
-func (p private) RoundTrip(request *http.Request) (*http.Response, error) {
+func (p privateRegistry) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.URL.Hostname() != "registry.example.com" {
 		return p.RoundTripper.RoundTrip(request)
 	}
@@ -122,11 +122,13 @@ func (p private) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// CloseIdleConnections is the network's, which this hides.
-func (p private) CloseIdleConnections() { p.RoundTripper.(*http.Transport).CloseIdleConnections() }
+// CloseIdleConnections passes the call on to the embedded transport.
+func (p privateRegistry) CloseIdleConnections() {
+	p.RoundTripper.(*http.Transport).CloseIdleConnections()
+}
 
-// judge refuses what is denied, and fails what is to fail.
-func (s *stage) judge(action kubetesting.Action) (bool, runtime.Object, error) {
+// deniedOrFailed is a reactor that returns the errors that the test set.
+func (s *fixture) deniedOrFailed(action kubetesting.Action) (bool, runtime.Object, error) {
 	resource := action.GetResource().Resource
 	if sub := action.GetSubresource(); sub != "" {
 		resource += "/" + sub
@@ -143,27 +145,27 @@ func (s *stage) judge(action kubetesting.Action) (bool, runtime.Object, error) {
 	return false, nil, nil
 }
 
-func (s *stage) deny(what ...string)  { s.each(what, func(w string) { s.denied[w] = true }) }
-func (s *stage) grant(what ...string) { s.each(what, func(w string) { delete(s.denied, w) }) }
+func (s *fixture) deny(what ...string)  { s.each(what, func(w string) { s.denied[w] = true }) }
+func (s *fixture) grant(what ...string) { s.each(what, func(w string) { delete(s.denied, w) }) }
 
-func (s *stage) each(what []string, do func(string)) {
+func (s *fixture) each(what []string, do func(string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, one := range what {
-		do(one)
+	for _, each := range what {
+		do(each)
 	}
 }
 
-func (s *stage) set(change func()) {
+func (s *fixture) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
 }
 
-func (s *stage) pass(d time.Duration) { s.set(func() { s.passed += d }) }
+func (s *fixture) advance(d time.Duration) { s.set(func() { s.elapsed += d }) }
 
-// serve serves policies, each written NAME=SERVICE/NAMESPACE.
-func (s *stage) serve(policies ...string) *schema.Set {
+// serve makes the Cluster serve policies, each written NAME=SERVICE/NAMESPACE.
+func (s *fixture) serve(policies ...string) *schema.Set {
 	s.t.Helper()
 	set := setOf(s.t, policies...)
 	s.version++
@@ -187,7 +189,7 @@ func setOf(t *testing.T, policies ...string) *schema.Set {
 	return schema.NewSet(entries...)
 }
 
-// podOfDeployment is a pod as a Deployment's ReplicaSet makes it and Istio injects it.
+// podOfDeployment returns a pod as a Deployment's ReplicaSet creates it and Istio injects it.
 func podOfDeployment(namespace, deployment, suffix string, labels map[string]string) *metav1.PartialObjectMetadata {
 	all := map[string]string{labelTemplateHash: "abc12", "app": deployment}
 	for name, value := range labels {
@@ -205,24 +207,24 @@ func podOfDeployment(namespace, deployment, suffix string, labels map[string]str
 	}
 }
 
-func (s *stage) start(pods ...*metav1.PartialObjectMetadata) {
+func (s *fixture) addPods(pods ...*metav1.PartialObjectMetadata) {
 	s.t.Helper()
-	for _, one := range pods {
-		if err := s.pods.Tracker().Create(podResource, one, one.Namespace); err != nil {
+	for _, pod := range pods {
+		if err := s.pods.Tracker().Create(podResource, pod, pod.Namespace); err != nil {
 			s.t.Fatal(err)
 		}
 	}
 }
 
-func (s *stage) stop(one *metav1.PartialObjectMetadata) {
+func (s *fixture) deletePod(pod *metav1.PartialObjectMetadata) {
 	s.t.Helper()
-	if err := s.pods.Tracker().Delete(podResource, one.Namespace, one.Name); err != nil {
+	if err := s.pods.Tracker().Delete(podResource, pod.Namespace, pod.Name); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// filters sets the fleet: each pod's filter, of the service given, and how it stands.
-func (s *stage) filters(namespace, service string, states map[string]api.FilterState) {
+// filters sets the fleet: a filter of the service for each pod, in the given state.
+func (s *fixture) filters(namespace, service string, states map[string]api.FilterState) {
 	var items []api.FilterStatus
 	for name, state := range states {
 		items = append(items, api.FilterStatus{FilterID: api.FilterID{Pod: name, Service: service, Namespace: namespace}, State: state})
@@ -230,17 +232,17 @@ func (s *stage) filters(namespace, service string, states map[string]api.FilterS
 	s.set(func() { s.fleet.Items = items })
 }
 
-// errEmptyWatch fails a watch as client-go does when nothing answers: with an
-// empty watch and no error.
+// errEmptyWatch makes a watch fail as client-go's does when the API server does
+// not answer: with an empty watch and no error.
 var errEmptyWatch = errors.New("an empty watch")
 
-// reactWatch denies a watch, or leaves it to the next in the chain.
-type reactWatch struct {
+// watchReactor denies a watch, or passes it to the next reactor.
+type watchReactor struct {
 	denied func(kubetesting.Action) (bool, error)
 	next   kubetesting.WatchReactor
 }
 
-func (r reactWatch) react() kubetesting.WatchReactionFunc {
+func (r watchReactor) react() kubetesting.WatchReactionFunc {
 	return func(action kubetesting.Action) (bool, watch.Interface, error) {
 		if denied, err := r.denied(action); denied {
 			if errors.Is(err, errEmptyWatch) {

@@ -7,38 +7,41 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// want is what is to become of the WasmPlugin of a namespace.
+// want is what policies ask for in a namespace.
 type want int
 
 const (
-	// leave: make none, and keep the one that is there.
-	leave want = iota
+	// unchanged: create no WasmPlugin, and keep an existing one.
+	unchanged want = iota
 	present
 	absent
 )
 
-// wants says what policies ask for in a namespace. Pods come and go, and
-// loading a filter takes seconds: where a policy names the namespace, the
-// plugin outlives the last of its pods. Where pods cannot be seen, every
-// policy counts that may have some there.
-func (k *keeper) wants(namespace string) want {
+// wanted is what the policies served ask for in a namespace. Pods come and
+// go, and loading a filter takes seconds: where a policy names the namespace,
+// the plugin stays when the last of its pods is gone. Where pods cannot be
+// listed, every policy counts that may target some there.
+func (k *keeper) wanted(namespace string) want {
 	now := k.Now()
 	workloads, known := k.pods.workloadsOf(namespace)
 	switch {
 	case k.targets.set == nil:
-		return leave
+		return unchanged
 	case !known:
-		if !k.problems.about("list pods", "watch pods") {
-			return leave // they are being listed
+		if !k.problems.any("list pods", "watch pods") {
+			return unchanged // The first list is under way.
 		}
 		if k.targets.mayReach(namespace, now) {
 			return present
@@ -46,28 +49,28 @@ func (k *keeper) wants(namespace string) want {
 		return absent
 	case k.targets.anyOf(workloads, now):
 		return present
-	case k.targets.names(namespace, now):
-		return leave
+	case k.targets.anyNames(namespace, now):
+		return unchanged
 	}
 	return absent
 }
 
-// keep makes, repairs and removes the WasmPlugins in the namespaces that hfi
-// was told of. Where it cannot see which there are, it does nothing.
-func (k *keeper) keep(ctx context.Context) {
+// reconcile creates, repairs and deletes the WasmPlugins of the namespaces in
+// Keep. It does nothing until WasmPlugins were listed once.
+func (k *keeper) reconcile(ctx context.Context) {
 	plugins, synced := k.plugins.list()
 	if !synced {
 		return
 	}
-	byNamespace := map[string][]*plugin{}
-	for _, one := range plugins {
-		byNamespace[one.Namespace] = append(byNamespace[one.Namespace], one)
+	byNamespace := map[string][]*wasmPlugin{}
+	for _, plugin := range plugins {
+		byNamespace[plugin.Namespace] = append(byNamespace[plugin.Namespace], plugin)
 	}
-	// All namespaces wait for the same replicas: they are asked once, if at all.
+	// All namespaces wait for the same replicas, which are asked at most once.
 	asked := false
 	waitsFor := sync.OnceValue(func() string {
 		asked = true
-		return k.notEverywhere(ctx)
+		return k.rolloutPending(ctx)
 	})
 	for _, namespace := range k.Keep {
 		if ctx.Err() != nil {
@@ -75,14 +78,14 @@ func (k *keeper) keep(ctx context.Context) {
 		}
 		next, message := k.plan(namespace, byNamespace[namespace], waitsFor)
 		if next != nil {
-			k.act(ctx, namespace, next)
+			k.try(ctx, namespace, next)
 		} else {
 			k.problems.clear("wasmplugins" + inNamespace(namespace))
 		}
-		k.say(namespace, message)
+		k.setMessage(namespace, message)
 	}
 	if !asked {
-		k.rolloutSince, k.rolloutOver = time.Time{}, false
+		k.rolloutSince, k.rolloutExpired = time.Time{}, false
 	}
 }
 
@@ -92,32 +95,33 @@ type step struct {
 	change func(context.Context) error
 }
 
-// plan finds what is to be done in one namespace, if anything, and says why it
-// is not. What waitsFor gives is why no plugin can be made to name the filter yet.
-func (k *keeper) plan(namespace string, plugins []*plugin, waitsFor func() string) (next *step, message string) {
-	var own *plugin
+// plan returns the change that a namespace needs, if any, and a message for
+// the status if something is wrong there. waitsFor returns why no plugin can
+// name the filter yet, or "".
+func (k *keeper) plan(namespace string, plugins []*wasmPlugin, waitsFor func() string) (next *step, message string) {
+	var own *wasmPlugin
 	var others []string
 	taken := false
-	for _, one := range plugins {
+	for _, plugin := range plugins {
 		switch {
-		case one.managed:
-			own = one
-		case one.leadsHome:
-			others = append(others, one.Name)
+		case plugin.managed:
+			own = plugin
+		case plugin.ours:
+			others = append(others, plugin.Name)
 		default:
 			taken = true
 		}
 	}
-	want := k.wants(namespace)
-	k.wanted(namespace, want)
-	switch makes := own == nil && want == present; {
+	want := k.wanted(namespace)
+	k.noteWanted(namespace, want)
+	switch creates := own == nil && want == present; {
 	case len(others) > 0:
-		message = fmt.Sprintf("WasmPlugin %s leads to this control plane too, and hfi did not make it: requests to pods with two filters are faulted twice", strings.Join(others, ", "))
-		if makes {
-			return nil, message + "; so hfi makes none here"
+		message = fmt.Sprintf("WasmPlugin %s leads to this control plane too, and hfi did not create it: requests to pods with two filters are faulted twice", strings.Join(others, ", "))
+		if creates {
+			return nil, message + "; so hfi creates none here"
 		}
-	case taken && makes:
-		return nil, fmt.Sprintf("WasmPlugin %s leads elsewhere, and hfi did not make it: the name is taken, so hfi makes none here", PluginName)
+	case taken && creates:
+		return nil, fmt.Sprintf("WasmPlugin %s leads to another control plane, and hfi did not create it: the name is taken, so hfi creates none here", PluginName)
 	}
 	switch {
 	case own == nil && want != present:
@@ -134,65 +138,89 @@ func (k *keeper) plan(namespace string, plugins []*plugin, waitsFor func() strin
 		}
 		return &step{"create", func(ctx context.Context) error { return k.create(ctx, desired) }}, message
 	}
-	updated, what := amended(own.object, desired)
+	updated, changes := restored(own.object, desired)
 	if updated == nil {
 		return nil, message
 	}
 	if reason := waitsFor(); reason != "" {
 		return nil, reason
 	}
-	return &step{"update", func(ctx context.Context) error { return k.repair(ctx, updated, what) }}, message
+	return &step{"update", func(ctx context.Context) error { return k.repair(ctx, updated, changes) }}, message
 }
 
 func inNamespace(namespace string) string { return " in namespace " + namespace }
 
-// attempt is when something was last tried in a namespace, the wait until it
-// may be again, and what was wanted there.
+// attempt is the last change that was tried in a namespace.
 type attempt struct {
-	at   time.Time
+	at time.Time
+	// wait is the time from at until the next change may be tried.
 	wait time.Duration
+	// want is what policies asked for at the last pass.
 	want want
+	// repairs gives the waits after changes that succeeded, retries those after failures.
+	repairs, retries *backoff.ExponentialBackOff
 }
 
-// wanted notes what is wanted in a namespace. Where that has changed, what
-// comes next is no fight with anybody, and has not to wait as if it were.
-func (k *keeper) wanted(namespace string, want want) {
-	if last := k.attempts[namespace]; last.want != want {
-		k.attempts[namespace] = attempt{last.at, min(last.wait, k.RepairMin), want}
+func (a *attempt) reset() {
+	a.repairs.Reset()
+	a.retries.Reset()
+}
+
+// newBackOff returns waits that double from first up to limit, each 20 %
+// shorter or longer at random.
+func newBackOff(first, limit time.Duration) *backoff.ExponentialBackOff {
+	waits := &backoff.ExponentialBackOff{InitialInterval: first, MaxInterval: max(first, limit), Multiplier: 2, RandomizationFactor: 0.2}
+	waits.Reset()
+	return waits
+}
+
+// noteWanted records what policies ask for in a namespace. If that changed,
+// the next change is not a repair, and does not wait like one.
+func (k *keeper) noteWanted(namespace string, want want) {
+	last := k.attempts[namespace]
+	if last == nil {
+		last = &attempt{repairs: newBackOff(k.RepairMin, k.RepairMax), retries: newBackOff(k.RepairMin, k.RetryMax)}
+		k.attempts[namespace] = last
+	}
+	if last.want != want {
+		last.want, last.wait = want, min(last.wait, k.RepairMin)
+		last.reset()
 	}
 }
 
-// act tries one change within its limit. It does not fight: what is changed
-// back each time is repaired ever more seldom.
-func (k *keeper) act(ctx context.Context, namespace string, next *step) {
+// try makes a change within CallTimeout. If somebody keeps reverting hfi's
+// changes, it waits longer before each.
+func (k *keeper) try(ctx context.Context, namespace string, next *step) {
 	now := k.Now()
 	last := k.attempts[namespace]
 	if since := now.Sub(last.at); since < last.wait {
 		return
 	} else if since > 2*k.RepairMax {
-		last.wait = 0
+		last.reset()
 	}
 	tried := next.verb + " wasmplugins" + inNamespace(namespace)
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
 	err := next.change(limit)
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && next.verb != "create" {
-		err = nil // somebody was faster: the watch tells what there is now
+		err = nil // The object changed since it was read; the watch will deliver its new state.
 	}
-	most := k.RepairMax
+	last.at = now
 	if err != nil {
-		most = k.RetryMax
+		last.wait = last.retries.NextBackOff()
+	} else {
+		last.retries.Reset()
+		last.wait = last.repairs.NextBackOff()
 	}
-	k.attempts[namespace] = attempt{now, min(max(k.RepairMin, 2*last.wait), most), last.want}
-	k.problems.clear("wasmplugins"+inNamespace(namespace), tried) // another verb is not tried any more
-	k.noted(ctx, tried, err)
+	k.problems.clear("wasmplugins"+inNamespace(namespace), tried) // Other verbs are no longer needed.
+	k.recordResult(ctx, tried, err)
 }
 
-// desired is the WasmPlugin of a namespace as it is to be.
+// desired is the WasmPlugin that hfi keeps in a namespace.
 func (c *Cluster) desired(namespace string) *unstructured.Unstructured {
-	port := c.home.Port()
+	port := c.baseURL.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[c.home.Scheme]
+		port = map[string]string{"http": "80", "https": "443"}[c.baseURL.Scheme]
 	}
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": pluginResource.GroupVersion().String(),
@@ -204,31 +232,34 @@ func (c *Cluster) desired(namespace string) *unstructured.Unstructured {
 		"spec": map[string]any{
 			"url":    strings.TrimSuffix(c.ControlPlane, "/") + "/v1/filter/" + c.SHA256 + ".wasm",
 			"sha256": c.SHA256,
-			// Before Istio's own filters; and whatever breaks, requests go through.
+			// Before Istio's own filters; requests pass if the filter fails.
 			"phase": "AUTHN", "failStrategy": "FAIL_OPEN",
-			// Without it the filter would stand before outgoing requests too.
+			// Inbound requests only: by default Istio adds the filter to outbound ones too.
 			"match":        []any{map[string]any{"mode": "SERVER"}},
-			"pluginConfig": map[string]any{"control_plane_address": c.home.Hostname() + ":" + port},
+			"pluginConfig": map[string]any{"control_plane_address": c.baseURL.Hostname() + ":" + port},
 		},
 	}}
 }
 
-// amended is the object with what is to be, and what that changes; nil if nothing.
-func amended(object, desired *unstructured.Unstructured) (updated *unstructured.Unstructured, what []string) {
+// restored returns a copy of an object with the desired spec and labels, and
+// the names of the fields that this changes; nil if none.
+func restored(object, desired *unstructured.Unstructured) (updated *unstructured.Unstructured, changes []string) {
 	has, _ := object.Object["spec"].(map[string]any)
 	wants := desired.Object["spec"].(map[string]any)
-	for _, field := range sortedKeys(has, wants) {
+	fields := slices.AppendSeq(slices.Collect(maps.Keys(has)), maps.Keys(wants))
+	slices.Sort(fields)
+	for _, field := range slices.Compact(fields) {
 		if !reflect.DeepEqual(has[field], wants[field]) {
-			what = append(what, "spec."+field)
+			changes = append(changes, "spec."+field)
 		}
 	}
 	labels := object.GetLabels()
 	for label, value := range desired.GetLabels() {
 		if labels[label] != value {
-			what = append(what, "label "+label)
+			changes = append(changes, "label "+label)
 		}
 	}
-	if len(what) == 0 {
+	if len(changes) == 0 {
 		return nil, nil
 	}
 	updated = object.DeepCopy()
@@ -239,69 +270,73 @@ func amended(object, desired *unstructured.Unstructured) (updated *unstructured.
 	}
 	maps.Copy(labels, desired.GetLabels())
 	updated.SetLabels(labels)
-	return updated, what
+	return updated, changes
 }
 
+// create uses Create and not server-side apply, which would take over a plugin
+// that somebody else created under this name since the last list.
 func (k *keeper) create(ctx context.Context, desired *unstructured.Unstructured) error {
-	told := k.plugins.told()
-	made, err := k.client(desired.GetNamespace()).Create(ctx, desired, metav1.CreateOptions{FieldManager: managedBy})
+	events := k.plugins.eventCount()
+	created, err := k.client(desired.GetNamespace()).Create(ctx, desired, metav1.CreateOptions{FieldManager: managedBy})
 	if err != nil {
 		return err
 	}
-	k.Logger.Info("made a WasmPlugin", "namespace", made.GetNamespace(), "sha256", k.SHA256)
-	k.plugins.wrote(made, told)
-	k.event(ctx, made, "Normal", "Created", "hfi made this WasmPlugin: policies target pods of this namespace")
+	k.Logger.Info("created a WasmPlugin", "namespace", created.GetNamespace(), "sha256", k.SHA256)
+	k.plugins.setWritten(created, events)
+	k.recordEvent(ctx, created, "Normal", "Created", "hfi created this WasmPlugin: policies target pods of this namespace")
 	return nil
 }
 
-// repair writes the object with the resource version that it was read with: what was changed meanwhile is looked at first.
-func (k *keeper) repair(ctx context.Context, updated *unstructured.Unstructured, what []string) error {
-	told := k.plugins.told()
-	made, err := k.client(updated.GetNamespace()).Update(ctx, updated, metav1.UpdateOptions{FieldManager: managedBy})
+// repair uses Update and not server-side apply, which would keep fields that
+// others added to the spec, such as a priority. The update names the resource
+// version that was read, so it fails if the object changed since.
+func (k *keeper) repair(ctx context.Context, updated *unstructured.Unstructured, changes []string) error {
+	events := k.plugins.eventCount()
+	repaired, err := k.client(updated.GetNamespace()).Update(ctx, updated, metav1.UpdateOptions{FieldManager: managedBy})
 	if err != nil {
 		return err
 	}
-	k.plugins.wrote(made, told)
-	k.Logger.Info("repaired a WasmPlugin", "namespace", made.GetNamespace(), "changed", what)
-	k.event(ctx, made, "Normal", "Repaired", "hfi set what it keeps: "+strings.Join(what, ", "))
+	k.plugins.setWritten(repaired, events)
+	k.Logger.Info("repaired a WasmPlugin", "namespace", repaired.GetNamespace(), "changed", changes)
+	k.recordEvent(ctx, repaired, "Normal", "Repaired", "hfi restored what it manages: "+strings.Join(changes, ", "))
 	return nil
 }
 
-func (k *keeper) prune(ctx context.Context, own *plugin) error {
+func (k *keeper) prune(ctx context.Context, own *wasmPlugin) error {
 	uid := own.object.GetUID()
 	options := metav1.DeleteOptions{}
 	if uid != "" {
-		options.Preconditions = &metav1.Preconditions{UID: &uid}
+		options.Preconditions = &metav1.Preconditions{UID: (*types.UID)(&uid)}
 	}
 	if err := k.client(own.Namespace).Delete(ctx, own.Name, options); err != nil {
 		return err
 	}
-	k.Logger.Info("removed a WasmPlugin", "namespace", own.Namespace)
-	k.event(ctx, own.object, "Normal", "Pruned", "hfi removed this WasmPlugin: no policy targets this namespace any more")
+	k.Logger.Info("deleted a WasmPlugin", "namespace", own.Namespace)
+	k.recordEvent(ctx, own.object, "Normal", "Pruned", "hfi deleted this WasmPlugin: no policy targets this namespace any more")
 	return nil
 }
 
-// notEverywhere says which replica does not serve this daemon's filter, as
-// while a new version is rolled out: a sidecar would be sent to it by chance,
-// and go without. Empty: all do, or it has lasted too long to wait for.
-func (k *keeper) notEverywhere(ctx context.Context) string {
-	reason := k.replicaWithout(ctx)
+// rolloutPending returns which replica does not serve this daemon's filter
+// yet, as during a rollout of a new version: a sidecar that asks that replica
+// would get no filter. It returns "" if all serve it, or after RolloutLimit.
+func (k *keeper) rolloutPending(ctx context.Context) string {
+	reason := k.replicaWithoutFilter(ctx)
 	switch now := k.Now(); {
 	case reason == "":
-		k.rolloutSince, k.rolloutOver = time.Time{}, false
+		k.rolloutSince, k.rolloutExpired = time.Time{}, false
 	case k.rolloutSince.IsZero():
 		k.rolloutSince = now
 	case now.Sub(k.rolloutSince) > k.RolloutLimit:
-		if !k.rolloutOver {
-			k.Logger.Warn("a replica still does not serve this filter; it is used all the same", "reason", reason)
+		if !k.rolloutExpired {
+			k.Logger.Warn("a replica still does not serve this filter; WasmPlugins name it anyway", "reason", reason)
 		}
-		k.rolloutOver = true
+		k.rolloutExpired = true
 		return ""
 	}
 	return reason
 }
 
-func (k *keeper) replicaWithout(ctx context.Context) string {
+func (k *keeper) replicaWithoutFilter(ctx context.Context) string {
 	if k.Replicas == nil {
 		return ""
 	}
@@ -311,7 +346,7 @@ func (k *keeper) replicaWithout(ctx context.Context) string {
 		if replica.URL == "" {
 			continue
 		}
-		err := k.head(limit, strings.TrimSuffix(replica.URL, "/")+"/v1/filter/"+k.SHA256+".wasm")
+		err := k.headFilter(limit, strings.TrimSuffix(replica.URL, "/")+"/v1/filter/"+k.SHA256+".wasm")
 		if err != nil {
 			return fmt.Sprintf("waiting for replica %s to serve the filter %.12s: %v", replica.ID, k.SHA256, err)
 		}
@@ -319,7 +354,7 @@ func (k *keeper) replicaWithout(ctx context.Context) string {
 	return ""
 }
 
-func (k *keeper) head(ctx context.Context, address string) error {
+func (k *keeper) headFilter(ctx context.Context, address string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, address, nil)
 	if err != nil {
 		return err

@@ -2,58 +2,54 @@ package kube
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
-
-	"github.com/boifi/hfi/internal/api"
 )
 
-// keeper is what the leader does in the cluster. But for what mu guards, only
-// its goroutine uses it.
+// keeper does what only the leader does in the cluster. Only its goroutine
+// uses the fields above mu.
 type keeper struct {
 	*Cluster
 	targets targets
 	// attempts are by namespace.
-	attempts map[string]attempt
-	// rolloutSince is since when some replica lacks the filter, or zero.
+	attempts map[string]*attempt
+	// rolloutSince is when a replica was first found to lack the filter, or zero.
 	rolloutSince time.Time
-	// rolloutOver: it has been for longer than RolloutLimit, and that was said.
-	rolloutOver bool
-	// incompleteSince is since when not all replicas tell of their filters, or zero.
+	// rolloutExpired is set when that lasted longer than RolloutLimit and was logged.
+	rolloutExpired bool
+	// incompleteSince is when a replica first failed to report its filters, or zero.
 	incompleteSince time.Time
-	// seen has the generation of each WasmPlugin and since when it is known.
-	seen map[podID]sighting
-	// told is when a status was last written in vain, by namespace.
-	told map[string]time.Time
-	// untold are by namespace, and none is empty.
-	untold map[string]untold
+	generations     map[podID]generationSeen
+	// statusFailedAt is the time of the last failed write of a status, by namespace.
+	statusFailedAt map[string]time.Time
+	// pending is by namespace. No entry is empty.
+	pending map[string]pendingEvents
 
 	mu sync.Mutex
-	// messages say, by namespace, why nothing is made there or what is wrong.
+	// messages say what is wrong in a namespace, or why no plugin is created there.
 	messages map[string]string
-	// judged are the conditions found last, whether or not they could be written.
-	judged map[podID][]api.Condition
-	// checks are of modules, by address and digest.
-	checks map[module]*check
+	// computed are the conditions last computed for each plugin, written or not.
+	computed map[podID][]metav1.Condition
+	checks   map[module]*moduleCheck
 }
 
-type sighting struct {
+// generationSeen is a WasmPlugin's generation and the time when it was first seen.
+type generationSeen struct {
 	generation int64
 	since      time.Time
 }
 
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
-		Cluster: c, attempts: map[string]attempt{}, seen: map[podID]sighting{}, told: map[string]time.Time{}, untold: map[string]untold{},
-		messages: map[string]string{}, judged: map[podID][]api.Condition{}, checks: map[module]*check{},
+		Cluster: c, attempts: map[string]*attempt{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
+		messages: map[string]string{}, computed: map[podID][]metav1.Condition{}, checks: map[module]*moduleCheck{},
 	}
 }
 
-// run looks whenever something changed, and from time to time, until ctx ends.
+// run makes a pass after each change and every Interval, until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	tick := time.NewTicker(k.Interval)
 	defer tick.Stop()
@@ -63,9 +59,9 @@ func (k *keeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-k.moved:
+		case <-k.wake:
 			idle = false
-			// A Deployment's pods come one by one.
+			// A Deployment's pods come one by one: wait for the others.
 			select {
 			case <-ctx.Done():
 				return
@@ -73,15 +69,15 @@ func (k *keeper) run(ctx context.Context) {
 			}
 		}
 		if !k.Leads() {
-			k.rest()
+			k.stepDown()
 			idle = false
 			continue
 		}
 		if state := k.served.Load(); state != nil {
 			k.targets.update(state.Set)
 		}
-		k.tellAgain(ctx)
-		k.keep(ctx)
+		k.retryEvents(ctx)
+		k.reconcile(ctx)
 		wait := k.Interval / 2
 		if idle {
 			wait = k.Idle
@@ -93,18 +89,18 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// rest forgets what was found as the leader: from now on another one says.
-func (k *keeper) rest() {
-	k.problems.rest()
-	clear(k.untold)
+// stepDown drops what this replica found as the leader. The next leader reports instead.
+func (k *keeper) stepDown() {
+	k.problems.forgetLeaders()
+	clear(k.pending)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.messages)
-	clear(k.judged)
+	clear(k.computed)
 }
 
-// say keeps what is to be known of a namespace.
-func (k *keeper) say(namespace, message string) {
+// setMessage sets a namespace's message in the status; "" removes it.
+func (k *keeper) setMessage(namespace, message string) {
 	k.mu.Lock()
 	before := k.messages[namespace]
 	if message == "" {
@@ -114,20 +110,10 @@ func (k *keeper) say(namespace, message string) {
 	}
 	k.mu.Unlock()
 	if message != before && message != "" {
-		k.Logger.Warn("a namespace whose WasmPlugin hfi keeps", "namespace", namespace, "message", message)
+		k.Logger.Warn("the WasmPlugin of a namespace needs attention", "namespace", namespace, "message", message)
 	}
 }
 
 func (k *keeper) client(namespace string) dynamic.ResourceInterface {
 	return k.Clients.Dynamic.Resource(pluginResource).Namespace(namespace)
-}
-
-func sortedKeys(all ...map[string]any) []string {
-	keys := map[string]struct{}{}
-	for _, one := range all {
-		for key := range one {
-			keys[key] = struct{}{}
-		}
-	}
-	return slices.Sorted(maps.Keys(keys))
 }

@@ -36,75 +36,78 @@ const (
 )
 
 // Cluster is the daemon's view of its Kubernetes cluster. Its exported fields
-// are set before Open, and not after.
+// may be set before Open only.
 type Cluster struct {
 	Clients Clients
-	// Leads says whether this replica is the one that acts.
+	// Leads says whether this replica leads, and so makes changes.
 	Leads func() bool
-	// Filters is the whole fleet, as all replicas see it.
+	// Filters returns the filters in contact with any replica.
 	Filters func(context.Context) (api.FiltersStatus, error)
-	// PodGone, if set, is told of every pod that is no more. It must return soon.
+	// PodGone, if set, is called with every deleted pod. It must not block.
 	PodGone func(namespace, pod string)
-	// Replicas, if set, lists the daemons, for which filter each of them serves.
+	// Replicas, if set, lists the daemons, which are asked whether they serve the filter.
 	Replicas func() fleet.Replicas
 
 	// ControlPlane is the base URL at which sidecars reach the daemons.
 	ControlPlane string
-	// SHA256 is that of the filter's module that this daemon serves, in hex, or
-	// empty if it has none: then no WasmPlugin is made.
+	// SHA256 is the digest, in hex, of the filter module that this daemon
+	// serves, or empty if it serves none: then it creates no WasmPlugin.
 	SHA256 string
-	// Keep are the namespaces in which WasmPlugins are made, repaired and removed.
+	// Keep are the namespaces in which WasmPlugins are created, repaired and deleted.
 	Keep []string
-	// RootNamespace is the mesh's: what is in it applies everywhere.
+	// RootNamespace is the mesh's root namespace: a WasmPlugin in it applies to all namespaces.
 	RootNamespace string
 
-	// Interval is the time between two looks that nothing asked for, and
-	// Settle how long after a change others are waited for.
+	// Interval is the time between two passes without a change, and Settle the
+	// wait for further changes after one.
 	Interval, Settle time.Duration
-	// Idle is the time between two questions for the whole fleet, which cost by
-	// its size, while all is well and nothing changes here.
+	// Idle is the time between two calls of Filters, whose cost grows with the
+	// fleet, while all conditions are True and nothing changes.
 	Idle time.Duration
-	// Grace is how long a pod may take from its start, or from a change of its
-	// WasmPlugin, until its filter is in contact.
+	// Grace is the time that a pod has from its start, or from a change of its
+	// WasmPlugin, until its filter must be in contact.
 	Grace time.Duration
-	// CallTimeout limits each call that changes something, ListTimeout each
-	// list, and RetryMin and RetryMax the waits between two tries to watch.
+	// CallTimeout bounds each request other than lists and watches, and the
+	// start of a watch; ListTimeout bounds each list. RetryMin and RetryMax are
+	// the first and the longest wait between two attempts to watch; failed
+	// changes are retried after at most RetryMax.
 	CallTimeout, ListTimeout, RetryMin, RetryMax time.Duration
-	// RepairMin is the first wait between two repairs of a WasmPlugin; the waits double, up to RepairMax.
+	// RepairMin is the wait after the first change of a namespace's WasmPlugin;
+	// the waits double up to RepairMax.
 	RepairMin, RepairMax time.Duration
-	// RolloutLimit is for how long a WasmPlugin is not changed to a filter that
-	// some replica does not serve yet.
+	// RolloutLimit is how long a WasmPlugin waits for every replica to serve the
+	// filter that it is to name.
 	RolloutLimit time.Duration
-	// CheckEvery is the time between two looks at a module's URL, and MaxModule
-	// bounds what is read from it, in bytes.
+	// CheckEvery is the time between two checks of a module's URL, and MaxModule
+	// the most bytes read from it.
 	CheckEvery time.Duration
 	MaxModule  int64
 
-	// HTTP looks for modules and asks other replicas; its Transport must be set.
+	// HTTP downloads modules and asks other replicas; its Transport must be set.
 	HTTP   *http.Client
 	Logger *slog.Logger
 	Now    reconciler.Clock
 
-	home     *url.URL
+	baseURL  *url.URL
 	problems *problems
 	pods     *podStore
 	plugins  *pluginStore
 	keeper   *keeper
 	// served is the state last given to Serve, or nil.
 	served atomic.Pointer[reconciler.State]
-	// moved asks for a look.
-	moved  chan struct{}
+	// wake starts a pass of the keeper.
+	wake   chan struct{}
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 }
 
-// New makes a Cluster with default tunables, which looks and does not act.
+// New returns a Cluster with default tunables that watches and never leads.
 func New(clients Clients) *Cluster {
 	c := &Cluster{
 		Clients: clients,
 		Leads:   func() bool { return false },
 		Filters: func(context.Context) (api.FiltersStatus, error) {
-			return api.FiltersStatus{}, errors.New("there is nobody to ask for filters")
+			return api.FiltersStatus{}, errors.New("no source of filters is set")
 		},
 		ControlPlane: DefaultControlPlane, RootNamespace: DefaultRootNamespace,
 		Interval: DefaultInterval, Idle: DefaultIdle, Settle: DefaultSettle, Grace: DefaultGrace,
@@ -113,25 +116,25 @@ func New(clients Clients) *Cluster {
 		CheckEvery: DefaultCheckEvery, MaxModule: DefaultMaxModule,
 		HTTP:   &http.Client{Transport: &http.Transport{IdleConnTimeout: 10 * time.Second}},
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-		problems: newProblems(), moved: make(chan struct{}, 1),
+		problems: newProblems(), wake: make(chan struct{}, 1),
 	}
 	c.pods = newPodStore(c.notify, func(id podID) {
 		if c.PodGone != nil {
 			c.PodGone(id.Namespace, id.Name)
 		}
 	})
-	c.plugins = newPluginStore(func() *url.URL { return c.home }, c.notify)
+	c.plugins = newPluginStore(func() *url.URL { return c.baseURL }, c.notify)
 	c.keeper = newKeeper(c)
 	return c
 }
 
-// CheckControlPlane says what is wrong with a base URL of the control plane.
+// CheckControlPlane returns an error if base is no valid ControlPlane.
 func CheckControlPlane(base string) error {
-	_, err := parseHome(base)
+	_, err := parseControlPlane(base)
 	return err
 }
 
-func parseHome(base string) (*url.URL, error) {
+func parseControlPlane(base string) (*url.URL, error) {
 	home, err := url.Parse(base)
 	if err != nil || home.Hostname() == "" || home.Scheme != "http" && home.Scheme != "https" || home.RawQuery != "" || home.User != nil {
 		return nil, fmt.Errorf("it must be a base URL such as %s, not %q", DefaultControlPlane, base)
@@ -139,14 +142,14 @@ func parseHome(base string) (*url.URL, error) {
 	return home, nil
 }
 
-// Open starts to look, in the background: that the cluster cannot be reached
-// shows in the status and is no error.
+// Open starts watching in the background. An unreachable cluster is reported
+// in the status and is no error.
 func (c *Cluster) Open(context.Context) error {
-	home, err := parseHome(c.ControlPlane)
+	home, err := parseControlPlane(c.ControlPlane)
 	if err != nil {
 		return fmt.Errorf("the control plane's address: %w", err)
 	}
-	c.home = home
+	c.baseURL = home
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	c.tasks.Go(func() { c.watchPods(ctx) })
@@ -155,7 +158,7 @@ func (c *Cluster) Open(context.Context) error {
 	return nil
 }
 
-// Close stops it, and waits until nothing of it runs any more.
+// Close stops everything that Open started, and waits for it to end.
 func (c *Cluster) Close() error {
 	if c.cancel != nil {
 		c.cancel()
@@ -165,7 +168,7 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
-// Serve notes which policies are served from now on. It returns at once.
+// Serve sets the policies that are served from now on. It does not block.
 func (c *Cluster) Serve(state *reconciler.State) {
 	c.served.Store(state)
 	c.notify()
@@ -173,7 +176,7 @@ func (c *Cluster) Serve(state *reconciler.State) {
 
 func (c *Cluster) notify() {
 	select {
-	case c.moved <- struct{}{}:
+	case c.wake <- struct{}{}:
 	default:
 	}
 }

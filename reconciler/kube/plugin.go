@@ -2,7 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -11,97 +10,92 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/boifi/hfi/internal/api"
 )
 
-// PluginName is the name of the WasmPlugins that hfi makes.
+// PluginName is the name of the WasmPlugins that hfi creates.
 const PluginName = "hfi"
 
-// labelManagedBy with managedBy marks what hfi made: nothing else is touched.
+// The label labelManagedBy with the value managedBy marks what hfi created.
+// hfi changes nothing else but WasmPlugins' status.
 const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
 	labelPartOf    = "app.kubernetes.io/part-of"
 	managedBy      = "hfi"
 )
 
-// plugin is what is read of a WasmPlugin. It is never changed.
-type plugin struct {
+// wasmPlugin is what is read of a WasmPlugin. It is immutable.
+type wasmPlugin struct {
 	podID
 	object *unstructured.Unstructured
-	// managed: hfi made it, if maybe for another control plane.
+	// managed is set if hfi created it, maybe for another control plane.
 	managed bool
-	// leadsHome: its filters ask this control plane, or come from it. What
-	// does not is known only because it has the name of what hfi makes.
-	leadsHome   bool
+	// ours is set if its filters ask this control plane or are loaded from it.
+	// Others are kept only if they have the name PluginName.
+	ours        bool
 	url, sha256 string
-	// pullSecret: sidecars have credentials for the registry.
-	pullSecret   bool
-	selector     map[string]string
-	targetsOther bool
-	created      time.Time
-	generation   int64
-	// observed is the generation that the status is of, or 0.
-	observed   int64
-	conditions []api.Condition
-	// foreign are the conditions of others, to be kept.
-	foreign []any
+	// pullSecret is set if sidecars have credentials for the registry.
+	pullSecret bool
+	selector   map[string]string
+	// targetsNoPods is set if it is for a gateway or a Service.
+	targetsNoPods bool
+	created       time.Time
+	generation    int64
+	// observedGeneration is the generation that the status describes, or 0.
+	observedGeneration int64
+	// conditions are hfi's. No element may be changed in place.
+	conditions []metav1.Condition
+	// otherConditions are those of others, which writeStatus keeps.
+	otherConditions []any
 }
 
-// Types of the conditions in a WasmPlugin's status.
+// Types of hfi's conditions in a WasmPlugin's status.
 const (
-	// Loaded: every pod that the plugin is for has its filter in contact with this control plane.
-	conditionLoaded api.ConditionType = "Loaded"
-	// Current: every filter in contact has its present policies in force.
-	conditionCurrent api.ConditionType = "Current"
+	// conditionLoaded: the filter of every pod that the plugin applies to is in contact with this control plane.
+	conditionLoaded = "Loaded"
+	// conditionCurrent: every filter in contact enforces its current policies.
+	conditionCurrent = "Current"
 )
 
-// readPlugin gives nil for a WasmPlugin that has nothing to do with the control plane.
-func readPlugin(object *unstructured.Unstructured, home *url.URL) *plugin {
+// readPlugin returns nil for a WasmPlugin that neither is ours nor has our name.
+func readPlugin(object *unstructured.Unstructured, home *url.URL) *wasmPlugin {
 	text := func(fields ...string) string {
 		value, _, _ := unstructured.NestedString(object.Object, fields...)
 		return value
 	}
-	one := &plugin{
+	plugin := &wasmPlugin{
 		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, object: object,
 		managed: object.GetName() == PluginName && object.GetLabels()[labelManagedBy] == managedBy,
 		url:     text("spec", "url"), sha256: strings.ToLower(text("spec", "sha256")), pullSecret: text("spec", "imagePullSecret") != "",
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
-	one.leadsHome = sameHost(text("spec", "pluginConfig", "control_plane_address"), home) || servedBy(one.url, home)
-	if !one.leadsHome && one.Name != PluginName {
+	plugin.ours = leadsTo(text("spec", "pluginConfig", "control_plane_address"), home) || servedBy(plugin.url, home)
+	if !plugin.ours && plugin.Name != PluginName {
 		return nil
 	}
-	one.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
+	plugin.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
 	_, single, _ := unstructured.NestedMap(object.Object, "spec", "targetRef")
-	one.targetsOther = single || len(references) > 0
-	one.observed = number(object.Object, "status", "observedGeneration")
+	plugin.targetsNoPods = single || len(references) > 0
+	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
 	for _, each := range listed {
-		var condition struct {
-			Type, Status, Reason, Message string
-			LastTransitionTime            time.Time
-		}
-		encoded, err := json.Marshal(each)
-		if err == nil {
-			err = json.Unmarshal(encoded, &condition)
-		}
-		kind := api.ConditionType(condition.Type)
-		if err != nil || kind != conditionLoaded && kind != conditionCurrent {
-			one.foreign = append(one.foreign, each)
+		var condition metav1.Condition
+		fields, isObject := each.(map[string]any)
+		if !isObject || runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &condition) != nil ||
+			condition.Type != conditionLoaded && condition.Type != conditionCurrent {
+			plugin.otherConditions = append(plugin.otherConditions, each)
 			continue
 		}
-		one.conditions = append(one.conditions, api.Condition{
-			Type: kind, Status: condition.Status, Reason: condition.Reason, Message: condition.Message, LastTransitionTime: condition.LastTransitionTime,
-		})
+		plugin.conditions = append(plugin.conditions, condition)
 	}
-	return one
+	return plugin
 }
 
-// number reads what may be written as a number or, as protobuf does, as text.
+// number reads an integer that is written as a number or, as protobuf does, as text.
 func number(object map[string]any, fields ...string) int64 {
 	value, _, _ := unstructured.NestedFieldNoCopy(object, fields...)
 	var read int64
@@ -109,8 +103,8 @@ func number(object map[string]any, fields ...string) int64 {
 	return read
 }
 
-// sameHost says whether a filter's control_plane_address leads to the control plane.
-func sameHost(address string, home *url.URL) bool {
+// leadsTo says whether a filter's control_plane_address has the control plane's host.
+func leadsTo(address string, home *url.URL) bool {
 	if address == "" {
 		return false
 	}
@@ -131,45 +125,45 @@ func shortHost(host string) string {
 	return host
 }
 
-// servedBy says whether a module's URL is one of the control plane's own.
+// servedBy says whether the control plane serves a module's URL.
 func servedBy(address string, home *url.URL) bool {
 	at, err := url.Parse(address)
 	return err == nil && (at.Scheme == "http" || at.Scheme == "https") && shortHost(at.Hostname()) == shortHost(home.Hostname()) &&
 		strings.HasPrefix(at.Path, strings.TrimSuffix(home.Path, "/")+"/v1/filter")
 }
 
-// applies says whether the plugin is for a pod. A plugin in the mesh's root
-// namespace is for every namespace's.
-func (p *plugin) applies(one *pod, root string) bool {
-	if one.Namespace != p.Namespace && p.Namespace != root {
+// appliesTo says whether the plugin applies to a pod. A plugin in the mesh's
+// root namespace applies to pods of every namespace.
+func (p *wasmPlugin) appliesTo(pod *pod, root string) bool {
+	if pod.Namespace != p.Namespace && p.Namespace != root {
 		return false
 	}
 	for name, value := range p.selector {
-		if has, found := one.labels[name]; !found || has != value {
+		if has, found := pod.labels[name]; !found || has != value {
 			return false
 		}
 	}
 	return true
 }
 
-// pluginStore knows the WasmPlugins of the control plane, and what else has
-// their name. It is the store of a reflector.
+// pluginStore holds the WasmPlugins that are ours or have our name. It is a
+// cache.ReflectorStore.
 type pluginStore struct {
 	changed func()
 	home    func() *url.URL
 
 	mu      sync.Mutex
 	synced  bool
-	plugins map[podID]*plugin
-	// news counts what the watch has told.
-	news int
+	plugins map[podID]*wasmPlugin
+	// events counts the events of the watch.
+	events int
 }
 
 func newPluginStore(home func() *url.URL, changed func()) *pluginStore {
-	return &pluginStore{changed: changed, home: home, plugins: map[podID]*plugin{}}
+	return &pluginStore{changed: changed, home: home, plugins: map[podID]*wasmPlugin{}}
 }
 
-// Transformer drops who manages which field: it is the larger part of an object.
+// Transformer drops the managed fields, which are the larger part of an object.
 func (s *pluginStore) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
 		if plugin, ok := object.(*unstructured.Unstructured); ok {
@@ -179,24 +173,24 @@ func (s *pluginStore) Transformer() cache.TransformFunc {
 	}
 }
 
-// Add and the methods below are a reflector's.
+// Add implements cache.ReflectorStore.
 func (s *pluginStore) Add(object any) error { return s.Update(object) }
 
-// Update notes a WasmPlugin as it is now.
+// Update implements cache.ReflectorStore.
 func (s *pluginStore) Update(object any) error {
-	one, ok := object.(*unstructured.Unstructured)
+	plugin, ok := object.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("a WasmPlugin is expected, not %T", object)
+		return fmt.Errorf("expected a WasmPlugin, got %T", object)
 	}
 	s.mu.Lock()
-	s.news++
-	s.set(one)
+	s.events++
+	s.set(plugin)
 	s.mu.Unlock()
 	s.changed()
 	return nil
 }
 
-// set notes a WasmPlugin; s.mu is held.
+// set stores a WasmPlugin. The caller holds mu.
 func (s *pluginStore) set(object *unstructured.Unstructured) {
 	id := podID{Namespace: object.GetNamespace(), Name: object.GetName()}
 	delete(s.plugins, id)
@@ -205,68 +199,68 @@ func (s *pluginStore) set(object *unstructured.Unstructured) {
 	}
 }
 
-// told is how often the watch has told something.
-func (s *pluginStore) told() int {
+// eventCount is the number of events of the watch so far.
+func (s *pluginStore) eventCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.news
+	return s.events
 }
 
-// wrote notes what the API server answered to a write, unless the watch has
-// told something since told gave that number before the write. What it told may
-// be later than the answer, such as that the object was deleted; the watch would
-// not tell it again.
-func (s *pluginStore) wrote(object *unstructured.Unstructured, told int) {
+// setWritten stores the API server's answer to a write, unless there was an
+// event since eventCount returned before the write. That event may be newer than
+// the answer, such as a deletion, and the watch would not send it again.
+func (s *pluginStore) setWritten(object *unstructured.Unstructured, eventsBefore int) {
 	s.mu.Lock()
-	if s.news == told {
+	if s.events == eventsBefore {
 		s.set(object)
 	}
 	s.mu.Unlock()
 	s.changed()
 }
 
-// Delete forgets a WasmPlugin.
+// Delete implements cache.ReflectorStore.
 func (s *pluginStore) Delete(object any) error {
-	one, ok := object.(*unstructured.Unstructured)
+	plugin, ok := object.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("a WasmPlugin is expected, not %T", object)
+		return fmt.Errorf("expected a WasmPlugin, got %T", object)
 	}
 	s.mu.Lock()
-	s.news++
-	delete(s.plugins, podID{Namespace: one.GetNamespace(), Name: one.GetName()})
+	s.events++
+	delete(s.plugins, podID{Namespace: plugin.GetNamespace(), Name: plugin.GetName()})
 	s.mu.Unlock()
 	s.changed()
 	return nil
 }
 
-// Replace notes all WasmPlugins anew.
+// Replace implements cache.ReflectorStore.
 func (s *pluginStore) Replace(objects []any, _ string) error {
-	all := map[podID]*plugin{}
+	all := map[podID]*wasmPlugin{}
 	for _, object := range objects {
-		one, ok := object.(*unstructured.Unstructured)
+		plugin, ok := object.(*unstructured.Unstructured)
 		if !ok {
-			return fmt.Errorf("a WasmPlugin is expected, not %T", object)
+			return fmt.Errorf("expected a WasmPlugin, got %T", object)
 		}
-		if read := readPlugin(one, s.home()); read != nil {
+		if read := readPlugin(plugin, s.home()); read != nil {
 			all[read.podID] = read
 		}
 	}
 	s.mu.Lock()
-	s.news++
+	s.events++
 	s.plugins, s.synced = all, true
 	s.mu.Unlock()
 	s.changed()
 	return nil
 }
 
-// Resync has nothing to do.
+// Resync implements cache.ReflectorStore.
 func (s *pluginStore) Resync() error { return nil }
 
-// list is by namespace and name; synced is false before all were seen once.
-func (s *pluginStore) list() (plugins []*plugin, synced bool) {
+// list returns the plugins by namespace and name. synced is false until they
+// were listed once.
+func (s *pluginStore) list() (plugins []*wasmPlugin, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.SortedFunc(maps.Values(s.plugins), func(a, b *plugin) int {
+	return slices.SortedFunc(maps.Values(s.plugins), func(a, b *wasmPlugin) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	}), s.synced
 }

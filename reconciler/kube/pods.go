@@ -3,7 +3,6 @@ package kube
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -11,55 +10,81 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/schema"
 )
 
-// pod is what is remembered of a pod. It is never changed.
+// pod is what is kept of a pod. It is immutable.
 type pod struct {
 	podID
 	workload selection.Workload
-	// labels may be shared between pods of one workload.
+	// labels are shared between pods of one workload.
 	labels  map[string]string
 	sidecar bool
 	created time.Time
 }
 
-// podStore knows the pods of the cluster by the selector keys that they
-// match: a change costs what one pod costs, and so does the question which
-// pods a policy targets. It is the store of a reflector.
+// Names of podStore's indexes.
+const (
+	bySelection = "selection"
+	byNamespace = "namespace"
+)
+
+// podStore holds the cluster's pods, indexed by the selection keys that select
+// them. It is a cache.ReflectorStore.
 type podStore struct {
 	changed func()
-	// gone is told of every pod that is no more.
-	gone func(podID)
+	// deleted is called with every pod that no longer exists.
+	deleted func(podID)
+	// pods holds *pod. Pods that are being deleted are not in it.
+	pods cache.Indexer
 
+	// mu guards writes to pods and the fields below.
 	mu sync.Mutex
-	// synced: it has had a whole list once.
+	// synced is set by the first list.
 	synced bool
-	pods   map[podID]*pod
-	// workloads and byKey have no empty entries; byKey[k] has the workloads
-	// among whose Keys k is.
-	workloads map[selection.Workload]map[podID]*pod
-	byKey     map[selection.Key]map[selection.Workload]struct{}
-	// inNamespace has the workloads of a namespace.
-	inNamespace map[string]map[selection.Workload]struct{}
-	// counts has the number of pods that a key selects.
+	// counts has the number of pods that a key selects: an Indexer cannot
+	// count without copying all their keys.
 	counts map[selection.Key]int
+	// workloads has every workload with pods.
+	workloads map[selection.Workload]*workloadPods
 }
 
-func newPodStore(changed func(), gone func(podID)) *podStore {
-	s := &podStore{changed: changed, gone: gone}
+// workloadPods are the pods of a workload.
+type workloadPods struct {
+	count int
+	// labels are those of its newest pod, to be shared by the next.
+	labels map[string]string
+}
+
+func newPodStore(changed func(), deleted func(podID)) *podStore {
+	s := &podStore{changed: changed, deleted: deleted, pods: cache.NewIndexer(
+		func(object any) (string, error) { return object.(*pod).String(), nil },
+		cache.Indexers{
+			bySelection: func(object any) ([]string, error) {
+				var values []string
+				for _, key := range object.(*pod).workload.Keys() {
+					values = append(values, indexValue(key))
+				}
+				return values, nil
+			},
+			byNamespace: func(object any) ([]string, error) { return []string{object.(*pod).Namespace}, nil },
+		})}
 	s.reset()
 	return s
 }
 
+// everything selects all pods.
+var everything = selection.Key{Service: schema.Any, Namespace: schema.Any}
+
+// indexValue is unambiguous, because neither part can have a slash.
+func indexValue(key selection.Key) string { return key.Service + "/" + key.Namespace }
+
 func (s *podStore) reset() {
-	s.pods = map[podID]*pod{}
-	s.workloads = map[selection.Workload]map[podID]*pod{}
-	s.byKey = map[selection.Key]map[selection.Workload]struct{}{}
-	s.inNamespace = map[string]map[selection.Workload]struct{}{}
-	s.counts = map[selection.Key]int{}
+	s.counts, s.workloads = map[selection.Key]int{}, map[selection.Workload]*workloadPods{}
 }
 
-// Transformer drops what no question needs, before a list is put together.
+// Transformer drops the metadata that podOf does not read, before the
+// reflector keeps a whole list in memory.
 func (s *podStore) Transformer() cache.TransformFunc {
 	return func(object any) (any, error) {
 		meta, ok := object.(*metav1.PartialObjectMetadata)
@@ -77,178 +102,184 @@ func (s *podStore) Transformer() cache.TransformFunc {
 	}
 }
 
-func podOf(object any) (*pod, bool, error) {
+// podOf reads a pod's metadata. stays is false for a pod that is being
+// deleted, which needs no filter any more.
+func podOf(object any) (read *pod, stays bool, err error) {
 	meta, ok := object.(*metav1.PartialObjectMetadata)
 	if !ok {
-		return nil, false, fmt.Errorf("a pod's metadata is expected, not %T", object)
+		return nil, false, fmt.Errorf("expected a pod's metadata, got %T", object)
 	}
 	_, injected := meta.Annotations[annotationSidecar]
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},
 		workload: selection.Workload{Service: WorkloadName(&meta.ObjectMeta), Namespace: meta.Namespace},
 		labels:   meta.Labels, sidecar: injected, created: meta.CreationTimestamp.Time,
-		// One that is going needs no filter any more.
 	}, meta.DeletionTimestamp == nil, nil
 }
 
-// Add and the methods below are a reflector's.
+// Add implements cache.ReflectorStore.
 func (s *podStore) Add(object any) error { return s.Update(object) }
 
-// Update notes a pod as it is now.
+// Update implements cache.ReflectorStore.
 func (s *podStore) Update(object any) error {
-	one, stays, err := podOf(object)
+	read, stays, err := podOf(object)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.remove(one.podID)
 	if stays {
-		s.insert(one)
+		err = s.insert(read)
+	} else {
+		err = s.remove(read.podID)
 	}
 	s.mu.Unlock()
 	s.changed()
-	return nil
+	return err
 }
 
-// Delete forgets a pod.
+// Delete implements cache.ReflectorStore.
 func (s *podStore) Delete(object any) error {
-	one, _, err := podOf(object)
+	read, _, err := podOf(object)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.remove(one.podID)
+	err = s.remove(read.podID)
 	s.mu.Unlock()
-	s.gone(one.podID)
+	s.deleted(read.podID)
 	s.changed()
-	return nil
+	return err
 }
 
-// Replace notes all pods anew.
-func (s *podStore) Replace(objects []any, _ string) error {
-	all := make([]*pod, 0, len(objects))
-	there := make(map[podID]bool, len(objects))
+// Replace implements cache.ReflectorStore.
+func (s *podStore) Replace(objects []any, version string) error {
+	pods := make([]any, 0, len(objects))
+	exists := make(map[podID]bool, len(objects))
 	for _, object := range objects {
-		one, stays, err := podOf(object)
+		read, stays, err := podOf(object)
 		if err != nil {
 			return err
 		}
-		there[one.podID] = true
+		exists[read.podID] = true
 		if stays {
-			all = append(all, one)
+			pods = append(pods, read)
 		}
 	}
 	var missed []podID
 	s.mu.Lock()
-	for id := range s.pods {
-		if !there[id] {
+	for _, object := range s.pods.List() {
+		if id := object.(*pod).podID; !exists[id] {
 			missed = append(missed, id)
 		}
 	}
 	s.reset()
-	for _, one := range all {
-		s.insert(one)
+	for _, object := range pods {
+		s.count(object.(*pod))
 	}
+	err := s.pods.Replace(pods, version)
 	s.synced = true
 	s.mu.Unlock()
 	for _, id := range missed {
-		s.gone(id)
+		s.deleted(id)
 	}
 	s.changed()
-	return nil
+	return err
 }
 
-// Resync has nothing to do.
+// Resync implements cache.ReflectorStore.
 func (s *podStore) Resync() error { return nil }
 
-func (s *podStore) insert(one *pod) {
-	s.pods[one.podID] = one
-	siblings := s.workloads[one.workload]
-	if siblings == nil {
-		siblings = map[podID]*pod{}
-		s.workloads[one.workload] = siblings
-		put(s.inNamespace, one.Namespace, one.workload)
-		for _, key := range one.workload.Keys() {
-			put(s.byKey, key, one.workload)
-		}
+// insert adds or replaces a pod. The caller holds mu.
+func (s *podStore) insert(added *pod) error {
+	if before := s.get(added.podID); before != nil {
+		s.uncount(before)
 	}
-	for _, sibling := range siblings {
-		if maps.Equal(sibling.labels, one.labels) {
-			one.labels = sibling.labels
-		}
-		break
-	}
-	siblings[one.podID] = one
-	for _, key := range one.workload.Keys() {
-		s.counts[key]++
-	}
+	s.count(added)
+	return s.pods.Update(added)
 }
 
-func (s *podStore) remove(id podID) {
-	one := s.pods[id]
-	if one == nil {
-		return
+// remove does nothing if there is no such pod. The caller holds mu.
+func (s *podStore) remove(id podID) error {
+	before := s.get(id)
+	if before == nil {
+		return nil
 	}
-	delete(s.pods, id)
-	for _, key := range one.workload.Keys() {
+	s.uncount(before)
+	return s.pods.Delete(before)
+}
+
+func (s *podStore) get(id podID) *pod {
+	object, exists, _ := s.pods.GetByKey(id.String()) // A memory store has no errors.
+	if !exists {
+		return nil
+	}
+	return object.(*pod)
+}
+
+// count counts a pod and lets it share its workload's labels. The caller holds mu.
+func (s *podStore) count(added *pod) {
+	for _, key := range added.workload.Keys() {
+		s.counts[key]++
+	}
+	workload := s.workloads[added.workload]
+	if workload == nil {
+		workload = &workloadPods{}
+		s.workloads[added.workload] = workload
+	}
+	workload.count++
+	if maps.Equal(workload.labels, added.labels) {
+		added.labels = workload.labels
+	}
+	workload.labels = added.labels
+}
+
+// uncount reverts count. The caller holds mu.
+func (s *podStore) uncount(removed *pod) {
+	for _, key := range removed.workload.Keys() {
 		if s.counts[key]--; s.counts[key] == 0 {
 			delete(s.counts, key)
 		}
 	}
-	siblings := s.workloads[one.workload]
-	if delete(siblings, id); len(siblings) > 0 {
-		return
-	}
-	delete(s.workloads, one.workload)
-	take(s.inNamespace, one.Namespace, one.workload)
-	for _, key := range one.workload.Keys() {
-		take(s.byKey, key, one.workload)
+	workload := s.workloads[removed.workload]
+	if workload.count--; workload.count == 0 {
+		delete(s.workloads, removed.workload)
 	}
 }
 
-// put and take keep a map of sets without empty ones.
-func put[K, V comparable](sets map[K]map[V]struct{}, key K, value V) {
-	if sets[key] == nil {
-		sets[key] = map[V]struct{}{}
-	}
-	sets[key][value] = struct{}{}
-}
-
-func take[K, V comparable](sets map[K]map[V]struct{}, key K, value V) {
-	if delete(sets[key], value); len(sets[key]) == 0 {
-		delete(sets, key)
-	}
-}
-
-// count is the number of pods that a key selects.
-func (s *podStore) count(key selection.Key) int {
+// selectedCount is the number of pods that a key selects.
+func (s *podStore) selectedCount(key selection.Key) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[key]
 }
 
-// selected are the pods that a key selects, in no order.
+// selected returns the pods that a key selects, in no order.
 func (s *podStore) selected(key selection.Key) []*pod {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	found := make([]*pod, 0, s.counts[key])
-	for workload := range s.byKey[key] {
-		for _, one := range s.workloads[workload] {
-			found = append(found, one)
-		}
+	objects, _ := s.pods.ByIndex(bySelection, indexValue(key)) // The only error is an unknown index.
+	pods := make([]*pod, len(objects))
+	for i, object := range objects {
+		pods[i] = object.(*pod)
 	}
-	return found
+	return pods
 }
 
-// workloadsOf are the workloads of a namespace; known is false before pods were seen.
-func (s *podStore) workloadsOf(namespace string) (workloads []selection.Workload, known bool) {
+// workloadsOf returns the workloads of a namespace. known is false until pods
+// were listed once.
+func (s *podStore) workloadsOf(namespace string) (workloads map[selection.Workload]bool, known bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.inNamespace[namespace])), s.synced
+	known = s.synced
+	s.mu.Unlock()
+	objects, _ := s.pods.ByIndex(byNamespace, namespace) // The only error is an unknown index.
+	workloads = map[selection.Workload]bool{}
+	for _, object := range objects {
+		workloads[object.(*pod).workload] = true
+	}
+	return workloads, known
 }
 
+// size costs the same for any number of pods.
 func (s *podStore) size() (pods, workloads int, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.pods), len(s.workloads), s.synced
+	return s.counts[everything], len(s.workloads), s.synced
 }

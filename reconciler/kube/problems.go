@@ -14,9 +14,9 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// problems are what the cluster denies, and what failed, by what was tried:
-// "list pods", "create wasmplugins in namespace demo". What succeeds later is
-// forgotten, and so is what need not be tried any more (see clear).
+// problems are the last denials and failures of what was tried, such as "list
+// pods" or "create wasmplugins in namespace demo". A success removes the
+// entry, and so does clear when it need not be tried any more.
 type problems struct {
 	mu     sync.Mutex
 	denied map[string]struct{}
@@ -27,29 +27,29 @@ func newProblems() *problems {
 	return &problems{denied: map[string]struct{}{}, failed: map[string]string{}}
 }
 
-// note takes down how it went, and says whether that is news.
-func (p *problems) note(what string, err error) (news bool) {
+// record records a result, and says whether it differs from the one before.
+func (p *problems) record(tried string, err error) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, denied := p.denied[what]
-	before, failed := p.failed[what]
-	delete(p.denied, what)
-	delete(p.failed, what)
+	_, denied := p.denied[tried]
+	before, failed := p.failed[tried]
+	delete(p.denied, tried)
+	delete(p.failed, tried)
 	switch {
 	case err == nil:
 		return denied || failed
 	case forbidden(err):
-		p.denied[what] = struct{}{}
+		p.denied[tried] = struct{}{}
 		return !denied
 	default:
-		text := what + ": " + reconciler.Cut(reasonOf(err), 300)
-		p.failed[what] = text
+		text := tried + ": " + reconciler.Cut(reasonOf(err), 300)
+		p.failed[tried] = text
 		return before != text
 	}
 }
 
-// about says whether any of it failed or was denied when it was last tried.
-func (p *problems) about(tried ...string) bool {
+// any says whether one of these was denied or failed when it was last tried.
+func (p *problems) any(tried ...string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.ContainsFunc(tried, func(what string) bool {
@@ -59,24 +59,24 @@ func (p *problems) about(tried ...string) bool {
 	})
 }
 
-// clear forgets what was tried and ends in suffix, but for some.
-func (p *problems) clear(suffix string, but ...string) {
-	p.forget(func(what string) bool { return strings.HasSuffix(what, suffix) && !slices.Contains(but, what) })
+// clear removes the entries with a suffix, except some.
+func (p *problems) clear(suffix string, except ...string) {
+	p.remove(func(tried string) bool { return strings.HasSuffix(tried, suffix) && !slices.Contains(except, tried) })
 }
 
-// rest forgets what only the leader tries: what is done in one namespace.
-func (p *problems) rest() {
-	p.forget(func(what string) bool { return strings.Contains(what, inNamespace("")) })
+// forgetLeaders removes what only the leader tries: changes in a namespace.
+func (p *problems) forgetLeaders() {
+	p.remove(func(tried string) bool { return strings.Contains(tried, inNamespace("")) })
 }
 
-func (p *problems) forget(which func(what string) bool) {
+func (p *problems) remove(which func(tried string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.denied, func(what string, _ struct{}) bool { return which(what) })
-	maps.DeleteFunc(p.failed, func(what, _ string) bool { return which(what) })
+	maps.DeleteFunc(p.denied, func(tried string, _ struct{}) bool { return which(tried) })
+	maps.DeleteFunc(p.failed, func(tried, _ string) bool { return which(tried) })
 }
 
-// list is sorted; failure is empty if nothing failed.
+// list returns what was denied, sorted, and all failures in one text.
 func (p *problems) list() (denied []string, failure string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,16 +85,16 @@ func (p *problems) list() (denied []string, failure string) {
 	return denied, strings.Join(slices.Sorted(maps.Values(p.failed)), "; ")
 }
 
-// namespaceTerminating is the cause in a refusal because the namespace is being deleted.
+// namespaceTerminating is the cause of a refusal because the namespace is being deleted.
 const namespaceTerminating metav1.CauseType = "NamespaceTerminating"
 
-// forbidden says whether a permission is missing: a namespace that is going
-// refuses too, and in the same words.
+// forbidden says whether a permission is missing. A namespace that is being
+// deleted refuses with the same reason.
 func forbidden(err error) bool {
 	return apierrors.IsForbidden(err) && !apierrors.HasStatusCause(err, namespaceTerminating)
 }
 
-// reasonOf leaves out the URL, which has other parameters each time.
+// reasonOf drops the URL from an error's text, because its parameters differ each time.
 func reasonOf(err error) string {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {

@@ -15,48 +15,48 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// artefact gives the reference in a registry that a module's URL is. To Istio
-// one without a scheme is of a registry too.
-func artefact(url string) (reference string, found bool) {
+// imageReference returns the image reference in a module's URL, and false if
+// it has none. Istio takes a URL without a scheme for an image reference too.
+func imageReference(url string) (reference string, found bool) {
 	if strings.Contains(url, "://") {
 		return strings.CutPrefix(url, "oci://")
 	}
 	return url, true
 }
 
-// lookInRegistry asks a registry for an artefact, as anybody may: hfid has no
-// credentials. What only some may see it knows nothing of, and sidecars may.
-func (k *keeper) lookInRegistry(ctx context.Context, reference, sha256 string) check {
-	found, err := k.manifest(ctx, reference)
+// resolve asks a registry for an image's digest, without credentials: hfid has
+// none. A refusal says nothing, because sidecars may have credentials.
+func (k *keeper) resolve(ctx context.Context, reference, sha256 string) moduleCheck {
+	found, err := k.headManifest(ctx, reference)
 	if errors.Is(err, http.ErrSchemeMismatch) {
-		found, err = k.manifest(ctx, reference, name.Insecure) // as Istio's agent does
+		found, err = k.headManifest(ctx, reference, name.Insecure) // as Istio's agent does
 	}
 	var malformed *name.ErrBadName
 	var refused *transport.Error
 	switch {
 	case errors.As(err, &malformed):
-		return check{reason: reasonUnreachable, message: "the url cannot be read: " + reconciler.Cut(err.Error(), 200), certain: true}
+		return moduleCheck{reason: reasonUnreachable, message: "the url is invalid: " + reconciler.Cut(err.Error(), 200), conclusive: true}
 	case errors.As(err, &refused):
 		switch refused.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return check{}
+			return moduleCheck{}
 		}
-		return check{
-			reason: reasonUnreachable, certain: refused.StatusCode == http.StatusNotFound,
+		return moduleCheck{
+			reason: reasonUnreachable, conclusive: refused.StatusCode == http.StatusNotFound,
 			message: fmt.Sprintf("the registry answers %d %s", refused.StatusCode, http.StatusText(refused.StatusCode)),
 		}
 	case err != nil:
-		return check{reason: reasonUnreachable, message: "the registry cannot be reached from the control plane: " + reconciler.Cut(reasonOf(err), 200)}
+		return moduleCheck{reason: reasonUnreachable, message: "the registry cannot be reached from the control plane: " + reconciler.Cut(reasonOf(err), 200)}
 	case found.MediaType.IsIndex():
-		return check{} // what counts is the digest of the image in it that is for the sidecar's platform
+		return moduleCheck{} // Istio compares the digest of the image for the sidecar's platform.
 	case sha256 != "" && sha256 != found.Digest.Hex:
-		return check{reason: reasonDigest, message: differs(sha256, found.Digest.Hex), certain: true}
+		return moduleCheck{reason: reasonDigest, message: digestMismatch(sha256, found.Digest.Hex), conclusive: true}
 	}
-	return check{}
+	return moduleCheck{}
 }
 
-// manifest asks once: to ask again is CheckEvery's.
-func (k *keeper) manifest(ctx context.Context, reference string, options ...name.Option) (*v1.Descriptor, error) {
+// headManifest sends one request: CheckEvery is the time until the next.
+func (k *keeper) headManifest(ctx context.Context, reference string, options ...name.Option) (*v1.Descriptor, error) {
 	parsed, err := name.ParseReference(reference, options...)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -17,35 +18,34 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// contact is what is known of a pod's filter. Of several, as after a restart
-// of the sidecar, it is the best one.
-type contact struct {
+// filterContact is what the fleet knows of a pod's filter. If there are
+// several, as after a restart of the sidecar, it is the one in the best state.
+type filterContact struct {
 	state   api.FilterState
 	service string
 }
 
-// contactsOf is the fleet by pod.
-func contactsOf(filters []api.FilterStatus) map[podID]contact {
+func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
 	rank := []api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}
-	contacts := make(map[podID]contact, len(filters))
+	contacts := make(map[podID]filterContact, len(filters))
 	for _, filter := range filters {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}
 		before, known := contacts[id]
 		if !known || slices.Index(rank, filter.State) > slices.Index(rank, before.state) {
-			contacts[id] = contact{filter.State, filter.Service}
+			contacts[id] = filterContact{filter.State, filter.Service}
 		}
 	}
 	return contacts
 }
 
-// report writes into the WasmPlugins' status where it has changed, and says
-// whether all is well with them.
+// report writes the status of each WasmPlugin whose conditions changed. It
+// returns true if all conditions are True and none had to be written.
 func (k *keeper) report(ctx context.Context) (well bool) {
 	plugins, synced := k.plugins.list()
-	plugins = slices.DeleteFunc(plugins, func(one *plugin) bool {
-		return !one.leadsHome // another control plane tells of it
+	plugins = slices.DeleteFunc(plugins, func(plugin *wasmPlugin) bool {
+		return !plugin.ours // Its own control plane reports on it.
 	})
-	k.forget(plugins)
+	k.forgetDeleted(plugins)
 	if !synced || len(plugins) == 0 {
 		return false
 	}
@@ -53,177 +53,168 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 	fleet, err := k.Filters(limit)
 	cancel()
 	if err != nil {
-		return false // this daemon is stopping, or the question took too long: the next look asks again
+		return false // The daemon is stopping, or the call took too long: the next pass asks again.
 	}
 	if fleet.Complete {
 		k.incompleteSince = time.Time{}
 	} else if k.incompleteSince.IsZero() {
 		k.incompleteSince = k.Now()
 	}
-	contacts := contactsOf(fleet.Items)
-	// open are the namespaces where some status is not known to be as it should.
-	open := map[string]bool{}
+	contacts := contactsByPod(fleet.Items)
+	// unsettled are the namespaces with a status that may not be up to date.
+	unsettled := map[string]bool{}
 	well = true
-	for _, one := range plugins {
-		if one.targetsOther || ctx.Err() != nil {
-			continue // a gateway's or a Service's pods are not known here
-		}
-		conditions, certain := k.judge(ctx, one, contacts)
-		if !certain {
-			open[one.Namespace] = true
+	for _, plugin := range plugins {
+		if plugin.targetsNoPods || ctx.Err() != nil {
 			continue
 		}
-		well = well && !slices.ContainsFunc(conditions, func(c api.Condition) bool { return c.Status != "True" })
+		conditions, changed, known := k.conditionsOf(ctx, plugin, contacts)
+		if !known {
+			unsettled[plugin.Namespace] = true
+			continue
+		}
+		for _, condition := range conditions {
+			well = well && condition.Status == metav1.ConditionTrue
+		}
 		k.mu.Lock()
-		k.judged[one.podID] = conditions
+		k.computed[plugin.podID] = conditions
 		k.mu.Unlock()
-		if !slices.EqualFunc(one.conditions, conditions, sameCondition) || one.observed != one.generation {
-			open[one.Namespace] = true
-			k.write(ctx, one, conditions)
+		if changed {
+			unsettled[plugin.Namespace] = true
+			k.writeStatus(ctx, plugin, conditions)
 		}
 	}
-	k.settle(open)
-	return well && len(open) == 0
+	k.clearStatusProblems(unsettled)
+	return well && len(unsettled) == 0
 }
 
-// settle forgets which statuses were written in vain, but in some namespaces.
-func (k *keeper) settle(but map[string]bool) {
-	for namespace := range k.told {
-		if !but[namespace] {
+// clearStatusProblems forgets failed writes of a status, except in the
+// namespaces where a status still has to be written.
+func (k *keeper) clearStatusProblems(except map[string]bool) {
+	for namespace := range k.statusFailedAt {
+		if !except[namespace] {
 			k.problems.clear("wasmplugins/status" + inNamespace(namespace))
-			delete(k.told, namespace)
+			delete(k.statusFailedAt, namespace)
 		}
 	}
 }
 
-// forget drops what is known of plugins that are no more.
-func (k *keeper) forget(plugins []*plugin) {
-	there, modules, namespaces := map[podID]bool{}, map[module]bool{}, map[string]bool{}
-	for _, one := range plugins {
-		there[one.podID], modules[module{one.url, one.sha256}], namespaces[one.Namespace] = true, true, true
+// forgetDeleted drops what is known of plugins that no longer exist.
+func (k *keeper) forgetDeleted(plugins []*wasmPlugin) {
+	exists, modules, namespaces := map[podID]bool{}, map[module]bool{}, map[string]bool{}
+	for _, plugin := range plugins {
+		exists[plugin.podID], modules[module{plugin.url, plugin.sha256}], namespaces[plugin.Namespace] = true, true, true
 	}
-	k.settle(namespaces)
-	maps.DeleteFunc(k.seen, func(id podID, _ sighting) bool { return !there[id] })
+	k.clearStatusProblems(namespaces)
+	maps.DeleteFunc(k.generations, func(id podID, _ generationSeen) bool { return !exists[id] })
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	maps.DeleteFunc(k.judged, func(id podID, _ []api.Condition) bool { return !there[id] })
-	maps.DeleteFunc(k.checks, func(at module, one *check) bool { return !modules[at] && !one.busy })
+	maps.DeleteFunc(k.computed, func(id podID, _ []metav1.Condition) bool { return !exists[id] })
+	maps.DeleteFunc(k.checks, func(at module, check *moduleCheck) bool { return !modules[at] && !check.running })
 }
 
-func sameCondition(a, b api.Condition) bool {
-	a.LastTransitionTime, b.LastTransitionTime = time.Time{}, time.Time{}
-	return a == b
-}
-
-// since is from when on the plugin has been as it is, as far as is known.
-func (k *keeper) since(one *plugin) time.Time {
-	if one.generation <= 1 {
-		return one.created
+// unchangedSince is the time since when the plugin has its generation, as far as is known.
+func (k *keeper) unchangedSince(plugin *wasmPlugin) time.Time {
+	if plugin.generation <= 1 {
+		return plugin.created
 	}
-	known, seen := k.seen[one.podID]
-	if !seen || known.generation != one.generation {
-		known = sighting{one.generation, k.Now()}
-		if !seen && one.observed == one.generation {
-			known.since = one.created // a leader before knew this one already
+	known, seen := k.generations[plugin.podID]
+	if !seen || known.generation != plugin.generation {
+		known = generationSeen{plugin.generation, k.Now()}
+		if !seen && plugin.observedGeneration == plugin.generation {
+			known.since = plugin.created // An earlier leader reported on this generation already.
 		}
-		k.seen[one.podID] = known
+		k.generations[plugin.podID] = known
 	}
 	return known.since
 }
 
-// judge finds a plugin's conditions. They are uncertain while a replica that
-// may hold filters does not tell.
-func (k *keeper) judge(ctx context.Context, one *plugin, contacts map[podID]contact) (conditions []api.Condition, certain bool) {
-	key := selection.Key{Service: schema.Any, Namespace: one.Namespace}
-	if one.Namespace == k.RootNamespace {
+// conditionsOf computes a plugin's conditions, and whether the status in the
+// cluster differs. known is false while a replica that may have contact with
+// more filters does not answer.
+func (k *keeper) conditionsOf(ctx context.Context, plugin *wasmPlugin, contacts map[podID]filterContact) (conditions []metav1.Condition, changed, known bool) {
+	key := selection.Key{Service: schema.Any, Namespace: plugin.Namespace}
+	if plugin.Namespace == k.RootNamespace {
 		key.Namespace = schema.Any
 	}
 	now := k.Now()
-	settled := now.Sub(k.since(one)) >= k.Grace
-	var t roll
-	for _, each := range k.pods.selected(key) {
-		has, known := contacts[each.podID]
-		if !one.applies(each, k.RootNamespace) || !each.sidecar && !known {
+	graceOver := now.Sub(k.unchangedSince(plugin)) >= k.Grace
+	var tally podTally
+	for _, pod := range k.pods.selected(key) {
+		contact, found := contacts[pod.podID]
+		if !plugin.appliesTo(pod, k.RootNamespace) || !pod.sidecar && !found {
 			continue
 		}
-		t.add(each, has, settled && now.Sub(each.created) >= k.Grace)
+		tally.add(pod, contact, graceOver && now.Sub(pod.created) >= k.Grace)
 	}
-	t.sort()
+	tally.sort()
 	incomplete := !k.incompleteSince.IsZero()
-	if incomplete && t.loaded < t.pods && now.Sub(k.incompleteSince) < k.Grace {
-		return nil, false
+	if incomplete && tally.loaded < tally.pods && now.Sub(k.incompleteSince) < k.Grace {
+		return nil, false, false
 	}
 	_, _, podsKnown := k.pods.size()
-	loaded := t.loadedCondition(podsKnown, k.checked(ctx, one, t.loaded < t.pods))
-	if incomplete && loaded.Status != "True" {
+	loaded := tally.loadedCondition(podsKnown, k.checkModule(ctx, plugin, tally.loaded < tally.pods))
+	if incomplete && loaded.Status != metav1.ConditionTrue {
 		loaded.Message += "; a replica of the control plane does not answer, and may know more"
 	}
-	for _, condition := range []api.Condition{loaded, t.currentCondition()} {
+	conditions = slices.Clone(plugin.conditions)
+	changed = plugin.observedGeneration != plugin.generation
+	for _, condition := range []metav1.Condition{loaded, tally.currentCondition()} {
 		condition.Message = reconciler.Cut(condition.Message, 1000)
-		condition.LastTransitionTime = now.UTC().Truncate(time.Second)
-		for _, before := range one.conditions {
-			if before.Type == condition.Type && before.Status == condition.Status {
-				condition.LastTransitionTime = before.LastTransitionTime
-			}
-		}
-		conditions = append(conditions, condition)
+		condition.ObservedGeneration = plugin.generation
+		condition.LastTransitionTime = metav1.NewTime(now.UTC().Truncate(time.Second))
+		changed = meta.SetStatusCondition(&conditions, condition) || changed
 	}
-	return conditions, true
+	return conditions, changed, true
 }
 
-// write patches the status, if nobody changed the object meanwhile, and keeps
-// what others wrote there.
-func (k *keeper) write(ctx context.Context, one *plugin, conditions []api.Condition) {
-	if k.Now().Sub(k.told[one.Namespace]) < k.RetryMax {
+// writeStatus patches the status, unless the object changed since it was
+// read. It uses a merge patch with the conditions of others in it, and not
+// server-side apply: the CRD declares conditions as an atomic list, so that
+// applying hfi's would remove those of others.
+func (k *keeper) writeStatus(ctx context.Context, plugin *wasmPlugin, conditions []metav1.Condition) {
+	if k.Now().Sub(k.statusFailedAt[plugin.Namespace]) < k.RetryMax {
 		return
 	}
-	list := slices.Clone(one.foreign)
+	list := slices.Clone(plugin.otherConditions)
 	for _, condition := range conditions {
-		list = append(list, map[string]any{
-			"type": string(condition.Type), "status": condition.Status, "reason": condition.Reason, "message": condition.Message,
-			"lastTransitionTime": condition.LastTransitionTime.Format(time.RFC3339), "observedGeneration": one.generation,
-		})
+		list = append(list, condition)
 	}
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": one.object.GetResourceVersion()},
-		"status":   map[string]any{"conditions": list, "observedGeneration": one.generation},
+		"metadata": map[string]any{"resourceVersion": plugin.object.GetResourceVersion()},
+		"status":   map[string]any{"conditions": list, "observedGeneration": plugin.generation},
 	})
 	if err != nil {
-		k.Logger.Error("a WasmPlugin's status cannot be written", "error", err)
+		k.Logger.Error("encoding a WasmPlugin's status failed", "namespace", plugin.Namespace, "name", plugin.Name, "error", err)
 		return
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
-	told := k.plugins.told()
-	patched, err := k.client(one.Namespace).Patch(limit, one.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: managedBy}, "status")
+	events := k.plugins.eventCount()
+	patched, err := k.client(plugin.Namespace).Patch(limit, plugin.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: managedBy}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return // the watch tells what there is now
+		return // The watch will deliver the new state.
 	}
-	k.noted(ctx, "patch wasmplugins/status"+inNamespace(one.Namespace), err)
+	k.recordResult(ctx, "patch wasmplugins/status"+inNamespace(plugin.Namespace), err)
 	if err != nil {
-		k.told[one.Namespace] = k.Now()
+		k.statusFailedAt[plugin.Namespace] = k.Now()
 		return
 	}
-	k.plugins.wrote(patched, told)
-	k.announce(limit, one, conditions)
+	k.plugins.setWritten(patched, events)
+	k.recordTransition(limit, plugin, conditions)
 }
 
-// announce makes an Event of a change that users wait for, or should know of.
-func (k *keeper) announce(ctx context.Context, one *plugin, conditions []api.Condition) {
-	var before api.Condition
-	for _, condition := range one.conditions {
-		if condition.Type == conditionLoaded {
-			before = condition
-		}
-	}
-	now := conditions[0]
-	if now.Status == before.Status && now.Reason == before.Reason {
+// recordTransition creates an Event if the condition Loaded became True or
+// False, or has another reason.
+func (k *keeper) recordTransition(ctx context.Context, plugin *wasmPlugin, conditions []metav1.Condition) {
+	before, now := meta.FindStatusCondition(plugin.conditions, conditionLoaded), meta.FindStatusCondition(conditions, conditionLoaded)
+	if before != nil && now.Status == before.Status && now.Reason == before.Reason {
 		return
 	}
 	switch now.Status {
-	case "True":
-		k.event(ctx, one.object, "Normal", now.Reason, now.Message)
-	case "False":
-		k.event(ctx, one.object, "Warning", now.Reason, now.Message)
+	case metav1.ConditionTrue:
+		k.recordEvent(ctx, plugin.object, "Normal", now.Reason, now.Message)
+	case metav1.ConditionFalse:
+		k.recordEvent(ctx, plugin.object, "Warning", now.Reason, now.Message)
 	}
 }

@@ -25,17 +25,17 @@ import (
 	"github.com/boifi/hfi/internal/oci"
 )
 
-// The WasmPlugin's status says on how many pods the filter is loaded, and on
-// which not; and an Event says when that changes.
-func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
+// The WasmPlugin's status has on how many pods the filter is loaded and on
+// which it is not, and Events report changes.
+func TestPluginStatusCountsLoadedFilters(t *testing.T) {
 	plugin := pluginObject("demo", "by-hand", func(spec map[string]any) {
 		spec["selector"] = map[string]any{"matchLabels": map[string]any{"app": "frontend"}}
 	})
 	plugin.Object["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Reconciled", "status": "True"}}}
-	s := newStage(t, nil, plugin)
-	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "catalog", "c", nil))
+	s := newFixture(t, nil, plugin)
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "catalog", "c", nil))
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterBehind})
-	s.eventually("one of two is loaded", func() bool {
+	s.eventually("one of two filters is loaded", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && loaded.Reason == reasonNoContact && strings.Contains(loaded.Message, "loaded on 1 of 2 pods; no contact from frontend-abc12-b")
 	})
@@ -43,25 +43,25 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 		t.Errorf("current is %+v", current)
 	}
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent, "frontend-abc12-b": api.FilterCurrent})
-	s.eventually("both are", func() bool {
+	s.eventually("both are loaded", func() bool {
 		return s.condition("demo", "by-hand", conditionLoaded).Status == "True" && s.condition("demo", "by-hand", conditionCurrent).Status == "True"
 	})
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent, "frontend-abc12-b": api.FilterSilent})
-	s.eventually("one stopped", func() bool {
+	s.eventually("one contact ended", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && strings.Contains(loaded.Message, "no more contact from frontend-abc12-b")
 	})
-	s.eventually("Events tell of it", func() bool {
-		return slices.Contains(s.events(), reasonNoContact) && slices.Contains(s.events(), reasonLoaded)
+	s.eventually("Events report it", func() bool {
+		return slices.Contains(s.attemptedEvents(), reasonNoContact) && slices.Contains(s.attemptedEvents(), reasonLoaded)
 	})
 	conditions, _, _ := unstructured.NestedSlice(s.plugin("demo", "by-hand").Object, "status", "conditions")
 	if len(conditions) != 3 || conditions[0].(map[string]any)["type"] != "Reconciled" {
-		t.Errorf("another's condition is gone: %v", conditions)
+		t.Errorf("a condition of others was removed: %v", conditions)
 	}
 	if got := number(s.plugin("demo", "by-hand").Object, "status", "observedGeneration"); got != 1 {
-		t.Errorf("the status is of generation %d", got)
+		t.Errorf("the status observes generation %d", got)
 	}
-	// Nothing is written while nothing changes.
+	// No status is written while nothing changes.
 	writes := func() (n int) {
 		for _, action := range s.objects.Actions() {
 			if action.GetVerb() == "patch" {
@@ -70,13 +70,13 @@ func TestPluginStatusTellsWhereTheFilterIsLoaded(t *testing.T) {
 		}
 		return n
 	}
-	s.quiet("nothing is written for nothing", writes)
+	s.quiet("no status is written", writes)
 }
 
-// While all is well and nothing changes, the fleet is seldom asked for.
-func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
+// While all conditions are True and nothing changes, Filters is called every Idle only.
+func TestFiltersIsCalledRarelyWhileIdle(t *testing.T) {
 	var asked atomic.Int64
-	s := newStage(t, func(s *stage) {
+	s := newFixture(t, func(s *fixture) {
 		s.Idle = time.Hour
 		filters := s.Filters
 		s.Filters = func(ctx context.Context) (api.FiltersStatus, error) {
@@ -84,37 +84,37 @@ func TestAnIdleFleetIsLeftInPeace(t *testing.T) {
 			return filters(ctx)
 		}
 	}, pluginObject("demo", "by-hand", nil))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.eventually("it is asked for until all is well", func() bool { return asked.Load() > 10 })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("Filters is called until all conditions are True", func() bool { return asked.Load() > 10 })
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
 	well := func() bool { return s.condition("demo", "by-hand", conditionCurrent).Status == "True" }
-	s.eventually("all is well", well)
-	s.quiet("it is asked for no more", func() int { return int(asked.Load()) })
+	s.eventually("all conditions are True", well)
+	s.quiet("Filters is not called", func() int { return int(asked.Load()) })
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterBehind})
 	s.serve("front=frontend/demo")
-	s.eventually("what changes here is seen soon", func() bool { return !well() })
+	s.eventually("a change of policies ends the idle state", func() bool { return !well() })
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
-	s.eventually("and so is that it is well again", well)
+	s.eventually("the condition is True again", well)
 }
 
-// A pod has the 30 s that loading may take, and so has a changed plugin to arrive.
+// A pod has Grace to load its filter, from its start and from a change of its plugin.
 func TestAPodHasTimeToLoad(t *testing.T) {
-	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", nil))
 	young := podOfDeployment("demo", "frontend", "a", nil)
 	young.CreationTimestamp = metav1.NewTime(time.Now())
-	s.start(young)
-	s.eventually("it is waited for", func() bool {
+	s.addPods(young)
+	s.eventually("the pod is waited for", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "Unknown" && loaded.Reason == reasonLoading && strings.Contains(loaded.Message, "waiting for frontend-abc12-a")
 	})
-	s.pass(22 * time.Second)
-	s.holds("it still is", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonLoading })
-	s.pass(8 * time.Second)
-	s.eventually("in vain", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
+	s.advance(22 * time.Second)
+	s.consistently("the pod is still waited for", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonLoading })
+	s.advance(8 * time.Second)
+	s.eventually("the pod lacks contact", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
 }
 
-// The reason of a load failure stands in the status: what the daemon can
-// find out by itself is that the url does not work, or has another module.
+// The status has the reason of a load failure as far as the daemon can find it:
+// that the url does not work, or has another module.
 func TestReasonOfALoadFailure(t *testing.T) {
 	sum := sha256.Sum256([]byte("module"))
 	right := hex.EncodeToString(sum[:])
@@ -137,39 +137,39 @@ func TestReasonOfALoadFailure(t *testing.T) {
 	}{
 		{"no such file", files.URL + "/none.wasm", "", reasonUnreachable, "the url answers 404 Not Found"},
 		{"another module", files.URL + "/filter.wasm", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + right[:12]},
-		{"nobody there", gone.URL + "/filter.wasm", "", reasonUnreachable, "the url cannot be reached from the control plane"},
+		{"no server", gone.URL + "/filter.wasm", "", reasonUnreachable, "the url cannot be reached from the control plane"},
 		{"the right module", files.URL + "/filter.wasm", right, reasonNoContact, "look at the log of istio-proxy"},
 		{"no such tag", artefact + ":none", "", reasonUnreachable, "the registry answers 404 Not Found"},
 		{"no such digest", artefact + "@sha256:" + strings.Repeat("0", 64), "", reasonUnreachable, "the registry answers 404 Not Found"},
 		{"another artefact", artefact + ":1", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + pushed[:12]},
-		{"no registry there", "oci://" + strings.TrimPrefix(gone.URL, "http://") + "/hfi/filter:1", "", reasonUnreachable, "the registry cannot be reached from the control plane"},
-		{"no reference", "oci://hfi/filter:a:b", "", reasonUnreachable, "the url cannot be read"},
+		{"no registry", "oci://" + strings.TrimPrefix(gone.URL, "http://") + "/hfi/filter:1", "", reasonUnreachable, "the registry cannot be reached from the control plane"},
+		{"no reference", "oci://hfi/filter:a:b", "", reasonUnreachable, "the url is invalid"},
 		{"the right artefact", artefact + ":1", pushed, reasonNoContact, "look at the log of istio-proxy"},
 		{"the right artefact, by digest", artefact + "@sha256:" + pushed, "", reasonNoContact, "look at the log of istio-proxy"},
-		// A sidecar may have what the registry asks for.
-		{"one that is not for all", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
+		// A sidecar may have the credentials.
+		{"a private registry", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
 		{"an earlier filter of ours", "http://hfi-control-plane.boifi.svc.cluster.local:8080/v1/filter/" + right + ".wasm", right, reasonUnreachable, "answers 404: the control plane's filter is /v1/filter/" + filterDigest},
-		{"ours with a digest of an earlier one", "http://hfi-control-plane.boifi:8080/v1/filter.wasm", right, reasonDigest, "sha256 differs"},
+		{"our url with an earlier digest", "http://hfi-control-plane.boifi:8080/v1/filter.wasm", right, reasonDigest, "sha256 differs"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+			s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
 				spec["url"] = c.url
 				if c.sha256 != "" {
 					spec["sha256"] = c.sha256
 				}
 			}))
-			s.start(podOfDeployment("demo", "frontend", "a", nil))
-			s.eventually("the reason is there", func() bool {
+			s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+			s.eventually("the status has the reason", func() bool {
 				loaded := s.condition("demo", "by-hand", conditionLoaded)
 				return loaded.Status == "False" && loaded.Reason == c.reason && strings.Contains(loaded.Message, c.message) &&
 					strings.Contains(loaded.Message, "no contact from frontend-abc12-a")
 			})
-			s.eventually("an Event tells it", func() bool { return slices.Contains(s.events(), c.reason) })
+			s.eventually("an Event has the reason", func() bool { return slices.Contains(s.attemptedEvents(), c.reason) })
 		})
 	}
 }
 
-// pushFilter pushes an artefact, and gives the digest of its manifest.
+// pushFilter pushes an artefact and returns the digest of its manifest.
 func pushFilter(t *testing.T, address string) string {
 	t.Helper()
 	to, err := name.ParseReference(strings.TrimPrefix(address, "oci://"))
@@ -190,51 +190,50 @@ func pushFilter(t *testing.T, address string) string {
 	return digest.Hex
 }
 
-// Where a plugin names credentials, a registry that knows nothing of its tag
-// without them says nothing of what sidecars find.
-func TestARegistryIsNotAskedWithoutThePluginsCredentials(t *testing.T) {
+// The registry of a plugin with a pull secret is not checked: the daemon lacks
+// those credentials, and sidecars may get another answer.
+func TestRegistryWithPullSecretIsNotChecked(t *testing.T) {
 	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer images.Close()
-	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
 		spec["url"], spec["imagePullSecret"] = "oci://"+strings.TrimPrefix(images.URL, "http://")+"/hfi/filter:1", "registry"
 	}))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.eventually("it is judged", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "False" })
-	s.holds("the registry is not blamed", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("the conditions are written", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "False" })
+	s.consistently("the reason is not the registry", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonNoContact })
 }
 
-// Istio's agent asks a registry without TLS too, and so does the daemon.
-func TestARegistryWithoutTLS(t *testing.T) {
+// A registry without TLS is asked over HTTP, as Istio's agent does.
+func TestRegistryWithoutTLS(t *testing.T) {
 	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer images.Close()
-	s := newStage(t, func(s *stage) {
+	s := newFixture(t, func(s *fixture) {
 		s.HTTP = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, images.Listener.Addr().String())
 		}}}
 	}, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = "oci://images.example.com/hfi/filter:1" }))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
-	s.eventually("it answers", func() bool {
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	s.eventually("the registry answers", func() bool {
 		return strings.Contains(s.condition("demo", "by-hand", conditionLoaded).Message, "the registry answers 404 Not Found")
 	})
 }
 
-// A plugin that is changed to a module that is not there leaves sidecars with
-// the one before: they stay in contact, and the failure shows all the same.
-func TestALoadFailureBehindALoadedFilter(t *testing.T) {
+// If a plugin changes to a module that cannot be loaded, sidecars keep the one
+// before and stay in contact. The failure is reported nevertheless.
+func TestLoadFailureWithAnEarlierModuleLoaded(t *testing.T) {
 	files := httptest.NewServer(http.NotFoundHandler())
 	defer files.Close()
-	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
-	s.eventually("it shows", func() bool {
+	s.eventually("the failure is reported", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
-		return loaded.Status == "False" && loaded.Reason == reasonUnreachable && strings.Contains(loaded.Message, "those loaded have an earlier module")
+		return loaded.Status == "False" && loaded.Reason == reasonUnreachable && strings.Contains(loaded.Message, "pods that have loaded it run an earlier module")
 	})
 }
 
-// What a module's URL answered once is not held against it for ever, even
-// where every pod has its filter and nothing else asks for another look.
-func TestALoadFailureThatIsOverIsForgotten(t *testing.T) {
+// A failed check of a module is repeated, even if every pod has its filter.
+func TestFailedModuleCheckIsRepeated(t *testing.T) {
 	var up atomic.Bool
 	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !up.Load() {
@@ -242,33 +241,33 @@ func TestALoadFailureThatIsOverIsForgotten(t *testing.T) {
 		}
 	}))
 	defer files.Close()
-	s := newStage(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = files.URL + "/filter.wasm" }))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
-	s.eventually("the failure shows", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonUnreachable })
+	s.eventually("the failure is reported", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Reason == reasonUnreachable })
 	up.Store(true)
-	s.pass(DefaultCheckEvery)
-	s.eventually("it is over", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
+	s.advance(DefaultCheckEvery)
+	s.eventually("the failure is cleared", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
 }
 
-// While a replica does not tell which filters wait on it, nothing is called lost.
-func TestNothingIsCalledLostWhileAReplicaIsSilent(t *testing.T) {
-	s := newStage(t, nil, pluginObject("demo", "by-hand", nil))
-	s.start(podOfDeployment("demo", "frontend", "a", nil))
+// While a replica does not report its filters, none counts as lost for Grace.
+func TestNoFilterIsLostWhileAReplicaIsSilent(t *testing.T) {
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
-	s.eventually("it is loaded", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
+	s.eventually("the filter is loaded", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
 	s.set(func() { s.fleet = api.FiltersStatus{Complete: false} })
-	s.holds("it still is", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
-	s.pass(DefaultGrace + time.Second)
-	s.eventually("after a while it is not known to be", func() bool {
+	s.consistently("the filter still counts as loaded", func() bool { return s.condition("demo", "by-hand", conditionLoaded).Status == "True" })
+	s.advance(DefaultGrace + time.Second)
+	s.eventually("after Grace the filter counts as not loaded", func() bool {
 		loaded := s.condition("demo", "by-hand", conditionLoaded)
 		return loaded.Status == "False" && strings.Contains(loaded.Message, "may know more")
 	})
 }
 
-// Two control planes in one cluster leave each other's plugins alone, whatever
-// they are called: each would overwrite what the other one says of them.
-func TestAPluginOfAnotherControlPlaneIsItsOwnToReport(t *testing.T) {
+// Two control planes in one cluster do not write to each other's plugins,
+// whatever their names: each would overwrite the other's status.
+func TestPluginOfAnotherControlPlaneIsNotReported(t *testing.T) {
 	elsewhere := func(namespace string) *unstructured.Unstructured {
 		object := pluginObject(namespace, PluginName, func(spec map[string]any) {
 			spec["url"] = "http://hfi-control-plane.staging:8080/v1/filter/" + filterDigest + ".wasm"
@@ -279,40 +278,40 @@ func TestAPluginOfAnotherControlPlaneIsItsOwnToReport(t *testing.T) {
 	}
 	clash := elsewhere("demo")
 	clash.SetLabels(nil)
-	s := newStage(t, nil, elsewhere("other"), clash, pluginObject("third", PluginName, nil))
-	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil), podOfDeployment("third", "frontend", "c", nil))
+	s := newFixture(t, nil, elsewhere("other"), clash, pluginObject("third", PluginName, nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil), podOfDeployment("third", "frontend", "c", nil))
 	set := s.serve("front=frontend/*")
-	s.eventually("what leads here is reported, wherever its module is", func() bool {
+	s.eventually("a plugin that leads here is reported, wherever its module is", func() bool {
 		return s.condition("third", PluginName, conditionLoaded).Reason == reasonNoContact
 	})
-	s.holds("what leads elsewhere is not", func() bool {
+	s.consistently("a plugin that leads elsewhere is not", func() bool {
 		for _, action := range s.objects.Actions() {
 			if slices.Contains([]string{"create", "update", "delete", "patch"}, action.GetVerb()) && action.GetNamespace() != "third" {
-				t.Fatalf("hfi did %s %s in namespace %s", action.GetVerb(), action.GetResource().Resource, action.GetNamespace())
+				t.Fatalf("hfi sent %s %s in namespace %s", action.GetVerb(), action.GetResource().Resource, action.GetNamespace())
 			}
 		}
 		return true
 	})
-	told := map[string]string{}
+	messages := map[string]string{}
 	for _, row := range s.view(set).WasmPlugins {
-		told[row.Namespace] = row.Message
+		messages[row.Namespace] = row.Message
 		if row.Namespace == "demo" && (row.Managed || len(row.Conditions) > 0) {
-			t.Errorf("what has the name in demo is shown as %+v", row)
+			t.Errorf("the plugin with our name in demo is shown as %+v", row)
 		}
 	}
-	if _, shown := told["other"]; shown || len(told) != 2 {
-		t.Errorf("the status tells of %v", told)
+	if _, shown := messages["other"]; shown || len(messages) != 2 {
+		t.Errorf("the status lists %v", messages)
 	}
-	if !strings.Contains(told["demo"], "leads elsewhere") || !strings.Contains(told["demo"], "hfi makes none here") {
-		t.Errorf("of a name that is taken it says %q", told["demo"])
+	if !strings.Contains(messages["demo"], "leads to another control plane") || !strings.Contains(messages["demo"], "hfi creates none here") {
+		t.Errorf("the message about a taken name is %q", messages["demo"])
 	}
 }
 
-// A plugin in the mesh's root namespace is in front of every namespace's pods.
+// A plugin in the mesh's root namespace applies to the pods of every namespace.
 func TestPluginOfTheRootNamespace(t *testing.T) {
-	s := newStage(t, nil, pluginObject(DefaultRootNamespace, "everywhere", nil))
-	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil))
-	s.eventually("it is for both", func() bool {
+	s := newFixture(t, nil, pluginObject(DefaultRootNamespace, "everywhere", nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("other", "frontend", "b", nil))
+	s.eventually("it applies to both", func() bool {
 		return strings.Contains(s.condition(DefaultRootNamespace, "everywhere", conditionLoaded).Message, "loaded on 0 of 2 pods")
 	})
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Pods counts the pods that a selector targets, and costs the same however
-// many there are; known is false before the pods of the cluster were seen.
+// Pods returns the number of pods that a selector targets, in constant time.
+// known is false until the cluster's pods were listed once.
 func (c *Cluster) Pods(selector schema.Selector) (count int, known bool) {
 	_, _, known = c.pods.size()
-	return c.pods.count(selection.KeyOf(selector)), known
+	return c.pods.selectedCount(selection.KeyOf(selector)), known
 }
 
-// Told is what this replica found out by acting, if it leads, else nil.
+// Told returns what this replica found as the leader, or nil if it does not lead.
 func (c *Cluster) Told() *api.ClusterReport {
 	if !c.Leads() {
 		return nil
@@ -31,21 +31,21 @@ func (c *Cluster) Told() *api.ClusterReport {
 	return &api.ClusterReport{MissingPermissions: denied, Error: failure, Messages: maps.Clone(c.keeper.messages)}
 }
 
-// Status says how the policies of a set stand in the cluster, by the whole
-// fleet of filters. Policies with one selector are looked at once.
+// Status returns the state of a set's policies in the cluster, given the
+// filters in contact with any replica.
 func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
 	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
-	if mine := c.Told(); mine != nil {
-		messages = mine.Messages
-	} else if told := fleet.Cluster; told != nil {
-		messages = told.Messages
-		denied = append(denied, told.MissingPermissions...)
+	if own := c.Told(); own != nil {
+		messages = own.Messages
+	} else if leader := fleet.Cluster; leader != nil {
+		messages = leader.Messages
+		denied = append(denied, leader.MissingPermissions...)
 		slices.Sort(denied)
 		denied = slices.Compact(denied)
-		if told.Error != "" && told.Error != failure {
-			failure = strings.TrimPrefix(failure+"; the leader: "+told.Error, "; ")
+		if leader.Error != "" && leader.Error != failure {
+			failure = strings.TrimPrefix(failure+"; the leader: "+leader.Error, "; ")
 		}
 	}
 	var podsKnown bool
@@ -56,12 +56,12 @@ func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus) api.Kubernete
 		view.Error = "the cluster has not answered yet"
 	}
 	view.Healthy = view.Error == "" && len(denied) == 0
-	c.policies(view, set, contactsOf(fleet.Items), podsKnown)
+	c.policies(view, set, contactsByPod(fleet.Items), podsKnown)
 	c.wasmPlugins(view, plugins, messages)
 	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]contact, known bool) {
+func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, known bool) {
 	if set == nil || !known {
 		return
 	}
@@ -71,7 +71,7 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 		key := selection.KeyOf(entry.Policy.Spec.Selector)
 		row, done := tallies[key]
 		if !done {
-			row = tally(c.pods.selected(key), contacts)
+			row = tallyPods(c.pods.selected(key), contacts)
 			row.Warning = warning(key, row)
 			tallies[key] = row
 		}
@@ -102,30 +102,30 @@ func urgency(row api.PolicyPods) int {
 	return 3
 }
 
-func tally(pods []*pod, contacts map[podID]contact) api.PolicyPods {
+func tallyPods(pods []*pod, contacts map[podID]filterContact) api.PolicyPods {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
 	var without []api.PodProblem
-	for _, one := range pods {
-		has, known := contacts[one.podID]
+	for _, pod := range pods {
+		contact, known := contacts[pod.podID]
 		reason := ""
 		switch {
-		case !known && !one.sidecar:
+		case !known && !pod.sidecar:
 			row.WithoutSidecar++
 			continue
 		case !known:
 			reason = "no contact from its filter"
-		case has.state == api.FilterSilent:
+		case contact.state == api.FilterSilent:
 			reason = "its filter stopped asking"
-		case has.service != one.workload.Service:
-			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(has.service, 100), one.workload.Service)
-		case has.state == api.FilterCurrent:
+		case contact.service != pod.workload.Service:
+			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(contact.service, 100), pod.workload.Service)
+		case contact.state == api.FilterCurrent:
 			row.Current++
 			continue
 		default:
 			row.Behind++
 			continue
 		}
-		without = append(without, api.PodProblem{Namespace: one.Namespace, Pod: one.Name, Reason: reason})
+		without = append(without, api.PodProblem{Namespace: pod.Namespace, Pod: pod.Name, Reason: reason})
 	}
 	slices.SortFunc(without, func(a, b api.PodProblem) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
@@ -135,44 +135,49 @@ func tally(pods []*pod, contacts map[podID]contact) api.PolicyPods {
 	return row
 }
 
-// warning says why the policies of a selector can have no effect, or is empty.
+// warning says why policies with a selector can have no effect, or is empty.
 func warning(key selection.Key, row api.PolicyPods) string {
 	switch {
 	case row.Pods == 0:
-		return fmt.Sprintf("it targets nothing: no pod is of service %s in namespace %s", key.Service, key.Namespace)
+		return fmt.Sprintf("it targets nothing: there is no pod of service %s in namespace %s", key.Service, key.Namespace)
 	case row.WithoutSidecar == row.Pods:
 		return "none of the pods that it targets has a sidecar"
 	}
 	return ""
 }
 
-func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*plugin, messages map[string]string) {
+func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*wasmPlugin, messages map[string]string) {
 	c.keeper.mu.Lock()
 	defer c.keeper.mu.Unlock()
-	told := map[string]bool{}
-	for _, one := range plugins {
-		kept := slices.Contains(c.Keep, one.Namespace)
-		if !one.leadsHome && !kept {
-			continue // another control plane's
+	listed := map[string]bool{}
+	for _, plugin := range plugins {
+		kept := slices.Contains(c.Keep, plugin.Namespace)
+		if !plugin.ours && !kept {
+			continue // It belongs to another control plane.
 		}
 		row := api.WasmPluginStatus{
-			Namespace: one.Namespace, Name: one.Name, Managed: one.managed, URL: one.url, CreatedAt: one.created.UTC(),
-			Conditions: []api.Condition{}, Message: messages[one.Namespace],
+			Namespace: plugin.Namespace, Name: plugin.Name, Managed: plugin.managed, URL: plugin.url, CreatedAt: plugin.created.UTC(),
+			Conditions: []api.Condition{}, Message: messages[plugin.Namespace],
 		}
-		if judged, found := c.keeper.judged[one.podID]; found {
-			row.Conditions = judged
-		} else if one.leadsHome {
-			row.Conditions = append(row.Conditions, one.conditions...)
+		conditions, found := c.keeper.computed[plugin.podID]
+		if !found && plugin.ours {
+			conditions = plugin.conditions
 		}
-		if one.managed && !kept {
-			row.Message = "hfi made it, and does not keep this namespace any more (--kube-namespaces): nobody repairs or removes it"
+		for _, condition := range conditions {
+			row.Conditions = append(row.Conditions, api.Condition{
+				Type: api.ConditionType(condition.Type), Status: string(condition.Status), Reason: condition.Reason, Message: condition.Message,
+				LastTransitionTime: condition.LastTransitionTime.UTC(),
+			})
 		}
-		told[one.Namespace] = true
+		if plugin.managed && !kept {
+			row.Message = "hfi created it and no longer manages this namespace (--kube-namespaces): nothing repairs or deletes it"
+		}
+		listed[plugin.Namespace] = true
 		view.WasmPlugins = append(view.WasmPlugins, row)
 	}
-	// What is wrong where there is no plugin, and is meant to be one.
+	// Messages about namespaces that should have a plugin and have none.
 	for _, namespace := range c.Keep {
-		if message := messages[namespace]; message != "" && !told[namespace] {
+		if message := messages[namespace]; message != "" && !listed[namespace] {
 			view.WasmPlugins = append(view.WasmPlugins, api.WasmPluginStatus{
 				Namespace: namespace, Name: PluginName, Managed: true, Conditions: []api.Condition{}, Message: message})
 		}

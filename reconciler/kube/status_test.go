@@ -15,22 +15,21 @@ import (
 )
 
 func row(view *api.KubernetesView, name string) api.PolicyPods {
-	for _, one := range view.Policies {
-		if one.Name == name {
-			return one
+	for _, row := range view.Policies {
+		if row.Name == name {
+			return row
 		}
 	}
 	return api.PolicyPods{Name: "none"}
 }
 
-// The status says of each policy which pods it targets, which of them have it
-// in force, and which have nobody to enforce it; a policy that can have no
-// effect is warned of.
-func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
-	s := newStage(t, nil)
+// The status has, for each policy, the pods that it targets, which of them
+// enforce it and which have no filter, and a warning if it can have no effect.
+func TestStatusCountsThePodsOfEachPolicy(t *testing.T) {
+	s := newFixture(t, nil)
 	bare := podOfDeployment("demo", "legacy", "x", nil)
 	bare.Annotations = nil
-	s.start(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "frontend", "c", nil),
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil), podOfDeployment("demo", "frontend", "c", nil),
 		podOfDeployment("demo", "catalog", "d", nil), podOfDeployment("other", "frontend", "e", nil), bare)
 	set := setOf(t, "all=*/*", "front=frontend/demo", "front-anywhere=frontend/*", "nobody=checkout/demo", "old=legacy/demo")
 	s.filters("demo", "frontend", map[string]api.FilterState{
@@ -49,11 +48,11 @@ func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
 	if all.Pods != 6 || all.WithoutSidecar != 1 || all.Current != 1 {
 		t.Errorf("all is %+v", all)
 	}
-	// What the filter says it is decides which policies it gets.
+	// A filter selects policies by the service that it reports.
 	if !slices.ContainsFunc(all.WithoutFilter, func(p api.PodProblem) bool {
 		return p.Pod == "catalog-abc12-d" && strings.Contains(p.Reason, `says that it is service "frontend"`)
 	}) {
-		t.Errorf("a filter with another identity is none of %+v", all.WithoutFilter)
+		t.Errorf("a filter that reports another service is missing in %+v", all.WithoutFilter)
 	}
 	if got := row(view, "nobody"); got.Pods != 0 || !strings.Contains(got.Warning, "targets nothing") {
 		t.Errorf("nobody is %+v", got)
@@ -62,36 +61,36 @@ func TestStatusTellsWhichPodsAPolicyTargets(t *testing.T) {
 		t.Errorf("old is %+v", got)
 	}
 	if view.PoliciesWithWarning != 2 || view.Policies[0].Warning == "" || view.Policies[1].Warning == "" {
-		t.Errorf("%d warnings, and first come %+v", view.PoliciesWithWarning, view.Policies[:2])
+		t.Errorf("%d warnings, and the first rows are %+v", view.PoliciesWithWarning, view.Policies[:2])
 	}
 	if count, known := s.Pods(schema.Selector{Service: "frontend", Namespace: "*"}); count != 4 || !known {
-		t.Errorf("%d pods are counted for front-anywhere", count)
+		t.Errorf("front-anywhere counts %d pods", count)
 	}
 }
 
-// Pods that go, that end and that are made anew change what is counted.
+// Counts follow pods that are created, deleted and recreated.
 func TestPodsComeAndGo(t *testing.T) {
-	s := newStage(t, nil)
-	one, two := podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil)
+	s := newFixture(t, nil)
+	first, second := podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend", "b", nil)
 	count := func() int { n, _ := s.Pods(schema.Selector{Service: "frontend", Namespace: "demo"}); return n }
-	s.start(one, two)
-	s.eventually("both are counted", func() bool { return count() == 2 })
-	s.stop(one)
-	s.eventually("one is counted", func() bool { return count() == 1 })
-	going := two.DeepCopy()
-	going.DeletionTimestamp = &metav1.Time{Time: s.Now()}
-	if err := s.pods.Tracker().Update(podResource, going, going.Namespace); err != nil {
+	s.addPods(first, second)
+	s.eventually("both pods are counted", func() bool { return count() == 2 })
+	s.deletePod(first)
+	s.eventually("one pod is counted", func() bool { return count() == 1 })
+	terminating := second.DeepCopy()
+	terminating.DeletionTimestamp = &metav1.Time{Time: s.Now()}
+	if err := s.pods.Tracker().Update(podResource, terminating, terminating.Namespace); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("one that is going is not counted", func() bool { return count() == 0 })
-	s.start(one)
-	s.eventually("a new one is counted", func() bool { return count() == 1 })
-	if s.Cluster.pods.byKey[selection.Key{Service: "frontend", Namespace: "demo"}] == nil || len(s.Cluster.pods.byKey) != 4 {
-		t.Errorf("the index has %v", s.Cluster.pods.byKey)
+	s.eventually("a pod that is being deleted is not counted", func() bool { return count() == 0 })
+	s.addPods(first)
+	s.eventually("a new pod is counted", func() bool { return count() == 1 })
+	if values := s.Cluster.pods.pods.ListIndexFuncValues(bySelection); !slices.Contains(values, "frontend/demo") || len(values) != 4 {
+		t.Errorf("the index has %v", values)
 	}
 }
 
-// The index agrees with the rule of selection itself, whatever came and went.
+// The index selects the same pods as selection.Matches, after additions and deletions.
 func TestPodIndexAgreesWithSelection(t *testing.T) {
 	store := newPodStore(func() {}, func(podID) {})
 	var live []*metav1.PartialObjectMetadata
@@ -118,42 +117,48 @@ func TestPodIndexAgreesWithSelection(t *testing.T) {
 				}
 			}
 			key := selection.KeyOf(selector)
-			if got := len(store.selected(key)); got != want || store.count(key) != want {
-				t.Errorf("%v selects %d pods and counts %d, want %d", selector, got, store.count(key), want)
+			if got := len(store.selected(key)); got != want || store.selectedCount(key) != want {
+				t.Errorf("%v selects %d pods and counts %d, want %d", selector, got, store.selectedCount(key), want)
 			}
 		}
 	}
-	if err := store.Replace(nil, ""); err != nil || len(store.counts)+len(store.byKey)+len(store.inNamespace)+len(store.workloads)+len(store.pods) != 0 {
-		t.Errorf("an empty cluster leaves %v", store.counts)
+	if pods, workloads, _ := store.size(); pods != len(live) || workloads != 12 {
+		t.Errorf("%d pods of %d workloads, want %d of 12", pods, workloads, len(live))
+	}
+	if err := store.Replace(nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	if left := len(store.counts) + len(store.workloads) + len(store.pods.ListKeys()) + len(store.pods.ListIndexFuncValues(bySelection)) + len(store.pods.ListIndexFuncValues(byNamespace)); left != 0 {
+		t.Errorf("an empty cluster leaves %d entries: %v", left, store.counts)
 	}
 }
 
-// A pod that is no more is told of once, whether its end was seen or missed;
-// one that is only going is not.
-func TestPodsThatAreNoMoreAreToldOf(t *testing.T) {
-	var told []string
-	store := newPodStore(func() {}, func(id podID) { told = append(told, id.Name) })
-	seen, going, missed, stays := podOfDeployment("demo", "frontend", "1", nil), podOfDeployment("demo", "frontend", "2", nil),
+// A deleted pod is reported once, whether the watch delivered its deletion or
+// a later list lacks it. A pod that is still being deleted is not reported.
+func TestDeletedPodsAreReportedOnce(t *testing.T) {
+	var reported []string
+	store := newPodStore(func() {}, func(id podID) { reported = append(reported, id.Name) })
+	seen, terminating, missed, stays := podOfDeployment("demo", "frontend", "1", nil), podOfDeployment("demo", "frontend", "2", nil),
 		podOfDeployment("demo", "frontend", "3", nil), podOfDeployment("demo", "frontend", "4", nil)
-	if err := store.Replace([]any{seen, going, missed, stays}, ""); err != nil {
+	if err := store.Replace([]any{seen, terminating, missed, stays}, ""); err != nil {
 		t.Fatal(err)
 	}
 	now := metav1.Now()
-	going = going.DeepCopy()
-	going.DeletionTimestamp = &now
-	if err := errors.Join(store.Update(going), store.Delete(seen), store.Replace([]any{going, stays}, "")); err != nil {
+	terminating = terminating.DeepCopy()
+	terminating.DeletionTimestamp = &now
+	if err := errors.Join(store.Update(terminating), store.Delete(seen), store.Replace([]any{terminating, stays}, "")); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{seen.Name, missed.Name}; !slices.Equal(told, want) {
-		t.Errorf("told of %v, want %v", told, want)
+	if want := []string{seen.Name, missed.Name}; !slices.Equal(reported, want) {
+		t.Errorf("reported %v, want %v", reported, want)
 	}
 }
 
-// What a status shows is bounded; what it counts is not.
+// The status lists a bounded number of policies and pods, and counts all.
 func TestStatusIsBounded(t *testing.T) {
-	s := newStage(t, nil)
+	s := newFixture(t, nil)
 	for i := range 3 * api.MaxPodItems {
-		s.start(podOfDeployment("demo", "frontend", fmt.Sprint(i), nil))
+		s.addPods(podOfDeployment("demo", "frontend", fmt.Sprint(i), nil))
 	}
 	var policies []string
 	for i := range api.MaxPolicyItems + 10 {

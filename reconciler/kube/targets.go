@@ -1,23 +1,23 @@
 package kube
 
 import (
-	"slices"
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
-// targets knows the selectors of the policies served. One goroutine uses it.
+// targets indexes the policies served by their selectors. It is not safe for
+// concurrent use.
 type targets struct {
-	// set is what the rest was made of; nil before anything was served.
+	// set is the indexed set; nil before anything was served.
 	set *schema.Set
 	// byKey and inNamespace have no empty entries.
 	byKey       map[selection.Key]map[string]*schema.Policy
 	inNamespace map[string]map[selection.Key]struct{}
 }
 
-// update costs what changed since the set before.
+// update takes time by the number of policies that changed.
 func (t *targets) update(set *schema.Set) {
 	if set == nil || set == t.set {
 		return
@@ -30,26 +30,39 @@ func (t *targets) update(set *schema.Set) {
 	}
 	for _, change := range schema.Diff(before, set) {
 		if change.Old != nil {
-			key := selection.KeyOf(change.Old.Policy.Spec.Selector)
-			if delete(t.byKey[key], change.Name); len(t.byKey[key]) == 0 {
-				delete(t.byKey, key)
-				take(t.inNamespace, key.Namespace, key)
-			}
+			t.remove(change.Name, selection.KeyOf(change.Old.Policy.Spec.Selector))
 		}
 		if change.New != nil {
-			key := selection.KeyOf(change.New.Policy.Spec.Selector)
-			if t.byKey[key] == nil {
-				t.byKey[key] = map[string]*schema.Policy{}
-				put(t.inNamespace, key.Namespace, key)
-			}
-			t.byKey[key][change.Name] = change.New.Policy
+			t.add(change.Name, change.New.Policy)
 		}
 	}
 	t.set = set
 }
 
-// live says whether a policy with that selector has not ended.
-func (t *targets) live(key selection.Key, now time.Time) bool {
+func (t *targets) add(name string, policy *schema.Policy) {
+	key := selection.KeyOf(policy.Spec.Selector)
+	if t.byKey[key] == nil {
+		t.byKey[key] = map[string]*schema.Policy{}
+	}
+	t.byKey[key][name] = policy
+	if t.inNamespace[key.Namespace] == nil {
+		t.inNamespace[key.Namespace] = map[selection.Key]struct{}{}
+	}
+	t.inNamespace[key.Namespace][key] = struct{}{}
+}
+
+func (t *targets) remove(name string, key selection.Key) {
+	if delete(t.byKey[key], name); len(t.byKey[key]) > 0 {
+		return
+	}
+	delete(t.byKey, key)
+	if delete(t.inNamespace[key.Namespace], key); len(t.inNamespace[key.Namespace]) == 0 {
+		delete(t.inNamespace, key.Namespace)
+	}
+}
+
+// active says whether a policy with this selector has not expired.
+func (t *targets) active(key selection.Key, now time.Time) bool {
 	for _, policy := range t.byKey[key] {
 		if !policy.Expired(now) {
 			return true
@@ -58,24 +71,29 @@ func (t *targets) live(key selection.Key, now time.Time) bool {
 	return false
 }
 
-// anyOf says whether a live policy targets one of the workloads.
-func (t *targets) anyOf(workloads []selection.Workload, now time.Time) bool {
-	return slices.ContainsFunc(workloads, func(workload selection.Workload) bool {
-		return slices.ContainsFunc(workload.Keys(), func(key selection.Key) bool { return t.live(key, now) })
-	})
+// anyOf says whether an active policy targets one of the workloads.
+func (t *targets) anyOf(workloads map[selection.Workload]bool, now time.Time) bool {
+	for workload := range workloads {
+		for _, key := range workload.Keys() {
+			if t.active(key, now) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
-// names says whether a live policy's selector is for that namespace and no other.
-func (t *targets) names(namespace string, now time.Time) bool {
+// anyNames says whether an active policy names this namespace in its selector.
+func (t *targets) anyNames(namespace string, now time.Time) bool {
 	for key := range t.inNamespace[namespace] {
-		if t.live(key, now) {
+		if t.active(key, now) {
 			return true
 		}
 	}
 	return false
 }
 
-// mayReach says whether a live policy's selector allows for workloads of that namespace.
+// mayReach says whether an active policy's selector allows for workloads of this namespace.
 func (t *targets) mayReach(namespace string, now time.Time) bool {
-	return t.names(namespace, now) || t.names(schema.Any, now)
+	return t.anyNames(namespace, now) || t.anyNames(schema.Any, now)
 }

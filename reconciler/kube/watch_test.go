@@ -12,9 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// Against a present API server client-go lists by a watch, and lists as such
-// only where that fails: a list that failed is made up for by the next watch.
-func TestAWatchThatListsEndsAListsProblem(t *testing.T) {
+// client-go gets the first list from a watch if the API server supports that.
+// A success of such a watch clears the failure of an earlier list.
+func TestWatchListClearsFailedList(t *testing.T) {
 	var up atomic.Bool
 	c := New(Clients{})
 	c.RetryMin, c.RetryMax = 1, 1
@@ -26,10 +26,10 @@ func TestAWatchThatListsEndsAListsProblem(t *testing.T) {
 	}
 	watches := func(_ context.Context, options metav1.ListOptions) (watch.Interface, error) {
 		if !up.Load() {
-			return watch.NewEmptyWatch(), nil // what client-go gives where nobody answers
+			return watch.NewEmptyWatch(), nil // as client-go does if the API server does not answer
 		}
 		if options.SendInitialEvents == nil || !*options.SendInitialEvents {
-			t.Error("the watch is none that lists")
+			t.Error("the watch does not request the initial list")
 		}
 		stream := watch.NewFakeWithChanSize(1, false)
 		stream.Action(watch.Bookmark, &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
@@ -38,38 +38,38 @@ func TestAWatchThatListsEndsAListsProblem(t *testing.T) {
 	}
 	go func() {
 		defer close(done)
-		c.follow(ctx, "pods", nil, &metav1.PartialObjectMetadata{}, c.pods, list, watches)
+		c.reflect(ctx, "pods", nil, &metav1.PartialObjectMetadata{}, c.pods, list, watches)
 	}()
-	eventually(t, "both are a problem", func() bool { return c.problems.about("list pods") && c.problems.about("watch pods") })
+	eventually(t, "both are a problem", func() bool { return c.problems.any("list pods") && c.problems.any("watch pods") })
 	up.Store(true)
 	eventually(t, "pods are known", func() bool { _, _, known := c.pods.size(); return known })
-	eventually(t, "neither is a problem", func() bool { return !c.problems.about("list pods", "watch pods") })
+	eventually(t, "neither is a problem", func() bool { return !c.problems.any("list pods", "watch pods") })
 }
 
-// The answer to a write may come after the watch has told of what came later:
-// then the watch is right, and tells it once only.
-func TestAnAnswerToAWriteOverrulesNoWatch(t *testing.T) {
+// The answer to a write may arrive after a later event of the watch: then the
+// event counts, because the watch sends it only once.
+func TestLateAnswerToAWriteIsIgnored(t *testing.T) {
 	object := pluginObject("demo", "by-hand", nil)
-	home, err := parseHome(DefaultControlPlane)
+	home, err := parseControlPlane(DefaultControlPlane)
 	if err != nil {
 		t.Fatal(err)
 	}
 	known := func(s *pluginStore) int { list, _ := s.list(); return len(list) }
 	s := newPluginStore(func() *url.URL { return home }, func() {})
-	told := s.told()
-	s.wrote(object, told)
+	events := s.eventCount()
+	s.setWritten(object, events)
 	if known(s) != 1 {
-		t.Fatal("what was written is not known before the watch tells of it")
+		t.Fatal("the written object is unknown before its event")
 	}
 	if err := s.Delete(object); err != nil {
 		t.Fatal(err)
 	}
-	told = s.told()
+	events = s.eventCount()
 	if err := errors.Join(s.Add(object), s.Delete(object)); err != nil {
 		t.Fatal(err)
 	}
-	s.wrote(object, told)
+	s.setWritten(object, events)
 	if known(s) != 0 {
-		t.Error("what was made, and then deleted, is taken to be there")
+		t.Error("the deleted object is stored")
 	}
 }

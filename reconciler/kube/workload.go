@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The labels and annotations that say what a pod belongs to and whether it has a sidecar.
+// Labels and annotations of a pod that tell its workload and whether it has a sidecar.
 const (
 	labelWorkload         = "service.istio.io/workload-name"
 	labelTemplateHash     = "pod-template-hash"
@@ -18,12 +18,12 @@ const (
 
 // WorkloadName is the WORKLOAD_NAME of a pod's sidecar, by the rules of
 // Istio's injector (GetDeployMetaFromPod in its pkg/kube, and the injection
-// template): the label service.istio.io/workload-name wins; else it is what
-// controls the pod, with a Deployment's ReplicaSet and a CronJob's Job taken
-// back to those by their names. A pod that somebody named stands for itself;
-// one that nothing controls and whose name was generated has none, for it gets
-// that name after the injector: its filter knows no service and has wildcard
-// policies only. The labels app and canonical-name have no part in it.
+// template). It is the label service.istio.io/workload-name, if present; else
+// the name of the pod's controller, or of the Deployment or CronJob that the
+// controller's name derives from. A pod whose name was not generated is its
+// own workload. A pod with a generated name and no controller has none,
+// because it gets its name after injection: its filter selects wildcard
+// policies only. The labels app and canonical-name are not used.
 func WorkloadName(pod *metav1.ObjectMeta) string {
 	if name := pod.Labels[labelWorkload]; name != "" {
 		return name
@@ -47,14 +47,15 @@ func WorkloadName(pod *metav1.ObjectMeta) string {
 			return config
 		}
 	case "Job":
-		return cronJob(owner.Name)
+		return cronJobName(owner.Name)
 	}
 	return owner.Name
 }
 
-// cronJob is the CronJob that made a Job, or the Job: one that ends in a
-// minute's or second's number, of eight to ten digits, was made at that time.
-func cronJob(job string) string {
+// cronJobName is the name of the CronJob that created a Job, or the Job's name
+// if none did. A CronJob appends the scheduled time to the name, in minutes or
+// seconds since 1970, which has eight to ten digits.
+func cronJobName(job string) string {
 	at := strings.LastIndexByte(job, '-')
 	if at < 1 {
 		return job
@@ -66,5 +67,5 @@ func cronJob(job string) string {
 	return job[:at]
 }
 
-// podID names a pod, for filters know no more of it.
+// podID identifies a pod by namespace and name: filters do not report its UID.
 type podID = types.NamespacedName

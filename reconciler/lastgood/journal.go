@@ -13,14 +13,14 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// magic begins every journal, and names its format.
+// magic is the start of every journal and identifies its format.
 const magic = "hfi last good 1\n"
 
-// A record is its length (4 bytes), its CRC-32C (4 bytes), both little
-// endian and of what follows: a kind (1 byte) and a body.
+// A record is a length (4 bytes), a CRC-32C (4 bytes), a kind (1 byte) and a
+// body. Length and CRC are little endian and cover the kind and the body.
 const (
 	frameSize = 8
-	// maxRecord is far more than a policy can take in etcd.
+	// maxRecord is in bytes. A policy in etcd is far smaller.
 	maxRecord = 16 << 20
 )
 
@@ -30,7 +30,7 @@ const (
 	kindPut = 'P'
 	// kindDelete: a policy's name.
 	kindDelete = 'D'
-	// kindHead: a headRecord in JSON. It makes the records before it count.
+	// kindHead: a headRecord in JSON. It commits the records before it.
 	kindHead = 'H'
 )
 
@@ -41,7 +41,7 @@ type headRecord struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// appendState appends what leads from one set to a state.
+// appendState appends the records that change a set to a state's, and its head.
 func appendState(text []byte, from *schema.Set, to *reconciler.State) []byte {
 	for _, change := range schema.Diff(from, to.Set) {
 		if change.New == nil {
@@ -52,7 +52,7 @@ func appendState(text []byte, from *schema.Set, to *reconciler.State) []byte {
 	}
 	head, err := json.Marshal(headRecord{Head: to.Head, Revision: to.Revision.String()})
 	if err != nil {
-		panic(fmt.Sprintf("encoding a head: %v", err)) // Strings, numbers and a time: nothing that can fail.
+		panic(fmt.Sprintf("encoding a head: %v", err)) // Cannot happen: it has only strings, numbers and a time.
 	}
 	return appendRecord(text, kindHead, head)
 }
@@ -67,7 +67,7 @@ func appendRecord(text []byte, kind byte, body []byte) []byte {
 	return text
 }
 
-// encodeEntry writes the origin as it is, since a path in git may hold any byte.
+// encodeEntry encodes the origin as bytes, because a path in git may have any byte.
 func encodeEntry(entry *schema.Entry) []byte {
 	body := appendString(nil, entry.Origin.File)
 	body = binary.AppendUvarint(body, uint64(max(entry.Origin.Line, 0)))
@@ -87,7 +87,7 @@ func decodeEntry(body []byte) (*schema.Entry, error) {
 		return nil, errors.New("a policy's origin is cut off")
 	}
 	if line, body, ok = cutNumber(body); !ok || line > 1<<31 {
-		return nil, errors.New("a policy's line is no number")
+		return nil, errors.New("a policy's line is not a number")
 	}
 	origin.Line = int(line)
 	if origin.Commit, body, ok = cutString(body); !ok {
@@ -116,20 +116,21 @@ func cutString(body []byte) (string, []byte, bool) {
 	return string(body[:length]), body[length:], true
 }
 
-// replayed is what a journal holds up to its last verified head.
+// replayed is the content of a journal up to its last valid head, with the
+// offsets after that head (good) and after the first (base).
 type replayed struct {
 	state      *reconciler.State
 	good, base int64
 }
 
-// replay reads a journal up to its end, or to the first thing wrong with it,
-// which is the error.
+// replay reads a journal up to its end or its first defect. With a defect it
+// returns an error and the last valid state before it, if any.
 func replay(file io.Reader) (replayed, error) {
 	var result replayed
 	reader := bufio.NewReaderSize(file, 1<<16)
 	start := make([]byte, len(magic))
 	if _, err := io.ReadFull(reader, start); err != nil || string(start) != magic {
-		return result, fmt.Errorf("it is no journal of this format")
+		return result, fmt.Errorf("the file is not a journal of this format")
 	}
 	set := schema.NewSet()
 	edits := map[string]*schema.Entry{}
@@ -137,7 +138,7 @@ func replay(file io.Reader) (replayed, error) {
 		payload, err := readRecord(reader)
 		if errors.Is(err, io.EOF) {
 			if len(edits) > 0 || result.state == nil {
-				return result, fmt.Errorf("byte %d: it ends before its head", offset)
+				return result, fmt.Errorf("byte %d: the journal ends before its head", offset)
 			}
 			return result, nil
 		}
@@ -167,7 +168,7 @@ func replay(file io.Reader) (replayed, error) {
 			}
 			result.state, result.good = state, next
 		default:
-			return result, fmt.Errorf("byte %d: a record of unknown kind %q", offset, kind)
+			return result, fmt.Errorf("byte %d: a record has the unknown kind %q", offset, kind)
 		}
 		offset = next
 	}
@@ -186,7 +187,7 @@ func applyEdits(set *schema.Set, edits map[string]*schema.Entry) *schema.Set {
 	return set.With(puts, deletes)
 }
 
-// verifiedState is the state that a head record makes of a set, if it has the head's digest.
+// verifiedState returns the state of a head record and a set. The set must have the head's digest.
 func verifiedState(body []byte, set *schema.Set) (*reconciler.State, error) {
 	var record headRecord
 	if err := json.Unmarshal(body, &record); err != nil {
@@ -197,12 +198,12 @@ func verifiedState(body []byte, set *schema.Set) (*reconciler.State, error) {
 		return nil, fmt.Errorf("reading a head: %w", err)
 	}
 	if record.Head.Digest != set.Digest() || record.Head.Count != set.Len() {
-		return nil, fmt.Errorf("the set of commit %.12s has the digest %s and not %.80s", record.Head.Commit, set.Digest(), record.Head.Digest)
+		return nil, fmt.Errorf("the set of commit %.12s has the digest %s instead of %.80s", record.Head.Commit, set.Digest(), record.Head.Digest)
 	}
 	return &reconciler.State{Head: record.Head, Set: set, Revision: revision}, nil
 }
 
-// readRecord gives a record's kind and body. io.EOF means that there is no more.
+// readRecord returns a record's kind and body, or io.EOF at the end.
 func readRecord(reader *bufio.Reader) ([]byte, error) {
 	var frame [frameSize]byte
 	if n, err := io.ReadFull(reader, frame[:]); err != nil {
@@ -213,9 +214,9 @@ func readRecord(reader *bufio.Reader) ([]byte, error) {
 	}
 	length := binary.LittleEndian.Uint32(frame[:])
 	if length == 0 || length > maxRecord {
-		return nil, fmt.Errorf("a record claims %d bytes", length)
+		return nil, fmt.Errorf("a record has the invalid length %d", length)
 	}
-	// Grown as it is read: a false length costs no more than the file has.
+	// ReadAll grows the buffer as it reads, so a wrong length costs no more memory than the file's size.
 	payload, err := io.ReadAll(io.LimitReader(reader, int64(length)))
 	if err != nil || uint32(len(payload)) != length {
 		return nil, errors.New("a record is cut off")

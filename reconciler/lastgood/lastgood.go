@@ -1,13 +1,13 @@
 // Package lastgood keeps the last verified set of policies in the daemon's
 // data folder: reconciler.LastGood on disk.
 //
-// It is one file, a journal of records: the policies that were put and
-// deleted since the record of the head before, then the head itself, with
-// its digest. Every record has a checksum, and a state counts only when it
-// is followed by its head and has the head's digest. So whatever a crash or
-// a bad disk leaves of the file's end, what is before it still loads, and
-// saving costs what has changed. Where the changes outgrow the set, the
-// journal is written anew beside the old one and takes its place.
+// It is one file, a journal of records: the policies that were put and deleted
+// since the previous head, then the new head with its digest. Every record has
+// a checksum, and a state is valid only if its head follows it and has its
+// digest. So after a crash or disk error that damages the end of the file, the
+// state before still loads, and a save writes only what changed. When the
+// changes outgrow the set, a new journal with the current state replaces the
+// old one.
 package lastgood
 
 import (
@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -28,40 +29,40 @@ const (
 	DefaultSlack = 1 << 20
 )
 
-// Store is a journal in a folder that the caller has locked.
+// Store keeps a journal in a folder. The caller must have locked the data folder.
 type Store struct {
-	// Folder is made by the first Save.
+	// Folder is created by the first Save.
 	Folder string
-	// Slack is how many bytes of changes a journal may hold beyond the size that it was begun with.
+	// Slack is how many bytes a journal may exceed twice its initial size before it is rewritten.
 	Slack int64
 
 	logger *slog.Logger
-	// syncFolder makes a folder's entries survive a crash; a test's may fail.
-	syncFolder func(path string) error
+	// writeFile is datadir.WriteFile, or a test's that fails.
+	writeFile func(path string, content []byte) error
 
 	mu sync.Mutex
-	// loaded says that the fields below tell what the file holds.
+	// loaded is set once the fields below describe the file.
 	loaded bool
 	state  *reconciler.State
-	// good is the length of the journal up to its last verified head; what
-	// follows is dropped by the next Save.
+	// good is the length of the journal up to its last valid head. The next Save
+	// overwrites what follows.
 	good int64
-	// base is the length at the journal's first head.
+	// base is the length of the journal up to its first head.
 	base int64
-	// doubtful says that the last Save failed, and the file must be written anew.
-	doubtful bool
+	// writeOutcomeUnknown is set if the last Save failed: the next must rewrite the file.
+	writeOutcomeUnknown bool
 }
 
-// New keeps the last good set in a folder.
+// New returns a Store with default tunables.
 func New(folder string, logger *slog.Logger) *Store {
-	return &Store{Folder: folder, Slack: DefaultSlack, logger: logger, syncFolder: syncFolder}
+	return &Store{Folder: folder, Slack: DefaultSlack, logger: logger, writeFile: datadir.WriteFile}
 }
 
 func (s *Store) path() string { return filepath.Join(s.Folder, "journal") }
 
-// Load gives the last state that verifies, or nil if there is none. It
-// returns an error only when there is a journal, and nothing in it verifies.
-// The disk is read until there is a state, and then no more.
+// Load returns the last valid state, or nil if there is no journal. It returns
+// an error if the journal has no valid state. Once there is a state, Load does
+// not read the disk again.
 func (s *Store) Load() (*reconciler.State, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,39 +73,39 @@ func (s *Store) Load() (*reconciler.State, error) {
 }
 
 func (s *Store) load() (*reconciler.State, error) {
-	s.state, s.good, s.base, s.loaded, s.doubtful = nil, 0, 0, true, false
+	s.state, s.good, s.base, s.loaded, s.writeOutcomeUnknown = nil, 0, 0, true, false
 	file, err := os.Open(s.path())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		s.doubtful = true
+		s.writeOutcomeUnknown = true
 		return nil, fmt.Errorf("opening the last good set: %w", err)
 	}
 	defer file.Close()
 	result, err := replay(file)
 	s.state, s.good, s.base = result.state, result.good, result.base
 	if err != nil && result.state == nil {
-		return nil, fmt.Errorf("the last good set in %s cannot be used; it is written anew with the next one: %w", s.path(), err)
+		return nil, fmt.Errorf("the last good set in %s is invalid; the next save replaces it: %w", s.path(), err)
 	}
 	if err != nil {
-		s.logger.Warn("the end of the last good set on disk is damaged; what is before it is used",
-			"file", s.path(), "at_byte", result.good, "commit", result.state.Head.Commit, "error", err)
+		s.logger.Warn("the end of the last good set on disk is damaged; the state before it is used",
+			"file", s.path(), "offset_bytes", result.good, "commit", result.state.Head.Commit, "error", err)
 	}
 	return s.state, nil
 }
 
-// Save keeps a state. It returns once the state would survive a crash; when
-// it fails, the state before can still be loaded.
+// Save stores a state. When it returns nil, the state survives a crash. When it
+// fails, the previous state can still be loaded.
 func (s *Store) Save(state *reconciler.State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.loaded {
-		// What cannot be read is about to be replaced.
+		// A journal that cannot be read is replaced below.
 		_, _ = s.load()
 	}
 	var err error
-	if s.state == nil || s.doubtful {
+	if s.state == nil || s.writeOutcomeUnknown {
 		err = s.rewrite(state)
 	} else {
 		changes := appendState(nil, s.state.Set, state)
@@ -115,14 +116,14 @@ func (s *Store) Save(state *reconciler.State) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("keeping the last good set: %w", err)
+		return fmt.Errorf("saving the last good set: %w", err)
 	}
 	return nil
 }
 
-// extend appends to the journal, over whatever follows its last verified head.
+// extend appends to the journal after its last valid head.
 func (s *Store) extend(state *reconciler.State, changes []byte) error {
-	s.doubtful = true
+	s.writeOutcomeUnknown = true
 	file, err := os.OpenFile(s.path(), os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -132,60 +133,33 @@ func (s *Store) extend(state *reconciler.State, changes []byte) error {
 		return err
 	}
 	if _, err := file.WriteAt(changes, s.good); err != nil {
-		// The half-written end would be passed over; without it the file is as it was.
+		// Load would ignore the incomplete end; remove it nevertheless.
 		return errors.Join(err, file.Truncate(s.good))
 	}
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	s.state, s.good, s.doubtful = state, s.good+int64(len(changes)), false
+	s.state, s.good, s.writeOutcomeUnknown = state, s.good+int64(len(changes)), false
 	return nil
 }
 
-// rewrite writes a journal of nothing but this state, and puts it in place at once.
+// rewrite replaces the journal with one that has only this state.
 func (s *Store) rewrite(state *reconciler.State) error {
-	// From the renaming on the file may be the new one, though this fails.
-	s.doubtful = true
+	// If this fails, the file may be the old one or the new one.
+	s.writeOutcomeUnknown = true
 	if err := os.MkdirAll(s.Folder, 0o700); err != nil {
 		return err
 	}
 	text := appendState([]byte(magic), schema.NewSet(), state)
-	temporary := s.path() + ".tmp"
-	if err := writeSynced(temporary, text); err != nil {
-		return errors.Join(err, os.Remove(temporary))
-	}
-	if err := os.Rename(temporary, s.path()); err != nil {
+	if err := s.writeFile(s.path(), text); err != nil {
 		return err
 	}
-	if err := s.syncFolder(s.Folder); err != nil {
+	// The folder may have been created above.
+	if err := datadir.SyncFolder(filepath.Dir(s.Folder)); err != nil {
 		return err
 	}
-	// The folder itself may be new.
-	if err := s.syncFolder(filepath.Dir(s.Folder)); err != nil {
-		return err
-	}
-	s.state, s.good, s.base, s.doubtful = state, int64(len(text)), int64(len(text)), false
+	s.state, s.good, s.base, s.writeOutcomeUnknown = state, int64(len(text)), int64(len(text)), false
 	return nil
-}
-
-func writeSynced(path string, text []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	return errors.Join(err, file.Close())
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }
 
 var _ reconciler.LastGood = (*Store)(nil)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ func entry(t testing.TB, name string, delay int) *schema.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path as git may have it: no UTF-8, and a newline.
+	// git allows paths that are not UTF-8 or have a newline.
 	return schema.NewEntry(policy, schema.Origin{File: "policies/\xff\n" + name + ".yaml", Line: delay, Commit: "c1"})
 }
 
@@ -45,7 +46,7 @@ func mustSave(t testing.TB, s *Store, state *reconciler.State) {
 	}
 }
 
-// same compares all that a state says, origins included.
+// same compares states, with their policies' origins.
 func same(a, b *reconciler.State) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -62,7 +63,7 @@ func load(t testing.TB, folder string) *reconciler.State {
 	return loaded
 }
 
-// What was saved is what a restart loads, an empty set included.
+// After a restart Load returns the saved state, an empty set too.
 func TestLoadGivesWhatWasSaved(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "last-good")
 	if loaded := load(t, folder); loaded != nil {
@@ -86,8 +87,8 @@ func TestLoadGivesWhatWasSaved(t *testing.T) {
 	}
 }
 
-// A save costs what changed, and the journal does not grow without bound.
-func TestSaveCostsWhatChangedAndTheJournalStaysBounded(t *testing.T) {
+// A save writes only what changed, and the size of the journal is bounded.
+func TestSaveWritesChangesAndTheJournalIsBounded(t *testing.T) {
 	folder := t.TempDir()
 	s := New(folder, quiet())
 	s.Slack = 100
@@ -110,12 +111,12 @@ func TestSaveCostsWhatChangedAndTheJournalStaysBounded(t *testing.T) {
 		}
 		rewritten = rewritten || after < before
 	}
-	// A set that is written anew is a little larger by then: its numbers have more digits.
+	// A rewritten set is a little larger, because its numbers have more digits.
 	if !rewritten || largest > 2*(base+base/10)+s.Slack {
-		t.Errorf("begun with %d bytes, the journal grew to %d (rewritten: %v)", base, largest, rewritten)
+		t.Errorf("the journal grew from %d bytes to %d (rewritten: %v)", base, largest, rewritten)
 	}
 	if loaded := load(t, folder); !same(loaded, state(451, set)) {
-		t.Error("the last of many states is not what is loaded")
+		t.Error("Load does not return the last of many states")
 	}
 }
 
@@ -128,7 +129,7 @@ func size(t testing.TB, folder string) int64 {
 	return info.Size()
 }
 
-// journal saves three states and gives the file, and the file's length after each.
+// journal saves three states, and returns the file and its length after each.
 func journal(t testing.TB) ([]byte, []*reconciler.State, []int64) {
 	folder := t.TempDir()
 	s := New(folder, quiet())
@@ -151,7 +152,7 @@ func journal(t testing.TB) ([]byte, []*reconciler.State, []int64) {
 	return text, states, ends
 }
 
-// loadText loads a journal, and shows, now and then, that the store can go on from there.
+// loadText loads a journal. For some it also checks that the store can save and load afterwards.
 func loadText(t *testing.T, text []byte) (*reconciler.State, error) {
 	t.Helper()
 	folder := t.TempDir()
@@ -166,13 +167,13 @@ func loadText(t *testing.T, text []byte) (*reconciler.State, error) {
 	next := state(99, schema.NewSet(entry(t, "z", 9)))
 	mustSave(t, s, next)
 	if again := load(t, folder); !same(again, next) {
-		t.Fatalf("after damage, what is saved next is not what is loaded: %+v", again)
+		t.Fatalf("after damage, Load does not return the next saved state: %+v", again)
 	}
 	return loaded, err
 }
 
-// Cut off at any byte, the journal gives the last state that was whole by then.
-func TestTruncatedAnywhereTheStateBeforeLoads(t *testing.T) {
+// A journal that is truncated at any byte loads the last complete state before it.
+func TestTruncatedJournalLoadsTheStateBefore(t *testing.T) {
 	text, states, ends := journal(t)
 	for cut := range len(text) {
 		var want *reconciler.State
@@ -191,8 +192,8 @@ func TestTruncatedAnywhereTheStateBeforeLoads(t *testing.T) {
 	}
 }
 
-// With any bit flipped, what loads is one of the states that were saved, or nothing.
-func TestAnyFlippedBitIsNoticed(t *testing.T) {
+// A journal with any bit flipped loads a state that was saved before that bit, or none.
+func TestFlippedBitIsDetected(t *testing.T) {
 	text, states, ends := journal(t)
 	for at := range len(text) {
 		flipped := bytes.Clone(text)
@@ -209,8 +210,8 @@ func TestAnyFlippedBitIsNoticed(t *testing.T) {
 	}
 }
 
-// Records whose checksums are right and whose set is not the head's are no state.
-func TestASetWithoutItsHeadsDigestIsNoState(t *testing.T) {
+// Records with valid checksums are no state if their set differs from the head's digest.
+func TestSetWithoutItsHeadsDigestIsNoState(t *testing.T) {
 	good := state(1, schema.NewSet(entry(t, "a", 1)))
 	text := appendState([]byte(magic), schema.NewSet(), good)
 	bad := state(2, schema.NewSet(entry(t, "a", 1), entry(t, "b", 2)))
@@ -226,19 +227,19 @@ func TestASetWithoutItsHeadsDigestIsNoState(t *testing.T) {
 	}
 }
 
-// asFullDisk tells a run of this test binary that it is the child that runs out of room.
+// asFullDisk marks a run of this test binary as the child process with the full disk.
 const asFullDisk = "HFI_TEST_FULL_DISK"
 
-// A full disk is an error, and the state before stays. A limit on the size of
-// files stands in for the disk: the write is cut short in the same way. It
-// holds for a whole process, the test's log included, and so a child bears it.
+// A full disk is an error, and the previous state can still be loaded. A limit
+// on the size of files simulates the disk. It applies to a whole process, with
+// the test's log, so a child process runs the test.
 func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
 	if os.Getenv(asFullDisk) == "" {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		child.Env = append(os.Environ(), asFullDisk+"=1")
 		out, err := child.CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-			t.Fatalf("the child with a full disk: %v\n%s", err, out)
+			t.Fatalf("the child process: %v\n%s", err, out)
 		}
 		return
 	}
@@ -268,27 +269,28 @@ func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
 	after := state(3, schema.NewSet(entry(t, "c", 3)))
 	mustSave(t, s, after)
 	if loaded := load(t, folder); !same(loaded, after) {
-		t.Errorf("once there is room again: loaded %+v", loaded)
+		t.Errorf("once there is space again: loaded %+v", loaded)
 	}
 }
 
-// When a journal that grew too long was written anew, and the
-// folder cannot be synced, nobody knows which of the two a crash leaves. What
-// is saved afterwards is not appended as if it were the old one.
-func TestWhatIsSavedAfterAFailedRewriteIsKept(t *testing.T) {
+// If a journal was rewritten and the folder cannot be synced, either journal may
+// be in place. The next save does not append to it as if it were the old one.
+func TestSaveAfterAFailedRewrite(t *testing.T) {
 	folder := t.TempDir()
 	s := New(folder, quiet())
 	s.Slack = 100
 	mustSave(t, s, state(1, schema.NewSet(entry(t, "a", 1))))
-	s.syncFolder = func(string) error { return errors.New("the disk has a moment") }
+	s.writeFile = func(path string, content []byte) error {
+		return errors.Join(datadir.WriteFile(path, content), errors.New("the folder cannot be synced"))
+	}
 	large := schema.NewSet()
 	for i := range 20 {
 		large = large.With([]*schema.Entry{entry(t, fmt.Sprintf("p%d", i), 1)}, nil)
 	}
 	if err := s.Save(state(2, large)); err == nil {
-		t.Fatal("the journal was not written anew, or the failure not told")
+		t.Fatal("the journal was not rewritten, or the failure was not reported")
 	}
-	s.syncFolder = syncFolder
+	s.writeFile = datadir.WriteFile
 	want := state(3, schema.NewSet(entry(t, "a", 2)))
 	mustSave(t, s, want)
 	if loaded := load(t, folder); !same(loaded, want) {
@@ -296,7 +298,7 @@ func TestWhatIsSavedAfterAFailedRewriteIsKept(t *testing.T) {
 	}
 }
 
-// Bad input neither panics nor takes memory that it does not have.
+// Invalid input causes no panic and no allocation beyond its size.
 func FuzzLoad(f *testing.F) {
 	text, _, _ := journal(f)
 	f.Add(text)
@@ -308,9 +310,9 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal("neither a state nor an error")
 		}
 		if result.state != nil && result.state.Head.Digest != result.state.Set.Digest() {
-			t.Fatal("a state that does not verify")
+			t.Fatal("an invalid state")
 		}
-		// Records with right checksums reach what is behind them.
+		// Arbitrary bodies in records with valid checksums reach the decoders.
 		_, _ = replay(io.MultiReader(bytes.NewReader([]byte(magic)), bytes.NewReader(appendRecord(nil, kindPut, text)), bytes.NewReader(appendRecord(nil, kindHead, text))))
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// What was loaded or saved is known: the disk is not read again.
+// Load reads the disk once only.
 func TestLoadReadsOnce(t *testing.T) {
 	folder := t.TempDir()
 	want := state(1, schema.NewSet(entry(t, "a", 1)))

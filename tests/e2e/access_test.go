@@ -118,7 +118,7 @@ func TestRemoteOverSSH(t *testing.T) {
 	server := gittest.ServeSSH(t, repo)
 	hosts, key := filepath.Join(t.TempDir(), "known_hosts"), filepath.Join(t.TempDir(), "id")
 	put(t, hosts, textOf(t, server.OtherHostsFile))
-	put(t, key, textOf(t, server.StrangerKeyFile))
+	put(t, key, textOf(t, server.RefusedKeyFile))
 	d := hfidtest.New(t, server.URL, "--git-ssh-key-file", key, "--git-known-hosts-file", hosts, "--interval", "1s", "--log-level", "debug")
 	d.Start()
 	seeStatus(t, d, "another host", refusedBy("HostKeyChanged"))
@@ -129,7 +129,7 @@ func TestRemoteOverSSH(t *testing.T) {
 	second := commit(repo, "Two", files(500, "a", "b"))
 	seeStatus(t, d, "a push that nobody told of", synced(second, 2))
 	var secrets []string
-	for line := range strings.Lines(textOf(t, server.KeyFile) + textOf(t, server.StrangerKeyFile)) {
+	for line := range strings.Lines(textOf(t, server.KeyFile) + textOf(t, server.RefusedKeyFile)) {
 		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "-----") {
 			secrets = append(secrets, line)
 		}

@@ -10,41 +10,42 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/testtool"
 	"golang.org/x/sync/errgroup"
 )
 
-// patience bounds each thing that the demo waits for.
-const patience = 60 * time.Second
+// waitLimit bounds each wait.
+const waitLimit = 60 * time.Second
 
-// stage is everything that runs, and the folder that all of it is in.
-type stage struct {
-	// root is the checkout's folder; folder the demo's own; work the clone to commit in.
+// demo is the running processes and their folder.
+type demo struct {
+	// root is the checkout, folder the demo's own folder, and work the clone for commits.
 	root, folder, work string
-	// url is the daemon's, etcd the address of its etcd.
+	// url is the daemon's URL, and etcd the client address of its etcd.
 	url, etcd string
 	daemon    *daemon
 	upstream  *envoytest.Upstream
 	sidecars  []*sidecar
 }
 
-// sidecar is an Envoy in front of an instance of a service.
+// sidecar is an Envoy with the filter for an instance of a service.
 type sidecar struct {
 	service, pod string
 	envoy        *envoytest.Envoy
 }
 
-func (s *stage) frontends() []*sidecar { return s.sidecars[:3] }
-func (s *stage) catalogs() []*sidecar  { return s.sidecars[3:] }
+func (s *demo) frontends() []*sidecar { return s.sidecars[:3] }
+func (s *demo) catalogs() []*sidecar  { return s.sidecars[3:] }
 
-// open starts everything. What it returns is to be closed even with an error.
-func open(ctx context.Context, folder string) (*stage, error) {
-	s := &stage{root: testtool.Root(), folder: folder, work: filepath.Join(folder, "work")}
+// open starts everything. The caller must close the result even after an error.
+func open(ctx context.Context, folder string) (*demo, error) {
+	s := &demo{root: testtool.Root(), folder: folder, work: filepath.Join(folder, "work")}
 	if err := s.makeRepository(ctx); err != nil {
-		return s, fmt.Errorf("making the policy repository: %w", err)
+		return s, fmt.Errorf("creating the policy repository: %w", err)
 	}
-	// Port 8080 is what the documentation says; the demo must not fail for it.
+	// Port 8080 as in the documentation, or another if it is taken.
 	var err error
 	if s.daemon, err = s.startDaemon(ctx, "127.0.0.1:8080"); err != nil && ctx.Err() == nil {
 		s.daemon, err = s.startDaemon(ctx, "127.0.0.1:0")
@@ -52,7 +53,7 @@ func open(ctx context.Context, folder string) (*stage, error) {
 	if err != nil {
 		return s, fmt.Errorf("starting the daemon: %w", err)
 	}
-	etcd, err := os.ReadFile(filepath.Join(folder, "data", "etcd-client-address"))
+	etcd, err := os.ReadFile(datadir.Folder(filepath.Join(folder, "data")).EtcdAddress())
 	if err != nil {
 		return s, err
 	}
@@ -64,8 +65,8 @@ func open(ctx context.Context, folder string) (*stage, error) {
 		s.sidecars = append(s.sidecars, &sidecar{service: pod[:strings.Index(pod, "-")], pod: pod})
 	}
 	var group errgroup.Group
-	for _, one := range s.sidecars {
-		group.Go(func() error { return s.startSidecar(one) })
+	for _, sidecar := range s.sidecars {
+		group.Go(func() error { return s.startSidecar(sidecar) })
 	}
 	if err := group.Wait(); err != nil {
 		return s, err
@@ -74,9 +75,9 @@ func open(ctx context.Context, folder string) (*stage, error) {
 	return s, err
 }
 
-// makeRepository is a bare repository with the example policies, but for the
-// one that the demo pushes, and a clone of it.
-func (s *stage) makeRepository(ctx context.Context) error {
+// makeRepository creates a bare repository with the example policies, except the
+// policy that the demo pushes, and a clone of it.
+func (s *demo) makeRepository(ctx context.Context) error {
 	if err := s.command(ctx, s.folder, s.program("hfi"), "init", s.work).Run(); err != nil {
 		return err
 	}
@@ -107,14 +108,14 @@ func (s *stage) makeRepository(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) startSidecar(one *sidecar) error {
-	folder := filepath.Join(s.folder, one.pod)
+func (s *demo) startSidecar(sidecar *sidecar) error {
+	folder := filepath.Join(s.folder, sidecar.pod)
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return err
 	}
 	filter := envoytest.Wasm{File: s.program("filter.wasm"), Configuration: map[string]any{"control_plane_cluster": "hfi"}}
 	envoy, err := envoytest.Start(envoytest.Config{
-		Node:      envoytest.Workload(one.service, "demo", one.pod),
+		Node:      envoytest.Workload(sidecar.service, "demo", sidecar.pod),
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter.Filter()}}},
 		Clusters: []envoytest.Cluster{
 			{Name: "upstream", Address: s.upstream.Address},
@@ -122,19 +123,19 @@ func (s *stage) startSidecar(one *sidecar) error {
 		},
 	}, folder)
 	if err != nil {
-		return fmt.Errorf("starting the sidecar of %s: %w", one.pod, err)
+		return fmt.Errorf("starting the sidecar of %s: %w", sidecar.pod, err)
 	}
-	one.envoy = envoy
+	sidecar.envoy = envoy
 	return nil
 }
 
-// close stops what runs, the sidecars before what they talk to. After a
-// failure it shows the end of the daemon's log.
-func (s *stage) close(failed bool) {
+// close stops the sidecars and then the daemon. After a failure it prints the
+// end of the daemon's log.
+func (s *demo) close(failed bool) {
 	var group errgroup.Group
-	for _, one := range s.sidecars {
-		if one.envoy != nil {
-			group.Go(one.envoy.Stop)
+	for _, sidecar := range s.sidecars {
+		if sidecar.envoy != nil {
+			group.Go(sidecar.envoy.Stop)
 		}
 	}
 	err := group.Wait()
@@ -152,10 +153,10 @@ func (s *stage) close(failed bool) {
 	}
 }
 
-func (s *stage) program(name string) string { return filepath.Join(s.root, "bin", name) }
+func (s *demo) program(name string) string { return filepath.Join(s.root, "bin", name) }
 
-// command is a program in a folder, whose errors are shown. It knows nothing of this machine's settings of git.
-func (s *stage) command(ctx context.Context, folder, program string, arguments ...string) *exec.Cmd {
+// command returns a command that runs in a folder with the demo's standard error and without this machine's git configuration.
+func (s *demo) command(ctx context.Context, folder, program string, arguments ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, program, arguments...)
 	command.Dir = folder
 	if _, err := os.Stat(folder); err != nil {
@@ -166,14 +167,14 @@ func (s *stage) command(ctx context.Context, folder, program string, arguments .
 	return command
 }
 
-func (s *stage) git(ctx context.Context, arguments ...string) error {
+func (s *demo) git(ctx context.Context, arguments ...string) error {
 	if err := s.command(ctx, s.work, "git", arguments...).Run(); err != nil {
 		return fmt.Errorf("git %s: %w", arguments[0], err)
 	}
 	return nil
 }
 
-func (s *stage) etcdctl(ctx context.Context, arguments ...string) error {
+func (s *demo) etcdctl(ctx context.Context, arguments ...string) error {
 	program := filepath.Join(s.root, ".tools", "bin", "etcdctl")
 	command := s.command(ctx, s.folder, program, append([]string{"--endpoints", s.etcd}, arguments...)...)
 	if err := command.Run(); err != nil {
@@ -182,8 +183,8 @@ func (s *stage) etcdctl(ctx context.Context, arguments ...string) error {
 	return nil
 }
 
-// commit is a change: a commit of one file.
-func (s *stage) commit(file string, text []byte, subject string) func(context.Context) error {
+// commit returns a change that commits a file.
+func (s *demo) commit(file string, text []byte, subject string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := os.WriteFile(filepath.Join(s.work, "policies", file), text, 0o600); err != nil {
 			return err

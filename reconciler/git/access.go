@@ -12,37 +12,37 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// access is what a connection to the server needs.
+// access is the configuration of a connection to the server.
 type access struct {
 	auth    transport.AuthMethod
 	bundle  []byte
 	dialing transport.ProxyOptions
 }
 
-// transferError is an error of the exchange with a server. What is malformed
-// in it says nothing about the repository: the connection may have been cut.
+// transferError is an error of the exchange with a server. Malformed data in it
+// does not mean that the repository is damaged: the connection may have broken.
 type transferError struct{ err error }
 
 func (e *transferError) Error() string { return e.err.Error() }
 func (e *transferError) Unwrap() error { return e.err }
 
-// reach calls use with credentials read afresh. Servers differ in how they
-// take a token: where one way is refused, the other is tried, and what was
-// taken is remembered.
-func (s *Source) reach(ctx context.Context, use func(access) error) error {
-	err := s.reachOnce(ctx, use)
+// withAccess calls use with current credentials. Servers accept a token as a
+// bearer token or as a password: if one is refused, withAccess tries the other,
+// and remembers which was accepted.
+func (s *Source) withAccess(ctx context.Context, use func(access) error) error {
+	err := s.withAccessOnce(ctx, use)
 	refused := errors.Is(err, transport.ErrAuthenticationRequired) || errors.Is(err, transport.ErrAuthorizationFailed)
 	if refused && s.TokenFile != "" && !s.address.ssh && ctx.Err() == nil {
 		before := s.credentials.tokenAsPassword.Load()
 		s.credentials.tokenAsPassword.Store(!before)
-		if err = s.reachOnce(ctx, use); err != nil {
+		if err = s.withAccessOnce(ctx, use); err != nil {
 			s.credentials.tokenAsPassword.Store(before)
 		}
 	}
 	return err
 }
 
-func (s *Source) reachOnce(ctx context.Context, use func(access) error) error {
+func (s *Source) withAccessOnce(ctx context.Context, use func(access) error) error {
 	var a access
 	var err error
 	if a.auth, err = s.auth(); err != nil {
@@ -62,22 +62,22 @@ func (s *Source) reachOnce(ctx context.Context, use func(access) error) error {
 	return nil
 }
 
-// tokenUser is the user that goes with a token where it is given as a password.
-// The servers that want it so take any name.
+// tokenUser is the user name for a token that is sent as a password. Servers
+// that accept that ignore the name.
 const tokenUser = "x-access-token"
 
-// credentials is what is remembered of them between operations.
+// credentials is the state of authentication between operations.
 type credentials struct {
-	// tokenAsPassword says that the server takes the token by basic authentication and not as a bearer's.
+	// tokenAsPassword is set if the server accepts the token by basic authentication only.
 	tokenAsPassword atomic.Bool
 
 	mu sync.Mutex
-	// used are the newest secrets read, which must appear in no message: the
-	// files may hold others by now.
+	// used are the newest secrets read, which must not appear in a message even
+	// after their files were replaced.
 	used []string
 }
 
-// maxUsed bounds the secrets remembered; older ones are in no message any more.
+// maxUsed bounds used. No message has older secrets any more.
 const maxUsed = 16
 
 func (c *credentials) remember(secret string) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kubetesting "k8s.io/client-go/testing"
 
@@ -15,8 +17,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// plugin is the WasmPlugin of a name, or nil.
-func (s *stage) plugin(namespace, name string) *unstructured.Unstructured {
+// plugin returns a WasmPlugin in the cluster, or nil.
+func (s *fixture) plugin(namespace, name string) *unstructured.Unstructured {
 	s.t.Helper()
 	found, err := s.objects.Tracker().Get(pluginResource, namespace, name)
 	if apierrors.IsNotFound(err) {
@@ -36,8 +38,8 @@ func (s *stage) plugin(namespace, name string) *unstructured.Unstructured {
 	return plugin
 }
 
-// made are the reasons of the Events that are in a namespace, in no order.
-func (s *stage) made(namespace string) (reasons []string) {
+// eventsIn returns the reasons of the Events in a namespace, in no order.
+func (s *fixture) eventsIn(namespace string) (reasons []string) {
 	s.t.Helper()
 	list, err := s.objects.Tracker().List(eventResource, eventResource.GroupVersion().WithKind("Event"), namespace)
 	if err != nil {
@@ -50,8 +52,8 @@ func (s *stage) made(namespace string) (reasons []string) {
 	return reasons
 }
 
-// events are the reasons of all Events that it tried to make, in no order.
-func (s *stage) events() []string {
+// attemptedEvents returns the reasons of all Events that it tried to create, in no order.
+func (s *fixture) attemptedEvents() []string {
 	var reasons []string
 	for _, action := range s.objects.Actions() {
 		if create, ok := action.(kubetesting.CreateAction); ok && action.GetResource() == eventResource {
@@ -62,33 +64,31 @@ func (s *stage) events() []string {
 	return reasons
 }
 
-// condition is one of a WasmPlugin's, as it stands in the cluster.
-func (s *stage) condition(namespace, name string, kind api.ConditionType) (found api.Condition) {
+// condition returns one of hfi's conditions in a WasmPlugin's status in the cluster.
+func (s *fixture) condition(namespace, name string, kind string) metav1.Condition {
 	s.t.Helper()
 	object := s.plugin(namespace, name)
 	if object == nil {
-		return api.Condition{}
+		return metav1.Condition{}
 	}
-	read := readPlugin(object, s.home)
+	read := readPlugin(object, s.baseURL)
 	if read == nil {
-		s.t.Fatalf("%s/%s is none of ours", namespace, name)
+		s.t.Fatalf("%s/%s does not belong to this control plane", namespace, name)
 	}
-	for _, condition := range read.conditions {
-		if condition.Type == kind {
-			return condition
-		}
+	if condition := meta.FindStatusCondition(read.conditions, kind); condition != nil {
+		return *condition
 	}
-	return api.Condition{}
+	return metav1.Condition{}
 }
 
-func (s *stage) view(set *schema.Set) *api.KubernetesView {
+func (s *fixture) view(set *schema.Set) *api.KubernetesView {
 	s.mu.Lock()
 	fleet := s.fleet
 	s.mu.Unlock()
 	return s.Status(set, fleet).KubernetesView
 }
 
-func (s *stage) eventually(what string, holds func() bool) {
+func (s *fixture) eventually(what string, holds func() bool) {
 	s.t.Helper()
 	eventually(s.t, what, holds)
 }
@@ -98,8 +98,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	testtool.Eventually(t, what, holds)
 }
 
-// holds fails if something ceases to hold while the keeper looks a few times.
-func (s *stage) holds(what string, holds func() bool) {
+// consistently fails if a condition stops holding during several passes of the keeper.
+func (s *fixture) consistently(what string, holds func() bool) {
 	s.t.Helper()
 	testtool.Throughout(s.t, 15*s.Interval, what, func() error {
 		if !holds() {
@@ -109,13 +109,12 @@ func (s *stage) holds(what string, holds func() bool) {
 	})
 }
 
-// quiet waits until something is done no more: not once in twenty intervals.
-// Before that, what was written comes back by the watch, and has an answer.
-func (s *stage) quiet(what string, done func() int) {
+// quiet waits until a count does not change during 20 intervals.
+func (s *fixture) quiet(what string, count func() int) {
 	s.t.Helper()
 	s.eventually(what, func() bool {
-		before := done()
+		before := count()
 		time.Sleep(20 * s.Interval)
-		return done() == before
+		return count() == before
 	})
 }

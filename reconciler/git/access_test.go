@@ -19,10 +19,10 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// A server that accepts connections and says nothing, not even its SSH
-// version, uses nothing up: after more operations than may be under way at
-// once the source still answers, finds the server once it is back, and closes
-// without waiting.
+// A server that accepts connections and sends nothing, not even its SSH
+// version, exhausts no resource: after more operations than may run at once the
+// source still answers, finds the server once it works, and closes without
+// waiting.
 func TestSilentSSHServer(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	server := gittest.ServeSSH(t, repo)
@@ -59,14 +59,14 @@ func TestSilentSSHServer(t *testing.T) {
 		wantError(t, err, "TimedOut", reconciler.Retry)
 	}
 	testtool.Eventually(t, "no operation hangs", func() bool { return len(s.operations) == 0 })
-	s.address, s.Timeout = parseAddress(server.URL), patience
+	s.address, s.Timeout = parseAddress(server.URL), testTimeout
 	if got := mustHead(t, s); got != head {
 		t.Errorf("head is %s, want %s", got, head)
 	}
 }
 
-// Some servers take a token as a bearer's, and some as a password: both work,
-// with one more request at the first operation only.
+// Servers accept a token as a bearer token or as a password. Both work, with an
+// additional request at the first operation only.
 func TestTokensOfBothKinds(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	token := filepath.Join(t.TempDir(), "token")
@@ -92,16 +92,16 @@ func TestTokensOfBothKinds(t *testing.T) {
 			before := server.Requests()
 			mustHead(t, s)
 			if made := server.Requests() - before; made != 1 {
-				t.Errorf("the second look made %d requests, want 1", made)
+				t.Errorf("the second operation sent %d requests, want 1", made)
 			}
 			mustDelta(t, s, "", head)
 		})
 	}
 }
 
-// A server that says in its error what it was given, and at length, gives no
-// secret away: not in its own form, not as it is on the wire, and not when the
-// file holds another by then.
+// A server's error that repeats the credentials, at any length, is reported
+// without them: not as they are in the file, not as they are encoded, and not
+// after the file was replaced.
 func TestServersThatEchoSecrets(t *testing.T) {
 	repo, _ := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	const secret = "pa55/w+rd of=ada"
@@ -135,19 +135,19 @@ func TestServersThatEchoSecrets(t *testing.T) {
 			text := err.Error()
 			for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), base64.StdEncoding.EncodeToString([]byte("ada:" + secret))} {
 				if strings.Contains(text, form) {
-					t.Errorf("the error says %q: %s", form, text)
+					t.Errorf("the error contains %q: %s", form, text)
 				}
 			}
 			if !strings.Contains(text, "no entry for") || len(text) > 2000 {
-				t.Errorf("what the server says is lost, or repeated at any length: %d bytes, %.300s", len(text), text)
+				t.Errorf("the server's text is lost or not cut: %d bytes, %.300s", len(text), text)
 			}
 		})
 	}
 }
 
-// An answer that is cut or nonsense says nothing about the repository: it is
-// tried again, and nobody is sent to run git fsck.
-func TestCutAnswersAreTriedAgain(t *testing.T) {
+// A truncated or malformed answer does not mean that the repository is damaged:
+// it is an error to retry, without the advice to run git fsck.
+func TestMalformedAnswersAreRetried(t *testing.T) {
 	repo, head := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 	s := open(t, server.URL, "policies")
@@ -166,9 +166,9 @@ func TestCutAnswersAreTriedAgain(t *testing.T) {
 	mustDelta(t, s, "", head)
 }
 
-// Commits since a base that is gone are not known, so an old permission to
-// prune does not count as a new one; head's own does.
-func TestSinceABaseThatIsGone(t *testing.T) {
+// If the base no longer exists, the commits since it are unknown, so that only
+// head's own permission to prune counts.
+func TestSinceAMissingBase(t *testing.T) {
 	repo, _ := pushed(t, map[string]string{"policies/a.yaml": "a"})
 	repo.Commit("Prune long ago\n\nhfi-allow-prune: true\n", map[string]string{"policies/a.yaml": "b"})
 	head := repo.Commit("Go on", map[string]string{"policies/a.yaml": "c"})
@@ -186,10 +186,10 @@ func TestSinceABaseThatIsGone(t *testing.T) {
 	}
 }
 
-// Only copies of the source's own making are removed at its start.
-func TestLeftoversAloneAreRemoved(t *testing.T) {
+// Open removes the clones of earlier processes and nothing else.
+func TestOnlyOldClonesAreRemoved(t *testing.T) {
 	folder := t.TempDir()
-	precious, left := filepath.Join(folder, "precious"), filepath.Join(folder, copyPrefix+"1", "objects")
+	precious, left := filepath.Join(folder, "precious"), filepath.Join(folder, clonePrefix+"1", "objects")
 	if err := os.MkdirAll(left, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -205,13 +205,13 @@ func TestLeftoversAloneAreRemoved(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(left); err == nil {
-		t.Error("an old copy is left")
+		t.Error("an old clone is left")
 	}
 }
 
-// When a copy is made anew, the delta is still only what differs: the base is
-// read from the copy that goes.
-func TestNewCopyKeepsTheBase(t *testing.T) {
+// When a clone is replaced, the delta still has only the differences: the base
+// is read from the predecessor.
+func TestNewCloneKeepsTheBase(t *testing.T) {
 	repo, base := pushed(t, map[string]string{"policies/a.yaml": "a", "policies/b.yaml": "b"})
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 	s := open(t, server.URL, "policies", func(s *Source) { s.MaxFetches = 1 })
@@ -225,10 +225,10 @@ func TestNewCopyKeepsTheBase(t *testing.T) {
 			t.Errorf("from %q: %v, want only a.yaml with %s from %s", delta.Base, contents, content, base)
 		}
 		if s.remote.folder == before {
-			t.Error("the copy was not made anew")
+			t.Error("the clone was not replaced")
 		}
-		if left := glob(t, filepath.Join(s.dataDir, copyPrefix+"*")); len(left) != 1 {
-			t.Errorf("copies left: %v", left)
+		if left := glob(t, filepath.Join(s.dataDir, clonePrefix+"*")); len(left) != 1 {
+			t.Errorf("clones left: %v", left)
 		}
 		base = head
 	}
