@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -42,7 +43,7 @@ var probeAgents = []string{"kube-probe/", "Envoy/HC", "GoogleHC/", "ELB-HealthCh
 // exempt says whether the request must not be faulted: it is a filter's own
 // to the daemon, or a health probe.
 func (v *vm) exempt() bool {
-	if _, own := v.request.Header(headerVM); own {
+	if _, own := v.request.Header(api.HeaderVM); own {
 		return true
 	}
 	if v.config.FaultProbes {

@@ -1,3 +1,7 @@
+//go:build !wasm
+
+// The filter needs only the routes and header names.
+
 package api
 
 import (

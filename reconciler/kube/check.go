@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -78,13 +79,13 @@ func (k *keeper) ownModule(one *plugin) check {
 	if err != nil {
 		return check{}
 	}
-	_, name, byName := strings.Cut(at.Path, "/v1/filter/")
+	_, name, byName := strings.Cut(at.Path, api.RouteFilterModules)
 	switch {
 	case k.SHA256 == "":
 		return check{reason: reasonUnreachable, message: "the control plane has no filter to serve", certain: true}
 	case byName && name != k.SHA256+".wasm":
 		return check{reason: reasonUnreachable, certain: true,
-			message: fmt.Sprintf("the url answers 404: the control plane's filter is /v1/filter/%s.wasm", k.SHA256)}
+			message: fmt.Sprintf("the url answers 404: the control plane's filter is %s", api.FilterModulePath(k.SHA256))}
 	case one.sha256 != "" && one.sha256 != k.SHA256:
 		return check{reason: reasonDigest, message: differs(one.sha256, k.SHA256), certain: true}
 	}

@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
 // want is what is to become of the WasmPlugin of a namespace.
@@ -202,7 +204,7 @@ func (c *Cluster) desired(namespace string) *unstructured.Unstructured {
 			"labels": map[string]any{labelManagedBy: managedBy, labelPartOf: "hfi"},
 		},
 		"spec": map[string]any{
-			"url":    strings.TrimSuffix(c.ControlPlane, "/") + "/v1/filter/" + c.SHA256 + ".wasm",
+			"url":    strings.TrimSuffix(c.ControlPlane, "/") + api.FilterModulePath(c.SHA256),
 			"sha256": c.SHA256,
 			// Before Istio's own filters; and whatever breaks, requests go through.
 			"phase": "AUTHN", "failStrategy": "FAIL_OPEN",
@@ -311,7 +313,7 @@ func (k *keeper) replicaWithout(ctx context.Context) string {
 		if replica.URL == "" {
 			continue
 		}
-		err := k.head(limit, strings.TrimSuffix(replica.URL, "/")+"/v1/filter/"+k.SHA256+".wasm")
+		err := k.head(limit, strings.TrimSuffix(replica.URL, "/")+api.FilterModulePath(k.SHA256))
 		if err != nil {
 			return fmt.Sprintf("waiting for replica %s to serve the filter %.12s: %v", replica.ID, k.SHA256, err)
 		}
