@@ -1,10 +1,11 @@
 package fleet
 
 import (
-	"github.com/boifi/hfi/internal/api"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
 // A sidecar that stops closes its requests, at whichever replica: no alarm,
@@ -44,7 +45,7 @@ func TestTrappedVMIsNotCurrentForLong(t *testing.T) {
 	if status := s.status(); status.Connected != 0 {
 		t.Errorf("not forgotten: %+v", status)
 	}
-	if got := len(s.fleet["a"].Seen()); got != 0 {
+	if got := len(s.fleet["a"].seen()); got != 0 {
 		t.Errorf("%d filters are kept in memory", got)
 	}
 }
@@ -82,7 +83,7 @@ func TestPodThatIsNoMoreIsNoAlarm(t *testing.T) {
 	s := newStage(t)
 	s.round("a", "1", "new")
 	s.ask("b", "1", "new").Left()
-	s.fleet["b"] = NewFleet()
+	s.fleet["b"] = newFleet()
 	s.pass(DefaultGrace + time.Second)
 	if status := s.status(); status.Silent != 1 {
 		t.Fatalf("without a word of the pod: %+v", status)
@@ -123,10 +124,10 @@ func TestVMThatLeftIsNoAlarmWhileOthersGoOn(t *testing.T) {
 func TestSightingsAge(t *testing.T) {
 	s := newStage(t)
 	s.ask("b", "1", "new").Answered(0)
-	seen := s.fleet["b"].Seen()
+	seen := s.fleet["b"].seen()
 	present := func(string, string) Selection { return Selection{Digest: "new"} }
 	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
-		status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen, Ago: ago}}, "", present)
+		status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen, Age: ago}}, "", present)
 		if got := status.Items[0].State; got != state {
 			t.Errorf("told %s ago it is %s, want %s", ago, got, state)
 		}
@@ -138,12 +139,12 @@ func TestSightingsAge(t *testing.T) {
 	s.pass(time.Millisecond)
 	s.ask("b", "1", "new")
 	s.pass(9 * time.Second)
-	sightings := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].Seen(), Ago: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].Seen()}}
-	if got := s.fleet["a"].Status(sightings, "", present); got.Current != 1 {
+	reports := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].seen(), Age: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].seen()}}
+	if got := s.fleet["a"].merge(reports, "", present); got.Current != 1 {
 		t.Errorf("a VM that waits is %+v", got.Items)
 	}
 	// Before anything is served there is nothing to agree with.
-	status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
+	status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
 	if got := status.Items[0]; got.State != api.FilterBehind || !strings.Contains(got.Message, "no verified set") {
 		t.Errorf("without a set it is %+v", got)
 	}

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"fmt"
-	"github.com/boifi/hfi/internal/api"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -10,6 +9,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
 // stage is two replicas' fleets on one clock, which only the test moves.
@@ -24,12 +26,15 @@ type stage struct {
 func newStage(t *testing.T) *stage {
 	s := &stage{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), fleet: map[string]*Fleet{}}
 	for _, replica := range []string{"a", "b"} {
-		fleet := NewFleet()
+		fleet := newFleet()
 		fleet.Now = func() time.Time { return s.now }
 		s.fleet[replica] = fleet
 	}
 	return s
 }
+
+// newFleet is a fleet that serves nothing and has no peers.
+func newFleet() *Fleet { return New("a", served.New()) }
 
 func (s *stage) pass(d time.Duration) { s.now = s.now.Add(d) }
 
@@ -38,23 +43,23 @@ func podID(pod string) api.FilterID {
 }
 
 // ask begins a request of a VM of pod p at a replica.
-func (s *stage) ask(replica, vm, digest string) Asking {
+func (s *stage) ask(replica, vm, digest string) Request {
 	return s.fleet[replica].Ask(podID("p"), vm, digest)
 }
 
 // round is a whole wait without news: asked, and answered 20 s later.
 func (s *stage) round(replica, vm, digest string) {
-	asking := s.ask(replica, vm, digest)
+	request := s.ask(replica, vm, digest)
 	s.pass(20 * time.Second)
-	asking.Answered(0)
+	request.Answered(0)
 }
 
 func (s *stage) status() api.FiltersStatus {
-	var sightings []ReplicaReport
+	var reports []ReplicaReport
 	for _, replica := range []string{"a", "b"} {
-		sightings = append(sightings, ReplicaReport{Replica: replica, Filters: s.fleet[replica].Seen()})
+		reports = append(reports, ReplicaReport{Replica: replica, Filters: s.fleet[replica].seen()})
 	}
-	return s.fleet["a"].Status(sightings, s.doubt, func(string, string) Selection { return Selection{Digest: "new", Problem: s.problem} })
+	return s.fleet["a"].merge(reports, s.doubt, func(string, string) Selection { return Selection{Digest: "new", Problem: s.problem} }).Bounded()
 }
 
 // want describes a filter: its state, its VMs (total, current, behind, silent),
@@ -104,7 +109,7 @@ func TestFilterStates(t *testing.T) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old")
 			s.pass(3 * time.Second)
-		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the present ones"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the current ones"}},
 		"one has none": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "")
@@ -112,7 +117,7 @@ func TestFilterStates(t *testing.T) {
 		"none can have them": {func(s *stage) {
 			s.problem = "they take 5 MiB"
 			s.ask("a", "1", "old").Answered(0)
-		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the present ones; they take 5 MiB"}},
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the current ones; they take 5 MiB"}},
 		"answered, and soon to ask again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
 			s.pass(DefaultGrace)
@@ -241,7 +246,7 @@ func TestFleetIsBounded(t *testing.T) {
 	fleet := s.fleet["a"]
 	fleet.MaxVMs = 100
 	count := func() (vms int) {
-		for _, filter := range fleet.Seen() {
+		for _, filter := range fleet.seen() {
 			vms += len(filter.VMs)
 		}
 		return vms
@@ -249,21 +254,21 @@ func TestFleetIsBounded(t *testing.T) {
 	for i := range 100 {
 		fleet.Ask(podID(fmt.Sprint("p", i)), "0", "new").Answered(0)
 	}
-	if fleet.Full() || count() != 100 {
-		t.Fatalf("full: %v at %d", fleet.Full(), count())
+	if fleet.full() || count() != 100 {
+		t.Fatalf("full: %v at %d", fleet.full(), count())
 	}
 	for i := range 10_000 {
 		fleet.Ask(podID(fmt.Sprint("made-up", i)), "1", "new").Answered(0)
 	}
-	if !fleet.Full() || count() != 100 {
-		t.Errorf("full: %v at %d", fleet.Full(), count())
+	if !fleet.full() || count() != 100 {
+		t.Errorf("full: %v at %d", fleet.full(), count())
 	}
 	// Those known are followed on.
 	fleet.Ask(podID("p0"), "0", "newer")
 	s.pass(DefaultForget + time.Second)
 	fleet.Ask(podID("late"), "1", "new")
-	if fleet.Full() || count() != 2 {
-		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.Full(), count())
+	if fleet.full() || count() != 2 {
+		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.full(), count())
 	}
 	if got := fleet.count.Load(); got != 2 {
 		t.Errorf("it counts %d", got)
@@ -272,23 +277,23 @@ func TestFleetIsBounded(t *testing.T) {
 
 // Many VMs at once, with looks at them meanwhile. Meant for -race.
 func TestFleetAtOnce(t *testing.T) {
-	fleet := NewFleet()
+	fleet := newFleet()
 	var work sync.WaitGroup
 	for worker := range 8 {
 		work.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(worker)))
 			for range 500 {
-				asking := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
+				request := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
 				if random.IntN(3) == 0 {
-					asking.Left()
+					request.Left()
 				} else {
-					asking.Answered(0)
+					request.Answered(0)
 				}
 			}
 		})
 	}
 	for range 20 {
-		status := fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		status := fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
 		if status.Silent > 0 || status.Connected > 20 {
 			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
 		}
@@ -301,7 +306,7 @@ func TestFleetAtOnce(t *testing.T) {
 
 // What one request costs, with 30,000 VMs known.
 func BenchmarkFleetAsk(b *testing.B) {
-	fleet := NewFleet()
+	fleet := newFleet()
 	ids := make([]api.FilterID, 10_000)
 	for i := range ids {
 		ids[i] = podID(fmt.Sprint("pod-", i))
@@ -319,7 +324,7 @@ func BenchmarkFleetAsk(b *testing.B) {
 
 // What a look at 10,000 filters of 30,000 VMs costs, in a status request.
 func BenchmarkFleetStatus(b *testing.B) {
-	fleet := NewFleet()
+	fleet := newFleet()
 	for i := range 10_000 {
 		for _, vm := range []string{"1", "2", "3"} {
 			fleet.Ask(podID(fmt.Sprint("pod-", i)), vm, "new")
@@ -327,6 +332,6 @@ func BenchmarkFleetStatus(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
 	}
 }

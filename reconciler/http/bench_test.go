@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
@@ -42,24 +41,6 @@ func BenchmarkWake(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(d.wakeups()/float64(number-1), "woken/op")
-}
-
-// A workload's selection of 5 policies out of so many, with its digest.
-func BenchmarkSelect(b *testing.B) {
-	for _, count := range []int{100, 10_000} {
-		b.Run(fmt.Sprint(count), func(b *testing.B) {
-			var entries []*schema.Entry
-			for i := range count {
-				entries = append(entries, entry(fmt.Sprint("p", i), fmt.Sprint("s", i/5), "n", 1))
-			}
-			h := newHub()
-			h.update(stateOf(1, schema.NewSet(entries...)))
-			snapshot := h.current.Load()
-			for b.Loop() {
-				snapshot.summarise(subject{workload: selection.Workload{Service: "s7", Namespace: "n"}})
-			}
-		})
-	}
 }
 
 // One request that is answered at once, with 30,000 VMs known: by a client,
@@ -120,7 +101,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		bareServer := &nethttp.Server{Handler: nethttp.HandlerFunc(func(_ nethttp.ResponseWriter, r *nethttp.Request) {
+		bareServer := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			bareWaiting.Add(1)
 			<-r.Context().Done()
 		})}

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -71,7 +71,7 @@ func gather(t testing.TB, d *daemon, count, services int) *crowd {
 			defer close(answers)
 			reader := bufio.NewReaderSize(connection, 16)
 			for {
-				response, err := nethttp.ReadResponse(reader, nil)
+				response, err := http.ReadResponse(reader, nil)
 				if err != nil {
 					return
 				}

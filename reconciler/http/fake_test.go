@@ -8,7 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +19,8 @@ import (
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -106,7 +108,7 @@ type daemon struct {
 	t      testing.TB
 	view   *fakeView
 	url    string
-	client *nethttp.Client
+	client *http.Client
 	log    *logBuffer
 	// shutdown stops it, once; the test's end does too.
 	shutdown func()
@@ -116,8 +118,9 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	t.Helper()
 	view := &fakeView{etcd: api.EtcdStatus{Mode: api.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
 	log := &logBuffer{}
-	server := New(view)
+	server := newServer(view)
 	server.Logger = slog.New(slog.NewTextHandler(log, nil))
+	server.Policies.Logger = server.Logger
 	if tune != nil {
 		tune(server)
 	}
@@ -127,11 +130,11 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	transport := &nethttp.Transport{MaxIdleConnsPerHost: 100}
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	d := &daemon{
 		Server: server, t: t, view: view, url: "http://" + listener.Addr().String(),
-		client: &nethttp.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*nethttp.Request, []*nethttp.Request) error {
-			return nethttp.ErrUseLastResponse
+		client: &http.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
 		}}, log: log,
 	}
 	d.shutdown = sync.OnceFunc(func() {
@@ -144,10 +147,22 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 		if err := <-served; err != nil {
 			t.Errorf("serving: %v", err)
 		}
+		if err := server.Fleet.Close(); err != nil {
+			t.Errorf("closing the fleet: %v", err)
+		}
 	})
 	t.Cleanup(d.shutdown)
 	return d
 }
+
+// newServer is a service with policies and a fleet of its own.
+func newServer(view View) *Server {
+	policies := served.New()
+	return New(view, policies, fleet.New("", policies))
+}
+
+// SetState serves a state, as the reconciler does.
+func (s *Server) SetState(state *reconciler.State) { s.Policies.Serve(state) }
 
 // logBuffer keeps what is logged.
 type logBuffer struct {
@@ -170,7 +185,7 @@ func (l *logBuffer) String() string {
 // answer is a whole response.
 type answer struct {
 	code   int
-	header nethttp.Header
+	header http.Header
 	body   string
 }
 
@@ -186,7 +201,7 @@ func (d *daemon) ask(request string, headers ...string) answer {
 
 func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) (answer, error) {
 	method, path, _ := strings.Cut(request, " ")
-	r, err := nethttp.NewRequestWithContext(ctx, method, d.url+path, nil)
+	r, err := http.NewRequestWithContext(ctx, method, d.url+path, nil)
 	if err != nil {
 		return answer{}, err
 	}

@@ -2,8 +2,11 @@ package http
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -124,6 +128,40 @@ func TestMetrics(t *testing.T) {
 	d.view.set(func(v *fakeView) { v.state.Drift = api.Drift{Status: api.DriftUnknown, Total: 3} })
 	if got := d.sample("hfi_drift_items"); got != "" {
 		t.Errorf("drift that cannot be seen is %s items", got)
+	}
+}
+
+// A scrape sends no request to a peer: it shows the filters of the last merged
+// status, and none before the first one.
+func TestScrapeAsksNoPeer(t *testing.T) {
+	var asked atomic.Int64
+	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		fmt.Fprint(w, `{"replica":"b","filters":[{"node":"n","pod":"p","service":"s","namespace":"demo","vms":[{"id":"1","state":"waiting","digest":"old"}]}]}`)
+	}))
+	defer peer.Close()
+	d := start(t, func(s *Server) {
+		s.Fleet.ID = "a"
+		s.Fleet.Replicas = func() fleet.Replicas {
+			return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: peer.URL}}}
+		}
+	})
+	d.SetState(stateOf(1, some()))
+	sample := func() string {
+		return d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample("hfi_filters_complete")
+	}
+	if got := sample(); got != "" || asked.Load() != 0 {
+		t.Errorf("before any status, the metrics are %q after %d requests to the peer", got, asked.Load())
+	}
+	d.awaitFilters(0, 1, 0)
+	before := asked.Load()
+	for range 10 {
+		if got := sample(); got != "101" {
+			t.Errorf("the metrics are %q, want one filter behind, none current, and a complete list", got)
+		}
+	}
+	if got := asked.Load() - before; before == 0 || got != 0 {
+		t.Errorf("scrapes sent %d requests to the peer, and the status %d", got, before)
 	}
 }
 

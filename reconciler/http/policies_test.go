@@ -3,7 +3,7 @@ package http
 import (
 	"encoding/json"
 	"fmt"
-	nethttp "net/http"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -259,7 +259,7 @@ func TestFilter(t *testing.T) {
 	if named.body != got.body || !strings.Contains(named.header.Get("Cache-Control"), "immutable") {
 		t.Errorf("got %+v", named)
 	}
-	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, nethttp.StatusNotModified)
+	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, http.StatusNotModified)
 	if head := d.ask("HEAD /v1/filter.wasm").expect(t, 200); head.body != "" || head.header.Get("Content-Length") != "15" {
 		t.Errorf("got %+v", head)
 	}

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -176,7 +176,7 @@ func TestTriggerFails(t *testing.T) {
 
 func (d *daemon) post(path, body string, headers ...string) answer {
 	d.t.Helper()
-	r, err := nethttp.NewRequest("POST", d.url+path, strings.NewReader(body))
+	r, err := http.NewRequest("POST", d.url+path, strings.NewReader(body))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -294,14 +294,14 @@ func TestBadClients(t *testing.T) {
 	})
 	t.Run("a body on GET", func(t *testing.T) {
 		_, reader := d.raw("GET /v1/policies?wait=60s HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\nContent-Length: 5\r\n\r\n")
-		response, err := nethttp.ReadResponse(reader, nil)
+		response, err := http.ReadResponse(reader, nil)
 		if err != nil || response.StatusCode != 400 {
 			t.Fatalf("got %v %v", response, err)
 		}
 	})
 	t.Run("headers too large", func(t *testing.T) {
 		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\nX-Large: " + strings.Repeat("x", 30_000) + "\r\n\r\n")
-		response, err := nethttp.ReadResponse(reader, nil)
+		response, err := http.ReadResponse(reader, nil)
 		if err != nil || response.StatusCode != 431 {
 			t.Fatalf("got %v %v", response, err)
 		}
@@ -338,7 +338,7 @@ func isTimeout(err error) bool {
 // Shutdown comes to its end even when a client does not read its answer.
 func TestShutdownCutsOff(t *testing.T) {
 	view := &fakeView{}
-	server := New(view)
+	server := newServer(view)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -371,7 +371,7 @@ func TestServeSaysWhyItFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	server := New(&fakeView{})
+	server := newServer(&fakeView{})
 	if err := server.Serve(listener); err == nil || !strings.Contains(err.Error(), listener.Addr().String()) {
 		t.Errorf("got %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -88,14 +89,15 @@ func TestWaitingForAll(t *testing.T) {
 // A client that was woken and leaves late must not take off the topic of
 // those who wait anew.
 func TestLeavingLateDisturbsNobody(t *testing.T) {
-	for _, to := range []subject{{all: true}, {workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
-		h := newHub()
-		h.update(stateOf(1, some()))
+	for _, to := range []served.Subject{{All: true}, {Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
+		h, policies := newHub(), served.New()
+		policies.Observe(h.update)
+		policies.Serve(stateOf(1, some()))
 		_, early := h.subscribe(to)
-		h.update(stateOf(2, schema.NewSet()))
+		policies.Serve(stateOf(2, schema.NewSet()))
 		_, late := h.subscribe(to)
 		h.unsubscribe(early)
-		h.update(stateOf(3, some()))
+		policies.Serve(stateOf(3, some()))
 		select {
 		case <-late.changed:
 		default:
@@ -323,11 +325,11 @@ func TestNobodyMissesAChange(t *testing.T) {
 // The narrowest moment, many times: a change that comes while a client is
 // between comparing and waiting.
 func TestChangeMeetsUpdate(t *testing.T) {
-	s := New(&fakeView{})
+	s := newServer(&fakeView{})
 	s.SetState(stateOf(1, some()))
-	q := query{subject: subject{workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
+	q := query{subject: served.Subject{Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
 	for i := int64(2); i < 6000; i++ {
-		q.has = tags{list: []string{s.hub.current.Load().summary(q.subject).tag}}
+		q.has = tags{list: []string{tagOf(s.hub.current.Load(), q.subject)}}
 		next := stateOf(i, some().With([]*schema.Entry{entry("all", "", "", i)}, nil))
 		done := make(chan struct{})
 		slow := i < 12
@@ -349,7 +351,7 @@ func TestChangeMeetsUpdate(t *testing.T) {
 		limit := &limit{wait: patience}
 		began := time.Now()
 		snapshot, err := s.change(context.Background(), q, limit)
-		if err != nil || snapshot.state != next || time.Since(began) >= patience {
+		if err != nil || snapshot.State != next || time.Since(began) >= patience {
 			t.Fatalf("round %d: the change was missed for %v: %v", i, time.Since(began), err)
 		}
 		limit.stop()

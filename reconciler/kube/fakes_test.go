@@ -47,6 +47,7 @@ type stage struct {
 	mu     sync.Mutex
 	leads  bool
 	fleet  api.FiltersStatus
+	report *api.ClusterReport
 	denied map[string]bool
 	failed map[string]error
 	// passed is what was added to the time.

@@ -195,7 +195,7 @@ func TestOnlyTheLeaderActs(t *testing.T) {
 	}
 	// What the leader found by acting, a follower shows too.
 	s.set(func() {
-		s.fleet.Cluster = &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
+		s.report = &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
 	})
 	if view := s.view(set); len(view.MissingPermissions) != 1 || view.Healthy || len(view.WasmPlugins) != 1 || view.WasmPlugins[0].Message != "a message" {
 		t.Errorf("a follower shows %+v", view)
@@ -203,7 +203,7 @@ func TestOnlyTheLeaderActs(t *testing.T) {
 	if s.Told() != nil {
 		t.Error("a follower tells others")
 	}
-	s.set(func() { s.leads, s.fleet.Cluster = true, nil })
+	s.set(func() { s.leads, s.report = true, nil })
 	s.eventually("the leader makes it", func() bool { return s.plugin("demo", PluginName) != nil })
 }
 

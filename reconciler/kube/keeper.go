@@ -75,6 +75,7 @@ func (k *keeper) run(ctx context.Context) {
 		if !k.Leads() {
 			k.rest()
 			idle = false
+			k.publish()
 			continue
 		}
 		if state := k.served.Load(); state != nil {
@@ -90,6 +91,14 @@ func (k *keeper) run(ctx context.Context) {
 			idle = k.report(ctx)
 			reported = time.Now()
 		}
+		k.publish()
+	}
+}
+
+// publish makes the report known to the other replicas.
+func (k *keeper) publish() {
+	if k.Report != nil {
+		k.Report(k.Told())
 	}
 }
 

@@ -43,6 +43,9 @@ type Cluster struct {
 	Leads func() bool
 	// Filters is the whole fleet, as all replicas see it.
 	Filters func(context.Context) (api.FiltersStatus, error)
+	// Report, if set, receives what the other replicas are to show: what this one
+	// found out by acting, or nil while it does not lead. It must return soon.
+	Report func(*api.ClusterReport)
 	// PodGone, if set, is told of every pod that is no more. It must return soon.
 	PodGone func(namespace, pod string)
 	// Replicas, if set, lists the daemons, for which filter each of them serves.

@@ -83,9 +83,9 @@ func (s *stage) condition(namespace, name string, kind api.ConditionType) (found
 
 func (s *stage) view(set *schema.Set) *api.KubernetesView {
 	s.mu.Lock()
-	fleet := s.fleet
+	fleet, report := s.fleet, s.report
 	s.mu.Unlock()
-	return s.Status(set, fleet).KubernetesView
+	return s.Status(set, fleet, report).KubernetesView
 }
 
 func (s *stage) eventually(what string, holds func() bool) {

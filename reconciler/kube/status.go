@@ -32,20 +32,21 @@ func (c *Cluster) Told() *api.ClusterReport {
 }
 
 // Status says how the policies of a set stand in the cluster, by the whole
-// fleet of filters. Policies with one selector are looked at once.
-func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
+// fleet of filters. Policies with one selector are looked at once. The report
+// is the leader's, or nil if this replica leads or the leader is not known.
+func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.ClusterReport) api.KubernetesStatus {
 	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
 	if mine := c.Told(); mine != nil {
 		messages = mine.Messages
-	} else if told := fleet.Cluster; told != nil {
-		messages = told.Messages
-		denied = append(denied, told.MissingPermissions...)
+	} else if report != nil {
+		messages = report.Messages
+		denied = append(denied, report.MissingPermissions...)
 		slices.Sort(denied)
 		denied = slices.Compact(denied)
-		if told.Error != "" && told.Error != failure {
-			failure = strings.TrimPrefix(failure+"; the leader: "+told.Error, "; ")
+		if report.Error != "" && report.Error != failure {
+			failure = strings.TrimPrefix(failure+"; the leader: "+report.Error, "; ")
 		}
 	}
 	var podsKnown bool

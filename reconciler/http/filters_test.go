@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	nethttp "net/http"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -16,6 +16,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/fleet"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -91,7 +92,7 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 // A filter's VMs are one filter; it is behind until each has taken up a
 // change, and current then.
 func TestFiltersInStatus(t *testing.T) {
-	d := start(t, func(s *Server) { s.ID = "one" })
+	d := start(t, func(s *Server) { s.Fleet.ID = "one" })
 	d.SetState(stateOf(1, some()))
 	if got := d.filterStatus(); got.Connected != 0 || !got.Complete || len(got.Replicas) != 1 || got.Replicas[0].ID != "one" {
 		t.Errorf("nobody asks, and the filters are %+v", got)
@@ -142,7 +143,7 @@ func TestFiltersInStatus(t *testing.T) {
 // A VM that stops asking is named; one that closes its request is forgotten.
 func TestSilentIsToldFromGone(t *testing.T) {
 	d := start(t, func(s *Server) {
-		s.ID = "one"
+		s.Fleet.ID = "one"
 		s.Fleet.Grace = 300 * time.Millisecond
 	})
 	d.SetState(stateOf(1, some()))
@@ -202,10 +203,10 @@ func TestFilterHeadersAreChecked(t *testing.T) {
 
 // A filter whose policies are too many for it is behind, and says so.
 func TestFilterWithTooLargeASelection(t *testing.T) {
-	if DefaultMaxSelection != 4<<20 {
-		t.Errorf("the limit is %d bytes, and filters refuse more than 4 MiB", DefaultMaxSelection)
+	if served.DefaultMaxSelection != 4<<20 {
+		t.Errorf("the limit is %d bytes, and filters refuse more than 4 MiB", served.DefaultMaxSelection)
 	}
-	d := start(t, func(s *Server) { s.MaxSelection = 100 })
+	d := start(t, func(s *Server) { s.Policies.MaxSelection = 100 })
 	d.SetState(stateOf(1, some()))
 	d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expectError(t, 500, "too_large")
 	status := d.awaitFilters(0, 1, 0)
@@ -220,8 +221,8 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 	var list []api.Replica
 	one := func(id string) *daemon {
 		d := start(t, func(s *Server) {
-			s.ID = id
-			s.Replicas = func() fleet.Replicas {
+			s.Fleet.ID = id
+			s.Fleet.Replicas = func() fleet.Replicas {
 				mu.Lock()
 				defer mu.Unlock()
 				return fleet.Replicas{List: list}
@@ -255,7 +256,7 @@ func TestFiltersOfAllReplicas(t *testing.T) {
 		for _, d := range []*daemon{a, b} {
 			status := d.filterStatus()
 			if status.Current != 3 || status.Connected != 3 || !status.Complete || status.Items[2].VMs.Total > 2 {
-				return fmt.Errorf("%s says %+v", d.ID, status)
+				return fmt.Errorf("%s says %+v", d.Fleet.ID, status)
 			}
 		}
 		return nil
@@ -271,19 +272,19 @@ func TestFiltersOfAllReplicas(t *testing.T) {
 func TestFiltersWithAPeerAway(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	hangs := httptest.NewServer(nethttp.HandlerFunc(func(_ nethttp.ResponseWriter, r *nethttp.Request) { <-r.Context().Done() }))
+	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer hangs.Close()
-	other := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `{"replica":"z"}`) }))
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"replica":"z"}`) }))
 	defer other.Close()
-	html := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `<html>`) }))
+	html := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<html>`) }))
 	defer html.Close()
-	moved := httptest.NewServer(nethttp.RedirectHandler("http://127.0.0.1:1/", nethttp.StatusFound))
+	moved := httptest.NewServer(http.RedirectHandler("http://127.0.0.1:1/", http.StatusFound))
 	defer moved.Close()
-	huge := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) {
+	huge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, `{"replica":"b","x":"%s"}`, strings.Repeat("x", 2000))
 	}))
 	defer huge.Close()
-	full := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) { fmt.Fprint(w, `{"replica":"b","full":true}`) }))
+	full := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"replica":"b","full":true}`) }))
 	defer full.Close()
 
 	for name, test := range map[string]struct {
@@ -302,9 +303,9 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, func(s *Server) {
-				s.ID, s.PeerTimeout, s.MaxPeerAnswer = "a", 2*time.Second, 1000
+				s.Fleet.ID, s.Fleet.PeerTimeout, s.Fleet.MaxPeerAnswer = "a", 2*time.Second, 1000
 				s.Fleet.Grace = 50 * time.Millisecond
-				s.Replicas = func() fleet.Replicas {
+				s.Fleet.Replicas = func() fleet.Replicas {
 					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
 				}
 			})
@@ -328,9 +329,9 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	var lost atomic.Pointer[time.Time]
 	lost.Store(new(time.Time))
-	a, b := pair(t, func(s *Server) { s.Fleet.Grace, s.SettleTime = 50*time.Millisecond, 5*time.Second })
-	known := a.Replicas
-	a.Replicas = func() fleet.Replicas {
+	a, b := pair(t, func(s *Server) { s.Fleet.Grace, s.Fleet.SettleTime = 50*time.Millisecond, 5*time.Second })
+	known := a.Fleet.Replicas
+	a.Fleet.Replicas = func() fleet.Replicas {
 		all := known()
 		all.LostAt = *lost.Load()
 		return all
@@ -354,7 +355,7 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 func TestPeersAreAskedOnceAtATime(t *testing.T) {
 	var mu sync.Mutex
 	now, most, total := 0, 0, 0
-	peer := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) {
+	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		mu.Lock()
 		now, total = now+1, total+1
 		most = max(most, now)
@@ -367,8 +368,8 @@ func TestPeersAreAskedOnceAtATime(t *testing.T) {
 	}))
 	defer peer.Close()
 	d := start(t, func(s *Server) {
-		s.ID, s.PeerTimeout = "a", patience
-		s.Replicas = func() fleet.Replicas {
+		s.Fleet.ID, s.Fleet.PeerTimeout = "a", patience
+		s.Fleet.Replicas = func() fleet.Replicas {
 			return fleet.Replicas{List: []api.Replica{{ID: "b", URL: peer.URL}}}
 		}
 	})
