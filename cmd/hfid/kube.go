@@ -72,7 +72,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 		return nil, fmt.Errorf("reaching Kubernetes (--kube): %w", err)
 	case err != nil:
 		// A pod without a service account is not meant to look.
-		logger.Info("not looking at the Kubernetes cluster", "reason", err)
+		logger.Info("not watching a Kubernetes cluster", "reason", err)
 		return nil, nil
 	}
 	// Package kube itself logs a failure once, when it changes.

@@ -121,7 +121,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer closing(&err, "etcd", store.Close)
 	if cluster != nil {
 		if err := cluster.Open(ctx); err != nil {
-			return fmt.Errorf("looking at the Kubernetes cluster: %w", err)
+			return fmt.Errorf("opening the Kubernetes cluster: %w", err)
 		}
 		defer closing(&err, "the Kubernetes cluster", cluster.Close)
 	}

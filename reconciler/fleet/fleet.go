@@ -268,14 +268,14 @@ func hasErrors(list []api.Replica) bool {
 
 // selections returns the current selection of each workload, all from one
 // state, or nil if nothing is served yet.
-func (f *Fleet) selections() func(service, namespace string) Selection {
+func (f *Fleet) selections() func(service, namespace string) expected {
 	snapshot := f.Policies.Current()
 	if snapshot == nil {
 		return nil
 	}
-	return func(service, namespace string) Selection {
+	return func(service, namespace string) expected {
 		of := snapshot.Selection(served.Subject{Workload: selection.Workload{Service: service, Namespace: namespace}})
-		return Selection{Digest: string(of.Digest), Problem: of.Problem}
+		return expected{digest: string(of.Digest), problem: of.Problem}
 	}
 }
 

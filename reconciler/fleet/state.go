@@ -10,20 +10,20 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// Selection is what the filters of a workload are expected to enforce.
-type Selection struct {
-	// Digest is never empty.
-	Digest string
-	// Problem is why no filter of the workload can have it, or empty.
-	Problem string
+// expected is what the filters of a workload are expected to enforce.
+type expected struct {
+	// digest is empty only if nothing is served yet.
+	digest string
+	// problem is why no filter of the workload can have it, or empty.
+	problem string
 }
 
 // merge combines reports into the state of each filter. Selections returns the
 // current selection of a workload, and is called once for each; it is nil if
 // nothing is served yet. Doubt, if not empty, is why a VM that no replica
 // hears from may still wait on one: then no VM is called silent.
-func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(service, namespace string) Selection) api.FiltersStatus {
-	e := &evaluation{fleet: f, now: f.Now(), doubt: doubt, selections: selections, cached: map[[2]string]Selection{}}
+func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(service, namespace string) expected) api.FiltersStatus {
+	e := &evaluation{fleet: f, now: f.Now(), doubt: doubt, selections: selections, cached: map[[2]string]expected{}}
 	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
 	merger := &merger{index: map[string]int{}}
 	for id, parts := range byFilter(reports) {
@@ -58,13 +58,13 @@ type evaluation struct {
 	fleet      *Fleet
 	now        time.Time
 	doubt      string
-	selections func(service, namespace string) Selection
-	cached     map[[2]string]Selection
+	selections func(service, namespace string) expected
+	cached     map[[2]string]expected
 }
 
-func (e *evaluation) selection(id api.FilterID) Selection {
+func (e *evaluation) selection(id api.FilterID) expected {
 	if e.selections == nil {
-		return Selection{Problem: "there is no verified set of policies to compare with yet"}
+		return expected{problem: "there is no verified set of policies to compare with yet"}
 	}
 	key := [2]string{id.Service, id.Namespace}
 	selection, known := e.cached[key]
@@ -135,7 +135,7 @@ func (e *evaluation) overdue(vm *mergedVM) bool {
 
 // count adds a VM to the tally. It returns false for a VM that has gone, or
 // that stopped longer ago than Forget and before every VM that asks now began.
-func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection Selection, t *tally) bool {
+func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection expected, t *tally) bool {
 	overdue := e.overdue(vm)
 	if overdue && (vm.State == VMGone || vm.EndedAgo > e.fleet.Forget && oldestAlive <= vm.EndedAgo) {
 		return false
@@ -150,7 +150,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection Se
 			t.digest = vm.Digest
 		}
 		return true
-	case !overdue && selection.Digest != "" && vm.Digest == selection.Digest:
+	case !overdue && selection.digest != "" && vm.Digest == selection.digest:
 		t.Current++
 		if t.Behind == 0 && (t.Current == 1 || inForce < t.inForce) {
 			t.digest, t.inForce = vm.Digest, inForce
@@ -172,7 +172,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection Se
 }
 
 // message describes what is wrong.
-func (t *tally) message(selection Selection, doubt string) string {
+func (t *tally) message(selection expected, doubt string) string {
 	var parts []string
 	if t.Silent > 0 {
 		verb := map[bool]string{true: "it is", false: "they are"}[t.Silent == 1]
@@ -191,8 +191,8 @@ func (t *tally) message(selection Selection, doubt string) string {
 	if others := t.Behind - t.late - t.without; others > 0 {
 		parts = append(parts, t.fraction(others)+" with other policies in force than the current ones")
 	}
-	if t.Behind > 0 && selection.Problem != "" {
-		parts = append(parts, selection.Problem)
+	if t.Behind > 0 && selection.problem != "" {
+		parts = append(parts, selection.problem)
 	}
 	return strings.Join(parts, "; ")
 }

@@ -26,17 +26,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what ought to happen at once.
+// patience bounds the wait for what happens soon on an idle machine.
 const patience = 30 * time.Second
 
-// fakeView is a View whose answers a test sets.
+// fakeView is a View whose results a test sets.
 type fakeView struct {
 	mu        sync.Mutex
 	state     api.Status
 	unready   string
 	etcd      api.EtcdStatus
 	triggered int
-	// onTrigger, if set, runs in each Trigger, without mu.
+	// onTrigger, if set, runs in each Trigger, without holding mu.
 	onTrigger func(context.Context) error
 }
 
@@ -89,7 +89,7 @@ func entryFrom(text string) *schema.Entry {
 	return schema.NewEntry(policy, schema.Origin{File: "policies/" + policy.Metadata.Name + ".yaml", Line: 3, Commit: strings.Repeat("c", 40)})
 }
 
-// stateOf is a verified state: revision number of the first epoch.
+// stateOf is a verified state with a revision of the first epoch.
 func stateOf(number int64, set *schema.Set) *reconciler.State {
 	return &reconciler.State{
 		Head:     reconciler.Head{Commit: fmt.Sprintf("%040x", number), Digest: set.Digest(), Count: set.Len()},
@@ -102,7 +102,7 @@ func revision(epoch int64, id string, number int64) reconciler.Revision {
 	return reconciler.Revision{Epoch: reconciler.Epoch{Number: epoch, ID: id}, Number: number}
 }
 
-// daemon is a Server on a real port of its own.
+// daemon is a Server that listens on a port.
 type daemon struct {
 	*Server
 	t      testing.TB
@@ -110,7 +110,7 @@ type daemon struct {
 	url    string
 	client *http.Client
 	log    *logBuffer
-	// shutdown stops it, once; the test's end does too.
+	// shutdown stops it once; the end of the test calls it too.
 	shutdown func()
 }
 
@@ -164,7 +164,7 @@ func newServer(view View) *Server {
 // SetState serves a state, as the reconciler does.
 func (s *Server) SetState(state *reconciler.State) { s.Policies.Serve(state) }
 
-// logBuffer keeps what is logged.
+// logBuffer collects log messages.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -189,7 +189,7 @@ type answer struct {
 	body   string
 }
 
-// ask sends a request: "GET /path", and headers as name, value pairs.
+// ask sends a request such as "GET /path", with headers as name, value pairs.
 func (d *daemon) ask(request string, headers ...string) answer {
 	d.t.Helper()
 	got, err := d.tryAsk(context.Background(), request, headers...)
@@ -214,14 +214,14 @@ func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) 
 	}
 	defer response.Body.Close()
 	if response.Close {
-		// net/http's client takes this one out.
+		// net/http's client removes this header.
 		response.Header.Set("Connection", "close")
 	}
 	body, err := io.ReadAll(response.Body)
 	return answer{response.StatusCode, response.Header, string(body)}, err
 }
 
-// begin asks in the background.
+// begin sends a request in the background.
 func (d *daemon) begin(request string, headers ...string) <-chan answer {
 	got := make(chan answer, 1)
 	go func() {
@@ -240,7 +240,7 @@ func (d *daemon) soon(got <-chan answer) answer {
 	case a := <-got:
 		return a
 	case <-time.After(patience):
-		d.t.Fatal("no answer came")
+		d.t.Fatal("timed out waiting for an answer")
 		return answer{}
 	}
 }
@@ -249,18 +249,18 @@ func (d *daemon) none(got <-chan answer) {
 	d.t.Helper()
 	select {
 	case a := <-got:
-		d.t.Fatalf("an answer came that should not have: %+v", a)
-	case <-time.After(200 * time.Millisecond): // nothing may come; where it comes later, what follows shows it
+		d.t.Fatalf("unexpected answer: %+v", a)
+	case <-time.After(200 * time.Millisecond): // an answer after that makes a later step of the test fail
 	}
 }
 
-// eventually waits until something is so.
+// eventually waits until a condition holds.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	testtool.Eventually(t, what, is)
 }
 
-// waiting waits until that many clients wait.
+// waiting waits until so many clients wait.
 func (d *daemon) waiting(count int64) {
 	d.t.Helper()
 	eventually(d.t, fmt.Sprintf("%d clients wait", count), func() bool { return d.Metrics.waiting.Load() == count })
@@ -274,7 +274,7 @@ func (a answer) expect(t testing.TB, code int) answer {
 	return a
 }
 
-// expectError checks the one form that errors have.
+// expectError checks the status and the body of an error.
 func (a answer) expectError(t testing.TB, status int, code string) answer {
 	t.Helper()
 	a.expect(t, status)

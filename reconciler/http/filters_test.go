@@ -20,19 +20,19 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// vmHeaders are what a VM of a pod sends besides what it has in force.
+// vmHeaders identify a VM of a pod.
 func vmHeaders(pod, vm string) []string {
 	return []string{"X-Hfi-Node", "sidecar~" + pod, "X-Hfi-Pod", pod, "X-Hfi-Vm", vm}
 }
 
-// fakeVM asks as a filter's VM does, again at once after each answer.
+// fakeVM sends requests as a filter's VM does, the next one right after each answer.
 type fakeVM struct {
 	stop context.CancelFunc
 	done chan struct{}
 }
 
-// runVM starts a VM of service frontend in namespace demo. Each request goes
-// to the next of the daemons.
+// runVM starts a VM of service frontend in namespace demo. It sends its
+// requests to the daemons in turn.
 func runVM(t testing.TB, pod, vm, wait string, to ...*daemon) *fakeVM {
 	ctx, cancel := context.WithCancel(context.Background())
 	v := &fakeVM{stop: cancel, done: make(chan struct{})}
@@ -54,7 +54,7 @@ func runVM(t testing.TB, pod, vm, wait string, to ...*daemon) *fakeVM {
 	return v
 }
 
-// leave closes the VM's request, as an Envoy that stops does.
+// leave closes the VM's request, as a stopping Envoy does.
 func (v *fakeVM) leave() {
 	v.stop()
 	<-v.done
@@ -89,13 +89,13 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 	return last
 }
 
-// A filter's VMs are one filter; it is behind until each has taken up a
-// change, and current then.
+// The VMs with one FilterID are one filter. It is behind until each of them
+// enforces the current policies, and then current.
 func TestFiltersInStatus(t *testing.T) {
 	d := start(t, func(s *Server) { s.Fleet.ID = "one" })
 	d.SetState(stateOf(1, some()))
 	if got := d.filterStatus(); got.Connected != 0 || !got.Complete || len(got.Replicas) != 1 || got.Replicas[0].ID != "one" {
-		t.Errorf("nobody asks, and the filters are %+v", got)
+		t.Errorf("without requests the filters are %+v", got)
 	}
 	began := time.Now()
 	for _, vm := range []string{"a1", "a2", "a3"} {
@@ -119,7 +119,7 @@ func TestFiltersInStatus(t *testing.T) {
 		}
 	}
 	check(stateOf(1, some()))
-	// One who says that it has something else than it could get is behind.
+	// A VM that enforces other policies is behind.
 	stuck := d.begin("GET /v1/policies?service=other&namespace=demo&wait=20s", append(vmHeaders("other", "x"), "If-None-Match", `"v1:strange"`)...)
 	d.soon(stuck)
 	status := d.awaitFilters(2, 1, 0)
@@ -129,9 +129,9 @@ func TestFiltersInStatus(t *testing.T) {
 	for number := int64(2); number < 5; number++ {
 		state := stateOf(number, some().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 100+number)}, nil))
 		d.SetState(state)
-		eventually(t, "all have it", func() bool { return d.filterStatus().Current >= 2 })
+		eventually(t, "two filters are current", func() bool { return d.filterStatus().Current >= 2 })
 	}
-	// The same list on its own, and what it does not take.
+	// The same list has its own route, and parameters are checked.
 	var alone api.FiltersStatus
 	if err := json.Unmarshal([]byte(d.ask("GET /v1/filters").expect(t, 200).body), &alone); err != nil || alone.Connected != 3 {
 		t.Errorf("GET /v1/filters: %v, %+v", err, alone)
@@ -140,8 +140,8 @@ func TestFiltersInStatus(t *testing.T) {
 	d.ask("GET /v1/filters?pod=x").expectError(t, 400, "bad_request")
 }
 
-// A VM that stops asking is named; one that closes its request is forgotten.
-func TestSilentIsToldFromGone(t *testing.T) {
+// A VM that stops asking is silent; one that closes its request is forgotten.
+func TestSilentAndGoneFilters(t *testing.T) {
 	d := start(t, func(s *Server) {
 		s.Fleet.ID = "one"
 		s.Fleet.Grace = 300 * time.Millisecond
@@ -159,15 +159,15 @@ func TestSilentIsToldFromGone(t *testing.T) {
 		t.Errorf("first is %+v", item)
 	}
 	if got := d.sample(`hfi_filters{state="silent"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters_complete`); got != "1101" {
-		t.Errorf("the metrics say %s", got)
+		t.Errorf("the metrics are %s", got)
 	}
 }
 
-// Whatever a VM asks for, it waits no longer than MaxFilterWait: so long does
-// a VM that has stopped count as waiting. Others wait as they like.
+// A VM waits no longer than MaxFilterWait, since one that has stopped counts
+// as alive for that time. The limit does not apply to other clients.
 func TestFilterWaitIsCapped(t *testing.T) {
 	if DefaultMaxFilterWait+fleet.DefaultGrace >= 30*time.Second {
-		t.Error("a VM that has stopped would count for thirty seconds")
+		t.Error("a VM that has stopped would count as alive for thirty seconds or more")
 	}
 	d := start(t, func(s *Server) { s.MaxFilterWait = 50 * time.Millisecond })
 	d.SetState(stateOf(1, some()))
@@ -179,7 +179,7 @@ func TestFilterWaitIsCapped(t *testing.T) {
 	d.soon(waits).expect(t, 200)
 }
 
-// Who a VM says it is is bounded, and has to be said in full.
+// The identity of a VM is checked: complete, bounded, and UTF-8.
 func TestFilterHeadersAreChecked(t *testing.T) {
 	d := start(t, nil)
 	d.SetState(stateOf(1, some()))
@@ -197,14 +197,14 @@ func TestFilterHeadersAreChecked(t *testing.T) {
 	d.ask("GET /v1/policies", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
 	d.ask(mine+"%ff", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
 	if got := d.filterStatus().Connected; got != 2 {
-		t.Errorf("%d filters are known, want the two that asked rightly", got)
+		t.Errorf("%d filters are known, want those of the 2 valid requests", got)
 	}
 }
 
-// A filter whose policies are too many for it is behind, and says so.
+// A filter whose policies are too large is behind, with a message.
 func TestFilterWithTooLargeASelection(t *testing.T) {
 	if served.DefaultMaxSelection != 4<<20 {
-		t.Errorf("the limit is %d bytes, and filters refuse more than 4 MiB", served.DefaultMaxSelection)
+		t.Errorf("the limit is %d bytes, and filters accept 4 MiB", served.DefaultMaxSelection)
 	}
 	d := start(t, func(s *Server) { s.Policies.MaxSelection = 100 })
 	d.SetState(stateOf(1, some()))
@@ -215,11 +215,11 @@ func TestFilterWithTooLargeASelection(t *testing.T) {
 	}
 }
 
-// pair is two daemons that know of each other.
+// pair is two daemons that are peers.
 func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 	var mu sync.Mutex
 	var list []api.Replica
-	one := func(id string) *daemon {
+	replica := func(id string) *daemon {
 		d := start(t, func(s *Server) {
 			s.Fleet.ID = id
 			s.Fleet.Replicas = func() fleet.Replicas {
@@ -234,17 +234,17 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 		d.SetState(stateOf(1, some()))
 		return d
 	}
-	a, b = one("a"), one("b")
+	a, b = replica("a"), replica("b")
 	mu.Lock()
 	defer mu.Unlock()
 	list = []api.Replica{{ID: "a", URL: a.url}, {ID: "b", URL: b.url + "/"}}
 	return a, b
 }
 
-// A VM's requests are balanced over the replicas; each tells of all filters,
-// alike, and none that waits at the other is called silent.
+// A VM's requests go to all replicas in turn. Each replica reports the same
+// filters, and none that waits on another replica is silent.
 func TestFiltersOfAllReplicas(t *testing.T) {
-	// Each wait at one is longer than the other's grace; the grace bears a busy machine.
+	// Each wait is longer than the grace period, which is long enough for a busy machine.
 	t.Parallel()
 	a, b := pair(t, func(s *Server) { s.Fleet.Grace = 3 * time.Second })
 	runVM(t, "frontend-both", "1", "4s", a, b)
@@ -256,20 +256,20 @@ func TestFiltersOfAllReplicas(t *testing.T) {
 		for _, d := range []*daemon{a, b} {
 			status := d.filterStatus()
 			if status.Current != 3 || status.Connected != 3 || !status.Complete || status.Items[2].VMs.Total > 2 {
-				return fmt.Errorf("%s says %+v", d.Fleet.ID, status)
+				return fmt.Errorf("replica %s reports %+v", d.Fleet.ID, status)
 			}
 		}
 		return nil
 	})
-	// What one alone has seen is for its peers.
+	// The local report has only the filters of that replica.
 	local := a.ask("GET /v1/filters?local=true").expect(t, 200)
 	if strings.Contains(local.body, "frontend-b\"") || !strings.Contains(local.body, `"replica":"a"`) {
-		t.Errorf("a alone tells %s", local.body)
+		t.Errorf("the local report of a is %s", local.body)
 	}
 }
 
-// A peer that cannot be asked is named, and nothing is called silent that may wait on it.
-func TestFiltersWithAPeerAway(t *testing.T) {
+// A peer that gives no report is named, and no VM that may wait on it is silent.
+func TestFiltersWithoutAPeersReport(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
@@ -290,7 +290,7 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 	for name, test := range map[string]struct {
 		url, error, doubt, message string
 	}{
-		"gone":               {url: gone.URL, error: "refused"},
+		"stopped":            {url: gone.URL, error: "refused"},
 		"hangs":              {url: hangs.URL, error: "within 2s"},
 		"another":            {url: other.URL, error: `replica "z" answers in its place`},
 		"no daemon":          {url: html.URL, error: "cannot be read"},
@@ -299,7 +299,7 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 		"an unknown address": {url: "", error: "--advertise"},
 		"no address":         {url: "http://%zz", error: "--advertise"},
 		"full":               {url: full.URL, message: "more VMs asked than"},
-		"etcd is away":       {url: "", error: "--advertise", doubt: "etcd cannot be seen", message: "etcd cannot be seen"},
+		"etcd unreachable":   {url: "", error: "--advertise", doubt: "etcd is unreachable", message: "etcd is unreachable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, func(s *Server) {
@@ -318,14 +318,15 @@ func TestFiltersWithAPeerAway(t *testing.T) {
 				t.Errorf("got %+v", status)
 			}
 			if status.Silent != 0 || status.Behind != 1 || !strings.Contains(status.Items[0].Message, "may wait elsewhere") {
-				t.Errorf("with b away, the VM is %+v", status.Items)
+				t.Errorf("without a report of b, the VM is %+v", status.Items)
 			}
 		})
 	}
 }
 
-// For a while after a replica went its VMs may hang on it, or be on their way:
-// whoever saw it go tells the others, who may have started since.
+// For SettleTime after the loss of a replica no VM is silent: it may still be
+// connected to the lost replica. A replica that saw the loss reports it to the
+// others, which may have started later.
 func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	var lost atomic.Pointer[time.Time]
 	lost.Store(new(time.Time))
@@ -350,9 +351,9 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	b.awaitFilters(0, 0, 1)
 }
 
-// However many ask for the status, the peers are asked once at a time, and a
-// client that goes does not spoil it for the others.
-func TestPeersAreAskedOnceAtATime(t *testing.T) {
+// Concurrent status requests share one request to each peer, and a client that
+// closes its request does not affect the others.
+func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 	var mu sync.Mutex
 	now, most, total := 0, 0, 0
 	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -391,6 +392,6 @@ func TestPeersAreAskedOnceAtATime(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if most != 1 || total > 30 {
-		t.Errorf("the peer was asked %d times, %d at one time", total, most)
+		t.Errorf("the peer got %d requests, %d at the same time", total, most)
 	}
 }

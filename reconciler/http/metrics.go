@@ -48,8 +48,8 @@ const (
 
 var validValue = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{0,39}$`)
 
-// NewMetrics returns metrics at zero.
-func NewMetrics() *Metrics {
+// newMetrics returns metrics at zero.
+func newMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		values:   map[string]map[string]bool{},

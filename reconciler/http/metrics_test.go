@@ -19,7 +19,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// sample is the value of a line of the scrape, by metric with its labels.
+// sample is the value of a metric, named with its labels.
 func (d *daemon) sample(name string) string {
 	d.t.Helper()
 	for line := range strings.Lines(d.ask("GET /metrics").expect(d.t, 200).body) {
@@ -30,24 +30,23 @@ func (d *daemon) sample(name string) string {
 	return ""
 }
 
-// buildInfoSeries is hfi_build_info as this test binary has to show it.
+// buildInfoSeries is the series hfi_build_info of this test binary.
 func buildInfoSeries() string {
 	build := version.Get()
 	return fmt.Sprintf("hfi_build_info{goarch=%q,goos=%q,goversion=%q,revision=%q,version=%q}",
 		runtime.GOARCH, runtime.GOOS, runtime.Version(), build.Commit, build.Version)
 }
 
-// Names and labels follow Prometheus's conventions: its own linter says so of
-// the real scrape, after everything that has a metric has happened.
+// The linter of Prometheus accepts a scrape in which every metric has a value.
 func TestMetrics(t *testing.T) {
 	d := start(t, func(s *Server) { s.TriggerGap = time.Millisecond })
 	for _, absent := range []string{"hfi_last_sync_success_timestamp_seconds", "hfi_drift_items", "hfi_served_policies"} {
 		if got := d.sample(absent); got != "" {
-			t.Errorf("%s is %s before anything was seen", absent, got)
+			t.Errorf("%s is %s before the first state", absent, got)
 		}
 	}
 	if got := d.sample(`hfi_syncs_total{outcome="Applied"}`); got != "0" {
-		t.Errorf("a sync that never was counts %q", got)
+		t.Errorf("hfi_syncs_total is %q before the first attempt", got)
 	}
 	var observer reconciler.Observer = d.Metrics
 	observer.Synced("Applied", 20*time.Millisecond)
@@ -104,14 +103,14 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	if waiting != "1" {
-		t.Errorf("while one waits, the scrape says %q", waiting)
+		t.Errorf("hfi_http_waiting_clients is %q while one client waits", waiting)
 	}
 	scrape := d.ask("GET /metrics").body
 	if got := strings.Count(scrape, "\nhfi_served_info{"); got != 1 {
-		t.Errorf("there are %d hfi_served_info: an earlier set's is left", got)
+		t.Errorf("there are %d hfi_served_info, want 1", got)
 	}
 	if strings.Contains(scrape, "moon") || strings.Contains(scrape, "Full") || strings.Contains(scrape, "/made/up") {
-		t.Error("a label holds what anybody could make up")
+		t.Error("a label has a value that a client invented")
 	}
 	problems, err := promlint.New(strings.NewReader(scrape)).Lint()
 	if err != nil {
@@ -122,12 +121,12 @@ func TestMetrics(t *testing.T) {
 	}
 	for line := range strings.Lines(scrape) {
 		if name, found := strings.CutPrefix(line, "# TYPE "); found && !strings.HasPrefix(name, "hfi_") && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
-			t.Errorf("%s has a foreign prefix", name)
+			t.Errorf("%s has an unexpected prefix", name)
 		}
 	}
 	d.view.set(func(v *fakeView) { v.state.Drift = api.Drift{Status: api.DriftUnknown, Total: 3} })
 	if got := d.sample("hfi_drift_items"); got != "" {
-		t.Errorf("drift that cannot be seen is %s items", got)
+		t.Errorf("hfi_drift_items is %s while drift is unknown", got)
 	}
 }
 
@@ -165,7 +164,7 @@ func TestScrapeAsksNoPeer(t *testing.T) {
 	}
 }
 
-// A label that the reconciler chooses the values of does not grow without end.
+// The number of values of a label is bounded.
 func TestMetricsAreBounded(t *testing.T) {
 	d := start(t, nil)
 	for i := range 1000 {

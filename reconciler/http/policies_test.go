@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// some is a set with a policy for each kind of selector.
+// some is a set with a policy of each kind of selector.
 func some() *schema.Set {
 	return schema.NewSet(
 		entry("front-demo", "frontend", "demo", 1),
@@ -23,8 +23,8 @@ func some() *schema.Set {
 	)
 }
 
-// GET /v1/policies lists all, and with parameters selects as a filter
-// there would; a policy for frontend is none of productcatalog's.
+// GET /v1/policies lists all policies or, with parameters, those that apply to
+// a workload.
 func TestPoliciesSelects(t *testing.T) {
 	d := start(t, nil)
 	d.SetState(stateOf(7, some()))
@@ -36,7 +36,7 @@ func TestPoliciesSelects(t *testing.T) {
 		"?service=other&namespace=other":         {"all"},
 		// Given but empty: wildcard policies only.
 		"?service=&namespace=": {"all"},
-		// One alone: the other is not known.
+		// If only one is given, the other is unknown.
 		"?service=frontend": {"all", "front-any"},
 		"?namespace=demo":   {"all", "any-demo"},
 		"?service=":         {"all"},
@@ -50,7 +50,7 @@ func TestPoliciesSelects(t *testing.T) {
 		for _, name := range want {
 			chosen = append(chosen, some().Get(name))
 		}
-		// The ETag is the digest of the selected policies and nothing else.
+		// The ETag is the digest of the selected policies.
 		if tag, digest := got.header.Get("ETag"), schema.NewSet(chosen...).Digest(); tag != `"`+string(digest)+`"` {
 			t.Errorf("%q has the ETag %s, want %s", query, tag, digest)
 		}
@@ -76,7 +76,8 @@ func TestPoliciesSelects(t *testing.T) {
 	}
 }
 
-// The ETag stays while only commit, revision, origins or others' policies change.
+// A change of the commit, the revision, the origins, or the policies of other
+// workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
 	d := start(t, nil)
 	d.SetState(stateOf(1, some()))
@@ -89,14 +90,14 @@ func TestPoliciesTagIsTheSelection(t *testing.T) {
 	d.SetState(stateOf(2, moved))
 	after := d.ask(mine)
 	if after.header.Get("ETag") != before.header.Get("ETag") || after.body != before.body {
-		t.Errorf("another's change made a new answer: %+v", after)
+		t.Errorf("a change of other policies changed the answer: %+v", after)
 	}
 	if after.header.Get("X-Hfi-Revision") != "1-one.2" {
 		t.Errorf("the answer names revision %s", after.header.Get("X-Hfi-Revision"))
 	}
 	d.SetState(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
 	if d.ask(mine).header.Get("ETag") == before.header.Get("ETag") {
-		t.Error("a changed policy left the ETag as it was")
+		t.Error("a changed policy did not change the ETag")
 	}
 }
 
@@ -126,9 +127,9 @@ func TestPoliciesConditional(t *testing.T) {
 			}
 		}
 	}
-	// Several lines of the header are one list.
+	// Several headers are one list.
 	if got := d.ask("GET /v1/policies", "If-None-Match", `"x"`, "If-None-Match", tag); got.code != 304 {
-		t.Errorf("two lines give %d", got.code)
+		t.Errorf("two headers give %d", got.code)
 	}
 }
 
@@ -161,12 +162,12 @@ func TestPoliciesBeforeAnySet(t *testing.T) {
 			t.Errorf("%s has the headers %v", path, got.header)
 		}
 	}
-	// An empty first set can be served.
+	// An empty first set is served.
 	d.SetState(stateOf(1, schema.NewSet()))
 	d.ask("GET /v1/policies").expect(t, 200)
 }
 
-// A filter takes no more than 4 MiB; the list of all has no such limit.
+// A filter accepts at most 4 MiB. The list of all policies has no such limit.
 func TestPoliciesTooLarge(t *testing.T) {
 	d := start(t, nil)
 	large := strings.Repeat("x", 900_000)
@@ -186,11 +187,11 @@ func TestPoliciesTooLarge(t *testing.T) {
 	d.ask("GET /v1/policies?service=other").expect(t, 200)
 	d.SetState(stateOf(2, set.With(nil, []string{"big0"})))
 	if got := d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200); len(got.names(t)) != 4 {
-		t.Errorf("four of them are %d", len(got.names(t)))
+		t.Errorf("got %d policies, want 4", len(got.names(t)))
 	}
 }
 
-// GET /v1/policies/{name}: the policy, with the file, line and commit it came from.
+// GET /v1/policies/{name} is the policy, with its file, line and commit.
 func TestPolicy(t *testing.T) {
 	d := start(t, nil)
 	d.SetState(stateOf(7, some()))
@@ -214,7 +215,7 @@ func TestPolicy(t *testing.T) {
 	d.ask("GET /v1/policies/front-demo?x=1").expectError(t, 400, "bad_request")
 }
 
-// The summary and rows of /v1/policies/status, field by field.
+// GET /v1/policies/status, field by field.
 func TestPoliciesStatus(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	d := start(t, func(s *Server) { s.Now = func() time.Time { return now } })

@@ -122,7 +122,7 @@ type Server struct {
 func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 	s := &Server{
 		Logger:            slog.New(slog.DiscardHandler),
-		Metrics:           NewMetrics(),
+		Metrics:           newMetrics(),
 		Now:               time.Now,
 		Policies:          policies,
 		Fleet:             fleet,
