@@ -33,7 +33,7 @@ type kubeOptions struct {
 }
 
 func (o *kubeOptions) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to look at the Kubernetes cluster: off, on, or auto (if this runs in a pod, or --kubeconfig is given)")
+	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (if this runs in a pod, or --kubeconfig is given)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; by default the service account of this pod")
 	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "namespaces in which to create, repair and delete the WasmPlugin hfi as the policies require; by default none")
 	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "this service's base URL as sidecars reach it: WasmPlugins point to it for the filter and its policies")
@@ -60,7 +60,7 @@ func (o *kubeOptions) check() (problems []error) {
 }
 
 // newCluster returns the view of the cluster, not open yet, or nil if this
-// daemon is not in one or is not to look at it. The module is the filter's.
+// daemon is not in one or is not meant to watch it. The module is the filter's.
 func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet, module []byte, logger *slog.Logger) (*kube.Cluster, error) {
 	asked := o.mode == kubeOn || o.kubeconfig != "" || len(o.namespaces) > 0
 	if o.mode == kubeOff || !asked && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
@@ -71,7 +71,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 	case err != nil && asked:
 		return nil, fmt.Errorf("reaching Kubernetes (--kube): %w", err)
 	case err != nil:
-		// A pod without a service account is not meant to look.
+		// A pod without a service account is not meant to watch the cluster.
 		logger.Info("not watching a Kubernetes cluster", "reason", err)
 		return nil, nil
 	}

@@ -23,14 +23,14 @@ func BenchmarkWake(b *testing.B) {
 	const count, services = 10_000, 100
 	d := start(b, nil)
 	set := oneEach(services)
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	c := gather(b, d, count, services)
 	defer c.leave()
 	number := int64(1)
 	for b.Loop() {
 		number++
 		set = set.With([]*schema.Entry{entry("p42", "s42", "n", number)}, nil)
-		d.SetState(stateOf(number, set))
+		d.serve(stateOf(number, set))
 		for i := 42; i < count; i += services {
 			<-c.answers[i]
 		}
@@ -48,12 +48,12 @@ func BenchmarkWake(b *testing.B) {
 // a client, and of a filter's VM.
 func BenchmarkRequest(b *testing.B) {
 	d := start(b, nil)
-	d.SetState(stateOf(1, oneEach(100)))
+	d.serve(stateOf(1, oneEach(100)))
 	const count = 30_000
 	nodes, vms := make([][]string, count), make([][]string, count)
 	for i := range count {
 		nodes[i], vms[i] = []string{fmt.Sprint("node-", i/3)}, []string{fmt.Sprint(i)}
-		d.Fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
+		d.fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
 	}
 	for _, filter := range []bool{false, true} {
 		b.Run(map[bool]string{false: "client", true: "vm"}[filter], func(b *testing.B) {
@@ -79,9 +79,9 @@ func BenchmarkRequest(b *testing.B) {
 // A status request while 30,000 VMs of 10,000 filters are remembered.
 func BenchmarkStatus(b *testing.B) {
 	d := start(b, nil)
-	d.SetState(stateOf(1, oneEach(100)))
+	d.serve(stateOf(1, oneEach(100)))
 	for i := range 30_000 {
-		d.Fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
+		d.fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
 	}
 	request := httptest.NewRequest("GET", "/v1/status", nil)
 	b.ReportAllocs()
@@ -111,7 +111,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 		bareServer.Close()
 
 		d := start(b, func(s *Server) { s.MaxFilterWait = time.Hour })
-		d.SetState(stateOf(1, oneEach(100)))
+		d.serve(stateOf(1, oneEach(100)))
 		address, _ := net.ResolveTCPAddr("tcp", strings.TrimPrefix(d.url, "http://"))
 		ours := perClient(b, address, count, d.Metrics.waiting.Load)
 		d.empty()

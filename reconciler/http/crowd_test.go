@@ -115,10 +115,10 @@ func TestChangeWakesOnlyItsClients(t *testing.T) {
 	const count, services = 10_000, 100
 	d := start(t, nil)
 	set := oneEach(services)
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	c := gather(t, d, count, services)
 	defer c.leave()
-	d.SetState(stateOf(2, set.With([]*schema.Entry{entry("p42", "s42", "n", 2)}, nil)))
+	d.serve(stateOf(2, set.With([]*schema.Entry{entry("p42", "s42", "n", 2)}, nil)))
 	for i := 42; i < count; i += services {
 		select {
 		case tag := <-c.answers[i]:
@@ -139,7 +139,7 @@ func TestChangeWakesOnlyItsClients(t *testing.T) {
 		}
 	}
 	// A wildcard policy wakes all others.
-	d.SetState(stateOf(3, set.With([]*schema.Entry{entry("all", "", "", 1)}, nil)))
+	d.serve(stateOf(3, set.With([]*schema.Entry{entry("all", "", "", 1)}, nil)))
 	for i, answers := range c.answers {
 		if i%services == 42 {
 			continue

@@ -105,11 +105,12 @@ func revision(epoch int64, id string, number int64) reconciler.Revision {
 // daemon is a Server that listens on a port.
 type daemon struct {
 	*Server
-	t      testing.TB
-	view   *fakeView
-	url    string
-	client *http.Client
-	log    *logBuffer
+	policies *served.Policies
+	t        testing.TB
+	view     *fakeView
+	url      string
+	client   *http.Client
+	log      *logBuffer
 	// shutdown stops it once; the end of the test calls it too.
 	shutdown func()
 }
@@ -118,9 +119,9 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	t.Helper()
 	view := &fakeView{etcd: api.EtcdStatus{Mode: api.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
 	log := &logBuffer{}
-	server := newServer(view)
+	server, policies := newServer(view)
 	server.Logger = slog.New(slog.NewTextHandler(log, nil))
-	server.Policies.Logger = server.Logger
+	policies.Logger = server.Logger
 	if tune != nil {
 		tune(server)
 	}
@@ -132,7 +133,7 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	go func() { served <- server.Serve(listener) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	d := &daemon{
-		Server: server, t: t, view: view, url: "http://" + listener.Addr().String(),
+		Server: server, policies: policies, t: t, view: view, url: "http://" + listener.Addr().String(),
 		client: &http.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		}}, log: log,
@@ -147,7 +148,7 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 		if err := <-served; err != nil {
 			t.Errorf("serving: %v", err)
 		}
-		if err := server.Fleet.Close(); err != nil {
+		if err := server.fleet.Close(); err != nil {
 			t.Errorf("closing the fleet: %v", err)
 		}
 	})
@@ -156,13 +157,13 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 }
 
 // newServer is a service with policies and a fleet of its own.
-func newServer(view View) *Server {
+func newServer(view View) (*Server, *served.Policies) {
 	policies := served.New()
-	return New(view, policies, fleet.New("", policies))
+	return New(view, policies, fleet.New("", policies)), policies
 }
 
-// SetState serves a state, as the reconciler does.
-func (s *Server) SetState(state *reconciler.State) { s.Policies.Serve(state) }
+// serve makes a state the current one, as the reconciler does.
+func (d *daemon) serve(state *reconciler.State) { d.policies.Serve(state) }
 
 // logBuffer collects log messages.
 type logBuffer struct {

@@ -64,7 +64,7 @@ func single(r *http.Request, name string) (string, error) {
 
 // track records a VM's request, and returns the function that records its end.
 func (s *Server) track(r *http.Request, q query) (end func(error)) {
-	request := s.Fleet.Ask(q.filter, q.vm, q.inForce())
+	request := s.fleet.Ask(q.filter, q.vm, q.inForce())
 	return func(err error) {
 		if r.Context().Err() != nil {
 			// Only the client's side ends this context.
@@ -89,7 +89,7 @@ func (s *Server) filters(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch local, given := values["local"]; {
 	case given && local == "true":
-		return writeJSON(w, http.StatusOK, s.Fleet.Local())
+		return writeJSON(w, http.StatusOK, s.fleet.Local())
 	case given && local != "false":
 		return badRequest("the parameter local is %.40q, and must be true or false", local)
 	}
@@ -102,7 +102,7 @@ func (s *Server) filters(w http.ResponseWriter, r *http.Request) error {
 
 // fleetStatus is the status of all filters, or the error to answer with.
 func (s *Server) fleetStatus(r *http.Request) (fleet.Status, error) {
-	status, err := s.Fleet.Status(r.Context())
+	status, err := s.fleet.Status(r.Context())
 	switch {
 	case errors.Is(err, fleet.ErrClosed):
 		return status, &httpError{status: http.StatusServiceUnavailable, code: "stopping", message: "this daemon is shutting down", retryAfter: 1}

@@ -92,8 +92,8 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 // The VMs with one FilterID are one filter. It is behind until each of them
 // enforces the current policies, and then current.
 func TestFiltersInStatus(t *testing.T) {
-	d := start(t, func(s *Server) { s.Fleet.ID = "one" })
-	d.SetState(stateOf(1, some()))
+	d := start(t, func(s *Server) { s.fleet.ID = "one" })
+	d.serve(stateOf(1, some()))
 	if got := d.filterStatus(); got.Connected != 0 || !got.Complete || len(got.Replicas) != 1 || got.Replicas[0].ID != "one" {
 		t.Errorf("without requests the filters are %+v", got)
 	}
@@ -128,7 +128,7 @@ func TestFiltersInStatus(t *testing.T) {
 	}
 	for number := int64(2); number < 5; number++ {
 		state := stateOf(number, some().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 100+number)}, nil))
-		d.SetState(state)
+		d.serve(state)
 		eventually(t, "two filters are current", func() bool { return d.filterStatus().Current >= 2 })
 	}
 	// The same list has its own route, and parameters are checked.
@@ -143,10 +143,10 @@ func TestFiltersInStatus(t *testing.T) {
 // A VM that stops asking is silent; one that closes its request is forgotten.
 func TestSilentAndGoneFilters(t *testing.T) {
 	d := start(t, func(s *Server) {
-		s.Fleet.ID = "one"
-		s.Fleet.Grace = 300 * time.Millisecond
+		s.fleet.ID = "one"
+		s.fleet.Grace = 300 * time.Millisecond
 	})
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	leaving := runVM(t, "frontend-leaves", "1", "20s", d)
 	runVM(t, "frontend-stays", "1", "20s", d)
 	d.awaitFilters(2, 0, 0)
@@ -170,19 +170,19 @@ func TestFilterWaitIsCapped(t *testing.T) {
 		t.Error("a VM that has stopped would count as alive for thirty seconds or more")
 	}
 	d := start(t, func(s *Server) { s.MaxFilterWait = 50 * time.Millisecond })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	tag := d.ask(frontendWaits).header.Get("ETag")
 	d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait=10m", append(vmHeaders("p", "1"), "If-None-Match", tag)...)).expect(t, 304)
 	waits := d.begin(frontendWaits, "If-None-Match", tag)
 	d.none(waits)
-	d.SetState(stateOf(2, schema.NewSet()))
+	d.serve(stateOf(2, schema.NewSet()))
 	d.soon(waits).expect(t, 200)
 }
 
 // The identity of a VM is checked: complete, bounded, and UTF-8.
 func TestFilterHeadersAreChecked(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	const mine = "GET /v1/policies?service=frontend&namespace=demo"
 	long := strings.Repeat("x", 253)
 	d.ask(mine, "X-Hfi-Node", long, "X-Hfi-Pod", long, "X-Hfi-Vm", long, "If-None-Match", `"`+long+`"`).expect(t, 200)
@@ -206,8 +206,9 @@ func TestFilterWithTooLargeASelection(t *testing.T) {
 	if served.DefaultMaxSelection != 4<<20 {
 		t.Errorf("the limit is %d bytes, and filters accept 4 MiB", served.DefaultMaxSelection)
 	}
-	d := start(t, func(s *Server) { s.Policies.MaxSelection = 100 })
-	d.SetState(stateOf(1, some()))
+	d := start(t, nil)
+	d.policies.MaxSelection = 100
+	d.serve(stateOf(1, some()))
 	d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expectError(t, 500, "too_large")
 	status := d.awaitFilters(0, 1, 0)
 	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" take`) || !strings.Contains(item.Message, "at most 100") {
@@ -221,8 +222,8 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 	var list []api.Replica
 	replica := func(id string) *daemon {
 		d := start(t, func(s *Server) {
-			s.Fleet.ID = id
-			s.Fleet.Replicas = func() fleet.Replicas {
+			s.fleet.ID = id
+			s.fleet.Replicas = func() fleet.Replicas {
 				mu.Lock()
 				defer mu.Unlock()
 				return fleet.Replicas{List: list}
@@ -231,7 +232,7 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 				tune(s)
 			}
 		})
-		d.SetState(stateOf(1, some()))
+		d.serve(stateOf(1, some()))
 		return d
 	}
 	a, b = replica("a"), replica("b")
@@ -246,7 +247,7 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 func TestFiltersOfAllReplicas(t *testing.T) {
 	// Each wait is longer than the grace period, which is long enough for a busy machine.
 	t.Parallel()
-	a, b := pair(t, func(s *Server) { s.Fleet.Grace = 3 * time.Second })
+	a, b := pair(t, func(s *Server) { s.fleet.Grace = 3 * time.Second })
 	runVM(t, "frontend-both", "1", "4s", a, b)
 	runVM(t, "frontend-both", "2", "4s", b, a)
 	runVM(t, "frontend-a", "1", "20s", a)
@@ -256,7 +257,7 @@ func TestFiltersOfAllReplicas(t *testing.T) {
 		for _, d := range []*daemon{a, b} {
 			status := d.filterStatus()
 			if status.Current != 3 || status.Connected != 3 || !status.Complete || status.Items[2].VMs.Total > 2 {
-				return fmt.Errorf("replica %s reports %+v", d.Fleet.ID, status)
+				return fmt.Errorf("replica %s reports %+v", d.fleet.ID, status)
 			}
 		}
 		return nil
@@ -303,13 +304,13 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, func(s *Server) {
-				s.Fleet.ID, s.Fleet.PeerTimeout, s.Fleet.MaxPeerAnswer = "a", 2*time.Second, 1000
-				s.Fleet.Grace = 50 * time.Millisecond
-				s.Fleet.Replicas = func() fleet.Replicas {
+				s.fleet.ID, s.fleet.PeerTimeout, s.fleet.MaxPeerAnswer = "a", 2*time.Second, 1000
+				s.fleet.Grace = 50 * time.Millisecond
+				s.fleet.Replicas = func() fleet.Replicas {
 					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
 				}
 			})
-			d.SetState(stateOf(1, some()))
+			d.serve(stateOf(1, some()))
 			d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
 			time.Sleep(60 * time.Millisecond) // for longer than the VM's grace
 			status := d.filterStatus()
@@ -330,9 +331,9 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	var lost atomic.Pointer[time.Time]
 	lost.Store(new(time.Time))
-	a, b := pair(t, func(s *Server) { s.Fleet.Grace, s.Fleet.SettleTime = 50*time.Millisecond, 5*time.Second })
-	known := a.Fleet.Replicas
-	a.Fleet.Replicas = func() fleet.Replicas {
+	a, b := pair(t, func(s *Server) { s.fleet.Grace, s.fleet.SettleTime = 50*time.Millisecond, 5*time.Second })
+	known := a.fleet.Replicas
+	a.fleet.Replicas = func() fleet.Replicas {
 		all := known()
 		all.LostAt = *lost.Load()
 		return all
@@ -369,8 +370,8 @@ func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 	}))
 	defer peer.Close()
 	d := start(t, func(s *Server) {
-		s.Fleet.ID, s.Fleet.PeerTimeout = "a", patience
-		s.Fleet.Replicas = func() fleet.Replicas {
+		s.fleet.ID, s.fleet.PeerTimeout = "a", patience
+		s.fleet.Replicas = func() fleet.Replicas {
 			return fleet.Replicas{List: []api.Replica{{ID: "b", URL: peer.URL}}}
 		}
 	})

@@ -37,7 +37,7 @@ func kubernetes(t *testing.T, d *daemon) api.KubernetesStatus {
 // Outside a cluster the status says no more than that.
 func TestStatusOutsideACluster(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	if body := d.ask("GET /v1/status").expect(t, 200).body; !strings.Contains(body, `"kubernetes":{"enabled":false}`) {
 		t.Errorf("got %s", body)
 	}
@@ -50,9 +50,9 @@ func TestStatusOutsideACluster(t *testing.T) {
 // many, and the status of the policies counts the pods targeted where known.
 func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	for i := range api.MaxFilterItems + 5 {
-		d.Fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
+		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
 	}
 	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != some().Len() {
 		t.Errorf("got %+v", got.KubernetesView)
@@ -74,7 +74,7 @@ func TestStatusInACluster(t *testing.T) {
 // Every replica shows the leader's report on the cluster.
 func TestFollowerShowsTheLeadersClusterReport(t *testing.T) {
 	a, b := pair(t, func(s *Server) { s.Cluster = fakeCluster{} })
-	b.Fleet.SetClusterReport(&api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}})
+	b.fleet.SetClusterReport(&api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}})
 	if got := kubernetes(t, a); len(got.MissingPermissions) != 1 {
 		t.Errorf("the follower shows %+v", got.KubernetesView)
 	}

@@ -193,7 +193,7 @@ func (s stateCollector) Collect(into chan<- prometheus.Metric) {
 	}
 	// This replica's own filters would be wrong: a VM that was answered here may
 	// wait on another replica.
-	fleet, known := s.Fleet.Last()
+	fleet, known := s.fleet.Last()
 	if !known {
 		return
 	}

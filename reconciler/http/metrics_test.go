@@ -61,8 +61,8 @@ func TestMetrics(t *testing.T) {
 		v.state.Sync.LastSuccessAt = &at
 		v.state.Drift = api.Drift{Status: api.DriftDetected, Total: 3}
 	})
-	d.SetState(stateOf(1, schema.NewSet()))
-	d.SetState(stateOf(2, some()))
+	d.serve(stateOf(1, schema.NewSet()))
+	d.serve(stateOf(2, some()))
 	d.ask("GET /v1/policies").expect(t, 200)
 	d.ask("GET /v1/policies/all").expect(t, 200)
 	d.ask("GET /v1/policies/front-demo").expect(t, 200)
@@ -73,7 +73,7 @@ func TestMetrics(t *testing.T) {
 	woken := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	waiting := d.sample("hfi_http_waiting_clients")
-	d.SetState(stateOf(3, some().With([]*schema.Entry{entry("all", "", "", 9)}, nil)))
+	d.serve(stateOf(3, some().With([]*schema.Entry{entry("all", "", "", 9)}, nil)))
 	d.soon(woken).expect(t, 200)
 	eventually(t, "the trigger is counted", func() bool { return d.sample(`hfi_triggers_total{outcome="ok"}`) == "1" })
 	digest := some().With([]*schema.Entry{entry("all", "", "", 9)}, nil).Digest()
@@ -140,12 +140,12 @@ func TestScrapeAsksNoPeer(t *testing.T) {
 	}))
 	defer peer.Close()
 	d := start(t, func(s *Server) {
-		s.Fleet.ID = "a"
-		s.Fleet.Replicas = func() fleet.Replicas {
+		s.fleet.ID = "a"
+		s.fleet.Replicas = func() fleet.Replicas {
 			return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: peer.URL}}}
 		}
 	})
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	sample := func() string {
 		return d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample("hfi_filters_complete")
 	}

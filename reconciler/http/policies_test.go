@@ -27,7 +27,7 @@ func some() *schema.Set {
 // a workload.
 func TestPoliciesSelects(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, some()))
 	for query, want := range map[string][]string{
 		"":                                       {"all", "any-demo", "catalog", "front-any", "front-demo"},
 		"?service=frontend&namespace=demo":       {"all", "any-demo", "front-any", "front-demo"},
@@ -70,7 +70,7 @@ func TestPoliciesSelects(t *testing.T) {
 	if want := `{"policies":[` + string(some().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
 		t.Errorf("the answer is not the canonical policies: %s", d.ask("GET /v1/policies?service=").body)
 	}
-	d.SetState(stateOf(8, schema.NewSet()))
+	d.serve(stateOf(8, schema.NewSet()))
 	if body := d.ask("GET /v1/policies").body; body != "{\"policies\":[]}\n" {
 		t.Errorf("an empty set is answered %s", body)
 	}
@@ -80,14 +80,14 @@ func TestPoliciesSelects(t *testing.T) {
 // workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	const mine = "GET /v1/policies?service=frontend&namespace=demo"
 	before := d.ask(mine)
 	moved := some().With([]*schema.Entry{
 		some().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
 		entry("catalog", "productcatalog", "demo", 99), entry("new", "adservice", "demo", 1),
 	}, nil)
-	d.SetState(stateOf(2, moved))
+	d.serve(stateOf(2, moved))
 	after := d.ask(mine)
 	if after.header.Get("ETag") != before.header.Get("ETag") || after.body != before.body {
 		t.Errorf("a change of other policies changed the answer: %+v", after)
@@ -95,7 +95,7 @@ func TestPoliciesTagIsTheSelection(t *testing.T) {
 	if after.header.Get("X-Hfi-Revision") != "1-one.2" {
 		t.Errorf("the answer names revision %s", after.header.Get("X-Hfi-Revision"))
 	}
-	d.SetState(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
+	d.serve(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
 	if d.ask(mine).header.Get("ETag") == before.header.Get("ETag") {
 		t.Error("a changed policy did not change the ETag")
 	}
@@ -103,7 +103,7 @@ func TestPoliciesTagIsTheSelection(t *testing.T) {
 
 func TestPoliciesConditional(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, some()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	for _, test := range []struct {
 		header string
@@ -135,7 +135,7 @@ func TestPoliciesConditional(t *testing.T) {
 
 func TestPoliciesRefuses(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, some()))
 	for _, query := range []string{
 		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
 		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
@@ -163,7 +163,7 @@ func TestPoliciesBeforeAnySet(t *testing.T) {
 		}
 	}
 	// An empty first set is served.
-	d.SetState(stateOf(1, schema.NewSet()))
+	d.serve(stateOf(1, schema.NewSet()))
 	d.ask("GET /v1/policies").expect(t, 200)
 }
 
@@ -176,7 +176,7 @@ func TestPoliciesTooLarge(t *testing.T) {
 		set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(
 			`{"metadata":{"name":"big%d"},"spec":{"selector":{"service":"big"},"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, large))}, nil)
 	}
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	got := d.ask("GET /v1/policies?service=big&namespace=demo").expectError(t, 500, "too_large")
 	if !strings.Contains(got.body, "5 policies") || !strings.Contains(got.body, "4194304") || got.header.Get("Retry-After") == "" {
 		t.Errorf("the error is %s", got.body)
@@ -185,7 +185,7 @@ func TestPoliciesTooLarge(t *testing.T) {
 		t.Errorf("the list of all has %d bytes", len(got.body))
 	}
 	d.ask("GET /v1/policies?service=other").expect(t, 200)
-	d.SetState(stateOf(2, set.With(nil, []string{"big0"})))
+	d.serve(stateOf(2, set.With(nil, []string{"big0"})))
 	if got := d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200); len(got.names(t)) != 4 {
 		t.Errorf("got %d policies, want 4", len(got.names(t)))
 	}
@@ -194,7 +194,7 @@ func TestPoliciesTooLarge(t *testing.T) {
 // GET /v1/policies/{name} is the policy, with its file, line and commit.
 func TestPolicy(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, some()))
 	got := d.ask("GET /v1/policies/front-demo").expect(t, 200)
 	var body struct {
 		schema.Policy
@@ -219,7 +219,7 @@ func TestPolicy(t *testing.T) {
 func TestPoliciesStatus(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	d := start(t, func(s *Server) { s.Now = func() time.Time { return now } })
-	d.SetState(stateOf(1, schema.NewSet(
+	d.serve(stateOf(1, schema.NewSet(
 		entryFrom(`{"metadata":{"name":"a-delay"},"spec":{"selector":{"service":"frontend","namespace":"demo"},"rules":[{"fault":{"delay_ms":500,"percentage":50}}]}}`),
 		entryFrom(`{"metadata":{"name":"b-abort"},"spec":{"rules":[{"fault":{"abort":{"status":503}}},{"fault":{"abort":{"grpc_status":14}}}]}}`),
 		entryFrom(`{"metadata":{"name":"c-both"},"spec":{"selector":{"service":"cart"},"rules":[{"fault":{"delay_ms":1,"abort":{"status":500}}}]}}`),
@@ -237,7 +237,7 @@ func TestPoliciesStatus(t *testing.T) {
 	if got := d.ask("GET /v1/policies/status").expect(t, 200); got.body != want {
 		t.Errorf("got  %s\nwant %s", got.body, want)
 	}
-	d.SetState(stateOf(2, schema.NewSet()))
+	d.serve(stateOf(2, schema.NewSet()))
 	want = `{"summary":{"total_policies":0,"abort_policies":0,"delay_policies":0,"active_policies":0},"policies":[]}` + "\n"
 	if got := d.ask("GET /v1/policies/status"); got.body != want || got.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("got %s", got.body)

@@ -75,14 +75,10 @@ type Server struct {
 	// authenticated. An error or an empty secret refuses every webhook.
 	WebhookSecret func() (string, error)
 
-	// Policies are those served, and Fleet the filters that ask for them.
-	Policies *served.Policies
-	Fleet    *fleet.Fleet
-
 	// MaxWait bounds the wait that a client may ask for.
 	MaxWait time.Duration
 	// MaxFilterWait bounds it for a filter's VM: a VM that has stopped counts as
-	// alive until its request is answered, and for Fleet.Grace after that.
+	// alive until its request is answered, and for the fleet's Grace after that.
 	MaxFilterWait time.Duration
 	// CatchUp is how long a client without a wait of its own waits for this
 	// replica to reach the revision that the client has seen.
@@ -102,8 +98,9 @@ type Server struct {
 	// TriggerTimeout bounds one trigger, and TriggerGap is the least time between two.
 	TriggerTimeout, TriggerGap time.Duration
 
-	view View
-	hub  *hub
+	view  View
+	fleet *fleet.Fleet
+	hub   *hub
 	// draining is closed when the service shuts down: then no client waits.
 	draining chan struct{}
 	drain    func()
@@ -118,14 +115,13 @@ type Server struct {
 	stop    func()
 }
 
-// New returns a service with default tunables.
+// New returns a service of policies and of the filters that ask for them, with
+// default tunables.
 func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 	s := &Server{
 		Logger:            slog.New(slog.DiscardHandler),
 		Metrics:           newMetrics(),
 		Now:               time.Now,
-		Policies:          policies,
-		Fleet:             fleet,
 		MaxWait:           DefaultMaxWait,
 		MaxFilterWait:     DefaultMaxFilterWait,
 		CatchUp:           DefaultCatchUp,
@@ -139,6 +135,7 @@ func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 		TriggerTimeout:    DefaultTriggerTimeout,
 		TriggerGap:        DefaultTriggerGap,
 		view:              view,
+		fleet:             fleet,
 		hub:               newHub(),
 		draining:          make(chan struct{}),
 		stopped:           make(chan struct{}),

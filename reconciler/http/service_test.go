@@ -37,7 +37,7 @@ func TestHealthAndReady(t *testing.T) {
 	// Without a state the service is not ready, whatever the view says.
 	d.view.set(func(v *fakeView) { v.unready = "" })
 	d.ask("GET /ready").expect(t, 503)
-	d.SetState(stateOf(1, schema.NewSet()))
+	d.serve(stateOf(1, schema.NewSet()))
 	if got := d.ask("GET /ready").expect(t, 200); got.body != `{"ready":true,"reason":"",`+etcd {
 		t.Errorf("got %s", got.body)
 	}
@@ -120,7 +120,7 @@ func TestErrorsHaveOneForm(t *testing.T) {
 // A panic is logged and answered with 500, and the process continues.
 func TestPanicIsAnswered(t *testing.T) {
 	d := start(t, func(s *Server) { s.Now = func() time.Time { panic("kaboom") } })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	if got := d.ask("GET /v1/policies/status").expectError(t, 500, "internal"); strings.Contains(got.body, "kaboom") {
 		t.Errorf("the answer has the value of the panic: %s", got.body)
 	}
@@ -271,7 +271,7 @@ func TestBadClients(t *testing.T) {
 	d := start(t, func(s *Server) {
 		s.ReadHeaderTimeout, s.IdleTimeout, s.BodyTimeout, s.WriteTimeout = limit, limit, limit, limit
 	})
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	cut := func(t *testing.T, reader *bufio.Reader) {
 		t.Helper()
 		if _, err := io.Copy(io.Discard, reader); err != nil && errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
@@ -312,7 +312,7 @@ func TestBadClients(t *testing.T) {
 		for i := range 40 {
 			set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(`{"metadata":{"name":"p%d"},"spec":{"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, strings.Repeat("x", 1<<20)))}, nil)
 		}
-		d.SetState(stateOf(2, set))
+		d.serve(stateOf(2, set))
 		answered := d.Metrics.requests.WithLabelValues("/v1/policies", "200")
 		before := testutil.ToFloat64(answered)
 		d.raw("GET /v1/policies HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -320,11 +320,11 @@ func TestBadClients(t *testing.T) {
 		eventually(t, "the answer is aborted", func() bool { return testutil.ToFloat64(answered) > before })
 	})
 	t.Run("a long wait has no such limit", func(t *testing.T) {
-		d.SetState(stateOf(3, some()))
+		d.serve(stateOf(3, some()))
 		got := d.begin(frontendWaits, "If-None-Match", "*")
 		d.waiting(1)
 		time.Sleep(3 * limit) // for longer than any limit, and nothing may end it
-		d.SetState(stateOf(4, schema.NewSet()))
+		d.serve(stateOf(4, schema.NewSet()))
 		d.soon(got).expect(t, 200)
 	})
 	d.ask("GET /health").expect(t, 200)
@@ -338,7 +338,7 @@ func isTimeout(err error) bool {
 // Shutdown ends though a client does not read its answer.
 func TestShutdownClosesConnections(t *testing.T) {
 	view := &fakeView{}
-	server := newServer(view)
+	server, _ := newServer(view)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -371,7 +371,7 @@ func TestServeFailsOnAClosedListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	server := newServer(&fakeView{})
+	server, _ := newServer(&fakeView{})
 	if err := server.Serve(listener); err == nil || !strings.Contains(err.Error(), listener.Addr().String()) {
 		t.Errorf("got %v", err)
 	}

@@ -51,16 +51,16 @@ func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, nil)
-			d.SetState(stateOf(1, some()))
+			d.serve(stateOf(1, some()))
 			tag := d.ask(frontendWaits).expect(t, 200).header.Get("ETag")
 			got := d.begin(frontendWaits, "If-None-Match", tag)
 			d.waiting(1)
 			next := some().With(test.puts, test.deletes)
-			d.SetState(stateOf(2, next))
+			d.serve(stateOf(2, next))
 			if !test.woken {
 				d.none(got)
 				// The next change of its own policies wakes it.
-				d.SetState(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
+				d.serve(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
 			}
 			a := d.soon(got).expect(t, 200)
 			if a.header.Get("ETag") == tag || d.wakeups() != 1 {
@@ -75,13 +75,13 @@ func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 // not by a change of an origin.
 func TestWaitingForAll(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	got := d.begin("GET /v1/policies?wait=60s", "If-None-Match", tag)
 	d.waiting(1)
-	d.SetState(stateOf(2, some().With([]*schema.Entry{some().Get("all").WithOrigin(schema.Origin{})}, nil)))
+	d.serve(stateOf(2, some().With([]*schema.Entry{some().Get("all").WithOrigin(schema.Origin{})}, nil)))
 	d.none(got)
-	d.SetState(stateOf(3, some().With(nil, []string{"catalog"})))
+	d.serve(stateOf(3, some().With(nil, []string{"catalog"})))
 	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
 		t.Errorf("got %v after %v wake-ups", a.names(t), d.wakeups())
 	}
@@ -113,7 +113,7 @@ func TestLateUnsubscribe(t *testing.T) {
 
 func TestWaitingEnds(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWait = 300 * time.Millisecond })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	tag := d.ask(frontendWaits).header.Get("ETag")
 	// The wait is the client's or, if that is shorter, the server's.
 	for _, wait := range []string{"20ms", "0.05s", "1", "60s", "2h"} {
@@ -133,7 +133,7 @@ func TestWaitingEnds(t *testing.T) {
 	// "*" waits for a change of the current policies.
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
-	d.SetState(stateOf(2, schema.NewSet()))
+	d.serve(stateOf(2, schema.NewSet()))
 	d.soon(got).expect(t, 200)
 	// A client that closes its request is removed, and counted with status 499.
 	ctx, cancel := context.WithCancel(context.Background())
@@ -155,12 +155,12 @@ func TestWaitingEnds(t *testing.T) {
 
 func TestWaitingIsBounded(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWaiting = 1 })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	d.ask(frontendWaits, "If-None-Match", "*").expectError(t, 503, "too_many_waiting")
 	d.ask("GET /v1/policies").expect(t, 200)
-	d.SetState(stateOf(2, schema.NewSet()))
+	d.serve(stateOf(2, schema.NewSet()))
 	d.soon(got).expect(t, 200)
 }
 
@@ -168,7 +168,7 @@ func TestWaitingIsBounded(t *testing.T) {
 // that lags.
 func TestRevisionOrdersAnswers(t *testing.T) {
 	d := start(t, func(s *Server) { s.CatchUp = 100 * time.Millisecond })
-	d.SetState(stateOf(5, some()))
+	d.serve(stateOf(5, some()))
 	ask := func(revision, query string, headers ...string) answer {
 		return d.ask("GET /v1/policies"+query, append(headers, "X-Hfi-Revision", revision)...)
 	}
@@ -191,28 +191,28 @@ func TestRevisionOrdersAnswers(t *testing.T) {
 	// It is answered once this replica has reached the revision.
 	got := d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.7")
 	d.waiting(1)
-	d.SetState(stateOf(6, some().With(nil, []string{"all"})))
+	d.serve(stateOf(6, some().With(nil, []string{"all"})))
 	d.none(got)
-	d.SetState(stateOf(7, schema.NewSet()))
+	d.serve(stateOf(7, schema.NewSet()))
 	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
 		t.Errorf("got %+v", a)
 	}
 	// If it has the policies of that revision, it continues to wait for a change.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.8", "If-None-Match", `"`+string(schema.NewSet().Digest())+`"`)
 	d.waiting(1)
-	d.SetState(stateOf(8, schema.NewSet()))
+	d.serve(stateOf(8, schema.NewSet()))
 	d.none(got)
-	d.SetState(stateOf(9, some()))
+	d.serve(stateOf(9, some()))
 	d.soon(got).expect(t, 200)
 	// A wiped etcd is a new epoch: its lower revisions are newer.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "2-new.3")
 	d.waiting(1)
 	epoch := stateOf(3, schema.NewSet())
 	epoch.Revision = revision(2, "new", 3)
-	d.SetState(epoch)
+	d.serve(epoch)
 	d.soon(got).expect(t, 200)
 	// An older state is never served.
-	d.SetState(stateOf(99, some()))
+	d.serve(stateOf(99, some()))
 	if a := d.ask("GET /v1/policies"); a.header.Get("X-Hfi-Revision") != "2-new.3" || !strings.Contains(d.log.String(), "older state") {
 		t.Errorf("an older state is served: %+v", a.header)
 	}
@@ -221,7 +221,7 @@ func TestRevisionOrdersAnswers(t *testing.T) {
 // Shutdown answers waiting clients as if their wait were over.
 func TestShutdownAnswersWaiting(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, some()))
 	var got []<-chan answer
 	for range 20 {
 		got = append(got, d.begin(frontendWaits, "If-None-Match", "*"))
@@ -250,7 +250,7 @@ func TestClientsMissNoChange(t *testing.T) {
 	d := start(t, nil)
 	services := []string{"a", "b", "c"}
 	set := schema.NewSet()
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	type known struct {
@@ -298,7 +298,7 @@ func TestClientsMissNoChange(t *testing.T) {
 				set = set.With([]*schema.Entry{entry(name, append(services, "")[random.IntN(4)], []string{"n0", "n1", ""}[random.IntN(3)], int64(1+random.IntN(3)))}, nil)
 			}
 			number++
-			d.SetState(stateOf(number, set))
+			d.serve(stateOf(number, set))
 			if random.IntN(2) == 0 {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond) // some changes meet a client that waits, some one that asks
 			}
@@ -326,8 +326,8 @@ func TestClientsMissNoChange(t *testing.T) {
 // A change while a client is between its comparison and its wait is not
 // missed, in many rounds.
 func TestChangeBetweenComparisonAndWait(t *testing.T) {
-	s := newServer(&fakeView{})
-	s.SetState(stateOf(1, some()))
+	s, policies := newServer(&fakeView{})
+	policies.Serve(stateOf(1, some()))
 	q := query{subject: served.Subject{Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
 	for i := int64(2); i < 6000; i++ {
 		q.has = tags{list: []string{tagOf(s.hub.current.Load(), q.subject)}}
@@ -342,7 +342,7 @@ func TestChangeBetweenComparisonAndWait(t *testing.T) {
 		}
 		go func() {
 			defer close(done)
-			s.SetState(next)
+			policies.Serve(next)
 		}()
 		if slow {
 			// Nothing tells that a goroutine waits for a lock. One that does not

@@ -186,7 +186,16 @@ func TestForeignPluginIsNotTouched(t *testing.T) {
 
 // A follower looks and does nothing; made the leader, it acts.
 func TestOnlyTheLeaderActs(t *testing.T) {
-	s := newStage(t, func(s *stage) { s.leads = false })
+	reports := make(chan *api.ClusterReport, 1000)
+	s := newStage(t, func(s *stage) {
+		s.leads = false
+		s.Report = func(report *api.ClusterReport) {
+			select {
+			case reports <- report:
+			default:
+			}
+		}
+	})
 	s.start(podOfDeployment("demo", "frontend", "a", nil))
 	set := s.serve("front=frontend/demo")
 	s.holds("a follower makes nothing", func() bool { return s.plugin("demo", PluginName) == nil })
@@ -203,8 +212,19 @@ func TestOnlyTheLeaderActs(t *testing.T) {
 	if s.Told() != nil {
 		t.Error("a follower tells others")
 	}
+	if report := <-reports; report != nil {
+		t.Errorf("a follower reports %+v", report)
+	}
 	s.set(func() { s.leads, s.report = true, nil })
 	s.eventually("the leader makes it", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("the leader reports to the other replicas", func() bool {
+		select {
+		case report := <-reports:
+			return report != nil && report.Messages != nil
+		default:
+			return false
+		}
+	})
 }
 
 // While a new version of the daemon is rolled out, a sidecar may ask any
