@@ -14,10 +14,10 @@ func TestStoppedFilterIsNotSilent(t *testing.T) {
 	s := newStage(t)
 	s.round("a", "1", "new")
 	leaving := s.ask("b", "1", "new")
-	s.pass(15 * time.Second)
+	s.advance(15 * time.Second)
 	leaving.Left()
 	for range 700 {
-		s.pass(time.Second)
+		s.advance(time.Second)
 		if status := s.status(); status.Silent > 0 {
 			t.Fatalf("a filter is silent: %+v", status.Items)
 		}
@@ -32,15 +32,15 @@ func TestStoppedFilterIsNotSilent(t *testing.T) {
 func TestTrappedVMBecomesSilent(t *testing.T) {
 	s := newStage(t)
 	last := s.ask("a", "1", "new") // and traps at once
-	s.pass(20 * time.Second)
+	s.advance(20 * time.Second)
 	last.Answered(0)
-	s.pass(10*time.Second - time.Millisecond)
+	s.advance(10*time.Second - time.Millisecond)
 	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
-	s.pass(DefaultForget - 10*time.Second)
+	s.advance(DefaultForget - 10*time.Second)
 	if status := s.status(); status.Silent != 1 {
 		t.Errorf("forgotten too soon: %+v", status)
 	}
-	s.pass(time.Second)
+	s.advance(time.Second)
 	if status := s.status(); status.Connected != 0 {
 		t.Errorf("not forgotten: %+v", status)
 	}
@@ -55,7 +55,7 @@ func TestTrappedVMBecomesSilent(t *testing.T) {
 func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 	s := newStage(t)
 	s.ask("a", "sibling", "new").Answered(0)
-	s.pass(time.Second)
+	s.advance(time.Second)
 	s.ask("a", "trapped", "new").Answered(0)
 	for range 60 {
 		for _, replica := range []string{"b", "a"} {
@@ -68,7 +68,7 @@ func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 
 	s = newStage(t)
 	s.ask("a", "trapped", "new").Answered(0)
-	s.pass(time.Minute)
+	s.advance(time.Minute)
 	for range 60 {
 		s.round("a", "after the restart", "new")
 	}
@@ -84,7 +84,7 @@ func TestDeletedPodIsNotSilent(t *testing.T) {
 	s.round("a", "1", "new")
 	s.ask("b", "1", "new").Left()
 	s.fleet["b"] = newFleet()
-	s.pass(DefaultGrace + time.Second)
+	s.advance(DefaultGrace + time.Second)
 	if status := s.status(); status.Silent != 1 {
 		t.Fatalf("before the pod is deleted: %+v", status)
 	}
@@ -136,9 +136,9 @@ func TestReportsAge(t *testing.T) {
 	// its older request look like the newer one.
 	s = newStage(t)
 	s.ask("a", "1", "new").Answered(0)
-	s.pass(time.Millisecond)
+	s.advance(time.Millisecond)
 	s.ask("b", "1", "new")
-	s.pass(9 * time.Second)
+	s.advance(9 * time.Second)
 	reports := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].seen(), Age: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].seen()}}
 	if got := s.fleet["a"].merge(reports, "", selections); got.Current != 1 {
 		t.Errorf("a VM that waits is %+v", got.Items)

@@ -36,7 +36,7 @@ func newStage(t *testing.T) *stage {
 // newFleet is a fleet that serves nothing and has no peers.
 func newFleet() *Fleet { return New("a", served.New()) }
 
-func (s *stage) pass(d time.Duration) { s.now = s.now.Add(d) }
+func (s *stage) advance(d time.Duration) { s.now = s.now.Add(d) }
 
 func podID(pod string) api.FilterID {
 	return api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
@@ -50,7 +50,7 @@ func (s *stage) ask(replica, vm, digest string) Request {
 // round is a request that is answered after 20 s, without a change.
 func (s *stage) round(replica, vm, digest string) {
 	request := s.ask(replica, vm, digest)
-	s.pass(20 * time.Second)
+	s.advance(20 * time.Second)
 	request.Answered(0)
 }
 
@@ -100,14 +100,14 @@ func TestFilterStates(t *testing.T) {
 	}{
 		"all wait with the current policies": {func(s *stage) {
 			s.ask("a", "1", "new")
-			s.pass(5 * time.Second)
+			s.advance(5 * time.Second)
 			s.ask("a", "2", "new")
-			s.pass(time.Second)
+			s.advance(time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2, Behind: 0, Silent: 0}, "new", time.Second, "a", ""}},
 		"one has other policies": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old")
-			s.pass(3 * time.Second)
+			s.advance(3 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the current ones"}},
 		"one has no policies": {func(s *stage) {
 			s.ask("a", "1", "new")
@@ -119,66 +119,66 @@ func TestFilterStates(t *testing.T) {
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the current ones; they take 5 MiB"}},
 		"answered, and expected to ask again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(DefaultGrace)
+			s.advance(DefaultGrace)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace, "a", ""}},
 		"one stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 			s.ask("a", "2", "new")
 			s.ask("a", "3", "old")
 		}, want{api.FilterSilent, api.VMCounts{Total: 3, Current: 1, Behind: 1, Silent: 1}, "old", 9 * time.Second, "a",
 			"1 of 3 VMs stopped asking 9 s ago: it is not enforcing; look at the sidecar's log; 1 of 3 VMs with other .*"}},
 		"all stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(4 * time.Second)
+			s.advance(4 * time.Second)
 			s.ask("a", "2", "new").Answered(0)
-			s.pass(10 * time.Second)
+			s.advance(10 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 2, Current: 0, Behind: 0, Silent: 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
 		"one stopped and asks again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(time.Minute)
+			s.advance(time.Minute)
 			s.ask("a", "1", "new")
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", time.Minute, "a", ""}},
 		"stopped, or waiting on a replica that does not answer": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 			s.doubt = "replica b does not answer"
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
 		"told to retry later": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
-			s.pass(30 * time.Second)
+			s.advance(30 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
 		"told to retry later, and did not": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
-			s.pass(39 * time.Second)
+			s.advance(39 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
 		"one closed its request, within the grace period": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
-			s.pass(DefaultGrace)
+			s.advance(DefaultGrace)
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", DefaultGrace, "a", "1 of 2 VMs with other .*"}},
 		"one closed its request long ago": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
-			s.pass(DefaultGrace + 1*time.Millisecond)
+			s.advance(DefaultGrace + 1*time.Millisecond)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace + 1*time.Millisecond, "a", ""}},
 		"an older request ends after a newer one began": {func(s *stage) {
 			older := s.ask("a", "1", "new")
 			s.ask("a", "1", "new")
 			older.Left()
-			s.pass(19 * time.Second)
+			s.advance(19 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 19 * time.Second, "a", ""}},
 		"the current policies came into force": {func(s *stage) {
 			s.round("a", "1", "old")
 			s.ask("a", "1", "new")
-			s.pass(2 * time.Second)
+			s.advance(2 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 2 * time.Second, "a", ""}},
 
 		// A load balancer may send each request to another replica.
 		"answered by one replica, waiting on the other": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.ask("b", "1", "new")
-			s.pass(15 * time.Second)
+			s.advance(15 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 35 * time.Second, "b", ""}},
 		"VMs on several replicas": {func(s *stage) {
 			s.ask("b", "1", "new")
@@ -191,7 +191,7 @@ func TestFilterStates(t *testing.T) {
 		"stopped after the other replica's answer": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "new")
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 9 * time.Second, "b", "its only VM stopped .*"}},
 		"back to earlier policies: in force since then": {func(s *stage) {
 			s.round("a", "1", "new")
@@ -225,7 +225,7 @@ func TestFilterListIsBounded(t *testing.T) {
 	fleet.Ask(podID("z-behind"), "1", "old")
 	fleet.Ask(podID("y-behind"), "1", "old")
 	fleet.Ask(podID("z-silent"), "1", "new").Answered(0)
-	s.pass(9 * time.Second)
+	s.advance(9 * time.Second)
 	status := s.status()
 	if status.Connected != 2*api.MaxFilterItems+3 || status.Current != 2*api.MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != api.MaxFilterItems {
 		t.Errorf("got %d, %d, %d, %d and %d items", status.Connected, status.Current, status.Behind, status.Silent, len(status.Items))
@@ -265,7 +265,7 @@ func TestFleetIsBounded(t *testing.T) {
 	}
 	// The remembered ones are still updated.
 	fleet.Ask(podID("p0"), "0", "newer")
-	s.pass(DefaultForget + time.Second)
+	s.advance(DefaultForget + time.Second)
 	fleet.Ask(podID("late"), "1", "new")
 	if fleet.full() || count() != 2 {
 		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.full(), count())

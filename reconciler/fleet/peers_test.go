@@ -17,12 +17,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds the wait for what happens soon on an idle machine.
-const patience = 30 * time.Second
+// waitLimit bounds the wait for what happens soon on an idle machine.
+const waitLimit = 30 * time.Second
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("timed out waiting until %s", what)
 		}
@@ -34,7 +34,7 @@ func withPeer(t *testing.T, handler http.HandlerFunc) *Fleet {
 	peer := httptest.NewServer(handler)
 	t.Cleanup(peer.Close)
 	f := newFleet()
-	f.PeerTimeout = patience
+	f.PeerTimeout = waitLimit
 	f.Replicas = func() Replicas { return Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: peer.URL}}} }
 	return f
 }

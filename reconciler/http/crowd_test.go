@@ -125,7 +125,7 @@ func TestChangeWakesOnlyItsClients(t *testing.T) {
 			if want := schema.NewSet(entry("p42", "s42", "n", 2)).Digest(); tag != `"`+string(want)+`"` {
 				t.Fatalf("client %d got %s, want %s", i, tag, want)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("client %d got no answer", i)
 		}
 	}
@@ -146,7 +146,7 @@ func TestChangeWakesOnlyItsClients(t *testing.T) {
 		}
 		select {
 		case <-answers:
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("client %d got no answer", i)
 		}
 	}

@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds the wait for what happens soon on an idle machine.
-const patience = 30 * time.Second
+// waitLimit bounds the wait for what happens soon on an idle machine.
+const waitLimit = 30 * time.Second
 
 // fakeView is a View whose results a test sets.
 type fakeView struct {
@@ -134,13 +134,13 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	d := &daemon{
 		Server: server, policies: policies, t: t, view: view, url: "http://" + listener.Addr().String(),
-		client: &http.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*http.Request, []*http.Request) error {
+		client: &http.Client{Transport: transport, Timeout: 2 * waitLimit, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		}}, log: log,
 	}
 	d.shutdown = sync.OnceFunc(func() {
 		transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
 			t.Errorf("shutting down: %v", err)
@@ -235,18 +235,18 @@ func (d *daemon) begin(request string, headers ...string) <-chan answer {
 	return got
 }
 
-func (d *daemon) soon(got <-chan answer) answer {
+func (d *daemon) await(got <-chan answer) answer {
 	d.t.Helper()
 	select {
 	case a := <-got:
 		return a
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		d.t.Fatal("timed out waiting for an answer")
 		return answer{}
 	}
 }
 
-func (d *daemon) none(got <-chan answer) {
+func (d *daemon) noAnswer(got <-chan answer) {
 	d.t.Helper()
 	select {
 	case a := <-got:

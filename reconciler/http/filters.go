@@ -6,7 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
@@ -14,18 +13,18 @@ import (
 // tags have been read.
 func (q *query) identify(r *http.Request) (err error) {
 	if q.subject.All {
-		return badRequest("a request with %s needs the parameters service and namespace, empty if they are not known", api.HeaderVM)
+		return badRequest("a request with %s needs the parameters service and namespace, empty if they are not known", headerVM)
 	}
-	if q.vm, err = single(r, api.HeaderVM); err != nil {
+	if q.vm, err = single(r, headerVM); err != nil {
 		return err
 	}
 	if q.vm == "" {
-		return badRequest("the header %s is empty", api.HeaderVM)
+		return badRequest("the header %s is empty", headerVM)
 	}
-	if q.filter.Node, err = single(r, api.HeaderNode); err != nil {
+	if q.filter.Node, err = single(r, headerNode); err != nil {
 		return err
 	}
-	if q.filter.Pod, err = single(r, api.HeaderPod); err != nil {
+	if q.filter.Pod, err = single(r, headerPod); err != nil {
 		return err
 	}
 	q.filter.Service, q.filter.Namespace = q.subject.Workload.Service, q.subject.Workload.Namespace

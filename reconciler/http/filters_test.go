@@ -93,7 +93,7 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 // enforces the current policies, and then current.
 func TestFiltersInStatus(t *testing.T) {
 	d := start(t, func(s *Server) { s.fleet.ID = "one" })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	if got := d.filterStatus(); got.Connected != 0 || !got.Complete || len(got.Replicas) != 1 || got.Replicas[0].ID != "one" {
 		t.Errorf("without requests the filters are %+v", got)
 	}
@@ -118,16 +118,16 @@ func TestFiltersInStatus(t *testing.T) {
 			}
 		}
 	}
-	check(stateOf(1, some()))
+	check(stateOf(1, exampleSet()))
 	// A VM that enforces other policies is behind.
 	stuck := d.begin("GET /v1/policies?service=other&namespace=demo&wait=20s", append(vmHeaders("other", "x"), "If-None-Match", `"v1:strange"`)...)
-	d.soon(stuck)
+	d.await(stuck)
 	status := d.awaitFilters(2, 1, 0)
 	if item := status.Items[0]; item.Pod != "other" || item.Digest != "v1:strange" || item.State != api.FilterBehind || item.Message == "" {
 		t.Errorf("first is %+v", item)
 	}
 	for number := int64(2); number < 5; number++ {
-		state := stateOf(number, some().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 100+number)}, nil))
+		state := stateOf(number, exampleSet().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 100+number)}, nil))
 		d.serve(state)
 		eventually(t, "two filters are current", func() bool { return d.filterStatus().Current >= 2 })
 	}
@@ -146,7 +146,7 @@ func TestSilentAndGoneFilters(t *testing.T) {
 		s.fleet.ID = "one"
 		s.fleet.Grace = 300 * time.Millisecond
 	})
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	leaving := runVM(t, "frontend-leaves", "1", "20s", d)
 	runVM(t, "frontend-stays", "1", "20s", d)
 	d.awaitFilters(2, 0, 0)
@@ -170,19 +170,19 @@ func TestFilterWaitIsCapped(t *testing.T) {
 		t.Error("a VM that has stopped would count as alive for thirty seconds or more")
 	}
 	d := start(t, func(s *Server) { s.MaxFilterWait = 50 * time.Millisecond })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	tag := d.ask(frontendWaits).header.Get("ETag")
-	d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait=10m", append(vmHeaders("p", "1"), "If-None-Match", tag)...)).expect(t, 304)
+	d.await(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait=10m", append(vmHeaders("p", "1"), "If-None-Match", tag)...)).expect(t, 304)
 	waits := d.begin(frontendWaits, "If-None-Match", tag)
-	d.none(waits)
+	d.noAnswer(waits)
 	d.serve(stateOf(2, schema.NewSet()))
-	d.soon(waits).expect(t, 200)
+	d.await(waits).expect(t, 200)
 }
 
 // The identity of a VM is checked: complete, bounded, and UTF-8.
 func TestFilterHeadersAreChecked(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	const mine = "GET /v1/policies?service=frontend&namespace=demo"
 	long := strings.Repeat("x", 253)
 	d.ask(mine, "X-Hfi-Node", long, "X-Hfi-Pod", long, "X-Hfi-Vm", long, "If-None-Match", `"`+long+`"`).expect(t, 200)
@@ -208,7 +208,7 @@ func TestFilterWithTooLargeASelection(t *testing.T) {
 	}
 	d := start(t, nil)
 	d.policies.MaxSelection = 100
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expectError(t, 500, "too_large")
 	status := d.awaitFilters(0, 1, 0)
 	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" take`) || !strings.Contains(item.Message, "at most 100") {
@@ -232,7 +232,7 @@ func pair(t *testing.T, tune func(*Server)) (a, b *daemon) {
 				tune(s)
 			}
 		})
-		d.serve(stateOf(1, some()))
+		d.serve(stateOf(1, exampleSet()))
 		return d
 	}
 	a, b = replica("a"), replica("b")
@@ -310,7 +310,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
 				}
 			})
-			d.serve(stateOf(1, some()))
+			d.serve(stateOf(1, exampleSet()))
 			d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
 			time.Sleep(60 * time.Millisecond) // for longer than the VM's grace
 			status := d.filterStatus()
@@ -370,7 +370,7 @@ func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 	}))
 	defer peer.Close()
 	d := start(t, func(s *Server) {
-		s.fleet.ID, s.fleet.PeerTimeout = "a", patience
+		s.fleet.ID, s.fleet.PeerTimeout = "a", waitLimit
 		s.fleet.Replicas = func() fleet.Replicas {
 			return fleet.Replicas{List: []api.Replica{{ID: "b", URL: peer.URL}}}
 		}
@@ -378,7 +378,7 @@ func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 	var work sync.WaitGroup
 	for i := range 60 {
 		work.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 			if i%3 == 0 {
 				ctx, cancel = context.WithTimeout(context.Background(), 10*time.Millisecond)
 			}

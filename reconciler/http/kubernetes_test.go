@@ -37,7 +37,7 @@ func kubernetes(t *testing.T, d *daemon) api.KubernetesStatus {
 // Outside a cluster the status says no more than that.
 func TestStatusOutsideACluster(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	if body := d.ask("GET /v1/status").expect(t, 200).body; !strings.Contains(body, `"kubernetes":{"enabled":false}`) {
 		t.Errorf("got %s", body)
 	}
@@ -50,11 +50,11 @@ func TestStatusOutsideACluster(t *testing.T) {
 // many, and the status of the policies counts the pods targeted where known.
 func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	for i := range api.MaxFilterItems + 5 {
 		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
 	}
-	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != some().Len() {
+	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != exampleSet().Len() {
 		t.Errorf("got %+v", got.KubernetesView)
 	}
 	if status := d.filterStatus(); len(status.Items) != api.MaxFilterItems {

@@ -62,7 +62,7 @@ func TestMetrics(t *testing.T) {
 		v.state.Drift = api.Drift{Status: api.DriftDetected, Total: 3}
 	})
 	d.serve(stateOf(1, schema.NewSet()))
-	d.serve(stateOf(2, some()))
+	d.serve(stateOf(2, exampleSet()))
 	d.ask("GET /v1/policies").expect(t, 200)
 	d.ask("GET /v1/policies/all").expect(t, 200)
 	d.ask("GET /v1/policies/front-demo").expect(t, 200)
@@ -73,10 +73,10 @@ func TestMetrics(t *testing.T) {
 	woken := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	waiting := d.sample("hfi_http_waiting_clients")
-	d.serve(stateOf(3, some().With([]*schema.Entry{entry("all", "", "", 9)}, nil)))
-	d.soon(woken).expect(t, 200)
+	d.serve(stateOf(3, exampleSet().With([]*schema.Entry{entry("all", "", "", 9)}, nil)))
+	d.await(woken).expect(t, 200)
 	eventually(t, "the trigger is counted", func() bool { return d.sample(`hfi_triggers_total{outcome="ok"}`) == "1" })
-	digest := some().With([]*schema.Entry{entry("all", "", "", 9)}, nil).Digest()
+	digest := exampleSet().With([]*schema.Entry{entry("all", "", "", 9)}, nil).Digest()
 	for name, want := range map[string]string{
 		`hfi_syncs_total{outcome="Applied"}`:                                  "2",
 		`hfi_syncs_total{outcome="Invalid"}`:                                  "1",
@@ -145,7 +145,7 @@ func TestScrapeAsksNoPeer(t *testing.T) {
 			return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: peer.URL}}}
 		}
 	})
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	sample := func() string {
 		return d.sample(`hfi_filters{state="behind"}`) + d.sample(`hfi_filters{state="current"}`) + d.sample("hfi_filters_complete")
 	}

@@ -13,6 +13,15 @@ import (
 	"github.com/boifi/hfi/reconciler/served"
 )
 
+// The header names in net/http's form, which it would else compute for each use.
+var (
+	headerCommit   = http.CanonicalHeaderKey(api.HeaderCommit)
+	headerRevision = http.CanonicalHeaderKey(api.HeaderRevision)
+	headerNode     = http.CanonicalHeaderKey(api.HeaderNode)
+	headerPod      = http.CanonicalHeaderKey(api.HeaderPod)
+	headerVM       = http.CanonicalHeaderKey(api.HeaderVM)
+)
+
 // maxName bounds a service, a namespace and a filter's names in bytes, as DNS does.
 const maxName = 253
 
@@ -108,8 +117,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, snapshot *served
 
 // describe names the state that an answer comes from in its headers.
 func describe(w http.ResponseWriter, snapshot *served.Snapshot) {
-	w.Header().Set(api.HeaderCommit, snapshot.State.Head.Commit)
-	w.Header().Set(api.HeaderRevision, snapshot.State.Revision.String())
+	w.Header().Set(headerCommit, snapshot.State.Head.Commit)
+	w.Header().Set(headerRevision, snapshot.State.Revision.String())
 }
 
 // limit bounds all waits of one request. Its timer starts with the first one.
@@ -118,7 +127,7 @@ type limit struct {
 	timer *time.Timer
 }
 
-func (l *limit) over() <-chan time.Time {
+func (l *limit) expired() <-chan time.Time {
 	if l.timer == nil {
 		l.timer = time.NewTimer(l.wait)
 	}
@@ -145,7 +154,7 @@ func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *
 		}
 		select {
 		case <-advanced:
-		case <-limit.over():
+		case <-limit.expired():
 			return snapshot, behind(snapshot.State.Revision, since)
 		case <-s.draining:
 			return snapshot, behind(snapshot.State.Revision, since)
@@ -182,7 +191,7 @@ func (s *Server) changeOnce(ctx context.Context, q query, limit *limit) (at *ser
 	select {
 	case <-topic.changed:
 		return nil, true, nil
-	case <-limit.over():
+	case <-limit.expired():
 	case <-s.draining:
 	case <-ctx.Done():
 		return nil, false, errGone
@@ -211,21 +220,21 @@ func (s *Server) parseQuery(r *http.Request) (q query, err error) {
 		}
 		q.wait = min(q.wait, s.MaxWait)
 	}
-	switch revisions := r.Header.Values(api.HeaderRevision); len(revisions) {
+	switch revisions := r.Header.Values(headerRevision); len(revisions) {
 	case 0:
 	case 1:
 		since, err := reconciler.ParseRevision(revisions[0])
 		if err != nil {
-			return q, badRequest("the header %s: %v", api.HeaderRevision, err)
+			return q, badRequest("the header %s: %v", headerRevision, err)
 		}
 		q.since = &since
 	default:
-		return q, badRequest("the header %s is given %d times", api.HeaderRevision, len(revisions))
+		return q, badRequest("the header %s is given %d times", headerRevision, len(revisions))
 	}
 	if q.has, err = parseTags(r.Header.Values("If-None-Match")); err != nil {
 		return q, err
 	}
-	if r.Header.Values(api.HeaderVM) != nil {
+	if r.Header.Values(headerVM) != nil {
 		err = q.identify(r)
 		q.wait = min(q.wait, s.MaxFilterWait)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// some is a set with a policy of each kind of selector.
-func some() *schema.Set {
+// exampleSet is a set with a policy of each kind of selector.
+func exampleSet() *schema.Set {
 	return schema.NewSet(
 		entry("front-demo", "frontend", "demo", 1),
 		entry("front-any", "frontend", "", 2),
@@ -27,7 +27,7 @@ func some() *schema.Set {
 // a workload.
 func TestPoliciesSelects(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	for query, want := range map[string][]string{
 		"":                                       {"all", "any-demo", "catalog", "front-any", "front-demo"},
 		"?service=frontend&namespace=demo":       {"all", "any-demo", "front-any", "front-demo"},
@@ -48,7 +48,7 @@ func TestPoliciesSelects(t *testing.T) {
 		}
 		var chosen []*schema.Entry
 		for _, name := range want {
-			chosen = append(chosen, some().Get(name))
+			chosen = append(chosen, exampleSet().Get(name))
 		}
 		// The ETag is the digest of the selected policies.
 		if tag, digest := got.header.Get("ETag"), schema.NewSet(chosen...).Digest(); tag != `"`+string(digest)+`"` {
@@ -67,7 +67,7 @@ func TestPoliciesSelects(t *testing.T) {
 			t.Errorf("HEAD %q differs: %+v", query, head)
 		}
 	}
-	if want := `{"policies":[` + string(some().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
+	if want := `{"policies":[` + string(exampleSet().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
 		t.Errorf("the answer is not the canonical policies: %s", d.ask("GET /v1/policies?service=").body)
 	}
 	d.serve(stateOf(8, schema.NewSet()))
@@ -80,11 +80,11 @@ func TestPoliciesSelects(t *testing.T) {
 // workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	const mine = "GET /v1/policies?service=frontend&namespace=demo"
 	before := d.ask(mine)
-	moved := some().With([]*schema.Entry{
-		some().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
+	moved := exampleSet().With([]*schema.Entry{
+		exampleSet().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
 		entry("catalog", "productcatalog", "demo", 99), entry("new", "adservice", "demo", 1),
 	}, nil)
 	d.serve(stateOf(2, moved))
@@ -103,7 +103,7 @@ func TestPoliciesTagIsTheSelection(t *testing.T) {
 
 func TestPoliciesConditional(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	for _, test := range []struct {
 		header string
@@ -135,7 +135,7 @@ func TestPoliciesConditional(t *testing.T) {
 
 func TestPoliciesRefuses(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	for _, query := range []string{
 		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
 		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
@@ -194,7 +194,7 @@ func TestPoliciesTooLarge(t *testing.T) {
 // GET /v1/policies/{name} is the policy, with its file, line and commit.
 func TestPolicy(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	got := d.ask("GET /v1/policies/front-demo").expect(t, 200)
 	var body struct {
 		schema.Policy
@@ -203,7 +203,7 @@ func TestPolicy(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
 		t.Fatal(err)
 	}
-	if want := some().Get("front-demo"); string(body.Policy.Canonical()) != string(want.Canonical) || body.Origin != want.Origin {
+	if want := exampleSet().Get("front-demo"); string(body.Policy.Canonical()) != string(want.Canonical) || body.Origin != want.Origin {
 		t.Errorf("got %s", got.body)
 	}
 	if got.header.Get("X-Hfi-Revision") != "1-one.7" {
@@ -261,6 +261,9 @@ func TestFilter(t *testing.T) {
 		t.Errorf("got %+v", named)
 	}
 	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, http.StatusNotModified)
+	if part := d.ask("GET /v1/filter.wasm", "Range", "bytes=1-3").expect(t, http.StatusPartialContent); part.body != "asm" {
+		t.Errorf("got %+v", part)
+	}
 	if head := d.ask("HEAD /v1/filter.wasm").expect(t, 200); head.body != "" || head.header.Get("Content-Length") != "15" {
 		t.Errorf("got %+v", head)
 	}

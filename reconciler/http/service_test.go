@@ -120,7 +120,7 @@ func TestErrorsHaveOneForm(t *testing.T) {
 // A panic is logged and answered with 500, and the process continues.
 func TestPanicIsAnswered(t *testing.T) {
 	d := start(t, func(s *Server) { s.Now = func() time.Time { panic("kaboom") } })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	if got := d.ask("GET /v1/policies/status").expectError(t, 500, "internal"); strings.Contains(got.body, "kaboom") {
 		t.Errorf("the answer has the value of the panic: %s", got.body)
 	}
@@ -258,7 +258,7 @@ func (d *daemon) raw(text string) (net.Conn, *bufio.Reader) {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { connection.Close() })
-	_ = connection.SetDeadline(time.Now().Add(patience))
+	_ = connection.SetDeadline(time.Now().Add(waitLimit))
 	if _, err := io.WriteString(connection, text); err != nil {
 		d.t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestBadClients(t *testing.T) {
 	d := start(t, func(s *Server) {
 		s.ReadHeaderTimeout, s.IdleTimeout, s.BodyTimeout, s.WriteTimeout = limit, limit, limit, limit
 	})
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	cut := func(t *testing.T, reader *bufio.Reader) {
 		t.Helper()
 		if _, err := io.Copy(io.Discard, reader); err != nil && errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
@@ -320,12 +320,12 @@ func TestBadClients(t *testing.T) {
 		eventually(t, "the answer is aborted", func() bool { return testutil.ToFloat64(answered) > before })
 	})
 	t.Run("a long wait has no such limit", func(t *testing.T) {
-		d.serve(stateOf(3, some()))
+		d.serve(stateOf(3, exampleSet()))
 		got := d.begin(frontendWaits, "If-None-Match", "*")
 		d.waiting(1)
 		time.Sleep(3 * limit) // for longer than any limit, and nothing may end it
 		d.serve(stateOf(4, schema.NewSet()))
-		d.soon(got).expect(t, 200)
+		d.await(got).expect(t, 200)
 	})
 	d.ask("GET /health").expect(t, 200)
 }

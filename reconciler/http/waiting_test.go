@@ -46,23 +46,23 @@ func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 		"another workload's policy changes":                     {puts: []*schema.Entry{entry("catalog", "productcatalog", "demo", 9)}},
 		"a policy of its service in another namespace is added": {puts: []*schema.Entry{entry("new", "frontend", "shop", 9)}},
 		"a policy of another namespace is added":                {puts: []*schema.Entry{entry("new", "", "shop", 9)}},
-		"its policy moves to another file":                      {puts: []*schema.Entry{some().Get("front-demo").WithOrigin(schema.Origin{File: "x"})}},
+		"its policy moves to another file":                      {puts: []*schema.Entry{exampleSet().Get("front-demo").WithOrigin(schema.Origin{File: "x"})}},
 		"only the commit changes":                               {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, nil)
-			d.serve(stateOf(1, some()))
+			d.serve(stateOf(1, exampleSet()))
 			tag := d.ask(frontendWaits).expect(t, 200).header.Get("ETag")
 			got := d.begin(frontendWaits, "If-None-Match", tag)
 			d.waiting(1)
-			next := some().With(test.puts, test.deletes)
+			next := exampleSet().With(test.puts, test.deletes)
 			d.serve(stateOf(2, next))
 			if !test.woken {
-				d.none(got)
+				d.noAnswer(got)
 				// The next change of its own policies wakes it.
 				d.serve(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
 			}
-			a := d.soon(got).expect(t, 200)
+			a := d.await(got).expect(t, 200)
 			if a.header.Get("ETag") == tag || d.wakeups() != 1 {
 				t.Errorf("answered %s after %v wake-ups", a.header.Get("ETag"), d.wakeups())
 			}
@@ -75,14 +75,14 @@ func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 // not by a change of an origin.
 func TestWaitingForAll(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	got := d.begin("GET /v1/policies?wait=60s", "If-None-Match", tag)
 	d.waiting(1)
-	d.serve(stateOf(2, some().With([]*schema.Entry{some().Get("all").WithOrigin(schema.Origin{})}, nil)))
-	d.none(got)
-	d.serve(stateOf(3, some().With(nil, []string{"catalog"})))
-	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
+	d.serve(stateOf(2, exampleSet().With([]*schema.Entry{exampleSet().Get("all").WithOrigin(schema.Origin{})}, nil)))
+	d.noAnswer(got)
+	d.serve(stateOf(3, exampleSet().With(nil, []string{"catalog"})))
+	if a := d.await(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
 		t.Errorf("got %v after %v wake-ups", a.names(t), d.wakeups())
 	}
 }
@@ -93,12 +93,12 @@ func TestLateUnsubscribe(t *testing.T) {
 	for _, to := range []served.Subject{{All: true}, {Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
 		h, policies := newHub(), served.New()
 		policies.Observe(h.update)
-		policies.Serve(stateOf(1, some()))
+		policies.Serve(stateOf(1, exampleSet()))
 		_, early := h.subscribe(to)
 		policies.Serve(stateOf(2, schema.NewSet()))
 		_, late := h.subscribe(to)
 		h.unsubscribe(early)
-		policies.Serve(stateOf(3, some()))
+		policies.Serve(stateOf(3, exampleSet()))
 		select {
 		case <-late.changed:
 		default:
@@ -113,11 +113,11 @@ func TestLateUnsubscribe(t *testing.T) {
 
 func TestWaitingEnds(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWait = 300 * time.Millisecond })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	tag := d.ask(frontendWaits).header.Get("ETag")
 	// The wait is the client's or, if that is shorter, the server's.
 	for _, wait := range []string{"20ms", "0.05s", "1", "60s", "2h"} {
-		a := d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait="+wait, "If-None-Match", tag)).expect(t, 304)
+		a := d.await(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait="+wait, "If-None-Match", tag)).expect(t, 304)
 		if a.header.Get("ETag") != tag {
 			t.Errorf("the 304 has the ETag %s", a.header.Get("ETag"))
 		}
@@ -134,7 +134,7 @@ func TestWaitingEnds(t *testing.T) {
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	d.serve(stateOf(2, schema.NewSet()))
-	d.soon(got).expect(t, 200)
+	d.await(got).expect(t, 200)
 	// A client that closes its request is removed, and counted with status 499.
 	ctx, cancel := context.WithCancel(context.Background())
 	left := make(chan error, 1)
@@ -155,20 +155,20 @@ func TestWaitingEnds(t *testing.T) {
 
 func TestWaitingIsBounded(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWaiting = 1 })
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	d.ask(frontendWaits, "If-None-Match", "*").expectError(t, 503, "too_many_waiting")
 	d.ask("GET /v1/policies").expect(t, 200)
 	d.serve(stateOf(2, schema.NewSet()))
-	d.soon(got).expect(t, 200)
+	d.await(got).expect(t, 200)
 }
 
 // A client that sends its revision never gets older policies from a replica
 // that lags.
 func TestRevisionOrdersAnswers(t *testing.T) {
 	d := start(t, func(s *Server) { s.CatchUp = 100 * time.Millisecond })
-	d.serve(stateOf(5, some()))
+	d.serve(stateOf(5, exampleSet()))
 	ask := func(revision, query string, headers ...string) answer {
 		return d.ask("GET /v1/policies"+query, append(headers, "X-Hfi-Revision", revision)...)
 	}
@@ -191,28 +191,28 @@ func TestRevisionOrdersAnswers(t *testing.T) {
 	// It is answered once this replica has reached the revision.
 	got := d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.7")
 	d.waiting(1)
-	d.serve(stateOf(6, some().With(nil, []string{"all"})))
-	d.none(got)
+	d.serve(stateOf(6, exampleSet().With(nil, []string{"all"})))
+	d.noAnswer(got)
 	d.serve(stateOf(7, schema.NewSet()))
-	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
+	if a := d.await(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
 		t.Errorf("got %+v", a)
 	}
 	// If it has the policies of that revision, it continues to wait for a change.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.8", "If-None-Match", `"`+string(schema.NewSet().Digest())+`"`)
 	d.waiting(1)
 	d.serve(stateOf(8, schema.NewSet()))
-	d.none(got)
-	d.serve(stateOf(9, some()))
-	d.soon(got).expect(t, 200)
+	d.noAnswer(got)
+	d.serve(stateOf(9, exampleSet()))
+	d.await(got).expect(t, 200)
 	// A wiped etcd is a new epoch: its lower revisions are newer.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "2-new.3")
 	d.waiting(1)
 	epoch := stateOf(3, schema.NewSet())
 	epoch.Revision = revision(2, "new", 3)
 	d.serve(epoch)
-	d.soon(got).expect(t, 200)
+	d.await(got).expect(t, 200)
 	// An older state is never served.
-	d.serve(stateOf(99, some()))
+	d.serve(stateOf(99, exampleSet()))
 	if a := d.ask("GET /v1/policies"); a.header.Get("X-Hfi-Revision") != "2-new.3" || !strings.Contains(d.log.String(), "older state") {
 		t.Errorf("an older state is served: %+v", a.header)
 	}
@@ -221,7 +221,7 @@ func TestRevisionOrdersAnswers(t *testing.T) {
 // Shutdown answers waiting clients as if their wait were over.
 func TestShutdownAnswersWaiting(t *testing.T) {
 	d := start(t, nil)
-	d.serve(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	var got []<-chan answer
 	for range 20 {
 		got = append(got, d.begin(frontendWaits, "If-None-Match", "*"))
@@ -231,14 +231,14 @@ func TestShutdownAnswersWaiting(t *testing.T) {
 	done := make(chan struct{})
 	go func() { d.shutdown(); close(done) }()
 	for _, waiting := range got {
-		if a := d.soon(waiting).expect(t, 304); a.header.Get("ETag") == "" || a.header.Get("Connection") != "close" {
+		if a := d.await(waiting).expect(t, 304); a.header.Get("ETag") == "" || a.header.Get("Connection") != "close" {
 			t.Errorf("answered %v", a.header)
 		}
 	}
-	d.soon(lagging).expectError(t, 503, "behind")
+	d.await(lagging).expectError(t, 503, "behind")
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("timed out waiting for Shutdown")
 	}
 	d.empty()
@@ -327,11 +327,11 @@ func TestClientsMissNoChange(t *testing.T) {
 // missed, in many rounds.
 func TestChangeBetweenComparisonAndWait(t *testing.T) {
 	s, policies := newServer(&fakeView{})
-	policies.Serve(stateOf(1, some()))
+	policies.Serve(stateOf(1, exampleSet()))
 	q := query{subject: served.Subject{Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
 	for i := int64(2); i < 6000; i++ {
 		q.has = tags{list: []string{tagOf(s.hub.current.Load(), q.subject)}}
-		next := stateOf(i, some().With([]*schema.Entry{entry("all", "", "", i)}, nil))
+		next := stateOf(i, exampleSet().With([]*schema.Entry{entry("all", "", "", i)}, nil))
 		done := make(chan struct{})
 		slow := i < 12
 		if slow {
@@ -349,10 +349,10 @@ func TestChangeBetweenComparisonAndWait(t *testing.T) {
 			// yet makes the round another one, which must end as well.
 			time.Sleep(20 * time.Millisecond)
 		}
-		limit := &limit{wait: patience}
+		limit := &limit{wait: waitLimit}
 		began := time.Now()
 		snapshot, err := s.change(context.Background(), q, limit)
-		if err != nil || snapshot.State != next || time.Since(began) >= patience {
+		if err != nil || snapshot.State != next || time.Since(began) >= waitLimit {
 			t.Fatalf("round %d: the change was missed for %v: %v", i, time.Since(began), err)
 		}
 		limit.stop()
