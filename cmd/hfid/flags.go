@@ -159,7 +159,7 @@ func (o *options) check() error {
 		refuse("--path must be a folder in the repository, not %q", o.path)
 	}
 	if o.etcdPrefix = strings.TrimRight(o.etcdPrefix, "/"); o.etcdPrefix == "" {
-		refuse("--etcd-prefix must not be empty: hfid would delete all other keys in that etcd")
+		refuse("--etcd-prefix must not be empty: keys of other programs in that etcd could be taken for those of hfid")
 	}
 	problems = append(problems, o.kube.check()...)
 	return errors.Join(problems...)
