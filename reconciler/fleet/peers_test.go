@@ -13,21 +13,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// waitLimit bounds the wait for what happens soon on an idle machine.
+// waitLimit is longer than any request takes on a busy machine.
 const waitLimit = 30 * time.Second
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(waitLimit); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-	}
-}
 
 // withPeer is a fleet with one peer, which handler answers for.
 func withPeer(t *testing.T, handler http.HandlerFunc) *Fleet {
@@ -51,7 +43,7 @@ func TestOpenRefreshes(t *testing.T) {
 	}
 	f.RefreshInterval = 5 * time.Millisecond
 	f.Open()
-	eventually(t, "three statuses were merged", func() bool { return asked.Load() >= 3 })
+	testtool.Eventually(t, "three statuses were merged", func() bool { return asked.Load() >= 3 })
 	last, known := f.Last()
 	if !known || last.Behind != 1 || !last.Complete || last.Items != nil || last.Replicas != nil {
 		t.Errorf("the last status is %+v, %v", last, known)
