@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
@@ -49,9 +50,9 @@ func readAnswer(numHeaders, bodySize int) (answer, error) {
 			a.status, _ = strconv.Atoi(value)
 		case "etag":
 			a.tag = value
-		case headerRevision:
+		case api.HeaderRevision:
 			a.revision = value
-		case headerCommit:
+		case api.HeaderCommit:
 			a.commit = value
 		case "content-length":
 			length, _ = strconv.Atoi(value)

@@ -8,21 +8,13 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
 
 var errNotFound = types.ErrorStatusNotFound
-
-// The headers of the daemon's API, in lower case as in Envoy.
-const (
-	headerVM       = "x-hfi-vm"
-	headerNode     = "x-hfi-node"
-	headerPod      = "x-hfi-pod"
-	headerRevision = "x-hfi-revision"
-	headerCommit   = "x-hfi-commit"
-)
 
 const (
 	// maxWait is how long the daemon may hold a request while nothing changes. A
@@ -130,18 +122,18 @@ func (p *poller) ask(now time.Time) {
 	config, who, wait := &p.vm.config, p.vm.identity, p.wait()
 	headers := [][2]string{
 		{":method", "GET"},
-		{":path", fmt.Sprintf("/v1/policies?%s&wait=%s", who.query(), wait)},
+		{":path", fmt.Sprintf(api.RoutePolicies+"?%s&wait=%s", who.query(), wait)},
 		{":authority", headerValue(config.authority())},
 		{"accept", "application/json"},
-		{headerNode, headerValue(who.Node)},
-		{headerPod, headerValue(who.Pod)},
-		{headerVM, p.id},
+		{api.HeaderNode, headerValue(who.Node)},
+		{api.HeaderPod, headerValue(who.Pod)},
+		{api.HeaderVM, p.id},
 	}
 	if p.tag != "" {
 		headers = append(headers, [2]string{"if-none-match", p.tag})
 	}
 	if p.revision != "" {
-		headers = append(headers, [2]string{headerRevision, p.revision})
+		headers = append(headers, [2]string{api.HeaderRevision, p.revision})
 	}
 	p.askedAt = now
 	generation := p.generation

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
 // TestRequest checks the request for the workload in the node metadata.
@@ -14,7 +16,7 @@ func TestRequest(t *testing.T) {
 	request := h.request()
 	for name, want := range map[string]string{
 		":method": "GET", ":path": "/v1/policies?service=frontend&namespace=demo&wait=20s", ":authority": "hfi-control-plane.boifi:8080",
-		headerNode: "node-1", headerPod: "frontend-1", headerVM: h.vm.poll.id,
+		api.HeaderNode: "node-1", api.HeaderPod: "frontend-1", api.HeaderVM: h.vm.poll.id,
 	} {
 		if request[name] != want {
 			t.Errorf("%s: %q, want %q", name, request[name], want)
@@ -28,7 +30,7 @@ func TestRequest(t *testing.T) {
 	}
 	h.update("a", 503)
 	request = h.request()
-	if request["if-none-match"] != `"a"` || request[headerRevision] != "r-a" {
+	if request["if-none-match"] != `"a"` || request[api.HeaderRevision] != "r-a" {
 		t.Errorf("after an update the request is %v", request)
 	}
 	h.mustGet(503)
@@ -38,7 +40,7 @@ func TestHostileMetadata(t *testing.T) {
 	h := start(t, frontendConfig, map[string]string{"id": "a\r\nx: y", "metadata.WORKLOAD_NAME": "a&b=c d", "metadata.NAMESPACE": "ü"})
 	h.pass(time.Second)
 	request := h.request()
-	if request[headerNode] != "a__x:_y" || !strings.HasPrefix(request[":path"], "/v1/policies?service=a%26b%3Dc%20d&namespace=%C3%BC&") {
+	if request[api.HeaderNode] != "a__x:_y" || !strings.HasPrefix(request[":path"], "/v1/policies?service=a%26b%3Dc%20d&namespace=%C3%BC&") {
 		t.Errorf("the request is %q", request)
 	}
 }
@@ -292,7 +294,7 @@ func TestUnknownRevision(t *testing.T) {
 	h.update("a", 503)
 	begin := h.at
 	for {
-		if h.request()[headerRevision] == "" {
+		if h.request()[api.HeaderRevision] == "" {
 			break
 		}
 		if h.at.Sub(begin) > 2*time.Minute {

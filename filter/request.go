@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -40,7 +41,7 @@ var probeAgents = []string{"kube-probe/", "Envoy/HC", "GoogleHC/", "ELB-HealthCh
 // exempt reports whether no fault must be injected into the request: it is a
 // filter's request to the daemon, or a health probe.
 func (v *vm) exempt() bool {
-	if _, own := v.request.Header(headerVM); own {
+	if _, own := v.request.Header(api.HeaderVM); own {
 		return true
 	}
 	if v.config.FaultProbes {

@@ -10,15 +10,15 @@ import (
 )
 
 // ballastSize is in bytes of address space. The collector lets the heap grow
-// to twice what is in use, and counts the ballast as used: so this is also
-// how much more garbage may lie about.
+// in proportion to what is in use, and counts the ballast as used.
 const ballastSize = 48 << 20
 
-// ballast keeps the garbage collector from running all the time during the
-// first validation, when the heap is small and nearly all that CUE allocates
-// is garbage at once: it takes a tenth off the processor time of a cold start.
-// It is memory that is never touched, and so costs none. With the first set
-// served it is thrown off, and what the validation took goes back to the system.
+// ballast makes the garbage collector run less often during the first
+// validation, when the heap is small and nearly all that CUE allocates is
+// garbage at once: it saves a tenth of the processor time of a cold start. The
+// memory is never touched, and so takes no physical memory. After the first
+// state is served the ballast is freed, and unused memory goes back to the
+// system.
 type ballast struct {
 	once    sync.Once
 	weight  []byte
@@ -27,12 +27,12 @@ type ballast struct {
 
 func newBallast() *ballast {
 	if os.Getenv("GOMEMLIMIT") != "" {
-		return &ballast{} // it would count, and the limit is the user's
+		return &ballast{} // it would count towards the limit
 	}
 	return &ballast{weight: make([]byte, ballastSize)}
 }
 
-// before is serve, which throws the ballast off the first time.
+// before returns serve, which frees the ballast after its first call.
 func (b *ballast) before(serve func(*reconciler.State)) func(*reconciler.State) {
 	return func(state *reconciler.State) {
 		serve(state)
@@ -44,5 +44,5 @@ func (b *ballast) before(serve func(*reconciler.State)) func(*reconciler.State) 
 	}
 }
 
-// wait waits until memory has gone back. No set is served after it.
+// wait waits until the memory is freed. The function of before must not be called after it.
 func (b *ballast) wait() { b.freeing.Wait() }

@@ -75,20 +75,20 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.path, "path", "policies", "the folder of policies in the repository; . is all of it")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "HOST:PORT to serve HTTP on")
 	flags.StringVar(&o.dataDir, "data-dir", "hfid-data", "the folder for the daemon's own data; one daemon each")
-	flags.StringVar(&o.replica, "replica-id", hostname, "this replica's name among its peers")
-	flags.StringVar(&o.advertise, "advertise", "", "this replica's base URL as its peers reach it; by default where it listens, if --listen names a host")
-	flags.StringVar(&o.filter, "filter", "", "the filter's Wasm module to serve; by default filter.wasm beside this program, if it is there")
-	flags.DurationVar(&o.interval, "interval", reconciler.DefaultInterval, "the time between two looks at git that nothing asked for")
-	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "the limit for one git operation")
-	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do where etcd differs from what was published: report or heal")
+	flags.StringVar(&o.replica, "replica-id", hostname, "this replica's unique name among the replicas")
+	flags.StringVar(&o.advertise, "advertise", "", "this replica's base URL for the other replicas; by default that of --listen, if it names a host")
+	flags.StringVar(&o.filter, "filter", "", "file with the filter's Wasm module to serve; by default filter.wasm beside this program, if it exists")
+	flags.DurationVar(&o.interval, "interval", reconciler.DefaultInterval, "the time between two fetches from git")
+	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "the time limit for one git operation")
+	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do if etcd differs from the published policies: report or heal")
 	flags.StringVar(&o.logLevel, "log-level", "info", "the least level to log: debug, info, warn or error")
-	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "what all keys in etcd begin with")
-	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd cluster; without any, an etcd is run in this process")
-	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT for clients of the embedded etcd; port 0 chooses a free one")
+	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "the prefix of all keys in etcd")
+	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd cluster; without any, this process runs an embedded etcd")
+	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT for clients of the embedded etcd; port 0 is any free port")
 	flags.StringVar(&o.etcd.CAFile, "etcd-ca-file", "", "PEM file with the certificate authority of the etcd cluster")
 	flags.StringVar(&o.etcd.CertFile, "etcd-cert-file", "", "PEM file with this client's certificate for etcd")
 	flags.StringVar(&o.etcd.KeyFile, "etcd-key-file", "", "PEM file with the key of --etcd-cert-file")
-	flags.StringVar(&o.etcd.Username, "etcd-username", "", "the user to etcd")
+	flags.StringVar(&o.etcd.Username, "etcd-username", "", "the user for etcd")
 	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username")
 	flags.StringVar(&o.gitTokenFile, "git-token-file", "", "file with a bearer token for HTTPS")
 	flags.StringVar(&o.gitUsername, "git-username", "", "the user for HTTPS, with --git-password-file")
@@ -96,12 +96,12 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.gitSSHKeyFile, "git-ssh-key-file", "", "file with the private key for SSH")
 	flags.StringVar(&o.gitKnownHostsFile, "git-known-hosts-file", "", "file with the known hosts for SSH")
 	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the certificate authority of the git server")
-	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that senders of POST /v1/webhook must know")
+	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates requests of POST /v1/webhook")
 	o.kube.bind(flags)
 }
 
-// fromEnvironment fills in flags that were not given, and refuses HFID_ names
-// that no flag has: a typing error there would pass unseen.
+// fromEnvironment sets flags that were not given, and returns an error for
+// HFID_ names without a flag: they would otherwise be ignored silently.
 func fromEnvironment(flags *pflag.FlagSet) error {
 	known := map[string]*pflag.Flag{}
 	flags.VisitAll(func(flag *pflag.Flag) {
@@ -119,7 +119,7 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 		flag, ok := known[name]
 		switch {
 		case !ok:
-			problems = append(problems, fmt.Errorf("environment variable %s belongs to no flag: see hfid --help", name))
+			problems = append(problems, fmt.Errorf("environment variable %s has no flag: see hfid --help", name))
 		case !flag.Changed:
 			if err := flags.Set(flag.Name, value); err != nil {
 				problems = append(problems, fmt.Errorf("environment variable %s: %w", name, err))
@@ -159,7 +159,7 @@ func (o *options) check() error {
 		refuse("--path must be a folder in the repository, not %q", o.path)
 	}
 	if o.etcdPrefix = strings.TrimRight(o.etcdPrefix, "/"); o.etcdPrefix == "" {
-		refuse("--etcd-prefix must not be empty: keys of others in that etcd would be ours")
+		refuse("--etcd-prefix must not be empty: keys of other programs in that etcd could be taken for those of hfid")
 	}
 	problems = append(problems, o.kube.check()...)
 	return errors.Join(problems...)

@@ -32,7 +32,7 @@ func TestHelpAndVersionAreNoSettings(t *testing.T) {
 			command := newCommand()
 			command.SetArgs(nil)
 			err := command.ExecuteContext(t.Context())
-			if err == nil || !strings.Contains(err.Error(), name+" belongs to no flag") {
+			if err == nil || !strings.Contains(err.Error(), name+" has no flag") {
 				t.Errorf("with %s set: %v", name, err)
 			}
 		})

@@ -13,9 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/klog/v2"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/fleet"
-	"github.com/boifi/hfi/reconciler/http"
 	"github.com/boifi/hfi/reconciler/kube"
 )
 
@@ -26,17 +26,17 @@ const (
 	kubeOn   = "on"
 )
 
-// kubeOptions are the settings about a Kubernetes cluster.
+// kubeOptions are the settings for Kubernetes.
 type kubeOptions struct {
 	mode, kubeconfig, controlPlane string
 	namespaces                     []string
 }
 
 func (o *kubeOptions) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to look at the Kubernetes cluster around: off, on, or auto: where this runs in a pod, or --kubeconfig is given")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "file that says how to reach the cluster; by default as a pod of it")
-	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "namespaces in which to make, repair and remove the WasmPlugin hfi as policies ask for it; by default none")
-	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "this service's base URL as sidecars reach it: where WasmPlugins say that the filter and its policies are")
+	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (if this runs in a pod, or --kubeconfig is given)")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; by default the service account of this pod")
+	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "namespaces in which to create, repair and delete the WasmPlugin hfi as the policies require; by default none")
+	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "this service's base URL as sidecars reach it: WasmPlugins point to it for the filter and its policies")
 }
 
 func (o *kubeOptions) check() (problems []error) {
@@ -50,7 +50,7 @@ func (o *kubeOptions) check() (problems []error) {
 	o.namespaces = slices.Compact(o.namespaces)
 	for _, namespace := range o.namespaces {
 		if wrong := content.IsDNS1123Label(namespace); len(wrong) > 0 {
-			problems = append(problems, fmt.Errorf("--kube-namespaces: %q is no name of a namespace: %s", namespace, wrong[0]))
+			problems = append(problems, fmt.Errorf("--kube-namespaces: %q is not a valid name of a namespace: %s", namespace, wrong[0]))
 		}
 	}
 	if len(o.namespaces) > 0 && o.mode == kubeOff {
@@ -59,8 +59,9 @@ func (o *kubeOptions) check() (problems []error) {
 	return problems
 }
 
-// newCluster is what looks at the cluster, not open yet, or nil where there is none to look at.
-func newCluster(o kubeOptions, loop *reconciler.Reconciler, service *http.Server, replicas func() fleet.Replicas, logger *slog.Logger) (*kube.Cluster, error) {
+// newCluster returns the view of the cluster, not open yet, or nil if this
+// daemon is not in one or is not meant to watch it. The module is the filter's.
+func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet, module []byte, logger *slog.Logger) (*kube.Cluster, error) {
 	asked := o.mode == kubeOn || o.kubeconfig != "" || len(o.namespaces) > 0
 	if o.mode == kubeOff || !asked && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return nil, nil
@@ -70,38 +71,43 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, service *http.Server
 	case err != nil && asked:
 		return nil, fmt.Errorf("reaching Kubernetes (--kube): %w", err)
 	case err != nil:
-		// A pod that was given no account is not to look.
-		logger.Info("not looking at the Kubernetes cluster", "reason", err)
+		// A pod without a service account is not meant to watch the cluster.
+		logger.Info("not watching a Kubernetes cluster", "reason", err)
 		return nil, nil
 	}
-	// What matters of it is logged once, where it changes.
-	klog.SetSlogLogger(slog.New(aside{logger.Handler()}))
+	// Package kube itself logs a failure once, when it changes.
+	klog.SetSlogLogger(slog.New(debugOnly{logger.Handler()}))
 	cluster := kube.New(clients)
-	cluster.Logger, cluster.Leads, cluster.Filters, cluster.Replicas = logger, loop.Leads, service.FleetStatus, replicas
-	cluster.PodGone = service.Fleet.PodGone
+	cluster.Logger, cluster.Leads, cluster.Replicas = logger, loop.Leads, filters.Replicas
+	cluster.Filters = func(ctx context.Context) (api.FiltersStatus, error) {
+		status, err := filters.Status(ctx)
+		return status.FiltersStatus, err
+	}
+	cluster.PodGone, cluster.Report = filters.PodGone, filters.SetClusterReport
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
-	if len(service.Filter) > 0 {
-		sum := sha256.Sum256(service.Filter)
+	if len(module) > 0 {
+		sum := sha256.Sum256(module)
 		cluster.SHA256 = hex.EncodeToString(sum[:])
 	}
-	service.Cluster = cluster
 	return cluster, nil
 }
 
-// aside logs all that a library says at the level debug.
-type aside struct{ slog.Handler }
+// debugOnly logs the messages of a library at level debug, whatever their own.
+type debugOnly struct{ slog.Handler }
 
-func (a aside) Enabled(ctx context.Context, _ slog.Level) bool {
-	return a.Handler.Enabled(ctx, slog.LevelDebug)
+func (d debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
-func (a aside) Handle(ctx context.Context, record slog.Record) error {
-	if !a.Enabled(ctx, record.Level) {
-		return nil // klog does not ask for errors
+func (d debugOnly) Handle(ctx context.Context, record slog.Record) error {
+	if !d.Enabled(ctx, record.Level) {
+		return nil // klog calls Handle for errors without Enabled
 	}
 	record.Level = slog.LevelDebug
-	return a.Handler.Handle(ctx, record)
+	return d.Handler.Handle(ctx, record)
 }
 
-func (a aside) WithAttrs(attrs []slog.Attr) slog.Handler { return aside{a.Handler.WithAttrs(attrs)} }
-func (a aside) WithGroup(name string) slog.Handler       { return aside{a.Handler.WithGroup(name)} }
+func (d debugOnly) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return debugOnly{d.Handler.WithAttrs(attrs)}
+}
+func (d debugOnly) WithGroup(name string) slog.Handler { return debugOnly{d.Handler.WithGroup(name)} }

@@ -9,26 +9,28 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/boifi/hfi/reconciler"
-	"github.com/boifi/hfi/reconciler/http"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/kube"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
 func settings() kubeOptions {
 	return kubeOptions{mode: kubeAuto, controlPlane: kube.DefaultControlPlane}
 }
 
-// Outside of a cluster nothing looks for one; asked to all the same, the daemon says why it cannot.
-func TestClusterIsLookedAtWhereThereIsOne(t *testing.T) {
+// Outside a cluster the daemon does not look for one, unless a flag says so:
+// then it reports why it cannot.
+func TestNewClusterDetectsKubernetes(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	open := func(change func(*kubeOptions)) (*kube.Cluster, error) {
 		o := settings()
 		change(&o)
 		loop := &reconciler.Reconciler{}
-		return newCluster(o, loop, http.New(loop), nil, slog.New(slog.DiscardHandler))
+		return newCluster(o, loop, fleet.New("a", served.New()), nil, slog.New(slog.DiscardHandler))
 	}
 	for _, mode := range []string{kubeOff, kubeAuto} {
 		if cluster, err := open(func(o *kubeOptions) { o.mode = mode }); cluster != nil || err != nil {
-			t.Errorf("with --kube %s there is %v, %v", mode, cluster, err)
+			t.Errorf("--kube %s: got %v, %v", mode, cluster, err)
 		}
 	}
 	for what, change := range map[string]func(*kubeOptions){
@@ -37,44 +39,44 @@ func TestClusterIsLookedAtWhereThereIsOne(t *testing.T) {
 		"--kubeconfig":      func(o *kubeOptions) { o.kubeconfig = "no such file" },
 	} {
 		if cluster, err := open(change); cluster != nil || err == nil || !strings.Contains(err.Error(), "Kubernetes") {
-			t.Errorf("with %s there is %v, %v", what, cluster, err)
+			t.Errorf("%s: got %v, %v", what, cluster, err)
 		}
 	}
 	// A pod without a token is not meant to look.
 	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
 	t.Setenv("KUBERNETES_SERVICE_PORT", "443")
 	if cluster, err := open(func(*kubeOptions) {}); cluster != nil || err != nil {
-		t.Errorf("in a pod without a token there is %v, %v", cluster, err)
+		t.Errorf("in a pod without a token: got %v, %v", cluster, err)
 	}
 }
 
-func TestKubeSettingsAreChecked(t *testing.T) {
+func TestKubeOptionsCheck(t *testing.T) {
 	for problem, change := range map[string]func(*kubeOptions){
-		"":                                     func(o *kubeOptions) { o.namespaces = []string{"demo", "shop-2", "demo"} },
-		"--kube must be off, auto or on":       func(o *kubeOptions) { o.mode = "yes" },
-		`"Demo" is no name of a namespace`:     func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
-		"--kube-control-plane: it must be":     func(o *kubeOptions) { o.controlPlane = "hfi-control-plane.boifi:8080" },
-		"needs the cluster, and --kube is off": func(o *kubeOptions) { o.mode, o.namespaces = kubeOff, []string{"demo"} },
+		"":                               func(o *kubeOptions) { o.namespaces = []string{"demo", "shop-2", "demo"} },
+		"--kube must be off, auto or on": func(o *kubeOptions) { o.mode = "yes" },
+		`"Demo" is not a valid name of a namespace`: func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
+		"--kube-control-plane: it must be":          func(o *kubeOptions) { o.controlPlane = "hfi-control-plane.boifi:8080" },
+		"needs the cluster, and --kube is off":      func(o *kubeOptions) { o.mode, o.namespaces = kubeOff, []string{"demo"} },
 	} {
 		o := settings()
 		change(&o)
 		problems := o.check()
 		if problem == "" && (len(problems) > 0 || len(o.namespaces) != 2) || problem != "" && (len(problems) != 1 || !strings.Contains(problems[0].Error(), problem)) {
-			t.Errorf("want %q, got %v", problem, problems)
+			t.Errorf("problems = %[2]v, want %[1]q", problem, problems)
 		}
 	}
 }
 
-// What client-go logs is for those who look closely, errors too.
-func TestClientGoLogsAside(t *testing.T) {
+// The messages of client-go are logged at level debug, errors too.
+func TestClientGoLogsAtDebug(t *testing.T) {
 	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 2} {
 		var text bytes.Buffer
-		klog.SetSlogLogger(slog.New(aside{slog.NewTextHandler(&text, &slog.HandlerOptions{Level: level})}))
+		klog.SetSlogLogger(slog.New(debugOnly{slog.NewTextHandler(&text, &slog.HandlerOptions{Level: level})}))
 		klog.Background().Error(nil, "an error")
 		klog.Background().Info("a word")
 		klog.ClearLogger()
 		if got := strings.Count(text.String(), "level=DEBUG"); got != want || strings.Count(text.String(), "\n") != want {
-			t.Errorf("at %s it logs %q", level, text.String())
+			t.Errorf("log at level %s: %q", level, text.String())
 		}
 	}
 }

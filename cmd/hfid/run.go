@@ -16,15 +16,18 @@ import (
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/reconciler/etcd"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/git"
 	"github.com/boifi/hfi/reconciler/http"
 	"github.com/boifi/hfi/reconciler/lastgood"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
-// shutdownLimit bounds how long answers under way may take once the daemon is told to stop.
+// shutdownLimit bounds the time for open requests when the daemon stops.
 const shutdownLimit = 5 * time.Second
 
-// run wires the daemon, and returns when the context ends or the service fails.
+// run assembles the daemon, runs it until the context ends or the HTTP service
+// fails, and closes what it opened in reverse order.
 func run(ctx context.Context, o options) (err error) {
 	logger, err := newLogger(o.logLevel)
 	if err != nil {
@@ -44,7 +47,7 @@ func run(ctx context.Context, o options) (err error) {
 		store.Embedded = etcd.NewEmbedded(o.dataDir, logger)
 		store.Embedded.Listen = o.etcdListen
 	}
-	// A damaged copy is told of by the reconciler, which loads it too.
+	// The reconciler loads this copy too, and logs it if it is damaged.
 	if kept, err := disk.Load(); err == nil && kept != nil {
 		store.Known = kept.Revision
 	}
@@ -56,24 +59,32 @@ func run(ctx context.Context, o options) (err error) {
 	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path
 	loop.Interval, loop.DriftMode, loop.Logger = o.interval, o.drift, logger
-	service := http.New(loop)
-	service.Logger, service.ID, service.Replicas = logger, o.replica, store.Replicas
-	if service.Filter, err = readFilter(o.filter); err != nil {
-		return err
-	}
-	ballast := newBallast()
-	defer ballast.wait()
-	cluster, err := newCluster(o.kube, loop, service, store.Replicas, logger)
+	module, err := readFilter(o.filter)
 	if err != nil {
 		return err
 	}
-	serve := service.SetState
+
+	// From here on each part knows only those before it.
+	policies := served.New()
+	policies.Logger = logger
+	filters := fleet.New(o.replica, policies)
+	filters.Replicas = store.Replicas
+	cluster, err := newCluster(o.kube, loop, filters, module, logger)
+	if err != nil {
+		return err
+	}
+	service := http.New(loop, policies, filters)
+	service.Logger, service.Filter = logger, module
+	serve := policies.Serve
 	if cluster != nil {
+		service.Cluster = cluster
 		serve = func(state *reconciler.State) {
-			service.SetState(state)
+			policies.Serve(state)
 			cluster.Serve(state)
 		}
 	}
+	ballast := newBallast()
+	defer ballast.wait()
 	loop.Serve, loop.Observer = ballast.before(serve), service.Metrics
 	if o.webhookSecretFile != "" {
 		service.WebhookSecret = func() (string, error) {
@@ -82,7 +93,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 
-	// The address is taken first: that it is in use is told before anything else starts.
+	// Listen first, to fail before anything else starts if the address is in use.
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return fmt.Errorf("listening on --listen %s: %w", o.listen, err)
@@ -90,15 +101,17 @@ func run(ctx context.Context, o options) (err error) {
 	if store.Advertise = o.advertise; store.Advertise == "" {
 		store.Advertise = reachable(listener.Addr())
 	}
-	served := make(chan error, 1)
-	go func() { served <- service.Serve(listener) }()
+	filters.Open()
+	defer closing(&err, "the fleet of filters", filters.Close)
+	stopped := make(chan error, 1)
+	go func() { stopped <- service.Serve(listener) }()
 	defer func() {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 		defer cancel()
-		err = errors.Join(err, service.Shutdown(limit), <-served)
+		err = errors.Join(err, service.Shutdown(limit), <-stopped)
 	}()
 	logger.Info("listening", "address", "http://"+listener.Addr().String(), "repo", source.DisplayURL(), "branch", o.branch, "path", o.path,
-		"advertise", store.Advertise, "filter_bytes", len(service.Filter))
+		"advertise", store.Advertise, "filter_bytes", len(module))
 
 	if err := source.Open(ctx); err != nil {
 		return fmt.Errorf("opening the policy repository: %w", err)
@@ -110,7 +123,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer closing(&err, "etcd", store.Close)
 	if cluster != nil {
 		if err := cluster.Open(ctx); err != nil {
-			return fmt.Errorf("looking at the Kubernetes cluster: %w", err)
+			return fmt.Errorf("opening the Kubernetes cluster: %w", err)
 		}
 		defer closing(&err, "the Kubernetes cluster", cluster.Close)
 	}
@@ -123,13 +136,13 @@ func run(ctx context.Context, o options) (err error) {
 	case <-ctx.Done():
 		logger.Info("stopping")
 		return nil
-	case failure := <-served:
-		served <- nil
+	case failure := <-stopped:
+		stopped <- nil
 		return fmt.Errorf("serving HTTP: %w", failure)
 	}
 }
 
-// reachable is the URL of a listener, or empty if that does not name a host.
+// reachable returns the URL of a listener, or empty if it listens on all addresses.
 func reachable(address net.Addr) string {
 	if tcp, ok := address.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() {
 		return "http://" + tcp.String()
@@ -137,8 +150,8 @@ func reachable(address net.Addr) string {
 	return ""
 }
 
-// readFilter reads the filter's module: the file named or, if none is, the
-// one beside this program, which need not be there.
+// readFilter reads the filter's module from path or, if that is empty, from
+// filter.wasm beside this program, if there is one.
 func readFilter(path string) ([]byte, error) {
 	named := path != ""
 	if !named {
@@ -155,7 +168,7 @@ func readFilter(path string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading the filter (--filter): %w", err)
 	case !bytes.HasPrefix(module, []byte("\x00asm")):
-		return nil, fmt.Errorf("reading the filter (--filter): %s is no Wasm module", path)
+		return nil, fmt.Errorf("reading the filter (--filter): %s is not a Wasm module", path)
 	}
 	return module, nil
 }

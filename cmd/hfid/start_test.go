@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	nethttp "net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -12,12 +11,13 @@ import (
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/etcd"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/http"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
-// The daemon answers from the moment that it listens, and opens etcd after
-// that: a webhook that comes in between is accepted, and the status tells
-// whose etcd it is and that it has not answered.
+// The daemon listens before it opens etcd: a webhook that comes in between is
+// accepted, and the status says which etcd it is and that it has not answered.
 func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
 	for mode, configure := range map[api.EtcdMode]func(*etcd.Store){
 		api.Embedded: func(s *etcd.Store) { s.Embedded = etcd.NewEmbedded(t.TempDir(), slog.New(slog.DiscardHandler)) },
@@ -28,22 +28,24 @@ func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
 			store.RequestTimeout = 100 * time.Millisecond
 			configure(store)
 			loop := reconciler.New(nil, nil, store, nil, nil)
-			service := http.New(loop)
-			service.Replicas = store.Replicas
+			policies := served.New()
+			filters := fleet.New("a", policies)
+			filters.Replicas = store.Replicas
+			service := http.New(loop, policies, filters)
 			server := httptest.NewServer(service.Handler())
 			defer server.Close()
 
 			for _, path := range []string{"/v1/reconcile", "/v1/webhook"} {
-				answer, err := nethttp.Post(server.URL+path, "application/json", nil)
+				answer, err := server.Client().Post(server.URL+path, "application/json", nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				_ = answer.Body.Close()
-				if answer.StatusCode != nethttp.StatusAccepted {
+				if answer.StatusCode != 202 {
 					t.Errorf("%s answers %s", path, answer.Status)
 				}
 			}
-			answer, err := nethttp.Get(server.URL + "/v1/status")
+			answer, err := server.Client().Get(server.URL + "/v1/status")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +57,7 @@ func TestRequestsBeforeEtcdIsOpen(t *testing.T) {
 			if e := status.Etcd; e.Mode != mode || e.Healthy || e.Error == "" || status.Sync.Status != api.Unknown {
 				t.Errorf("etcd is %+v, sync %s", e, status.Sync.Status)
 			}
-			// It waits for the triggers: they have met the store by then.
+			// Shutdown waits for the triggers, which use the store.
 			if err := service.Shutdown(context.Background()); err != nil {
 				t.Error(err)
 			}

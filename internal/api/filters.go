@@ -1,3 +1,7 @@
+//go:build !wasm
+
+// The filter needs only the routes and header names.
+
 package api
 
 import (
@@ -5,33 +9,31 @@ import (
 	"time"
 )
 
-// FiltersStatus is the fleet of filters, as all replicas together see it.
+// FiltersStatus describes the filters, as all replicas together see them.
 type FiltersStatus struct {
-	// Connected counts the filters known: Current, Behind and Silent together.
+	// Connected counts the known filters: Current, Behind and Silent together.
 	Connected int `json:"connected"`
 	Current   int `json:"current"`
 	Behind    int `json:"behind"`
 	Silent    int `json:"silent"`
-	// Items lists the first MaxFilterItems, those that need a look first.
+	// Items lists the filters: silent ones first, then those behind. In an
+	// answer of the daemon it is cut to MaxFilterItems.
 	Items []FilterStatus `json:"items"`
-	// Replicas are the daemons that were asked which filters wait on them.
+	// Replicas are the daemons that were asked for their filters.
 	Replicas []Replica `json:"replicas"`
-	// Complete: all of them answered, and each remembers all of its filters.
+	// Complete: every replica answered, and remembers all of its filters.
 	Complete bool `json:"complete"`
-	// Message says why not, where no replica's error does.
+	// Message says why not, unless a replica's Error does.
 	Message string `json:"message,omitempty"`
-	// Told is what the leading replica said of the cluster when it was asked
-	// for its filters, or nil if it is this one, or is not heard of.
-	Cluster *ClusterReport `json:"-"`
 }
 
-// MaxFilterItems bounds FiltersStatus.Items.
+// MaxFilterItems bounds FiltersStatus.Items in an answer of the daemon.
 const MaxFilterItems = 1000
 
-// Bounded is the status with the first MaxFilterItems of its Items.
+// Bounded returns the status with at most MaxFilterItems Items.
 func (s FiltersStatus) Bounded() FiltersStatus {
 	if len(s.Items) > MaxFilterItems {
-		// A copy, for the rest is not to be kept.
+		// A copy, so that the rest can be freed.
 		s.Items = slices.Clone(s.Items[:MaxFilterItems])
 	}
 	return s
@@ -40,28 +42,28 @@ func (s FiltersStatus) Bounded() FiltersStatus {
 // Replica is one of the daemons that share a store.
 type Replica struct {
 	ID string `json:"id"`
-	// URL is where its peers reach it, or empty if it does not say.
+	// URL is the base URL at which its peers reach it, or empty if not known.
 	URL string `json:"url"`
 	// Error is why it could not be asked, or empty.
 	Error string `json:"error,omitempty"`
 }
 
-// FilterState says whether a filter enforces the present policies.
+// FilterState says whether a filter enforces the current policies.
 type FilterState string
 
 // The states of a filter.
 const (
-	// FilterCurrent: every VM of it has its present selection in force.
+	// FilterCurrent: every VM enforces the workload's current selection.
 	FilterCurrent FilterState = "Current"
-	// FilterBehind: some VM has another one in force, or cannot be told of.
+	// FilterBehind: some VM enforces another selection, or its state is not known.
 	FilterBehind FilterState = "Behind"
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
 )
 
-// FilterID is what a filter says of itself with each request. A sidecar has
-// one VM for each worker and one more; those that agree in all of this are
-// one filter.
+// FilterID identifies a filter, as it does itself in each request. A sidecar
+// has one VM for each worker thread and one for the main thread; the VMs that
+// send the same FilterID are one filter.
 type FilterID struct {
 	Node      string `json:"node"`
 	Pod       string `json:"pod"`
@@ -72,17 +74,17 @@ type FilterID struct {
 // FilterStatus is one filter: all VMs of one sidecar.
 type FilterStatus struct {
 	FilterID
-	// Digest is of the policies in force; of a filter that is behind, of one of
-	// the VMs that are. Empty: none are.
+	// Digest is that of the policies in force, or empty if there are none. If
+	// the filter is behind, it is that of one VM that is behind.
 	Digest string      `json:"digest"`
 	State  FilterState `json:"state"`
-	// Since is from when on that digest was in force (in all VMs, if Current),
-	// or, if Silent, when the VM was last heard of.
+	// Since is when Digest came into force (in all VMs, if Current); if the
+	// state is Silent, it is when the VM last asked.
 	Since time.Time `json:"since"`
 	VMs   VMCounts  `json:"vms"`
-	// Replicas are the IDs of those that its VMs asked last.
+	// Replicas are the IDs of the replicas that its VMs asked last.
 	Replicas []string `json:"replicas"`
-	// Message says what is wrong, if anything is.
+	// Message says what is wrong, or is empty.
 	Message string `json:"message,omitempty"`
 }
 

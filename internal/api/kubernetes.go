@@ -1,38 +1,42 @@
+//go:build !wasm
+
+// The filter needs only the routes and header names.
+
 package api
 
 import "time"
 
-// KubernetesStatus is what this daemon sees of the cluster that it runs in.
+// KubernetesStatus is the state of the cluster that this daemon runs in.
 type KubernetesStatus struct {
-	// Enabled says whether it looks; if not, there is nothing else.
+	// Enabled: the daemon watches the cluster. If not, KubernetesView is nil.
 	Enabled bool `json:"enabled"`
 	*KubernetesView
 }
 
-// KubernetesView is what is seen of a cluster.
+// KubernetesView is the state of a cluster as this daemon and the leader see it.
 type KubernetesView struct {
-	// Healthy: everything asked of the cluster was last answered, and nothing was denied.
+	// Healthy: the last request of each kind succeeded.
 	Healthy bool `json:"healthy"`
-	// Error is why not, where it is no permission that is missing; what
-	// follows is then of when it was seen last.
+	// Error is why not, except for missing permissions. The fields below are
+	// then as last seen.
 	Error string `json:"error,omitempty"`
-	// MissingPermissions are what the cluster denies, such as "create wasmplugins in namespace demo".
+	// MissingPermissions are what the cluster forbids, such as "create wasmplugins in namespace demo".
 	MissingPermissions []string `json:"missing_permissions"`
-	// Pods counts those known that run or are about to, Workloads what they belong to.
+	// Pods counts the pods that are running or pending, Workloads their owners.
 	Pods      int `json:"pods"`
 	Workloads int `json:"workloads"`
 	// PoliciesWithWarning counts all of them; Policies lists the first
 	// MaxPolicyItems, those with a warning first.
 	PoliciesWithWarning int          `json:"policies_with_warning"`
 	Policies            []PolicyPods `json:"policies"`
-	// KeptNamespaces are those in which the leader makes and removes WasmPlugins.
+	// KeptNamespaces are those in which the leader creates and deletes WasmPlugins.
 	KeptNamespaces []string `json:"kept_namespaces"`
 	// WasmPlugins are those of this control plane, by namespace and name.
 	WasmPlugins []WasmPluginStatus `json:"wasmplugins"`
 }
 
-// KubernetesTold is what the leader alone finds out about the cluster, by
-// acting: other replicas show it too.
+// ClusterReport is what only the leader knows of the cluster, because only the
+// leader changes it. The other replicas show it too.
 type ClusterReport struct {
 	MissingPermissions []string `json:"missing_permissions,omitempty"`
 	Error              string   `json:"error,omitempty"`
@@ -46,25 +50,25 @@ const (
 	MaxPodItems    = 20
 )
 
-// PolicyPods is what a policy's selector comes to in the cluster.
+// PolicyPods counts the pods that a policy targets.
 type PolicyPods struct {
 	Name string `json:"name"`
-	// Pods counts the pods targeted, Current those of them whose filter has
-	// its present policies in force, and Behind those whose filter has others.
+	// Pods counts the pods targeted, Current those whose filter enforces the
+	// current policies, and Behind those whose filter enforces others.
 	Pods    int `json:"pods"`
 	Current int `json:"current"`
 	Behind  int `json:"behind"`
-	// WithoutSidecar counts the pods targeted that have no sidecar to enforce anything.
+	// WithoutSidecar counts the pods targeted that have no sidecar.
 	WithoutSidecar int `json:"without_sidecar"`
-	// WithoutFilterCount counts those with a sidecar of which no filter is in
-	// contact; WithoutFilter lists the first MaxPodItems.
+	// WithoutFilterCount counts those with a sidecar but no working filter;
+	// WithoutFilter lists the first MaxPodItems.
 	WithoutFilterCount int          `json:"without_filter_count"`
 	WithoutFilter      []PodProblem `json:"without_filter"`
 	// Warning says that the policy can have no effect, and why, or is empty.
 	Warning string `json:"warning,omitempty"`
 }
 
-// PodProblem is a pod that has no filter at work, and why, as far as is known.
+// PodProblem is a pod without a working filter.
 type PodProblem struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
@@ -75,12 +79,12 @@ type PodProblem struct {
 type WasmPluginStatus struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Managed: hfi made it, and keeps it.
+	// Managed: hfi created it, and repairs and deletes it.
 	Managed bool   `json:"managed"`
 	URL     string `json:"url"`
 	// Conditions are those of its status: Loaded, Current.
 	Conditions []Condition `json:"conditions"`
-	// CreatedAt is by the cluster's clock.
+	// CreatedAt is by the clock of the cluster.
 	CreatedAt time.Time `json:"created_at"`
 	Message   string    `json:"message,omitempty"`
 }

@@ -1,3 +1,7 @@
+//go:build !wasm
+
+// The filter needs only the routes and header names.
+
 package api
 
 import (
@@ -15,30 +19,29 @@ type Status struct {
 	Filters    FiltersStatus  `json:"filters"`
 	History    []HistoryEntry `json:"history"`
 	Conditions []Condition    `json:"conditions"`
-	// Kubernetes is what is seen of the cluster around.
+	// Kubernetes is the state of the cluster that the daemon runs in.
 	Kubernetes KubernetesStatus `json:"kubernetes"`
-	// Replica says which daemon answers.
+	// Replica is the daemon that answers.
 	Replica ReplicaStatus `json:"replica"`
 }
 
-// SourceStatus is what the leader last saw of git.
+// SourceStatus is the state of git as the leader last saw it.
 type SourceStatus struct {
-	// URL has no credentials in it.
+	// URL is without credentials.
 	URL    string `json:"url"`
 	Branch string `json:"branch"`
 	Path   string `json:"path"`
-	// Reachable says whether the repository answered the last look at the
-	// branch, if only to say that it has no such branch.
+	// Reachable: the repository answered the last fetch, even if it said that
+	// it has no such branch.
 	Reachable bool `json:"reachable"`
-	// LastSeenAt is the last time that a look at the branch succeeded.
+	// LastSeenAt is when the branch was last fetched successfully.
 	LastSeenAt *time.Time `json:"last_seen_at"`
 	// LastAttemptedRevision is the newest commit that was read, valid or not.
 	LastAttemptedRevision *CommitRef `json:"last_attempted_revision"`
 	// Error is why the branch or its commit could not be read, or nil.
 	Error *Failure `json:"error"`
-	// Errors are what makes LastAttemptedRevision invalid, by place. Of them
-	// and of the warnings the first are listed, within MaxProblems and
-	// MaxProblemBytes; the totals count all.
+	// Errors make LastAttemptedRevision invalid. They are sorted by file and
+	// line. Errors and Warnings are each cut to a bound; the totals count all.
 	Errors        []schema.Problem `json:"errors"`
 	ErrorsTotal   int              `json:"errors_total"`
 	Warnings      []schema.Problem `json:"warnings"`
@@ -53,7 +56,7 @@ type CommitRef struct {
 	At      time.Time `json:"at"`
 }
 
-// Failure is something that went wrong: a word for machines, a sentence, and when it began.
+// Failure is an error: a reason for programs, a message for people, and when it began.
 type Failure struct {
 	Reason  string    `json:"reason"`
 	Message string    `json:"message"`
@@ -63,7 +66,7 @@ type Failure struct {
 	Retryable bool `json:"retryable"`
 }
 
-// EtcdMode says whose etcd it is.
+// EtcdMode says whether etcd runs in the daemon or elsewhere.
 type EtcdMode string
 
 // The etcd modes.
@@ -72,12 +75,12 @@ const (
 	External EtcdMode = "external"
 )
 
-// EtcdStatus is what this daemon last saw of etcd.
+// EtcdStatus is the state of etcd as this daemon last saw it.
 type EtcdStatus struct {
 	Mode      EtcdMode `json:"mode"`
 	Endpoints []string `json:"endpoints"`
 	Healthy   bool     `json:"healthy"`
-	// LastSeenAt is the last time that etcd answered.
+	// LastSeenAt is when etcd last answered.
 	LastSeenAt *time.Time `json:"last_seen_at"`
 	// Error is empty while etcd is healthy.
 	Error string `json:"error,omitempty"`
@@ -86,23 +89,23 @@ type EtcdStatus struct {
 // SyncWord says whether git and etcd agree.
 type SyncWord string
 
-// The values of sync.status.
+// The values of SyncStatus.Status. Unknown: git or etcd is not reachable, or no leader reports.
 const (
 	Synced    SyncWord = "Synced"
 	OutOfSync SyncWord = "OutOfSync"
 	Unknown   SyncWord = "Unknown"
 )
 
-// SyncStatus compares git with what is published and served.
+// SyncStatus compares git with the policies published and served.
 type SyncStatus struct {
 	Status SyncWord `json:"status"`
 	// Message says why, when Status is not Synced.
 	Message string `json:"message,omitempty"`
 	// LastAppliedRevision is the commit that is published and served.
 	LastAppliedRevision *AppliedRevision `json:"last_applied_revision"`
-	// LastSuccessAt is when git and etcd were last seen to agree.
+	// LastSuccessAt is when git and etcd last agreed.
 	LastSuccessAt *time.Time `json:"last_success_at"`
-	// ServedFrom is etcd, disk (the last good set, while etcd is away), or empty before anything is served.
+	// ServedFrom is etcd, disk (the last good set, while etcd is unreachable), or empty while nothing is served.
 	ServedFrom string `json:"served_from"`
 }
 
@@ -118,14 +121,14 @@ type AppliedRevision struct {
 // DriftWord says whether etcd holds what was published.
 type DriftWord string
 
-// The values of drift.status. DriftUnknown: etcd cannot be seen.
+// The values of Drift.Status. DriftUnknown: etcd is unreachable.
 const (
 	DriftNone     DriftWord = "None"
 	DriftDetected DriftWord = "Detected"
 	DriftUnknown  DriftWord = "Unknown"
 )
 
-// DriftKind says how one key differs.
+// DriftKind says how a key differs.
 type DriftKind string
 
 // The kinds of drift.
@@ -135,25 +138,25 @@ const (
 	Extra    DriftKind = "Extra"
 )
 
-// Drift is what differs between the published set and etcd's keys.
+// Drift is the difference between the published policies and the keys in etcd.
 type Drift struct {
 	Status DriftWord `json:"status"`
 	// Total counts all items; Items lists the first MaxDriftItems by key.
 	Total int         `json:"total"`
 	Items []DriftItem `json:"items"`
-	// Since is when the drift was first seen, or nil.
+	// Since is when the drift was first seen, or nil if there is none.
 	Since *time.Time `json:"since"`
-	// Mode is report or heal. Heal describes the repairs made, if any.
+	// Mode is report or heal. Heal describes the repairs, if there were any.
 	Mode string      `json:"mode"`
 	Heal *HealStatus `json:"heal,omitempty"`
 }
 
-// MaxDriftItems bounds Drift.Items, and so what a stranger's keys can cost.
+// MaxDriftItems bounds Drift.Items: anyone with access to etcd can create keys.
 const MaxDriftItems = 1000
 
 // DriftItem is a key that differs.
 type DriftItem struct {
-	// Name is the policy's, or empty for a key that is no policy's (the head).
+	// Name is the policy's, or empty if the key is not a policy's but the head.
 	Name string    `json:"name"`
 	Key  string    `json:"key"`
 	Kind DriftKind `json:"kind"`
@@ -161,21 +164,21 @@ type DriftItem struct {
 
 // HealStatus describes the repairs of drift.
 type HealStatus struct {
-	// Repairs counts them since the leader began; LastAt is when the last succeeded.
+	// Repairs counts the repairs since the leader was elected; LastAt is when the last one succeeded.
 	Repairs int        `json:"repairs"`
 	LastAt  *time.Time `json:"last_at"`
-	// Message says so when something keeps changing it back, or why a repair failed.
+	// Message says that something keeps reverting repairs, or why one failed, or is empty.
 	Message string `json:"message,omitempty"`
 }
 
-// Outcome is how an attempt to apply a commit ended.
+// Outcome is the result of an attempt to apply a commit.
 type Outcome string
 
 // The outcomes in the history.
 const (
 	Applied Outcome = "Applied"
 	Invalid Outcome = "Invalid"
-	// Refused by the guard against unintended pruning.
+	// Refused: the guard against accidental deletion stopped it.
 	Refused Outcome = "Refused"
 )
 
@@ -189,20 +192,20 @@ type HistoryEntry struct {
 	At      time.Time     `json:"at"`
 	// Message says why the outcome is not Applied.
 	Message string `json:"message,omitempty"`
-	// Restores is the earlier commit whose state this one brought back, if it did.
+	// Restores is the earlier commit with the same policies, if this one went back to them.
 	Restores string `json:"restores,omitempty"`
 }
 
 // ConditionType is the type of a Condition.
 type ConditionType string
 
-// The conditions, in the sense of Kubernetes's kstatus.
+// The condition types, as kstatus of Kubernetes defines them.
 const (
 	// Ready: a verified set is served and agrees with git.
 	Ready ConditionType = "Ready"
-	// Reconciling: work is under way or will be tried again by itself.
+	// Reconciling: work is in progress, or will be retried.
 	Reconciling ConditionType = "Reconciling"
-	// Stalled: nothing will change until a person acts.
+	// Stalled: a person must act.
 	Stalled ConditionType = "Stalled"
 )
 
@@ -216,10 +219,10 @@ type Condition struct {
 	LastTransitionTime time.Time `json:"last_transition_time"`
 }
 
-// ReplicaStatus is the daemon that answers, and who leads.
+// ReplicaStatus identifies the daemon that answers, and the leader.
 type ReplicaStatus struct {
 	ID   string `json:"id"`
 	Role string `json:"role"`
-	// Leader is the ID of the leader, or empty while none is known to report.
+	// Leader is the ID of the leader, or empty while no leader reports.
 	Leader string `json:"leader"`
 }

@@ -1,61 +1,61 @@
 package fleet
 
 import (
-	"github.com/boifi/hfi/internal/api"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
-// A sidecar that stops closes its requests, at whichever replica: no alarm,
-// though another replica saw it answered and not come back.
-func TestFilterThatLeavesIsNoAlarm(t *testing.T) {
+// A sidecar that stops closes its requests. That is no alarm, though another
+// replica answered a request of it and saw no other one.
+func TestStoppedFilterIsNotSilent(t *testing.T) {
 	s := newStage(t)
 	s.round("a", "1", "new")
 	leaving := s.ask("b", "1", "new")
-	s.pass(15 * time.Second)
+	s.advance(15 * time.Second)
 	leaving.Left()
 	for range 700 {
-		s.pass(time.Second)
+		s.advance(time.Second)
 		if status := s.status(); status.Silent > 0 {
-			t.Fatalf("an alarm: %+v", status.Items)
+			t.Fatalf("a filter is silent: %+v", status.Items)
 		}
 	}
 	if status := s.status(); status.Connected != 0 {
-		t.Errorf("it is still there: %+v", status.Items)
+		t.Errorf("a filter is still connected: %+v", status.Items)
 	}
 }
 
-// A VM that traps while it waits is not counted as current for longer than
-// thirty seconds, whenever in its wait it does; it is named until it is
-// forgotten.
-func TestTrappedVMIsNotCurrentForLong(t *testing.T) {
+// A VM that traps while it waits counts as current for thirty seconds at most,
+// whenever in its wait it does, and then as silent until it is forgotten.
+func TestTrappedVMBecomesSilent(t *testing.T) {
 	s := newStage(t)
 	last := s.ask("a", "1", "new") // and traps at once
-	s.pass(20 * time.Second)
+	s.advance(20 * time.Second)
 	last.Answered(0)
-	s.pass(10*time.Second - time.Millisecond)
+	s.advance(10*time.Second - time.Millisecond)
 	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
-	s.pass(DefaultForget - 10*time.Second)
+	s.advance(DefaultForget - 10*time.Second)
 	if status := s.status(); status.Silent != 1 {
 		t.Errorf("forgotten too soon: %+v", status)
 	}
-	s.pass(time.Second)
+	s.advance(time.Second)
 	if status := s.status(); status.Connected != 0 {
 		t.Errorf("not forgotten: %+v", status)
 	}
-	if got := len(s.fleet["a"].Seen()); got != 0 {
+	if got := len(s.fleet["a"].seen()); got != 0 {
 		t.Errorf("%d filters are kept in memory", got)
 	}
 }
 
-// A worker's VM that trapped is told of for as long as its siblings go on,
-// at whichever replica: the sidecar runs on with a VM that enforces nothing.
-// Once the sidecar was started anew it is not.
-func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
+// A trapped VM is reported as long as other VMs of the sidecar that are at
+// least as old still ask, on any replica: the sidecar runs with a VM that
+// enforces nothing. After a restart of the sidecar it is not reported.
+func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 	s := newStage(t)
 	s.ask("a", "sibling", "new").Answered(0)
-	s.pass(time.Second)
+	s.advance(time.Second)
 	s.ask("a", "trapped", "new").Answered(0)
 	for range 60 {
 		for _, replica := range []string{"b", "a"} {
@@ -68,43 +68,44 @@ func TestTrappedVMIsToldOfWhileItsSiblingsGoOn(t *testing.T) {
 
 	s = newStage(t)
 	s.ask("a", "trapped", "new").Answered(0)
-	s.pass(time.Minute)
+	s.advance(time.Minute)
 	for range 60 {
-		s.round("a", "of the next life", "new")
+		s.round("a", "after the restart", "new")
 	}
-	s.ask("a", "of the next life", "new")
+	s.ask("a", "after the restart", "new")
 	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 20 * time.Minute, "a", ""})
 }
 
-// A pod left while it asked a replica that is gone now too, with what it knew:
-// the other, which knows only that it once answered, raises no alarm.
-func TestPodThatIsNoMoreIsNoAlarm(t *testing.T) {
+// A pod closed its request to a replica that is lost too. The other replica
+// knows only that it answered an earlier request: once the pod is deleted, that
+// is no alarm.
+func TestDeletedPodIsNotSilent(t *testing.T) {
 	s := newStage(t)
 	s.round("a", "1", "new")
 	s.ask("b", "1", "new").Left()
-	s.fleet["b"] = NewFleet()
-	s.pass(DefaultGrace + time.Second)
+	s.fleet["b"] = newFleet()
+	s.advance(DefaultGrace + time.Second)
 	if status := s.status(); status.Silent != 1 {
-		t.Fatalf("without a word of the pod: %+v", status)
+		t.Fatalf("before the pod is deleted: %+v", status)
 	}
 	s.fleet["a"].PodGone("demo", "another")
 	s.fleet["a"].PodGone("another", "p")
 	if status := s.status(); status.Silent != 1 {
-		t.Errorf("other pods went: %+v", status)
+		t.Errorf("other pods were deleted: %+v", status)
 	}
 	s.fleet["a"].PodGone("demo", "p")
 	if status := s.status(); status.Connected != 0 {
-		t.Errorf("the pod went: %+v", status)
+		t.Errorf("the pod was deleted: %+v", status)
 	}
 	s.ask("a", "1", "new")
 	if status := s.status(); status.Current != 1 {
-		t.Errorf("it is back: %+v", status)
+		t.Errorf("the pod asks again: %+v", status)
 	}
 }
 
-// Of two filters in one Envoy one is taken away: what another replica saw of
-// its VMs earlier makes no alarm, however long the other's go on.
-func TestVMThatLeftIsNoAlarmWhileOthersGoOn(t *testing.T) {
+// Of two filters in one Envoy one is removed: its VMs are not silent because of
+// what another replica saw of them earlier, however long the other filter asks.
+func TestRemovedFilterIsNotSilentWhileOthersAsk(t *testing.T) {
 	s := newStage(t)
 	s.ask("a", "stays", "new").Answered(0)
 	s.round("b", "leaves", "new")
@@ -113,38 +114,38 @@ func TestVMThatLeftIsNoAlarmWhileOthersGoOn(t *testing.T) {
 		for _, replica := range []string{"b", "a"} {
 			s.round(replica, "stays", "new")
 			if status := s.status(); status.Silent > 0 {
-				t.Fatalf("an alarm: %+v", status.Items)
+				t.Fatalf("a filter is silent: %+v", status.Items)
 			}
 		}
 	}
 }
 
-// Ages from a replica are of when it told them.
-func TestSightingsAge(t *testing.T) {
+// The ages in a report grow with the age of the report.
+func TestReportsAge(t *testing.T) {
 	s := newStage(t)
 	s.ask("b", "1", "new").Answered(0)
-	seen := s.fleet["b"].Seen()
-	present := func(string, string) Selection { return Selection{Digest: "new"} }
+	seen := s.fleet["b"].seen()
+	selections := func(string, string) expected { return expected{digest: "new"} }
 	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
-		status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen, Ago: ago}}, "", present)
+		status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen, Age: ago}}, "", selections)
 		if got := status.Items[0].State; got != state {
-			t.Errorf("told %s ago it is %s, want %s", ago, got, state)
+			t.Errorf("in a report of %s ago it is %s, want %s", ago, got, state)
 		}
 	}
-	// A VM that waits is not silent, though on the way between the replicas its
-	// older request came to look like the newer one.
+	// A VM that waits is not silent, though the travel time of the report makes
+	// its older request look like the newer one.
 	s = newStage(t)
 	s.ask("a", "1", "new").Answered(0)
-	s.pass(time.Millisecond)
+	s.advance(time.Millisecond)
 	s.ask("b", "1", "new")
-	s.pass(9 * time.Second)
-	sightings := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].Seen(), Ago: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].Seen()}}
-	if got := s.fleet["a"].Status(sightings, "", present); got.Current != 1 {
+	s.advance(9 * time.Second)
+	reports := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].seen(), Age: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].seen()}}
+	if got := s.fleet["a"].merge(reports, "", selections); got.Current != 1 {
 		t.Errorf("a VM that waits is %+v", got.Items)
 	}
-	// Before anything is served there is nothing to agree with.
-	status := s.fleet["a"].Status([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
+	// Before the first state there is nothing to compare with.
+	status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
 	if got := status.Items[0]; got.State != api.FilterBehind || !strings.Contains(got.Message, "no verified set") {
-		t.Errorf("without a set it is %+v", got)
+		t.Errorf("without a state it is %+v", got)
 	}
 }

@@ -1,329 +1,291 @@
-// Package fleet knows which filter enforces which policies: it remembers what
-// the filters of this replica ask for, merges that with what the other replicas
-// have seen, and says which filters are current, behind or silent.
+// Package fleet knows which filter enforces which policies. It remembers the
+// requests that filters send to this replica, asks the other replicas for
+// theirs, merges both, and says which filters are current, behind or silent.
 package fleet
 
 import (
-	"github.com/boifi/hfi/internal/api"
+	"context"
+	"errors"
+	"fmt"
 	"hash/maphash"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
 // Defaults of a Fleet's tunable fields.
 const (
-	DefaultGrace    = 8 * time.Second
-	DefaultForget   = 10 * time.Minute
-	DefaultRemember = 24 * time.Hour
-	DefaultMaxVMs   = 100_000
+	DefaultGrace           = 8 * time.Second
+	DefaultForget          = 10 * time.Minute
+	DefaultRemember        = 24 * time.Hour
+	DefaultMaxVMs          = 100_000
+	DefaultSettleTime      = 40 * time.Second
+	DefaultPeerTimeout     = time.Second
+	DefaultMaxPeerAnswer   = 64 << 20
+	DefaultRefreshInterval = 10 * time.Second
 )
+
+// ErrClosed says that the fleet was closed.
+var ErrClosed = errors.New("the fleet is closed")
 
 // Replicas are the daemons that share a store, as far as this one knows.
 type Replicas struct {
-	// List is by ID, and has this daemon too once the store has heard of it.
+	// List is sorted by ID. It includes this daemon once the store has registered it.
 	List []api.Replica
-	// LostAt is when this daemon last saw another one go or be replaced by a new
-	// life of it, or may have missed that; zero if it never did. What waited
-	// there may still hang on it, or be on its way to another.
+	// LostAt is when another replica was last seen to leave or to restart, or
+	// may have done so unseen; zero if never. Filters that waited on it may
+	// still be connected to it, or on their way to another replica.
 	LostAt time.Time
-	// Doubt is why the list may not be all of them, or empty.
+	// Doubt is why List may be incomplete, or empty.
 	Doubt string
 }
 
-// VMState is how a VM's newest request stands.
-type VMState string
-
-// The states of a VM's newest request.
-const (
-	// VMWaiting: it is open.
-	VMWaiting VMState = "waiting"
-	// VMAnswered: it was answered, and the VM is to ask again.
-	VMAnswered VMState = "answered"
-	// VMGone: the VM closed it, and needs no answer.
-	VMGone VMState = "gone"
-)
-
-// Fleet remembers the filters whose requests this replica has had: of each
-// VM its newest request, and which policies it then had in force. It writes
-// nothing anywhere. Its exported fields are set before its first use.
+// Fleet is the set of filters. Its exported fields are set before its first
+// use. It writes nothing to the store.
 type Fleet struct {
-	// Now must not go back: ages are taken from it.
+	// ID is this replica's among its peers, and Replicas, if set, lists all of them.
+	ID       string
+	Replicas func() Replicas
+	// Policies are what the filters are expected to enforce.
+	Policies *served.Policies
+
+	// Now must be monotonic: ages are computed from it.
 	Now func() time.Time
-	// Grace is how long a VM may take from one request's answer to its next
-	// request and still count as at work.
+	// Grace is how long a VM may take from the answer to a request until its
+	// next request and still count as alive.
 	Grace time.Duration
-	// Forget is how long after its last request a VM is told of, if no VM of
-	// its filter that was there before it stopped goes on asking. One that does
-	// shows that the sidecar still runs, with a VM that enforces nothing: such a
-	// VM is told of for as long as it is remembered, which is Remember.
+	// Forget is how long after its last request a VM is reported, unless a VM
+	// of its filter that is at least as old still asks: then the sidecar is
+	// running with a VM that enforces nothing, and that VM is reported for as
+	// long as Remember.
 	Forget, Remember time.Duration
-	// MaxVMs bounds the VMs remembered: anybody can make up names.
+	// MaxVMs bounds the VMs remembered: clients can invent names.
 	MaxVMs int
+	// SettleTime is how long after the loss of a replica its VMs may take to
+	// find another: until then no VM is called silent.
+	SettleTime time.Duration
+	// PeerTimeout bounds one request to a peer, and MaxPeerAnswer its answer in bytes.
+	PeerTimeout   time.Duration
+	MaxPeerAnswer int64
+	// RefreshInterval bounds the age of Last between Open and Close.
+	RefreshInterval time.Duration
 
-	seed maphash.Seed
-	// shards keep requests of different filters from waiting for each other.
-	shards [64]fleetShard
-	// count is the number of VMs in all shards, and those about to be added.
-	count atomic.Int64
+	tracker
+	client *http.Client
+	// rounds makes concurrent callers share one request to each peer.
+	rounds singleflight.Group
+	// cluster is this replica's own report, or nil.
+	cluster atomic.Pointer[api.ClusterReport]
+	last    atomic.Pointer[last]
 
-	full sync.Mutex
-	// sweptAll is when all shards were last swept because MaxVMs was reached;
-	// refused when a VM was last not remembered because of it. Both under full.
-	sweptAll, refused time.Time
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
 }
 
-// fleetShard has the filters whose ID hashes to it.
-type fleetShard struct {
-	mu      sync.Mutex
-	filters map[api.FilterID]map[string]*vm
-	swept   time.Time
+// last is the newest merged status, without its lists.
+type last struct {
+	status api.FiltersStatus
+	at     time.Time
 }
 
-// vm is one VM. Its shard's lock guards it.
-type vm struct {
-	state VMState
-	// number counts its requests: what ends is of interest only for the newest.
-	number uint64
-	// digest is what it had in force at its newest request; empty for nothing.
-	digest string
-	// first is when its first request began, asked when its newest did, and
-	// ended when that ended.
-	first, asked, ended time.Time
-	// since is when it first asked with this digest, and other when it last
-	// asked with another one; zero if it never did.
-	since, other time.Time
-	// retry is for how long the answer told it not to ask.
-	retry time.Duration
-}
-
-// NewFleet is a fleet without any filter, with its defaults.
-func NewFleet() *Fleet {
-	return &Fleet{Now: time.Now, Grace: DefaultGrace, Forget: DefaultForget, Remember: DefaultRemember, MaxVMs: DefaultMaxVMs, seed: maphash.MakeSeed()}
-}
-
-// Asking is a VM's request, from Ask until one of its methods is called, once.
-type Asking struct {
-	fleet *Fleet
-	shard *fleetShard
-	// vm is nil if the VM is not remembered.
-	vm     *vm
-	number uint64
-}
-
-// Ask notes that a request of a VM begins. The digest is of what the VM has in
-// force; empty for nothing.
-func (f *Fleet) Ask(id api.FilterID, name, digest string) Asking {
-	now := f.Now()
-	shard := &f.shards[maphash.Comparable(f.seed, id)%uint64(len(f.shards))]
-	asking := Asking{fleet: f, shard: shard}
-	if asking.begin(id, name, digest, now) || !f.makeRoom(now) {
-		return asking
+// New returns a fleet without filters, with default tunables. Status works
+// before Open.
+func New(id string, policies *served.Policies) *Fleet {
+	f := &Fleet{
+		ID: id, Policies: policies, Now: time.Now,
+		Grace: DefaultGrace, Forget: DefaultForget, Remember: DefaultRemember, MaxVMs: DefaultMaxVMs, SettleTime: DefaultSettleTime,
+		PeerTimeout: DefaultPeerTimeout, MaxPeerAnswer: DefaultMaxPeerAnswer, RefreshInterval: DefaultRefreshInterval,
+		tracker: tracker{seed: maphash.MakeSeed()}, client: newPeerClient(),
 	}
-	if !asking.begin(id, name, digest, now) {
-		f.full.Lock()
-		f.refused = now
-		f.full.Unlock()
-	}
-	return asking
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f
 }
 
-// begin is false if the VM is new and there is no room for it.
-func (a *Asking) begin(id api.FilterID, name, digest string, now time.Time) bool {
-	a.shard.mu.Lock()
-	defer a.shard.mu.Unlock()
-	one := a.shard.filters[id][name]
-	if one == nil {
-		if one = a.fleet.add(a.shard, id, name, now); one == nil {
-			return false
+// Open keeps Last recent, in the background, until Close.
+func (f *Fleet) Open() { f.tasks.Go(f.refresh) }
+
+// Close ends all work in the background, and requests to peers, and waits for
+// them. Calls of Status from then on fail with ErrClosed if there are peers.
+func (f *Fleet) Close() error {
+	f.cancel()
+	f.tasks.Wait()
+	f.waitForRound()
+	f.client.CloseIdleConnections()
+	return nil
+}
+
+// refresh merges a status whenever there was none for RefreshInterval.
+func (f *Fleet) refresh() {
+	for wait := time.Duration(0); ; {
+		select {
+		case <-f.ctx.Done():
+			return
+		case <-time.After(wait):
 		}
-		one.first, one.since = now, now
-	} else if one.digest != digest {
-		one.since, one.other = now, one.asked
+		wait = f.RefreshInterval
+		if last := f.last.Load(); last != nil && f.Now().Sub(last.at) < f.RefreshInterval {
+			wait = max(f.RefreshInterval-f.Now().Sub(last.at), time.Millisecond)
+			continue
+		}
+		// It fails only if the fleet is closed.
+		_, _ = f.Status(f.ctx)
 	}
-	if one.digest != digest {
-		// A copy: a header's text may hold on to its whole request.
-		one.digest = strings.Clone(digest)
-	}
-	one.state, one.asked = VMWaiting, now
-	one.number++
-	a.vm, a.number = one, one.number
-	return true
 }
 
-// add makes a VM, or nil if there is no room. The caller holds the shard's lock.
-func (f *Fleet) add(shard *fleetShard, id api.FilterID, name string, now time.Time) *vm {
-	if now.Sub(shard.swept) > f.Forget/10 {
-		f.sweep(shard, now, f.Remember)
+// SetClusterReport makes a report on the Kubernetes cluster known to the other
+// replicas. It is nil while this replica does not lead.
+func (f *Fleet) SetClusterReport(report *api.ClusterReport) { f.cluster.Store(report) }
+
+// Last is the newest status that Status merged, without Items and Replicas. It
+// costs no request to a peer. It is false before the first one.
+func (f *Fleet) Last() (api.FiltersStatus, bool) {
+	last := f.last.Load()
+	if last == nil {
+		return api.FiltersStatus{}, false
 	}
-	if f.count.Add(1) > int64(f.MaxVMs) {
-		f.count.Add(-1)
+	return last.status, true
+}
+
+// Local is what this replica alone knows.
+func (f *Fleet) Local() ReplicaReport {
+	return ReplicaReport{Replica: f.ID, Filters: f.seen(), Full: f.full(), LostAgo: f.lostAgo(), Kubernetes: f.cluster.Load()}
+}
+
+// replicas are those of the store, if there is one.
+func (f *Fleet) replicas() Replicas {
+	if f.Replicas == nil {
+		return Replicas{}
+	}
+	return f.Replicas()
+}
+
+// lostAgo is how long ago this replica saw another one leave; zero if never.
+func (f *Fleet) lostAgo() time.Duration {
+	lost := f.replicas().LostAt
+	if lost.IsZero() {
+		return 0
+	}
+	return max(f.Now().Sub(lost), 1)
+}
+
+// Status is the state of all filters, however many, as all replicas see them.
+type Status struct {
+	api.FiltersStatus
+	// ClusterReport is that of a peer, or nil: if this replica leads, or no
+	// peer that answered does.
+	ClusterReport *api.ClusterReport
+}
+
+// Status asks the peers and merges their reports with that of this replica. It
+// takes PeerTimeout at most. A peer that does not answer is named in the
+// status; the only errors are those of the context and ErrClosed.
+func (f *Fleet) Status(ctx context.Context) (Status, error) {
+	replicas := f.replicas()
+	answers, err := f.askPeers(ctx, replicas.List)
+	if err != nil {
+		return Status{}, err
+	}
+	var status Status
+	local := f.Local()
+	reports := []ReplicaReport{local}
+	full, lost := local.Full, local.LostAgo
+	self := api.Replica{ID: f.ID}
+	list := []api.Replica{}
+	for _, answer := range answers {
+		if answer.ID == f.ID {
+			self = answer.Replica
+			continue
+		}
+		list = append(list, answer.Replica)
+		report := answer.report
+		if report == nil {
+			continue
+		}
+		aged := *report
+		aged.Age = time.Since(answer.at)
+		reports = append(reports, aged)
+		full = full || report.Full
+		if report.Kubernetes != nil {
+			status.ClusterReport = report.Kubernetes
+		}
+		// A replica that has started since did not see the loss itself.
+		if report.LostAgo > 0 && (lost == 0 || report.LostAgo < lost) {
+			lost = report.LostAgo
+		}
+	}
+	list = append(list, self)
+	sortReplicas(list)
+
+	message := replicas.Doubt
+	if full {
+		message = join(message, fmt.Sprintf("more VMs asked than a replica remembers (%d here): some are missing", f.MaxVMs))
+	}
+	doubt := f.doubt(list, message, lost)
+	status.FiltersStatus = f.merge(reports, doubt, f.selections())
+	status.Replicas, status.Message = list, message
+	status.Complete = message == "" && !hasErrors(list)
+	f.keepLast(status.FiltersStatus)
+	return status, nil
+}
+
+func (f *Fleet) keepLast(status api.FiltersStatus) {
+	status.Items, status.Replicas = nil, nil
+	f.last.Store(&last{status, f.Now()})
+}
+
+// doubt is why a VM that no replica hears from may still wait on one, or empty.
+func (f *Fleet) doubt(list []api.Replica, message string, lost time.Duration) string {
+	var reasons []string
+	for _, replica := range list {
+		if replica.Error != "" {
+			reasons = append(reasons, fmt.Sprintf("replica %s: %s", replica.ID, replica.Error))
+		}
+	}
+	doubt := join(append(reasons, message)...)
+	if doubt == "" && lost > 0 && lost <= f.SettleTime {
+		doubt = fmt.Sprintf("a replica went %d s ago", int(lost.Seconds()))
+	}
+	return doubt
+}
+
+func hasErrors(list []api.Replica) bool {
+	for _, replica := range list {
+		if replica.Error != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// selections returns the current selection of each workload, all from one
+// state, or nil if nothing is served yet.
+func (f *Fleet) selections() func(service, namespace string) expected {
+	snapshot := f.Policies.Current()
+	if snapshot == nil {
 		return nil
 	}
-	if shard.filters == nil {
-		shard.filters = map[api.FilterID]map[string]*vm{}
+	return func(service, namespace string) expected {
+		of := snapshot.Selection(served.Subject{Workload: selection.Workload{Service: service, Namespace: namespace}})
+		return expected{digest: string(of.Digest), problem: of.Problem}
 	}
-	vms := shard.filters[id]
-	if vms == nil {
-		vms = map[string]*vm{}
-		shard.filters[api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace)}] = vms
-	}
-	one := &vm{}
-	vms[strings.Clone(name)] = one
-	return one
 }
 
-// sweep forgets filters that have not asked for as long as Forget, and single
-// VMs of others after patience. The caller holds the shard's lock.
-func (f *Fleet) sweep(shard *fleetShard, now time.Time, patience time.Duration) {
-	shard.swept = now
-	for id, vms := range shard.filters {
-		limit := f.Forget
-		for _, one := range vms {
-			if !one.over(now, f.Forget) {
-				limit = patience
-				break
-			}
-		}
-		for name, one := range vms {
-			if one.over(now, limit) {
-				delete(vms, name)
-				f.count.Add(-1)
-			}
-		}
-		if len(vms) == 0 {
-			delete(shard.filters, id)
+// join joins those parts that are not empty.
+func join(parts ...string) string {
+	var some []string
+	for _, part := range parts {
+		if part != "" {
+			some = append(some, part)
 		}
 	}
-}
-
-// over says whether the VM's last request ended longer ago than limit.
-func (v *vm) over(now time.Time, limit time.Duration) bool {
-	return v.state != VMWaiting && now.Sub(v.ended) > limit
-}
-
-// makeRoom forgets, in all shards, what is to be forgotten, and says whether
-// it makes sense to try again. It does so at most once a second, for then
-// there is an end to what requests with made-up names can cost.
-func (f *Fleet) makeRoom(now time.Time) bool {
-	f.full.Lock()
-	defer f.full.Unlock()
-	if now.Sub(f.sweptAll) < time.Second {
-		f.refused = now
-		return false
-	}
-	f.sweptAll = now
-	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		f.sweep(shard, now, f.Forget)
-		shard.mu.Unlock()
-	}
-	return true
-}
-
-// Answered notes that the request was answered; retry is for how long, if at
-// all, the answer told the VM not to ask.
-func (a Asking) Answered(retry time.Duration) { a.end(VMAnswered, retry) }
-
-// Left notes that the VM closed the request: it has stopped, or was replaced.
-func (a Asking) Left() { a.end(VMGone, 0) }
-
-// PodGone notes that a pod is no more, so that VMs of it that were answered
-// here and then went on elsewhere are not waited for: whom they asked last may
-// be gone as well. A VM that asks all the same is there again.
-func (f *Fleet) PodGone(namespace, pod string) {
-	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		for id, vms := range shard.filters {
-			if id.Pod != pod || id.Namespace != namespace {
-				continue
-			}
-			for _, one := range vms {
-				if one.state == VMAnswered {
-					one.state = VMGone
-				}
-			}
-		}
-		shard.mu.Unlock()
-	}
-}
-
-func (a Asking) end(state VMState, retry time.Duration) {
-	if a.vm == nil {
-		return
-	}
-	now := a.fleet.Now()
-	a.shard.mu.Lock()
-	defer a.shard.mu.Unlock()
-	if a.vm.number == a.number {
-		a.vm.state, a.vm.ended, a.vm.retry = state, now, retry
-	}
-}
-
-// FilterSeen is what one replica has seen of one filter, as replicas tell it
-// each other. All times in it are ages, so that clocks need not agree.
-type FilterSeen struct {
-	api.FilterID
-	VMs []VMSeen `json:"vms"`
-}
-
-// VMSeen is what one replica has seen of one VM.
-type VMSeen struct {
-	ID     string  `json:"id"`
-	State  VMState `json:"state"`
-	Digest string  `json:"digest"`
-	// FirstAgo is how long ago its first request began, AskedAgo how long ago
-	// its newest did, and EndedAgo how long ago that ended.
-	FirstAgo time.Duration `json:"first_ago_ns"`
-	AskedAgo time.Duration `json:"asked_ago_ns"`
-	EndedAgo time.Duration `json:"ended_ago_ns,omitempty"`
-	// SinceAgo is how long ago it first asked with this digest, and OtherAgo
-	// how long ago it last asked with another one; zero if it never did.
-	SinceAgo time.Duration `json:"since_ago_ns"`
-	OtherAgo time.Duration `json:"other_ago_ns,omitempty"`
-	// Retry is for how long its last answer told it not to ask.
-	Retry time.Duration `json:"retry_ns,omitempty"`
-}
-
-// Seen is all that this replica remembers, in no order, those VMs included
-// that have gone: another replica may know of them what is older.
-func (f *Fleet) Seen() []FilterSeen {
-	now := f.Now()
-	seen := []FilterSeen{}
-	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		f.sweep(shard, now, f.Remember)
-		for id, vms := range shard.filters {
-			one := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
-			for name, v := range vms {
-				one.VMs = append(one.VMs, v.seen(name, now))
-			}
-			seen = append(seen, one)
-		}
-		shard.mu.Unlock()
-	}
-	return seen
-}
-
-func (v *vm) seen(name string, now time.Time) VMSeen {
-	seen := VMSeen{ID: name, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since)}
-	if v.state != VMWaiting {
-		seen.EndedAgo, seen.Retry = now.Sub(v.ended), v.retry
-	}
-	if !v.other.IsZero() {
-		seen.OtherAgo = max(now.Sub(v.other), 1)
-	}
-	return seen
-}
-
-// Full says whether, not long ago, a VM was not remembered because there were
-// too many: then what is seen is not all.
-func (f *Fleet) Full() bool {
-	f.full.Lock()
-	defer f.full.Unlock()
-	return !f.refused.IsZero() && f.Now().Sub(f.refused) <= f.Forget
+	return strings.Join(some, "; ")
 }

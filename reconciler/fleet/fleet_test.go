@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"fmt"
-	"github.com/boifi/hfi/internal/api"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -10,55 +9,60 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
-// stage is two replicas' fleets on one clock, which only the test moves.
+// stage has the fleets of two replicas, with a clock that only the test advances.
 type stage struct {
 	t     *testing.T
 	now   time.Time
 	fleet map[string]*Fleet
-	// doubt and problem are what Status is told.
+	// doubt and problem are arguments of merge.
 	doubt, problem string
 }
 
 func newStage(t *testing.T) *stage {
 	s := &stage{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), fleet: map[string]*Fleet{}}
 	for _, replica := range []string{"a", "b"} {
-		fleet := NewFleet()
+		fleet := newFleet()
 		fleet.Now = func() time.Time { return s.now }
 		s.fleet[replica] = fleet
 	}
 	return s
 }
 
-func (s *stage) pass(d time.Duration) { s.now = s.now.Add(d) }
+// newFleet is a fleet that serves nothing and has no peers.
+func newFleet() *Fleet { return New("a", served.New()) }
+
+func (s *stage) advance(d time.Duration) { s.now = s.now.Add(d) }
 
 func podID(pod string) api.FilterID {
 	return api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
 }
 
-// ask begins a request of a VM of pod p at a replica.
-func (s *stage) ask(replica, vm, digest string) Asking {
+// ask begins a request of a VM of pod p to a replica.
+func (s *stage) ask(replica, vm, digest string) Request {
 	return s.fleet[replica].Ask(podID("p"), vm, digest)
 }
 
-// round is a whole wait without news: asked, and answered 20 s later.
+// round is a request that is answered after 20 s, without a change.
 func (s *stage) round(replica, vm, digest string) {
-	asking := s.ask(replica, vm, digest)
-	s.pass(20 * time.Second)
-	asking.Answered(0)
+	request := s.ask(replica, vm, digest)
+	s.advance(20 * time.Second)
+	request.Answered(0)
 }
 
 func (s *stage) status() api.FiltersStatus {
-	var sightings []ReplicaReport
+	var reports []ReplicaReport
 	for _, replica := range []string{"a", "b"} {
-		sightings = append(sightings, ReplicaReport{Replica: replica, Filters: s.fleet[replica].Seen()})
+		reports = append(reports, ReplicaReport{Replica: replica, Filters: s.fleet[replica].seen()})
 	}
-	return s.fleet["a"].Status(sightings, s.doubt, func(string, string) Selection { return Selection{Digest: "new", Problem: s.problem} })
+	return s.fleet["a"].merge(reports, s.doubt, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
 }
 
-// want describes a filter: its state, its VMs (total, current, behind, silent),
-// since how long ago, where, and its message.
+// want describes a filter. Since is an age, and message a regular expression.
 type want struct {
 	state    api.FilterState
 	vms      api.VMCounts
@@ -88,106 +92,106 @@ func (s *stage) expect(w want) {
 	}
 }
 
-// The states of a filter, from what its VMs ask (what each instance has).
+// The state of a filter follows from the requests of its VMs.
 func TestFilterStates(t *testing.T) {
 	for name, test := range map[string]struct {
 		play func(*stage)
 		want want
 	}{
-		"all wait with the present policies": {func(s *stage) {
+		"all wait with the current policies": {func(s *stage) {
 			s.ask("a", "1", "new")
-			s.pass(5 * time.Second)
+			s.advance(5 * time.Second)
 			s.ask("a", "2", "new")
-			s.pass(time.Second)
+			s.advance(time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2, Behind: 0, Silent: 0}, "new", time.Second, "a", ""}},
-		"one has others": {func(s *stage) {
+		"one has other policies": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old")
-			s.pass(3 * time.Second)
-		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the present ones"}},
-		"one has none": {func(s *stage) {
+			s.advance(3 * time.Second)
+		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the current ones"}},
+		"one has no policies": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "")
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "", 0, "a", "1 of 2 VMs with no policies in force yet"}},
-		"none can have them": {func(s *stage) {
+		"none can have the current policies": {func(s *stage) {
 			s.problem = "they take 5 MiB"
 			s.ask("a", "1", "old").Answered(0)
-		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the present ones; they take 5 MiB"}},
-		"answered, and soon to ask again": {func(s *stage) {
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the current ones; they take 5 MiB"}},
+		"answered, and expected to ask again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(DefaultGrace)
+			s.advance(DefaultGrace)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace, "a", ""}},
 		"one stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 			s.ask("a", "2", "new")
 			s.ask("a", "3", "old")
 		}, want{api.FilterSilent, api.VMCounts{Total: 3, Current: 1, Behind: 1, Silent: 1}, "old", 9 * time.Second, "a",
 			"1 of 3 VMs stopped asking 9 s ago: it is not enforcing; look at the sidecar's log; 1 of 3 VMs with other .*"}},
 		"all stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(4 * time.Second)
+			s.advance(4 * time.Second)
 			s.ask("a", "2", "new").Answered(0)
-			s.pass(10 * time.Second)
+			s.advance(10 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 2, Current: 0, Behind: 0, Silent: 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
-		"one stopped and came back": {func(s *stage) {
+		"one stopped and asks again": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(time.Minute)
+			s.advance(time.Minute)
 			s.ask("a", "1", "new")
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", time.Minute, "a", ""}},
-		"stopped, or waiting at a replica that does not say": {func(s *stage) {
+		"stopped, or waiting on a replica that does not answer": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(0)
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 			s.doubt = "replica b does not answer"
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
-		"told to ask later": {func(s *stage) {
+		"told to retry later": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
-			s.pass(30 * time.Second)
+			s.advance(30 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
-		"told to ask later, and did not": {func(s *stage) {
+		"told to retry later, and did not": {func(s *stage) {
 			s.ask("a", "1", "new").Answered(30 * time.Second)
-			s.pass(39 * time.Second)
+			s.advance(39 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
-		"one left, and may be back": {func(s *stage) {
+		"one closed its request, within the grace period": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
-			s.pass(DefaultGrace)
+			s.advance(DefaultGrace)
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", DefaultGrace, "a", "1 of 2 VMs with other .*"}},
-		"one left for good": {func(s *stage) {
+		"one closed its request long ago": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "old").Left()
-			s.pass(DefaultGrace + 1*time.Millisecond)
+			s.advance(DefaultGrace + 1*time.Millisecond)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace + 1*time.Millisecond, "a", ""}},
 		"an older request ends after a newer one began": {func(s *stage) {
 			older := s.ask("a", "1", "new")
 			s.ask("a", "1", "new")
 			older.Left()
-			s.pass(19 * time.Second)
+			s.advance(19 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 19 * time.Second, "a", ""}},
-		"it took up the present policies": {func(s *stage) {
+		"the current policies came into force": {func(s *stage) {
 			s.round("a", "1", "old")
 			s.ask("a", "1", "new")
-			s.pass(2 * time.Second)
+			s.advance(2 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 2 * time.Second, "a", ""}},
 
-		// Requests are balanced over replicas one by one.
-		"answered by one replica, waits at the other": {func(s *stage) {
+		// A load balancer may send each request to another replica.
+		"answered by one replica, waiting on the other": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.ask("b", "1", "new")
-			s.pass(15 * time.Second)
+			s.advance(15 * time.Second)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 35 * time.Second, "b", ""}},
-		"VMs at several replicas": {func(s *stage) {
+		"VMs on several replicas": {func(s *stage) {
 			s.ask("b", "1", "new")
 			s.ask("a", "2", "new")
 		}, want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2, Behind: 0, Silent: 0}, "new", 0, "a+b", ""}},
-		"what the newest request says counts": {func(s *stage) {
+		"the newest request counts": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "old")
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 20 * time.Second, "b", ".*other policies.*"}},
 		"stopped after the other replica's answer": {func(s *stage) {
 			s.round("a", "1", "new")
 			s.round("b", "1", "new")
-			s.pass(9 * time.Second)
+			s.advance(9 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 9 * time.Second, "b", "its only VM stopped .*"}},
 		"back to earlier policies: in force since then": {func(s *stage) {
 			s.round("a", "1", "new")
@@ -210,7 +214,8 @@ func TestFilterStates(t *testing.T) {
 	}
 }
 
-// The list shows what needs a look first, and is bounded; the counts are not.
+// The list begins with silent filters and those behind, and is bounded. The
+// counts include all filters.
 func TestFilterListIsBounded(t *testing.T) {
 	s := newStage(t)
 	fleet := s.fleet["a"]
@@ -220,7 +225,7 @@ func TestFilterListIsBounded(t *testing.T) {
 	fleet.Ask(podID("z-behind"), "1", "old")
 	fleet.Ask(podID("y-behind"), "1", "old")
 	fleet.Ask(podID("z-silent"), "1", "new").Answered(0)
-	s.pass(9 * time.Second)
+	s.advance(9 * time.Second)
 	status := s.status()
 	if status.Connected != 2*api.MaxFilterItems+3 || status.Current != 2*api.MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != api.MaxFilterItems {
 		t.Errorf("got %d, %d, %d, %d and %d items", status.Connected, status.Current, status.Behind, status.Silent, len(status.Items))
@@ -234,14 +239,14 @@ func TestFilterListIsBounded(t *testing.T) {
 	}
 }
 
-// Made-up names do not eat the memory: beyond a bound VMs are not remembered,
-// which is said, and there is room again once the others are forgotten.
+// Invented names take a bounded amount of memory: beyond MaxVMs, VMs are not
+// remembered, which is reported, until others are forgotten.
 func TestFleetIsBounded(t *testing.T) {
 	s := newStage(t)
 	fleet := s.fleet["a"]
 	fleet.MaxVMs = 100
 	count := func() (vms int) {
-		for _, filter := range fleet.Seen() {
+		for _, filter := range fleet.seen() {
 			vms += len(filter.VMs)
 		}
 		return vms
@@ -249,46 +254,46 @@ func TestFleetIsBounded(t *testing.T) {
 	for i := range 100 {
 		fleet.Ask(podID(fmt.Sprint("p", i)), "0", "new").Answered(0)
 	}
-	if fleet.Full() || count() != 100 {
-		t.Fatalf("full: %v at %d", fleet.Full(), count())
+	if fleet.full() || count() != 100 {
+		t.Fatalf("full: %v at %d", fleet.full(), count())
 	}
 	for i := range 10_000 {
-		fleet.Ask(podID(fmt.Sprint("made-up", i)), "1", "new").Answered(0)
+		fleet.Ask(podID(fmt.Sprint("invented", i)), "1", "new").Answered(0)
 	}
-	if !fleet.Full() || count() != 100 {
-		t.Errorf("full: %v at %d", fleet.Full(), count())
+	if !fleet.full() || count() != 100 {
+		t.Errorf("full: %v at %d", fleet.full(), count())
 	}
-	// Those known are followed on.
+	// The remembered ones are still updated.
 	fleet.Ask(podID("p0"), "0", "newer")
-	s.pass(DefaultForget + time.Second)
+	s.advance(DefaultForget + time.Second)
 	fleet.Ask(podID("late"), "1", "new")
-	if fleet.Full() || count() != 2 {
-		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.Full(), count())
+	if fleet.full() || count() != 2 {
+		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.full(), count())
 	}
 	if got := fleet.count.Load(); got != 2 {
-		t.Errorf("it counts %d", got)
+		t.Errorf("%d VMs are counted, want 2", got)
 	}
 }
 
-// Many VMs at once, with looks at them meanwhile. Meant for -race.
-func TestFleetAtOnce(t *testing.T) {
-	fleet := NewFleet()
+// Many VMs ask while their status is merged. Meant for -race.
+func TestConcurrentRequests(t *testing.T) {
+	fleet := newFleet()
 	var work sync.WaitGroup
 	for worker := range 8 {
 		work.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(worker)))
 			for range 500 {
-				asking := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
+				request := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
 				if random.IntN(3) == 0 {
-					asking.Left()
+					request.Left()
 				} else {
-					asking.Answered(0)
+					request.Answered(0)
 				}
 			}
 		})
 	}
 	for range 20 {
-		status := fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		status := fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
 		if status.Silent > 0 || status.Connected > 20 {
 			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
 		}
@@ -299,9 +304,9 @@ func TestFleetAtOnce(t *testing.T) {
 	}
 }
 
-// What one request costs, with 30,000 VMs known.
+// The cost of one request, with 30,000 VMs remembered.
 func BenchmarkFleetAsk(b *testing.B) {
-	fleet := NewFleet()
+	fleet := newFleet()
 	ids := make([]api.FilterID, 10_000)
 	for i := range ids {
 		ids[i] = podID(fmt.Sprint("pod-", i))
@@ -317,9 +322,9 @@ func BenchmarkFleetAsk(b *testing.B) {
 	})
 }
 
-// What a look at 10,000 filters of 30,000 VMs costs, in a status request.
+// The cost of merging the status of 10,000 filters with 30,000 VMs.
 func BenchmarkFleetStatus(b *testing.B) {
-	fleet := NewFleet()
+	fleet := newFleet()
 	for i := range 10_000 {
 		for _, vm := range []string{"1", "2", "3"} {
 			fleet.Ask(podID(fmt.Sprint("pod-", i)), vm, "new")
@@ -327,6 +332,6 @@ func BenchmarkFleetStatus(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		fleet.Status([]ReplicaReport{{Filters: fleet.Seen()}}, "", func(string, string) Selection { return Selection{Digest: "new"} })
+		fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
 	}
 }

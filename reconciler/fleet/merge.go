@@ -1,42 +1,35 @@
 package fleet
 
 import (
-	"github.com/boifi/hfi/internal/api"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
-// Sighting is what one replica has seen of the filters.
-type ReplicaReport struct {
-	Replica string
-	Filters []FilterSeen
-	// Ago is how long ago it was taken: all its ages have grown by that.
-	Ago time.Duration
-}
-
-// part is what one replica has seen of a filter.
+// part is what one replica knows of a filter.
 type part struct {
 	replica string
-	ago     time.Duration
+	age     time.Duration
 	vms     []VMSeen
 }
 
-// byFilter sorts sightings by filter.
-func byFilter(sightings []ReplicaReport) map[api.FilterID][]part {
+// byFilter groups reports by filter.
+func byFilter(reports []ReplicaReport) map[api.FilterID][]part {
 	most := 0
-	for _, sighting := range sightings {
-		most = max(most, len(sighting.Filters))
+	for _, report := range reports {
+		most = max(most, len(report.Filters))
 	}
 	filters := make(map[api.FilterID][]part, most)
-	// One array for most filters' only part: there are many filters.
+	// Most filters have one part: these share one array.
 	parts := make([]part, 0, most)
-	for _, sighting := range sightings {
-		for _, filter := range sighting.Filters {
-			one := part{sighting.Replica, sighting.Ago, filter.VMs}
+	for _, report := range reports {
+		for _, filter := range report.Filters {
+			next := part{report.Replica, report.Age, filter.VMs}
 			if before, known := filters[filter.FilterID]; known {
-				filters[filter.FilterID] = append(before, one)
+				filters[filter.FilterID] = append(before, next)
 				continue
 			}
-			parts = append(parts, one)
+			parts = append(parts, next)
 			last := len(parts) - 1
 			filters[filter.FilterID] = parts[last : last+1 : last+1]
 		}
@@ -46,19 +39,20 @@ func byFilter(sightings []ReplicaReport) map[api.FilterID][]part {
 
 // mergedVM is what all replicas together know of a VM.
 type mergedVM struct {
-	// VMSeen is the newest sighting, with its ages as they are now.
+	// VMSeen is of the newest request, with its ages as they are now.
 	VMSeen
+	// replica is the one that has the newest request.
 	replica string
-	// others are the other sightings.
+	// others are what the other replicas know.
 	others []VMSeen
 }
 
-// merger takes of each VM the newest sighting. Requests are balanced one by
-// one, so a VM that waits at one replica was answered by another before; what
-// waits counts first, for a few milliseconds on the way between two replicas
-// must not make the older one of two requests the newer.
+// merger finds the newest request of each VM. A load balancer may send each
+// request to another replica, so a VM that waits on one was answered by
+// another before. A waiting request counts as newer than an ended one: the
+// travel time of the reports, some milliseconds, may reverse the ages of two.
 type merger struct {
-	// vms is used again for each filter, as is index, of VMs by ID.
+	// vms and index, of VMs by ID, are reused for each filter.
 	vms   []mergedVM
 	index map[string]int
 }
@@ -68,9 +62,9 @@ func (m *merger) merge(parts []part) []mergedVM {
 	clear(m.index)
 	for _, part := range parts {
 		for _, seen := range part.vms {
-			seen = seen.older(part.ago)
+			seen = seen.older(part.age)
 			if len(parts) == 1 {
-				// A replica names each VM once.
+				// A replica lists each VM once.
 				m.vms = append(m.vms, mergedVM{VMSeen: seen, replica: part.replica})
 				continue
 			}
@@ -80,12 +74,12 @@ func (m *merger) merge(parts []part) []mergedVM {
 				m.vms = append(m.vms, mergedVM{VMSeen: seen, replica: part.replica})
 				continue
 			}
-			one := &m.vms[i]
-			if seen.newerThan(one.VMSeen) {
-				one.VMSeen, seen = seen, one.VMSeen
-				one.replica = part.replica
+			vm := &m.vms[i]
+			if seen.newerThan(vm.VMSeen) {
+				vm.VMSeen, seen = seen, vm.VMSeen
+				vm.replica = part.replica
 			}
-			one.others = append(one.others, seen)
+			vm.others = append(vm.others, seen)
 		}
 	}
 	return m.vms
@@ -109,7 +103,7 @@ func (v VMSeen) newerThan(other VMSeen) bool {
 	return v.AskedAgo < other.AskedAgo
 }
 
-// firstAgo is how long ago the VM first asked any of the replicas.
+// firstAgo is how long ago the VM sent its first request to any replica.
 func (v *mergedVM) firstAgo() time.Duration {
 	first := v.FirstAgo
 	for _, seen := range v.others {
@@ -118,8 +112,8 @@ func (v *mergedVM) firstAgo() time.Duration {
 	return first
 }
 
-// inForce is for how long the VM has had its digest, as far as is known: from
-// the first request with it after the last one with another.
+// inForce is how long the VM has had its digest, as far as is known: since the
+// first request with it after the last request with another one.
 func (v *mergedVM) inForce() time.Duration {
 	if len(v.others) == 0 {
 		return v.SinceAgo

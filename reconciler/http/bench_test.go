@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -13,24 +13,24 @@ import (
 	"testing"
 	"time"
 
-	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
-// One service's change with 10,000 clients waiting, until its 100 have their answers.
+// A change of one service's policy with 10,000 clients waiting, until the 100
+// clients of that service have their answers.
 func BenchmarkWake(b *testing.B) {
 	const count, services = 10_000, 100
 	d := start(b, nil)
 	set := oneEach(services)
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	c := gather(b, d, count, services)
 	defer c.leave()
 	number := int64(1)
 	for b.Loop() {
 		number++
 		set = set.With([]*schema.Entry{entry("p42", "s42", "n", number)}, nil)
-		d.SetState(stateOf(number, set))
+		d.serve(stateOf(number, set))
 		for i := 42; i < count; i += services {
 			<-c.answers[i]
 		}
@@ -44,34 +44,16 @@ func BenchmarkWake(b *testing.B) {
 	b.ReportMetric(d.wakeups()/float64(number-1), "woken/op")
 }
 
-// A workload's selection of 5 policies out of so many, with its digest.
-func BenchmarkSelect(b *testing.B) {
-	for _, count := range []int{100, 10_000} {
-		b.Run(fmt.Sprint(count), func(b *testing.B) {
-			var entries []*schema.Entry
-			for i := range count {
-				entries = append(entries, entry(fmt.Sprint("p", i), fmt.Sprint("s", i/5), "n", 1))
-			}
-			h := newHub()
-			h.update(stateOf(1, schema.NewSet(entries...)))
-			snapshot := h.current.Load()
-			for b.Loop() {
-				snapshot.summarise(subject{workload: selection.Workload{Service: "s7", Namespace: "n"}})
-			}
-		})
-	}
-}
-
-// One request that is answered at once, with 30,000 VMs known: by a client,
-// and by a filter's VM, whose filter is followed; several at a time.
+// Concurrent requests that are answered at once, with 30,000 VMs remembered: of
+// a client, and of a filter's VM.
 func BenchmarkRequest(b *testing.B) {
 	d := start(b, nil)
-	d.SetState(stateOf(1, oneEach(100)))
+	d.serve(stateOf(1, oneEach(100)))
 	const count = 30_000
 	nodes, vms := make([][]string, count), make([][]string, count)
 	for i := range count {
 		nodes[i], vms[i] = []string{fmt.Sprint("node-", i/3)}, []string{fmt.Sprint(i)}
-		d.Fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
+		d.fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
 	}
 	for _, filter := range []bool{false, true} {
 		b.Run(map[bool]string{false: "client", true: "vm"}[filter], func(b *testing.B) {
@@ -94,12 +76,12 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// A status request while 30,000 VMs of 10,000 filters are known.
+// A status request while 30,000 VMs of 10,000 filters are remembered.
 func BenchmarkStatus(b *testing.B) {
 	d := start(b, nil)
-	d.SetState(stateOf(1, oneEach(100)))
+	d.serve(stateOf(1, oneEach(100)))
 	for i := range 30_000 {
-		d.Fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
+		d.fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
 	}
 	request := httptest.NewRequest("GET", "/v1/status", nil)
 	b.ReportAllocs()
@@ -109,9 +91,9 @@ func BenchmarkStatus(b *testing.B) {
 	}
 }
 
-// Memory of the server for each waiting client, against a bare net/http
-// server whose handler only blocks. The clients are naked sockets, which cost
-// this process no memory that counts.
+// Memory of the server for each waiting client, compared with a net/http
+// server whose handler only blocks. The clients are plain sockets, which take
+// almost no memory of this process.
 func BenchmarkWaitingMemory(b *testing.B) {
 	const count = 4_000
 	for b.Loop() {
@@ -120,7 +102,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		bareServer := &nethttp.Server{Handler: nethttp.HandlerFunc(func(_ nethttp.ResponseWriter, r *nethttp.Request) {
+		bareServer := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			bareWaiting.Add(1)
 			<-r.Context().Done()
 		})}
@@ -129,7 +111,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 		bareServer.Close()
 
 		d := start(b, func(s *Server) { s.MaxFilterWait = time.Hour })
-		d.SetState(stateOf(1, oneEach(100)))
+		d.serve(stateOf(1, oneEach(100)))
 		address, _ := net.ResolveTCPAddr("tcp", strings.TrimPrefix(d.url, "http://"))
 		ours := perClient(b, address, count, d.Metrics.waiting.Load)
 		d.empty()
@@ -140,7 +122,7 @@ func BenchmarkWaitingMemory(b *testing.B) {
 	}
 }
 
-// perClient is what heap and stacks grow by for each of count waiting clients.
+// perClient is the growth of heap and stacks for each of count waiting clients.
 func perClient(b *testing.B, to *net.TCPAddr, count int, waiting func() int64) float64 {
 	b.Helper()
 	inUse := func() float64 {
@@ -150,7 +132,7 @@ func perClient(b *testing.B, to *net.TCPAddr, count int, waiting func() int64) f
 		runtime.ReadMemStats(&m)
 		return float64(m.HeapInuse + m.StackInuse)
 	}
-	eventually(b, "nobody of the round before is left", func() bool { return runtime.NumGoroutine() < 50 })
+	eventually(b, "the goroutines of the last round have ended", func() bool { return runtime.NumGoroutine() < 50 })
 	before := inUse()
 	sockets := make([]int, 0, count)
 	defer func() {
@@ -167,14 +149,14 @@ func perClient(b *testing.B, to *net.TCPAddr, count int, waiting func() int64) f
 		if err := syscall.Connect(socket, &syscall.SockaddrInet4{Port: to.Port, Addr: [4]byte(to.IP.To4())}); err != nil {
 			b.Fatal(err)
 		}
-		// As a filter asks, of three VMs each, with the tag of "*" for a digest.
+		// The request of a filter with three VMs, with the tag "*" for a digest.
 		request := fmt.Sprintf("GET /v1/policies?service=s%d&namespace=n&wait=600s HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\n"+
 			"X-Hfi-Node: sidecar~10.0.0.1~pod-%d.n~n.svc.cluster.local\r\nX-Hfi-Pod: pod-%d\r\nX-Hfi-Vm: %016x\r\n\r\n", i/3%100, i/3, i/3, i)
 		if _, err := syscall.Write(socket, []byte(request)); err != nil {
 			b.Fatal(err)
 		}
 		if i%200 == 199 {
-			eventually(b, "they wait", func() bool { return waiting() == int64(i+1) })
+			eventually(b, "the clients wait", func() bool { return waiting() == int64(i+1) })
 		}
 	}
 	time.Sleep(50 * time.Millisecond) // what served the last requests ends

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +13,7 @@ import (
 )
 
 // pipes is a listener whose connections need no file descriptors: ten thousand
-// clients and the server would need more of them than a process may have.
+// clients and the server would exceed the limit of a process.
 type pipes struct {
 	incoming chan net.Conn
 	closed   chan struct{}
@@ -44,7 +44,7 @@ func (p *pipes) dial() net.Conn {
 	return client
 }
 
-// crowd is many waiting clients: client i is of service i modulo services.
+// crowd is many waiting clients. Client i belongs to service i modulo services.
 type crowd struct {
 	t       testing.TB
 	d       *daemon
@@ -71,7 +71,7 @@ func gather(t testing.TB, d *daemon, count, services int) *crowd {
 			defer close(answers)
 			reader := bufio.NewReaderSize(connection, 16)
 			for {
-				response, err := nethttp.ReadResponse(reader, nil)
+				response, err := http.ReadResponse(reader, nil)
 				if err != nil {
 					return
 				}
@@ -100,7 +100,7 @@ func (c *crowd) leave() {
 	c.d.empty()
 }
 
-// oneEach has a policy for each of so many services.
+// oneEach has one policy for each of so many services.
 func oneEach(services int) *schema.Set {
 	set := schema.NewSet()
 	for i := range services {
@@ -109,48 +109,48 @@ func oneEach(services int) *schema.Set {
 	return set
 }
 
-// Ten thousand waiting clients of a hundred services, one service's policy
-// changes: only its clients wake.
-func TestOnlyItsClientsWake(t *testing.T) {
+// Of ten thousand waiting clients of a hundred services, a change of one
+// service's policy wakes the clients of that service only.
+func TestChangeWakesOnlyItsClients(t *testing.T) {
 	const count, services = 10_000, 100
 	d := start(t, nil)
 	set := oneEach(services)
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	c := gather(t, d, count, services)
 	defer c.leave()
-	d.SetState(stateOf(2, set.With([]*schema.Entry{entry("p42", "s42", "n", 2)}, nil)))
+	d.serve(stateOf(2, set.With([]*schema.Entry{entry("p42", "s42", "n", 2)}, nil)))
 	for i := 42; i < count; i += services {
 		select {
 		case tag := <-c.answers[i]:
 			if want := schema.NewSet(entry("p42", "s42", "n", 2)).Digest(); tag != `"`+string(want)+`"` {
 				t.Fatalf("client %d got %s, want %s", i, tag, want)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("client %d got no answer", i)
 		}
 	}
 	d.waiting(count - count/services)
 	if got := d.wakeups(); got != count/services {
-		t.Errorf("%v clients woke, and the change concerned %d", got, count/services)
+		t.Errorf("%v clients woke, want %d", got, count/services)
 	}
 	for i, answers := range c.answers {
 		if len(answers) != 0 {
 			t.Errorf("client %d got an answer", i)
 		}
 	}
-	// A wildcard policy concerns everybody.
-	d.SetState(stateOf(3, set.With([]*schema.Entry{entry("all", "", "", 1)}, nil)))
+	// A wildcard policy wakes all others.
+	d.serve(stateOf(3, set.With([]*schema.Entry{entry("all", "", "", 1)}, nil)))
 	for i, answers := range c.answers {
 		if i%services == 42 {
 			continue
 		}
 		select {
 		case <-answers:
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("client %d got no answer", i)
 		}
 	}
 	if got := d.wakeups(); got != count {
-		t.Errorf("%v clients woke in all, and there are %d", got, count)
+		t.Errorf("%v clients woke in all, want %d", got, count)
 	}
 }

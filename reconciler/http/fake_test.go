@@ -8,7 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -19,22 +19,24 @@ import (
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what ought to happen at once.
-const patience = 30 * time.Second
+// waitLimit bounds the wait for what happens soon on an idle machine.
+const waitLimit = 30 * time.Second
 
-// fakeView is a View whose answers a test sets.
+// fakeView is a View whose results a test sets.
 type fakeView struct {
 	mu        sync.Mutex
 	state     api.Status
 	unready   string
 	etcd      api.EtcdStatus
 	triggered int
-	// onTrigger, if set, runs in each Trigger, without mu.
+	// onTrigger, if set, runs in each Trigger, without holding mu.
 	onTrigger func(context.Context) error
 }
 
@@ -87,7 +89,7 @@ func entryFrom(text string) *schema.Entry {
 	return schema.NewEntry(policy, schema.Origin{File: "policies/" + policy.Metadata.Name + ".yaml", Line: 3, Commit: strings.Repeat("c", 40)})
 }
 
-// stateOf is a verified state: revision number of the first epoch.
+// stateOf is a verified state with a revision of the first epoch.
 func stateOf(number int64, set *schema.Set) *reconciler.State {
 	return &reconciler.State{
 		Head:     reconciler.Head{Commit: fmt.Sprintf("%040x", number), Digest: set.Digest(), Count: set.Len()},
@@ -100,15 +102,16 @@ func revision(epoch int64, id string, number int64) reconciler.Revision {
 	return reconciler.Revision{Epoch: reconciler.Epoch{Number: epoch, ID: id}, Number: number}
 }
 
-// daemon is a Server on a real port of its own.
+// daemon is a Server that listens on a port.
 type daemon struct {
 	*Server
-	t      testing.TB
-	view   *fakeView
-	url    string
-	client *nethttp.Client
-	log    *logBuffer
-	// shutdown stops it, once; the test's end does too.
+	policies *served.Policies
+	t        testing.TB
+	view     *fakeView
+	url      string
+	client   *http.Client
+	log      *logBuffer
+	// shutdown stops it once; the end of the test calls it too.
 	shutdown func()
 }
 
@@ -116,8 +119,9 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	t.Helper()
 	view := &fakeView{etcd: api.EtcdStatus{Mode: api.Embedded, Healthy: true, Endpoints: []string{"http://127.0.0.1:1"}}}
 	log := &logBuffer{}
-	server := New(view)
+	server, policies := newServer(view)
 	server.Logger = slog.New(slog.NewTextHandler(log, nil))
+	policies.Logger = server.Logger
 	if tune != nil {
 		tune(server)
 	}
@@ -127,16 +131,16 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	transport := &nethttp.Transport{MaxIdleConnsPerHost: 100}
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	d := &daemon{
-		Server: server, t: t, view: view, url: "http://" + listener.Addr().String(),
-		client: &nethttp.Client{Transport: transport, Timeout: 2 * patience, CheckRedirect: func(*nethttp.Request, []*nethttp.Request) error {
-			return nethttp.ErrUseLastResponse
+		Server: server, policies: policies, t: t, view: view, url: "http://" + listener.Addr().String(),
+		client: &http.Client{Transport: transport, Timeout: 2 * waitLimit, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
 		}}, log: log,
 	}
 	d.shutdown = sync.OnceFunc(func() {
 		transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
 			t.Errorf("shutting down: %v", err)
@@ -144,12 +148,24 @@ func start(t testing.TB, tune func(*Server)) *daemon {
 		if err := <-served; err != nil {
 			t.Errorf("serving: %v", err)
 		}
+		if err := server.fleet.Close(); err != nil {
+			t.Errorf("closing the fleet: %v", err)
+		}
 	})
 	t.Cleanup(d.shutdown)
 	return d
 }
 
-// logBuffer keeps what is logged.
+// newServer is a service with policies and a fleet of its own.
+func newServer(view View) (*Server, *served.Policies) {
+	policies := served.New()
+	return New(view, policies, fleet.New("", policies)), policies
+}
+
+// serve makes a state the current one, as the reconciler does.
+func (d *daemon) serve(state *reconciler.State) { d.policies.Serve(state) }
+
+// logBuffer collects log messages.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -170,11 +186,11 @@ func (l *logBuffer) String() string {
 // answer is a whole response.
 type answer struct {
 	code   int
-	header nethttp.Header
+	header http.Header
 	body   string
 }
 
-// ask sends a request: "GET /path", and headers as name, value pairs.
+// ask sends a request such as "GET /path", with headers as name, value pairs.
 func (d *daemon) ask(request string, headers ...string) answer {
 	d.t.Helper()
 	got, err := d.tryAsk(context.Background(), request, headers...)
@@ -186,7 +202,7 @@ func (d *daemon) ask(request string, headers ...string) answer {
 
 func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) (answer, error) {
 	method, path, _ := strings.Cut(request, " ")
-	r, err := nethttp.NewRequestWithContext(ctx, method, d.url+path, nil)
+	r, err := http.NewRequestWithContext(ctx, method, d.url+path, nil)
 	if err != nil {
 		return answer{}, err
 	}
@@ -199,14 +215,14 @@ func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) 
 	}
 	defer response.Body.Close()
 	if response.Close {
-		// net/http's client takes this one out.
+		// net/http's client removes this header.
 		response.Header.Set("Connection", "close")
 	}
 	body, err := io.ReadAll(response.Body)
 	return answer{response.StatusCode, response.Header, string(body)}, err
 }
 
-// begin asks in the background.
+// begin sends a request in the background.
 func (d *daemon) begin(request string, headers ...string) <-chan answer {
 	got := make(chan answer, 1)
 	go func() {
@@ -219,33 +235,33 @@ func (d *daemon) begin(request string, headers ...string) <-chan answer {
 	return got
 }
 
-func (d *daemon) soon(got <-chan answer) answer {
+func (d *daemon) await(got <-chan answer) answer {
 	d.t.Helper()
 	select {
 	case a := <-got:
 		return a
-	case <-time.After(patience):
-		d.t.Fatal("no answer came")
+	case <-time.After(waitLimit):
+		d.t.Fatal("timed out waiting for an answer")
 		return answer{}
 	}
 }
 
-func (d *daemon) none(got <-chan answer) {
+func (d *daemon) noAnswer(got <-chan answer) {
 	d.t.Helper()
 	select {
 	case a := <-got:
-		d.t.Fatalf("an answer came that should not have: %+v", a)
-	case <-time.After(200 * time.Millisecond): // nothing may come; where it comes later, what follows shows it
+		d.t.Fatalf("unexpected answer: %+v", a)
+	case <-time.After(200 * time.Millisecond): // an answer after that makes a later step of the test fail
 	}
 }
 
-// eventually waits until something is so.
+// eventually waits until a condition holds.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	testtool.Eventually(t, what, is)
 }
 
-// waiting waits until that many clients wait.
+// waiting waits until so many clients wait.
 func (d *daemon) waiting(count int64) {
 	d.t.Helper()
 	eventually(d.t, fmt.Sprintf("%d clients wait", count), func() bool { return d.Metrics.waiting.Load() == count })
@@ -259,7 +275,7 @@ func (a answer) expect(t testing.TB, code int) answer {
 	return a
 }
 
-// expectError checks the one form that errors have.
+// expectError checks the status and the body of an error.
 func (a answer) expectError(t testing.TB, status int, code string) answer {
 	t.Helper()
 	a.expect(t, status)

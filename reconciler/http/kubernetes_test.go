@@ -10,25 +10,18 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// fakeCluster says what it was asked with; one that leads tells its peers.
-type fakeCluster struct{ leads bool }
+// fakeCluster shows the arguments of its calls.
+type fakeCluster struct{}
 
-func (c fakeCluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
+func (fakeCluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.ClusterReport) api.KubernetesStatus {
 	view := &api.KubernetesView{Healthy: true, Pods: len(fleet.Items), Workloads: set.Len()}
-	if fleet.Cluster != nil {
-		view.MissingPermissions = fleet.Cluster.MissingPermissions
+	if report != nil {
+		view.MissingPermissions = report.MissingPermissions
 	}
 	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-func (c fakeCluster) Told() *api.ClusterReport {
-	if !c.leads {
-		return nil
-	}
-	return &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}}
-}
-
-func (c fakeCluster) Pods(selector schema.Selector) (int, bool) {
+func (fakeCluster) Pods(selector schema.Selector) (int, bool) {
 	return len(selector.Service), selector.Namespace == "demo"
 }
 
@@ -41,10 +34,10 @@ func kubernetes(t *testing.T, d *daemon) api.KubernetesStatus {
 	return status.Kubernetes
 }
 
-// Outside of a cluster the status says that nothing looks, and no more.
-func TestStatusOutsideOfACluster(t *testing.T) {
+// Outside a cluster the status says no more than that.
+func TestStatusOutsideACluster(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	if body := d.ask("GET /v1/status").expect(t, 200).body; !strings.Contains(body, `"kubernetes":{"enabled":false}`) {
 		t.Errorf("got %s", body)
 	}
@@ -54,20 +47,20 @@ func TestStatusOutsideOfACluster(t *testing.T) {
 }
 
 // In a cluster the policies served are compared with all filters, however
-// many, and the rows of /v1/policies/status count the pods targeted where these are known.
+// many, and the status of the policies counts the pods targeted where known.
 func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	for i := range api.MaxFilterItems + 5 {
-		d.Fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
+		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
 	}
-	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != some().Len() {
+	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != exampleSet().Len() {
 		t.Errorf("got %+v", got.KubernetesView)
 	}
 	if status := d.filterStatus(); len(status.Items) != api.MaxFilterItems {
 		t.Errorf("the filters' list has %d items", len(status.Items))
 	}
-	var rows PoliciesStatus
+	var rows api.PoliciesStatus
 	if err := json.Unmarshal([]byte(d.ask("GET /v1/policies/status").expect(t, 200).body), &rows); err != nil {
 		t.Fatal(err)
 	}
@@ -78,13 +71,14 @@ func TestStatusInACluster(t *testing.T) {
 	}
 }
 
-// What the leader finds out by acting in the cluster every replica shows.
-func TestFollowerShowsWhatTheLeaderMayNotDo(t *testing.T) {
-	a, b := pair(t, func(s *Server) { s.Cluster = fakeCluster{leads: s.ID == "b"} })
+// Every replica shows the leader's report on the cluster.
+func TestFollowerShowsTheLeadersClusterReport(t *testing.T) {
+	a, b := pair(t, func(s *Server) { s.Cluster = fakeCluster{} })
+	b.fleet.SetClusterReport(&api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}})
 	if got := kubernetes(t, a); len(got.MissingPermissions) != 1 {
 		t.Errorf("the follower shows %+v", got.KubernetesView)
 	}
 	if got := kubernetes(t, b); len(got.MissingPermissions) != 0 {
-		t.Errorf("the leader was told by %+v", got.KubernetesView)
+		t.Errorf("the leader shows a report as that of another: %+v", got.KubernetesView)
 	}
 }

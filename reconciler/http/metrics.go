@@ -1,9 +1,8 @@
 package http
 
 import (
-	"context"
 	"log/slog"
-	nethttp "net/http"
+	"net/http"
 	"regexp"
 	"strings"
 	"sync"
@@ -19,8 +18,8 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// Metrics is what GET /metrics shows. It is the reconciler's Observer; what
-// the status knows is taken from there at each scrape, and so agrees with it.
+// Metrics counts what GET /metrics shows. It is the reconciler's Observer. The
+// metrics of the status are read from memory at each scrape.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -34,47 +33,47 @@ type Metrics struct {
 	waiting      atomic.Int64
 
 	mu sync.Mutex
-	// words are the label values given out so far, by metric, at most maxWords each.
-	words map[string]map[string]bool
+	// values are the label values used so far, by label, at most maxValues each.
+	values map[string]map[string]bool
 }
 
 var _ reconciler.Observer = (*Metrics)(nil)
 
-// maxWords bounds the values of a label that the reconciler chooses; word is
-// what they look like. What is beyond either counts as otherWord.
+// maxValues bounds the number of values of a label that the reconciler
+// chooses, and validValue their form. All others are replaced by otherValue.
 const (
-	maxWords  = 50
-	otherWord = "Other"
+	maxValues  = 50
+	otherValue = "Other"
 )
 
-var word = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{0,39}$`)
+var validValue = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{0,39}$`)
 
-// NewMetrics makes metrics that count from zero.
-func NewMetrics() *Metrics {
+// newMetrics returns metrics at zero.
+func newMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		words:    map[string]map[string]bool{},
+		values:   map[string]map[string]bool{},
 		syncs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hfi_syncs_total", Help: "Attempts to make etcd agree with git, by how they ended.",
+			Name: "hfi_syncs_total", Help: "Attempts to apply a commit to etcd, by outcome.",
 		}, []string{"outcome"}),
 		syncDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "hfi_sync_duration_seconds", Help: "How long attempts to make etcd agree with git took.",
+			Name: "hfi_sync_duration_seconds", Help: "Duration of the attempts to apply a commit to etcd.",
 			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
 		}),
 		gitErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hfi_git_errors_total", Help: "Failed looks at git, by reason.",
+			Name: "hfi_git_errors_total", Help: "Failed git operations, by reason.",
 		}, []string{"reason"}),
 		etcdErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hfi_etcd_errors_total", Help: "Failed dealings with etcd, by reason.",
+			Name: "hfi_etcd_errors_total", Help: "Failed etcd operations, by reason.",
 		}, []string{"reason"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hfi_http_requests_total", Help: "Requests answered, by route and status code; 499: the client left before its answer.",
+			Name: "hfi_http_requests_total", Help: "Requests answered, by route and status code; 499: the client closed the request.",
 		}, []string{"route", "code"}),
 		triggers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hfi_triggers_total", Help: "Triggers passed on to the leader, many requests making one, by outcome.",
+			Name: "hfi_triggers_total", Help: "Triggers sent to the leader, by outcome; concurrent requests share a trigger.",
 		}, []string{"outcome"}),
 		wakeups: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "hfi_http_wakeups_total", Help: "Waiting clients woken by a change that concerns them.",
+			Name: "hfi_http_wakeups_total", Help: "Waiting clients woken by a change of their policies.",
 		}),
 	}
 	m.registry.MustRegister(m.syncs, m.syncDuration, m.gitErrors, m.etcdErrors, m.requests, m.triggers, m.wakeups,
@@ -84,7 +83,7 @@ func NewMetrics() *Metrics {
 		buildInfo(version.Get()),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	// What may be alerted on is there, at zero, before it first happens.
+	// Counters that alerts use exist from the start.
 	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), "Failed"} {
 		m.syncs.WithLabelValues(m.bounded("outcome", outcome))
 	}
@@ -113,8 +112,7 @@ func (m *Metrics) Synced(outcome string, took time.Duration) {
 	m.syncDuration.Observe(took.Seconds())
 }
 
-// Failed implements reconciler.Observer. Of a part that is neither git nor
-// etcd nothing is counted.
+// Failed implements reconciler.Observer. It counts failures of git and etcd only.
 func (m *Metrics) Failed(part, reason string) {
 	switch part {
 	case "git":
@@ -124,26 +122,26 @@ func (m *Metrics) Failed(part, reason string) {
 	}
 }
 
-// bounded keeps a label from growing without end.
+// bounded returns the value, or otherValue where the label would get too many.
 func (m *Metrics) bounded(label, value string) string {
-	if !word.MatchString(value) {
-		return otherWord
+	if !validValue.MatchString(value) {
+		return otherValue
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	known := m.words[label]
+	known := m.values[label]
 	if known == nil {
 		known = map[string]bool{}
-		m.words[label] = known
+		m.values[label] = known
 	}
-	if !known[value] && len(known) >= maxWords {
-		return otherWord
+	if !known[value] && len(known) >= maxValues {
+		return otherValue
 	}
 	known[value] = true
 	return value
 }
 
-// enterWait counts a client that begins to wait, unless there are most already.
+// enterWait counts a client that begins to wait, unless most wait already.
 func (m *Metrics) enterWait(most int) bool {
 	if m.waiting.Add(1) > int64(most) {
 		m.waiting.Add(-1)
@@ -156,46 +154,47 @@ func (m *Metrics) leaveWait() { m.waiting.Add(-1) }
 
 var (
 	servedInfo = prometheus.NewDesc("hfi_served_info",
-		"The set of policies served: 1, with its commit and digest.", []string{"commit", "digest"}, nil)
+		"1, with the commit and the digest of the policies served.", []string{"commit", "digest"}, nil)
 	servedPolicies = prometheus.NewDesc("hfi_served_policies", "Policies served.", nil, nil)
 	lastSuccess    = prometheus.NewDesc("hfi_last_sync_success_timestamp_seconds",
-		"When git and etcd were last seen to agree; not there before the first time.", nil, nil)
+		"When git and etcd last agreed; absent before the first time.", nil, nil)
 	driftItems = prometheus.NewDesc("hfi_drift_items",
-		"Keys in etcd that differ from what was published; not there while etcd cannot be seen.", nil, nil)
+		"Keys in etcd that differ from what was published; absent while etcd is unreachable.", nil, nil)
 	filters = prometheus.NewDesc("hfi_filters",
-		"Filters connected to any replica, by state. Each replica tells of all: take the maximum, and no sum.", []string{"state"}, nil)
+		"Filters connected to any replica, by state, from the last merged status: each replica merges one for every status request, "+
+			"and in the background at least every 10 seconds. All replicas report the same filters: take the maximum, not the sum.", []string{"state"}, nil)
 	filtersComplete = prometheus.NewDesc("hfi_filters_complete",
-		"1 if every replica said which filters wait on it, else 0: then hfi_filters may lack some.", nil, nil)
+		"1 if every replica reported its filters to the last merged status, else 0: then hfi_filters may lack some.", nil, nil)
 )
 
-// present collects what is so at the moment of the scrape.
-type present struct{ *Server }
+// stateCollector collects the metrics of the current state, all from memory.
+type stateCollector struct{ *Server }
 
-func (p present) Describe(into chan<- *prometheus.Desc) {
+func (s stateCollector) Describe(into chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{servedInfo, servedPolicies, lastSuccess, driftItems, filters, filtersComplete} {
 		into <- desc
 	}
 }
 
-func (p present) Collect(into chan<- prometheus.Metric) {
+func (s stateCollector) Collect(into chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		into <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	if snapshot := p.hub.current.Load(); snapshot != nil {
-		gauge(servedInfo, 1, snapshot.state.Head.Commit, string(snapshot.state.Set.Digest()))
-		gauge(servedPolicies, float64(snapshot.state.Set.Len()))
+	if snapshot := s.hub.current.Load(); snapshot != nil {
+		gauge(servedInfo, 1, snapshot.State.Head.Commit, string(snapshot.State.Set.Digest()))
+		gauge(servedPolicies, float64(snapshot.State.Set.Len()))
 	}
-	status := p.view.Status()
+	status := s.view.Status()
 	if at := status.Sync.LastSuccessAt; at != nil {
 		gauge(lastSuccess, float64(at.UnixMilli())/1000)
 	}
 	if status.Drift.Status == api.DriftNone || status.Drift.Status == api.DriftDetected {
 		gauge(driftItems, float64(status.Drift.Total))
 	}
-	// What this replica alone knows would be wrong: a VM that was answered here
-	// may wait at another replica. Asking takes PeerTimeout at most.
-	fleet, err := p.FleetStatus(context.Background())
-	if err != nil {
+	// This replica's own filters would be wrong: a VM that was answered here may
+	// wait on another replica.
+	fleet, known := s.fleet.Last()
+	if !known {
 		return
 	}
 	gauge(filters, float64(fleet.Current), "current")
@@ -204,10 +203,10 @@ func (p present) Collect(into chan<- prometheus.Metric) {
 	gauge(filtersComplete, map[bool]float64{true: 1}[fleet.Complete])
 }
 
-func (s *Server) metricsHandler() nethttp.Handler {
-	mine := prometheus.NewRegistry()
-	mine.MustRegister(present{s})
-	return promhttp.HandlerFor(prometheus.Gatherers{s.Metrics.registry, mine}, promhttp.HandlerOpts{
+func (s *Server) metricsHandler() http.Handler {
+	own := prometheus.NewRegistry()
+	own.MustRegister(stateCollector{s})
+	return promhttp.HandlerFor(prometheus.Gatherers{s.Metrics.registry, own}, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.Logger.Handler(), slog.LevelError),
 		MaxRequestsInFlight: 10,
 	})

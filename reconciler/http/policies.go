@@ -3,37 +3,45 @@ package http
 import (
 	"context"
 	"fmt"
-	"io"
-	nethttp "net/http"
+	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
-	"github.com/boifi/hfi/schema"
+	"github.com/boifi/hfi/reconciler/served"
 )
 
-// maxName bounds a service or namespace in bytes: no DNS name is longer.
+// The header names in net/http's form, which it would else compute for each use.
+var (
+	headerCommit   = http.CanonicalHeaderKey(api.HeaderCommit)
+	headerRevision = http.CanonicalHeaderKey(api.HeaderRevision)
+	headerNode     = http.CanonicalHeaderKey(api.HeaderNode)
+	headerPod      = http.CanonicalHeaderKey(api.HeaderPod)
+	headerVM       = http.CanonicalHeaderKey(api.HeaderVM)
+)
+
+// maxName bounds a service, a namespace and a filter's names in bytes, as DNS does.
 const maxName = 253
 
-// query is what a client asks of GET /v1/policies.
+// query is a request of GET /v1/policies.
 type query struct {
-	subject subject
-	// wait is zero for a client that wants its answer at once.
+	subject served.Subject
+	// wait is zero if the client does not wait.
 	wait time.Duration
 	// since is the newest revision that the client has seen, or nil.
 	since *reconciler.Revision
 	has   tags
-	// vm is the VM of a filter that asks, or empty; filter is the filter.
+	// vm names the VM of a filter, if one sent the request, else it is empty.
 	vm     string
 	filter api.FilterID
 }
 
-// policies is GET /v1/policies: see DESIGN for its contract. A client that
-// has seen a newer state than ours waits for that first, then, if it has our
-// answer already, for another one; both within the time that it gave.
-func (s *Server) policies(w nethttp.ResponseWriter, r *nethttp.Request) error {
+// policies is GET /v1/policies. A client that has seen a newer state than this
+// replica first waits for that state. Then, if it has the current policies, it
+// waits for a change of them. Both waits together last as long as it asked for.
+func (s *Server) policies(w http.ResponseWriter, r *http.Request) error {
 	q, err := s.parseQuery(r)
 	if err != nil {
 		return err
@@ -41,20 +49,20 @@ func (s *Server) policies(w nethttp.ResponseWriter, r *nethttp.Request) error {
 	if q.vm == "" {
 		return s.answerQuery(w, r, q)
 	}
-	end := s.asked(r, q)
+	end := s.track(r, q)
 	defer func() { end(err) }()
 	err = s.answerQuery(w, r, q)
 	return err
 }
 
-func (s *Server) answerQuery(w nethttp.ResponseWriter, r *nethttp.Request, q query) error {
+func (s *Server) answerQuery(w http.ResponseWriter, r *http.Request, q query) error {
 	snapshot := s.hub.current.Load()
 	if snapshot == nil {
 		return notReady()
 	}
 	limit := &limit{wait: q.wait}
 	defer limit.stop()
-	if q.since != nil && snapshot.state.Revision.Before(*q.since) {
+	if q.since != nil && snapshot.State.Revision.Before(*q.since) {
 		if q.wait == 0 {
 			limit.wait = s.CatchUp
 		}
@@ -66,8 +74,8 @@ func (s *Server) answerQuery(w nethttp.ResponseWriter, r *nethttp.Request, q que
 			return err
 		}
 	}
-	if tag := snapshot.summary(q.subject).tag; q.wait > 0 && q.has.match(tag) {
-		// From here on "*", which matches whatever there is, means what there is now.
+	if tag := tagOf(snapshot, q.subject); q.wait > 0 && q.has.match(tag) {
+		// From here on "*", which matches everything, stands for the current tag.
 		q.has = tags{list: append(q.has.list, tag)}
 		var err error
 		if snapshot, err = s.change(r.Context(), q, limit); err != nil {
@@ -77,75 +85,49 @@ func (s *Server) answerQuery(w nethttp.ResponseWriter, r *nethttp.Request, q que
 	return s.answer(w, r, snapshot, q)
 }
 
-// answer is 304 or the selection.
-func (s *Server) answer(w nethttp.ResponseWriter, r *nethttp.Request, snapshot *snapshot, q query) error {
-	summary := snapshot.summary(q.subject)
+func tagOf(snapshot *served.Snapshot, subject served.Subject) string {
+	return string(snapshot.Selection(subject).Digest)
+}
+
+// answer is 304 or the policies.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, snapshot *served.Snapshot, q query) error {
+	selected := snapshot.Selection(q.subject)
+	tag := string(selected.Digest)
 	describe(w, snapshot)
-	if !q.has.match(summary.tag) && !q.subject.all && summary.size > s.MaxSelection {
-		return tooLarge(q.subject.workload, summary, s.MaxSelection)
+	if !q.has.match(tag) && selected.Problem != "" {
+		return &httpError{status: http.StatusInternalServerError, code: "too_large", retryAfter: 30, message: selected.Problem}
 	}
 	header := w.Header()
-	header.Set("ETag", quote(summary.tag))
-	// A cache may keep it, but must ask before each use; so the revision that
-	// a client sends needs no Vary.
+	header.Set("ETag", quote(tag))
+	// Caches must revalidate each use, so the request's revision needs no Vary.
 	header.Set("Cache-Control", "no-cache")
-	if q.has.match(summary.tag) {
-		w.WriteHeader(nethttp.StatusNotModified)
+	if q.has.match(tag) {
+		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	header.Set("Content-Type", jsonType)
-	header.Set("Content-Length", strconv.Itoa(summary.size))
-	w.WriteHeader(nethttp.StatusOK)
-	if r.Method != nethttp.MethodHead {
-		// A client that is gone by now has no use for the error.
-		_ = writeList(w, snapshot.entries(q.subject))
+	header.Set("Content-Length", strconv.Itoa(selected.Size))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		// An error means that the client has gone.
+		_ = snapshot.WriteJSON(w, q.subject)
 	}
 	return nil
 }
 
-// describe names the state that an answer comes from.
-func describe(w nethttp.ResponseWriter, snapshot *snapshot) {
-	w.Header().Set("X-Hfi-Commit", snapshot.state.Head.Commit)
-	w.Header().Set("X-Hfi-Revision", snapshot.state.Revision.String())
+// describe names the state that an answer comes from in its headers.
+func describe(w http.ResponseWriter, snapshot *served.Snapshot) {
+	w.Header().Set(headerCommit, snapshot.State.Head.Commit)
+	w.Header().Set(headerRevision, snapshot.State.Revision.String())
 }
 
-const listHead, listTail = `{"policies":[`, "]}\n"
-
-func listSize(entries []*schema.Entry) int {
-	size := len(listHead) + len(listTail) + max(0, len(entries)-1)
-	for _, entry := range entries {
-		size += len(entry.Canonical)
-	}
-	return size
-}
-
-// writeList streams the answer: however many clients are answered at one
-// time, none of them holds a copy of it.
-func writeList(w io.Writer, entries []*schema.Entry) error {
-	if _, err := io.WriteString(w, listHead); err != nil {
-		return err
-	}
-	for i, entry := range entries {
-		if i > 0 {
-			if _, err := io.WriteString(w, ","); err != nil {
-				return err
-			}
-		}
-		if _, err := w.Write(entry.Canonical); err != nil {
-			return err
-		}
-	}
-	_, err := io.WriteString(w, listTail)
-	return err
-}
-
-// limit is the one timer of a client, made when it first has to wait.
+// limit bounds all waits of one request. Its timer starts with the first one.
 type limit struct {
 	wait  time.Duration
 	timer *time.Timer
 }
 
-func (l *limit) over() <-chan time.Time {
+func (l *limit) expired() <-chan time.Time {
 	if l.timer == nil {
 		l.timer = time.NewTimer(l.wait)
 	}
@@ -158,34 +140,33 @@ func (l *limit) stop() {
 	}
 }
 
-// catchUp waits for a state that is not before since. When it ends in an
-// error other than the client's going, it gives the state that there is.
-func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *limit) (*snapshot, error) {
+// catchUp waits for a state that is not before since. With the error behind it
+// returns the current state.
+func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *limit) (*served.Snapshot, error) {
 	if !s.Metrics.enterWait(s.MaxWaiting) {
 		return nil, tooManyWaiting()
 	}
 	defer s.Metrics.leaveWait()
 	for {
 		snapshot, advanced := s.hub.next()
-		if !snapshot.state.Revision.Before(since) {
+		if !snapshot.State.Revision.Before(since) {
 			return snapshot, nil
 		}
 		select {
 		case <-advanced:
-		case <-limit.over():
-			return snapshot, behind(snapshot.state.Revision, since)
+		case <-limit.expired():
+			return snapshot, behind(snapshot.State.Revision, since)
 		case <-s.draining:
-			return snapshot, behind(snapshot.state.Revision, since)
+			return snapshot, behind(snapshot.State.Revision, since)
 		case <-ctx.Done():
 			return nil, errGone
 		}
 	}
 }
 
-// change waits until the client's selection is none that it has, or its time
-// is over, or the service shuts down; in each case the snapshot that it gives
-// is the one to answer from.
-func (s *Server) change(ctx context.Context, q query, limit *limit) (*snapshot, error) {
+// change waits until the client does not have the current selection, its time
+// is over, or the service shuts down, and returns the snapshot to answer from.
+func (s *Server) change(ctx context.Context, q query, limit *limit) (*served.Snapshot, error) {
 	if !s.Metrics.enterWait(s.MaxWaiting) {
 		return nil, tooManyWaiting()
 	}
@@ -199,35 +180,35 @@ func (s *Server) change(ctx context.Context, q query, limit *limit) (*snapshot, 
 	}
 }
 
-// changeOnce subscribes, compares, and only then waits: see hub for why no
-// change is missed. When it was woken, the caller looks again.
-func (s *Server) changeOnce(ctx context.Context, q query, limit *limit) (at *snapshot, woken bool, err error) {
+// changeOnce subscribes before it compares, so that no change is missed (see
+// hub). If it was woken, the caller calls it again.
+func (s *Server) changeOnce(ctx context.Context, q query, limit *limit) (at *served.Snapshot, woken bool, err error) {
 	snapshot, topic := s.hub.subscribe(q.subject)
 	defer s.hub.unsubscribe(topic)
-	if !q.has.match(snapshot.summary(q.subject).tag) {
+	if !q.has.match(tagOf(snapshot, q.subject)) {
 		return snapshot, false, nil
 	}
 	select {
 	case <-topic.changed:
 		return nil, true, nil
-	case <-limit.over():
+	case <-limit.expired():
 	case <-s.draining:
 	case <-ctx.Done():
 		return nil, false, errGone
 	}
-	// The newest, should one have come at that moment.
+	// A new snapshot may have come at the same moment.
 	return s.hub.current.Load(), false, nil
 }
 
-func (s *Server) parseQuery(r *nethttp.Request) (q query, err error) {
+func (s *Server) parseQuery(r *http.Request) (q query, err error) {
 	values, err := parameters(r, "service", "namespace", "wait")
 	if err != nil {
 		return q, err
 	}
 	service, hasService := values["service"]
 	namespace, hasNamespace := values["namespace"]
-	// One of the two alone: the other is not known, as if it were empty.
-	q.subject = subject{all: !hasService && !hasNamespace, workload: selection.Workload{Service: service, Namespace: namespace}}
+	// If only one is given, the other is unknown, which is the same as empty.
+	q.subject = served.Subject{All: !hasService && !hasNamespace, Workload: selection.Workload{Service: service, Namespace: namespace}}
 	for _, name := range []string{"service", "namespace"} {
 		if len(values[name]) > maxName {
 			return q, badRequest("the parameter %s has %d bytes, and may have %d", name, len(values[name]), maxName)
@@ -239,28 +220,28 @@ func (s *Server) parseQuery(r *nethttp.Request) (q query, err error) {
 		}
 		q.wait = min(q.wait, s.MaxWait)
 	}
-	switch revisions := r.Header.Values("X-Hfi-Revision"); len(revisions) {
+	switch revisions := r.Header.Values(headerRevision); len(revisions) {
 	case 0:
 	case 1:
 		since, err := reconciler.ParseRevision(revisions[0])
 		if err != nil {
-			return q, badRequest("the header X-Hfi-Revision: %v", err)
+			return q, badRequest("the header %s: %v", headerRevision, err)
 		}
 		q.since = &since
 	default:
-		return q, badRequest("the header X-Hfi-Revision is given %d times", len(revisions))
+		return q, badRequest("the header %s is given %d times", headerRevision, len(revisions))
 	}
 	if q.has, err = parseTags(r.Header.Values("If-None-Match")); err != nil {
 		return q, err
 	}
-	if values := r.Header[headerVM]; values != nil {
+	if r.Header.Values(headerVM) != nil {
 		err = q.identify(r)
 		q.wait = min(q.wait, s.MaxFilterWait)
 	}
 	return q, err
 }
 
-// parseWait reads a duration as Go writes it, or whole seconds.
+// parseWait parses a duration in Go's syntax, or whole seconds.
 func parseWait(text string) (time.Duration, error) {
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second, nil
@@ -272,35 +253,23 @@ func parseWait(text string) (time.Duration, error) {
 	return wait, nil
 }
 
-func tooLarge(workload selection.Workload, summary summary, most int) error {
-	return &httpError{
-		status: nethttp.StatusInternalServerError, code: "too_large", retryAfter: 30,
-		message: tooLargeMessage(workload, summary, most),
-	}
-}
-
-func tooLargeMessage(workload selection.Workload, summary summary, most int) string {
-	return fmt.Sprintf("the %d policies of service %q in namespace %q take %d bytes, and a filter takes at most %d: make them fewer or smaller",
-		summary.count, workload.Service, workload.Namespace, summary.size, most)
-}
-
 func behind(at, since reconciler.Revision) error {
 	return &httpError{
-		status: nethttp.StatusServiceUnavailable, code: "behind", retryAfter: 1,
-		message: fmt.Sprintf("this replica is at revision %s and has not seen %s yet: ask again, or another", at, since),
+		status: http.StatusServiceUnavailable, code: "behind", retryAfter: 1,
+		message: fmt.Sprintf("this replica is at revision %s and has not seen %s yet: try again, or another replica", at, since),
 	}
 }
 
 func notReady() error {
 	return &httpError{
-		status: nethttp.StatusServiceUnavailable, code: "not_ready", retryAfter: 1,
+		status: http.StatusServiceUnavailable, code: "not_ready", retryAfter: 1,
 		message: "there is no verified set of policies yet: /v1/status says why",
 	}
 }
 
 func tooManyWaiting() error {
 	return &httpError{
-		status: nethttp.StatusServiceUnavailable, code: "too_many_waiting", retryAfter: 30,
-		message: "as many clients wait already as this replica allows: ask another, or without wait",
+		status: http.StatusServiceUnavailable, code: "too_many_waiting", retryAfter: 30,
+		message: "too many clients wait on this replica: ask another one, or without wait",
 	}
 }

@@ -3,7 +3,7 @@ package http
 import (
 	"encoding/json"
 	"fmt"
-	nethttp "net/http"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -12,8 +12,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// some is a set with a policy for each kind of selector.
-func some() *schema.Set {
+// exampleSet is a set with a policy of each kind of selector.
+func exampleSet() *schema.Set {
 	return schema.NewSet(
 		entry("front-demo", "frontend", "demo", 1),
 		entry("front-any", "frontend", "", 2),
@@ -23,11 +23,11 @@ func some() *schema.Set {
 	)
 }
 
-// GET /v1/policies lists all, and with parameters selects as a filter
-// there would; a policy for frontend is none of productcatalog's.
+// GET /v1/policies lists all policies or, with parameters, those that apply to
+// a workload.
 func TestPoliciesSelects(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	for query, want := range map[string][]string{
 		"":                                       {"all", "any-demo", "catalog", "front-any", "front-demo"},
 		"?service=frontend&namespace=demo":       {"all", "any-demo", "front-any", "front-demo"},
@@ -36,7 +36,7 @@ func TestPoliciesSelects(t *testing.T) {
 		"?service=other&namespace=other":         {"all"},
 		// Given but empty: wildcard policies only.
 		"?service=&namespace=": {"all"},
-		// One alone: the other is not known.
+		// If only one is given, the other is unknown.
 		"?service=frontend": {"all", "front-any"},
 		"?namespace=demo":   {"all", "any-demo"},
 		"?service=":         {"all"},
@@ -48,9 +48,9 @@ func TestPoliciesSelects(t *testing.T) {
 		}
 		var chosen []*schema.Entry
 		for _, name := range want {
-			chosen = append(chosen, some().Get(name))
+			chosen = append(chosen, exampleSet().Get(name))
 		}
-		// The ETag is the digest of the selected policies and nothing else.
+		// The ETag is the digest of the selected policies.
 		if tag, digest := got.header.Get("ETag"), schema.NewSet(chosen...).Digest(); tag != `"`+string(digest)+`"` {
 			t.Errorf("%q has the ETag %s, want %s", query, tag, digest)
 		}
@@ -67,42 +67,43 @@ func TestPoliciesSelects(t *testing.T) {
 			t.Errorf("HEAD %q differs: %+v", query, head)
 		}
 	}
-	if want := `{"policies":[` + string(some().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
+	if want := `{"policies":[` + string(exampleSet().Get("all").Canonical) + "]}\n"; d.ask("GET /v1/policies?service=").body != want {
 		t.Errorf("the answer is not the canonical policies: %s", d.ask("GET /v1/policies?service=").body)
 	}
-	d.SetState(stateOf(8, schema.NewSet()))
+	d.serve(stateOf(8, schema.NewSet()))
 	if body := d.ask("GET /v1/policies").body; body != "{\"policies\":[]}\n" {
 		t.Errorf("an empty set is answered %s", body)
 	}
 }
 
-// The ETag stays while only commit, revision, origins or others' policies change.
+// A change of the commit, the revision, the origins, or the policies of other
+// workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	const mine = "GET /v1/policies?service=frontend&namespace=demo"
 	before := d.ask(mine)
-	moved := some().With([]*schema.Entry{
-		some().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
+	moved := exampleSet().With([]*schema.Entry{
+		exampleSet().Get("all").WithOrigin(schema.Origin{File: "elsewhere.yaml", Line: 9}),
 		entry("catalog", "productcatalog", "demo", 99), entry("new", "adservice", "demo", 1),
 	}, nil)
-	d.SetState(stateOf(2, moved))
+	d.serve(stateOf(2, moved))
 	after := d.ask(mine)
 	if after.header.Get("ETag") != before.header.Get("ETag") || after.body != before.body {
-		t.Errorf("another's change made a new answer: %+v", after)
+		t.Errorf("a change of other policies changed the answer: %+v", after)
 	}
 	if after.header.Get("X-Hfi-Revision") != "1-one.2" {
 		t.Errorf("the answer names revision %s", after.header.Get("X-Hfi-Revision"))
 	}
-	d.SetState(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
+	d.serve(stateOf(3, moved.With([]*schema.Entry{entry("all", "", "", 5)}, nil)))
 	if d.ask(mine).header.Get("ETag") == before.header.Get("ETag") {
-		t.Error("a changed policy left the ETag as it was")
+		t.Error("a changed policy did not change the ETag")
 	}
 }
 
 func TestPoliciesConditional(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	for _, test := range []struct {
 		header string
@@ -126,15 +127,15 @@ func TestPoliciesConditional(t *testing.T) {
 			}
 		}
 	}
-	// Several lines of the header are one list.
+	// Several headers are one list.
 	if got := d.ask("GET /v1/policies", "If-None-Match", `"x"`, "If-None-Match", tag); got.code != 304 {
-		t.Errorf("two lines give %d", got.code)
+		t.Errorf("two headers give %d", got.code)
 	}
 }
 
 func TestPoliciesRefuses(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	for _, query := range []string{
 		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
 		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
@@ -161,12 +162,12 @@ func TestPoliciesBeforeAnySet(t *testing.T) {
 			t.Errorf("%s has the headers %v", path, got.header)
 		}
 	}
-	// An empty first set can be served.
-	d.SetState(stateOf(1, schema.NewSet()))
+	// An empty first set is served.
+	d.serve(stateOf(1, schema.NewSet()))
 	d.ask("GET /v1/policies").expect(t, 200)
 }
 
-// A filter takes no more than 4 MiB; the list of all has no such limit.
+// A filter accepts at most 4 MiB. The list of all policies has no such limit.
 func TestPoliciesTooLarge(t *testing.T) {
 	d := start(t, nil)
 	large := strings.Repeat("x", 900_000)
@@ -175,7 +176,7 @@ func TestPoliciesTooLarge(t *testing.T) {
 		set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(
 			`{"metadata":{"name":"big%d"},"spec":{"selector":{"service":"big"},"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, large))}, nil)
 	}
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	got := d.ask("GET /v1/policies?service=big&namespace=demo").expectError(t, 500, "too_large")
 	if !strings.Contains(got.body, "5 policies") || !strings.Contains(got.body, "4194304") || got.header.Get("Retry-After") == "" {
 		t.Errorf("the error is %s", got.body)
@@ -184,16 +185,16 @@ func TestPoliciesTooLarge(t *testing.T) {
 		t.Errorf("the list of all has %d bytes", len(got.body))
 	}
 	d.ask("GET /v1/policies?service=other").expect(t, 200)
-	d.SetState(stateOf(2, set.With(nil, []string{"big0"})))
+	d.serve(stateOf(2, set.With(nil, []string{"big0"})))
 	if got := d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200); len(got.names(t)) != 4 {
-		t.Errorf("four of them are %d", len(got.names(t)))
+		t.Errorf("got %d policies, want 4", len(got.names(t)))
 	}
 }
 
-// GET /v1/policies/{name}: the policy, with the file, line and commit it came from.
+// GET /v1/policies/{name} is the policy, with its file, line and commit.
 func TestPolicy(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(7, some()))
+	d.serve(stateOf(7, exampleSet()))
 	got := d.ask("GET /v1/policies/front-demo").expect(t, 200)
 	var body struct {
 		schema.Policy
@@ -202,7 +203,7 @@ func TestPolicy(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
 		t.Fatal(err)
 	}
-	if want := some().Get("front-demo"); string(body.Policy.Canonical()) != string(want.Canonical) || body.Origin != want.Origin {
+	if want := exampleSet().Get("front-demo"); string(body.Policy.Canonical()) != string(want.Canonical) || body.Origin != want.Origin {
 		t.Errorf("got %s", got.body)
 	}
 	if got.header.Get("X-Hfi-Revision") != "1-one.7" {
@@ -214,11 +215,11 @@ func TestPolicy(t *testing.T) {
 	d.ask("GET /v1/policies/front-demo?x=1").expectError(t, 400, "bad_request")
 }
 
-// The summary and rows of /v1/policies/status, field by field.
+// GET /v1/policies/status, field by field.
 func TestPoliciesStatus(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	d := start(t, func(s *Server) { s.Now = func() time.Time { return now } })
-	d.SetState(stateOf(1, schema.NewSet(
+	d.serve(stateOf(1, schema.NewSet(
 		entryFrom(`{"metadata":{"name":"a-delay"},"spec":{"selector":{"service":"frontend","namespace":"demo"},"rules":[{"fault":{"delay_ms":500,"percentage":50}}]}}`),
 		entryFrom(`{"metadata":{"name":"b-abort"},"spec":{"rules":[{"fault":{"abort":{"status":503}}},{"fault":{"abort":{"grpc_status":14}}}]}}`),
 		entryFrom(`{"metadata":{"name":"c-both"},"spec":{"selector":{"service":"cart"},"rules":[{"fault":{"delay_ms":1,"abort":{"status":500}}}]}}`),
@@ -236,7 +237,7 @@ func TestPoliciesStatus(t *testing.T) {
 	if got := d.ask("GET /v1/policies/status").expect(t, 200); got.body != want {
 		t.Errorf("got  %s\nwant %s", got.body, want)
 	}
-	d.SetState(stateOf(2, schema.NewSet()))
+	d.serve(stateOf(2, schema.NewSet()))
 	want = `{"summary":{"total_policies":0,"abort_policies":0,"delay_policies":0,"active_policies":0},"policies":[]}` + "\n"
 	if got := d.ask("GET /v1/policies/status"); got.body != want || got.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("got %s", got.body)
@@ -259,7 +260,10 @@ func TestFilter(t *testing.T) {
 	if named.body != got.body || !strings.Contains(named.header.Get("Cache-Control"), "immutable") {
 		t.Errorf("got %+v", named)
 	}
-	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, nethttp.StatusNotModified)
+	d.ask("GET /v1/filter.wasm", "If-None-Match", got.header.Get("ETag")).expect(t, http.StatusNotModified)
+	if part := d.ask("GET /v1/filter.wasm", "Range", "bytes=1-3").expect(t, http.StatusPartialContent); part.body != "asm" {
+		t.Errorf("got %+v", part)
+	}
 	if head := d.ask("HEAD /v1/filter.wasm").expect(t, 200); head.body != "" || head.header.Get("Content-Length") != "15" {
 		t.Errorf("got %+v", head)
 	}

@@ -5,153 +5,169 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	nethttp "net/http"
+	"net/http"
 	"net/url"
+	"path"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
 const jsonType = "application/json"
 
-// handle answers a request, or says why not before it has written anything.
-type handle func(w nethttp.ResponseWriter, r *nethttp.Request) error
+// handle answers a request, or returns an error before it has written anything.
+type handle func(w http.ResponseWriter, r *http.Request) error
 
-// route is a path, what answers it, and whether it is asked with GET (and
-// HEAD) or with POST.
+// route is a path pattern, its handler, and whether it takes POST, or GET and HEAD.
 type route struct {
-	// name is the path as documentation writes it; metrics use it too.
-	name string
-	post bool
-	do   handle
+	// pattern is ServeMux's. name, if set, stands for it in metrics.
+	pattern, name string
+	post          bool
+	do            handle
 }
 
-// otherRoute is the name of every path that is none of ours.
+// otherRoute stands in metrics for every path without a route.
 const otherRoute = "other"
 
 // httpError is an answer that says that a request failed.
 type httpError struct {
 	status        int
 	code, message string
-	// retryAfter is in seconds; zero if asking again does not help.
+	// retryAfter is in seconds; zero if a retry does not help.
 	retryAfter int
-	// allow has the methods of a path that was asked with another one.
+	// allow has the methods of a path that was requested with another one.
 	allow string
 }
 
 func (e *httpError) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.code, e.message) }
 
-// errGone says that the client went away: there is nobody to answer.
-var errGone = errors.New("the client has gone")
+// errGone says that the client closed its request.
+var errGone = errors.New("the client closed the request")
 
-// statusGone is what metrics call a request whose client went away.
+// statusGone stands in metrics for the status of a request that the client closed.
 const statusGone = 499
 
 func badRequest(format string, args ...any) error {
-	return &httpError{status: nethttp.StatusBadRequest, code: "bad_request", message: fmt.Sprintf(format, args...)}
+	return &httpError{status: http.StatusBadRequest, code: "bad_request", message: fmt.Sprintf(format, args...)}
 }
 
 func notFound(format string, args ...any) error {
-	return &httpError{status: nethttp.StatusNotFound, code: "not_found", message: fmt.Sprintf(format, args...)}
+	return &httpError{status: http.StatusNotFound, code: "not_found", message: fmt.Sprintf(format, args...)}
 }
 
-// routes are all paths; a path that ends in a slash stands for all below it.
-func (s *Server) routes() map[string]route {
+func (s *Server) routes() []route {
 	metrics := s.metricsHandler()
-	return map[string]route{
-		"/health": {name: "/health", do: s.health},
-		"/ready":  {name: "/ready", do: s.ready},
-		"/metrics": {name: "/metrics", do: func(w nethttp.ResponseWriter, r *nethttp.Request) error {
+	return []route{
+		{pattern: api.RouteHealth, do: s.health},
+		{pattern: api.RouteReady, do: s.ready},
+		{pattern: api.RouteMetrics, do: func(w http.ResponseWriter, r *http.Request) error {
 			metrics.ServeHTTP(w, r)
 			return nil
 		}},
-		"/v1/policies":        {name: "/v1/policies", do: s.policies},
-		"/v1/policies/status": {name: "/v1/policies/status", do: s.policiesStatus},
-		"/v1/policies/":       {name: "/v1/policies/{name}", do: s.policy},
-		"/v1/status":          {name: "/v1/status", do: s.status},
-		"/v1/drift":           {name: "/v1/drift", do: s.drift},
-		"/v1/filters":         {name: "/v1/filters", do: s.filters},
-		"/v1/filter.wasm":     {name: "/v1/filter.wasm", do: s.filter},
-		"/v1/filter/":         {name: "/v1/filter/{sha256}.wasm", do: s.filter},
-		"/v1/reconcile":       {name: "/v1/reconcile", post: true, do: s.reconcile},
-		"/v1/webhook":         {name: "/v1/webhook", post: true, do: s.webhook},
+		{pattern: api.RoutePolicies, do: s.policies},
+		{pattern: api.RoutePoliciesStatus, do: s.policiesStatus},
+		{pattern: api.RoutePolicies + "/{name}", do: s.policy},
+		{pattern: api.RouteStatus, do: s.status},
+		{pattern: api.RouteDrift, do: s.drift},
+		{pattern: api.RouteFilters, do: s.filters},
+		{pattern: api.RouteFilterModule, do: s.filterModule},
+		{pattern: api.RouteFilterModules + "{file}", name: api.FilterModulePath("{sha256}"), do: s.filterModule},
+		{pattern: api.RouteReconcile, post: true, do: s.reconcile},
+		{pattern: api.RouteWebhook, post: true, do: s.webhook},
 	}
 }
 
-func (s *Server) buildHandler() nethttp.Handler {
-	routes := s.routes()
-	return nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
-		if !s.requests.enter() {
-			panic(nethttp.ErrAbortHandler)
+func (s *Server) buildHandler() http.Handler {
+	mux := http.NewServeMux()
+	// The patterns have no methods: ServeMux would answer another method in
+	// plain text, and "GET /v1/policies/{name}" would conflict with an own
+	// answer to other methods of "/v1/policies/status".
+	for _, route := range s.routes() {
+		if route.name == "" {
+			route.name = route.pattern
 		}
-		defer s.requests.leave()
-		found, known := routes[r.URL.Path]
-		slash := strings.LastIndexByte(r.URL.Path, '/') + 1
-		if !known {
-			found, known = routes[r.URL.Path[:slash]]
+		mux.Handle(route.pattern, s.routeHandler(route))
+	}
+	unknown := s.routeHandler(route{name: otherRoute, do: unknownPath})
+	mux.Handle("/", unknown)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != path.Clean(r.URL.Path) {
+			// ServeMux would redirect to the clean path, also where there is nothing.
+			unknown.ServeHTTP(w, r)
+			return
 		}
-		if !known || slash == len(r.URL.Path) {
-			found = route{name: otherRoute, do: unknownPath, post: r.Method == nethttp.MethodPost}
-		}
-		s.run(&writer{ResponseWriter: w, limit: s.WriteTimeout}, r, found)
+		mux.ServeHTTP(w, r)
 	})
 }
 
-// run answers one request by its route, and whatever happens counts it.
-func (s *Server) run(w *writer, r *nethttp.Request, found route) {
+func (s *Server) routeHandler(route route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.requests.enter() {
+			panic(http.ErrAbortHandler)
+		}
+		defer s.requests.leave()
+		s.run(&writer{ResponseWriter: w, limit: s.WriteTimeout}, r, route)
+	})
+}
+
+// run answers one request, and counts it whatever happens.
+func (s *Server) run(w *writer, r *http.Request, route route) {
 	defer func() {
-		if trouble := recover(); trouble != nil {
-			s.Logger.Error("a request met a bug", "route", found.name, "panic", fmt.Sprint(trouble), "stack", string(debug.Stack()))
+		if value := recover(); value != nil {
+			s.Logger.Error("panic in an HTTP handler", "route", route.name, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 			begun := w.code != 0
 			if !begun {
-				s.fail(w, &httpError{status: nethttp.StatusInternalServerError, code: "internal", message: "a bug in hfid; its log has more"})
+				s.fail(w, &httpError{status: http.StatusInternalServerError, code: "internal", message: "a bug in hfid; its log has more"})
 			}
-			s.Metrics.requests.WithLabelValues(found.name, strconv.Itoa(nethttp.StatusInternalServerError)).Inc()
+			s.Metrics.requests.WithLabelValues(route.name, strconv.Itoa(http.StatusInternalServerError)).Inc()
 			if begun {
-				// Half an answer must not look like a whole one.
-				panic(nethttp.ErrAbortHandler)
+				// Close the connection: half an answer must not look like a whole one.
+				panic(http.ErrAbortHandler)
 			}
 			return
 		}
-		s.Metrics.requests.WithLabelValues(found.name, strconv.Itoa(w.code)).Inc()
+		s.Metrics.requests.WithLabelValues(route.name, strconv.Itoa(w.code)).Inc()
 	}()
-	if err := s.try(w, r, found); err != nil {
+	if err := s.try(w, r, route); err != nil {
 		s.fail(w, err)
 	}
 }
 
-func (s *Server) try(w *writer, r *nethttp.Request, found route) error {
-	if err := checkMethod(r, found); err != nil {
+func (s *Server) try(w *writer, r *http.Request, route route) error {
+	if err := checkMethod(r, route); err != nil {
 		return err
 	}
-	if r.ContentLength != 0 || found.post {
-		// Bodies have this long; afterwards net/http lifts the deadline itself.
-		_ = nethttp.NewResponseController(w).SetReadDeadline(time.Now().Add(s.BodyTimeout))
+	takesBody := route.post || route.name == otherRoute && r.Method == http.MethodPost
+	if r.ContentLength != 0 || takesBody {
+		// net/http itself removes this deadline after the request.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.BodyTimeout))
 	}
-	if r.ContentLength != 0 && !found.post {
+	if r.ContentLength != 0 && !takesBody {
 		w.Header().Set("Connection", "close")
 		return badRequest("a %s request has no body here", r.Method)
 	}
-	return found.do(w, r)
+	return route.do(w, r)
 }
 
-func checkMethod(r *nethttp.Request, found route) error {
-	allow := []string{nethttp.MethodGet, nethttp.MethodHead}
-	if found.post {
-		allow = []string{nethttp.MethodPost}
+func checkMethod(r *http.Request, route route) error {
+	allow := []string{http.MethodGet, http.MethodHead}
+	if route.post {
+		allow = []string{http.MethodPost}
 	}
-	if found.name == otherRoute || slices.Contains(allow, r.Method) {
+	if route.name == otherRoute || slices.Contains(allow, r.Method) {
 		return nil
 	}
 	return &httpError{
-		status: nethttp.StatusMethodNotAllowed, code: "method_not_allowed", allow: strings.Join(allow, ", "),
-		message: fmt.Sprintf("%s takes %s", found.name, strings.Join(allow, " and ")),
+		status: http.StatusMethodNotAllowed, code: "method_not_allowed", allow: strings.Join(allow, ", "),
+		message: fmt.Sprintf("%s takes %s", route.name, strings.Join(allow, " and ")),
 	}
 }
 
-func unknownPath(_ nethttp.ResponseWriter, r *nethttp.Request) error {
+func unknownPath(_ http.ResponseWriter, r *http.Request) error {
 	return notFound("there is nothing at %.120q", r.URL.Path)
 }
 
@@ -161,7 +177,7 @@ func (s *Server) fail(w *writer, err error) {
 		w.code = statusGone
 		return
 	}
-	failure := &httpError{status: nethttp.StatusInternalServerError, code: "internal", message: err.Error()}
+	failure := &httpError{status: http.StatusInternalServerError, code: "internal", message: err.Error()}
 	errors.As(err, &failure)
 	header := w.Header()
 	if failure.retryAfter > 0 {
@@ -170,19 +186,13 @@ func (s *Server) fail(w *writer, err error) {
 	if failure.allow != "" {
 		header.Set("Allow", failure.allow)
 	}
-	var body struct {
-		Error struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-	}
-	body.Error.Code, body.Error.Message = failure.code, failure.message
-	_ = writeJSON(w, failure.status, body)
+	_ = writeJSON(w, failure.status, api.Error{Error: api.ErrorDetail{Code: failure.code, Message: failure.message}})
 }
 
-// writeJSON writes a whole answer that no cache may keep. It fails, with
-// nothing written, if the value cannot be JSON.
-func writeJSON(w nethttp.ResponseWriter, status int, value any) error {
+// writeJSON writes a whole answer, which caches must not store unless its
+// Cache-Control is set already. If the value cannot be encoded, it writes
+// nothing and returns an error.
+func writeJSON(w http.ResponseWriter, status int, value any) error {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
@@ -196,29 +206,28 @@ func writeJSON(w nethttp.ResponseWriter, status int, value any) error {
 		header.Set("Cache-Control", "no-store")
 	}
 	w.WriteHeader(status)
-	// A client that is gone by now has no use for the error; net/http itself
-	// leaves out the body of an answer to HEAD.
+	// An error means that the client has gone. For HEAD, net/http drops the body.
 	_, _ = w.Write(text.Bytes())
 	return nil
 }
 
-// parameters are the request's, each of a known name and given once: a
-// misspelt one must not silently answer another question.
-func parameters(r *nethttp.Request, known ...string) (map[string]string, error) {
+// parameters returns the query parameters. Each must be known and given once:
+// a misspelt one would otherwise select something else without a word.
+func parameters(r *http.Request, known ...string) (map[string]string, error) {
 	if r.URL.RawQuery == "" {
 		return nil, nil
 	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, badRequest("the part after the question mark cannot be read: %v", err)
+		return nil, badRequest("the query cannot be read: %v", err)
 	}
 	single := make(map[string]string, len(values))
 	for name, all := range values {
 		if !slices.Contains(known, name) {
 			if len(known) == 0 {
-				return nil, badRequest("the parameter %.60q is not known: this path takes none", name)
+				return nil, badRequest("unknown parameter %.60q: this path takes none", name)
 			}
-			return nil, badRequest("the parameter %.60q is not known: there are %s", name, strings.Join(known, ", "))
+			return nil, badRequest("unknown parameter %.60q: this path takes %s", name, strings.Join(known, ", "))
 		}
 		if len(all) > 1 {
 			return nil, badRequest("the parameter %s is given %d times", name, len(all))
@@ -228,30 +237,30 @@ func parameters(r *nethttp.Request, known ...string) (map[string]string, error) 
 	return single, nil
 }
 
-// writer notes the status, and gives the client its time to read the answer
-// from the moment that the answer begins.
+// writer records the status, and starts the client's time limit for reading
+// the answer when the answer begins.
 type writer struct {
-	nethttp.ResponseWriter
+	http.ResponseWriter
 	limit time.Duration
 	// code is zero before the answer begins.
 	code int
 }
 
 func (w *writer) WriteHeader(code int) {
-	if w.code == 0 && code >= nethttp.StatusOK {
+	if w.code == 0 && code >= http.StatusOK {
 		w.code = code
-		// Only a connection that cannot have deadlines refuses one: a test's recorder.
-		_ = nethttp.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.limit))
+		// It fails only where there is no connection: for a test's recorder.
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.limit))
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *writer) Write(text []byte) (int, error) {
 	if w.code == 0 {
-		w.WriteHeader(nethttp.StatusOK)
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(text)
 }
 
-// Unwrap lets http.ResponseController reach the connection.
-func (w *writer) Unwrap() nethttp.ResponseWriter { return w.ResponseWriter }
+// Unwrap gives http.ResponseController access to the connection.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -22,22 +22,22 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// GET /health is 200 while the process lives; GET /ready says whether it
-// can serve, with the state of etcd.
+// GET /health is 200 while the process runs. GET /ready says whether it can
+// serve policies, and has the state of etcd.
 func TestHealthAndReady(t *testing.T) {
 	d := start(t, nil)
 	const etcd = `"etcd":{"mode":"embedded","endpoints":["http://127.0.0.1:1"],"healthy":true,"last_seen_at":null}}` + "\n"
-	d.view.set(func(v *fakeView) { v.unready = "the first look at etcd is not over" })
+	d.view.set(func(v *fakeView) { v.unready = "etcd was not read yet" })
 	if got := d.ask("GET /health").expect(t, 200); got.body != "{\"status\":\"ok\"}\n" {
 		t.Errorf("got %s", got.body)
 	}
-	if got := d.ask("GET /ready").expect(t, 503); got.body != `{"ready":false,"reason":"the first look at etcd is not over",`+etcd {
+	if got := d.ask("GET /ready").expect(t, 503); got.body != `{"ready":false,"reason":"etcd was not read yet",`+etcd {
 		t.Errorf("got %s", got.body)
 	}
-	// Ready is who can serve; whatever the view says, without a set it cannot.
+	// Without a state the service is not ready, whatever the view says.
 	d.view.set(func(v *fakeView) { v.unready = "" })
 	d.ask("GET /ready").expect(t, 503)
-	d.SetState(stateOf(1, schema.NewSet()))
+	d.serve(stateOf(1, schema.NewSet()))
 	if got := d.ask("GET /ready").expect(t, 200); got.body != `{"ready":true,"reason":"",`+etcd {
 		t.Errorf("got %s", got.body)
 	}
@@ -49,7 +49,7 @@ func TestHealthAndReady(t *testing.T) {
 	d.ask("GET /health?from=balancer").expect(t, 200)
 }
 
-// /v1/status is the view's, whole, with [] for every list that is empty.
+// GET /v1/status is the view's status, with [] for every empty list.
 func TestStatusAndDrift(t *testing.T) {
 	d := start(t, nil)
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -90,7 +90,7 @@ func TestStatusAndDrift(t *testing.T) {
 	d.ask("GET /v1/drift?full=1").expectError(t, 400, "bad_request")
 }
 
-// Errors everywhere: {"error": {"code", "message"}}.
+// Every error has the body {"error": {"code", "message"}}.
 func TestErrorsHaveOneForm(t *testing.T) {
 	d := start(t, nil)
 	for _, path := range []string{"/", "/v1", "/v1/", "/v2/policies", "/v1/statuses", "/health/", "/v1/policies/a/b", "//health", "/../health", "/v1/filter/", "/index.html"} {
@@ -117,12 +117,12 @@ func TestErrorsHaveOneForm(t *testing.T) {
 	}
 }
 
-// A panic is a 500, it is logged, and the process goes on.
+// A panic is logged and answered with 500, and the process continues.
 func TestPanicIsAnswered(t *testing.T) {
 	d := start(t, func(s *Server) { s.Now = func() time.Time { panic("kaboom") } })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	if got := d.ask("GET /v1/policies/status").expectError(t, 500, "internal"); strings.Contains(got.body, "kaboom") {
-		t.Errorf("the panic's value is told: %s", got.body)
+		t.Errorf("the answer has the value of the panic: %s", got.body)
 	}
 	if log := d.log.String(); !strings.Contains(log, "kaboom") || !strings.Contains(log, "statusOf") && !strings.Contains(log, "policiesStatus") {
 		t.Errorf("the log has no panic with its stack: %s", log)
@@ -130,8 +130,8 @@ func TestPanicIsAnswered(t *testing.T) {
 	d.ask("GET /v1/policies").expect(t, 200)
 }
 
-// POST /v1/reconcile and /v1/webhook answer at once, before the work, and many
-// become few.
+// POST /v1/reconcile and /v1/webhook answer before the trigger is done, and
+// concurrent requests share a trigger.
 func TestTriggers(t *testing.T) {
 	d := start(t, func(s *Server) { s.TriggerGap = time.Millisecond })
 	release := make(chan struct{})
@@ -147,36 +147,36 @@ func TestTriggers(t *testing.T) {
 	if got := d.ask("POST /v1/reconcile").expect(t, 202); got.body != "{\"status\":\"accepted\"}\n" {
 		t.Errorf("got %s", got.body)
 	}
-	eventually(t, "the first is under way", func() bool { return d.view.triggers() == 1 })
+	eventually(t, "the first trigger runs", func() bool { return d.view.triggers() == 1 })
 	for range 50 {
 		d.ask("POST /v1/webhook?token=whatever").expect(t, 202)
 	}
 	if got := d.view.triggers(); got != 1 {
-		t.Errorf("%d run at one time", got)
+		t.Errorf("%d triggers run at the same time", got)
 	}
 	close(release)
-	eventually(t, "one more follows", func() bool { return d.view.triggers() == 2 })
+	eventually(t, "one more trigger runs", func() bool { return d.view.triggers() == 2 })
 	d.shutdown()
 	if got := d.view.triggers(); got != 2 {
 		t.Errorf("51 requests made %d triggers, want 2", got)
 	}
 }
 
-// A trigger that cannot reach the leader has its end, and does not stop the next.
+// A trigger that does not reach the leader times out, and the next one runs.
 func TestTriggerFails(t *testing.T) {
 	d := start(t, func(s *Server) { s.TriggerTimeout, s.TriggerGap = 50*time.Millisecond, time.Millisecond })
 	d.view.set(func(v *fakeView) {
 		v.onTrigger = func(ctx context.Context) error { <-ctx.Done(); return errors.New("etcd is away") }
 	})
 	d.ask("POST /v1/reconcile").expect(t, 202)
-	eventually(t, "it is logged", func() bool { return strings.Contains(d.log.String(), "etcd is away") })
+	eventually(t, "the failure is logged", func() bool { return strings.Contains(d.log.String(), "etcd is away") })
 	d.ask("POST /v1/reconcile").expect(t, 202)
-	eventually(t, "the next is tried", func() bool { return d.view.triggers() == 2 })
+	eventually(t, "the next trigger runs", func() bool { return d.view.triggers() == 2 })
 }
 
 func (d *daemon) post(path, body string, headers ...string) answer {
 	d.t.Helper()
-	r, err := nethttp.NewRequest("POST", d.url+path, strings.NewReader(body))
+	r, err := http.NewRequest("POST", d.url+path, strings.NewReader(body))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -205,15 +205,15 @@ func TestWebhookSecret(t *testing.T) {
 		s.MaxWebhook = 1000
 		s.TriggerGap = time.Millisecond
 	})
-	// GitHub's own example shows that the signature is what GitHub means by it.
+	// The example of GitHub's documentation.
 	if got := sign("It's a Secret to Everybody", "Hello, World!"); got != "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17" {
-		t.Fatalf("the test signs wrongly: %s", got)
+		t.Fatalf("the signature of the example is %s", got)
 	}
 	const body = `{"ref":"refs/heads/main"}`
 	d.post("/v1/webhook", body, "X-Hub-Signature-256", sign(secret, body)).expect(t, 202)
 	d.post("/v1/webhook", body, "X-Gitlab-Token", secret).expect(t, 202)
-	eventually(t, "they trigger", func() bool { return d.view.triggers() > 0 })
-	eventually(t, "they are through", func() bool {
+	eventually(t, "a trigger runs", func() bool { return d.view.triggers() > 0 })
+	eventually(t, "all triggers have ended", func() bool {
 		d.triggers.mu.Lock()
 		defer d.triggers.mu.Unlock()
 		return !d.triggers.running
@@ -234,7 +234,7 @@ func TestWebhookSecret(t *testing.T) {
 	}
 	long := strings.Repeat("x", 1001)
 	d.post("/v1/webhook", long, "X-Hub-Signature-256", sign(secret, long)).expectError(t, 413, "too_large")
-	// A secret that cannot be read, or is empty, opens nothing.
+	// A secret that cannot be read, or is empty, refuses every webhook.
 	secret = ""
 	d.post("/v1/webhook", body, "X-Hub-Signature-256", sign("", body)).expectError(t, 503, "no_secret")
 	secret, failing = "s3cret", errors.New("permission denied")
@@ -245,12 +245,12 @@ func TestWebhookSecret(t *testing.T) {
 	if strings.Contains(d.log.String(), "s3cret") {
 		t.Error("the log has the secret")
 	}
-	// Large bodies that nobody reads are no trouble.
+	// Without a secret the body is not read, however large.
 	open := start(t, nil)
 	open.post("/v1/webhook", strings.Repeat("x", 100_000)).expect(t, 202)
 }
 
-// raw is a connection of a client that does not behave.
+// raw opens a connection and writes text to it.
 func (d *daemon) raw(text string) (net.Conn, *bufio.Reader) {
 	d.t.Helper()
 	connection, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
@@ -258,31 +258,31 @@ func (d *daemon) raw(text string) (net.Conn, *bufio.Reader) {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { connection.Close() })
-	_ = connection.SetDeadline(time.Now().Add(patience))
+	_ = connection.SetDeadline(time.Now().Add(waitLimit))
 	if _, err := io.WriteString(connection, text); err != nil {
 		d.t.Fatal(err)
 	}
 	return connection, bufio.NewReader(connection)
 }
 
-// Clients that are slow, or send too much, cost their own connection only.
+// A client that is slow, or sends too much, loses its own connection only.
 func TestBadClients(t *testing.T) {
 	const limit = 150 * time.Millisecond
 	d := start(t, func(s *Server) {
 		s.ReadHeaderTimeout, s.IdleTimeout, s.BodyTimeout, s.WriteTimeout = limit, limit, limit, limit
 	})
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	cut := func(t *testing.T, reader *bufio.Reader) {
 		t.Helper()
 		if _, err := io.Copy(io.Discard, reader); err != nil && errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
 			t.Errorf("the connection is still open: %v", err)
 		}
 	}
-	t.Run("headers that never end", func(t *testing.T) {
+	t.Run("headers that do not end", func(t *testing.T) {
 		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\nX-Slow: ")
 		cut(t, reader)
 	})
-	t.Run("a connection that is not used", func(t *testing.T) {
+	t.Run("an idle connection", func(t *testing.T) {
 		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
 		cut(t, reader)
 	})
@@ -294,14 +294,14 @@ func TestBadClients(t *testing.T) {
 	})
 	t.Run("a body on GET", func(t *testing.T) {
 		_, reader := d.raw("GET /v1/policies?wait=60s HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\nContent-Length: 5\r\n\r\n")
-		response, err := nethttp.ReadResponse(reader, nil)
+		response, err := http.ReadResponse(reader, nil)
 		if err != nil || response.StatusCode != 400 {
 			t.Fatalf("got %v %v", response, err)
 		}
 	})
 	t.Run("headers too large", func(t *testing.T) {
 		_, reader := d.raw("GET /health HTTP/1.1\r\nHost: h\r\nX-Large: " + strings.Repeat("x", 30_000) + "\r\n\r\n")
-		response, err := nethttp.ReadResponse(reader, nil)
+		response, err := http.ReadResponse(reader, nil)
 		if err != nil || response.StatusCode != 431 {
 			t.Fatalf("got %v %v", response, err)
 		}
@@ -312,20 +312,20 @@ func TestBadClients(t *testing.T) {
 		for i := range 40 {
 			set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(`{"metadata":{"name":"p%d"},"spec":{"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, strings.Repeat("x", 1<<20)))}, nil)
 		}
-		d.SetState(stateOf(2, set))
+		d.serve(stateOf(2, set))
 		answered := d.Metrics.requests.WithLabelValues("/v1/policies", "200")
 		before := testutil.ToFloat64(answered)
 		d.raw("GET /v1/policies HTTP/1.1\r\nHost: h\r\n\r\n")
-		// Forty megabytes are more than the sockets hold.
-		eventually(t, "it is given up", func() bool { return testutil.ToFloat64(answered) > before })
+		// Forty megabytes are more than the buffers of the sockets.
+		eventually(t, "the answer is aborted", func() bool { return testutil.ToFloat64(answered) > before })
 	})
-	t.Run("a long wait is none of these", func(t *testing.T) {
-		d.SetState(stateOf(3, some()))
+	t.Run("a long wait has no such limit", func(t *testing.T) {
+		d.serve(stateOf(3, exampleSet()))
 		got := d.begin(frontendWaits, "If-None-Match", "*")
 		d.waiting(1)
 		time.Sleep(3 * limit) // for longer than any limit, and nothing may end it
-		d.SetState(stateOf(4, schema.NewSet()))
-		d.soon(got).expect(t, 200)
+		d.serve(stateOf(4, schema.NewSet()))
+		d.await(got).expect(t, 200)
 	})
 	d.ask("GET /health").expect(t, 200)
 }
@@ -335,10 +335,10 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// Shutdown comes to its end even when a client does not read its answer.
-func TestShutdownCutsOff(t *testing.T) {
+// Shutdown ends though a client does not read its answer.
+func TestShutdownClosesConnections(t *testing.T) {
 	view := &fakeView{}
-	server := New(view)
+	server, _ := newServer(view)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -358,20 +358,20 @@ func TestShutdownCutsOff(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("shutting down says %v", err)
+		t.Errorf("Shutdown returned %v", err)
 	}
 	if err := <-served; err != nil {
-		t.Errorf("serving says %v", err)
+		t.Errorf("Serve returned %v", err)
 	}
 }
 
-func TestServeSaysWhyItFails(t *testing.T) {
+func TestServeFailsOnAClosedListener(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	listener.Close()
-	server := New(&fakeView{})
+	server, _ := newServer(&fakeView{})
 	if err := server.Serve(listener); err == nil || !strings.Contains(err.Error(), listener.Addr().String()) {
 		t.Errorf("got %v", err)
 	}

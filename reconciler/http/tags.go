@@ -2,16 +2,17 @@ package http
 
 import "strings"
 
-// tags are the entity tags of an If-None-Match header.
+// tags are the entity tags of an If-None-Match header. Package net/http parses
+// them too, but does not export it.
 type tags struct {
 	any  bool
 	list []string
 }
 
-// match compares weakly, as If-None-Match asks.
+// match is the weak comparison, which If-None-Match requires.
 func (t tags) match(tag string) bool {
-	for _, one := range t.list {
-		if one == tag {
+	for _, own := range t.list {
+		if own == tag {
 			return true
 		}
 	}
@@ -20,8 +21,8 @@ func (t tags) match(tag string) bool {
 
 func quote(tag string) string { return `"` + tag + `"` }
 
-// parseTags refuses what is malformed: taken for no tag at all, it would turn
-// each wait of that client into an answer at once, without an end.
+// parseTags returns an error for a malformed header: if it were ignored, every
+// wait of that client would be answered at once, in an endless loop.
 func parseTags(headers []string) (tags, error) {
 	var t tags
 	malformed := badRequest(`the header If-None-Match must be *, or a list of quoted tags such as "v1:…"`)

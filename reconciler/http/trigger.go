@@ -9,20 +9,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/boifi/hfi/internal/api"
 )
 
-// reconcile and webhook answer at once; the work comes after.
-func (s *Server) reconcile(w nethttp.ResponseWriter, r *nethttp.Request) error {
+// reconcile is POST /v1/reconcile. It answers before the trigger is done.
+func (s *Server) reconcile(w http.ResponseWriter, r *http.Request) error {
 	return s.accept(w)
 }
 
-// webhook is reconcile for git hosts: the same, but that its sender must know
-// the secret, if there is one. What the body says does not matter.
-func (s *Server) webhook(w nethttp.ResponseWriter, r *nethttp.Request) error {
+// webhook is POST /v1/webhook, for git hosts: reconcile, but authenticated if
+// there is a secret. The content of the body does not matter.
+func (s *Server) webhook(w http.ResponseWriter, r *http.Request) error {
 	if s.WebhookSecret != nil {
 		if err := s.verify(w, r); err != nil {
 			return err
@@ -31,30 +33,28 @@ func (s *Server) webhook(w nethttp.ResponseWriter, r *nethttp.Request) error {
 	return s.accept(w)
 }
 
-func (s *Server) accept(w nethttp.ResponseWriter) error {
+func (s *Server) accept(w http.ResponseWriter) error {
 	s.trigger()
-	return writeJSON(w, nethttp.StatusAccepted, struct {
-		Status string `json:"status"`
-	}{"accepted"})
+	return writeJSON(w, http.StatusAccepted, api.Accepted{Status: "accepted"})
 }
 
-// verify checks the sender's proof: the token itself, as GitLab sends it, or
-// the body's HMAC-SHA256, as GitHub, Gitea and Forgejo do.
-func (s *Server) verify(w nethttp.ResponseWriter, r *nethttp.Request) error {
+// verify authenticates a webhook: by the token itself, as GitLab sends it, or
+// by the body's HMAC-SHA256, as GitHub, Gitea and Forgejo send it.
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	forbidden := &httpError{
-		status: nethttp.StatusForbidden, code: "forbidden",
+		status: http.StatusForbidden, code: "forbidden",
 		message: "the webhook must be signed with the secret: X-Hub-Signature-256 or X-Gitlab-Token is missing or wrong",
 	}
 	secret, err := s.WebhookSecret()
 	if err != nil || secret == "" {
-		s.Logger.Error("the webhook's secret cannot be had: refusing the webhook", "error", err)
+		s.Logger.Error("refusing a webhook: its secret cannot be read, or is empty", "error", err)
 		return &httpError{
-			status: nethttp.StatusServiceUnavailable, code: "no_secret", retryAfter: 30,
-			message: "the daemon is told to check webhooks and cannot read its secret",
+			status: http.StatusServiceUnavailable, code: "no_secret", retryAfter: 30,
+			message: "the daemon cannot read the secret that authenticates webhooks",
 		}
 	}
 	if token := r.Header.Get("X-Gitlab-Token"); token != "" {
-		// Digests, so that the comparison's time does not tell the length either.
+		// Digests, so that the time of the comparison does not reveal the length.
 		given, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(secret))
 		if subtle.ConstantTimeCompare(given[:], want[:]) != 1 {
 			return forbidden
@@ -67,11 +67,11 @@ func (s *Server) verify(w nethttp.ResponseWriter, r *nethttp.Request) error {
 		return forbidden
 	}
 	mac := hmac.New(sha256.New, []byte(secret))
-	if _, err := io.Copy(mac, nethttp.MaxBytesReader(w, r.Body, s.MaxWebhook)); err != nil {
-		var large *nethttp.MaxBytesError
+	if _, err := io.Copy(mac, http.MaxBytesReader(w, r.Body, s.MaxWebhook)); err != nil {
+		var large *http.MaxBytesError
 		if errors.As(err, &large) {
 			return &httpError{
-				status: nethttp.StatusRequestEntityTooLarge, code: "too_large",
+				status: http.StatusRequestEntityTooLarge, code: "too_large",
 				message: fmt.Sprintf("a webhook's body may have %d bytes", s.MaxWebhook),
 			}
 		}
@@ -83,13 +83,14 @@ func (s *Server) verify(w nethttp.ResponseWriter, r *nethttp.Request) error {
 	return nil
 }
 
-// triggers makes one of many: while one is under way, any number of others
-// become one that follows it.
+// triggers coalesces requests: those that come during a trigger cause one more
+// after it. singleflight would drop them, though git may have changed since
+// the trigger began.
 type triggers struct {
 	inFlight
 	mu sync.Mutex
-	// running: a goroutine is at it; again: it has to go once more.
-	running, again bool
+	// running: a goroutine runs triggers; pending: it has to run one more.
+	running, pending bool
 }
 
 func (s *Server) trigger() {
@@ -97,7 +98,7 @@ func (s *Server) trigger() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.running {
-		t.again = true
+		t.pending = true
 		return
 	}
 	if !t.enter() {
@@ -119,24 +120,24 @@ func (s *Server) runTriggers() {
 			gap.Stop()
 		}
 		t.mu.Lock()
-		if !t.again {
+		if !t.pending {
 			t.running = false
 			t.mu.Unlock()
 			return
 		}
-		t.again = false
+		t.pending = false
 		t.mu.Unlock()
 	}
 }
 
-// triggerOnce does not try again: the reconciler looks at git by itself too.
+// triggerOnce does not retry: the leader fetches from git at its interval too.
 func (s *Server) triggerOnce() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.TriggerTimeout)
 	defer cancel()
 	outcome := "ok"
 	if err := s.view.Trigger(ctx); err != nil {
 		outcome = "failed"
-		s.Logger.Warn("a trigger did not reach the leader: it looks at git at its next interval", "error", err)
+		s.Logger.Warn("trigger did not reach the leader, which fetches at its next interval", "error", err)
 	}
 	s.Metrics.triggers.WithLabelValues(outcome).Inc()
 }

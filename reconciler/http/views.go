@@ -3,22 +3,20 @@ package http
 import (
 	"bytes"
 	"encoding/json"
-	nethttp "net/http"
-	"strings"
+	"net/http"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
-func (s *Server) health(w nethttp.ResponseWriter, _ *nethttp.Request) error {
-	return writeJSON(w, nethttp.StatusOK, struct {
-		Status string `json:"status"`
-	}{"ok"})
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, api.Health{Status: "ok"})
 }
 
-// ready is 200 when policies are served from here, whatever etcd does.
-func (s *Server) ready(w nethttp.ResponseWriter, _ *nethttp.Request) error {
+// ready is 200 if this replica serves policies, whatever the state of etcd.
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 	ready, etcd, reason := s.view.Ready()
 	if ready && s.hub.current.Load() == nil {
 		ready, reason = false, "there is no verified set of policies yet"
@@ -28,26 +26,22 @@ func (s *Server) ready(w nethttp.ResponseWriter, _ *nethttp.Request) error {
 		ready, reason = false, "this daemon is shutting down"
 	default:
 	}
-	code := nethttp.StatusOK
+	code := http.StatusOK
 	if !ready {
-		code = nethttp.StatusServiceUnavailable
+		code = http.StatusServiceUnavailable
 	}
 	etcd.Endpoints = list(etcd.Endpoints)
-	return writeJSON(w, code, struct {
-		Ready  bool           `json:"ready"`
-		Reason string         `json:"reason"`
-		Etcd   api.EtcdStatus `json:"etcd"`
-	}{ready, reason, etcd})
+	return writeJSON(w, code, api.Readiness{Ready: ready, Reason: reason, Etcd: etcd})
 }
 
-func (s *Server) status(w nethttp.ResponseWriter, r *nethttp.Request) error {
+func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parameters(r); err != nil {
 		return err
 	}
-	// The filters come last: whatever state the rest was seen in, they are
-	// compared with that one or a later one.
+	// The filters come last: they are compared with the state that the rest of
+	// the status shows, or a later one.
 	status := withLists(s.view.Status())
-	filters, err := s.FleetStatus(r.Context())
+	filters, err := s.fleetStatus(r)
 	if err != nil {
 		return err
 	}
@@ -55,22 +49,22 @@ func (s *Server) status(w nethttp.ResponseWriter, r *nethttp.Request) error {
 	if s.Cluster != nil {
 		var set *schema.Set
 		if snapshot := s.hub.current.Load(); snapshot != nil {
-			set = snapshot.state.Set
+			set = snapshot.State.Set
 		}
-		status.Kubernetes = s.Cluster.Status(set, filters)
+		status.Kubernetes = s.Cluster.Status(set, filters.FiltersStatus, filters.ClusterReport)
 	}
-	return writeJSON(w, nethttp.StatusOK, status)
+	return writeJSON(w, http.StatusOK, status)
 }
 
-func (s *Server) drift(w nethttp.ResponseWriter, r *nethttp.Request) error {
+func (s *Server) drift(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parameters(r); err != nil {
 		return err
 	}
-	return writeJSON(w, nethttp.StatusOK, withLists(s.view.Status()).Drift)
+	return writeJSON(w, http.StatusOK, withLists(s.view.Status()).Drift)
 }
 
-// withLists is the status with empty lists where it has none: JSON's [] and
-// not null. It changes no list, for they may be shared.
+// withLists returns the status with empty lists in place of nil, which JSON
+// would show as null. It changes no list: they may be shared.
 func withLists(status api.Status) api.Status {
 	status.Source.Errors = list(status.Source.Errors)
 	status.Source.Warnings = list(status.Source.Warnings)
@@ -88,9 +82,9 @@ func list[T any](items []T) []T {
 	return items
 }
 
-// served is what is served, for a route without parameters, whose answer's
-// headers tell it.
-func (s *Server) served(w nethttp.ResponseWriter, r *nethttp.Request) (*snapshot, error) {
+// current returns the current snapshot for a route without parameters, and
+// names it in the answer's headers.
+func (s *Server) current(w http.ResponseWriter, r *http.Request) (*served.Snapshot, error) {
 	if _, err := parameters(r); err != nil {
 		return nil, err
 	}
@@ -102,66 +96,36 @@ func (s *Server) served(w nethttp.ResponseWriter, r *nethttp.Request) (*snapshot
 	return snapshot, nil
 }
 
-// policy is the one policy that the path names: its canonical fields, and
-// beside them the place in git where it was written.
-func (s *Server) policy(w nethttp.ResponseWriter, r *nethttp.Request) error {
-	snapshot, err := s.served(w, r)
+// policy is GET /v1/policies/{name}: the policy's canonical fields, and its
+// origin in git beside them.
+func (s *Server) policy(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.current(w, r)
 	if err != nil {
 		return err
 	}
-	name := strings.TrimPrefix(r.URL.Path, "/v1/policies/")
-	entry := snapshot.state.Set.Get(name)
+	name := r.PathValue("name")
+	entry := snapshot.State.Set.Get(name)
 	if entry == nil {
-		return notFound("no policy served is called %.80q", name)
+		return notFound("no policy named %.80q is served", name)
 	}
 	origin, err := json.Marshal(entry.Origin)
 	if err != nil {
 		return err
 	}
 	text := append(bytes.TrimSuffix(bytes.Clone(entry.Canonical), []byte("}")), `,"origin":`...)
-	return writeJSON(w, nethttp.StatusOK, json.RawMessage(append(append(text, origin...), '}')))
+	return writeJSON(w, http.StatusOK, json.RawMessage(append(append(text, origin...), '}')))
 }
 
-// PoliciesStatus is the answer of GET /v1/policies/status.
-type PoliciesStatus struct {
-	Summary  PoliciesSummary `json:"summary"`
-	Policies []PolicyStatus  `json:"policies"`
-}
-
-// PoliciesSummary counts the policies served; one with both kinds of fault
-// counts as both.
-type PoliciesSummary struct {
-	TotalPolicies  int `json:"total_policies"`
-	AbortPolicies  int `json:"abort_policies"`
-	DelayPolicies  int `json:"delay_policies"`
-	ActivePolicies int `json:"active_policies"`
-}
-
-// PolicyStatus is one policy served.
-type PolicyStatus struct {
-	Name string `json:"name"`
-	// Namespace and TargetService are the selector's.
-	Namespace     string `json:"namespace"`
-	TargetService string `json:"target_service"`
-	RulesCount    int    `json:"rules_count"`
-	// FaultTypes has delay, abort, or both.
-	FaultTypes []string `json:"fault_types"`
-	// Active: served, not expired, and not dry-run.
-	Active bool `json:"active"`
-	// Pods counts the pods targeted, where the daemon sees a cluster.
-	Pods *int `json:"pods,omitempty"`
-}
-
-func (s *Server) policiesStatus(w nethttp.ResponseWriter, r *nethttp.Request) error {
-	snapshot, err := s.served(w, r)
+func (s *Server) policiesStatus(w http.ResponseWriter, r *http.Request) error {
+	snapshot, err := s.current(w, r)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, nethttp.StatusOK, s.withPods(statusOf(snapshot.state.Set, s.Now())))
+	return writeJSON(w, http.StatusOK, s.withPods(statusOf(snapshot.State.Set, s.Now())))
 }
 
-// withPods counts the pods that each policy targets, where they are known.
-func (s *Server) withPods(answer PoliciesStatus) PoliciesStatus {
+// withPods adds the number of pods that each policy targets, where it is known.
+func (s *Server) withPods(answer api.PoliciesStatus) api.PoliciesStatus {
 	if s.Cluster == nil {
 		return answer
 	}
@@ -174,11 +138,11 @@ func (s *Server) withPods(answer PoliciesStatus) PoliciesStatus {
 	return answer
 }
 
-func statusOf(set *schema.Set, now time.Time) PoliciesStatus {
-	answer := PoliciesStatus{Policies: make([]PolicyStatus, 0, set.Len())}
+func statusOf(set *schema.Set, now time.Time) api.PoliciesStatus {
+	answer := api.PoliciesStatus{Policies: make([]api.PolicyStatus, 0, set.Len())}
 	for _, entry := range set.Entries() {
 		spec := &entry.Policy.Spec
-		row := PolicyStatus{
+		row := api.PolicyStatus{
 			Name:          entry.Name(),
 			Namespace:     spec.Selector.Namespace,
 			TargetService: spec.Selector.Service,

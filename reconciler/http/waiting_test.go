@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -19,49 +20,49 @@ const frontendWaits = "GET /v1/policies?service=frontend&namespace=demo&wait=60s
 
 func (d *daemon) wakeups() float64 { return testutil.ToFloat64(d.Metrics.wakeups) }
 
-// empty checks that the hub remembers nobody.
+// empty waits until no client waits, and the hub has no topics.
 func (d *daemon) empty() {
 	d.t.Helper()
-	eventually(d.t, "nobody waits and nothing is kept of those who did", func() bool {
+	eventually(d.t, "no client waits and the hub has no topics", func() bool {
 		d.hub.mu.Lock()
 		defer d.hub.mu.Unlock()
 		return d.Metrics.waiting.Load() == 0 && len(d.hub.topics) == 0 && len(d.hub.byKey) == 0
 	})
 }
 
-// A waiting client is woken only by a change in what it would be served.
+// A waiting client is woken only by a change of its own policies.
 func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 	for name, test := range map[string]struct {
 		puts    []*schema.Entry
 		deletes []string
 		woken   bool
 	}{
-		"its policy changes":              {puts: []*schema.Entry{entry("front-demo", "frontend", "demo", 9)}, woken: true},
-		"its policy goes":                 {deletes: []string{"front-demo"}, woken: true},
-		"a wildcard policy comes":         {puts: []*schema.Entry{entry("new", "", "", 9)}, woken: true},
-		"a namespace's policy comes":      {puts: []*schema.Entry{entry("new", "", "demo", 9)}, woken: true},
-		"its policy moves away":           {puts: []*schema.Entry{entry("front-demo", "cart", "demo", 1)}, woken: true},
-		"another's moves to it":           {puts: []*schema.Entry{entry("catalog", "frontend", "demo", 5)}, woken: true},
-		"another's policy changes":        {puts: []*schema.Entry{entry("catalog", "productcatalog", "demo", 9)}},
-		"its namesake's policy comes":     {puts: []*schema.Entry{entry("new", "frontend", "shop", 9)}},
-		"another namespace's comes":       {puts: []*schema.Entry{entry("new", "", "shop", 9)}},
-		"its policy is written elsewhere": {puts: []*schema.Entry{some().Get("front-demo").WithOrigin(schema.Origin{File: "x"})}},
-		"only the commit":                 {},
+		"its policy changes":                                    {puts: []*schema.Entry{entry("front-demo", "frontend", "demo", 9)}, woken: true},
+		"its policy is deleted":                                 {deletes: []string{"front-demo"}, woken: true},
+		"a wildcard policy is added":                            {puts: []*schema.Entry{entry("new", "", "", 9)}, woken: true},
+		"a policy of its namespace is added":                    {puts: []*schema.Entry{entry("new", "", "demo", 9)}, woken: true},
+		"its policy gets another selector":                      {puts: []*schema.Entry{entry("front-demo", "cart", "demo", 1)}, woken: true},
+		"another policy gets its selector":                      {puts: []*schema.Entry{entry("catalog", "frontend", "demo", 5)}, woken: true},
+		"another workload's policy changes":                     {puts: []*schema.Entry{entry("catalog", "productcatalog", "demo", 9)}},
+		"a policy of its service in another namespace is added": {puts: []*schema.Entry{entry("new", "frontend", "shop", 9)}},
+		"a policy of another namespace is added":                {puts: []*schema.Entry{entry("new", "", "shop", 9)}},
+		"its policy moves to another file":                      {puts: []*schema.Entry{exampleSet().Get("front-demo").WithOrigin(schema.Origin{File: "x"})}},
+		"only the commit changes":                               {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, nil)
-			d.SetState(stateOf(1, some()))
+			d.serve(stateOf(1, exampleSet()))
 			tag := d.ask(frontendWaits).expect(t, 200).header.Get("ETag")
 			got := d.begin(frontendWaits, "If-None-Match", tag)
 			d.waiting(1)
-			next := some().With(test.puts, test.deletes)
-			d.SetState(stateOf(2, next))
+			next := exampleSet().With(test.puts, test.deletes)
+			d.serve(stateOf(2, next))
 			if !test.woken {
-				d.none(got)
-				// The next change of its own still reaches it.
-				d.SetState(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
+				d.noAnswer(got)
+				// The next change of its own policies wakes it.
+				d.serve(stateOf(3, next.With([]*schema.Entry{entry("all", "", "", 77)}, nil)))
 			}
-			a := d.soon(got).expect(t, 200)
+			a := d.await(got).expect(t, 200)
 			if a.header.Get("ETag") == tag || d.wakeups() != 1 {
 				t.Errorf("answered %s after %v wake-ups", a.header.Get("ETag"), d.wakeups())
 			}
@@ -70,69 +71,71 @@ func TestWaitingIsWokenByItsOwnChange(t *testing.T) {
 	}
 }
 
-// A client that waits for all is woken by any change in meaning, and by that only.
+// A client that waits for all policies is woken by a change of any policy, but
+// not by a change of an origin.
 func TestWaitingForAll(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	got := d.begin("GET /v1/policies?wait=60s", "If-None-Match", tag)
 	d.waiting(1)
-	d.SetState(stateOf(2, some().With([]*schema.Entry{some().Get("all").WithOrigin(schema.Origin{})}, nil)))
-	d.none(got)
-	d.SetState(stateOf(3, some().With(nil, []string{"catalog"})))
-	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
+	d.serve(stateOf(2, exampleSet().With([]*schema.Entry{exampleSet().Get("all").WithOrigin(schema.Origin{})}, nil)))
+	d.noAnswer(got)
+	d.serve(stateOf(3, exampleSet().With(nil, []string{"catalog"})))
+	if a := d.await(got).expect(t, 200); len(a.names(t)) != 4 || d.wakeups() != 1 {
 		t.Errorf("got %v after %v wake-ups", a.names(t), d.wakeups())
 	}
 }
 
-// A client that was woken and leaves late must not take off the topic of
-// those who wait anew.
-func TestLeavingLateDisturbsNobody(t *testing.T) {
-	for _, to := range []subject{{all: true}, {workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
-		h := newHub()
-		h.update(stateOf(1, some()))
+// A client that was woken and unsubscribes late does not remove the topic of
+// those that have subscribed since.
+func TestLateUnsubscribe(t *testing.T) {
+	for _, to := range []served.Subject{{All: true}, {Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}} {
+		h, policies := newHub(), served.New()
+		policies.Observe(h.update)
+		policies.Serve(stateOf(1, exampleSet()))
 		_, early := h.subscribe(to)
-		h.update(stateOf(2, schema.NewSet()))
+		policies.Serve(stateOf(2, schema.NewSet()))
 		_, late := h.subscribe(to)
 		h.unsubscribe(early)
-		h.update(stateOf(3, some()))
+		policies.Serve(stateOf(3, exampleSet()))
 		select {
 		case <-late.changed:
 		default:
-			t.Errorf("the change does not reach who waits for %+v", to)
+			t.Errorf("the change does not wake the subscriber of %+v", to)
 		}
 		h.unsubscribe(late)
 		if len(h.topics) != 0 || len(h.byKey) != 0 {
-			t.Errorf("the hub keeps %d topics", len(h.topics))
+			t.Errorf("the hub has %d topics", len(h.topics))
 		}
 	}
 }
 
 func TestWaitingEnds(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWait = 300 * time.Millisecond })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	tag := d.ask(frontendWaits).header.Get("ETag")
-	// In its time or, if that is shorter, the server's; units or none.
+	// The wait is the client's or, if that is shorter, the server's.
 	for _, wait := range []string{"20ms", "0.05s", "1", "60s", "2h"} {
-		a := d.soon(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait="+wait, "If-None-Match", tag)).expect(t, 304)
+		a := d.await(d.begin("GET /v1/policies?service=frontend&namespace=demo&wait="+wait, "If-None-Match", tag)).expect(t, 304)
 		if a.header.Get("ETag") != tag {
 			t.Errorf("the 304 has the ETag %s", a.header.Get("ETag"))
 		}
 	}
-	// A wait that is over takes the connection with it no more than an answer does.
+	// The connection is still usable.
 	if a := d.ask("GET /health"); a.code != 200 {
-		t.Error("the connection is of no more use")
+		t.Error("the connection is not usable after a wait")
 	}
-	// A client without a set, or with another, does not wait.
+	// A client without policies, or with others, does not wait.
 	d.MaxWait = time.Hour
 	d.ask("GET /v1/policies?wait=1h").expect(t, 200)
 	d.ask("GET /v1/policies?wait=1h", "If-None-Match", `"v1:0"`).expect(t, 200)
-	// "*" waits until there is something else than now, and is answered then.
+	// "*" waits for a change of the current policies.
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
-	d.SetState(stateOf(2, schema.NewSet()))
-	d.soon(got).expect(t, 200)
-	// A client that goes is forgotten, and counted as gone.
+	d.serve(stateOf(2, schema.NewSet()))
+	d.await(got).expect(t, 200)
+	// A client that closes its request is removed, and counted with status 499.
 	ctx, cancel := context.WithCancel(context.Background())
 	left := make(chan error, 1)
 	go func() {
@@ -142,40 +145,41 @@ func TestWaitingEnds(t *testing.T) {
 	d.waiting(1)
 	cancel()
 	if <-left == nil {
-		t.Error("the client did not leave")
+		t.Error("the canceled request succeeded")
 	}
 	d.empty()
-	eventually(t, "it is counted as gone", func() bool {
+	eventually(t, "it is counted", func() bool {
 		return testutil.ToFloat64(d.Metrics.requests.WithLabelValues("/v1/policies", "499")) == 1
 	})
 }
 
 func TestWaitingIsBounded(t *testing.T) {
 	d := start(t, func(s *Server) { s.MaxWaiting = 1 })
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	got := d.begin(frontendWaits, "If-None-Match", "*")
 	d.waiting(1)
 	d.ask(frontendWaits, "If-None-Match", "*").expectError(t, 503, "too_many_waiting")
 	d.ask("GET /v1/policies").expect(t, 200)
-	d.SetState(stateOf(2, schema.NewSet()))
-	d.soon(got).expect(t, 200)
+	d.serve(stateOf(2, schema.NewSet()))
+	d.await(got).expect(t, 200)
 }
 
-// A client that sends its revision never gets an older set from a replica that lags.
+// A client that sends its revision never gets older policies from a replica
+// that lags.
 func TestRevisionOrdersAnswers(t *testing.T) {
 	d := start(t, func(s *Server) { s.CatchUp = 100 * time.Millisecond })
-	d.SetState(stateOf(5, some()))
+	d.serve(stateOf(5, exampleSet()))
 	ask := func(revision, query string, headers ...string) answer {
 		return d.ask("GET /v1/policies"+query, append(headers, "X-Hfi-Revision", revision)...)
 	}
 	for _, seen := range []string{"1-one.5", "1-one.4", "0-old.99", "1-two.99"} {
-		// The last is another epoch of the same number: which is older is not known.
+		// The last one is another epoch with the same number: their order is unknown.
 		ask(seen, "").expect(t, 200)
 	}
 	tag := d.ask("GET /v1/policies").header.Get("ETag")
 	for _, ahead := range []string{"1-one.6", "2-two.1"} {
 		for _, query := range []string{"", "?wait=50ms", "?service=frontend&wait=50ms"} {
-			// A 304 would speak for an older set as well.
+			// A 304 would confirm older policies too.
 			for _, headers := range [][]string{nil, {"If-None-Match", tag}} {
 				a := ask(ahead, query, headers...).expectError(t, 503, "behind")
 				if a.header.Get("Retry-After") == "" || a.header.Get("X-Hfi-Revision") != "1-one.5" {
@@ -184,40 +188,40 @@ func TestRevisionOrdersAnswers(t *testing.T) {
 			}
 		}
 	}
-	// It is answered as soon as this replica has caught up, and not by a step on the way.
+	// It is answered once this replica has reached the revision.
 	got := d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.7")
 	d.waiting(1)
-	d.SetState(stateOf(6, some().With(nil, []string{"all"})))
-	d.none(got)
-	d.SetState(stateOf(7, schema.NewSet()))
-	if a := d.soon(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
+	d.serve(stateOf(6, exampleSet().With(nil, []string{"all"})))
+	d.noAnswer(got)
+	d.serve(stateOf(7, schema.NewSet()))
+	if a := d.await(got).expect(t, 200); len(a.names(t)) != 0 || a.header.Get("X-Hfi-Revision") != "1-one.7" {
 		t.Errorf("got %+v", a)
 	}
-	// Caught up with what it has already, it goes on to wait for a change.
+	// If it has the policies of that revision, it continues to wait for a change.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "1-one.8", "If-None-Match", `"`+string(schema.NewSet().Digest())+`"`)
 	d.waiting(1)
-	d.SetState(stateOf(8, schema.NewSet()))
-	d.none(got)
-	d.SetState(stateOf(9, some()))
-	d.soon(got).expect(t, 200)
-	// A wiped etcd is a new epoch: its revisions are low, and newer all the same.
+	d.serve(stateOf(8, schema.NewSet()))
+	d.noAnswer(got)
+	d.serve(stateOf(9, exampleSet()))
+	d.await(got).expect(t, 200)
+	// A wiped etcd is a new epoch: its lower revisions are newer.
 	got = d.begin("GET /v1/policies?wait=60s", "X-Hfi-Revision", "2-new.3")
 	d.waiting(1)
 	epoch := stateOf(3, schema.NewSet())
 	epoch.Revision = revision(2, "new", 3)
-	d.SetState(epoch)
-	d.soon(got).expect(t, 200)
-	// What has been served never goes back.
-	d.SetState(stateOf(99, some()))
+	d.serve(epoch)
+	d.await(got).expect(t, 200)
+	// An older state is never served.
+	d.serve(stateOf(99, exampleSet()))
 	if a := d.ask("GET /v1/policies"); a.header.Get("X-Hfi-Revision") != "2-new.3" || !strings.Contains(d.log.String(), "older state") {
 		t.Errorf("an older state is served: %+v", a.header)
 	}
 }
 
-// At shutdown whoever waits is answered as if the wait were over, and asks again.
+// Shutdown answers waiting clients as if their wait were over.
 func TestShutdownAnswersWaiting(t *testing.T) {
 	d := start(t, nil)
-	d.SetState(stateOf(1, some()))
+	d.serve(stateOf(1, exampleSet()))
 	var got []<-chan answer
 	for range 20 {
 		got = append(got, d.begin(frontendWaits, "If-None-Match", "*"))
@@ -226,28 +230,27 @@ func TestShutdownAnswersWaiting(t *testing.T) {
 	d.waiting(21)
 	done := make(chan struct{})
 	go func() { d.shutdown(); close(done) }()
-	for _, one := range got {
-		if a := d.soon(one).expect(t, 304); a.header.Get("ETag") == "" || a.header.Get("Connection") != "close" {
+	for _, waiting := range got {
+		if a := d.await(waiting).expect(t, 304); a.header.Get("ETag") == "" || a.header.Get("Connection") != "close" {
 			t.Errorf("answered %v", a.header)
 		}
 	}
-	d.soon(lagging).expectError(t, 503, "behind")
+	d.await(lagging).expectError(t, 503, "behind")
 	select {
 	case <-done:
-	case <-time.After(patience):
-		t.Fatal("shutting down does not end")
+	case <-time.After(waitLimit):
+		t.Fatal("timed out waiting for Shutdown")
 	}
 	d.empty()
 }
 
-// Random changes and many clients that each wait, at any moment, for what
-// they have not got: none is left waiting though its selection changed, and
-// none is answered what it has. Meant for -race.
-func TestNobodyMissesAChange(t *testing.T) {
+// Random changes while many clients wait: no client misses a change of its
+// policies, and none is answered with what it has. Meant for -race.
+func TestClientsMissNoChange(t *testing.T) {
 	d := start(t, nil)
 	services := []string{"a", "b", "c"}
 	set := schema.NewSet()
-	d.SetState(stateOf(1, set))
+	d.serve(stateOf(1, set))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	type known struct {
@@ -275,7 +278,7 @@ func TestNobodyMissesAChange(t *testing.T) {
 				tag := a.header.Get("ETag")
 				clients[i].Lock()
 				if tag == clients[i].tag {
-					t.Errorf("client %d was answered what it has", i)
+					t.Errorf("client %d was answered with the policies that it has", i)
 				}
 				clients[i].tag, clients[i].revision = tag, a.header.Get("X-Hfi-Revision")
 				headers = []string{"If-None-Match", tag, "X-Hfi-Revision", clients[i].revision}
@@ -286,7 +289,7 @@ func TestNobodyMissesAChange(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	number := int64(1)
 	for range 60 {
-		// A burst, then all must get where the last one leads.
+		// After a burst of changes all clients must have the last state.
 		for range 1 + random.IntN(4) {
 			name := fmt.Sprint("p", random.IntN(6))
 			if random.IntN(4) == 0 {
@@ -295,7 +298,7 @@ func TestNobodyMissesAChange(t *testing.T) {
 				set = set.With([]*schema.Entry{entry(name, append(services, "")[random.IntN(4)], []string{"n0", "n1", ""}[random.IntN(3)], int64(1+random.IntN(3)))}, nil)
 			}
 			number++
-			d.SetState(stateOf(number, set))
+			d.serve(stateOf(number, set))
 			if random.IntN(2) == 0 {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond) // some changes meet a client that waits, some one that asks
 			}
@@ -320,42 +323,42 @@ func TestNobodyMissesAChange(t *testing.T) {
 	d.empty()
 }
 
-// The narrowest moment, many times: a change that comes while a client is
-// between comparing and waiting.
-func TestChangeMeetsUpdate(t *testing.T) {
-	s := New(&fakeView{})
-	s.SetState(stateOf(1, some()))
-	q := query{subject: subject{workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
+// A change while a client is between its comparison and its wait is not
+// missed, in many rounds.
+func TestChangeBetweenComparisonAndWait(t *testing.T) {
+	s, policies := newServer(&fakeView{})
+	policies.Serve(stateOf(1, exampleSet()))
+	q := query{subject: served.Subject{Workload: selection.Workload{Service: "frontend", Namespace: "demo"}}}
 	for i := int64(2); i < 6000; i++ {
-		q.has = tags{list: []string{s.hub.current.Load().summary(q.subject).tag}}
-		next := stateOf(i, some().With([]*schema.Entry{entry("all", "", "", i)}, nil))
+		q.has = tags{list: []string{tagOf(s.hub.current.Load(), q.subject)}}
+		next := stateOf(i, exampleSet().With([]*schema.Entry{entry("all", "", "", i)}, nil))
 		done := make(chan struct{})
 		slow := i < 12
 		if slow {
-			// Both queue for the lock, the update in front: what the client
-			// compares with must not be from before it got the lock.
+			// Both wait for the lock, the update first: the client must not
+			// compare with a snapshot that it took before it got the lock.
 			s.hub.mu.Lock()
 			time.AfterFunc(40*time.Millisecond, s.hub.mu.Unlock)
 		}
 		go func() {
 			defer close(done)
-			s.SetState(next)
+			policies.Serve(next)
 		}()
 		if slow {
 			// Nothing tells that a goroutine waits for a lock. One that does not
 			// yet makes the round another one, which must end as well.
 			time.Sleep(20 * time.Millisecond)
 		}
-		limit := &limit{wait: patience}
+		limit := &limit{wait: waitLimit}
 		began := time.Now()
 		snapshot, err := s.change(context.Background(), q, limit)
-		if err != nil || snapshot.state != next || time.Since(began) >= patience {
+		if err != nil || snapshot.State != next || time.Since(began) >= waitLimit {
 			t.Fatalf("round %d: the change was missed for %v: %v", i, time.Since(began), err)
 		}
 		limit.stop()
 		<-done
 	}
 	if len(s.hub.topics) != 0 || len(s.hub.byKey) != 0 {
-		t.Errorf("the hub keeps %d topics", len(s.hub.topics))
+		t.Errorf("the hub has %d topics", len(s.hub.topics))
 	}
 }

@@ -47,6 +47,7 @@ type fixture struct {
 	mu     sync.Mutex
 	leads  bool
 	fleet  api.FiltersStatus
+	report *api.ClusterReport
 	denied map[string]bool
 	failed map[string]error
 	// elapsed is added to the current time.

@@ -12,11 +12,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/backoff"
 )
 
 // want is what policies ask for in a namespace.
@@ -158,7 +160,7 @@ type attempt struct {
 	// want is what policies asked for at the last pass.
 	want want
 	// repairs gives the waits after changes that succeeded, retries those after failures.
-	repairs, retries *backoff.ExponentialBackOff
+	repairs, retries *backoff.Waits
 }
 
 func (a *attempt) reset() {
@@ -166,20 +168,12 @@ func (a *attempt) reset() {
 	a.retries.Reset()
 }
 
-// newBackOff returns waits that double from first up to limit, each 20 %
-// shorter or longer at random.
-func newBackOff(first, limit time.Duration) *backoff.ExponentialBackOff {
-	waits := &backoff.ExponentialBackOff{InitialInterval: first, MaxInterval: max(first, limit), Multiplier: 2, RandomizationFactor: 0.2}
-	waits.Reset()
-	return waits
-}
-
 // noteWanted records what policies ask for in a namespace. If that changed,
 // the next change is not a repair, and does not wait like one.
 func (k *keeper) noteWanted(namespace string, want want) {
 	last := k.attempts[namespace]
 	if last == nil {
-		last = &attempt{repairs: newBackOff(k.RepairMin, k.RepairMax), retries: newBackOff(k.RepairMin, k.RetryMax)}
+		last = &attempt{repairs: backoff.New(k.RepairMin, k.RepairMax), retries: backoff.New(k.RepairMin, k.RetryMax)}
 		k.attempts[namespace] = last
 	}
 	if last.want != want {
@@ -230,7 +224,7 @@ func (c *Cluster) desired(namespace string) *unstructured.Unstructured {
 			"labels": map[string]any{labelManagedBy: managedBy, labelPartOf: "hfi"},
 		},
 		"spec": map[string]any{
-			"url":    strings.TrimSuffix(c.ControlPlane, "/") + "/v1/filter/" + c.SHA256 + ".wasm",
+			"url":    strings.TrimSuffix(c.ControlPlane, "/") + api.FilterModulePath(c.SHA256),
 			"sha256": c.SHA256,
 			// Before Istio's own filters; requests pass if the filter fails.
 			"phase": "AUTHN", "failStrategy": "FAIL_OPEN",
@@ -346,7 +340,7 @@ func (k *keeper) replicaWithoutFilter(ctx context.Context) string {
 		if replica.URL == "" {
 			continue
 		}
-		err := k.headFilter(limit, strings.TrimSuffix(replica.URL, "/")+"/v1/filter/"+k.SHA256+".wasm")
+		err := k.headFilter(limit, strings.TrimSuffix(replica.URL, "/")+api.FilterModulePath(k.SHA256))
 		if err != nil {
 			return fmt.Sprintf("waiting for replica %s to serve the filter %.12s: %v", replica.ID, k.SHA256, err)
 		}

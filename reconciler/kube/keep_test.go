@@ -186,7 +186,16 @@ func TestForeignPluginIsNotTouched(t *testing.T) {
 
 // A follower watches and changes nothing. It does once it leads.
 func TestOnlyTheLeaderMakesChanges(t *testing.T) {
-	s := newFixture(t, func(s *fixture) { s.leads = false })
+	reports := make(chan *api.ClusterReport, 1000)
+	s := newFixture(t, func(s *fixture) {
+		s.leads = false
+		s.Report = func(report *api.ClusterReport) {
+			select {
+			case reports <- report:
+			default:
+			}
+		}
+	})
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	set := s.serve("front=frontend/demo")
 	s.consistently("a follower creates nothing", func() bool { return s.plugin("demo", PluginName) == nil })
@@ -195,7 +204,7 @@ func TestOnlyTheLeaderMakesChanges(t *testing.T) {
 	}
 	// A follower shows what the leader reports.
 	s.set(func() {
-		s.fleet.Cluster = &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
+		s.report = &api.ClusterReport{MissingPermissions: []string{"create wasmplugins in namespace demo"}, Messages: map[string]string{"demo": "a message"}}
 	})
 	if view := s.view(set); len(view.MissingPermissions) != 1 || view.Healthy || len(view.WasmPlugins) != 1 || view.WasmPlugins[0].Message != "a message" {
 		t.Errorf("a follower shows %+v", view)
@@ -203,8 +212,19 @@ func TestOnlyTheLeaderMakesChanges(t *testing.T) {
 	if s.Told() != nil {
 		t.Error("a follower reports as the leader")
 	}
-	s.set(func() { s.leads, s.fleet.Cluster = true, nil })
+	if report := <-reports; report != nil {
+		t.Errorf("a follower reports %+v", report)
+	}
+	s.set(func() { s.leads, s.report = true, nil })
 	s.eventually("the leader creates the plugin", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("the leader reports to the other replicas", func() bool {
+		select {
+		case report := <-reports:
+			return report != nil && report.Messages != nil
+		default:
+			return false
+		}
+	})
 }
 
 // During a rollout of the daemon a sidecar may ask any replica for the filter:

@@ -71,6 +71,7 @@ func (k *keeper) run(ctx context.Context) {
 		if !k.Leads() {
 			k.stepDown()
 			idle = false
+			k.publish()
 			continue
 		}
 		if state := k.served.Load(); state != nil {
@@ -86,6 +87,14 @@ func (k *keeper) run(ctx context.Context) {
 			idle = k.report(ctx)
 			reported = time.Now()
 		}
+		k.publish()
+	}
+}
+
+// publish makes the report known to the other replicas.
+func (k *keeper) publish() {
+	if k.Report != nil {
+		k.Report(k.Told())
 	}
 }
 

@@ -43,6 +43,9 @@ type Cluster struct {
 	Leads func() bool
 	// Filters returns the filters in contact with any replica.
 	Filters func(context.Context) (api.FiltersStatus, error)
+	// Report, if set, receives what the other replicas are to show: what this
+	// replica found out as the leader, or nil while it does not lead. It must not block.
+	Report func(*api.ClusterReport)
 	// PodGone, if set, is called with every deleted pod. It must not block.
 	PodGone func(namespace, pod string)
 	// Replicas, if set, lists the daemons, which are asked whether they serve the filter.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -80,13 +81,13 @@ func (k *keeper) checkOwnModule(plugin *wasmPlugin) moduleCheck {
 	if err != nil {
 		return moduleCheck{}
 	}
-	_, name, byName := strings.Cut(at.Path, "/v1/filter/")
+	_, name, byName := strings.Cut(at.Path, api.RouteFilterModules)
 	switch {
 	case k.SHA256 == "":
 		return moduleCheck{reason: reasonUnreachable, message: "the control plane has no filter to serve", conclusive: true}
 	case byName && name != k.SHA256+".wasm":
 		return moduleCheck{reason: reasonUnreachable, conclusive: true,
-			message: fmt.Sprintf("the url answers 404: the control plane's filter is /v1/filter/%s.wasm", k.SHA256)}
+			message: fmt.Sprintf("the url answers 404: the control plane's filter is %s", api.FilterModulePath(k.SHA256))}
 	case plugin.sha256 != "" && plugin.sha256 != k.SHA256:
 		return moduleCheck{reason: reasonDigest, message: digestMismatch(plugin.sha256, k.SHA256), conclusive: true}
 	}

@@ -83,9 +83,9 @@ func (s *fixture) condition(namespace, name string, kind string) metav1.Conditio
 
 func (s *fixture) view(set *schema.Set) *api.KubernetesView {
 	s.mu.Lock()
-	fleet := s.fleet
+	fleet, report := s.fleet, s.report
 	s.mu.Unlock()
-	return s.Status(set, fleet).KubernetesView
+	return s.Status(set, fleet, report).KubernetesView
 }
 
 func (s *fixture) eventually(what string, holds func() bool) {

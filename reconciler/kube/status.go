@@ -32,20 +32,21 @@ func (c *Cluster) Told() *api.ClusterReport {
 }
 
 // Status returns the state of a set's policies in the cluster, given the
-// filters in contact with any replica.
-func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus) api.KubernetesStatus {
+// filters in contact with any replica. The report is the leader's, or nil if
+// this replica leads or no leader is known.
+func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.ClusterReport) api.KubernetesStatus {
 	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
 	if own := c.Told(); own != nil {
 		messages = own.Messages
-	} else if leader := fleet.Cluster; leader != nil {
-		messages = leader.Messages
-		denied = append(denied, leader.MissingPermissions...)
+	} else if report != nil {
+		messages = report.Messages
+		denied = append(denied, report.MissingPermissions...)
 		slices.Sort(denied)
 		denied = slices.Compact(denied)
-		if leader.Error != "" && leader.Error != failure {
-			failure = strings.TrimPrefix(failure+"; the leader: "+leader.Error, "; ")
+		if report.Error != "" && report.Error != failure {
+			failure = strings.TrimPrefix(failure+"; the leader: "+report.Error, "; ")
 		}
 	}
 	var podsKnown bool

@@ -356,7 +356,7 @@ func TestFilterFlag(t *testing.T) {
 		}
 		return path
 	}
-	for path, message := range map[string]string{filepath.Join(folder, "nowhere.wasm"): "no such file", write("text.wasm", "text"): "no Wasm module"} {
+	for path, message := range map[string]string{filepath.Join(folder, "nowhere.wasm"): "no such file", write("text.wasm", "text"): "not a Wasm module"} {
 		d := hfidtest.New(t, repo.Bare(), "--filter", path)
 		d.Start()
 		if err := d.WaitExit(); err == nil || !strings.Contains(d.LogTail(3), "--filter") || !strings.Contains(d.LogTail(3), message) {

@@ -1,6 +1,6 @@
-// Package client is a client of the daemon's HTTP interface, for programs that
-// ask it what it serves: it knows the routes, bounds what it reads, and tells
-// apart the ways in which a server can fail to be an hfi daemon.
+// Package client is a client of the daemon's HTTP interface. It bounds the
+// size and the time of each answer, and distinguishes a daemon that cannot be
+// reached, a daemon that refuses, and a server that is not an hfi daemon.
 package client
 
 import (
@@ -28,20 +28,19 @@ const (
 	DefaultMaxAnswer = 64 << 20
 )
 
-// Client asks one daemon. It may be used by several goroutines at once.
+// Client sends requests to one daemon. It is safe for concurrent use.
 type Client struct {
 	// RequestLimit bounds one request, its answer included.
 	RequestLimit time.Duration
 	// MaxAnswer bounds the body of an answer in bytes.
 	MaxAnswer int64
-	// HTTP carries the requests.
+	// HTTP sends the requests.
 	HTTP *http.Client
 
 	server string
 }
 
-// New makes a client of the daemon at a base URL. A server without a scheme
-// is taken for http.
+// New returns a client of the daemon at a base URL. The scheme defaults to http.
 func New(server string) (*Client, error) {
 	if !strings.Contains(server, "://") {
 		server = "http://" + server
@@ -59,7 +58,7 @@ func New(server string) (*Client, error) {
 	}, nil
 }
 
-// UnreachableError says that nothing answered.
+// UnreachableError says that no answer came.
 type UnreachableError struct {
 	Server string
 	Err    error
@@ -70,9 +69,9 @@ func (e *UnreachableError) Error() string {
 }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// AnswerError is an answer that says that the request failed.
+// AnswerError is an answer with an error status.
 type AnswerError struct {
-	// Status is the HTTP status; Code and Message are the daemon's, and may be empty.
+	// Status is the HTTP status. Code and Message are from the body, and may be empty.
 	Status        int
 	Code, Message string
 }
@@ -84,7 +83,7 @@ func (e *AnswerError) Error() string {
 	return fmt.Sprintf("the daemon answered %d: %s", e.Status, e.Message)
 }
 
-// MalformedError is an answer that no hfi daemon gives.
+// MalformedError is an answer that an hfi daemon cannot have given.
 type MalformedError struct {
 	URL    string
 	Reason string
@@ -94,18 +93,19 @@ func (e *MalformedError) Error() string {
 	return fmt.Sprintf("the answer of %s is not that of an hfi daemon: %s", redact(e.URL), e.Reason)
 }
 
-// NotFound says whether an error is the daemon's answer that there is no such thing.
+// NotFound reports whether err is the daemon's answer 404. An error page of
+// another server, which has no message, does not count.
 func NotFound(err error) bool {
 	var answer *AnswerError
 	return errors.As(err, &answer) && answer.Status == http.StatusNotFound && answer.Message != ""
 }
 
-// Selector narrows Policies to what a filter of that workload gets. Nil fields are not sent.
+// Selector limits Policies to those that apply to a workload. Nil fields are not sent.
 type Selector struct {
 	Service, Namespace *string
 }
 
-// Policies are the policies served, and the daemon's answer as it stands.
+// Policies returns the policies served, and the body of the answer.
 func (c *Client) Policies(ctx context.Context, selector Selector) ([]*schema.Policy, []byte, error) {
 	query := url.Values{}
 	if selector.Service != nil {
@@ -114,7 +114,7 @@ func (c *Client) Policies(ctx context.Context, selector Selector) ([]*schema.Pol
 	if selector.Namespace != nil {
 		query.Set("namespace", *selector.Namespace)
 	}
-	path := "/v1/policies"
+	path := api.RoutePolicies
 	if len(query) > 0 {
 		path += "?" + query.Encode()
 	}
@@ -139,9 +139,9 @@ func (c *Client) Policies(ctx context.Context, selector Selector) ([]*schema.Pol
 	return policies, text, nil
 }
 
-// Policy is one policy with its origin, and the daemon's answer as it stands.
+// Policy returns one policy with its origin, and the body of the answer.
 func (c *Client) Policy(ctx context.Context, name string) (*schema.Policy, schema.Origin, []byte, error) {
-	path := "/v1/policies/" + url.PathEscape(name)
+	path := api.RoutePolicies + "/" + url.PathEscape(name)
 	var answer struct {
 		Origin schema.Origin `json:"origin"`
 	}
@@ -149,7 +149,7 @@ func (c *Client) Policy(ctx context.Context, name string) (*schema.Policy, schem
 	if err != nil {
 		return nil, schema.Origin{}, nil, err
 	}
-	// The origin stands among the policy's own fields.
+	// The answer is the policy with the field origin added.
 	policy, err := schema.Parse(text)
 	if err != nil {
 		return nil, schema.Origin{}, nil, &MalformedError{c.server + path, err.Error()}
@@ -157,43 +157,43 @@ func (c *Client) Policy(ctx context.Context, name string) (*schema.Policy, schem
 	return policy, answer.Origin, text, nil
 }
 
-// Status is the daemon's status, and its answer as it stands.
+// Status returns the daemon's status, and the body of the answer.
 func (c *Client) Status(ctx context.Context) (*api.Status, []byte, error) {
 	var answer struct {
 		api.Status
 		Sync *api.SyncStatus `json:"sync"`
 	}
-	text, err := c.get(ctx, "/v1/status", &answer)
+	text, err := c.get(ctx, api.RouteStatus, &answer)
 	if err != nil {
 		return nil, nil, err
 	}
 	if answer.Sync == nil || answer.Sync.Status == "" {
-		return nil, nil, &MalformedError{c.server + "/v1/status", "it has no sync.status"}
+		return nil, nil, &MalformedError{c.server + api.RouteStatus, "it has no sync.status"}
 	}
 	answer.Status.Sync = *answer.Sync
 	return &answer.Status, text, nil
 }
 
-// Filters are the filters that ask the daemon or its peers, and its answer as it stands.
+// Filters returns the status of all filters, and the body of the answer.
 func (c *Client) Filters(ctx context.Context) (*api.FiltersStatus, []byte, error) {
 	var answer struct {
 		api.FiltersStatus
 		Items *[]api.FilterStatus `json:"items"`
 	}
-	text, err := c.get(ctx, "/v1/filters", &answer)
+	text, err := c.get(ctx, api.RouteFilters, &answer)
 	if err != nil {
 		return nil, nil, err
 	}
 	if answer.Items == nil {
-		return nil, nil, &MalformedError{c.server + "/v1/filters", "it has no list of filters"}
+		return nil, nil, &MalformedError{c.server + api.RouteFilters, "it has no list of filters"}
 	}
 	answer.FiltersStatus.Items = *answer.Items
 	return &answer.FiltersStatus, text, nil
 }
 
-// Reconcile asks the daemon to look at git now. It does not wait for that.
+// Reconcile makes the daemon fetch from git now. It does not wait for the result.
 func (c *Client) Reconcile(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodPost, "/v1/reconcile")
+	_, err := c.do(ctx, http.MethodPost, api.RouteReconcile)
 	return err
 }
 
@@ -208,7 +208,7 @@ func (c *Client) get(ctx context.Context, path string, into any) ([]byte, error)
 	return text, nil
 }
 
-// do sends a request and gives the body of a successful answer.
+// do sends a request and returns the body of a successful answer.
 func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, c.RequestLimit, fmt.Errorf("no answer within %v", c.RequestLimit))
 	defer cancel()
@@ -239,7 +239,8 @@ func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 	return body, nil
 }
 
-// failed is why there is no answer: the caller's end, or the server's silence.
+// failed returns the error for a request without an answer: that of the
+// caller's context, or an UnreachableError.
 func (c *Client) failed(ctx, limited context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -251,15 +252,13 @@ func (c *Client) failed(ctx, limited context.Context, err error) error {
 }
 
 func answerError(status int, body []byte) error {
-	var answer struct {
-		Error struct{ Code, Message string }
-	}
-	// What is no JSON has no message: the status then says it all.
+	var answer api.Error
+	// A body that is not JSON leaves code and message empty.
 	_ = json.Unmarshal(body, &answer)
 	return &AnswerError{status, answer.Error.Code, answer.Error.Message}
 }
 
-// isJSON goes by the content where a proxy has lost the type.
+// isJSON looks at the body if a proxy has dropped the content type.
 func isJSON(kind string, body []byte) bool {
 	return kind == "application/json" || kind != "text/html" && bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
 }
@@ -271,7 +270,7 @@ func describe(kind string) string {
 	return kind
 }
 
-// rootCause drops the layers of an HTTP error that repeat the method and the URL.
+// rootCause removes the method and the URL from an error of package net/http.
 func rootCause(err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
@@ -280,7 +279,7 @@ func rootCause(err error) error {
 	return err
 }
 
-// redact takes a password out of a URL.
+// redact removes the password from a URL.
 func redact(address string) string {
 	if parsed, err := url.Parse(address); err == nil {
 		return parsed.Redacted()

@@ -1,0 +1,38 @@
+package api
+
+// The daemon's routes. All take GET and HEAD, except for RouteReconcile and
+// RouteWebhook, which take POST.
+const (
+	RouteHealth  = "/health"
+	RouteReady   = "/ready"
+	RouteMetrics = "/metrics"
+	// RoutePolicies lists policies. A policy's own route is RoutePolicies/NAME.
+	RoutePolicies       = "/v1/policies"
+	RoutePoliciesStatus = "/v1/policies/status"
+	RouteStatus         = "/v1/status"
+	RouteDrift          = "/v1/drift"
+	RouteFilters        = "/v1/filters"
+	RouteReconcile      = "/v1/reconcile"
+	RouteWebhook        = "/v1/webhook"
+	// RouteFilterModule is the daemon's filter module, whichever it is.
+	RouteFilterModule = "/v1/filter.wasm"
+	// RouteFilterModules is the folder of modules named by digest: see FilterModulePath.
+	RouteFilterModules = "/v1/filter/"
+)
+
+// FilterModulePath is the route of the filter module with a SHA-256, in hex.
+// What it answers never changes.
+func FilterModulePath(sha256 string) string { return RouteFilterModules + sha256 + ".wasm" }
+
+// The header names of the HTTP interface, in lower case as HTTP/2 and Envoy
+// write them. Package net/http finds and writes them in its canonical form.
+const (
+	// HeaderCommit and HeaderRevision name the state that an answer comes from;
+	// in a request, HeaderRevision is the newest state that the client has seen.
+	HeaderCommit   = "x-hfi-commit"
+	HeaderRevision = "x-hfi-revision"
+	// HeaderNode, HeaderPod and HeaderVM identify the filter's VM that asks.
+	HeaderNode = "x-hfi-node"
+	HeaderPod  = "x-hfi-pod"
+	HeaderVM   = "x-hfi-vm"
+)

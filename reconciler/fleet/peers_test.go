@@ -1,0 +1,83 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// waitLimit is longer than any request takes on a busy machine.
+const waitLimit = 30 * time.Second
+
+// withPeer is a fleet with one peer, which handler answers for.
+func withPeer(t *testing.T, handler http.HandlerFunc) *Fleet {
+	peer := httptest.NewServer(handler)
+	t.Cleanup(peer.Close)
+	f := newFleet()
+	f.PeerTimeout = waitLimit
+	f.Replicas = func() Replicas { return Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: peer.URL}}} }
+	return f
+}
+
+// Between Open and Close the last status is kept recent, though nothing asks for it.
+func TestOpenRefreshes(t *testing.T) {
+	var asked atomic.Int64
+	f := withPeer(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		fmt.Fprint(w, `{"replica":"b","filters":[{"pod":"p","vms":[{"id":"1","state":"waiting"}]}]}`)
+	})
+	if _, known := f.Last(); known {
+		t.Error("there is a last status before the first one")
+	}
+	f.RefreshInterval = 5 * time.Millisecond
+	f.Open()
+	testtool.Eventually(t, "three statuses were merged", func() bool { return asked.Load() >= 3 })
+	last, known := f.Last()
+	if !known || last.Behind != 1 || !last.Complete || last.Items != nil || last.Replicas != nil {
+		t.Errorf("the last status is %+v, %v", last, known)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Status(context.Background()); !errors.Is(err, ErrClosed) {
+		t.Errorf("a closed fleet says %v", err)
+	}
+}
+
+// Close ends a request to a peer that does not answer, and who waits for it learns why.
+func TestCloseEndsRequestsToPeers(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	f := withPeer(t, func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	})
+	result := make(chan error, 1)
+	go func() {
+		_, err := f.Status(context.Background())
+		result <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := f.Status(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that does not wait gets %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-result; !errors.Is(err, ErrClosed) {
+		t.Errorf("the caller gets %v", err)
+	}
+}

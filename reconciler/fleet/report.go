@@ -1,0 +1,47 @@
+package fleet
+
+import (
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// ReplicaReport is what one replica knows of the filters: the answer of
+// GET /v1/filters?local=true, which replicas send each other. All times in it
+// are ages, so that the replicas' clocks need not agree.
+type ReplicaReport struct {
+	Replica string       `json:"replica"`
+	Filters []FilterSeen `json:"filters"`
+	// Full: more VMs asked than the replica remembers.
+	Full bool `json:"full,omitempty"`
+	// LostAgo is how long ago it saw another replica leave; zero if never.
+	LostAgo time.Duration `json:"lost_ago_ns,omitempty"`
+	// Kubernetes is what it found out about the cluster, if it leads.
+	Kubernetes *api.ClusterReport `json:"kubernetes,omitempty"`
+	// Age is how long ago the report was received. All ages in it are that much greater now.
+	Age time.Duration `json:"-"`
+}
+
+// FilterSeen is what one replica knows of one filter.
+type FilterSeen struct {
+	api.FilterID
+	VMs []VMSeen `json:"vms"`
+}
+
+// VMSeen is what one replica knows of one VM.
+type VMSeen struct {
+	ID     string  `json:"id"`
+	State  VMState `json:"state"`
+	Digest string  `json:"digest"`
+	// FirstAgo is how long ago its first request began, AskedAgo how long ago
+	// its newest did, and EndedAgo how long ago the newest one ended.
+	FirstAgo time.Duration `json:"first_ago_ns"`
+	AskedAgo time.Duration `json:"asked_ago_ns"`
+	EndedAgo time.Duration `json:"ended_ago_ns,omitempty"`
+	// SinceAgo is how long ago it first asked with this digest, and OtherAgo
+	// how long ago it last asked with another one; zero if it never did.
+	SinceAgo time.Duration `json:"since_ago_ns"`
+	OtherAgo time.Duration `json:"other_ago_ns,omitempty"`
+	// Retry is how long its last answer told it to wait before the next request.
+	Retry time.Duration `json:"retry_ns,omitempty"`
+}

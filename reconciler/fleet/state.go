@@ -1,0 +1,207 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// expected is what the filters of a workload are expected to enforce.
+type expected struct {
+	// digest is empty only if nothing is served yet.
+	digest string
+	// problem is why no filter of the workload can have it, or empty.
+	problem string
+}
+
+// merge combines reports into the state of each filter. Selections returns the
+// current selection of a workload, and is called once for each; it is nil if
+// nothing is served yet. Doubt, if not empty, is why a VM that no replica
+// hears from may still wait on one: then no VM is called silent.
+func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(service, namespace string) expected) api.FiltersStatus {
+	e := &evaluation{fleet: f, now: f.Now(), doubt: doubt, selections: selections, cached: map[[2]string]expected{}}
+	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
+	merger := &merger{index: map[string]int{}}
+	for id, parts := range byFilter(reports) {
+		filter, connected := e.filter(id, merger.merge(parts))
+		if !connected {
+			continue
+		}
+		status.Connected++
+		switch filter.State {
+		case api.FilterCurrent:
+			status.Current++
+		case api.FilterBehind:
+			status.Behind++
+		case api.FilterSilent:
+			status.Silent++
+		}
+		status.Items = append(status.Items, filter)
+	}
+	slices.SortFunc(status.Items, func(a, b api.FilterStatus) int {
+		return cmp.Or(cmp.Compare(urgency(a.State), urgency(b.State)), cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
+	})
+	return status
+}
+
+func urgency(state api.FilterState) int {
+	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}, state)
+}
+
+// evaluation finds the states of filters at one moment.
+type evaluation struct {
+	fleet      *Fleet
+	now        time.Time
+	doubt      string
+	selections func(service, namespace string) expected
+	cached     map[[2]string]expected
+}
+
+func (e *evaluation) selection(id api.FilterID) expected {
+	if e.selections == nil {
+		return expected{problem: "there is no verified set of policies to compare with yet"}
+	}
+	key := [2]string{id.Service, id.Namespace}
+	selection, known := e.cached[key]
+	if !known {
+		selection = e.selections(id.Service, id.Namespace)
+		e.cached[key] = selection
+	}
+	return selection
+}
+
+// tally counts a filter's VMs.
+type tally struct {
+	api.VMCounts
+	// without counts those behind that enforce nothing, and late those behind
+	// that have not asked in time but may wait somewhere.
+	without, late int
+	// silentFor and lateFor are the longest times since the last request of a
+	// silent and of a late VM.
+	silentFor, lateFor time.Duration
+	// digest and inForce are of the current VMs, or of one that is behind.
+	digest  string
+	inForce time.Duration
+}
+
+// filter returns the status of a filter; connected is false if all its VMs have gone.
+func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterStatus, connected bool) {
+	selection := e.selection(id)
+	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
+	var t tally
+	oldest := e.oldestAlive(vms)
+	for i := range vms {
+		vm := &vms[i]
+		if !e.count(vm, oldest, selection, &t) {
+			continue
+		}
+		if !slices.Contains(status.Replicas, vm.replica) {
+			status.Replicas = append(status.Replicas, vm.replica)
+		}
+	}
+	slices.Sort(status.Replicas)
+	status.Digest, status.VMs = t.digest, t.VMCounts
+	since := t.inForce
+	switch {
+	case t.Silent > 0:
+		status.State, since = api.FilterSilent, t.silentFor
+	case t.Behind > 0:
+		status.State = api.FilterBehind
+	}
+	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
+	status.Message = t.message(selection, e.doubt)
+	return status, t.Total > 0
+}
+
+// oldestAlive is how long ago the oldest VM that still asks sent its first request.
+func (e *evaluation) oldestAlive(vms []mergedVM) (ago time.Duration) {
+	for i := range vms {
+		if !e.overdue(&vms[i]) {
+			ago = max(ago, vms[i].firstAgo())
+		}
+	}
+	return ago
+}
+
+// overdue reports whether a VM should have sent its next request by now.
+func (e *evaluation) overdue(vm *mergedVM) bool {
+	return vm.State != VMWaiting && vm.EndedAgo > e.fleet.Grace
+}
+
+// count adds a VM to the tally. It returns false for a VM that has gone, or
+// that stopped longer ago than Forget and before every VM that asks now began.
+func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection expected, t *tally) bool {
+	overdue := e.overdue(vm)
+	if overdue && (vm.State == VMGone || vm.EndedAgo > e.fleet.Forget && oldestAlive <= vm.EndedAgo) {
+		return false
+	}
+	t.Total++
+	inForce := vm.inForce()
+	switch {
+	case overdue && e.doubt == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
+		t.Silent++
+		t.silentFor = max(t.silentFor, vm.EndedAgo)
+		if t.Behind+t.Current == 0 {
+			t.digest = vm.Digest
+		}
+		return true
+	case !overdue && selection.digest != "" && vm.Digest == selection.digest:
+		t.Current++
+		if t.Behind == 0 && (t.Current == 1 || inForce < t.inForce) {
+			t.digest, t.inForce = vm.Digest, inForce
+		}
+		return true
+	}
+	t.Behind++
+	if overdue {
+		t.late++
+		t.lateFor = max(t.lateFor, vm.EndedAgo)
+	} else if vm.Digest == "" {
+		t.without++
+	}
+	// The choice among several must not depend on their order.
+	if t.Behind == 1 || inForce > t.inForce || inForce == t.inForce && vm.Digest < t.digest {
+		t.digest, t.inForce = vm.Digest, inForce
+	}
+	return true
+}
+
+// message describes what is wrong.
+func (t *tally) message(selection expected, doubt string) string {
+	var parts []string
+	if t.Silent > 0 {
+		verb := map[bool]string{true: "it is", false: "they are"}[t.Silent == 1]
+		parts = append(parts, fmt.Sprintf("%s stopped asking %s ago: %s not enforcing; look at the sidecar's log", t.fraction(t.Silent), seconds(t.silentFor), verb))
+	}
+	if t.late > 0 {
+		text := fmt.Sprintf("%s last heard of %s ago", t.fraction(t.late), seconds(t.lateFor))
+		if doubt != "" {
+			text += ", and may wait elsewhere: " + doubt
+		}
+		parts = append(parts, text)
+	}
+	if without := t.without; without > 0 {
+		parts = append(parts, t.fraction(without)+" with no policies in force yet")
+	}
+	if others := t.Behind - t.late - t.without; others > 0 {
+		parts = append(parts, t.fraction(others)+" with other policies in force than the current ones")
+	}
+	if t.Behind > 0 && selection.problem != "" {
+		parts = append(parts, selection.problem)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (t *tally) fraction(count int) string {
+	if t.Total == 1 {
+		return "its only VM"
+	}
+	return fmt.Sprintf("%d of %d VMs", count, t.Total)
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Seconds())) }

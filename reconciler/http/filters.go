@@ -1,0 +1,112 @@
+package http
+
+import (
+	"errors"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"github.com/boifi/hfi/reconciler/fleet"
+)
+
+// identify reads which filter's VM sends the request. The query's workload and
+// tags have been read.
+func (q *query) identify(r *http.Request) (err error) {
+	if q.subject.All {
+		return badRequest("a request with %s needs the parameters service and namespace, empty if they are not known", headerVM)
+	}
+	if q.vm, err = single(r, headerVM); err != nil {
+		return err
+	}
+	if q.vm == "" {
+		return badRequest("the header %s is empty", headerVM)
+	}
+	if q.filter.Node, err = single(r, headerNode); err != nil {
+		return err
+	}
+	if q.filter.Pod, err = single(r, headerPod); err != nil {
+		return err
+	}
+	q.filter.Service, q.filter.Namespace = q.subject.Workload.Service, q.subject.Workload.Namespace
+	if !utf8.ValidString(q.filter.Service) || !utf8.ValidString(q.filter.Namespace) {
+		return badRequest("the parameters service and namespace must be UTF-8")
+	}
+	if tag := q.inForce(); len(tag) > maxName || !utf8.ValidString(tag) {
+		return badRequest("the tag in If-None-Match must be UTF-8 of at most %d bytes, not %d", maxName, len(tag))
+	}
+	return nil
+}
+
+// inForce is the digest of the policies that the VM enforces, or empty.
+func (q *query) inForce() string {
+	if len(q.has.list) == 1 {
+		return q.has.list[0]
+	}
+	return ""
+}
+
+// single returns a header that may be given once, or empty.
+func single(r *http.Request, name string) (string, error) {
+	switch values := r.Header.Values(name); {
+	case len(values) == 0:
+		return "", nil
+	case len(values) > 1:
+		return "", badRequest("the header %s is given %d times", name, len(values))
+	case len(values[0]) > maxName:
+		return "", badRequest("the header %s has %d bytes, and may have %d", name, len(values[0]), maxName)
+	case !utf8.ValidString(values[0]):
+		return "", badRequest("the header %s is not UTF-8", name)
+	default:
+		return values[0], nil
+	}
+}
+
+// track records a VM's request, and returns the function that records its end.
+func (s *Server) track(r *http.Request, q query) (end func(error)) {
+	request := s.fleet.Ask(q.filter, q.vm, q.inForce())
+	return func(err error) {
+		if r.Context().Err() != nil {
+			// Only the client's side ends this context.
+			request.Left()
+			return
+		}
+		var failure *httpError
+		retry := time.Duration(0)
+		if errors.As(err, &failure) {
+			retry = time.Duration(failure.retryAfter) * time.Second
+		}
+		request.Answered(retry)
+	}
+}
+
+// filters is GET /v1/filters: the filters of all replicas or, with local=true,
+// the report of this replica for its peers.
+func (s *Server) filters(w http.ResponseWriter, r *http.Request) error {
+	values, err := parameters(r, "local")
+	if err != nil {
+		return err
+	}
+	switch local, given := values["local"]; {
+	case given && local == "true":
+		return writeJSON(w, http.StatusOK, s.fleet.Local())
+	case given && local != "false":
+		return badRequest("the parameter local is %.40q, and must be true or false", local)
+	}
+	status, err := s.fleetStatus(r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, status.Bounded())
+}
+
+// fleetStatus is the status of all filters, or the error to answer with.
+func (s *Server) fleetStatus(r *http.Request) (fleet.Status, error) {
+	status, err := s.fleet.Status(r.Context())
+	switch {
+	case errors.Is(err, fleet.ErrClosed):
+		return status, &httpError{status: http.StatusServiceUnavailable, code: "stopping", message: "this daemon is shutting down", retryAfter: 1}
+	case err != nil && r.Context().Err() != nil:
+		return status, errGone
+	}
+	return status, err
+}

@@ -1,0 +1,105 @@
+package served
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// entry is a policy that delays a service's requests in namespace n.
+func entry(name, service string) *schema.Entry {
+	policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":"n"},"rules":[{"fault":{"delay_ms":1}}]}}`, name, service))
+	if err != nil {
+		panic(err)
+	}
+	return schema.NewEntry(policy, schema.Origin{})
+}
+
+func stateOf(number int64, entries ...*schema.Entry) *reconciler.State {
+	set := schema.NewSet(entries...)
+	return &reconciler.State{
+		Head:     reconciler.Head{Digest: set.Digest(), Count: set.Len()},
+		Set:      set,
+		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: 1, ID: "one"}, Number: number},
+	}
+}
+
+func workload(service string) Subject {
+	return Subject{Workload: selection.Workload{Service: service, Namespace: "n"}}
+}
+
+// An observer sees each change in order, with the keys that it touched, and
+// never an older state.
+func TestObserve(t *testing.T) {
+	var log bytes.Buffer
+	p := New()
+	p.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	var seen []string
+	p.Observe(func(next *Snapshot, touched []selection.Key) {
+		if p.Current() != next {
+			t.Error("the observer gets another snapshot than the current one")
+		}
+		for _, key := range touched {
+			seen = append(seen, fmt.Sprint(next.State.Revision.Number, key.Service))
+		}
+	})
+	p.Serve(nil)
+	if p.Current() != nil {
+		t.Fatal("no state is served")
+	}
+	p.Serve(stateOf(2, entry("a", "s1")))
+	p.Serve(stateOf(3, entry("a", "s1"), entry("b", "s2")))
+	p.Serve(stateOf(2, entry("a", "s1")))
+	if got := strings.Join(seen, " "); got != "2s1 3s2" {
+		t.Errorf("the observer saw %s", got)
+	}
+	if !strings.Contains(log.String(), "older state") || p.Current().State.Revision.Number != 3 {
+		t.Errorf("revision %d is served after an older one: %s", p.Current().State.Revision.Number, log.String())
+	}
+}
+
+// The size of a selection is the length of its JSON, and one that a filter
+// does not accept has a problem.
+func TestSelection(t *testing.T) {
+	p := New()
+	p.Serve(stateOf(1, entry("a", "s1"), entry("b", "s1"), entry("c", "s2")))
+	for subject, count := range map[Subject]int{{All: true}: 3, workload("s1"): 2, workload("s2"): 1, workload("other"): 0} {
+		var text bytes.Buffer
+		if err := p.Current().WriteJSON(&text, subject); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Current().Selection(subject); got.Count != count || got.Size != text.Len() || got.Problem != "" || strings.Count(text.String(), `"metadata"`) != count {
+			t.Errorf("%+v: got %+v for %s", subject, got, text.String())
+		}
+	}
+	p.MaxSelection = 200
+	p.Serve(stateOf(2, entry("a", "s1"), entry("b", "s1"), entry("c", "s2")))
+	for subject, problem := range map[Subject]bool{{All: true}: false, workload("s1"): true, workload("s2"): false} {
+		if got := p.Current().Selection(subject); (got.Problem != "") != problem {
+			t.Errorf("%+v: %d bytes, and the problem is %q", subject, got.Size, got.Problem)
+		}
+	}
+}
+
+// A workload's selection of 5 policies out of so many, with its digest.
+func BenchmarkSelect(b *testing.B) {
+	for _, count := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			var entries []*schema.Entry
+			for i := range count {
+				entries = append(entries, entry(fmt.Sprint("p", i), fmt.Sprint("s", i/5)))
+			}
+			p := New()
+			p.Serve(stateOf(1, entries...))
+			for b.Loop() {
+				p.Current().compute(workload("s7"))
+			}
+		})
+	}
+}

@@ -1,0 +1,120 @@
+package served
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// Subject is what a client asks for: all policies, or those of a workload.
+type Subject struct {
+	All      bool
+	Workload selection.Workload
+}
+
+// Keys are the selector keys whose policies apply to the subject's workload.
+// There are none for all policies.
+func (s Subject) Keys() []selection.Key {
+	if s.All {
+		return nil
+	}
+	return s.Workload.Keys()
+}
+
+// Selection describes the policies of a subject.
+type Selection struct {
+	// Digest is that of the policies and of nothing else.
+	Digest schema.Digest
+	// Count is the number of policies, and Size the length of their JSON in bytes.
+	Count, Size int
+	// Problem says why a filter cannot have them, or is empty.
+	Problem string
+}
+
+// Snapshot is a verified state with an index by selector. It is immutable,
+// except for its cache of selections.
+type Snapshot struct {
+	State *reconciler.State
+
+	index        *selection.Index
+	maxSelection int
+
+	mu sync.Mutex
+	// selections has at most maxCached entries: clients can invent workloads.
+	selections map[Subject]func() Selection
+}
+
+const maxCached = 4096
+
+// Entries are the subject's policies, by name.
+func (s *Snapshot) Entries(subject Subject) []*schema.Entry {
+	if subject.All {
+		return s.State.Set.Entries()
+	}
+	return s.index.Select(subject.Workload)
+}
+
+// Selection describes the subject's policies. It is computed once for all
+// clients of a workload.
+func (s *Snapshot) Selection(subject Subject) Selection {
+	s.mu.Lock()
+	compute, known := s.selections[subject]
+	if !known {
+		compute = sync.OnceValue(func() Selection { return s.compute(subject) })
+		if len(s.selections) < maxCached {
+			s.selections[subject] = compute
+		}
+	}
+	s.mu.Unlock()
+	return compute()
+}
+
+// compute is Selection without its cache.
+func (s *Snapshot) compute(subject Subject) Selection {
+	entries := s.Entries(subject)
+	set := s.State.Set
+	if !subject.All {
+		set = schema.NewSet(entries...)
+	}
+	result := Selection{Digest: set.Digest(), Count: len(entries), Size: listSize(entries)}
+	if !subject.All && result.Size > s.maxSelection {
+		result.Problem = fmt.Sprintf("the %d policies of service %q in namespace %q take %d bytes, and a filter accepts at most %d: make them fewer or smaller",
+			result.Count, subject.Workload.Service, subject.Workload.Namespace, result.Size, s.maxSelection)
+	}
+	return result
+}
+
+const listHead, listTail = `{"policies":[`, "]}\n"
+
+func listSize(entries []*schema.Entry) int {
+	size := len(listHead) + len(listTail) + max(0, len(entries)-1)
+	for _, entry := range entries {
+		size += len(entry.Canonical)
+	}
+	return size
+}
+
+// WriteJSON writes the subject's policies as a JSON object whose length is
+// Selection.Size. It makes no copy of them, however many clients are answered
+// at the same time.
+func (s *Snapshot) WriteJSON(w io.Writer, subject Subject) error {
+	if _, err := io.WriteString(w, listHead); err != nil {
+		return err
+	}
+	for i, entry := range s.Entries(subject) {
+		if i > 0 {
+			if _, err := io.WriteString(w, ","); err != nil {
+				return err
+			}
+		}
+		if _, err := w.Write(entry.Canonical); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, listTail)
+	return err
+}
