@@ -74,7 +74,7 @@ func TestAStopResignsAtOnce(t *testing.T) {
 	}
 	select {
 	case <-led:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("after a stop, with a lease of a minute, no other replica led at once")
 	}
 	if _, err := os.Stat(datadir.Folder(a.DataDir).EtcdLease()); !os.IsNotExist(err) {
@@ -101,7 +101,7 @@ func TestARestartDoesNotWaitForItsOwnOldLease(t *testing.T) {
 	openStore(t, again)
 	began := time.Now()
 	campaign(t, again)
-	if took := time.Since(began); took > patience {
+	if took := time.Since(began); took > waitLimit {
 		t.Errorf("led after %s", took)
 	}
 }
@@ -116,7 +116,7 @@ func TestATriggerReachesTheLeader(t *testing.T) {
 		}
 		select {
 		case <-term.Triggers():
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("trigger %d did not arrive", i)
 		}
 	}
@@ -129,7 +129,7 @@ func TestALeaderWhoseKeyIsDeletedStepsDown(t *testing.T) {
 	server.Ctl("del", "--prefix", "/hfi/leader/")
 	select {
 	case <-term.Done():
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the term has not ended")
 	}
 	if _, err := term.Publish(testContext(t), publication("c1", policies(t, 1, 1))); err == nil {

@@ -121,7 +121,7 @@ func TestSIGKILLLosesNothing(t *testing.T) {
 				t.Fatalf("start %d begins at %s, after %s", i, before, last)
 			}
 			last = before
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("start %d is not ready", i)
 		}
 		time.Sleep(time.Duration(i*7%50) * time.Millisecond) // killed at another moment each time
@@ -190,7 +190,7 @@ func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 			damageFile(t, folder, c.file, c.damage)
 			server := NewEmbedded(folder, quiet())
 			server.StartTimeout = 4 * time.Second
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 			defer cancel()
 			err := server.Open(ctx)
 			t.Logf("the error is %v", err)

@@ -75,7 +75,7 @@ func TestADeposedLeaderChangesNothing(t *testing.T) {
 			a, b := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
 			old, _ := depose(t, server, a, b)
 			before := dump(server)
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 			defer cancel()
 			if err := write(ctx, old); !errors.Is(err, reconciler.ErrDeposed) {
 				t.Errorf("the deposed leader got the error %v", err)

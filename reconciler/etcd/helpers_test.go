@@ -17,8 +17,8 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// patience is far more than anything here takes on two busy cores.
-const patience = 30 * time.Second
+// waitLimit bounds every wait of a test; a busy machine takes far less.
+const waitLimit = 30 * time.Second
 
 func quiet() *slog.Logger {
 	var out io.Writer = io.Discard

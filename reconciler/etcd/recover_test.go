@@ -278,7 +278,7 @@ func TestEtcdAwayAtTheStart(t *testing.T) {
 	a := externalStore("a", server.Endpoint)
 	began := time.Now()
 	openStore(t, a)
-	if time.Since(began) > patience/2 {
+	if time.Since(began) > waitLimit/2 {
 		t.Errorf("Open took %s", time.Since(began))
 	}
 	eventually(t, "the reason is in the health", func() bool { return strings.Contains(a.View().Health.Error, "nothing listens") })

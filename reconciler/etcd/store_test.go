@@ -45,7 +45,7 @@ func TestEmbeddedStorePublishesAndServesAfterARestart(t *testing.T) {
 func TestAStoreAnswersBeforeItIsOpen(t *testing.T) {
 	t.Parallel()
 	s := embeddedStore(t, t.TempDir())
-	s.RequestTimeout = patience
+	s.RequestTimeout = waitLimit
 	if health := s.View().Health; health.Mode != api.Embedded || health.Healthy || health.Error == "" || health.Endpoints == nil {
 		t.Errorf("health before Open: %+v", health)
 	}
