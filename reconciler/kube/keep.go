@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/backoff"
@@ -300,7 +299,7 @@ func (k *keeper) prune(ctx context.Context, own *wasmPlugin) error {
 	uid := own.object.GetUID()
 	options := metav1.DeleteOptions{}
 	if uid != "" {
-		options.Preconditions = &metav1.Preconditions{UID: (*types.UID)(&uid)}
+		options.Preconditions = &metav1.Preconditions{UID: &uid}
 	}
 	if err := k.client(own.Namespace).Delete(ctx, own.Name, options); err != nil {
 		return err
