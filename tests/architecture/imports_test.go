@@ -40,27 +40,28 @@ var layers = []layer{
 	{name: "scaffold", packages: []string{"schema/scaffold"}, imports: []string{"schema"}},
 	{name: "link", packages: []string{"filter/link/..."}},
 	{name: "filter parts", packages: []string{"filter/*/..."}, imports: []string{"schema"}, together: true},
-	{name: "filter", packages: []string{"filter"}, imports: []string{"schema", "filter parts"}},
+	{name: "filter", packages: []string{"filter"}, imports: []string{"schema", "filter parts", "api"}},
 
 	{name: "api", packages: []string{"internal/api"}, imports: []string{"schema"}},
 	{name: "api client", packages: []string{"internal/api/client"}, imports: []string{"schema", "api"}},
 	{name: "test helpers", packages: []string{"internal/*test/...", "internal/testtool"}, imports: []string{"schema", "api", "internal"}, together: true},
 	{name: "internal", packages: []string{"internal/*/..."}, imports: []string{"schema"}, together: true},
 
-	{name: "fleet", packages: []string{"reconciler/fleet"}, imports: []string{"schema", "filter parts", "api", "internal"}},
 	{name: "domain", packages: []string{"reconciler"}, imports: []string{"schema", "filter parts", "api", "internal"}},
+	{name: "served", packages: []string{"reconciler/served"}, imports: []string{"schema", "filter parts", "domain"}},
+	{name: "fleet", packages: []string{"reconciler/fleet"}, imports: []string{"schema", "filter parts", "api", "internal", "served"}},
 	{
 		name: "CUE adapter", packages: []string{"reconciler/cue/..."},
 		imports: []string{"schema", "filter parts", "internal", "domain"},
 	},
 	{
 		name: "adapters", packages: []string{"reconciler/*/..."},
-		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "domain"},
+		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "served", "domain"},
 	},
 
 	{
 		name: "daemon", packages: []string{"cmd/hfid/..."},
-		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "domain", "CUE adapter", "adapters"},
+		imports: []string{"schema", "filter parts", "api", "internal", "fleet", "served", "domain", "CUE adapter", "adapters"},
 	},
 	{
 		name: "command line", packages: []string{"cmd/hfi/..."},
@@ -69,7 +70,7 @@ var layers = []layer{
 	{name: "deploy", packages: []string{"deploy/..."}, imports: []string{"schema", "api", "api client", "internal"}},
 	{
 		name: "tests", packages: []string{"tests/..."}, together: true,
-		imports: []string{"schema", "scaffold", "filter parts", "api", "api client", "internal", "test helpers", "fleet", "domain", "CUE adapter", "adapters"},
+		imports: []string{"schema", "scaffold", "filter parts", "api", "api client", "internal", "test helpers", "fleet", "served", "domain", "CUE adapter", "adapters"},
 	},
 }
 
