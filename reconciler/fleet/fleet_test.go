@@ -92,6 +92,25 @@ func (s *stage) expect(w want) {
 	}
 }
 
+// A VM asks b, which answers at once, and then a, which answers after a wait.
+// The report of b takes longer to arrive than the VM took to go on to a, so its
+// ages look smaller than they are. The VM is not silent before it asks again.
+func TestSlowReportMakesNoVMSilent(t *testing.T) {
+	s := newStage(t)
+	s.ask("b", "1", "").Answered(0)
+	s.advance(time.Millisecond)
+	request := s.ask("a", "1", "new")
+	s.advance(20 * time.Second)
+	request.Answered(0)
+	late := s.fleet["b"].seen()
+	s.advance(3 * time.Millisecond)
+	reports := []ReplicaReport{{Replica: "a", Filters: s.fleet["a"].seen()}, {Replica: "b", Filters: late}}
+	status := s.fleet["a"].merge(reports, "", func(string, string) expected { return expected{digest: "new"} })
+	if status.Current != 1 || status.Silent != 0 {
+		t.Errorf("the filter is %+v", status.Items)
+	}
+}
+
 // The state of a filter follows from the requests of its VMs.
 func TestFilterStates(t *testing.T) {
 	for name, test := range map[string]struct {

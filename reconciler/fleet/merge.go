@@ -96,11 +96,18 @@ func (v VMSeen) older(by time.Duration) VMSeen {
 	return v
 }
 
+// newerThan reports whether the request is newer than the other. A VM has one
+// request at a time, so of two that have ended, the newer one ended later: their
+// ends are seconds apart even if they began within the time that a report takes.
 func (v VMSeen) newerThan(other VMSeen) bool {
-	if waits := v.State == VMWaiting; waits != (other.State == VMWaiting) {
+	waits, otherWaits := v.State == VMWaiting, other.State == VMWaiting
+	switch {
+	case waits != otherWaits:
 		return waits
+	case waits:
+		return v.AskedAgo < other.AskedAgo
 	}
-	return v.AskedAgo < other.AskedAgo
+	return v.EndedAgo < other.EndedAgo
 }
 
 // firstAgo is how long ago the VM sent its first request to any replica.

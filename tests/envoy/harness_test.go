@@ -214,7 +214,7 @@ func TestAnEnvoyThatEndsIsSeen(t *testing.T) {
 	if err := e.WaitExit(envoytest.Patience); err != nil {
 		t.Error(err)
 	}
-	if err := e.Stop(); err == nil || !strings.Contains(err.Error(), "ended by itself") {
+	if err := e.Stop(); err == nil || !strings.Contains(err.Error(), "ended unexpectedly") {
 		t.Errorf("Stop said %v of an Envoy that had ended", err)
 	}
 
