@@ -48,14 +48,14 @@ test-slow: tools ## run at full size what has one, and what takes long: kills, m
 	HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $(SLOW)
 
 # It needs root, iproute2 and iptables: network namespaces are its pods.
-test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the stories in a mesh of real Kubernetes and Istio servers, which it builds
+test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the end-to-end tests in a mesh of real Kubernetes and Istio servers, which it builds
 	tools/istio/packages.sh
 	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 25m ./tests/istio
 
-bench: build $(SERVERS) ## measure, side by side with what one would use instead
+bench: build $(SERVERS) ## measure hfi beside its alternatives
 	$(GO) run ./tests/bench
 
-bench-quick: build $(SERVERS)
+bench-quick: build $(SERVERS) ## the same as bench, as short as possible
 	$(GO) run ./tests/bench -quick
 
 # The second pass is for the files that only the filter's module has.
@@ -66,7 +66,7 @@ lint: $(TOOLS)/.lint-stamp ## check the form of the code: .golangci.yml says by 
 	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/selection ./schema
 	@dead=$$($(TOOLS)/deadcode -test $(PACKAGES)); test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-tools: $(SERVERS) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp
+tools: $(SERVERS) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
 
 # The version and its hashes stand in tools/envoy.txt.
 $(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh

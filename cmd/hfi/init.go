@@ -12,11 +12,12 @@ import (
 func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init DIR",
-		Short: "Make a policy repository that is ready for cue vet",
+		Short: "Create a policy repository that is ready for cue vet",
 		Long: `Write a policy repository into DIR: the schema, an example policy in YAML and
 one in CUE, and a CI workflow that checks every push with the stock cue command.
 
-DIR is made if need be. Files that are there already are not overwritten.`,
+DIR is created if it does not exist. If any of the files exists already, nothing
+is written.`,
 		Example: `  hfi init chaos
   cd chaos && git init -b main && git add . && git commit -m "Begin"`,
 		Args: exactly(1, "DIR, the folder to write"),
