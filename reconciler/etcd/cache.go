@@ -38,10 +38,13 @@ type cache struct {
 	// floor is the highest epoch that a replica has announced, or 0.
 	floor  int64
 	report *reconciler.LeaderReport
-	// history has at least the entries that entries returns. listed is what
-	// entries returned last, or nil if history changed since.
+	// history are the entries by number; those that could not be decoded are empty.
 	history map[int64]api.HistoryEntry
-	listed  []api.HistoryEntry
+	// decoded are the numbers of the other entries, ascending. It is kept in
+	// order, so that an event costs the same however many keys there are.
+	decoded []int64
+	// listed is what entries returned last, or nil if history changed since.
+	listed []api.HistoryEntry
 	// leaders are the candidates by key.
 	leaders map[string]candidate
 	// replicas are those registered, by ID, at most maxReplicas.
@@ -115,14 +118,20 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 			c.stale[bucket] = struct{}{}
 		}
 	case "history":
-		c.listed = nil
+		number, ok := historyNumber(name)
+		if !ok {
+			return
+		}
 		var entry api.HistoryEntry
-		if number, ok := historyNumber(name); ok && len(kv.Value) <= maxHistoryEntry {
+		if len(kv.Value) <= maxHistoryEntry {
 			// An entry that cannot be decoded is kept as an empty one, so that it is trimmed in its turn.
 			_ = json.Unmarshal(kv.Value, &entry)
-			c.history[number] = entry
-		} else if ok {
-			c.history[number] = api.HistoryEntry{}
+		}
+		c.removeHistory(number)
+		c.history[number] = entry
+		if entry.Commit != "" {
+			at, _ := slices.BinarySearch(c.decoded, number)
+			c.decoded = slices.Insert(c.decoded, at, number)
 		}
 	case "leader":
 		c.leaders[string(kv.Key)] = candidate{id: string(kv.Value), lease: kv.Lease, createRevision: kv.CreateRevision}
@@ -189,8 +198,7 @@ func (c *cache) remove(fullKey string) {
 			}
 		case "history":
 			if number, ok := historyNumber(name); ok {
-				delete(c.history, number)
-				c.listed = nil
+				c.removeHistory(number)
 			}
 		case "leader":
 			delete(c.leaders, fullKey)
@@ -298,14 +306,21 @@ func (c *cache) entries() []api.HistoryEntry {
 	if c.listed != nil {
 		return c.listed
 	}
-	numbers := c.historyNumbers()
-	c.listed = make([]api.HistoryEntry, 0, min(len(numbers), reconciler.MaxHistory))
-	for i := len(numbers) - 1; i >= 0 && len(c.listed) < reconciler.MaxHistory; i-- {
-		if entry := c.history[numbers[i]]; entry.Commit != "" {
-			c.listed = append(c.listed, entry)
-		}
+	newest := c.decoded[max(0, len(c.decoded)-reconciler.MaxHistory):]
+	c.listed = make([]api.HistoryEntry, 0, len(newest))
+	for _, number := range slices.Backward(newest) {
+		c.listed = append(c.listed, c.history[number])
 	}
 	return c.listed
+}
+
+// removeHistory removes the entry with a number, if there is one.
+func (c *cache) removeHistory(number int64) {
+	delete(c.history, number)
+	if at, found := slices.BinarySearch(c.decoded, number); found {
+		c.decoded = slices.Delete(c.decoded, at, at+1)
+	}
+	c.listed = nil
 }
 
 // historyNumbers are the numbers of the history's keys, ascending.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -104,4 +105,29 @@ func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 		t.Errorf("the fence accepts another leadership's key (%v)", err)
 	}
 	publish(t, next, publication("c2", policies(t, 5, 1)))
+}
+
+// The loss of an earlier leader key, seen late, ends no later term.
+func TestTheLossOfAnEarlierKeyEndsNoLaterTerm(t *testing.T) {
+	s := New(DefaultPrefix, "a", slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { _ = s.Close() })
+	term := &Term{store: s, leader: termKey{key: "later", revision: 2}, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
+	s.term = term
+	ended := func() bool {
+		select {
+		case <-term.done:
+			return true
+		default:
+			return false
+		}
+	}
+	s.carryOut(effects{endTerm: &termKey{key: "earlier", revision: 1}})
+	if ended() {
+		t.Error("the later term was ended")
+	}
+	s.carryOut(effects{endTerm: &termKey{key: "later", revision: 2}})
+	if !ended() {
+		t.Error("the term goes on without its key")
+	}
+	s.term = nil
 }

@@ -218,7 +218,7 @@ func (s *Store) carryOut(out effects) {
 	if out.announceEpoch > 0 {
 		s.work.Go(func() { s.announceEpoch(out.announceEpoch) })
 	}
-	if !out.endTerm && !out.triggerTerm {
+	if out.endTerm == nil && !out.triggerTerm {
 		return
 	}
 	s.mu.Lock()
@@ -226,10 +226,10 @@ func (s *Store) carryOut(out effects) {
 	s.mu.Unlock()
 	switch {
 	case term == nil:
-	case out.endTerm:
-		term.end()
-	default:
+	case out.triggerTerm:
 		term.trigger()
+	case term.leader == *out.endTerm: // Else the next term has begun, and the tracker will hear of it.
+		term.end()
 	}
 }
 

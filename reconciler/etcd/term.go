@@ -78,7 +78,7 @@ func (s *Store) Campaign(ctx context.Context) (reconciler.Term, error) {
 
 // newSession grants a lease and keeps it alive until the store is closed or
 // the session orphaned. note, unless nil, is called with the lease before it
-// is used.
+// is used; the lease is kept alive meanwhile, however slow the disk is.
 func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*concurrency.Session, error) {
 	ttl := max(int64(s.LeaseTTL/time.Second), 1)
 	// The session itself would wait for the lease without a limit.
@@ -88,13 +88,13 @@ func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*c
 	if err != nil {
 		return nil, explain(err)
 	}
-	if note != nil {
-		note(lease.ID)
-	}
 	session, err := concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(ttl)), concurrency.WithContext(s.ctx))
 	if err != nil {
 		s.revoke(lease.ID)
 		return nil, explain(err)
+	}
+	if note != nil {
+		note(lease.ID)
 	}
 	return session, nil
 }
@@ -132,6 +132,7 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 	})
 	if err := term.begin(ctx); err != nil {
 		term.end()
+		s.forget(term)
 		return nil, err
 	}
 	if s.Embedded != nil {

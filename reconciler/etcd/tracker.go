@@ -128,8 +128,8 @@ type effects struct {
 	reload bool
 	// announceEpoch, unless 0, is to be written to etcd for the leader.
 	announceEpoch int64
-	// endTerm: this replica's leader key is gone.
-	endTerm bool
+	// endTerm, unless nil, is a leadership of this replica whose leader key is gone.
+	endTerm *termKey
 	// triggerTerm: a replica asked the leader, which is this one, to read git.
 	triggerTerm bool
 	// wakeIn, unless 0, is when timePassed is due.
@@ -257,8 +257,10 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 	t.updateDrift(now)
 	if t.term != nil {
 		_, present := t.cache.leaders[t.term.key]
-		out.endTerm = !present && t.cache.revision >= t.term.revision
-		out.triggerTerm = triggered && !out.endTerm
+		if !present && t.cache.revision >= t.term.revision {
+			out.endTerm = t.term
+		}
+		out.triggerTerm = triggered && out.endTerm == nil
 	}
 	out.announceEpoch = t.epoch.announce(t.cache)
 	out.notify = true

@@ -315,7 +315,7 @@ func describe(out effects) string {
 	add(out.notify, "notify")
 	add(out.reload, "reload")
 	add(out.announceEpoch > 0, "announce epoch %d", out.announceEpoch)
-	add(out.endTerm, "end term")
+	add(out.endTerm != nil, "end term")
 	add(out.triggerTerm, "trigger term")
 	add(out.wakeIn > 0, "wake in %s", out.wakeIn)
 	return strings.Join(all, ", ")
