@@ -83,16 +83,25 @@ func readPlugin(object *unstructured.Unstructured, home *url.URL) *wasmPlugin {
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
 	for _, each := range listed {
-		var condition metav1.Condition
-		fields, isObject := each.(map[string]any)
-		if !isObject || runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &condition) != nil ||
-			condition.Type != conditionLoaded && condition.Type != conditionCurrent {
+		fields, _ := each.(map[string]any)
+		if fields["type"] != conditionLoaded && fields["type"] != conditionCurrent {
 			plugin.otherConditions = append(plugin.otherConditions, each)
 			continue
 		}
-		plugin.conditions = append(plugin.conditions, condition)
+		// What is ours and cannot be read is written again.
+		if condition, err := readCondition(fields); err == nil {
+			plugin.conditions = append(plugin.conditions, condition)
+		}
 	}
 	return plugin
+}
+
+// readCondition reads a condition, in which observedGeneration may be text.
+func readCondition(fields map[string]any) (condition metav1.Condition, err error) {
+	fields = maps.Clone(fields)
+	fields["observedGeneration"] = number(fields, "observedGeneration")
+	err = runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &condition)
+	return condition, err
 }
 
 // number reads an integer that is written as a number or, as protobuf does, as text.

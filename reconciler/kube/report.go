@@ -161,7 +161,11 @@ func (k *keeper) conditionsOf(ctx context.Context, plugin *wasmPlugin, contacts 
 	changed = plugin.observedGeneration != plugin.generation
 	for _, condition := range []metav1.Condition{loaded, tally.currentCondition()} {
 		condition.Message = reconciler.Cut(condition.Message, 1000)
+		// Where the CRD has no such field in a condition, the API server drops it: that is no change.
 		condition.ObservedGeneration = plugin.generation
+		if before := meta.FindStatusCondition(conditions, condition.Type); before != nil {
+			before.ObservedGeneration = plugin.generation
+		}
 		condition.LastTransitionTime = metav1.NewTime(now.UTC().Truncate(time.Second))
 		changed = meta.SetStatusCondition(&conditions, condition) || changed
 	}

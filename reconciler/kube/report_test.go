@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -71,6 +72,31 @@ func TestPluginStatusCountsLoadedFilters(t *testing.T) {
 		return n
 	}
 	s.quiet("no status is written", writes)
+}
+
+// Writers that go through protobuf, as Istio's do, write observedGeneration as
+// text: the conditions are still read as hfi's, and not written a second time.
+func TestConditionsWithTextForANumber(t *testing.T) {
+	own := func(kind string, generation any) map[string]any {
+		return map[string]any{"type": kind, "status": "True", "reason": "R", "message": "m", "lastTransitionTime": "2026-03-01T12:00:00Z", "observedGeneration": generation}
+	}
+	object := pluginObject("demo", "by-hand", nil)
+	object.Object["status"] = map[string]any{"conditions": []any{
+		map[string]any{"type": "Reconciled", "status": "True", "observedGeneration": "3"}, own(conditionLoaded, "3"), own(conditionCurrent, int64(3)),
+	}}
+	home, err := url.Parse(DefaultControlPlane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugin := readPlugin(object, home)
+	if plugin == nil || len(plugin.conditions) != 2 || len(plugin.otherConditions) != 1 {
+		t.Fatalf("the plugin is read as %+v", plugin)
+	}
+	for _, condition := range plugin.conditions {
+		if condition.ObservedGeneration != 3 || condition.Status != metav1.ConditionTrue || condition.LastTransitionTime.IsZero() {
+			t.Errorf("a condition is read as %+v", condition)
+		}
+	}
 }
 
 // While all conditions are True and nothing changes, Filters is called every Idle only.
