@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/schema"
 )
 
 // Ready reports whether this replica can serve, the state of etcd, and why it
@@ -57,21 +56,10 @@ func (r *Reconciler) complete(s *api.Status) {
 	if s.Source.URL == "" {
 		s.Source.URL, s.Source.Branch, s.Source.Path = r.URL, r.Branch, r.Path
 	}
-	if s.Source.Errors == nil {
-		s.Source.Errors = []schema.Problem{}
-	}
-	if s.Source.Warnings == nil {
-		s.Source.Warnings = []schema.Problem{}
-	}
 	// A leader of an earlier version lists all problems and has no totals.
 	s.Source.ErrorsTotal = max(s.Source.ErrorsTotal, len(s.Source.Errors))
 	s.Source.WarningsTotal = max(s.Source.WarningsTotal, len(s.Source.Warnings))
-	if s.Etcd.Endpoints == nil {
-		s.Etcd.Endpoints = []string{}
-	}
-	if s.History == nil {
-		s.History = []api.HistoryEntry{}
-	}
+	*s = s.WithLists()
 }
 
 // leaderReport returns this replica's own report while it leads, else the
@@ -99,9 +87,6 @@ func (r *Reconciler) driftStatus(view *StoreView, report LeaderReport) api.Drift
 	if !view.Health.Healthy {
 		// The items are those seen last; they may have changed since.
 		drift.Status = api.DriftUnknown
-	}
-	if drift.Items == nil {
-		drift.Items = []api.DriftItem{}
 	}
 	return drift
 }

@@ -226,3 +226,26 @@ type ReplicaStatus struct {
 	// Leader is the ID of the leader, or empty while no leader reports.
 	Leader string `json:"leader"`
 }
+
+// WithLists is the status with empty lists in place of nil ones, which JSON
+// would show as null. It changes no list: they may be shared.
+func (s Status) WithLists() Status {
+	s.Source.Errors, s.Source.Warnings = list(s.Source.Errors), list(s.Source.Warnings)
+	s.Etcd = s.Etcd.WithLists()
+	s.Drift.Items = list(s.Drift.Items)
+	s.History, s.Conditions = list(s.History), list(s.Conditions)
+	return s
+}
+
+// WithLists is the same for etcd's part.
+func (s EtcdStatus) WithLists() EtcdStatus {
+	s.Endpoints = list(s.Endpoints)
+	return s
+}
+
+func list[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}

@@ -30,7 +30,7 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 	if !ready {
 		code = http.StatusServiceUnavailable
 	}
-	etcd.Endpoints = list(etcd.Endpoints)
+	etcd = etcd.WithLists()
 	return writeJSON(w, code, api.Readiness{Ready: ready, Reason: reason, Etcd: etcd})
 }
 
@@ -40,7 +40,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	}
 	// The filters come last: they are compared with the state that the rest of
 	// the status shows, or a later one.
-	status := withLists(s.view.Status())
+	status := s.view.Status().WithLists()
 	filters, err := s.fleetStatus(r)
 	if err != nil {
 		return err
@@ -60,26 +60,7 @@ func (s *Server) drift(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parameters(r); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, withLists(s.view.Status()).Drift)
-}
-
-// withLists returns the status with empty lists in place of nil, which JSON
-// would show as null. It changes no list: they may be shared.
-func withLists(status api.Status) api.Status {
-	status.Source.Errors = list(status.Source.Errors)
-	status.Source.Warnings = list(status.Source.Warnings)
-	status.Etcd.Endpoints = list(status.Etcd.Endpoints)
-	status.Drift.Items = list(status.Drift.Items)
-	status.History = list(status.History)
-	status.Conditions = list(status.Conditions)
-	return status
-}
-
-func list[T any](items []T) []T {
-	if items == nil {
-		return []T{}
-	}
-	return items
+	return writeJSON(w, http.StatusOK, s.view.Status().WithLists().Drift)
 }
 
 // current returns the current snapshot for a route without parameters, and
