@@ -291,15 +291,6 @@ func (c *cache) midPublication() bool {
 	return ok && c.publishing != 0 && leader.lease == c.publishing
 }
 
-// lastHistory is the highest number in the history, or 0.
-func (c *cache) lastHistory() int64 {
-	var last int64
-	for number := range c.history {
-		last = max(last, number)
-	}
-	return last
-}
-
 // entries are the history, newest first, at most reconciler.MaxHistory. The
 // result is never changed.
 func (c *cache) entries() []api.HistoryEntry {

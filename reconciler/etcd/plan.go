@@ -98,7 +98,10 @@ func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 		return nil
 	}
 	numbers := c.historyNumbers()
-	next := c.lastHistory() + 1
+	next := int64(1)
+	if len(numbers) > 0 {
+		next = numbers[len(numbers)-1] + 1
+	}
 	if newest, ok := c.history[next-1]; ok && encode(newest) == encode(entry) {
 		// The entry exists already: an earlier write succeeded though it was not confirmed.
 		return nil
