@@ -4,13 +4,18 @@
 package hfidtest
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
 
 	"github.com/boifi/hfi/internal/testtool"
 )
@@ -50,8 +55,7 @@ func Client(t testing.TB) string {
 }
 
 var buildModule = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(folder, "filter.wasm")
-	return path, CompileModule(path)
+	return kept("filter.wasm", func(path string) error { return CompileModule(path) })
 })
 
 // Module returns the filter's Wasm module, built once for all tests of the process.
@@ -61,8 +65,7 @@ func Module(t testing.TB) string {
 }
 
 var buildTrapModule = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(folder, "trap.wasm")
-	return path, CompileModule(path, "hfi_trap")
+	return kept("trap.wasm", func(path string) error { return CompileModule(path, "hfi_trap") })
 })
 
 // TrapModule returns the filter's module with defects: a request with the header
@@ -80,6 +83,10 @@ func CompileModule(path string, tags ...string) error {
 	defer os.Remove(raw)
 	compiler := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-tags", strings.Join(tags, ","), "-o", raw, "./filter")
 	compiler.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	// The rewriter would write into the file that other processes have a link to.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	linker := exec.Command("go", "run", "./filter/link", "-o", path, raw)
 	for _, command := range []*exec.Cmd{compiler, linker} {
 		command.Dir = testtool.Root()
@@ -104,12 +111,47 @@ func built(t testing.TB, build func() (string, error)) string {
 }
 
 func compile(name string) (string, error) {
-	path := filepath.Join(folder, name)
-	// To leave symbols out spares a third of the linker's time.
-	command := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/"+name)
-	command.Dir = testtool.Root()
-	if out, err := command.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
+	return kept(name, func(path string) error {
+		// To leave symbols out spares a third of the linker's time.
+		command := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/"+name)
+		command.Dir = testtool.Root()
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", name, err, out)
+		}
+		return nil
+	})
+}
+
+// kept builds a file in bin/tests and returns the name that it has in this
+// process's folder. What is there already and up to date is not linked again:
+// the tests of several packages use the same programs.
+func kept(name string, build func(path string) error) (string, error) {
+	shared := filepath.Join(testtool.Root(), "bin", "tests", name)
+	if err := os.MkdirAll(filepath.Dir(shared), 0o755); err != nil {
+		return "", err
 	}
-	return path, nil
+	unlock, err := lockedfile.MutexAt(shared + ".lock").Lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if err := build(shared); err != nil {
+		return "", err
+	}
+	// Under its own name the file stays what it is when changed sources replace the shared one.
+	own := filepath.Join(folder, name)
+	if os.Link(shared, own) == nil {
+		return own, nil
+	}
+	from, err := os.Open(shared) // a temporary folder on another file system
+	if err != nil {
+		return "", err
+	}
+	defer from.Close()
+	to, err := os.OpenFile(own, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(to, from)
+	return own, errors.Join(err, to.Close())
 }
