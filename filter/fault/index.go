@@ -1,7 +1,7 @@
 package fault
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -144,10 +144,10 @@ func (x *index) addByHeader(key headerKey, r *rule) {
 
 // addPrefixes sorts prefixes and finds the parent of each.
 func (x *index) addPrefixes(byPrefix map[string][]*rule) {
-	for prefix, rules := range byPrefix {
-		x.prefixes = append(x.prefixes, prefixed{prefix, -1, rules})
+	// Sorting the structs would make the filter's module 20 kB larger.
+	for _, prefix := range slices.Sorted(maps.Keys(byPrefix)) {
+		x.prefixes = append(x.prefixes, prefixed{prefix, -1, byPrefix[prefix]})
 	}
-	slices.SortFunc(x.prefixes, func(a, b prefixed) int { return cmp.Compare(a.prefix, b.prefix) })
 	for i := range x.prefixes {
 		// All prefixes of this one are before it, and all prefixes between one of
 		// them and this one begin with it too. So they are the one directly before
