@@ -17,14 +17,7 @@ const (
 // config is the filter's configuration: the JSON object in the WasmPlugin's
 // pluginConfig, or in the string value of Envoy's own Wasm filter.
 type config struct {
-	// Address is the daemon's HOST:PORT. If Cluster is empty, the name of the
-	// cluster is derived from it by Istio's rule.
-	Address string
-	// Cluster is the Envoy cluster of the daemon.
-	Cluster string
-	// StaleAfter is how long policies stay in force without a confirmation by the
-	// daemon. It is positive.
-	StaleAfter time.Duration
+	source
 	// MaxDelay limits delays. It is positive. A paused request takes memory, and
 	// would never continue if the VM failed.
 	MaxDelay time.Duration
@@ -37,8 +30,21 @@ type config struct {
 	PolicyTag bool
 }
 
+// source has the settings on which it depends what policies are in force. Plugin
+// contexts with equal sources share a poller.
+type source struct {
+	// Address is the daemon's HOST:PORT. If Cluster is empty, the name of the
+	// cluster is derived from it by Istio's rule.
+	Address string
+	// Cluster is the Envoy cluster of the daemon.
+	Cluster string
+	// StaleAfter is how long policies stay in force without a confirmation by the
+	// daemon. It is positive.
+	StaleAfter time.Duration
+}
+
 func defaultConfig() config {
-	return config{StaleAfter: defaultStaleAfter, MaxDelay: defaultMaxDelay, FaultHeader: true}
+	return config{source: source{StaleAfter: defaultStaleAfter}, MaxDelay: defaultMaxDelay, FaultHeader: true}
 }
 
 // parseConfig parses a configuration. It returns a problem for each setting that
@@ -110,17 +116,17 @@ func setDuration(to *time.Duration, value json.RawMessage) error {
 }
 
 // hasControlPlane reports whether there is a control plane to fetch policies from.
-func (c *config) hasControlPlane() bool { return c.Address != "" || c.Cluster != "" }
+func (s *source) hasControlPlane() bool { return s.Address != "" || s.Cluster != "" }
 
 const defaultPort = 8080
 
 // clusters returns the possible names of the daemon's cluster, the likeliest first.
-func (c *config) clusters() []string {
-	if c.Cluster != "" {
-		return []string{c.Cluster}
+func (s *source) clusters() []string {
+	if s.Cluster != "" {
+		return []string{s.Cluster}
 	}
-	host, port := c.Address, strconv.Itoa(defaultPort)
-	if h, p, given := strings.Cut(c.Address, ":"); given {
+	host, port := s.Address, strconv.Itoa(defaultPort)
+	if h, p, given := strings.Cut(s.Address, ":"); given {
 		host, port = h, p
 	}
 	name := host
@@ -132,13 +138,13 @@ func (c *config) clusters() []string {
 	if strings.HasSuffix(name, ".svc") {
 		name += ".cluster.local"
 	}
-	return []string{"outbound|" + port + "||" + name, c.Address, host}
+	return []string{"outbound|" + port + "||" + name, s.Address, host}
 }
 
 // authority returns the Host header of requests to the daemon.
-func (c *config) authority() string {
-	if c.Address != "" {
-		return c.Address
+func (s *source) authority() string {
+	if s.Address != "" {
+		return s.Address
 	}
 	return "hfi-control-plane"
 }

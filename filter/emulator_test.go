@@ -82,6 +82,9 @@ func cut(name string) (string, bool) {
 	return name, false
 }
 
+// poll is the poller of the VM's only plugin context.
+func (h *host) poll() *poller { return h.vm.plugins[0].poll }
+
 // pass advances the clock and sends the ticks that the VM has set.
 func (h *host) pass(d time.Duration) {
 	h.t.Helper()

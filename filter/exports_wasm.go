@@ -21,6 +21,9 @@ func hfiOnRequestHeaders(id uint32, _ int32, _ int32) types.Action {
 	return current.requestHeaders(id)
 }
 
+//go:wasmexport hfi_on_create
+func hfiOnCreate(id, plugin uint32) { current.startStream(id, plugin) }
+
 //go:wasmexport hfi_on_delete
 func hfiOnDelete(id uint32) { current.streamDone(id) }
 

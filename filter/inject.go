@@ -18,49 +18,50 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 			action = types.ActionContinue
 		}
 	}()
-	if v.program.Idle() {
+	plugin := v.owner(id)
+	if plugin == nil || plugin.program.Idle() {
 		return types.ActionContinue
 	}
 	v.trap(onRequest)
-	decision := v.program.Decide(&v.request, v.draws)
-	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt() {
+	decision := plugin.program.Decide(&v.request, v.draws)
+	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt(&plugin.config) {
 		return types.ActionContinue
 	}
 	for _, hit := range decision.DryRun {
-		v.countDryRun(hit)
+		v.countDryRun(plugin, hit)
 	}
 	switch {
 	case decision.Delay > 0:
-		v.pause(id, &decision)
+		v.pause(id, plugin, &decision)
 		return types.ActionPause
 	case decision.Abort != nil:
 		mark("abort=" + decision.AbortPolicy)
-		return v.abort(decision.Abort, decision.AbortPolicy)
+		return v.abort(plugin, decision.Abort, decision.AbortPolicy)
 	}
 	return types.ActionContinue
 }
 
-func (v *vm) countDryRun(hit fault.Hit) {
+func (v *vm) countDryRun(plugin *plugin, hit fault.Hit) {
 	name := metricDryRunDelays
 	if hit.Kind == fault.KindAbort {
 		name = metricDryRunAborts
 	}
-	v.metrics.fault(name, hit.Policy)
+	v.metrics.fault(name, hit.Policy, plugin.config.PolicyTag)
 	proxywasm.LogDebug("hfi: policy " + hit.Policy + " (dry run) would inject a fault into this request")
 }
 
 // pause pauses a request until its delay has passed.
-func (v *vm) pause(id uint32, decision *fault.Decision) {
+func (v *vm) pause(id uint32, plugin *plugin, decision *fault.Decision) {
 	what := "delay=" + decision.DelayPolicy
 	if decision.Abort != nil {
 		what += ";abort=" + decision.AbortPolicy
 	}
 	mark(what)
-	v.metrics.fault(metricDelays, decision.DelayPolicy)
+	v.metrics.fault(metricDelays, decision.DelayPolicy, plugin.config.PolicyTag)
 	// Not LogDebugf, which takes a microsecond to format the line even if the level is disabled.
 	proxywasm.LogDebug("hfi: policy " + decision.DelayPolicy + " delays this request by " + decision.Delay.String())
 	v.paused.add(&pausedStream{
-		id: id, due: v.now().Add(decision.Delay),
+		id: id, plugin: plugin, due: v.now().Add(decision.Delay),
 		abort: decision.Abort, policy: decision.AbortPolicy,
 	})
 	v.metrics.paused(1)
@@ -91,7 +92,7 @@ func (v *vm) finish(stream *pausedStream) {
 	v.guard("aborting a request after its delay", func() {
 		v.trap(onDelayEnd)
 		if stream.abort != nil {
-			action = v.abort(stream.abort, stream.policy)
+			action = v.abort(stream.plugin, stream.abort, stream.policy)
 		}
 	})
 	if action == types.ActionPause {
@@ -104,9 +105,9 @@ func (v *vm) finish(stream *pausedStream) {
 
 // abort sends a response in place of the upstream's. It does not panic after that,
 // because the request must not continue.
-func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
+func (v *vm) abort(plugin *plugin, abort *fault.Abort, policy string) types.Action {
 	headers := abort.Headers
-	if v.config.FaultHeader {
+	if plugin.config.FaultHeader {
 		headers = append(headers[:len(headers):len(headers)], [2]string{"x-hfi-fault", policy})
 	}
 	status, body := httpStatus(abort), abort.Body
@@ -120,7 +121,7 @@ func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 		return types.ActionContinue
 	}
 	v.guard("counting an abort", func() {
-		v.metrics.fault(metricAborts, policy)
+		v.metrics.fault(metricAborts, policy, plugin.config.PolicyTag)
 		proxywasm.LogDebug("hfi: policy " + policy + " aborts this request with status " + strconv.Itoa(status))
 	})
 	return types.ActionPause
@@ -128,6 +129,7 @@ func (v *vm) abort(abort *fault.Abort, policy string) types.Action {
 
 // streamDone is called when a stream ends.
 func (v *vm) streamDone(id uint32) {
+	delete(v.owners, id)
 	if _, paused := v.paused.streams[id]; !paused {
 		return
 	}

@@ -62,6 +62,7 @@ func (c *sdkPlugin) OnTick() {
 }
 
 func (c *sdkPlugin) NewHttpContext(id uint32) types.HttpContext {
+	c.vm.startStream(id, c.id)
 	return &sdkStream{vm: c.vm, id: id}
 }
 

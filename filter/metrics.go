@@ -12,8 +12,6 @@ const maxPolicyTags = 1000
 
 // metrics are the filter's metrics. Each is defined on first use.
 type metrics struct {
-	// byPolicy adds the tag policy to the fault counters.
-	byPolicy bool
 	counters map[string]proxywasm.MetricCounter
 	gauges   map[string]proxywasm.MetricHistogram
 	// pausedStreams is the only gauge that is summed over the VMs. It is defined
@@ -48,12 +46,12 @@ func newMetrics() metrics {
 }
 
 // define defines the counters, so that they are exported as zero before the first
-// event.
-func (m *metrics) define() {
+// event. Those of faults are not if these are counted by policy.
+func (m *metrics) define(byPolicy bool) {
 	for _, name := range []string{metricUpdates, metricPollErrors, metricBadPolicies, metricHeartbeats, metricPanics} {
 		m.add(name, 0)
 	}
-	if !m.byPolicy {
+	if !byPolicy {
 		for _, name := range []string{metricAborts, metricDelays, metricDryRunAborts, metricDryRunDelays} {
 			m.add(name, 0)
 		}
@@ -71,9 +69,9 @@ func (m *metrics) add(name string, n uint64) {
 	}
 }
 
-// fault counts one fault of a policy.
-func (m *metrics) fault(name, policy string) {
-	if !m.byPolicy {
+// fault counts one fault of a policy. If byPolicy is set, the counter has the tag policy.
+func (m *metrics) fault(name, policy string, byPolicy bool) {
+	if !byPolicy {
 		m.add(name, 1)
 		return
 	}

@@ -9,8 +9,9 @@ import (
 
 // pausedStream is a request that is delayed.
 type pausedStream struct {
-	id  uint32
-	due time.Time
+	id     uint32
+	plugin *plugin
+	due    time.Time
 	// abort follows the delay. If it is nil, the request continues.
 	abort *fault.Abort
 	// policy is the policy of the abort.

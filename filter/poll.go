@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/filter/fault"
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
@@ -36,13 +37,18 @@ const (
 	minPace, burst = 50 * time.Millisecond, 20
 )
 
-// poller fetches policies from the daemon, always in the context of the VM's active
-// plugin. It has at most one request in flight.
+// poller fetches policies from the daemon for the plugin contexts with one source. It
+// has at most one request in flight.
 type poller struct {
-	vm *vm
-	// id identifies this VM to the daemon.
-	id string
+	vm     *vm
+	source source
+	// in is the plugin context in which it fetches them.
+	in uint32
 
+	// policies are the policies in force, without those of other workloads. inForce
+	// of them could be compiled.
+	policies []*schema.Policy
+	inForce  int
 	// tag and revision are those of the policies in force. tag is empty if there
 	// are none.
 	tag, revision string
@@ -62,13 +68,43 @@ type poller struct {
 	pace time.Time
 }
 
+// enforce puts policies in force, and returns an error for each one that cannot be.
+// If it panics, nothing has changed.
+func (p *poller) enforce(policies []*schema.Policy) (bad []error) {
+	plugins := p.vm.plugins
+	programs := make([]*fault.Program, len(plugins))
+	for i, plugin := range plugins {
+		if plugin.poll != p {
+			continue
+		}
+		limit := plugin.config.MaxDelay
+		for j, other := range plugins[:i] {
+			if other.config.MaxDelay == limit {
+				programs[i] = programs[j]
+			}
+		}
+		if programs[i] == nil {
+			programs[i], bad = fault.Compile(policies, fault.Limits{MaxDelay: limit})
+		}
+	}
+	for i, program := range programs {
+		if program != nil {
+			plugins[i].program = program
+		}
+	}
+	p.policies, p.inForce = policies, len(policies)-len(bad)
+	p.vm.countPolicies()
+	return bad
+}
+
 // restart starts polling in another plugin context.
-func (p *poller) restart() {
+func (p *poller) restart(in uint32) {
+	p.in = in
 	p.generation++
 	p.asking = false
 	now := p.vm.now()
 	p.next = now
-	if !p.vm.config.hasControlPlane() {
+	if !p.source.hasControlPlane() {
 		p.next = time.Time{}
 	}
 	if p.confirmedAt.IsZero() {
@@ -83,7 +119,7 @@ func (p *poller) deadline() time.Time {
 		at = p.next
 	}
 	if p.tag != "" {
-		if stale := p.confirmedAt.Add(p.vm.config.StaleAfter); at.IsZero() || stale.Before(at) {
+		if stale := p.confirmedAt.Add(p.source.StaleAfter); at.IsZero() || stale.Before(at) {
 			at = stale
 		}
 	}
@@ -92,11 +128,11 @@ func (p *poller) deadline() time.Time {
 
 func (p *poller) tick() {
 	now := p.vm.now()
-	if p.tag != "" && now.Sub(p.confirmedAt) >= p.vm.config.StaleAfter {
-		proxywasm.LogWarnf("hfi: no response from the control plane for %s: fault injection stops", p.vm.config.StaleAfter)
+	if p.tag != "" && now.Sub(p.confirmedAt) >= p.source.StaleAfter {
+		proxywasm.LogWarnf("hfi: no response from the control plane for %s: fault injection stops", p.source.StaleAfter)
 		p.tag, p.stale = "", true
-		p.vm.enforce(nil)
-		p.vm.metrics.set(metricStale, 1)
+		p.enforce(nil)
+		p.vm.countStale()
 	}
 	if !p.asking && !p.next.IsZero() && !now.Before(p.next) {
 		p.try("asking the control plane", func() { p.ask(now) })
@@ -114,20 +150,20 @@ func (p *poller) try(doing string, f func()) {
 // wait returns how long the daemon may hold a request: short enough that policies
 // are confirmed long before they are stale.
 func (p *poller) wait() time.Duration {
-	return max(min(maxWait, (p.vm.config.StaleAfter/2).Truncate(time.Millisecond)), minWait)
+	return max(min(maxWait, (p.source.StaleAfter/2).Truncate(time.Millisecond)), minWait)
 }
 
 // ask sends a request to the first of the daemon's clusters that exists.
 func (p *poller) ask(now time.Time) {
-	config, who, wait := &p.vm.config, p.vm.identity, p.wait()
+	who, wait := p.vm.identity, p.wait()
 	headers := [][2]string{
 		{":method", "GET"},
 		{":path", fmt.Sprintf(api.RoutePolicies+"?%s&wait=%s", who.query(), wait)},
-		{":authority", headerValue(config.authority())},
+		{":authority", headerValue(p.source.authority())},
 		{"accept", "application/json"},
 		{api.HeaderNode, headerValue(who.Node)},
 		{api.HeaderPod, headerValue(who.Pod)},
-		{api.HeaderVM, p.id},
+		{api.HeaderVM, p.vm.id},
 	}
 	if p.tag != "" {
 		headers = append(headers, [2]string{"if-none-match", p.tag})
@@ -137,7 +173,7 @@ func (p *poller) ask(now time.Time) {
 	}
 	p.askedAt = now
 	generation := p.generation
-	for _, cluster := range config.clusters() {
+	for _, cluster := range p.source.clusters() {
 		if cluster == "" {
 			continue
 		}
@@ -155,7 +191,7 @@ func (p *poller) ask(now time.Time) {
 		}
 	}
 	p.failed(fmt.Errorf("this Envoy has no cluster %s: in Istio, add the control plane's service to the egress hosts of the Sidecar resource",
-		strings.Join(config.clusters(), " or ")))
+		strings.Join(p.source.clusters(), " or ")))
 }
 
 // answered handles a response and schedules the next request.
@@ -193,7 +229,7 @@ func (p *poller) confirmed() {
 	p.confirmedAt = p.vm.now()
 	if p.stale {
 		p.stale = false
-		p.vm.metrics.set(metricStale, 0)
+		p.vm.countStale()
 	}
 	p.vm.metrics.add(metricHeartbeats, 1)
 	if p.failures > 0 {
@@ -206,20 +242,23 @@ func (p *poller) confirmed() {
 // apply puts the policies of an answer in force.
 func (p *poller) apply(a answer) {
 	mine, others := p.selectPolicies(a.policies)
-	bad := append(a.bad, p.vm.enforce(mine)...)
+	bad := append(a.bad, p.enforce(mine)...)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
 	p.vm.metrics.add(metricBadPolicies, uint64(len(bad)))
 	proxywasm.LogInfof("hfi: Received config update from control plane: commit %s, %d policies in force, ETag %s",
-		a.commit, len(p.vm.program.Policies()), a.tag)
+		a.commit, p.inForce, a.tag)
 	for _, err := range bad {
 		proxywasm.LogWarnf("hfi: policy skipped: %v", err)
 	}
 	if len(others) > 0 {
 		proxywasm.LogWarnf("hfi: ignoring policies that do not select this workload: %s", strings.Join(others, ", "))
 	}
-	if names := cutDelays(mine, p.vm.config.MaxDelay); len(names) > 0 {
-		proxywasm.LogWarnf("hfi: delays are limited to max_delay (%s) in policies: %s", p.vm.config.MaxDelay, strings.Join(names, ", "))
+	for _, plugin := range p.vm.plugins {
+		limit := plugin.config.MaxDelay
+		if names := cutDelays(mine, limit); plugin.poll == p && len(names) > 0 {
+			proxywasm.LogWarnf("hfi: delays are limited to max_delay (%s) in policies: %s", limit, strings.Join(names, ", "))
+		}
 	}
 }
 

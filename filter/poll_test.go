@@ -16,7 +16,7 @@ func TestRequest(t *testing.T) {
 	request := h.request()
 	for name, want := range map[string]string{
 		":method": "GET", ":path": "/v1/policies?service=frontend&namespace=demo&wait=20s", ":authority": "hfi-control-plane.boifi:8080",
-		api.HeaderNode: "node-1", api.HeaderPod: "frontend-1", api.HeaderVM: h.vm.poll.id,
+		api.HeaderNode: "node-1", api.HeaderPod: "frontend-1", api.HeaderVM: h.vm.id,
 	} {
 		if request[name] != want {
 			t.Errorf("%s: %q, want %q", name, request[name], want)
@@ -63,7 +63,7 @@ func TestABadAnswerChangesNothing(t *testing.T) {
 		"content-length over 4 MiB": func(h *host) {
 			h.answer(200, `{"policies":[]}`, map[string]string{"etag": `"b"`, "content-length": "50000000"})
 		},
-		"no headers": func(h *host) { h.answered++; h.vm.poll.answered(h.vm.poll.generation, 0, 0) },
+		"no headers": func(h *host) { h.answered++; h.poll().answered(h.poll().generation, 0, 0) },
 	}
 	for name, answer := range bad {
 		t.Run(name, func(t *testing.T) {
@@ -248,7 +248,7 @@ func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
 			for begin := h.at; h.at.Sub(begin) < time.Minute; h.pass(time.Millisecond) {
 				for h.requests() > h.answered {
 					h.update(fmt.Sprint("b", h.answered), 418)
-					if tag := h.vm.poll.tag; tag != fmt.Sprintf(`"b%d"`, h.answered-1) {
+					if tag := h.poll().tag; tag != fmt.Sprintf(`"b%d"`, h.answered-1) {
 						t.Fatalf("the tag in force is %s", tag)
 					}
 				}

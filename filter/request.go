@@ -40,11 +40,11 @@ var probeAgents = []string{"kube-probe/", "Envoy/HC", "GoogleHC/", "ELB-HealthCh
 
 // exempt reports whether no fault must be injected into the request: it is a
 // filter's request to the daemon, or a health probe.
-func (v *vm) exempt() bool {
+func (v *vm) exempt(c *config) bool {
 	if _, own := v.request.Header(api.HeaderVM); own {
 		return true
 	}
-	if v.config.FaultProbes {
+	if c.FaultProbes {
 		return false
 	}
 	agent, _ := requestHeader("user-agent")

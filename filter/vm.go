@@ -6,50 +6,61 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
-	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// vm is the filter in one of Envoy's threads. It has one identity and one set of
-// policies. Several plugin contexts share a VM while the listeners of a former
-// configuration drain. The one that started last is active: its configuration is
-// in force, and it fetches the policies.
+// vm is the filter in one of Envoy's threads. It has one identity. Several plugin
+// contexts share a VM if listeners have different configurations of the filter, or
+// while those of a former configuration drain.
 type vm struct {
 	// random returns random bits, now the time.
 	random func() uint64
 	now    func() time.Time
 
+	// id identifies this VM to the daemon.
+	id       string
 	identity *identity
-	// plugins are the live plugin contexts. active is the active one, or 0.
-	plugins map[uint32]config
-	active  uint32
-	// config is the configuration of the active plugin context.
-	config config
+	// plugins are the live plugin contexts, in the order of their start.
+	plugins []*plugin
 
-	// policies are the policies in force. program is compiled from them with the
-	// limits of config.
-	policies []*schema.Policy
-	program  *fault.Program
-	draws    *fault.Random
+	// mixed reports that the plugins have different configurations. Then a stream's
+	// plugin context is in owners. Streams that began before have that of common.
+	mixed  bool
+	owners map[uint32]*plugin
+	common *plugin
 
+	draws   *fault.Random
 	request request
 	paused  pauses
-	poll    poller
 	metrics metrics
+	// stale reports that the policies of some plugin are stale.
+	stale bool
+}
+
+// plugin is a plugin context: the filter with one configuration.
+type plugin struct {
+	id     uint32
+	config config
+	// poll fetches the policies of this and of all other plugins with the same source.
+	poll *poller
+	// program is compiled from the poller's policies with the limits of config.
+	program *fault.Program
 }
 
 func newVM(random func() uint64, now func() time.Time) *vm {
-	v := &vm{random: random, now: now, plugins: map[uint32]config{}, config: defaultConfig()}
-	v.draws = fault.NewRandom(random())
-	v.request = request{now: now}
-	v.paused = newPauses()
-	v.metrics = newMetrics()
-	v.poll = poller{vm: v, id: fmt.Sprintf("%016x", random())}
-	v.program, _ = fault.Compile(nil, fault.Limits{})
-	return v
+	return &vm{
+		random:  random,
+		now:     now,
+		draws:   fault.NewRandom(random()),
+		id:      fmt.Sprintf("%016x", random()),
+		owners:  map[uint32]*plugin{},
+		request: request{now: now},
+		paused:  newPauses(),
+		metrics: newMetrics(),
+	}
 }
 
-// startPlugin reads the configuration of a new plugin context and activates it.
+// startPlugin reads the configuration of a new plugin context and adds it.
 func (v *vm) startPlugin(id uint32) {
 	text, err := proxywasm.GetPluginConfiguration()
 	if err != nil && !errors.Is(err, errNotFound) {
@@ -59,15 +70,56 @@ func (v *vm) startPlugin(id uint32) {
 	for _, problem := range problems {
 		proxywasm.LogErrorf("hfi: %v", problem)
 	}
-	v.plugins[id] = config
-	v.metrics.byPolicy = config.PolicyTag
-	v.metrics.define()
+	v.metrics.define(config.PolicyTag)
 	v.identify()
 	if v.identity.TooOld {
 		return
 	}
-	v.activate(id)
+	v.stopPlugin(id) // if Envoy configures it once more
+	v.addPlugin(id, config)
+}
+
+// addPlugin adds a plugin context, and has its policies fetched.
+func (v *vm) addPlugin(id uint32, config config) {
+	poll := &poller{vm: v, source: config.source}
+	for _, p := range v.plugins {
+		if p.config.source == config.source {
+			poll = p.poll
+		}
+	}
+	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll})
+	v.compareConfigs()
+	poll.enforce(poll.policies)
+	poll.restart(id)
 	v.arm()
+}
+
+// compareConfigs sets mixed and, unless it is true, common.
+func (v *vm) compareConfigs() {
+	v.mixed = false
+	for _, p := range v.plugins {
+		v.mixed = v.mixed || p.config != v.plugins[0].config
+	}
+	if !v.mixed && len(v.plugins) > 0 {
+		v.common = v.plugins[0]
+	}
+}
+
+// startStream records the plugin context of a new stream, if it matters.
+func (v *vm) startStream(id, plugin uint32) {
+	for _, p := range v.plugins {
+		if v.mixed && p.id == plugin {
+			v.owners[id] = p
+		}
+	}
+}
+
+// owner returns the plugin context of a stream, or nil if none has started.
+func (v *vm) owner(stream uint32) *plugin {
+	if p, ok := v.owners[stream]; ok {
+		return p
+	}
+	return v.common
 }
 
 // identify reads the identity once.
@@ -77,7 +129,7 @@ func (v *vm) identify() {
 	}
 	i := readIdentity()
 	v.identity = &i
-	proxywasm.LogInfof("hfi: started for %s, vm=%s", i, v.poll.id)
+	proxywasm.LogInfof("hfi: started for %s, vm=%s", i, v.id)
 	if i.TooOld {
 		proxywasm.LogErrorf("hfi: Envoy %s is not supported: no faults are injected; the filter needs Envoy %d.%d or newer",
 			i.Envoy, MinimumEnvoy[0], MinimumEnvoy[1])
@@ -87,38 +139,64 @@ func (v *vm) identify() {
 	}
 }
 
-// activate makes a plugin context the active one.
-func (v *vm) activate(id uint32) {
-	v.active, v.config = id, v.plugins[id]
-	v.enforce(v.policies)
-	v.poll.restart()
-}
-
-// stopPlugin removes a plugin context that Envoy is about to delete.
+// stopPlugin removes a plugin context that Envoy is about to delete. If it was the one
+// that fetched the policies of others too, another one continues.
 func (v *vm) stopPlugin(id uint32) {
-	delete(v.plugins, id)
-	if v.active != id {
+	var stopped *plugin
+	rest := v.plugins[:0]
+	for _, p := range v.plugins {
+		if p.id == id {
+			stopped = p
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	v.plugins = rest
+	if stopped == nil {
 		return
 	}
-	v.active = 0
-	for other := range v.plugins {
-		v.active = max(v.active, other)
-	}
-	if v.active == 0 || proxywasm.SetEffectiveContext(v.active) != nil {
+	v.compareConfigs()
+	v.countPolicies()
+	v.countStale()
+	poll := stopped.poll
+	if poll.in != id {
 		return
 	}
-	v.activate(v.active)
-	v.arm()
-	_ = proxywasm.SetEffectiveContext(id)
+	poll.generation++ // no response to its request counts
+	for _, p := range rest {
+		if p.poll == poll && proxywasm.SetEffectiveContext(p.id) == nil {
+			poll.restart(p.id)
+			v.arm()
+			_ = proxywasm.SetEffectiveContext(id)
+			return
+		}
+	}
 }
 
-// enforce puts policies in force, and returns an error for each one that cannot be.
-// If it panics, nothing has changed.
-func (v *vm) enforce(policies []*schema.Policy) []error {
-	program, bad := fault.Compile(policies, fault.Limits{MaxDelay: v.config.MaxDelay})
-	v.policies, v.program = policies, program
-	v.guard("counting policies", func() { v.metrics.set(metricPolicies, uint64(len(policies)-len(bad))) })
-	return bad
+// countPolicies sets the metric to the number of policies in force: the most that are
+// in any plugin context.
+func (v *vm) countPolicies() {
+	most := 0
+	for _, p := range v.plugins {
+		most = max(most, p.poll.inForce)
+	}
+	v.guard("counting policies", func() { v.metrics.set(metricPolicies, uint64(most)) })
+}
+
+// countStale sets the metric if it has changed: all VMs share it, and one without stale
+// policies must not overwrite another's.
+func (v *vm) countStale() {
+	var stale bool
+	var value uint64
+	for _, p := range v.plugins {
+		if p.poll.stale {
+			stale, value = true, 1
+		}
+	}
+	if stale != v.stale {
+		v.stale = stale
+		v.metrics.set(metricStale, value)
+	}
 }
 
 // tick does the work that is due, in a plugin context.
@@ -129,8 +207,10 @@ func (v *vm) tick(id uint32) {
 		// Calls from here on must not depend on a stream.
 		_ = proxywasm.SetEffectiveContext(id)
 	}
-	if id == v.active {
-		v.poll.tick()
+	for _, p := range v.plugins {
+		if p.id == id && p.poll.in == id {
+			p.poll.tick()
+		}
 	}
 }
 
@@ -139,8 +219,10 @@ func (v *vm) tick(id uint32) {
 // context, or of the current stream's plugin context.
 func (v *vm) arm() {
 	deadline := v.paused.deadline()
-	if at := v.poll.deadline(); deadline.IsZero() || !at.IsZero() && at.Before(deadline) {
-		deadline = at
+	for _, p := range v.plugins {
+		if at := p.poll.deadline(); deadline.IsZero() || !at.IsZero() && at.Before(deadline) {
+			deadline = at
+		}
 	}
 	var period uint32
 	if !deadline.IsZero() {

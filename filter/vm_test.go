@@ -84,12 +84,12 @@ func TestPanicOnResponseOrTick(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
 	h.update("a", 503)
-	good := h.vm.poll.vm
-	h.vm.poll.vm = nil
+	good := h.poll().vm
+	h.poll().vm = nil
 	h.pass(maxWait)
 	h.Tick()
 	h.answer(304, "", nil)
-	h.vm.poll.vm = good
+	h.poll().vm = good
 	h.mustGet(503)
 }
 
@@ -115,7 +115,7 @@ func TestIdleFilter(t *testing.T) {
 
 // TestDefaults checks the defaults in README.md.
 func TestDefaults(t *testing.T) {
-	want := config{Address: "h:1", StaleAfter: 10 * time.Minute, MaxDelay: 5 * time.Minute, FaultHeader: true}
+	want := config{source: source{Address: "h:1", StaleAfter: 10 * time.Minute}, MaxDelay: 5 * time.Minute, FaultHeader: true}
 	if got, problems := parseConfig([]byte(`{"control_plane_address":"h:1"}`)); got != want || len(problems) != 0 {
 		t.Errorf("%+v, %v", got, problems)
 	}
@@ -143,10 +143,10 @@ func TestDefaults(t *testing.T) {
 func TestMetricsByPolicyAreBounded(t *testing.T) {
 	h := start(t, `{"control_plane_cluster":"hfi","policy_tag":true}`, frontend)
 	for i := range 1500 {
-		h.vm.metrics.fault(metricAborts, fmt.Sprintf("p%d", i))
+		h.vm.metrics.fault(metricAborts, fmt.Sprintf("p%d", i), true)
 	}
-	h.vm.metrics.fault(metricAborts, "p999")
-	h.vm.metrics.fault(metricDelays, "p1000")
+	h.vm.metrics.fault(metricAborts, "p999", true)
+	h.vm.metrics.fault(metricDelays, "p1000", true)
 	for name, want := range map[string]uint64{
 		"policy=.=p0;.;hfi.faults.aborts_total": 1, "policy=.=p999;.;hfi.faults.aborts_total": 2,
 		"policy=.=_other;.;hfi.faults.aborts_total": 500, "policy=.=_other;.;hfi.faults.delays_total": 1,
@@ -193,18 +193,18 @@ func TestConfigurations(t *testing.T) {
 
 func TestClusters(t *testing.T) {
 	for _, c := range []struct {
-		config config
+		source source
 		want   []string
 	}{
-		{config{Cluster: "x", Address: "h:1"}, []string{"x"}},
-		{config{Address: "hfi-control-plane.boifi:8080"}, []string{"outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "hfi-control-plane.boifi:8080", "hfi-control-plane.boifi"}},
-		{config{Address: "c.n.svc:90"}, []string{"outbound|90||c.n.svc.cluster.local", "c.n.svc:90", "c.n.svc"}},
-		{config{Address: "c.n.svc.cluster.local"}, []string{"outbound|8080||c.n.svc.cluster.local", "c.n.svc.cluster.local", "c.n.svc.cluster.local"}},
-		{config{Address: "hfi.example.com:80"}, []string{"outbound|80||hfi.example.com", "hfi.example.com:80", "hfi.example.com"}},
-		{config{Address: "hfi:80"}, []string{"outbound|80||hfi", "hfi:80", "hfi"}},
+		{source{Cluster: "x", Address: "h:1"}, []string{"x"}},
+		{source{Address: "hfi-control-plane.boifi:8080"}, []string{"outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "hfi-control-plane.boifi:8080", "hfi-control-plane.boifi"}},
+		{source{Address: "c.n.svc:90"}, []string{"outbound|90||c.n.svc.cluster.local", "c.n.svc:90", "c.n.svc"}},
+		{source{Address: "c.n.svc.cluster.local"}, []string{"outbound|8080||c.n.svc.cluster.local", "c.n.svc.cluster.local", "c.n.svc.cluster.local"}},
+		{source{Address: "hfi.example.com:80"}, []string{"outbound|80||hfi.example.com", "hfi.example.com:80", "hfi.example.com"}},
+		{source{Address: "hfi:80"}, []string{"outbound|80||hfi", "hfi:80", "hfi"}},
 	} {
-		if got := c.config.clusters(); !slices.Equal(got, c.want) {
-			t.Errorf("%+v: %q", c.config, got)
+		if got := c.source.clusters(); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %q", c.source, got)
 		}
 	}
 }

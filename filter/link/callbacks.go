@@ -75,6 +75,10 @@ func (w *wrappers) allocate(original uint32) (c code) {
 //	if parent == 0 { // a plugin context
 //		remember(id)
 //		original(id, parent)
+//		return
+//	}
+//	if state&stateMixed != 0 {
+//		hfi_on_create(id, parent)
 //	}
 func (w *wrappers) contextCreate(original uint32) (c code) {
 	c.op(opLocalGet, 1)
@@ -84,6 +88,12 @@ func (w *wrappers) contextCreate(original uint32) (c code) {
 	c.op(opCall, w.remember)
 	c.arguments(2)
 	c.op(opCall, original)
+	c.op(opReturn)
+	c.op(opEnd)
+	w.stateHas(&c, stateMixed)
+	c.op(opIf)
+	c.arguments(2)
+	c.op(opCall, w.begin)
 	c.op(opEnd)
 	return c
 }
@@ -158,7 +168,7 @@ func (c *code) copyGlobal(global, local uint32) {
 //		state = hfi_state()
 //		return
 //	}
-//	if state&statePaused != 0 {
+//	if state&(statePaused|stateMixed) != 0 {
 //		hfi_on_delete(id)
 //		state = hfi_state()
 //	}
@@ -174,7 +184,7 @@ func (w *wrappers) onDelete(original uint32) (c code) {
 	w.refresh(&c)
 	c.op(opReturn)
 	c.op(opEnd)
-	w.stateHas(&c, statePaused)
+	w.stateHas(&c, statePaused|stateMixed)
 	c.op(opIf)
 	c.arguments(1)
 	c.op(opCall, w.tell)
@@ -183,10 +193,10 @@ func (w *wrappers) onDelete(original uint32) (c code) {
 	return c
 }
 
-// stateHas appends: state & bit
-func (w *wrappers) stateHas(c *code, bit uint32) {
+// stateHas appends: state & bits
+func (w *wrappers) stateHas(c *code, bits uint32) {
 	c.op(opGlobalGet, w.state)
-	c.op(opI32Const, bit)
+	c.op(opI32Const, bits)
 	c.op(opI32And)
 }
 

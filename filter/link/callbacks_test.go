@@ -49,6 +49,18 @@ func TestPausedStreamsWithoutRules(t *testing.T) {
 	e.call("proxy_on_delete", is(5))
 }
 
+func TestStreamsInDifferentPluginContexts(t *testing.T) {
+	e := start(t, stateMixed) // with plugin context 1
+	e.call("proxy_on_context_create", is(2, 0), "proxy_on_context_create 2 0")
+	e.call("proxy_on_context_create", is(3, 2), "hfi_on_create 3 2")
+	e.call("proxy_on_context_create", is(4, 1), "hfi_on_create 4 1")
+	e.call("proxy_on_delete", is(3), "hfi_on_delete 3", "hfi_state")
+	e.answer[exportState] = 0
+	e.call("proxy_on_delete", is(4), "hfi_on_delete 4", "hfi_state")
+	e.call("proxy_on_context_create", is(5, 1))
+	e.call("proxy_on_delete", is(5))
+}
+
 func TestControlCallbacksReadTheState(t *testing.T) {
 	for callback, arguments := range map[string][]uint32{
 		"proxy_on_vm_start":           {1, 7},

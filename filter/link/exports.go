@@ -5,13 +5,17 @@ import "fmt"
 // The exports of the filter that the wrappers call. They are not part of the SDK,
 // and the rewritten module does not export them.
 const (
-	// exportState returns which callbacks the filter needs: stateRules, if some
-	// rule may apply to a request, plus statePaused, if streams are paused and the
-	// filter needs their ends.
+	// exportState returns which callbacks the filter needs, as a sum: stateRules, if
+	// some rule may apply to a request; statePaused, if streams are paused and the
+	// filter needs their ends; stateMixed, if the filter needs the starts and the
+	// ends of streams, because their plugin contexts have different settings.
 	exportState = "hfi_state"
 	// exportRequestHeaders decides on a request. It has the parameters and the
 	// result of proxy_on_request_headers.
 	exportRequestHeaders = "hfi_on_request_headers"
+	// exportCreate is called before a stream starts, with the IDs of the stream and
+	// of its plugin context.
+	exportCreate = "hfi_on_create"
 	// exportDelete is called when a stream has ended, paused or not.
 	exportDelete = "hfi_on_delete"
 	// exportBuffer and exportBufferEnd return the start and the end of a buffer in
@@ -22,6 +26,7 @@ const (
 
 	stateRules  = 1
 	statePaused = 2
+	stateMixed  = 4
 )
 
 // interfaceExport describes an export of the original module.
@@ -85,6 +90,7 @@ var interfaceExports = []interfaceExport{
 
 	{name: exportState, signature: signature(0, 1), need: true, hide: true},
 	{name: exportRequestHeaders, signature: signature(3, 1), need: true, hide: true},
+	{name: exportCreate, signature: signature(2, 0), need: true, hide: true},
 	{name: exportDelete, signature: signature(1, 0), need: true, hide: true},
 	{name: exportBuffer, signature: signature(0, 1), need: true, hide: true},
 	{name: exportBufferEnd, signature: signature(0, 1), need: true, hide: true},

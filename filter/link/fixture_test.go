@@ -92,9 +92,16 @@ func TestSDKModule(t *testing.T) {
 	stream(1, 5, 1, "hfi request 1 headers 5 end true")
 	e.call("proxy_on_delete", is(1), "hfi delete 1")
 
-	// Many streams, so that a leak or a collection in the Go runtime shows.
+	// 4, stateMixed: the starts and the ends are reported.
 	e.call("proxy_on_tick", is(6), "plugin 6 tick 4")
-	e.call("proxy_on_tick", is(6), "plugin 6 tick 5") // 5 has stateRules, without statePaused.
+	e.call("proxy_on_context_create", is(7, 6), "hfi create 7 in 6")
+	e.call("proxy_on_request_headers", is(7, 5, 1))
+	e.call("proxy_on_delete", is(7), "hfi delete 7")
+
+	// Many streams, so that a leak or a collection in the Go runtime shows.
+	for tick := 5; tick <= 9; tick++ { // 9 has stateRules alone.
+		e.call("proxy_on_tick", is(6), fmt.Sprint("plugin 6 tick ", tick))
+	}
 	for id := uint32(100); id < 5000; id++ {
 		stream(id, 2, 0, fmt.Sprintf("hfi request %d headers 2 end true", id))
 		e.call("proxy_on_delete", is(id))

@@ -61,9 +61,9 @@ type wrappers struct {
 	// from the buffer.
 	buffer, bufferEnd, left, leftEnd uint32
 
-	remember, forget                  uint32 // see rememberPlugin, forgetPlugin
-	askState, decide, tell, sdkOnDone uint32 // functions of the module
-	askBuffer, askBufferEnd           uint32 // likewise
+	remember, forget                         uint32 // see rememberPlugin, forgetPlugin
+	askState, decide, begin, tell, sdkOnDone uint32 // functions of the module
+	askBuffer, askBufferEnd                  uint32 // likewise
 }
 
 // rewrite rewrites a module that was built with the SDK, as described in the package
@@ -95,6 +95,7 @@ func rewrite(original []byte) ([]byte, error) {
 		state:     m.addGlobal(),
 		askState:  found[exportState].index,
 		decide:    found[exportRequestHeaders].index,
+		begin:     found[exportCreate].index,
 		tell:      found[exportDelete].index,
 		sdkOnDone: found["proxy_on_done"].index,
 

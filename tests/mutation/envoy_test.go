@@ -50,7 +50,7 @@ var onEnvoy = []mutation{
 	},
 	{
 		what: "the end of stale policies", file: "filter/poll.go",
-		old: `p.vm.enforce(nil)`, new: ``,
+		old: `p.enforce(nil)`, new: ``,
 		tests: []string{"TestTheDaemonComesGoesAndComesBack"},
 	},
 	{

@@ -51,6 +51,12 @@ var mutations = []mutation{
 		folder: "reconciler", tests: []string{"TestPruneGuard"},
 	},
 	{
+		what: "the settings of a stream's own plugin context", file: "filter/vm.go",
+		old:    `if v.mixed && p.id == plugin {`,
+		new:    `if false {`,
+		folder: "filter", tests: []string{"TestPluginContextsKeepTheirSettings"},
+	},
+	{
 		what: "the selection of another namespace", file: "filter/selection/selection.go",
 		old:    `range matching(w.Namespace)`,
 		new:    `range matching(schema.Any)`,

@@ -1,0 +1,77 @@
+package envoy
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/envoytest"
+)
+
+// TestListenersOfOneVMKeepTheirSettings runs listeners in one Envoy that share a VM,
+// because they have the same module and vm_id, but have different settings.
+func TestListenersOfOneVMKeepTheirSettings(t *testing.T) {
+	w := newWorld(t)
+	listener := func(name string, configuration map[string]any) envoytest.Listener {
+		return envoytest.Listener{Name: name, Filters: []envoytest.Filter{filter(t, configuration)}}
+	}
+	w.start(t, map[string]envoytest.Config{"one": {
+		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
+		Listeners: []envoytest.Listener{
+			listener("plain", settings()),
+			listener("nowhere", map[string]any{"stale_after": "1h"}),
+			listener("tag", settings("policy_tag", true)),
+			listener("short", settings("max_delay", "50ms", "stale_after", "5m")),
+			listener("probes", settings("fault_health_probes", true)),
+			listener("quiet", settings("fault_header", false)),
+		},
+	}})
+	w.push(t, `
+metadata: {name: delay}
+spec:
+  rules: [{match: {path: {exact: /delay}}, fault: {delay_ms: 400}}]`, `
+metadata: {name: abort}
+spec:
+  rules:
+  - {match: {path: {exact: /abort}}, fault: {abort: {status: 418}}}
+  - {match: {path: {exact: /both}}, fault: {delay_ms: 20, abort: {status: 418}}}`)
+	one, c := w.envoys["one"], client(t, false)
+	expect := func(listener, path, agent string, status int, header string) {
+		t.Helper()
+		answer := ask(t, c, envoytest.Request{URL: one.ListenerURL(listener) + path, Header: http.Header{"User-Agent": {agent}}})
+		if got := answer.Header.Get("X-Hfi-Fault"); answer.Status != status || got != header {
+			t.Errorf("listener %s, %s of %s: status %d, x-hfi-fault %q; want %d, %q", listener, path, agent, answer.Status, got, status, header)
+		}
+	}
+	await(t, "policies in force behind the listener with its own stale_after", func() bool {
+		return get(t, c, one.ListenerURL("short")+"/abort").Status == 418
+	})
+	for range 4 { // so that both workers have answered
+		c.Close()
+		for _, path := range []string{"/abort", "/both"} {
+			expect("plain", path, "curl/8", 418, "abort")
+			expect("plain", path, "kube-probe/1.37", 200, "")
+			expect("tag", path, "kube-probe/1.37", 200, "")
+			expect("short", path, "curl/8", 418, "abort")
+			expect("probes", path, "kube-probe/1.37", 418, "abort")
+			expect("quiet", path, "curl/8", 418, "")
+			expect("quiet", path, "kube-probe/1.37", 200, "")
+			expect("nowhere", path, "curl/8", 200, "")
+		}
+	}
+	// A delay never ends early, and the fastest of some is not much late.
+	took := map[string]time.Duration{"plain": time.Hour, "short": time.Hour}
+	for listener := range took {
+		for range 5 {
+			took[listener] = min(took[listener], get(t, c, one.ListenerURL(listener)+"/delay").Elapsed)
+		}
+	}
+	if took["plain"] < 400*time.Millisecond || took["short"] < 50*time.Millisecond || took["short"] >= 400*time.Millisecond {
+		t.Errorf("the fastest delayed requests took %v; the delay is 400 ms, and 50 ms at most on listener short", took)
+	}
+	expect("tag", "/abort", "curl/8", 418, "abort")
+	stats := w.stats(t, "one")
+	if tagged, all := stats.Value("hfi_faults_aborts_total", "policy", "abort"), stats.Value("hfi_faults_aborts_total"); tagged != 1 || all < 34 {
+		t.Errorf("%v of %v aborts are counted by policy", tagged, all)
+	}
+}
