@@ -44,3 +44,16 @@ func TestReadme(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeNamesTheProbes checks that README.md has the User-Agent of each health probe.
+func TestReadmeNamesTheProbes(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, agent := range probeAgents {
+		if !strings.Contains(string(readme), "`"+agent+"`") {
+			t.Errorf("README.md does not name %s", agent)
+		}
+	}
+}

@@ -34,9 +34,13 @@ func pseudoHeader(name string) string {
 	return value
 }
 
-// probeAgents are the prefixes of the User-Agents of health probes: those of
-// Kubernetes, of Envoy, and of the load balancers of large cloud providers.
-var probeAgents = []string{"kube-probe/", "Envoy/HC", "GoogleHC/", "ELB-HealthChecker/"}
+// probeAgents are the prefixes of the User-Agents of health probes. README.md says whose
+// they are.
+var probeAgents = []string{
+	"kube-probe/", "Envoy/HC", "Consul Health Check", "GoogleHC/",
+	"ELB-HealthChecker/", "Amazon-Route53-Health-Check-Service",
+	"Load Balancer Agent", "Edge Health Probe", "Azure Traffic Manager Endpoint Monitor",
+}
 
 // exempt reports whether no fault must be injected into the request: it is a
 // filter's request to the daemon, or a health probe.

@@ -20,6 +20,10 @@ spec:
 		status       int
 	}{
 		{"frontend-1", "kube-probe/1.37", 200}, {"frontend-1", "Envoy/HC", 200},
+		{"frontend-1", "ELB-HealthChecker/2.0", 200}, {"frontend-1", "GoogleHC/1.0", 200}, {"frontend-1", "Edge Health Probe", 200},
+		{"frontend-1", "Azure Traffic Manager Endpoint Monitor", 200}, {"frontend-1", "Load Balancer Agent", 200},
+		{"frontend-1", "Amazon-Route53-Health-Check-Service (ref 1f2e3d; report http://amzn.to/1vsZADi)", 200},
+		{"frontend-1", "Consul Health Check", 200},
 		{"frontend-1", "curl/8", 503}, {"frontend-1", "not kube-probe/1.37", 503}, {"frontend-1", "", 503},
 		{"frontend-3", "kube-probe/1.37", 503}, {"frontend-3", "Envoy/HC", 503}, {"frontend-3", "curl/8", 503},
 	} {
