@@ -3,6 +3,7 @@ package cue
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"cuelang.org/go/cue/ast"
 
@@ -56,6 +57,12 @@ func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, 
 		if problem != nil {
 			units[i].errors = append(units[i].errors, *problem)
 			continue
+		}
+		if !strings.HasSuffix(c.Path, ".json") {
+			for _, warning := range yamlWarnings(content, w.Limits) {
+				warning.File = c.Path
+				units[i].warnings = append(units[i].warnings, warning)
+			}
 		}
 		file := asPlain(c, units[i], content, w.Limits)
 		if file == nil {
