@@ -121,27 +121,60 @@ func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema
 	if err != nil {
 		return Commit{}, nil, l.sourceFailed(err)
 	}
-	verdict, err := askAndHeal(ctx, l, func(ctx context.Context) (*schema.Verdict, error) {
-		return l.Validator.Apply(ctx, delta)
-	})
+	source := &l.report.Source
+	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
+		source.LastAttemptedRevision = &api.CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
+		// Those of another commit are not this one's.
+		source.Errors, source.ErrorsTotal, source.Warnings, source.WarningsTotal = nil, 0, nil, 0
+	}
+	if delta.Missing != nil {
+		err = l.folderGone(ctx, delta)
+	}
+	var verdict *schema.Verdict
+	if err == nil {
+		verdict, err = askAndHeal(ctx, l, func(ctx context.Context) (*schema.Verdict, error) {
+			return l.Validator.Apply(ctx, delta)
+		})
+	}
 	if closeErr := delta.Close(); err == nil && closeErr != nil {
 		l.Logger.Warn("closing a commit's files failed", "commit", head, "error", closeErr)
 	}
 	if err != nil {
-		var source *SourceError
-		if errors.As(err, &source) {
+		var failed *SourceError
+		if errors.As(err, &failed) {
 			return Commit{}, nil, l.sourceFailed(err)
 		}
 		l.report.SyncError = l.failure(l.report.SyncError, "ValidationFailed", err.Error(), Retry)
 		return Commit{}, nil, fmt.Errorf("validating commit %s: %w", short(head), err)
 	}
-	source := &l.report.Source
-	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
-		source.LastAttemptedRevision = &api.CommitRef{Commit: delta.Commit.Hash, Author: delta.Commit.Author, Subject: delta.Commit.Subject, At: l.Now()}
-	}
 	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
 	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
 	return delta.Commit, verdict, nil
+}
+
+// folderGone decides on a commit without the policy folder. If the last applied
+// commit had the folder, somebody removed all policies: the commit has none,
+// and gets a warning. Otherwise --path or the repository may be a wrong one,
+// and folderGone returns why the commit cannot be applied.
+func (l *leadership) folderGone(ctx context.Context, delta *Delta) error {
+	published := l.published(l.Store.View())
+	if published == nil {
+		return delta.Missing
+	}
+	// An empty set stays empty, whether its commit had the folder or not.
+	if published.Set.Len() > 0 {
+		had, err := askAndHeal(ctx, l, func(ctx context.Context) (bool, error) {
+			return l.Source.HasFolder(ctx, published.Head.Commit, delta.Commit.Hash)
+		})
+		if err != nil {
+			return err
+		}
+		if !had {
+			return delta.Missing
+		}
+	}
+	delta.Warnings = append(delta.Warnings, schema.Problem{File: l.Path, Message: "commit " + short(delta.Commit.Hash) + " has no folder of this name, and so no policies"})
+	return nil
 }
 
 // reject marks a commit that is not published as handled, and records it once.

@@ -47,19 +47,21 @@ type repository struct {
 	commits []reconciler.Commit // oldest first
 	sets    map[string]*schema.Verdict
 	changed chan struct{}
+	// without are the commits that have no policy folder.
+	without map[string]bool
 
-	headErr, deltaErr, sinceErr, applyErr error
-	heads, deltas                         int
-	headsAt                               []time.Time
-	base                                  string
-	openDeltas                            int
+	headErr, deltaErr, sinceErr, applyErr, folderErr error
+	heads, deltas                                    int
+	headsAt                                          []time.Time
+	base                                             string
+	openDeltas                                       int
 	// hangs is the method that blocks until released is closed.
 	hangs    string
 	released chan struct{}
 }
 
 func newRepository() *repository {
-	return &repository{sets: map[string]*schema.Verdict{}, changed: make(chan struct{}, 1)}
+	return &repository{sets: map[string]*schema.Verdict{}, without: map[string]bool{}, changed: make(chan struct{}, 1)}
 }
 
 func (f *repository) commit(commit reconciler.Commit, verdict *schema.Verdict) {
@@ -131,12 +133,22 @@ func (f *repository) Delta(ctx context.Context, _, head string) (*reconciler.Del
 		return nil, f.deltaErr
 	}
 	f.openDeltas++
-	return &reconciler.Delta{Commit: f.commits[f.find(head)], Close: func() error {
+	delta := &reconciler.Delta{Commit: f.commits[f.find(head)], Close: func() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.openDeltas--
 		return nil
-	}}, nil
+	}}
+	if f.without[head] {
+		delta.Missing = &reconciler.SourceError{Reason: "PathMissing", Consequence: reconciler.WaitForPush, Err: fmt.Errorf("commit %s has no folder", head)}
+	}
+	return delta, nil
+}
+
+func (f *repository) HasFolder(_ context.Context, commit, _ string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.find(commit) >= 0 && !f.without[commit], f.folderErr
 }
 
 func (f *repository) Since(_ context.Context, base, head string) ([]reconciler.Commit, error) {
@@ -169,7 +181,9 @@ func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*schem
 		return nil, f.applyErr
 	}
 	f.base = delta.Commit.Hash
-	return f.sets[delta.Commit.Hash], nil
+	verdict := *f.sets[delta.Commit.Hash]
+	verdict.Warnings = append(verdict.Warnings, delta.Warnings...)
+	return &verdict, nil
 }
 
 // storage is a Store in memory.

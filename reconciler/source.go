@@ -23,6 +23,9 @@ type Source interface {
 	// and without it; at most MaxSince. If base is no ancestor of head, it lists
 	// the ancestors of head that base does not have.
 	Since(ctx context.Context, base, head string) ([]Commit, error)
+	// HasFolder says whether a commit, head or one before it, is in the
+	// repository and has the policy folder.
+	HasFolder(ctx context.Context, commit, head string) (bool, error)
 	// Changed receives a value when the branch may have moved; several moves
 	// may give one value. It is nil for a source that cannot detect them.
 	Changed() <-chan struct{}
@@ -52,6 +55,9 @@ type Delta struct {
 	// all files of Commit.
 	Base  string
 	Files []schema.File
+	// Missing is a SourceError if Commit has no policy folder, else nil. Files
+	// then has deletions only.
+	Missing error
 	// Warnings are about the repository, not about a policy.
 	Warnings []schema.Problem
 	// Close releases what Files' Read methods need. It is never nil.

@@ -47,10 +47,10 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 	if err != nil {
 		return nil, err
 	}
-	if !present {
-		return nil, fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
-	}
 	delta := &reconciler.Delta{Commit: describe(commit)}
+	if !present {
+		delta.Missing = fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
+	}
 	if base != "" {
 		err := w.since(base, commit.TreeHash, top)
 		switch {
@@ -81,6 +81,20 @@ type walk struct {
 	files   []schema.File
 }
 
+// notAFolder is the reason of an error for a policy folder that is something else.
+const notAFolder = "PathNotAFolder"
+
+// hasFolder says whether a commit has the policy folder.
+func (s *Source) hasFolder(ctx context.Context, o *objects, hash string) (bool, error) {
+	commit, err := o.commit(ctx, plumbing.NewHash(hash))
+	if err != nil {
+		return false, err
+	}
+	w := &walk{ctx: ctx, objects: o, folder: s.folder}
+	_, present, err := w.top(commit.TreeHash)
+	return present, err
+}
+
 // errOtherTop means that the base's files belong to another folder.
 var errOtherTop = errors.New("the root of the CUE module moved")
 
@@ -91,7 +105,9 @@ func (w *walk) since(base string, tree plumbing.Hash, top string) error {
 		return err
 	}
 	was, present, err := w.top(before.TreeHash)
-	if err != nil {
+	if known := (*reconciler.SourceError)(nil); errors.As(err, &known) && known.Reason == notAFolder {
+		// The base has no files.
+	} else if err != nil {
 		return err
 	}
 	if present && was != top {
@@ -102,7 +118,8 @@ func (w *walk) since(base string, tree plumbing.Hash, top string) error {
 
 // top returns the folder whose files count: the nearest folder that is the root
 // of a CUE module, from the policy folder upwards, or else the policy folder.
-// present says whether the policy folder exists.
+// present says whether the policy folder exists. Something else under its name
+// is an error: a symbolic link, say, is not the removal of all policies.
 func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 	at, tree, below := "", root, w.folder
 	top = w.folder
@@ -127,10 +144,14 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 		if err != nil {
 			return "", false, damagedTree(tree, err)
 		}
-		if !inside.folder() {
+		at = path.Join(at, name)
+		if inside.file() {
+			return "", false, fail(notAFolder, reconciler.WaitForPush, "%q is %s in this commit, and policies must be in a folder: push one, or start hfid with another --path", at, inside.kind())
+		}
+		if inside.mode == 0 {
 			return w.folder, false, nil
 		}
-		at, tree = path.Join(at, name), inside.hash
+		tree = inside.hash
 	}
 }
 
@@ -242,9 +263,9 @@ func (w *walk) add(name string, e entry) {
 	file := schema.File{Path: name, ID: e.hash.String()}
 	switch e.mode & typeBits {
 	case typeLink:
-		file.Refusal = "is a symbolic link; policies must be regular files"
+		file.Refusal = "is " + e.kind() + "; policies must be regular files"
 	case typeModule:
-		file.Refusal = "is a submodule; policies must be files of this repository"
+		file.Refusal = "is " + e.kind() + "; policies must be files of this repository"
 	}
 	if file.Refusal != "" {
 		// A regular file with the same content must have another ID.

@@ -178,8 +178,21 @@ func TestDeltaAgreesWithGit(t *testing.T) {
 					head := commits[h.random.IntN(len(commits))]
 					base := append([]string{""}, commits...)[h.random.IntN(len(commits)+1)]
 					if folder != "." && len(rawDiff(t, repo, "", head, folder)) == 0 || folder == "policies/a" && !isTree(repo, head, folder) {
-						_, err := s.Delta(t.Context(), base, head)
-						wantError(t, err, "PathMissing", reconciler.WaitForPush)
+						delta, err := s.Delta(t.Context(), base, head)
+						if repo.Server("ls-tree", head, "--", folder) != "" {
+							wantError(t, err, "PathNotAFolder", reconciler.WaitForPush)
+							continue
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+						wantError(t, delta.Missing, "PathMissing", reconciler.WaitForPush)
+						for _, file := range delta.Files {
+							if !file.Deleted {
+								t.Errorf("a commit without the folder has %q", file.Path)
+							}
+						}
+						_ = delta.Close()
 						continue
 					}
 					delta, contents := mustDelta(t, s, base, head)

@@ -176,18 +176,21 @@ func TestReportedAndRecovered(t *testing.T) {
 	t.Run("no policy folder", func(t *testing.T) {
 		repo, first := pushed(t, map[string]string{"readme": "x", "policies2/a.yaml": "x"})
 		s := open(t, repo.Bare(), "policies")
-		_, err := s.Delta(t.Context(), "", first)
-		wantError(t, err, "PathMissing", reconciler.WaitForPush)
+		delta, contents := mustDelta(t, s, "", first)
+		wantError(t, delta.Missing, "PathMissing", reconciler.WaitForPush)
+		if len(contents) != 0 {
+			t.Errorf("a commit without the folder has %q", contents)
+		}
 		second := repo.Commit("A file of that name", map[string]string{"policies": "x"})
 		repo.Push()
-		_, err = s.Delta(t.Context(), first, second)
-		wantError(t, err, "PathMissing", reconciler.WaitForPush)
+		_, err := s.Delta(t.Context(), first, second)
+		wantError(t, err, "PathNotAFolder", reconciler.WaitForPush)
 		repo.Remove("Away", "policies")
 		third := repo.Commit("A folder", policy(1))
 		repo.Push()
-		delta, contents := mustDelta(t, s, first, third)
-		if delta.Base != first || len(contents) != 1 {
-			t.Errorf("got base %q and %q", delta.Base, contents)
+		delta, contents = mustDelta(t, s, first, third)
+		if delta.Base != first || len(contents) != 1 || delta.Missing != nil {
+			t.Errorf("got base %q, missing %v and %q", delta.Base, delta.Missing, contents)
 		}
 	})
 	t.Run("missing objects", func(t *testing.T) {

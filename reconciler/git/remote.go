@@ -220,28 +220,66 @@ func (s *Source) fetch(ctx context.Context, store storage.Storer, depth int) err
 	})
 }
 
-// remoteSince reads history from temporary clones of growing depth: the base is
-// rarely far away, and each commit of depth adds its files.
-func (s *Source) remoteSince(ctx context.Context, base, head string) ([]reconciler.Commit, error) {
-	for _, depth := range []int{20, 200, reconciler.MaxSince} {
-		commits, found, err := s.sinceWithin(ctx, depth, base, head)
-		if err != nil || found || depth == reconciler.MaxSince {
-			return commits, err
-		}
-	}
-	return nil, nil
+// remoteSince lists the commits of a remote.
+func (s *Source) remoteSince(ctx context.Context, base, head string) (commits []reconciler.Commit, err error) {
+	err = s.withHistory(ctx, base, func(o *objects) error {
+		commits, err = since(ctx, o, base, head)
+		return err
+	})
+	return commits, err
 }
 
-func (s *Source) sinceWithin(ctx context.Context, depth int, base, head string) (commits []reconciler.Commit, found bool, err error) {
+// remoteHasFolder looks in the present clone, which seldom lacks the commit, and then in the branch's history.
+func (s *Source) remoteHasFolder(ctx context.Context, commit, head string) (has bool, err error) {
+	s.mu.Lock()
+	m := s.remote
+	if m != nil {
+		m.objects.use()
+	}
+	s.mu.Unlock()
+	if m != nil {
+		defer m.objects.release()
+		if has, err = s.hasFolder(ctx, m.objects, commit); err == nil || ctx.Err() != nil {
+			return has, err
+		}
+	}
+	err = s.withHistory(ctx, commit, func(o *objects) error {
+		if _, err := o.commit(ctx, plumbing.NewHash(head)); err != nil {
+			return err
+		}
+		has, err = s.hasFolder(ctx, o, commit)
+		return err
+	})
+	return has, err
+}
+
+// withHistory calls use with the objects of a temporary clone that has the
+// commit base, or MaxSince commits without it. It tries growing depths: base is
+// rarely far away, and each commit of depth adds its files.
+func (s *Source) withHistory(ctx context.Context, base string, use func(*objects) error) error {
+	for _, depth := range []int{20, 200, reconciler.MaxSince} {
+		found, err := s.withClone(ctx, depth, func(o *objects) (bool, error) {
+			_, missing := o.commit(ctx, plumbing.NewHash(base))
+			if missing != nil && depth < reconciler.MaxSince {
+				return false, nil
+			}
+			return true, use(o)
+		})
+		if err != nil || found {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) (bool, error)) (bool, error) {
 	m, err := s.newClone()
 	if err != nil {
-		return nil, false, err
+		return false, err
 	}
 	defer m.objects.retire()
 	if err := s.fetch(ctx, openStore(m.folder), depth); err != nil {
-		return nil, false, err
+		return false, err
 	}
-	_, missing := m.objects.commit(ctx, plumbing.NewHash(base))
-	commits, err = since(ctx, m.objects, base, head)
-	return commits, missing == nil, err
+	return use(m.objects)
 }

@@ -181,6 +181,25 @@ func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Com
 	})
 }
 
+// HasFolder implements reconciler.Source.
+func (s *Source) HasFolder(ctx context.Context, commit, head string) (bool, error) {
+	has, err := guarded(ctx, s, "reading commit "+commit, nil, func(ctx context.Context) (bool, error) {
+		if s.address.local == "" {
+			return s.remoteHasFolder(ctx, commit, head)
+		}
+		o, err := s.localObjects()
+		if err != nil {
+			return false, err
+		}
+		defer o.release()
+		return s.hasFolder(ctx, o, commit)
+	})
+	if known := (*reconciler.SourceError)(nil); errors.As(err, &known) && (known.Reason == "ObjectMissing" || known.Reason == notAFolder) {
+		return false, nil
+	}
+	return has, err
+}
+
 // guarded runs an operation with the source's Timeout. go-git does not honour
 // its context everywhere, and panics on some damaged objects: guarded returns
 // in time nevertheless, and turns a panic into an error. drop is called with a

@@ -82,6 +82,17 @@ func (e *entry) folder() bool { return e.mode&typeBits == typeFolder }
 // file says whether the entry exists and is not a folder.
 func (e *entry) file() bool { return e.mode != 0 && !e.folder() }
 
+// kind names what an entry is that is no folder.
+func (e *entry) kind() string {
+	switch e.mode & typeBits {
+	case typeLink:
+		return "a symbolic link"
+	case typeModule:
+		return "a submodule"
+	}
+	return "a file"
+}
+
 // subtree is the hash of the entry if it is a folder, or zero.
 func (e *entry) subtree() plumbing.Hash {
 	if e.folder() {
