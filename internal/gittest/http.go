@@ -1,7 +1,9 @@
 package gittest
 
 import (
+	"bytes"
 	"encoding/pem"
+	"io"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -34,6 +36,9 @@ type HTTP struct {
 	Token string
 	// TLS enables HTTPS, with the certificate of httptest.
 	TLS bool
+	// Refuse, if it is not nil, returns why a request gets status 400, or nothing.
+	// It may read the body, a copy of which it is given.
+	Refuse func(r *http.Request, body []byte) string
 }
 
 // ServeHTTP serves a repository with git http-backend until the end of the test.
@@ -61,6 +66,17 @@ func ServeHTTP(t testing.TB, repo *Repo, options HTTP) *Server {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "credentials are needed", http.StatusUnauthorized)
 			return
+		}
+		if options.Refuse != nil {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			if reason := options.Refuse(r, body); reason != "" {
+				http.Error(w, reason, http.StatusBadRequest)
+				return
+			}
 		}
 		backend.ServeHTTP(w, r)
 	})

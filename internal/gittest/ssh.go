@@ -20,10 +20,11 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// SSHServer is a git server over SSH that accepts one key.
+// SSHServer is a git server over SSH that accepts one key. The repository is in
+// the home of its users.
 type SSHServer struct {
-	// URL is the repository's address.
-	URL string
+	// URL is the repository's address, and Address the server's HOST:PORT.
+	URL, Address string
 	// KeyFile has the private key that the server accepts; RefusedKeyFile one
 	// that it refuses.
 	KeyFile, RefusedKeyFile string
@@ -71,7 +72,7 @@ func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 	write(t, s.KnownHostsFile, knownhosts.Line([]string{address}, host.PublicKey())+"\n")
 	write(t, s.OtherHostsFile, knownhosts.Line([]string{address}, otherHost.PublicKey())+"\n")
 	write(t, s.EmptyHostsFile, "")
-	s.URL = "ssh://git@" + address + repo.bare
+	s.URL, s.Address = "ssh://git@"+address+repo.bare, address
 
 	server := &ssh.Server{
 		PublicKeyHandler: func(_ ssh.Context, key ssh.PublicKey) bool { return ssh.KeysEqual(key, allowed) },
@@ -113,14 +114,18 @@ func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
 		}
 		return
 	}
-	arguments := session.Command()
-	if len(arguments) != 2 || arguments[0] != "git-upload-pack" || !strings.HasPrefix(arguments[1], repo.bare) {
+	arguments, home := session.Command(), filepath.Dir(repo.bare)
+	served := func(path string) bool {
+		inHome := strings.TrimPrefix(path, "~/")
+		return path == repo.bare || filepath.Join(home, inHome) == repo.bare
+	}
+	if len(arguments) != 2 || arguments[0] != "git-upload-pack" || !served(arguments[1]) {
 		_, _ = io.WriteString(session.Stderr(), "only git-upload-pack of the repository is served\n")
 		_ = session.Exit(1)
 		return
 	}
 	command := exec.CommandContext(session.Context(), "git", "upload-pack", arguments[1])
-	command.Env = Environment()
+	command.Dir, command.Env = home, append(Environment(), "HOME="+home)
 	command.Stdout, command.Stderr = session, session.Stderr()
 	// The command may end before the client closes its side, so do not wait for its input.
 	input, err := command.StdinPipe()

@@ -32,7 +32,7 @@ func (e *transferError) Unwrap() error { return e.err }
 func (s *Source) withAccess(ctx context.Context, use func(access) error) error {
 	err := s.withAccessOnce(ctx, use)
 	refused := errors.Is(err, transport.ErrAuthenticationRequired) || errors.Is(err, transport.ErrAuthorizationFailed)
-	if refused && s.TokenFile != "" && !s.address.ssh && ctx.Err() == nil {
+	if refused && s.TokenFile != "" && s.address.ssh == nil && ctx.Err() == nil {
 		before := s.credentials.tokenAsPassword.Load()
 		s.credentials.tokenAsPassword.Store(!before)
 		if err = s.withAccessOnce(ctx, use); err != nil {
@@ -51,7 +51,7 @@ func (s *Source) withAccessOnce(ctx context.Context, use func(access) error) err
 	if a.bundle, err = s.caBundle(); err != nil {
 		return fail("CertificateInvalid", reconciler.Stalled, "%w", err)
 	}
-	if s.address.ssh {
+	if s.address.ssh != nil {
 		var release func()
 		a.dialing, release = boundDialing(ctx)
 		defer release()

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
-	"net"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -19,7 +17,7 @@ import (
 
 // auth reads the credentials. It is called for each operation, so that files may be replaced.
 func (s *Source) auth() (transport.AuthMethod, error) {
-	if s.address.ssh {
+	if s.address.ssh != nil {
 		return s.sshAuth()
 	}
 	if s.TokenFile != "" {
@@ -61,19 +59,11 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	if s.SSHKeyFile == "" {
 		return nil, fail("AuthenticationFailed", reconciler.Stalled, "SSH needs a private key: give --git-ssh-key-file")
 	}
-	endpoint, err := transport.NewEndpoint(s.address.remote)
-	if err != nil {
-		return nil, fail("Unsupported", reconciler.Stalled, "the repository's URL is invalid: %w", err)
-	}
-	user := endpoint.User
-	if user == "" {
-		user = gitssh.DefaultUsername
-	}
 	key, err := os.ReadFile(s.SSHKeyFile)
 	if err != nil {
 		return nil, fail("AuthenticationFailed", reconciler.Stalled, "reading the SSH key: %w", err)
 	}
-	keys, err := gitssh.NewPublicKeys(user, key, s.address.password)
+	keys, err := gitssh.NewPublicKeys(s.address.ssh.user, key, s.address.password)
 	if err != nil {
 		return nil, fail("AuthenticationFailed", reconciler.Stalled, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
 	}
@@ -83,8 +73,7 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()
 	// A server with several keys must present one that is in the known hosts.
-	port := cmp.Or(endpoint.Port, gitssh.DefaultPort)
-	keys.HostKeyAlgorithms = known.HostKeyAlgorithms(net.JoinHostPort(strings.Trim(endpoint.Host, "[]"), strconv.Itoa(port)))
+	keys.HostKeyAlgorithms = known.HostKeyAlgorithms(s.address.ssh.hostPort())
 	return &timedKeys{PublicKeys: keys, source: s}, nil
 }
 
