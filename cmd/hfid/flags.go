@@ -29,6 +29,7 @@ type options struct {
 
 	gitTokenFile, gitUsername, gitPasswordFile string
 	gitSSHKeyFile, gitKnownHostsFile, gitCA    string
+	gitClientCertFile, gitClientKeyFile        string
 	webhookSecretFile                          string
 
 	kube kubeOptions
@@ -96,6 +97,8 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.gitSSHKeyFile, "git-ssh-key-file", "", "file with the private key for SSH")
 	flags.StringVar(&o.gitKnownHostsFile, "git-known-hosts-file", "", "file with the known hosts for SSH")
 	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the certificate authority of the git server")
+	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with this client's certificate for the git server")
+	flags.StringVar(&o.gitClientKeyFile, "git-client-key-file", "", "PEM file with the key of --git-client-cert-file; by default that file")
 	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates requests of POST /v1/webhook")
 	o.kube.bind(flags)
 }

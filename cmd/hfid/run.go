@@ -55,6 +55,7 @@ func run(ctx context.Context, o options) (err error) {
 	source.Timeout, source.Logger = o.gitTimeout, logger
 	source.TokenFile, source.Username, source.PasswordFile = o.gitTokenFile, o.gitUsername, o.gitPasswordFile
 	source.SSHKeyFile, source.KnownHostsFile, source.CABundleFile = o.gitSSHKeyFile, o.gitKnownHostsFile, o.gitCA
+	source.ClientCertFile, source.ClientKeyFile = o.gitClientCertFile, o.gitClientKeyFile
 
 	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path

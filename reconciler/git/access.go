@@ -8,14 +8,11 @@ import (
 	"sync/atomic"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
-
-	"github.com/boifi/hfi/reconciler"
 )
 
 // access is the configuration of a connection to the server.
 type access struct {
 	auth    transport.AuthMethod
-	bundle  []byte
 	dialing transport.ProxyOptions
 }
 
@@ -43,23 +40,31 @@ func (s *Source) withAccess(ctx context.Context, use func(access) error) error {
 }
 
 func (s *Source) withAccessOnce(ctx context.Context, use func(access) error) error {
-	var a access
-	var err error
-	if a.auth, err = s.auth(); err != nil {
+	auth, err := s.auth()
+	if err != nil {
 		return err
 	}
-	if a.bundle, err = s.caBundle(); err != nil {
-		return fail("CertificateInvalid", reconciler.Stalled, "%w", err)
-	}
 	if s.address.ssh != nil {
-		var release func()
-		a.dialing, release = boundDialing(ctx)
+		dialing, release := boundDialing(ctx)
 		defer release()
+		if err := use(access{auth, dialing}); err != nil {
+			return &transferError{err}
+		}
+		return nil
 	}
-	if err := use(a); err != nil {
-		return &transferError{err}
+	connections, err := s.httpTransport()
+	if err != nil {
+		return err
 	}
-	return nil
+	operation := &httpOperation{source: s, auth: auth, next: connections}
+	err = use(access{auth: operation})
+	switch noted := operation.noted(); {
+	case err == nil:
+		return nil
+	case noted != nil:
+		return noted
+	}
+	return &transferError{err}
 }
 
 // tokenUser is the user name for a token that is sent as a password. Servers

@@ -3,7 +3,6 @@ package git
 import (
 	"cmp"
 	"encoding/base64"
-	"fmt"
 	"os"
 	"strings"
 
@@ -113,13 +112,10 @@ func (s *Source) secrets() []string {
 	return secrets
 }
 
-func (s *Source) caBundle() ([]byte, error) {
-	if s.CABundleFile == "" {
+// readFile returns a file's content, and nothing for no file.
+func readFile(name string) ([]byte, error) {
+	if name == "" {
 		return nil, nil
 	}
-	bundle, err := os.ReadFile(s.CABundleFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate authorities for git: %w", err)
-	}
-	return bundle, nil
+	return os.ReadFile(name)
 }

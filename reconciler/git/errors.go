@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
@@ -37,7 +38,6 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	var (
 		key      *knownhosts.KeyError
 		revoked  *knownhosts.RevokedError
-		network  net.Error
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
 		badCert  *tls.CertificateVerificationError
@@ -62,16 +62,51 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 		return fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
 		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no commits yet: push branch %s", s.branch.Short())
-	case errors.As(err, &network):
-		return fail("Unreachable", reconciler.Retry, "%s cannot be reached: %w", s.address.display, err)
+	case strings.Contains(text, "object-format=sha256"):
+		return fail("Unsupported", reconciler.Stalled, "the repository at %s uses SHA-256, which is not supported: use one with git's default, SHA-1", s.address.display)
+	case strings.Contains(text, "remote error: tls: ") && !strings.Contains(text, "internal error"):
+		return fail("CertificateInvalid", reconciler.Stalled, "%s refuses the TLS connection, for want of a client certificate perhaps: check --git-client-cert-file (%w)", s.address.display, err)
+	case errors.As(err, &transfer) && !passing(err):
+		return fail("UnexpectedAnswer", reconciler.Stalled, "%s answers in a way that is not understood: %w", s.address.display, err)
 	case errors.As(err, &transfer):
-		return fail("Unreachable", reconciler.Retry, "%s closed the connection or answered with an error: %w", s.address.display, err)
+		return fail("Unreachable", reconciler.Retry, "%s cannot be reached, or broke off its answer: %w", s.address.display, err)
 	}
 	var object *reconciler.SourceError
 	if errors.As(objectError(err), &object) {
 		return object
 	}
-	return fail("Unreachable", reconciler.Retry, "%w", err)
+	if passing(err) {
+		return fail("Unreachable", reconciler.Retry, "%w", err)
+	}
+	return fail("Unreadable", reconciler.Stalled, "%w", err)
+}
+
+// passing says whether a failure is one of those that are known to pass by
+// themselves: the network's, and the system's lack of something.
+func passing(err error) bool {
+	// An url.Error is a net.Error, whatever it wraps.
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	if network := (net.Error)(nil); errors.As(err, &network) {
+		return true
+	}
+	for _, known := range []error{
+		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed,
+		syscall.EPIPE, syscall.ECONNRESET, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.EINTR, syscall.ENOMEM, syscall.ESTALE, syscall.ETIMEDOUT,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	// go-git and the SSH client pass on the text alone of some errors.
+	text := err.Error()
+	for _, part := range []string{"EOF", "connection reset", "broken pipe", "closed network connection", "closed pipe", "http2: "} {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // objectError classifies an error as a missing or a damaged object.

@@ -2,11 +2,17 @@ package git
 
 import (
 	"bytes"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/testtool"
+	"github.com/boifi/hfi/reconciler"
 )
 
 // Azure DevOps answers 400 to a fetch that does not declare multi_ack.
@@ -57,6 +63,163 @@ func TestSSHAddressesAreServed(t *testing.T) {
 		s := open(t, address, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile })
 		if got, err := s.Head(t.Context()); got != head {
 			t.Errorf("%s: the head is %q (%v), want %s", address, got, err, head)
+		}
+	}
+}
+
+// sha256Repo returns a repository in git's other format, with one commit.
+func sha256Repo(t *testing.T) *gittest.Repo {
+	t.Helper()
+	repo := gittest.New(t)
+	for _, folder := range []string{repo.Bare(), repo.Work()} {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gittest.Run(t, "/", "init", "-q", "--bare", "--object-format=sha256", repo.Bare())
+	gittest.Run(t, "/", "init", "-q", "--object-format=sha256", repo.Work())
+	repo.Git("remote", "add", "origin", repo.Bare())
+	repo.Commit("Begin", policy(1))
+	repo.Push()
+	return repo
+}
+
+// What a server sends that is no answer of a git server, or one that hfi cannot
+// read, is named, and is not an error that passes by itself.
+func TestAnswersThatAreNotGits(t *testing.T) {
+	want := func(t *testing.T, s *Source, reason, text string) {
+		t.Helper()
+		_, err := s.Head(t.Context())
+		if err == nil {
+			t.Fatal("the head was read")
+		}
+		wantError(t, err, reason, reconciler.Stalled)
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("the error does not say %q: %v", text, err)
+		}
+	}
+	t.Run("SHA-256", func(t *testing.T) {
+		repo := sha256Repo(t)
+		server := gittest.ServeSSH(t, repo)
+		ssh := open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile })
+		for _, s := range []*Source{open(t, gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL, "policies"), ssh} {
+			want(t, s, "Unsupported", "uses SHA-256")
+		}
+		want(t, open(t, repo.Bare(), "policies"), "Unsupported", "objectformat = sha256")
+	})
+	t.Run("the dumb protocol", func(t *testing.T) {
+		repo, _ := pushed(t, policy(1))
+		repo.Server("update-server-info")
+		server := httptest.NewServer(http.FileServer(http.Dir(repo.Bare())))
+		defer server.Close()
+		want(t, open(t, server.URL, "policies"), "Unsupported", "dumb HTTP protocol")
+	})
+	page := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, "<html><title>Sign in</title></html>")
+	}
+	for name, c := range map[string]struct {
+		answer       http.HandlerFunc
+		reason, text string
+	}{
+		"a web page": {func(w http.ResponseWriter, _ *http.Request) { page(w) }, "NotGit", "answers with a web page"},
+		"a redirect to one": {func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/users/sign_in" {
+				page(w)
+				return
+			}
+			http.Redirect(w, r, "/users/sign_in?from=x", http.StatusFound)
+		}, "NotGit", "/users/sign_in, answers with a web page"},
+		"a page with the protocol's ending": {func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/login") {
+				page(w)
+				return
+			}
+			http.Redirect(w, r, "/login"+r.URL.Path, http.StatusFound)
+		}, "NotGit", "/login/r.git/info/refs, answers with a web page"},
+		"JSON": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, "{}")
+		}, "NotGit", `answers with "application/json"`},
+		"400": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "TF401035: the client is too old\nmore", http.StatusBadRequest)
+		}, "UnexpectedAnswer", "400 Bad Request: TF401035: the client is too old: check the URL"},
+		"410": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) }, "RepositoryMissing", "410 Gone"},
+		"501": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotImplemented) }, "UnexpectedAnswer", "501 Not Implemented"},
+		"304": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) }, "UnexpectedAnswer", "304"},
+		"nonsense under the right type": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+			_, _ = io.WriteString(w, "001e# service=git-upload-pack\n00000010no hash here")
+		}, "UnexpectedAnswer", "not understood"},
+		"an endless redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path+"?again", http.StatusFound)
+		}, "UnexpectedAnswer", "too many redirects"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(c.answer)
+			defer server.Close()
+			want(t, open(t, server.URL+"/r.git", "policies"), c.reason, c.text)
+		})
+	}
+	t.Run("HTTPS to a server of HTTP", func(t *testing.T) {
+		server := httptest.NewServer(http.NotFoundHandler())
+		defer server.Close()
+		want(t, open(t, strings.Replace(server.URL, "http:", "https:", 1)+"/r.git", "policies"), "UnexpectedAnswer", "HTTP response to HTTPS client")
+	})
+	t.Run("an SSH server that refuses with words", func(t *testing.T) {
+		repo, _ := pushed(t, policy(1))
+		server := gittest.ServeSSH(t, repo)
+		s := open(t, "ssh://git@"+server.Address+"/elsewhere.git", "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile })
+		want(t, s, "UnexpectedAnswer", "only git-upload-pack of the repository is served")
+	})
+}
+
+// A server that limits the number of requests is left alone for as long as it
+// says, whatever operation is asked for meanwhile.
+func TestRetryAfter(t *testing.T) {
+	repo, head := pushed(t, policy(1))
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	limited := func(status int, after string) func(http.Handler) http.Handler {
+		return func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", after)
+				http.Error(w, "slow down", status)
+			})
+		}
+	}
+	for _, c := range []struct {
+		status int
+		after  string
+	}{
+		{http.StatusTooManyRequests, "1"},
+		{http.StatusServiceUnavailable, "1"},
+		{http.StatusForbidden, "1"},
+		{http.StatusTooManyRequests, time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)},
+	} {
+		s := open(t, server.URL, "policies")
+		server.Break(limited(c.status, c.after))
+		_, err := s.Head(t.Context())
+		began := time.Now()
+		wantError(t, err, "RateLimited", reconciler.Retry)
+		server.Break(nil)
+		before, during := server.Requests(), 0
+		testtool.Eventually(t, "the server is asked again", func() bool {
+			if got, err := s.Head(t.Context()); err == nil {
+				return got == head
+			}
+			during = server.Requests() - before
+			_, err = s.Delta(t.Context(), "", head)
+			return err == nil
+		})
+		if took := time.Since(began); c.after == "1" && took < 900*time.Millisecond || during > 0 {
+			t.Errorf("status %d: the server was asked again after %s, and %d times before", c.status, took, during)
+		}
+	}
+	for after, most := range map[string]time.Duration{"": defaultPause, "soon": defaultPause, "-5": defaultPause, "999999999": maxPause, "Fri, 31 Dec 2199 23:59:59 GMT": maxPause} {
+		var p pause
+		_ = p.begin("server", http.StatusTooManyRequests, after)
+		if left := time.Until(p.until); left > most || left < most-time.Minute {
+			t.Errorf("Retry-After %q is a pause of %s, want %s", after, left, most)
 		}
 	}
 }

@@ -83,7 +83,7 @@ func (s *Source) remoteHead(ctx context.Context) (string, error) {
 	remote := gogit.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
 	var references []*plumbing.Reference
 	err := s.withAccess(ctx, func(a access) (err error) {
-		references, err = remote.ListContext(ctx, &gogit.ListOptions{Auth: a.auth, CABundle: a.bundle, ProxyOptions: a.dialing})
+		references, err = remote.ListContext(ctx, &gogit.ListOptions{Auth: a.auth, ProxyOptions: a.dialing})
 		return err
 	})
 	if err != nil {
@@ -211,7 +211,7 @@ func (s *Source) fetch(ctx context.Context, store storage.Storer, depth int) err
 	return s.withAccess(ctx, func(a access) error {
 		err := remote.FetchContext(ctx, &gogit.FetchOptions{
 			RemoteName: "origin", RefSpecs: []config.RefSpec{spec}, Depth: depth,
-			Auth: a.auth, CABundle: a.bundle, ProxyOptions: a.dialing, Tags: gogit.NoTags, Force: true,
+			Auth: a.auth, ProxyOptions: a.dialing, Tags: gogit.NoTags, Force: true,
 		})
 		if errors.Is(err, gogit.NoErrAlreadyUpToDate) {
 			return nil

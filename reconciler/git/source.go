@@ -45,7 +45,10 @@ type Source struct {
 	SSHKeyFile, KnownHostsFile string
 	// CABundleFile adds certificate authorities for HTTPS, in PEM.
 	CABundleFile string
-	Logger       *slog.Logger
+	// ClientCertFile and ClientKeyFile are this client's certificate for HTTPS
+	// and its key, in PEM. One file may have both.
+	ClientCertFile, ClientKeyFile string
+	Logger                        *slog.Logger
 
 	address address
 	branch  plumbing.ReferenceName
@@ -65,6 +68,8 @@ type Source struct {
 
 	trees       trees
 	credentials credentials
+	connections httpConnections
+	pause       pause
 
 	// mu guards what follows.
 	mu     sync.Mutex
@@ -116,6 +121,7 @@ func (s *Source) Close() error {
 	case <-time.After(closeLimit):
 		return fmt.Errorf("operations on %s still run %s after they were canceled", s.address.display, closeLimit)
 	}
+	s.connections.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.local != nil {
@@ -208,6 +214,9 @@ func guarded[T any](ctx context.Context, s *Source, doing string, drop func(T), 
 	var none T
 	if s.address.problem != "" {
 		return none, fail("Unsupported", reconciler.Stalled, "%s: %s", doing, s.address.problem)
+	}
+	if err := s.pause.check(); err != nil {
+		return none, s.explain(ctx, doing, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	select {

@@ -4,6 +4,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/client"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 )
 
@@ -14,6 +15,8 @@ func init() {
 	// the answers to it, of which it ignores all but the last.
 	transport.UnsupportedCapabilities = []capability.Capability{capability.ThinPack}
 	client.InstallProtocol("ssh", sshTransport{gitssh.DefaultClient})
+	client.InstallProtocol("http", httpTransport{githttp.DefaultClient})
+	client.InstallProtocol("https", httpTransport{githttp.DefaultClient})
 }
 
 // sshTransport connects to the address of the source that the credentials are of.
