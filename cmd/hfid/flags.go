@@ -28,7 +28,8 @@ type options struct {
 	etcd                   etcd.Access
 
 	gitTokenFile, gitUsername, gitPasswordFile string
-	gitSSHKeyFile, gitKnownHostsFile, gitCA    string
+	gitSSHKeyFile, gitSSHPassphraseFile        string
+	gitKnownHostsFile, gitCA                   string
 	gitClientCertFile, gitClientKeyFile        string
 	webhookSecretFile                          string
 
@@ -95,6 +96,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.gitUsername, "git-username", "", "the user for HTTPS, with --git-password-file")
 	flags.StringVar(&o.gitPasswordFile, "git-password-file", "", "file with the password of --git-username")
 	flags.StringVar(&o.gitSSHKeyFile, "git-ssh-key-file", "", "file with the private key for SSH")
+	flags.StringVar(&o.gitSSHPassphraseFile, "git-ssh-passphrase-file", "", "file with the passphrase of --git-ssh-key-file, if that is encrypted")
 	flags.StringVar(&o.gitKnownHostsFile, "git-known-hosts-file", "", "file with the known hosts for SSH")
 	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the certificate authority of the git server")
 	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with this client's certificate for the git server")

@@ -54,8 +54,8 @@ func run(ctx context.Context, o options) (err error) {
 	source := git.New(o.repo, o.branch, o.path, data.Git())
 	source.Timeout, source.Logger = o.gitTimeout, logger
 	source.TokenFile, source.Username, source.PasswordFile = o.gitTokenFile, o.gitUsername, o.gitPasswordFile
-	source.SSHKeyFile, source.KnownHostsFile, source.CABundleFile = o.gitSSHKeyFile, o.gitKnownHostsFile, o.gitCA
-	source.ClientCertFile, source.ClientKeyFile = o.gitClientCertFile, o.gitClientKeyFile
+	source.SSHKeyFile, source.SSHPassphraseFile, source.KnownHostsFile = o.gitSSHKeyFile, o.gitSSHPassphraseFile, o.gitKnownHostsFile
+	source.CABundleFile, source.ClientCertFile, source.ClientKeyFile = o.gitCA, o.gitClientCertFile, o.gitClientKeyFile
 
 	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path

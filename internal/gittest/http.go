@@ -2,8 +2,11 @@ package gittest
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"log"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -36,6 +39,8 @@ type HTTP struct {
 	Token string
 	// TLS enables HTTPS, with the certificate of httptest.
 	TLS bool
+	// ClientCA is the authority, in PEM, of the certificate that clients must present over TLS, if set.
+	ClientCA []byte
 	// Refuse, if it is not nil, returns why a request gets status 400, or nothing.
 	// It may read the body, a copy of which it is given.
 	Refuse func(r *http.Request, body []byte) string
@@ -82,6 +87,12 @@ func ServeHTTP(t testing.TB, repo *Repo, options HTTP) *Server {
 	})
 	server := httptest.NewUnstartedServer(handler)
 	if options.TLS {
+		if options.ClientCA != nil {
+			authorities := x509.NewCertPool()
+			authorities.AppendCertsFromPEM(options.ClientCA)
+			server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: authorities}
+			server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes
+		}
 		server.StartTLS()
 		s.CAFile = filepath.Join(t.TempDir(), "ca.pem")
 		write(t, s.CAFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))

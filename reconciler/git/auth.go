@@ -3,6 +3,7 @@ package git
 import (
 	"cmp"
 	"encoding/base64"
+	"errors"
 	"os"
 	"strings"
 
@@ -58,15 +59,11 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	if s.SSHKeyFile == "" {
 		return nil, fail("AuthenticationFailed", reconciler.Stalled, "SSH needs a private key: give --git-ssh-key-file")
 	}
-	key, err := os.ReadFile(s.SSHKeyFile)
+	keys, err := s.sshKeys()
 	if err != nil {
-		return nil, fail("AuthenticationFailed", reconciler.Stalled, "reading the SSH key: %w", err)
+		return nil, err
 	}
-	keys, err := gitssh.NewPublicKeys(s.address.ssh.user, key, s.address.password)
-	if err != nil {
-		return nil, fail("AuthenticationFailed", reconciler.Stalled, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
-	}
-	known, err := gitssh.NewKnownHostsDb(s.KnownHostsFile)
+	known, err := s.knownHostsNow()
 	if err != nil {
 		return nil, fail("HostKeyUnknown", reconciler.Stalled, "reading the known hosts in %s: %w", s.KnownHostsFile, err)
 	}
@@ -74,6 +71,32 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 	// A server with several keys must present one that is in the known hosts.
 	keys.HostKeyAlgorithms = known.HostKeyAlgorithms(s.address.ssh.hostPort())
 	return &timedKeys{PublicKeys: keys, source: s}, nil
+}
+
+// sshKeys reads the private key.
+func (s *Source) sshKeys() (*gitssh.PublicKeys, error) {
+	key, err := os.ReadFile(s.SSHKeyFile)
+	if err != nil {
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "reading the SSH key: %w", err)
+	}
+	passphrase := s.address.password
+	if s.SSHPassphraseFile != "" {
+		if passphrase, err = s.readSecret(s.SSHPassphraseFile); err != nil {
+			return nil, err
+		}
+	}
+	keys, err := gitssh.NewPublicKeys(s.address.ssh.user, key, passphrase)
+	if err == nil {
+		return keys, nil
+	}
+	encrypted := (*ssh.PassphraseMissingError)(nil)
+	if _, plain := ssh.ParseRawPrivateKey(key); !errors.As(plain, &encrypted) {
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "the SSH key in %s cannot be used: %w", s.SSHKeyFile, err)
+	}
+	if passphrase == "" {
+		return nil, fail("AuthenticationFailed", reconciler.Stalled, "the SSH key in %s is encrypted: give its passphrase by --git-ssh-passphrase-file", s.SSHKeyFile)
+	}
+	return nil, fail("AuthenticationFailed", reconciler.Stalled, "the passphrase does not decrypt the SSH key in %s: %w", s.SSHKeyFile, err)
 }
 
 // timedKeys limit the time to connect: go-git does not pass the context to SSH.

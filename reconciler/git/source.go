@@ -41,8 +41,9 @@ type Source struct {
 	// for basic authentication. The files are read for each operation, so
 	// that they may be replaced while the daemon runs.
 	TokenFile, Username, PasswordFile string
-	// SSHKeyFile and KnownHostsFile are for SSH. Without the latter no host is trusted.
-	SSHKeyFile, KnownHostsFile string
+	// SSHKeyFile, SSHPassphraseFile (if the key is encrypted) and KnownHostsFile
+	// are for SSH. Without the last no host is trusted.
+	SSHKeyFile, SSHPassphraseFile, KnownHostsFile string
 	// CABundleFile adds certificate authorities for HTTPS, in PEM.
 	CABundleFile string
 	// ClientCertFile and ClientKeyFile are this client's certificate for HTTPS
@@ -69,6 +70,7 @@ type Source struct {
 	trees       trees
 	credentials credentials
 	connections httpConnections
+	hosts       knownHosts
 	pause       pause
 
 	// mu guards what follows.

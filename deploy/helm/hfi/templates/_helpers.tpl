@@ -41,8 +41,11 @@
   "HFID_GIT_TOKEN_FILE" $keys.token
   "HFID_GIT_PASSWORD_FILE" $keys.password
   "HFID_GIT_SSH_KEY_FILE" $keys.sshKey
+  "HFID_GIT_SSH_PASSPHRASE_FILE" $keys.sshPassphrase
   "HFID_GIT_KNOWN_HOSTS_FILE" $keys.knownHosts
   "HFID_GIT_CA_FILE" $keys.ca
+  "HFID_GIT_CLIENT_CERT_FILE" $keys.clientCert
+  "HFID_GIT_CLIENT_KEY_FILE" $keys.clientKey
   "HFID_WEBHOOK_SECRET_FILE" $keys.webhook
 -}}
 {{- range $name, $key := $files }}{{ if $key }}{{ $_ := set $settings $name (printf "/etc/hfid/git/%s" $key) }}{{ end }}{{ end -}}

@@ -1,0 +1,76 @@
+package git
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"sync"
+
+	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	"github.com/skeema/knownhosts"
+)
+
+// maxSkipped bounds the malformed lines of the known hosts: a file with more is something else.
+const maxSkipped = 100
+
+// knownHosts are the known hosts as last read.
+type knownHosts struct {
+	mu   sync.Mutex
+	text []byte
+	db   *knownhosts.HostKeyDB
+}
+
+// malformedLine finds the number of the line in an error of the parser.
+var malformedLine = regexp.MustCompile(`^knownhosts: .*?:([0-9]+): `)
+
+// knownHostsNow returns the known hosts as they are in the file now. As in
+// OpenSSH, a line that cannot be read is passed over: with an error, one such
+// line would disable the hosts of all others.
+func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
+	text, err := os.ReadFile(s.KnownHostsFile)
+	if err != nil {
+		return nil, err
+	}
+	known := &s.hosts
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.db != nil && bytes.Equal(known.text, text) {
+		return known.db, nil
+	}
+	lines := bytes.Split(text, []byte("\n"))
+	for range maxSkipped + 1 {
+		db, err := s.parseHosts(bytes.Join(lines, []byte("\n")))
+		if err == nil {
+			known.text, known.db = text, db
+			return db, nil
+		}
+		found := malformedLine.FindStringSubmatch(err.Error())
+		if found == nil {
+			return nil, err
+		}
+		number, _ := strconv.Atoi(found[1])
+		if number < 1 || number > len(lines) || len(lines[number-1]) == 0 {
+			return nil, err
+		}
+		s.Logger.Warn("a line of the known hosts cannot be read, and is passed over", "file", s.KnownHostsFile, "line", number)
+		lines[number-1] = nil
+	}
+	return nil, fmt.Errorf("more than %d lines cannot be read", maxSkipped)
+}
+
+// parseHosts parses known hosts. The parser reads files only.
+func (s *Source) parseHosts(text []byte) (*knownhosts.HostKeyDB, error) {
+	file, err := os.CreateTemp(s.dataDir, "known-hosts-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(file.Name())
+	_, err = file.Write(text)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, err
+	}
+	return gitssh.NewKnownHostsDb(file.Name())
+}
