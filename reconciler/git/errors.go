@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"regexp"
@@ -88,7 +89,12 @@ func passing(err error) bool {
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	if network := (net.Error)(nil); errors.As(err, &network) {
+	var (
+		operation *net.OpError
+		name      *net.DNSError
+		limit     net.Error // as which every error of the system passes
+	)
+	if errors.As(err, &operation) || errors.As(err, &name) || errors.As(err, &limit) && limit.Timeout() {
 		return true
 	}
 	for _, known := range []error{
@@ -113,6 +119,8 @@ func passing(err error) bool {
 func objectError(err error) error {
 	var known *reconciler.SourceError
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return permissionDenied(err)
 	case errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, object.ErrEntryNotFound):
@@ -122,6 +130,10 @@ func objectError(err error) error {
 		return fail("Corrupt", reconciler.Stalled, "an object in the repository is damaged: %w; run git fsck in it", err)
 	}
 	return err
+}
+
+func permissionDenied(err error) error {
+	return fail("PermissionDenied", reconciler.Stalled, "the user that hfid runs as lacks a permission: %w", err)
 }
 
 // maxNamed bounds the other branches that a message names.

@@ -41,6 +41,9 @@ func (s *Source) localObjects() (*objects, error) {
 // itself if it is bare, its .git folder, or the target of its .git file.
 func gitFolder(folder string) (string, error) {
 	if _, err := os.Stat(folder); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return "", err
+		}
 		return "", fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s (%w)", folder, errors.Unwrap(err))
 	}
 	inside := filepath.Join(folder, ".git")
@@ -50,9 +53,13 @@ func gitFolder(folder string) (string, error) {
 		return inside, nil
 	case err == nil:
 		return linked(folder, inside)
+	case errors.Is(err, fs.ErrPermission):
+		return "", err
 	}
 	for _, part := range []string{"HEAD", "objects", "refs"} {
-		if _, err := os.Stat(filepath.Join(folder, part)); err != nil {
+		if _, err := os.Stat(filepath.Join(folder, part)); errors.Is(err, fs.ErrPermission) {
+			return "", err
+		} else if err != nil {
 			return "", fail("RepositoryMissing", reconciler.Stalled, "%s is no git repository: it has neither .git nor %s", folder, part)
 		}
 	}
@@ -89,17 +96,36 @@ func linked(folder, file string) (string, error) {
 
 // supported returns an error for repository formats that go-git would misread.
 func supported(gitFolder string) error {
-	config, err := os.ReadFile(filepath.Join(gitFolder, "config"))
+	settings, err := readSettings(gitFolder)
 	if err != nil {
-		// Without a configuration the format is git's default.
-		return nil
+		return err
 	}
-	for line := range strings.Lines(string(config)) {
-		key, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(line)), "=")
-		key, value = strings.TrimSpace(key), strings.Trim(strings.TrimSpace(value), `"`)
+	for key, value := range settings {
 		if key == "refstorage" && value != "files" || key == "objectformat" && value != "sha1" {
 			return fail("Unsupported", reconciler.Stalled, "the repository uses %s = %s, which is not supported: use one with git's default formats (refs in files, SHA-1)", key, value)
 		}
 	}
 	return nil
+}
+
+// readSettings returns the settings of a repository, without their sections.
+// Without a configuration there are none: all is git's default.
+func readSettings(gitFolder string) (map[string]string, error) {
+	text, err := os.ReadFile(filepath.Join(gitFolder, "config"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the repository's configuration: %w", err)
+	}
+	settings := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(line)), "=")
+		settings[strings.TrimSpace(key)] = strings.Trim(strings.TrimSpace(value), `"`)
+	}
+	return settings, nil
+}
+
+// isPartial says whether a repository is a partial clone: one that has objects
+// only once git fetched them on demand.
+func isPartial(gitFolder string) bool {
+	settings, err := readSettings(gitFolder)
+	return err == nil && (settings["promisor"] == "true" || settings["partialclone"] != "")
 }

@@ -6,12 +6,14 @@ import (
 	"compress/zlib"
 	"context"
 	"crypto/sha1"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
@@ -215,10 +218,41 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 		o.shutNow()
 	}
 	text, err := o.readChecked(kind, hash, limit)
-	if err != nil {
-		err = objectError(err)
+	switch {
+	case err == nil:
+		return text, nil
+	case errors.Is(err, plumbing.ErrObjectNotFound) && isPartial(o.gitFolder):
+		return nil, fail("PartialClone", reconciler.Stalled, "the repository is a partial clone and lacks an object: use one made by git clone without --filter (%w)", err)
+	case errors.Is(err, idxfile.ErrMalformedIdxFile) && hasOldIndex(o.gitFolder):
+		return nil, fail("Unsupported", reconciler.Stalled, "the repository has a pack index of version 1, which is not supported: run git index-pack on its packs, with pack.indexVersion 2")
 	}
-	return text, err
+	return nil, objectError(err)
+}
+
+// hasOldIndex says whether a repository has a pack index of version 1.
+func hasOldIndex(gitFolder string) bool {
+	indexes, _ := filepath.Glob(filepath.Join(gitFolder, "objects", "pack", "*.idx"))
+	for _, index := range indexes {
+		if old, _ := isOldIndex(index); old {
+			return true
+		}
+	}
+	return false
+}
+
+// isOldIndex says whether a file begins with the table that version 1 begins
+// with: numbers that do not fall. Version 2 begins with other bytes.
+func isOldIndex(name string) (bool, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	var table [256]uint32
+	if err := binary.Read(file, binary.BigEndian, &table); err != nil {
+		return false, err
+	}
+	return slices.IsSorted(table[:]), nil
 }
 
 func (o *objects) readChecked(kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
