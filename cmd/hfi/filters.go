@@ -17,7 +17,8 @@ func newGetFilters(a *app) *cobra.Command {
 		Short: "Show the filters that ask for policies, and which of them enforce them",
 		Long: `Show the filters that ask the daemon or its peers for policies, those with a problem
 first. A filter is Current if all VMs of its sidecar enforce the current policies,
-Behind if one does not, and Silent if one has stopped asking and so enforces nothing.`,
+Behind if one does not, and Silent if one has stopped asking and so enforces nothing.
+It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
 		Example: `  hfi get filters
   hfi get filters -o json`,
 		Args: cobra.NoArgs,
@@ -56,7 +57,7 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	if err := a.table([]string{"NAMESPACE", "SERVICE", "POD", "NODE", "STATE", "VMS", "IN FORCE", "SINCE", "MESSAGE"}, rows); err != nil {
 		return err
 	}
-	if rest := filters.Connected - len(filters.Items); rest > 0 {
+	if rest := filters.Connected + filters.Unknown - len(filters.Items); rest > 0 {
 		_, err := fmt.Fprintf(a.stdout, "… and %d more\n", rest)
 		return err
 	}
@@ -99,7 +100,7 @@ func countFilters(filters api.FiltersStatus) string {
 	for _, other := range []struct {
 		count int
 		word  string
-	}{{filters.Behind, "behind"}, {filters.Silent, "silent: not enforcing"}} {
+	}{{filters.Behind, "behind"}, {filters.Silent, "silent: not enforcing"}, {filters.Unknown, "of pods that the cluster does not have"}} {
 		if other.count > 0 {
 			text += fmt.Sprintf(", %d %s", other.count, other.word)
 		}

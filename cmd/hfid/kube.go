@@ -83,6 +83,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 		status, err := filters.Status(ctx)
 		return status.FiltersStatus, err
 	}
+	filters.Pods = cluster.Exist
 	cluster.PodGone, cluster.Report = filters.PodGone, filters.SetClusterReport
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
 	if len(module) > 0 {

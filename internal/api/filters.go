@@ -16,6 +16,9 @@ type FiltersStatus struct {
 	Current   int `json:"current"`
 	Behind    int `json:"behind"`
 	Silent    int `json:"silent"`
+	// Unknown counts those of pods that the cluster does not have. They are
+	// listed, and are not among the connected ones.
+	Unknown int `json:"unknown"`
 	// Items lists the filters: silent ones first, then those behind. In an
 	// answer of the daemon it is cut to MaxFilterItems.
 	Items []FilterStatus `json:"items"`
@@ -59,6 +62,8 @@ const (
 	FilterBehind FilterState = "Behind"
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
+	// FilterUnknown: the Kubernetes cluster is known, and has no such pod.
+	FilterUnknown FilterState = "Unknown"
 )
 
 // FilterID identifies a filter, as it does itself in each request. A sidecar

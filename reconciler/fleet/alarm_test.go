@@ -33,7 +33,7 @@ func TestTrappedVMBecomesSilent(t *testing.T) {
 	s := newStage(t)
 	last := s.ask("a", "1", "new") // and traps at once
 	s.advance(20 * time.Second)
-	last.Answered(0)
+	last.Answered("", 0)
 	s.advance(10*time.Second - time.Millisecond)
 	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 10*time.Second - time.Millisecond, "a", "its only VM stopped asking 9 s ago: it is not enforcing; look at the sidecar's log"})
 	s.advance(DefaultForget - 10*time.Second)
@@ -49,14 +49,17 @@ func TestTrappedVMBecomesSilent(t *testing.T) {
 	}
 }
 
-// A trapped VM is reported as long as other VMs of the sidecar that are at
-// least as old still ask, on any replica: the sidecar runs with a VM that
-// enforces nothing. After a restart of the sidecar it is not reported.
+// A trapped VM is reported as long as other VMs of the sidecar still ask on the
+// connections that they had then, to any replica: the sidecar runs with a VM
+// that enforces nothing. After a restart of the sidecar it is not reported.
 func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 	s := newStage(t)
-	s.ask("a", "sibling", "new").Answered(0)
+	sibling := s.ask("a", "sibling", "new")
 	s.advance(time.Second)
-	s.ask("a", "trapped", "new").Answered(0)
+	for range 3 {
+		s.round("a", "trapped", "new")
+	}
+	sibling.Answered("", 0)
 	for range 60 {
 		for _, replica := range []string{"b", "a"} {
 			s.round(replica, "sibling", "new")
@@ -67,13 +70,60 @@ func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 	s.expect(want{api.FilterSilent, api.VMCounts{Total: 2, Current: 1, Behind: 0, Silent: 1}, "new", since, "a+b", "1 of 2 VMs stopped asking 2400 s ago: it is not enforcing; .*"})
 
 	s = newStage(t)
-	s.ask("a", "trapped", "new").Answered(0)
+	s.ask("a", "trapped", "new").Answered("", 0)
 	s.advance(time.Minute)
 	for range 60 {
 		s.round("a", "after the restart", "new")
 	}
 	s.ask("a", "after the restart", "new")
 	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", 20 * time.Minute, "a", ""})
+}
+
+// What is silent is forgotten after some minutes once the others of its sidecar
+// have connected anew, and if it had not asked for long.
+func TestSilentVMsAreForgotten(t *testing.T) {
+	for name, test := range map[string]struct {
+		rounds  int
+		sibling uint64
+	}{"the sibling connects anew": {3, 2}, "it asked for a moment": {0, 1}} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			on := func(connection uint64) Request {
+				fleet, caller := s.fleet["a"], Caller{Connection: connection}
+				if request := fleet.Ask(podID("p"), "sibling", "new", caller); request.newcomer == nil {
+					return request
+				}
+				return ask(fleet, podID("p"), "sibling", "new")
+			}
+			ask(s.fleet["a"], podID("p"), "sibling", "new")
+			open := on(0)
+			for range test.rounds {
+				s.round("a", "silent", "new")
+			}
+			s.ask("a", "silent", "new").Answered("", 0)
+			open.Answered("", 0)
+			connection := uint64(0)
+			if test.sibling == 2 {
+				connection = 7
+				first := s.fleet["a"].Ask(podID("p"), "sibling", "new", Caller{Connection: connection})
+				first.Answered("", 0)
+			}
+			until := s.now.Add(DefaultForget)
+			for s.now.Before(until) {
+				request := on(connection)
+				s.advance(20 * time.Second)
+				if status := s.status(); status.Silent != 1 && s.now.Before(until) {
+					t.Fatalf("%s before the end: %+v", until.Sub(s.now), status.Items)
+				}
+				request.Answered("", 0)
+			}
+			on(connection)
+			s.advance(time.Second)
+			if status := s.status(); status.Silent != 0 || status.Current != 1 {
+				t.Errorf("afterwards: %+v", status.Items)
+			}
+		})
+	}
 }
 
 // A pod closed its request to a replica that is lost too. The other replica
@@ -107,7 +157,7 @@ func TestDeletedPodIsNotSilent(t *testing.T) {
 // what another replica saw of them earlier, however long the other filter asks.
 func TestRemovedFilterIsNotSilentWhileOthersAsk(t *testing.T) {
 	s := newStage(t)
-	s.ask("a", "stays", "new").Answered(0)
+	s.ask("a", "stays", "new").Answered("", 0)
 	s.round("b", "leaves", "new")
 	s.ask("a", "leaves", "new").Left()
 	for range 100 {
@@ -123,7 +173,7 @@ func TestRemovedFilterIsNotSilentWhileOthersAsk(t *testing.T) {
 // The ages in a report grow with the age of the report.
 func TestReportsAge(t *testing.T) {
 	s := newStage(t)
-	s.ask("b", "1", "new").Answered(0)
+	s.ask("b", "1", "new").Answered("", 0)
 	seen := s.fleet["b"].seen()
 	selections := func(string, string) expected { return expected{digest: "new"} }
 	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
@@ -135,7 +185,7 @@ func TestReportsAge(t *testing.T) {
 	// A VM that waits is not silent, though the travel time of the report makes
 	// its older request look like the newer one.
 	s = newStage(t)
-	s.ask("a", "1", "new").Answered(0)
+	s.ask("a", "1", "new").Answered("", 0)
 	s.advance(time.Millisecond)
 	s.ask("b", "1", "new")
 	s.advance(9 * time.Second)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
@@ -27,11 +28,17 @@ const (
 	DefaultForget          = 10 * time.Minute
 	DefaultRemember        = 24 * time.Hour
 	DefaultMaxVMs          = 100_000
+	DefaultMaxBytes        = 64 << 20
 	DefaultSettleTime      = 40 * time.Second
 	DefaultPeerTimeout     = time.Second
 	DefaultMaxPeerAnswer   = 64 << 20
 	DefaultRefreshInterval = 10 * time.Second
 )
+
+// briefAnswers bounds, per second, the requests that are answered early because
+// they are a VM's first on a connection: behind a proxy that connects anew for
+// each request, all are.
+const briefAnswers = 2000
 
 // ErrClosed says that the fleet was closed.
 var ErrClosed = errors.New("the fleet is closed")
@@ -56,6 +63,10 @@ type Fleet struct {
 	Replicas func() Replicas
 	// Policies are what the filters are expected to enforce.
 	Policies *served.Policies
+	// Pods, if set, returns the function that looks pods of the cluster up; known
+	// is false while they are not known. Filters of pods that do not exist are
+	// marked, and not counted.
+	Pods func() (exist func(namespace, name string) bool, known bool)
 
 	// Now must be monotonic: ages are computed from it.
 	Now func() time.Time
@@ -63,14 +74,16 @@ type Fleet struct {
 	// next request and still count as alive.
 	Grace time.Duration
 	// Forget is how long after its last request a VM is reported, unless a VM
-	// of its filter that is at least as old still asks: then the sidecar is
-	// running with a VM that enforces nothing, and that VM is reported for as
-	// long as Remember.
+	// of its filter that connected before then still asks on that connection:
+	// then the sidecar is running with a VM that enforces nothing, and that VM is
+	// reported for as long as Remember.
 	Forget, Remember time.Duration
-	// MaxVMs bounds the VMs remembered: clients can invent names.
-	MaxVMs int
+	// MaxVMs and MaxBytes bound the VMs remembered: clients can invent names.
+	MaxVMs   int
+	MaxBytes int64
 	// SettleTime is how long after the loss of a replica its VMs may take to
-	// find another: until then no VM is called silent.
+	// find another: until then no VM is called silent. A VM that has asked for
+	// this long counts as proven, though it was given no policies.
 	SettleTime time.Duration
 	// PeerTimeout bounds one request to a peer, and MaxPeerAnswer its answer in bytes.
 	PeerTimeout   time.Duration
@@ -79,6 +92,8 @@ type Fleet struct {
 	RefreshInterval time.Duration
 
 	tracker
+	// brief limits the requests whose wait is cut short.
+	brief  *rate.Limiter
 	client *http.Client
 	// rounds makes concurrent callers share one request to each peer.
 	rounds singleflight.Group
@@ -102,9 +117,9 @@ type last struct {
 func New(id string, policies *served.Policies) *Fleet {
 	f := &Fleet{
 		ID: id, Policies: policies, Now: time.Now,
-		Grace: DefaultGrace, Forget: DefaultForget, Remember: DefaultRemember, MaxVMs: DefaultMaxVMs, SettleTime: DefaultSettleTime,
+		Grace: DefaultGrace, Forget: DefaultForget, Remember: DefaultRemember, MaxVMs: DefaultMaxVMs, MaxBytes: DefaultMaxBytes, SettleTime: DefaultSettleTime,
 		PeerTimeout: DefaultPeerTimeout, MaxPeerAnswer: DefaultMaxPeerAnswer, RefreshInterval: DefaultRefreshInterval,
-		tracker: tracker{seed: maphash.MakeSeed()}, client: newPeerClient(),
+		tracker: tracker{seed: maphash.MakeSeed()}, brief: rate.NewLimiter(briefAnswers, 2*briefAnswers), client: newPeerClient(),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
@@ -144,6 +159,11 @@ func (f *Fleet) refresh() {
 // SetClusterReport makes a report on the Kubernetes cluster known to the other
 // replicas. It is nil while this replica does not lead.
 func (f *Fleet) SetClusterReport(report *api.ClusterReport) { f.cluster.Store(report) }
+
+// FirstWait bounds the wait of a Request that is First. It is a small part of
+// Grace, so that a VM that has changed its connection has asked twice on the
+// new one before it is missed on the old one.
+func (f *Fleet) FirstWait() time.Duration { return f.Grace / 8 }
 
 // Last is the newest status that Status merged, without Items and Replicas. It
 // costs no request to a peer. It is false before the first one.

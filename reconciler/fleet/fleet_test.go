@@ -42,16 +42,27 @@ func podID(pod string) api.FilterID {
 	return api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"}
 }
 
+// ask begins a request of a VM. The first time, the VM has asked before, and
+// was given the policies that it has now.
+func ask(fleet *Fleet, id api.FilterID, vm, digest string) Request {
+	request := fleet.Ask(id, vm, digest, Caller{})
+	if request.newcomer == nil {
+		return request
+	}
+	request.Answered(digest, 0)
+	return fleet.Ask(id, vm, digest, Caller{})
+}
+
 // ask begins a request of a VM of pod p to a replica.
 func (s *stage) ask(replica, vm, digest string) Request {
-	return s.fleet[replica].Ask(podID("p"), vm, digest)
+	return ask(s.fleet[replica], podID("p"), vm, digest)
 }
 
 // round is a request that is answered after 20 s, without a change.
 func (s *stage) round(replica, vm, digest string) {
 	request := s.ask(replica, vm, digest)
 	s.advance(20 * time.Second)
-	request.Answered(0)
+	request.Answered("", 0)
 }
 
 func (s *stage) status() api.FiltersStatus {
@@ -97,11 +108,11 @@ func (s *stage) expect(w want) {
 // ages look smaller than they are. The VM is not silent before it asks again.
 func TestSlowReportMakesNoVMSilent(t *testing.T) {
 	s := newStage(t)
-	s.ask("b", "1", "").Answered(0)
+	s.ask("b", "1", "").Answered("", 0)
 	s.advance(time.Millisecond)
 	request := s.ask("a", "1", "new")
 	s.advance(20 * time.Second)
-	request.Answered(0)
+	request.Answered("", 0)
 	late := s.fleet["b"].seen()
 	s.advance(3 * time.Millisecond)
 	reports := []ReplicaReport{{Replica: "a", Filters: s.fleet["a"].seen()}, {Replica: "b", Filters: late}}
@@ -134,41 +145,41 @@ func TestFilterStates(t *testing.T) {
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "", 0, "a", "1 of 2 VMs with no policies in force yet"}},
 		"none can have the current policies": {func(s *stage) {
 			s.problem = "they take 5 MiB"
-			s.ask("a", "1", "old").Answered(0)
+			s.ask("a", "1", "old").Answered("", 0)
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "old", 0, "a", "its only VM with other policies in force than the current ones; they take 5 MiB"}},
 		"answered, and expected to ask again": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(0)
+			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(DefaultGrace)
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", DefaultGrace, "a", ""}},
 		"one stopped": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(0)
+			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(9 * time.Second)
 			s.ask("a", "2", "new")
 			s.ask("a", "3", "old")
 		}, want{api.FilterSilent, api.VMCounts{Total: 3, Current: 1, Behind: 1, Silent: 1}, "old", 9 * time.Second, "a",
 			"1 of 3 VMs stopped asking 9 s ago: it is not enforcing; look at the sidecar's log; 1 of 3 VMs with other .*"}},
 		"all stopped": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(0)
+			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(4 * time.Second)
-			s.ask("a", "2", "new").Answered(0)
+			s.ask("a", "2", "new").Answered("", 0)
 			s.advance(10 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 2, Current: 0, Behind: 0, Silent: 2}, "new", 14 * time.Second, "a", "2 of 2 VMs stopped asking 14 s ago: they are not enforcing; .*"}},
 		"one stopped and asks again": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(0)
+			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(time.Minute)
 			s.ask("a", "1", "new")
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1, Behind: 0, Silent: 0}, "new", time.Minute, "a", ""}},
 		"stopped, or waiting on a replica that does not answer": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(0)
+			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(9 * time.Second)
 			s.doubt = "replica b does not answer"
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
 		"told to retry later": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(30 * time.Second)
+			s.ask("a", "1", "new").Answered("", 30*time.Second)
 			s.advance(30 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 30 * time.Second, "a", "its only VM last heard of 30 s ago"}},
 		"told to retry later, and did not": {func(s *stage) {
-			s.ask("a", "1", "new").Answered(30 * time.Second)
+			s.ask("a", "1", "new").Answered("", 30*time.Second)
 			s.advance(39 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},
 		"one closed its request, within the grace period": {func(s *stage) {
@@ -239,11 +250,11 @@ func TestFilterListIsBounded(t *testing.T) {
 	s := newStage(t)
 	fleet := s.fleet["a"]
 	for i := range 2 * api.MaxFilterItems {
-		fleet.Ask(podID(fmt.Sprintf("current-%04d", i)), "1", "new")
+		ask(fleet, podID(fmt.Sprintf("current-%04d", i)), "1", "new")
 	}
-	fleet.Ask(podID("z-behind"), "1", "old")
-	fleet.Ask(podID("y-behind"), "1", "old")
-	fleet.Ask(podID("z-silent"), "1", "new").Answered(0)
+	ask(fleet, podID("z-behind"), "1", "old")
+	ask(fleet, podID("y-behind"), "1", "old")
+	ask(fleet, podID("z-silent"), "1", "new").Answered("", 0)
 	s.advance(9 * time.Second)
 	status := s.status()
 	if status.Connected != 2*api.MaxFilterItems+3 || status.Current != 2*api.MaxFilterItems || status.Behind != 2 || status.Silent != 1 || len(status.Items) != api.MaxFilterItems {
@@ -266,26 +277,30 @@ func TestFleetIsBounded(t *testing.T) {
 	fleet.MaxVMs = 100
 	count := func() (vms int) {
 		for _, filter := range fleet.seen() {
-			vms += len(filter.VMs)
+			for _, vm := range filter.VMs {
+				if !vm.Claimed {
+					vms++
+				}
+			}
 		}
 		return vms
 	}
 	for i := range 100 {
-		fleet.Ask(podID(fmt.Sprint("p", i)), "0", "new").Answered(0)
+		ask(fleet, podID(fmt.Sprint("p", i)), "0", "new").Answered("", 0)
 	}
 	if fleet.full() || count() != 100 {
 		t.Fatalf("full: %v at %d", fleet.full(), count())
 	}
 	for i := range 10_000 {
-		fleet.Ask(podID(fmt.Sprint("invented", i)), "1", "new").Answered(0)
+		ask(fleet, podID(fmt.Sprint("invented", i)), "1", "new").Answered("", 0)
 	}
 	if !fleet.full() || count() != 100 {
 		t.Errorf("full: %v at %d", fleet.full(), count())
 	}
 	// The remembered ones are still updated.
-	fleet.Ask(podID("p0"), "0", "newer")
+	ask(fleet, podID("p0"), "0", "newer")
 	s.advance(DefaultForget + time.Second)
-	fleet.Ask(podID("late"), "1", "new")
+	ask(fleet, podID("late"), "1", "new")
 	if fleet.full() || count() != 2 {
 		t.Errorf("full: %v at %d, want the one that waits and the new one", fleet.full(), count())
 	}
@@ -302,11 +317,11 @@ func TestConcurrentRequests(t *testing.T) {
 		work.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(worker)))
 			for range 500 {
-				request := fleet.Ask(podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
+				request := ask(fleet, podID(fmt.Sprint(random.IntN(20))), fmt.Sprint(random.IntN(3)), []string{"new", "old"}[random.IntN(2)])
 				if random.IntN(3) == 0 {
 					request.Left()
 				} else {
-					request.Answered(0)
+					request.Answered("", 0)
 				}
 			}
 		})
@@ -330,13 +345,13 @@ func BenchmarkFleetAsk(b *testing.B) {
 	for i := range ids {
 		ids[i] = podID(fmt.Sprint("pod-", i))
 		for _, vm := range []string{"1", "2", "3"} {
-			fleet.Ask(ids[i], vm, "new")
+			ask(fleet, ids[i], vm, "new")
 		}
 	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := rand.IntN(len(ids)); pb.Next(); i++ {
-			fleet.Ask(ids[i%len(ids)], "2", "new").Answered(0)
+			ask(fleet, ids[i%len(ids)], "2", "new").Answered("", 0)
 		}
 	})
 }
@@ -346,7 +361,7 @@ func BenchmarkFleetStatus(b *testing.B) {
 	fleet := newFleet()
 	for i := range 10_000 {
 		for _, vm := range []string{"1", "2", "3"} {
-			fleet.Ask(podID(fmt.Sprint("pod-", i)), vm, "new")
+			ask(fleet, podID(fmt.Sprint("pod-", i)), vm, "new")
 		}
 	}
 	b.ReportAllocs()

@@ -75,10 +75,19 @@ func (m *merger) merge(parts []part) []mergedVM {
 				continue
 			}
 			vm := &m.vms[i]
+			if seen.Claimed != vm.Claimed {
+				// A claim never overrules what has proof.
+				if vm.Claimed {
+					*vm = mergedVM{VMSeen: seen, replica: part.replica}
+				}
+				continue
+			}
+			proven := seen.Proven || vm.Proven
 			if seen.newerThan(vm.VMSeen) {
 				vm.VMSeen, seen = seen, vm.VMSeen
 				vm.replica = part.replica
 			}
+			vm.Proven = proven
 			vm.others = append(vm.others, seen)
 		}
 	}
@@ -86,7 +95,7 @@ func (m *merger) merge(parts []part) []mergedVM {
 }
 
 func (v VMSeen) older(by time.Duration) VMSeen {
-	v.FirstAgo, v.AskedAgo, v.SinceAgo = max(v.FirstAgo+by, 0), max(v.AskedAgo+by, 0), max(v.SinceAgo+by, 0)
+	v.FirstAgo, v.AskedAgo, v.SinceAgo, v.ConnectedAgo = max(v.FirstAgo+by, 0), max(v.AskedAgo+by, 0), max(v.SinceAgo+by, 0), max(v.ConnectedAgo+by, 0)
 	if v.State != VMWaiting {
 		v.EndedAgo = max(v.EndedAgo+by, 0)
 	}
@@ -117,6 +126,18 @@ func (v *mergedVM) firstAgo() time.Duration {
 		first = max(first, seen.FirstAgo)
 	}
 	return first
+}
+
+// connectedAgo is how long ago the VM connected that still asks: to the replica
+// of its newest request, or to another one that it asked within the limit.
+func (v *mergedVM) connectedAgo(limit time.Duration) time.Duration {
+	connected := v.ConnectedAgo
+	for _, seen := range v.others {
+		if seen.State == VMWaiting || seen.EndedAgo <= limit {
+			connected = max(connected, seen.ConnectedAgo)
+		}
+	}
+	return connected
 }
 
 // inForce is how long the VM has had its digest, as far as is known: since the

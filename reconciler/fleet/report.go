@@ -33,11 +33,17 @@ type VMSeen struct {
 	ID     string  `json:"id"`
 	State  VMState `json:"state"`
 	Digest string  `json:"digest"`
+	// Claimed: nothing but one request speaks for it, which anybody may have sent.
+	Claimed bool `json:"claimed,omitempty"`
+	// Proven: it took up policies that it was given, or has asked for long.
+	Proven bool `json:"proven,omitempty"`
 	// FirstAgo is how long ago its first request began, AskedAgo how long ago
 	// its newest did, and EndedAgo how long ago the newest one ended.
 	FirstAgo time.Duration `json:"first_ago_ns"`
 	AskedAgo time.Duration `json:"asked_ago_ns"`
 	EndedAgo time.Duration `json:"ended_ago_ns,omitempty"`
+	// ConnectedAgo is how long ago it first asked on the connection of its newest request.
+	ConnectedAgo time.Duration `json:"connected_ago_ns,omitempty"`
 	// SinceAgo is how long ago it first asked with this digest, and OtherAgo
 	// how long ago it last asked with another one; zero if it never did.
 	SinceAgo time.Duration `json:"since_ago_ns"`

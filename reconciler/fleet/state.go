@@ -24,6 +24,11 @@ type expected struct {
 // hears from may still wait on one: then no VM is called silent.
 func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(service, namespace string) expected) api.FiltersStatus {
 	e := &evaluation{fleet: f, now: f.Now(), doubt: doubt, selections: selections, cached: map[[2]string]expected{}}
+	if f.Pods != nil {
+		if exist, known := f.Pods(); known {
+			e.pods = exist
+		}
+	}
 	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
 	merger := &merger{index: map[string]int{}}
 	for id, parts := range byFilter(reports) {
@@ -31,8 +36,12 @@ func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(ser
 		if !connected {
 			continue
 		}
-		status.Connected++
+		if filter.State != api.FilterUnknown {
+			status.Connected++
+		}
 		switch filter.State {
+		case api.FilterUnknown:
+			status.Unknown++
 		case api.FilterCurrent:
 			status.Current++
 		case api.FilterBehind:
@@ -50,7 +59,7 @@ func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(ser
 }
 
 func urgency(state api.FilterState) int {
-	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}, state)
+	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent, api.FilterUnknown}, state)
 }
 
 // evaluation finds the states of filters at one moment.
@@ -60,6 +69,8 @@ type evaluation struct {
 	doubt      string
 	selections func(service, namespace string) expected
 	cached     map[[2]string]expected
+	// pods reports whether a pod exists; nil if they are not known.
+	pods func(namespace, name string) bool
 }
 
 func (e *evaluation) selection(id api.FilterID) expected {
@@ -95,8 +106,12 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
 	var t tally
 	oldest := e.oldestAlive(vms)
+	proof := slices.ContainsFunc(vms, func(vm mergedVM) bool { return !vm.Claimed && !e.overdue(&vm) })
 	for i := range vms {
 		vm := &vms[i]
+		if vm.Claimed && proof {
+			continue
+		}
 		if !e.count(vm, oldest, selection, &t) {
 			continue
 		}
@@ -115,14 +130,23 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 	}
 	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
 	status.Message = t.message(selection, e.doubt)
+	if e.unknown(id) {
+		status.State, status.Message = api.FilterUnknown, "the cluster has no such pod: it is being deleted, or somebody made it up"
+	}
 	return status, t.Total > 0
 }
 
-// oldestAlive is how long ago the oldest VM that still asks sent its first request.
+// unknown reports whether the cluster certainly has no such pod.
+func (e *evaluation) unknown(id api.FilterID) bool {
+	return e.pods != nil && id.Pod != "" && !e.pods(id.Namespace, id.Pod)
+}
+
+// oldestAlive is how long ago the VM that has been connected for longest, of
+// those that still ask, sent its first request on its connection.
 func (e *evaluation) oldestAlive(vms []mergedVM) (ago time.Duration) {
 	for i := range vms {
 		if !e.overdue(&vms[i]) {
-			ago = max(ago, vms[i].firstAgo())
+			ago = max(ago, vms[i].connectedAgo(e.fleet.Forget))
 		}
 	}
 	return ago
@@ -133,11 +157,27 @@ func (e *evaluation) overdue(vm *mergedVM) bool {
 	return vm.State != VMWaiting && vm.EndedAgo > e.fleet.Grace
 }
 
-// count adds a VM to the tally. It returns false for a VM that has gone, or
-// that stopped longer ago than Forget and before every VM that asks now began.
+// gone reports whether a VM counts no more: it has left, or stopped asking
+// without ever having proved that it is one, or is forgotten. One is forgotten
+// after Forget, unless it asked for a while and another VM of its filter has
+// asked since before then on the same connection: then the sidecar still runs.
+func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
+	switch {
+	case !e.overdue(vm):
+		return false
+	case vm.State == VMGone:
+		return true
+	case !vm.Proven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
+		return vm.Claimed || e.doubt == ""
+	}
+	lasted := vm.firstAgo()-vm.AskedAgo >= e.fleet.SettleTime
+	return vm.EndedAgo > e.fleet.Forget && (!lasted || oldestAlive <= vm.EndedAgo)
+}
+
+// count adds a VM to the tally. It returns false for one that is gone.
 func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection expected, t *tally) bool {
 	overdue := e.overdue(vm)
-	if overdue && (vm.State == VMGone || vm.EndedAgo > e.fleet.Forget && oldestAlive <= vm.EndedAgo) {
+	if e.gone(vm, oldestAlive) {
 		return false
 	}
 	t.Total++

@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"hash/maphash"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,11 +30,13 @@ type tracker struct {
 	seed maphash.Seed
 	// shards keep requests of different filters from contending for one lock.
 	shards [64]shard
-	// count is the number of VMs in all shards, and those about to be added.
-	count atomic.Int64
+	// count is the number of VMs in all shards, and those about to be added;
+	// size is the memory that they take, in bytes.
+	count, size atomic.Int64
+	newcomers   newcomers
 
 	fullMu sync.Mutex
-	// sweptAll is when all shards were last swept because MaxVMs was reached;
+	// sweptAll is when all shards were last swept because a bound was reached;
 	// refused is when a VM was last not remembered because of it. fullMu guards both.
 	sweptAll, refused time.Time
 }
@@ -44,7 +48,8 @@ type shard struct {
 	swept   time.Time
 }
 
-// vm is one VM. Its shard's lock guards it.
+// vm is one VM that has asked more than once on one of its connections. Its
+// shard's lock guards it.
 type vm struct {
 	state VMState
 	// number counts its requests: only the end of the newest one matters.
@@ -59,27 +64,71 @@ type vm struct {
 	since, other time.Time
 	// retry is how long the last answer told it to wait before the next request.
 	retry time.Duration
+	// connections are those that its newest requests came by, the newest last.
+	connections []connection
+	// tookUp: on one connection it was given policies, and then asked with them in force.
+	tookUp bool
+}
+
+// connection is one on which a VM has asked.
+type connection struct {
+	id uint64
+	// first is when the VM first asked on it, and given is the digest of the
+	// policies that it was last given on it.
+	first time.Time
+	given string
+}
+
+// maxConnections bounds the connections that are remembered of one VM. A
+// filter has one to each replica; a proxy between may have more.
+const maxConnections = 8
+
+// vmSize is the memory that a VM takes beside its names, in bytes.
+const vmSize = 400
+
+// Caller is where a request comes from.
+type Caller struct {
+	// Connection identifies the connection.
+	Connection uint64
+	// Address is that of the connection's other end.
+	Address netip.Addr
 }
 
 // Request is a VM's open request. Answered or Left ends it, once.
 type Request struct {
-	fleet *Fleet
-	shard *shard
-	// vm is nil if the VM is not remembered.
-	vm     *vm
-	number uint64
+	// First: the VM has not asked on this connection before. Anybody may have
+	// sent the request: it should be answered soon, so that the VM asks again.
+	First bool
+
+	fleet      *Fleet
+	shard      *shard
+	connection uint64
+	// vm and newcomer are nil if the request is not remembered.
+	vm       *vm
+	newcomer *newcomer
+	number   uint64
 }
 
 // Ask records that a request of a VM begins. The digest is that of the
 // policies that the VM enforces, or empty if it enforces none.
-func (f *Fleet) Ask(id api.FilterID, name, digest string) Request {
+//
+// A request by itself proves nothing: anybody can send it. So a VM is believed
+// from its second request on a connection on, and what others say in its name
+// does not count beside it.
+func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request {
 	now := f.Now()
-	shard := &f.shards[maphash.Comparable(f.seed, id)%uint64(len(f.shards))]
-	request := Request{fleet: f, shard: shard}
-	if request.begin(id, name, digest, now) || !f.makeRoom(now) {
+	request := Request{fleet: f, shard: f.shardOf(id), connection: caller.Connection}
+	if request.continues(id, name, digest, now) {
 		return request
 	}
-	if !request.begin(id, name, digest, now) {
+	key := newcomerKey{id, name, caller.Connection}
+	given, again := f.newcomers.answered(key)
+	if !again {
+		request.newcomer, request.number = f.newcomers.ask(key, source(caller.Address), digest, now)
+		request.First = f.brief.AllowN(now, 1)
+		return request
+	}
+	if !request.begin(key, digest, given, now) && (!f.makeRoom(now) || !request.begin(key, digest, given, now)) {
 		f.fullMu.Lock()
 		f.refused = now
 		f.fullMu.Unlock()
@@ -87,27 +136,62 @@ func (f *Fleet) Ask(id api.FilterID, name, digest string) Request {
 	return request
 }
 
-// begin is false if the VM is new and there is no room for it.
-func (r *Request) begin(id api.FilterID, name, digest string, now time.Time) bool {
+func (f *Fleet) shardOf(id api.FilterID) *shard {
+	return &f.shards[maphash.Comparable(f.seed, id)%uint64(len(f.shards))]
+}
+
+// continues is false if the VM has not asked on this connection before.
+func (r *Request) continues(id api.FilterID, name, digest string, now time.Time) bool {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	v := r.shard.filters[id][name]
 	if v == nil {
-		if v = r.fleet.add(r.shard, id, name, now); v == nil {
+		return false
+	}
+	at := slices.IndexFunc(v.connections, func(c connection) bool { return c.id == r.connection })
+	if at < 0 {
+		return false
+	}
+	on := v.connections[at]
+	v.connections = append(slices.Delete(v.connections, at, at+1), on)
+	r.ask(v, on, digest, now)
+	return true
+}
+
+// begin adds a connection of a VM, and the VM if it is new. It is false if
+// there is no room for it.
+func (r *Request) begin(key newcomerKey, digest, given string, now time.Time) bool {
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	v := r.shard.filters[key.id][key.name]
+	if v == nil {
+		if v = r.fleet.add(r.shard, key.id, key.name, now); v == nil {
 			return false
 		}
 		v.first, v.since = now, now
-	} else if v.digest != digest {
-		v.since, v.other = now, v.asked
+		v.digest = strings.Clone(digest)
 	}
+	r.fleet.newcomers.remove(key)
+	if len(v.connections) == maxConnections {
+		v.connections = slices.Delete(v.connections, 0, 1)
+	}
+	added := connection{id: r.connection, first: now, given: given}
+	v.connections = append(v.connections, added)
+	r.ask(v, added, digest, now)
+	return true
+}
+
+// ask records the request. The caller holds the shard's lock.
+func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 	if v.digest != digest {
+		v.since, v.other = now, v.asked
 		// A header's text may share memory with the whole request.
 		v.digest = strings.Clone(digest)
 	}
+	v.tookUp = v.tookUp || digest != "" && digest == on.given
 	v.state, v.asked = VMWaiting, now
 	v.number++
 	r.vm, r.number = v, v.number
-	return true
 }
 
 // add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
@@ -115,8 +199,10 @@ func (f *Fleet) add(shard *shard, id api.FilterID, name string, now time.Time) *
 	if now.Sub(shard.swept) > f.Forget/10 {
 		f.sweep(shard, now, f.Remember)
 	}
-	if f.count.Add(1) > int64(f.MaxVMs) {
+	size := sizeOf(id, name)
+	if f.count.Add(1) > int64(f.MaxVMs) || f.size.Add(size) > f.MaxBytes {
 		f.count.Add(-1)
+		f.size.Add(-size)
 		return nil
 	}
 	if shard.filters == nil {
@@ -125,11 +211,21 @@ func (f *Fleet) add(shard *shard, id api.FilterID, name string, now time.Time) *
 	vms := shard.filters[id]
 	if vms == nil {
 		vms = map[string]*vm{}
-		shard.filters[api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace)}] = vms
+		shard.filters[cloneID(id)] = vms
 	}
 	v := &vm{}
 	vms[strings.Clone(name)] = v
 	return v
+}
+
+// sizeOf is the memory that a VM takes, in bytes.
+func sizeOf(id api.FilterID, name string) int64 {
+	return int64(vmSize + len(id.Node) + len(id.Pod) + len(id.Service) + len(id.Namespace) + len(name))
+}
+
+// cloneID copies an ID's text, which may share memory with a whole request.
+func cloneID(id api.FilterID) api.FilterID {
+	return api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace)}
 }
 
 // sweep removes filters none of whose VMs has asked for Forget, and of other
@@ -144,15 +240,22 @@ func (f *Fleet) sweep(shard *shard, now time.Time, limit time.Duration) {
 				break
 			}
 		}
-		for name, v := range vms {
-			if v.endedBefore(now, vmLimit) {
-				delete(vms, name)
-				f.count.Add(-1)
-			}
+		f.removeIf(shard, id, func(v *vm) bool { return v.endedBefore(now, vmLimit) })
+	}
+}
+
+// removeIf removes some VMs of a filter. The caller holds the shard's lock.
+func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
+	vms := shard.filters[id]
+	for name, v := range vms {
+		if is(v) {
+			delete(vms, name)
+			f.count.Add(-1)
+			f.size.Add(-sizeOf(id, name))
 		}
-		if len(vms) == 0 {
-			delete(shard.filters, id)
-		}
+	}
+	if len(vms) == 0 {
+		delete(shard.filters, id)
 	}
 }
 
@@ -161,8 +264,9 @@ func (v *vm) endedBefore(now time.Time, limit time.Duration) bool {
 	return v.state != VMWaiting && now.Sub(v.ended) > limit
 }
 
-// makeRoom sweeps all shards, and reports whether it did. It does so at most
-// once a second, which bounds the cost of requests with invented names.
+// makeRoom sweeps all shards, also of the VMs that asked for a short time only,
+// and reports whether it did. It does so at most once a second, which bounds
+// the cost of requests with invented names.
 func (f *Fleet) makeRoom(now time.Time) bool {
 	f.fullMu.Lock()
 	defer f.fullMu.Unlock()
@@ -175,25 +279,38 @@ func (f *Fleet) makeRoom(now time.Time) bool {
 		shard := &f.shards[i]
 		shard.mu.Lock()
 		f.sweep(shard, now, f.Forget)
+		for id := range shard.filters {
+			// Real VMs ask for as long as their Envoy runs.
+			f.removeIf(shard, id, func(v *vm) bool { return v.asked.Sub(v.first) < f.SettleTime && v.endedBefore(now, f.Grace+v.retry) })
+		}
 		shard.mu.Unlock()
 	}
 	return true
 }
 
-// Answered records that the request was answered; retry is how long the answer
-// told the VM to wait before it asks again, or zero.
-func (r Request) Answered(retry time.Duration) { r.end(VMAnswered, retry) }
+// Answered records that the request was answered: with policies, whose digest
+// is given, or else with none. Retry is how long the answer told the VM to wait
+// before it asks again, or zero.
+func (r Request) Answered(given string, retry time.Duration) { r.end(VMAnswered, given, retry) }
 
 // Left records that the VM closed the request: it has stopped, or was replaced.
-func (r Request) Left() { r.end(VMGone, 0) }
+func (r Request) Left() { r.end(VMGone, "", 0) }
 
-func (r Request) end(state VMState, retry time.Duration) {
+func (r Request) end(state VMState, given string, retry time.Duration) {
+	now := r.fleet.Now()
+	if r.newcomer != nil {
+		r.fleet.newcomers.end(r.newcomer, r.number, state, given, retry, now)
+	}
 	if r.vm == nil {
 		return
 	}
-	now := r.fleet.Now()
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
+	for i := range r.vm.connections {
+		if c := &r.vm.connections[i]; c.id == r.connection && given != "" {
+			c.given = given
+		}
+	}
 	if r.vm.number == r.number {
 		r.vm.state, r.vm.ended, r.vm.retry = state, now, retry
 	}
@@ -232,17 +349,22 @@ func (f *Fleet) seen() []FilterSeen {
 		for id, vms := range shard.filters {
 			filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
 			for name, v := range vms {
-				filter.VMs = append(filter.VMs, v.seen(name, now))
+				seen := v.seen(name, now)
+				seen.Proven = v.tookUp || v.asked.Sub(v.first) >= f.SettleTime
+				filter.VMs = append(filter.VMs, seen)
 			}
 			filters = append(filters, filter)
 		}
 		shard.mu.Unlock()
 	}
-	return filters
+	return append(filters, f.newcomers.seen(now)...)
 }
 
 func (v *vm) seen(name string, now time.Time) VMSeen {
-	seen := VMSeen{ID: name, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since)}
+	seen := VMSeen{
+		ID: name, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
+	}
 	if v.state != VMWaiting {
 		seen.EndedAgo, seen.Retry = now.Sub(v.ended), v.retry
 	}
@@ -252,7 +374,7 @@ func (v *vm) seen(name string, now time.Time) VMSeen {
 	return seen
 }
 
-// full reports whether a VM was recently not remembered because of MaxVMs.
+// full reports whether a VM was recently not remembered because of a bound.
 func (f *Fleet) full() bool {
 	f.fullMu.Lock()
 	defer f.fullMu.Unlock()

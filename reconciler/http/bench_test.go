@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -53,7 +54,7 @@ func BenchmarkRequest(b *testing.B) {
 	nodes, vms := make([][]string, count), make([][]string, count)
 	for i := range count {
 		nodes[i], vms[i] = []string{fmt.Sprint("node-", i/3)}, []string{fmt.Sprint(i)}
-		d.fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x")
+		d.fleet.Ask(api.FilterID{Node: nodes[i][0], Service: "s1", Namespace: "n"}, vms[i][0], "x", fleet.Caller{})
 	}
 	for _, filter := range []bool{false, true} {
 		b.Run(map[bool]string{false: "client", true: "vm"}[filter], func(b *testing.B) {
@@ -81,7 +82,7 @@ func BenchmarkStatus(b *testing.B) {
 	d := start(b, nil)
 	d.serve(stateOf(1, oneEach(100)))
 	for i := range 30_000 {
-		d.fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x")
+		d.fleet.Ask(api.FilterID{Node: fmt.Sprint("node-", i/3), Service: fmt.Sprint("s", i/3%100), Namespace: "n"}, fmt.Sprint(i), "x", fleet.Caller{})
 	}
 	request := httptest.NewRequest("GET", "/v1/status", nil)
 	b.ReportAllocs()

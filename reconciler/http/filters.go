@@ -1,8 +1,12 @@
 package http
 
 import (
+	"context"
 	"errors"
+	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -61,9 +65,13 @@ func single(r *http.Request, name string) (string, error) {
 	}
 }
 
-// track records a VM's request, and returns the function that records its end.
-func (s *Server) track(r *http.Request, q query) (end func(error)) {
-	request := s.fleet.Ask(q.filter, q.vm, q.inForce())
+// track records a VM's request, shortens its wait if it is the first on its
+// connection, and returns the function that records its end.
+func (s *Server) track(w http.ResponseWriter, r *http.Request, q *query) (end func(error)) {
+	request := s.fleet.Ask(q.filter, q.vm, q.inForce(), callerOf(r))
+	if request.First {
+		q.first = s.fleet.FirstWait()
+	}
 	return func(err error) {
 		if r.Context().Err() != nil {
 			// Only the client's side ends this context.
@@ -75,8 +83,32 @@ func (s *Server) track(r *http.Request, q query) (end func(error)) {
 		if errors.As(err, &failure) {
 			retry = time.Duration(failure.retryAfter) * time.Second
 		}
-		request.Answered(retry)
+		given := ""
+		if answer, ok := w.(*writer); ok && answer.code == http.StatusOK {
+			given = strings.Trim(answer.Header().Get("ETag"), `"`)
+		}
+		request.Answered(given, retry)
 	}
+}
+
+// connections numbers the connections, for the fleet.
+type connections struct{ last atomic.Uint64 }
+
+type connectionKey struct{}
+
+// add is an http.Server's ConnContext.
+func (c *connections) add(ctx context.Context, connection net.Conn) context.Context {
+	caller := fleet.Caller{Connection: c.last.Add(1)}
+	if address, ok := connection.RemoteAddr().(*net.TCPAddr); ok {
+		caller.Address = address.AddrPort().Addr()
+	}
+	return context.WithValue(ctx, connectionKey{}, caller)
+}
+
+// callerOf is where a request comes from.
+func callerOf(r *http.Request) fleet.Caller {
+	caller, _ := r.Context().Value(connectionKey{}).(fleet.Caller)
+	return caller
 }
 
 // filters is GET /v1/filters: the filters of all replicas or, with local=true,

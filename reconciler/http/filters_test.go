@@ -60,6 +60,15 @@ func (v *fakeVM) leave() {
 	<-v.done
 }
 
+// takeUp lets a VM of service frontend in namespace demo take up its policies,
+// and ask no more.
+func (d *daemon) takeUp(pod, vm string) {
+	d.t.Helper()
+	mine := d.onItsOwn()
+	tag := mine.ask(frontendAsks, vmHeaders(pod, vm)...).expect(d.t, 200).header.Get("ETag")
+	mine.ask(frontendAsks+"&wait=1ms", append(vmHeaders(pod, vm), "If-None-Match", tag)...).expect(d.t, 304)
+}
+
 func (d *daemon) filterStatus() api.FiltersStatus {
 	d.t.Helper()
 	var status struct{ Filters api.FiltersStatus }
@@ -152,8 +161,7 @@ func TestSilentAndGoneFilters(t *testing.T) {
 	d.awaitFilters(2, 0, 0)
 	leaving.leave()
 	d.awaitFilters(1, 0, 0)
-	tag := d.ask(frontendWaits).header.Get("ETag")
-	d.ask("GET /v1/policies?service=frontend&namespace=demo&wait=1ms", append(vmHeaders("frontend-trapped", "1"), "If-None-Match", tag)...).expect(t, 304)
+	d.takeUp("frontend-trapped", "1")
 	status := d.awaitFilters(1, 0, 1)
 	if item := status.Items[0]; item.Pod != "frontend-trapped" || item.State != api.FilterSilent || !strings.Contains(item.Message, "not enforcing") {
 		t.Errorf("first is %+v", item)
@@ -311,7 +319,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 				}
 			})
 			d.serve(stateOf(1, exampleSet()))
-			d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
+			d.takeUp("p", "1")
 			time.Sleep(60 * time.Millisecond) // for longer than the VM's grace
 			status := d.filterStatus()
 			if status.Complete || len(status.Replicas) != 2 || status.Replicas[0].Error != "" || !strings.Contains(status.Replicas[1].Error, test.error) ||
@@ -338,7 +346,7 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 		all.LostAt = *lost.Load()
 		return all
 	}
-	a.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expect(t, 200)
+	a.takeUp("p", "1")
 	a.awaitFilters(0, 0, 1)
 	b.awaitFilters(0, 0, 1)
 	now := time.Now()

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -52,7 +53,7 @@ func TestStatusInACluster(t *testing.T) {
 	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
 	d.serve(stateOf(1, exampleSet()))
 	for i := range api.MaxFilterItems + 5 {
-		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "")
+		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "", fleet.Caller{})
 	}
 	if got := kubernetes(t, d); !got.Enabled || got.Pods != api.MaxFilterItems+5 || got.Workloads != exampleSet().Len() {
 		t.Errorf("got %+v", got.KubernetesView)

@@ -36,6 +36,9 @@ type query struct {
 	// vm names the VM of a filter, if one sent the request, else it is empty.
 	vm     string
 	filter api.FilterID
+	// first, if not zero, bounds the wait for a change: the VM has not asked on
+	// this connection before.
+	first time.Duration
 }
 
 // policies is GET /v1/policies. A client that has seen a newer state than this
@@ -49,7 +52,7 @@ func (s *Server) policies(w http.ResponseWriter, r *http.Request) error {
 	if q.vm == "" {
 		return s.answerQuery(w, r, q)
 	}
-	end := s.track(r, q)
+	end := s.track(w, r, &q)
 	defer func() { end(err) }()
 	err = s.answerQuery(w, r, q)
 	return err
@@ -78,6 +81,9 @@ func (s *Server) answerQuery(w http.ResponseWriter, r *http.Request, q query) er
 		// From here on "*", which matches everything, stands for the current tag.
 		q.has = tags{list: append(q.has.list, tag)}
 		var err error
+		if q.first > 0 {
+			limit.shorten(q.first)
+		}
 		if snapshot, err = s.change(r.Context(), q, limit); err != nil {
 			return err
 		}
@@ -132,6 +138,13 @@ func (l *limit) expired() <-chan time.Time {
 		l.timer = time.NewTimer(l.wait)
 	}
 	return l.timer.C
+}
+
+// shorten bounds what is left of the waits.
+func (l *limit) shorten(to time.Duration) {
+	l.wait = min(l.wait, to)
+	l.stop()
+	l.timer = nil
 }
 
 func (l *limit) stop() {

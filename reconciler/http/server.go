@@ -153,6 +153,7 @@ func (s *Server) Handler() http.Handler { return s.handler() }
 
 func (s *Server) buildServer() *http.Server {
 	server := &http.Server{
+		ConnContext:       new(connections).add,
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: s.ReadHeaderTimeout,
 		IdleTimeout:       s.IdleTimeout,

@@ -118,3 +118,24 @@ func (s *fixture) quiet(what string, count func() int) {
 		return count() == before
 	})
 }
+
+// A pod exists from its creation until its deletion. That none exists is not
+// said while the pods cannot be seen.
+func TestPodsExist(t *testing.T) {
+	s := newFixture(t, nil)
+	first := podOfDeployment("demo", "frontend", "a", nil)
+	s.addPods(first)
+	is := func(want bool) func() bool {
+		return func() bool {
+			exist, known := s.Exist()
+			return known && exist("demo", first.Name) == want && !exist("demo", "invented") && !exist("other", first.Name)
+		}
+	}
+	s.eventually("the pod exists", is(true))
+	s.deletePod(first)
+	s.eventually("it does no more", is(false))
+	s.problems.record("watch pods", errors.New("no route to host"))
+	if _, known := s.Exist(); known {
+		t.Error("pods that cannot be watched are said to be known")
+	}
+}

@@ -20,6 +20,14 @@ func (c *Cluster) Pods(selector schema.Selector) (count int, known bool) {
 	return c.pods.selectedCount(selection.KeyOf(selector)), known
 }
 
+// Exist returns the function that reports whether a pod exists and is not being
+// deleted. known is false while the pods cannot be listed and watched.
+func (c *Cluster) Exist() (exist func(namespace, pod string) bool, known bool) {
+	_, _, synced := c.pods.size()
+	exist = func(namespace, pod string) bool { return c.pods.get(podID{Namespace: namespace, Name: pod}) != nil }
+	return exist, synced && !c.problems.any("list pods", "watch pods")
+}
+
 // Told returns what this replica found as the leader, or nil if it does not lead.
 func (c *Cluster) Told() *api.ClusterReport {
 	if !c.Leads() {

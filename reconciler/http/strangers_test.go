@@ -1,0 +1,145 @@
+package http
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
+	"github.com/boifi/hfi/schema"
+)
+
+// onItsOwn is the same daemon for a client that shares no connection with another.
+func (d *daemon) onItsOwn() *daemon {
+	transport := &http.Transport{MaxIdleConnsPerHost: 1}
+	d.t.Cleanup(transport.CloseIdleConnections)
+	other := *d
+	other.client = &http.Client{Transport: transport, Timeout: d.client.Timeout}
+	return &other
+}
+
+const frontendAsks = "GET /v1/policies?service=frontend&namespace=demo"
+
+// One request in a VM's name, with the present ETag, does not make a VM that
+// is behind current, whether that VM waits or not. Nor does it hide a VM that
+// has stopped asking.
+func TestOneRequestInAVMsNameChangesNothing(t *testing.T) {
+	d := start(t, func(s *Server) { s.fleet.Grace = 2 * time.Second })
+	d.serve(stateOf(1, exampleSet()))
+	vm, stranger := d.onItsOwn(), d.onItsOwn()
+	headers := vmHeaders("frontend-a", "1")
+	tag := vm.ask(frontendAsks, headers...).expect(t, 200).header.Get("ETag")
+	ask := func(wait string) {
+		t.Helper()
+		vm.ask(frontendAsks+"&wait="+wait, append(headers, "If-None-Match", tag)...).expect(t, 304)
+	}
+	ask("1ms")
+	d.serve(stateOf(2, exampleSet().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 777)}, nil)))
+	// It is given the new policies, and does not take them up.
+	stays := func() {
+		t.Helper()
+		vm.ask(frontendAsks, append(headers, "If-None-Match", tag)...).expect(t, 200)
+	}
+	stays()
+	d.awaitFilters(0, 1, 0)
+	present := d.ask(frontendAsks).header.Get("ETag")
+	for range 3 {
+		stays()
+		stranger.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
+		if status := d.filterStatus(); status.Current != 0 || status.Behind != 1 {
+			t.Fatalf("after a stranger's request: %+v", status)
+		}
+	}
+	d.awaitFilters(0, 0, 1)
+	stranger.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
+	if status := d.filterStatus(); status.Current != 0 || status.Behind != 0 || status.Silent != 1 {
+		t.Errorf("after a stranger's request in the name of a VM that stopped: %+v", status)
+	}
+	// The VM itself, on another connection, is believed from its second request on.
+	again := d.onItsOwn()
+	for range 2 {
+		again.ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
+	}
+	if status := d.filterStatus(); status.Current != 1 {
+		t.Errorf("the VM is back: %+v", status)
+	}
+}
+
+// A VM or a pod that somebody made up raises no alarm, and is forgotten as
+// soon as it stops asking; beside VMs with proof it does not count at all.
+func TestInventedVMsRaiseNoAlarm(t *testing.T) {
+	d := start(t, func(s *Server) { s.fleet.Grace = 300 * time.Millisecond })
+	d.serve(stateOf(1, exampleSet()))
+	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
+	d.awaitFilters(1, 0, 0)
+	tag := d.ask(frontendAsks).header.Get("ETag")
+	for _, headers := range [][]string{
+		append(vmHeaders("frontend-a", "invented"), "If-None-Match", tag), append(vmHeaders("frontend-a", "invented, too"), "If-None-Match", `"v1:old"`),
+	} {
+		d.onItsOwn().ask(frontendAsks+"&wait=1ms", headers...)
+		if status := d.filterStatus(); status.Current != 1 || status.Items[0].VMs.Total != 1 {
+			t.Errorf("an invented VM of a pod that has another: %+v", status)
+		}
+	}
+	d.onItsOwn().ask(frontendAsks+"&wait=1ms", append(vmHeaders("frontend-invented", "1"), "If-None-Match", tag)...).expect(t, 304)
+	testtool.Eventually(t, "the invented pod is forgotten", func() bool {
+		status := d.filterStatus()
+		if status.Silent > 0 {
+			t.Fatalf("an alarm: %+v", status)
+		}
+		return status.Connected == 1
+	})
+	// Two requests on one connection are no proof either: a VM takes up what it is given.
+	persistent := d.onItsOwn()
+	for range 2 {
+		persistent.ask(frontendAsks+"&wait=1ms", append(vmHeaders("frontend-persistent", "1"), "If-None-Match", tag)...).expect(t, 304)
+	}
+	testtool.Eventually(t, "the persistent pod is forgotten", func() bool {
+		status := d.filterStatus()
+		if status.Silent > 0 {
+			t.Fatalf("an alarm: %+v", status)
+		}
+		return status.Connected == 1
+	})
+}
+
+// The first request of a VM on a connection is answered soon, so that it has
+// asked twice there before it is missed where it asked before.
+func TestTheFirstWaitOnAConnectionIsShort(t *testing.T) {
+	d := start(t, nil)
+	d.serve(stateOf(1, exampleSet()))
+	tag := d.ask(frontendAsks).header.Get("ETag")
+	vm := d.onItsOwn()
+	began := time.Now()
+	headers := append(vmHeaders("frontend-a", "1"), "If-None-Match", tag)
+	vm.ask(frontendAsks+"&wait=20s", headers...).expect(t, 304)
+	if took := time.Since(began); took >= d.fleet.Grace {
+		t.Errorf("its first wait took %s, and the grace is %s", took, d.fleet.Grace)
+	}
+	waits := vm.begin(frontendAsks+"&wait=20s", headers...)
+	d.waiting(1)
+	d.serve(stateOf(2, schema.NewSet()))
+	vm.await(waits).expect(t, 200)
+}
+
+// A pod that the cluster does not have is marked, and does not count.
+func TestUnknownPodsDoNotCount(t *testing.T) {
+	d := start(t, func(s *Server) {
+		s.fleet.Pods = func() (exist func(namespace, pod string) bool, known bool) {
+			return func(namespace, pod string) bool { return namespace == "demo" && pod == "frontend-a" }, true
+		}
+	})
+	d.serve(stateOf(1, exampleSet()))
+	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
+	runVM(t, "frontend-invented", "1", "20s", d.onItsOwn())
+	testtool.Within(t, testtool.Patience, "one filter counts, and one is unknown", func() error {
+		status := d.filterStatus()
+		if status.Connected != 1 || status.Current != 1 || status.Unknown != 1 || len(status.Items) != 2 || status.Items[1].State != api.FilterUnknown ||
+			status.Items[1].Message == "" {
+			return fmt.Errorf("got %+v", status)
+		}
+		return nil
+	})
+}
