@@ -194,6 +194,9 @@ type storage struct {
 	drift    api.Drift
 	history  []api.HistoryEntry
 	report   *reconciler.LeaderReport
+	// leaderless says that nobody holds the leadership; the report stays.
+	leaderless, reportLost bool
+	awaySince              time.Time
 	health   api.EtcdStatus
 	number   int64
 	epoch    int64
@@ -242,7 +245,12 @@ func (f *storage) notify() {
 func (f *storage) View() *reconciler.StoreView {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	leader := ""
+	if f.report != nil && !f.leaderless {
+		leader = f.report.Leader
+	}
 	return &reconciler.StoreView{
+		Leader: leader, ReportCurrent: leader != "", ReportLost: f.reportLost, AwaySince: f.awaySince,
 		State: f.state, HeadVerified: f.verified && f.state != nil, Drift: f.drift,
 		History: slices.Clone(f.history), LeaderReport: f.report, Health: f.health,
 	}
@@ -327,7 +335,7 @@ func (t *term) Report(_ context.Context, report *reconciler.LeaderReport) error 
 		return t.reportErr
 	}
 	t.reports = append(t.reports, *report)
-	t.report = report
+	t.report, t.reportLost = report, false
 	t.notify()
 	return nil
 }

@@ -110,7 +110,11 @@ func (l *leadership) untilDue() time.Duration {
 	if !l.retryAt.IsZero() {
 		wait = min(wait, l.retryAt.Sub(now))
 	}
-	if l.needsRepair(l.Store.View()) {
+	view := l.Store.View()
+	if view.ReportLost {
+		wait = min(wait, l.storedAt.Add(restoreReportAfter).Sub(now))
+	}
+	if l.needsRepair(view) {
 		wait = min(wait, l.healAt.Sub(now))
 	}
 	return max(wait, 0)
@@ -142,6 +146,16 @@ func (l *leadership) publishReport() {
 	l.mu.Unlock()
 }
 
+// restoreReportAfter is the least time between two reports that say the same,
+// the first of which another writer removed or replaced.
+const restoreReportAfter = time.Second
+
+// reportToRestore reports whether the report that was stored last is gone, and
+// is to be stored again now.
+func (l *leadership) reportToRestore(now time.Time) bool {
+	return l.Store.View().ReportLost && now.Sub(l.storedAt) >= restoreReportAfter
+}
+
 // storeReport stores the report for the followers if it says something new, or
 // was not stored for an interval. It returns an error only when the term is
 // over; another failure is tried again later.
@@ -149,7 +163,7 @@ func (l *leadership) storeReport(ctx context.Context) error {
 	l.publishReport()
 	l.report.Conditions = l.Status().Conditions
 	now := l.Now()
-	if sameReport(l.report, l.stored) && now.Sub(l.storedAt) < l.Interval {
+	if sameReport(l.report, l.stored) && now.Sub(l.storedAt) < l.Interval && !l.reportToRestore(now) {
 		return nil
 	}
 	l.report.At = now

@@ -13,12 +13,14 @@ import (
 
 // Defaults of a Reconciler's tunables; that of Jitter is backoff.Jitter.
 const (
-	DefaultInterval    = 30 * time.Second
-	DefaultEtcdGrace   = 3 * time.Second
-	DefaultRetryMin    = 200 * time.Millisecond
-	DefaultHealMin     = time.Second
-	DefaultHealMax     = time.Minute
-	DefaultStepTimeout = 2 * time.Minute
+	DefaultInterval  = 30 * time.Second
+	DefaultEtcdGrace = 3 * time.Second
+	// DefaultEtcdStalledAfter is longer than an election in etcd takes.
+	DefaultEtcdStalledAfter = 5 * time.Second
+	DefaultRetryMin         = 200 * time.Millisecond
+	DefaultHealMin          = time.Second
+	DefaultHealMax          = time.Minute
+	DefaultStepTimeout      = 2 * time.Minute
 )
 
 // The drift modes.
@@ -49,6 +51,8 @@ type Reconciler struct {
 	Interval time.Duration
 	// EtcdGrace is how long a starting replica waits for etcd before it serves the last good set from its disk.
 	EtcdGrace time.Duration
+	// EtcdStalledAfter is how long etcd does not answer until the status says that a person must act.
+	EtcdStalledAfter time.Duration
 	// RetryMin is the first wait after a retryable failure; the waits double, up to Interval.
 	RetryMin time.Duration
 	// HealMin is the first wait between two repairs of drift; the waits double, up to HealMax.
@@ -93,7 +97,7 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 	return &Reconciler{
 		Source: source, Validator: validator, Store: store, LastGood: lastGood, Serve: serve,
 		DriftMode: ReportDrift,
-		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, RetryMin: DefaultRetryMin,
+		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, RetryMin: DefaultRetryMin,
 		HealMin: DefaultHealMin, HealMax: DefaultHealMax, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
 		Observer: noObserver{}, Logger: slog.Default(), Now: time.Now,
 		trigger: make(chan struct{}, 1), storeChanged: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},

@@ -9,7 +9,7 @@ import (
 // Ready reports whether this replica can serve, the state of etcd, and why it
 // cannot serve.
 func (r *Reconciler) Ready() (ready bool, etcd api.EtcdStatus, reason string) {
-	etcd = r.Store.View().Health
+	etcd = reportedHealth(r.Store.View().Health)
 	if r.Served() == nil {
 		return false, etcd, "no verified set of policies yet"
 	}
@@ -31,7 +31,7 @@ func (r *Reconciler) Status() api.Status {
 	defer r.mu.Unlock()
 	report, fresh := r.leaderReport(view)
 	status := api.Status{
-		Source: report.Source, Etcd: view.Health, Drift: r.driftStatus(view, report),
+		Source: report.Source, Etcd: reportedHealth(view.Health), Drift: r.driftStatus(view, report),
 		Filters: api.FiltersStatus{Items: []api.FilterStatus{}},
 		History: view.History,
 		Replica: api.ReplicaStatus{ID: r.ID, Role: "follower", Leader: report.Leader},
@@ -44,10 +44,17 @@ func (r *Reconciler) Status() api.Status {
 		// replica leads now, if any, is not known.
 		status.Replica.Leader = ""
 	}
-	status.Sync = r.syncStatus(status.Etcd, status.Drift, report, fresh)
-	status.Conditions = r.deriveConditions(status, report)
+	status.Sync = r.syncStatus(view, status.Drift, report, fresh)
+	status.Conditions = r.deriveConditions(view, status, report)
 	r.complete(&status)
 	return status
+}
+
+// reportedHealth is a store's health for the status, where a store that raises
+// an alarm is not healthy, as etcdctl has it.
+func reportedHealth(health api.EtcdStatus) api.EtcdStatus {
+	health.Healthy = health.Healthy && len(health.Alarms) == 0
+	return health
 }
 
 // complete sets what a report does not say, and empty lists in place of nil,
@@ -63,8 +70,8 @@ func (r *Reconciler) complete(s *api.Status) {
 }
 
 // leaderReport returns this replica's own report while it leads, else the
-// leader's last one; fresh says whether a leader still reports. The caller
-// holds the lock.
+// leader's last one; fresh says whether it is the present leader's, and that
+// one still reports. The caller holds the lock.
 func (r *Reconciler) leaderReport(view *StoreView) (report LeaderReport, fresh bool) {
 	if r.own != nil {
 		return *r.own, true
@@ -75,10 +82,15 @@ func (r *Reconciler) leaderReport(view *StoreView) (report LeaderReport, fresh b
 	}
 	now := r.Now()
 	if !last.At.Equal(r.lastReport) {
-		// Its age is measured by this replica's clock, since the leader's may differ.
-		r.lastReport, r.lastReportSeen = last.At, now
+		// Its age is measured by this replica's clock, since the leader's may
+		// differ. Only of the first one is it not known when it was written.
+		seen := now
+		if r.lastReport.IsZero() && last.At.Before(now) {
+			seen = last.At
+		}
+		r.lastReport, r.lastReportSeen = last.At, seen
 	}
-	return *last, now.Sub(r.lastReportSeen) < 3*r.Interval
+	return *last, view.ReportCurrent && now.Sub(r.lastReportSeen) < 3*r.Interval
 }
 
 func (r *Reconciler) driftStatus(view *StoreView, report LeaderReport) api.Drift {
@@ -92,7 +104,7 @@ func (r *Reconciler) driftStatus(view *StoreView, report LeaderReport) api.Drift
 }
 
 // syncStatus says whether git and etcd agree. The caller holds the lock.
-func (r *Reconciler) syncStatus(health api.EtcdStatus, drift api.Drift, report LeaderReport, fresh bool) api.SyncStatus {
+func (r *Reconciler) syncStatus(view *StoreView, drift api.Drift, report LeaderReport, fresh bool) api.SyncStatus {
 	status := api.SyncStatus{LastSuccessAt: report.LastSuccessAt, ServedFrom: r.servedFrom}
 	if served := r.served; served != nil {
 		status.LastAppliedRevision = &api.AppliedRevision{
@@ -100,17 +112,25 @@ func (r *Reconciler) syncStatus(health api.EtcdStatus, drift api.Drift, report L
 			At: served.Head.At, Revision: served.Revision.String(),
 		}
 	}
-	status.Status, status.Message = syncWord(r.served, health, drift, report, fresh)
+	if r.own == nil && len(view.Health.Alarms) > 0 {
+		// The leader, if any, may not be able to report.
+		fresh = false
+	}
+	status.Status, status.Message = syncWord(r.served, view, drift, report, fresh)
 	return status
 }
 
-func syncWord(served *State, health api.EtcdStatus, drift api.Drift, report LeaderReport, fresh bool) (api.SyncWord, string) {
-	source, attempted := report.Source, report.Source.LastAttemptedRevision
+func syncWord(served *State, view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (api.SyncWord, string) {
+	source, attempted, health := report.Source, report.Source.LastAttemptedRevision, view.Health
 	switch {
 	case !health.Healthy:
 		return api.Unknown, "etcd cannot be reached: " + health.Error
+	case !fresh && len(health.Alarms) > 0:
+		return api.Unknown, health.Error
+	case !fresh && view.Leader == "":
+		return api.Unknown, "no replica leads, so nobody reads git"
 	case !fresh:
-		return api.Unknown, "no leader has reported on git yet, or not for a long time"
+		return api.Unknown, "the leader has not reported on git yet, or not for a long time"
 	case source.Error != nil && !source.Reachable:
 		return api.Unknown, "git cannot be read: " + source.Error.Message
 	case source.Error != nil:
@@ -129,11 +149,11 @@ func syncWord(served *State, health api.EtcdStatus, drift api.Drift, report Lead
 
 // deriveConditions derives the conditions from the rest of the status. The
 // caller holds the lock.
-func (r *Reconciler) deriveConditions(status api.Status, report LeaderReport) []api.Condition {
+func (r *Reconciler) deriveConditions(view *StoreView, status api.Status, report LeaderReport) []api.Condition {
 	return []api.Condition{
 		r.withTransitionTime(r.readyCondition(status), report),
 		r.withTransitionTime(r.reconcilingCondition(status, report), report),
-		r.withTransitionTime(stalledCondition(report), report),
+		r.withTransitionTime(r.stalledCondition(view, report), report),
 	}
 }
 
@@ -172,7 +192,13 @@ func (r *Reconciler) reconcilingCondition(status api.Status, report LeaderReport
 	return reconciling
 }
 
-func stalledCondition(report LeaderReport) api.Condition {
+func (r *Reconciler) stalledCondition(view *StoreView, report LeaderReport) api.Condition {
+	switch health := view.Health; {
+	case len(health.Alarms) > 0:
+		return api.Condition{Type: api.Stalled, Status: "True", Reason: "EtcdAlarm", Message: health.Error}
+	case !health.Healthy && !view.AwaySince.IsZero() && r.Now().Sub(view.AwaySince) >= r.EtcdStalledAfter:
+		return api.Condition{Type: api.Stalled, Status: "True", Reason: "EtcdUnreachable", Message: "etcd cannot be reached: " + health.Error}
+	}
 	if failure := report.stalled(); failure != nil {
 		return api.Condition{Type: api.Stalled, Status: "True", Reason: failure.Reason, Message: failure.Message}
 	}

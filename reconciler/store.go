@@ -46,8 +46,21 @@ type StoreView struct {
 	History []api.HistoryEntry
 	// LeaderReport is the report last stored by a leader, or nil.
 	LeaderReport *LeaderReport
-	// Health is what was last seen of the store itself.
+	// ReportCurrent says that LeaderReport was stored by the replica that leads
+	// now, in its present term.
+	ReportCurrent bool
+	// ReportLost says that the store no longer holds LeaderReport: another
+	// writer deleted it, or put something else there.
+	ReportLost bool
+	// Leader is the ID of the replica that leads, or empty.
+	Leader string
+	// Health is what was last seen of the store itself. Healthy in it says
+	// that the store answers, whatever alarms it raises; if it raises some,
+	// Error says what they mean.
 	Health api.EtcdStatus
+	// AwaySince is when the store ceased to answer; zero while it answers, and
+	// before the first attempt to reach it has failed.
+	AwaySince time.Time
 }
 
 // Term is a time of leadership. Every write in it is fenced: once another

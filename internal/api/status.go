@@ -79,7 +79,10 @@ const (
 type EtcdStatus struct {
 	Mode      EtcdMode `json:"mode"`
 	Endpoints []string `json:"endpoints"`
-	Healthy   bool     `json:"healthy"`
+	// Healthy says that etcd answers and raises no alarm.
+	Healthy bool `json:"healthy"`
+	// Alarms are those that etcd raises: NOSPACE, CORRUPT.
+	Alarms []string `json:"alarms,omitempty"`
 	// LastSeenAt is when etcd last answered.
 	LastSeenAt *time.Time `json:"last_seen_at"`
 	// Error is empty while etcd is healthy.

@@ -37,7 +37,7 @@ type cache struct {
 	epoch   record[reconciler.Epoch]
 	// floor is the highest epoch that a replica has announced, or 0.
 	floor  int64
-	report *reconciler.LeaderReport
+	report leaderReport
 	// history are the entries by number; those that could not be decoded are empty.
 	history map[int64]api.HistoryEntry
 	// decoded are the numbers of the other entries, ascending. It is kept in
@@ -155,10 +155,7 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 			c.floor = 0
 		}
 	case "status":
-		var report reconciler.LeaderReport
-		if json.Unmarshal(kv.Value, &report) == nil {
-			c.report = &report
-		}
+		c.putReport(kv)
 	case "publishing":
 		c.publishing = kv.Lease
 	case "trigger":
@@ -217,7 +214,7 @@ func (c *cache) remove(fullKey string) {
 	case "epoch-floor":
 		c.floor = 0
 	case "status":
-		c.report = nil
+		c.report.lost = c.report.value != nil
 	case "publishing":
 		c.publishing = 0
 	}

@@ -81,6 +81,11 @@ func probeTLS(ctx context.Context, endpoint string, settings *tls.Config) error 
 
 var errExpectsTLS = errors.New("the endpoint expects TLS")
 
+const (
+	adviceNoSpace = "etcd's database is full and refuses writes: compact and defragment it, or raise its quota, then run etcdctl alarm disarm"
+	adviceCorrupt = "the data of etcd's members differ, so etcd refuses requests: restore the member that differs, then run etcdctl alarm disarm"
+)
+
 // explain adds to an error from etcd what it means and what to do.
 func explain(err error) error {
 	if err == nil {
@@ -90,7 +95,9 @@ func explain(err error) error {
 	advice := ""
 	switch {
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		advice = "etcd's database is full and refuses writes: compact and defragment it, or raise its quota, then run etcdctl alarm disarm"
+		advice = adviceNoSpace
+	case errors.Is(err, rpctypes.ErrCorrupt):
+		advice = adviceCorrupt
 	case errors.Is(err, rpctypes.ErrAuthFailed):
 		advice = "etcd refused the user name or password: check both"
 	case errors.Is(err, rpctypes.ErrUserEmpty):

@@ -39,13 +39,14 @@ func (s *Store) run(config clientv3.Config) {
 // connectAgain tries until there is a client, or returns false when the store is closed.
 func (s *Store) connectAgain(config clientv3.Config) bool {
 	for waits := s.waits(); ; {
+		began := s.Clock()
 		client, err := s.connect(s.ctx, config)
 		if err == nil {
 			s.client, s.config = client, config
 			close(s.connected)
 			return true
 		}
-		s.unreachable(err)
+		s.unreachable(began, err)
 		if backoff.Sleep(s.ctx, waits.NextBackOff()) != nil {
 			return false
 		}
@@ -70,11 +71,12 @@ func (s *Store) repeat(doing string, f func() error) {
 
 func (s *Store) startEmbedded() bool {
 	for waits := s.waits(); ; {
+		began := s.Clock()
 		err := s.Embedded.Open(s.ctx)
 		if err == nil {
 			return true
 		}
-		s.unreachable(err)
+		s.unreachable(began, err)
 		if errors.Is(err, ErrDamaged) {
 			// Parts of the broken server may still hold its files, so this process does not try again.
 			s.logger.Error("the embedded etcd cannot start; the state served last stays served", "error", err)
@@ -99,18 +101,19 @@ func localAddress(address string) string {
 func (s *Store) watchEmbedded() {
 	select {
 	case <-s.Embedded.Failed():
-		s.unreachable(s.Embedded.Err())
+		s.unreachable(s.Clock(), s.Embedded.Err())
 	case <-s.ctx.Done():
 	}
 }
 
-// unreachable tells the tracker that etcd did not answer. If the embedded
+// unreachable tells the tracker that etcd has not answered since an attempt to
+// reach it began. If the embedded
 // server has failed, that is the reason, whatever the client's error.
-func (s *Store) unreachable(err error) {
+func (s *Store) unreachable(began time.Time, err error) {
 	if s.Embedded != nil && s.Embedded.trap != nil && s.Embedded.Err() != nil {
 		err = fmt.Errorf("%w; restart hfid once that is mended", s.Embedded.Err())
 	}
-	s.step(unreachable{reason: err.Error()})
+	s.step(unreachable{reason: err.Error(), began: began})
 }
 
 // follow reads etcd unless a watch can continue the cache, then watches. It

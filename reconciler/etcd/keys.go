@@ -3,10 +3,12 @@ package etcd
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -66,6 +68,52 @@ func decodeHead(value []byte) (reconciler.Head, bool) {
 	var record headRecord
 	err := json.Unmarshal(value, &record)
 	return record.Head, err == nil && record.Digest != "" && record.Count >= 0
+}
+
+// statusRecord is the value of the status key. Term and Number are 0 in those
+// of leaders that did not write them.
+type statusRecord struct {
+	Format int `json:"format"`
+	// Term is the create revision of the leader's key.
+	Term int64 `json:"term"`
+	// Number is one more than that of the report before in the same term.
+	Number int64 `json:"number"`
+	reconciler.LeaderReport
+}
+
+func decodeStatus(value []byte) (statusRecord, bool) {
+	var record statusRecord
+	if len(value) > maxValue || json.Unmarshal(value, &record) != nil || record.Term < 0 || record.Number < 0 {
+		return statusRecord{}, false
+	}
+	record.completeFailures(value)
+	return record, true
+}
+
+// completeFailures fills in what the failures in the reports of earlier
+// versions do not say: whether they are retryable. Those leaders said so with
+// their condition Stalled.
+func (r *statusRecord) completeFailures(value []byte) {
+	if r.Source.Error == nil && r.SyncError == nil {
+		return
+	}
+	type failure struct {
+		Retryable *bool `json:"retryable"`
+	}
+	var said struct {
+		Source struct {
+			Error failure `json:"error"`
+		} `json:"source"`
+		SyncError failure `json:"sync_error"`
+	}
+	_ = json.Unmarshal(value, &said) // It was decoded before.
+	stalled := slices.ContainsFunc(r.Conditions, func(c api.Condition) bool { return c.Type == api.Stalled && c.Status == "True" })
+	if r.Source.Error != nil && said.Source.Error.Retryable == nil {
+		r.Source.Error.Retryable = !stalled
+	}
+	if r.SyncError != nil && said.SyncError.Retryable == nil {
+		r.SyncError.Retryable = !stalled
+	}
 }
 
 func decodeEpoch(value []byte) (reconciler.Epoch, bool) {

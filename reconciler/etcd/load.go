@@ -100,15 +100,16 @@ func (s *Store) probe() {
 	ticker := time.NewTicker(s.ProbeInterval)
 	defer ticker.Stop()
 	for {
-		before := s.current().revision
+		before, began := s.current().revision, s.Clock()
 		seen, err := s.readMarkers(s.ctx, s.ProbeTimeout)
 		switch {
 		case s.ctx.Err() != nil:
 			return
 		case err != nil:
-			s.unreachable(s.diagnose(s.config, err))
+			s.unreachable(began, s.diagnose(s.config, err))
 		default:
-			s.step(probed{sight: seen, before: before})
+			alarms, err := s.readAlarms(s.ctx, s.ProbeTimeout)
+			s.step(probed{sight: seen, before: before, alarms: alarms, alarmsKnown: err == nil})
 		}
 		select {
 		case <-ticker.C:

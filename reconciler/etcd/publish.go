@@ -172,7 +172,9 @@ func (t *Term) record(ctx context.Context, entry api.HistoryEntry) error {
 func (t *Term) Report(ctx context.Context, report *reconciler.LeaderReport) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	if _, err := t.write(ctx, nil, clientv3.OpPut(t.store.keys.status(), encode(report))); err != nil {
+	t.reports++
+	record := statusRecord{Format: formatVersion, Term: t.leader.revision, Number: t.reports, LeaderReport: *report}
+	if _, err := t.write(ctx, nil, clientv3.OpPut(t.store.keys.status(), encode(record))); err != nil {
 		return fmt.Errorf("storing the leader's report: %w", err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -291,13 +292,19 @@ func TestEtcdAwayAtTheStart(t *testing.T) {
 	publish(t, campaign(t, a), publication("c1", policies(t, 5, 100)))
 }
 
-// A full database refuses writes, with an error that says what to do; the state stays served.
+// A full database refuses writes, with an error that says what to do; the state
+// stays served. Every replica sees the alarm, one that starts later too, which
+// nobody can lead then: what the last leader reported is not current.
 func TestAFullEtcdSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithArguments("--quota-backend-bytes", "2000000"))
 	a := openStore(t, externalStore("a", server.Endpoint))
 	term := campaign(t, a)
 	state := publish(t, term, publication("c1", policies(t, 5, 100)))
+	if err := term.Report(testContext(t), &reconciler.LeaderReport{Leader: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the report is current", func() bool { return a.View().ReportCurrent })
 	var err error
 	for i := 0; i < 200 && err == nil; i++ {
 		_, err = term.Publish(testContext(t), publication(fmt.Sprint("c", i+2), policies(t, 200, i+200)))
@@ -311,6 +318,26 @@ func TestAFullEtcdSaysWhatToDo(t *testing.T) {
 	if a.View().State.Set.Digest() != state.Set.Digest() {
 		t.Error("the last published set is no longer served")
 	}
+
+	b := openStore(t, externalStore("b", server.Endpoint))
+	alarmed := func(s *Store) func() bool {
+		return func() bool {
+			h := s.View().Health
+			return slices.Equal(h.Alarms, []string{"NOSPACE"}) && strings.Contains(h.Error, "database is full")
+		}
+	}
+	eventually(t, "the leader sees the alarm", alarmed(a))
+	eventually(t, "the follower sees the alarm", alarmed(b))
+	if err := term.Resign(testContext(t)); err != nil {
+		t.Error(err)
+	}
+	c := openStore(t, externalStore("c", server.Endpoint))
+	eventually(t, "a replica that starts sees the alarm", alarmed(c))
+	eventually(t, "a replica that starts has the state", func() bool { return c.View().State != nil })
+	eventually(t, "nobody leads, and the report is of the past", func() bool {
+		view := c.View()
+		return view.Leader == "" && !view.ReportCurrent && view.LeaderReport != nil
+	})
 }
 
 // A head with a digest of another version is neither served nor drift.

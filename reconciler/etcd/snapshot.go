@@ -17,8 +17,6 @@ type snapshot struct {
 	phase    cachePhase
 	revision int64
 	epoch    reconciler.Epoch
-	// leader is the ID of the replica that leads, or empty.
-	leader string
 	// replicas are those registered, by ID.
 	replicas      []api.Replica
 	replicaLostAt time.Time
@@ -30,17 +28,18 @@ type snapshot struct {
 func (t *tracker) snapshot() *snapshot {
 	taken := &snapshot{
 		view: reconciler.StoreView{
-			State: t.state, HeadVerified: t.headVerified(), Drift: t.driftView(), Health: t.health,
+			State: t.state, HeadVerified: t.headVerified(), Drift: t.driftView(), Health: t.health, AwaySince: t.awaySince,
 		},
 		phase: t.phase, epoch: t.epoch.value, replicaLostAt: t.replicaLostAt,
 	}
 	if t.cache == nil {
 		return taken
 	}
-	taken.view.History, taken.view.LeaderReport = t.cache.entries(), t.cache.report
+	taken.view.History = t.cache.entries()
+	taken.view.LeaderReport, taken.view.ReportLost, taken.view.ReportCurrent = t.cache.report.value, t.cache.report.lost, t.cache.reportCurrent()
 	taken.revision = t.cache.revision
 	leader, _ := t.cache.leader()
-	taken.leader = leader.id
+	taken.view.Leader = leader.id
 	for id, registered := range t.cache.replicas {
 		replica := api.Replica{ID: id, URL: registered.url}
 		if t.cache.sharedID(id) {

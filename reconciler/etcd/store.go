@@ -215,6 +215,16 @@ func (s *Store) carryOut(out effects) {
 		default:
 		}
 	}
+	if out.away {
+		health := s.current().view.Health
+		s.logger.Warn("etcd does not answer; the policies served last stay served", "endpoints", health.Endpoints, "error", health.Error)
+	}
+	if out.back {
+		s.logger.Info("etcd answers again")
+	}
+	if len(out.alarms) > 0 {
+		s.logger.Warn("etcd raises alarms: a person must act", "alarms", out.alarms, "error", s.current().view.Health.Error)
+	}
 	if out.announceEpoch > 0 {
 		s.work.Go(func() { s.announceEpoch(out.announceEpoch) })
 	}
@@ -274,7 +284,7 @@ func (s *Store) View() *reconciler.StoreView { return &s.current().view }
 func (s *Store) Changed() <-chan struct{} { return s.changed }
 
 // Leader is the ID of the replica that leads, or empty.
-func (s *Store) Leader() string { return s.current().leader }
+func (s *Store) Leader() string { return s.current().view.Leader }
 
 // Close resigns a leadership, stops following, and stops an embedded server.
 func (s *Store) Close() error {

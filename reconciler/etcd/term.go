@@ -37,6 +37,8 @@ type Term struct {
 	// writing is held by whoever writes, from reading the cache until the
 	// write is confirmed, so that each number of the history is used once.
 	writing sync.Mutex
+	// reports counts the reports of this term. writing guards it.
+	reports int64
 	// writes is what is known about this term's own writes. writing guards it.
 	writes writeState
 }

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -36,6 +37,10 @@ type tracker struct {
 	drift           driftTracker
 	suspicion       suspicion
 	health          api.EtcdStatus
+	// awaySince is when the attempt to reach etcd began that failed first, and
+	// zero while etcd answers; warned says that this was logged.
+	awaySince time.Time
+	warned    bool
 	// term is this replica's leadership, or nil.
 	term *termKey
 	// replicaLostAt is when another replica was last seen to leave, or may have left unseen.
@@ -101,13 +106,20 @@ type (
 	// watchLost: etcd no longer has the events after cache.revision.
 	watchLost struct{}
 	// probed: etcd answered a probe. The cache stood at the revision before
-	// when the probe began, or before is 0.
+	// when the probe began, or before is 0. etcd raises alarms, unless it could
+	// not be asked for them.
 	probed struct {
-		sight  sight
-		before int64
+		sight       sight
+		before      int64
+		alarms      []string
+		alarmsKnown bool
 	}
-	// unreachable: etcd did not answer, for this reason.
-	unreachable struct{ reason string }
+	// unreachable: etcd did not answer, for this reason, since the attempt to
+	// reach it began.
+	unreachable struct {
+		reason string
+		began  time.Time
+	}
 	// connecting: these are the endpoints of the embedded server.
 	connecting struct{ endpoints []string }
 	// publishing: this replica, the leader, is about to publish the set.
@@ -130,6 +142,11 @@ type effects struct {
 	announceEpoch int64
 	// endTerm, unless nil, is a leadership of this replica whose leader key is gone.
 	endTerm *termKey
+	// away: etcd has not answered for a while, and that is to be logged; back:
+	// it answers again after that was logged.
+	away, back bool
+	// alarms, unless nil, are new alarms, to be logged.
+	alarms []string
 	// triggerTerm: a replica asked the leader, which is this one, to read git.
 	triggerTerm bool
 	// wakeIn, unless 0, is when timePassed is due.
@@ -150,8 +167,7 @@ func (t *tracker) step(now time.Time, event any) (out effects) {
 	case probed:
 		t.probe(now, e, &out)
 	case unreachable:
-		out.notify = t.health.Healthy || t.health.Error != e.reason
-		t.health.Healthy, t.health.Error = false, e.reason
+		t.unreachable(now, e, &out)
 	case connecting:
 		t.health.Endpoints = e.endpoints
 	case publishing:
@@ -184,6 +200,11 @@ func (t *tracker) load(now time.Time, e loaded, out *effects) {
 	}
 	if t.state != nil {
 		e.cache.intern(t.state.Set)
+	}
+	if t.cache != nil {
+		e.cache.keepReport(t.cache.report)
+	} else {
+		e.cache.keepReport(leaderReport{})
 	}
 	t.cache, t.clusterID, t.phase, t.suspicion = e.cache, e.clusterID, cacheFollowing, suspicion{}
 	t.epoch.loaded(t.cache, e.revision)
@@ -274,6 +295,10 @@ func (t *tracker) probe(now time.Time, e probed, out *effects) {
 		t.phase, t.suspicion = cacheStale, suspicion{}
 		out.reload = true
 	}
+	if e.alarmsKnown && !slices.Equal(e.alarms, t.health.Alarms) {
+		t.health.Alarms, out.notify = e.alarms, true
+		out.alarms = e.alarms
+	}
 	t.healthy(now, out)
 }
 
@@ -306,7 +331,24 @@ func (t *tracker) stale(now time.Time, e probed) bool {
 
 func (t *tracker) healthy(now time.Time, out *effects) {
 	out.notify = out.notify || !t.health.Healthy
-	t.health.Healthy, t.health.Error, t.health.LastSeenAt = true, "", &now
+	t.health.Healthy, t.health.Error, t.health.LastSeenAt = true, alarmText(t.health.Alarms), &now
+	out.back = t.warned
+	t.awaySince, t.warned = time.Time{}, false
+}
+
+// awayBeforeWarning is how long etcd does not answer until that is logged:
+// longer than etcd takes to elect a leader of its own.
+const awayBeforeWarning = 2 * time.Second
+
+func (t *tracker) unreachable(now time.Time, e unreachable, out *effects) {
+	out.notify = t.health.Healthy || t.health.Error != e.reason
+	t.health.Healthy, t.health.Error = false, e.reason
+	if t.awaySince.IsZero() {
+		t.awaySince = e.began
+	}
+	if !t.warned && now.Sub(t.awaySince) >= awayBeforeWarning {
+		t.warned, out.away = true, true
+	}
 }
 
 // publicationPending reports that the leader is publishing, and has not been

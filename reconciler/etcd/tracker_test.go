@@ -92,9 +92,14 @@ func (r *transcript) command(d *datadriven.TestData) string {
 		if r.tracker.cache != nil {
 			before = r.tracker.cache.revision
 		}
-		return r.step(probed{sight: seen, before: before})
-	case "unreachable":
-		return r.step(unreachable{reason: "no answer"})
+		var alarms []string
+		if d.HasArg("alarms") {
+			alarms = make([]string, 1)
+			d.ScanArgs(r.t, "alarms", &alarms[0])
+		}
+		return r.step(probed{sight: seen, before: before, alarms: alarms, alarmsKnown: true})
+	case "unreachable": // after an attempt of that many seconds
+		return r.step(unreachable{reason: "no answer", began: r.now.Add(-time.Duration(r.number(d, "after")) * time.Second)})
 	case "publishing":
 		return r.step(publishing{set: r.set(strings.Fields(d.Input))})
 	case "elected":
@@ -174,6 +179,7 @@ func (r *transcript) set(texts []string) *schema.Set {
 //	4 head c1 a=100 b=200      a head that describes these policies
 //	1 epoch 1-x
 //	2 leader/1 a lease=7       likewise publishing and replicas/ID
+//	6 status a term=2 number=1 the report of a leader; without a number, of an earlier version
 //	5 head future              a head with a digest of an unknown version
 //	5 foreign 200              200 keys policies/x0000 and so on; or: 5 foreign 200 deleted
 //	5 policies/a deleted
@@ -252,6 +258,17 @@ func (r *transcript) value(key string, words []string) string {
 			r.t.Fatal(err)
 		}
 		return encode(reconciler.Epoch{Number: parsed, ID: id})
+	case key == "status":
+		record := statusRecord{LeaderReport: reconciler.LeaderReport{Leader: words[0]}}
+		for _, word := range words[1:] {
+			name, text, _ := strings.Cut(word, "=")
+			number, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			*map[string]*int64{"term": &record.Term, "number": &record.Number}[name] = number
+		}
+		return encode(record)
 	case strings.HasPrefix(key, "replicas/"):
 		return encode(replicaRecord{Format: formatVersion, URL: words[0]})
 	}
@@ -299,6 +316,12 @@ func (r *transcript) print(out effects) string {
 	}
 	show("drift", "%s", drift)
 	show("healthy", "%v", k.health.Healthy)
+	if len(k.health.Alarms) > 0 || r.printed["alarms"] != "" {
+		show("alarms", "%v", k.health.Alarms)
+	}
+	if taken.view.LeaderReport != nil {
+		show("report", "%s's %d, current %v, lost %v", taken.view.LeaderReport.Leader, k.cache.report.number, taken.view.ReportCurrent, taken.view.ReportLost)
+	}
 	if !k.replicaLostAt.IsZero() {
 		show("replica lost", "at %s", k.replicaLostAt.Sub(r.begun))
 	}
@@ -314,6 +337,9 @@ func describe(out effects) string {
 	}
 	add(out.notify, "notify")
 	add(out.reload, "reload")
+	add(out.away, "log that etcd is away")
+	add(out.back, "log that etcd is back")
+	add(len(out.alarms) > 0, "log the alarms %v", out.alarms)
 	add(out.announceEpoch > 0, "announce epoch %d", out.announceEpoch)
 	add(out.endTerm != nil, "end term")
 	add(out.triggerTerm, "trigger term")

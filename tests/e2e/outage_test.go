@@ -37,7 +37,8 @@ func TestEtcdAway(t *testing.T) {
 		"sync.status": "Unknown", "sync.message": matches("etcd"), "sync.last_applied_revision.commit": first, "sync.served_from": "etcd",
 		"sync.last_success_at": until(began.Add(2 * time.Second)), "drift.status": "Unknown", "drift.items.#": 0,
 		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
-		"conditions.Reconciling.status": "True", "conditions.Reconciling.reason": "Waiting", "conditions.Stalled.status": "False",
+		"conditions.Reconciling.status": "True", "conditions.Reconciling.reason": "Waiting", "conditions.Stalled.status": "True",
+		"conditions.Stalled.reason": "EtcdUnreachable",
 		"history.#": 1, "history.0.commit": first,
 	}
 	seeStatus(t, d, "etcd away", away)
