@@ -22,12 +22,12 @@ type changeFlags struct {
 
 func (f *changeFlags) register(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVar(&f.repo, "repo", envOr("HFI_REPO", ""), "`URL` or folder of the repository to push to, also as HFI_REPO (default: the daemon's)")
+	flags.StringVar(&f.repo, "repo", envOr("HFI_REPO", ""), "`URL` or folder of the repository to push to, or HFI_REPO (default: the daemon's)")
 	flags.StringVar(&f.branch, "branch", "", "`branch` to push to (default: the daemon's)")
 	flags.StringVar(&f.path, "path", "", "`folder` of the policies in the repository (default: the daemon's)")
 	flags.StringVarP(&f.message, "message", "m", "", "commit `message`")
-	flags.BoolVar(&f.noWait, "no-wait", false, "do not wait until the daemon serves the commit")
-	flags.BoolVar(&f.allowPrune, "allow-prune", false, "let the commit take out most of the policies (trailer hfi-allow-prune)")
+	flags.BoolVar(&f.noWait, "no-wait", false, "return after the push, without waiting until the daemon serves the commit")
+	flags.BoolVar(&f.allowPrune, "allow-prune", false, "allow the commit to remove most policies (trailer hfi-allow-prune)")
 }
 
 // target is the repository, branch and folder to change: from the flags, else from
@@ -40,7 +40,7 @@ func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target
 		if err != nil && !(f.noWait && to.url != "") {
 			what := "asking the daemon which repository it follows"
 			if to.url != "" {
-				what = "asking the daemon that is to be waited for (--no-wait does not)"
+				what = "asking the daemon to wait for (use --no-wait to push without it)"
 			}
 			return to, fmt.Errorf("%s: %w", what, err)
 		}
@@ -53,7 +53,7 @@ func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target
 	to.path = path.Clean(strings.Trim(or(to.path, defaultPath), "/"))
 	switch {
 	case to.url == "":
-		return to, usageError("the daemon does not say which repository it follows: name it with --repo or HFI_REPO")
+		return to, usageError("the daemon does not say which repository it follows: set --repo or HFI_REPO")
 	case strings.HasPrefix(to.url, "-"), strings.HasPrefix(to.branch, "-"):
 		return to, usageError("--repo and --branch must not begin with a dash")
 	case to.path == ".." || strings.HasPrefix(to.path, "../") || slices.Contains(strings.Split(to.path, "/"), ".git"):
@@ -119,7 +119,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	}
 	answer := changeAnswer{Changed: commit != "", Commit: or(commit, c.base), Branch: to.branch, Policies: names}
 	if !answer.Changed {
-		a.say("Nothing to change: branch %s has it already, at %s.", to.branch, short(c.base))
+		a.say("No change: branch %s already has this, at %s.", to.branch, short(c.base))
 		_, err := a.value(answer)
 		return err
 	}

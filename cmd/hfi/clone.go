@@ -39,7 +39,7 @@ type clone struct {
 func (a *app) openClone(ctx context.Context, to target) (*clone, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder for a temporary clone: %w", err)
+		return nil, fmt.Errorf("creating a temporary folder for a clone: %w", err)
 	}
 	c := &clone{repo: repo{filepath.Join(dir, "clone")}, target: to}
 	a.step("Cloning %s", withoutPassword(to.url))
@@ -172,7 +172,7 @@ func (a *app) publish(ctx context.Context, c *clone, message string, edit func(c
 		}
 		wait = min(2*wait, maxPushPause)
 	}
-	return "", fmt.Errorf("someone else pushed to %s first, %d times in a row: try again", c.target.branch, pushTries)
+	return "", fmt.Errorf("another push to %s came first, %d times in a row: try again", c.target.branch, pushTries)
 }
 
 // contains is repo.contains; it first fetches the commits that the clone lacks.

@@ -123,7 +123,7 @@ func (a *app) printChanges(found changes) error {
 		return err
 	}
 	if found.none() {
-		_, err := fmt.Fprintln(a.stdout, "No difference to what is served.")
+		_, err := fmt.Fprintln(a.stdout, "No difference from what is served.")
 		return err
 	}
 	for _, one := range found.Added {

@@ -76,7 +76,7 @@ func setOf(policies []*schema.Policy) *schema.Set {
 func (a *app) setAt(ctx context.Context, from, revision, folder string) (*schema.Set, error) {
 	temporary, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder to check %s in: %w", revision, err)
+		return nil, fmt.Errorf("creating a temporary folder for %s: %w", revision, err)
 	}
 	defer os.RemoveAll(temporary)
 	r, err := a.openRepo(ctx, from, temporary)
@@ -109,7 +109,7 @@ func (a *app) openRepo(ctx context.Context, from, temporary string) (repo, error
 		top, err := repo{}.git(ctx, "rev-parse", "--show-toplevel")
 		if err != nil {
 			if _, bare := (repo{}).git(ctx, "rev-parse", "--git-dir"); bare != nil {
-				return repo{}, usageError("there is no git repository here: go to one, or name it with --repo")
+				return repo{}, usageError("not in a git repository: change to one, or set --repo")
 			}
 			return repo{}, nil
 		}

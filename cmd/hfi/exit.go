@@ -28,23 +28,23 @@ const (
 const exitCodesText = `hfi's exit codes:
 
     0  done, or nothing to do
-    1  a failure that has no code of its own: git, a file, a broken answer
-    2  the command line is wrong
+    1  any other failure: git, a file, a malformed answer
+    2  usage error: unknown command or flag, or a wrong argument
     3  policies are invalid (vet, apply, delete, diff)
     4  timed out (--timeout)
     5  with --exit-code: not in sync, or drifted (status); different (diff)
-    6  there is no such policy (get, delete)
+    6  the policy does not exist (get, delete)
     7  the daemon does not apply the commit: it is invalid, refused by the
        guard against unintended deletion, or superseded (wait, apply, delete)
     8  no daemon answers at --server
-    9  the commit is served, but a filter has stopped asking for policies, and
-       so does not enforce it (wait, apply, delete)
+    9  the commit is served, but a filter has stopped asking for policies and
+       does not enforce it (wait, apply, delete)
   130  interrupted`
 
 func newExitCodes(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
-		Short: "What the exit codes mean",
+		Short: "List the exit codes and their meaning",
 		Long:  exitCodesText,
 		Example: `  hfi wait HEAD; case $? in
     4) echo "still not served" ;;
@@ -108,7 +108,7 @@ func explain(err error, interrupted bool) string {
 	case interrupted:
 		return "interrupted"
 	case errors.As(err, &unreachable):
-		return err.Error() + ": start hfid, or name its address with --server or HFI_SERVER"
+		return err.Error() + ": start hfid, or set --server or HFI_SERVER to its address"
 	case errors.As(err, &malformed):
 		return err.Error() + ": check --server and HFI_SERVER"
 	case errors.As(err, &exit) && exit.code == exitUsage:

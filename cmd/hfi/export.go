@@ -29,7 +29,7 @@ func (r repo) export(ctx context.Context, commit, folder, to string) error {
 		return err
 	}
 	if _, err := r.git(ctx, "cat-file", "-e", commit+":"+strings.TrimSuffix(folder, ".")); err != nil {
-		return fmt.Errorf("it has no folder %s: name the policies' folder with --path", folder)
+		return fmt.Errorf("it has no folder %s: set --path to the folder of the policies", folder)
 	}
 	listing, err := r.git(ctx, "ls-tree", "-r", "-z", "--full-tree", commit)
 	if err != nil {
@@ -97,7 +97,7 @@ func (r repo) writeBlobs(ctx context.Context, blobs []blob, to string) (err erro
 func writeBlob(root *os.Root, from *bufio.Reader, b blob) error {
 	header, err := from.ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("git says nothing of object %s: %w", b.hash, err)
+		return fmt.Errorf("git did not return object %s: %w", b.hash, err)
 	}
 	fields := strings.Fields(header)
 	if len(fields) != 3 || fields[1] != "blob" {

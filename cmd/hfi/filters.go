@@ -14,8 +14,8 @@ import (
 func newGetFilters(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "filters",
-		Short: "Show the filters that ask for policies, and which of them enforce them",
-		Long: `Show the filters that ask the daemon or its peers for policies, those with a problem
+		Short: "List the connected filters and whether they enforce the current policies",
+		Long: `List the filters that ask the daemon or its replicas for policies, those with a problem
 first. A filter is Current if all VMs of its sidecar enforce the current policies,
 Behind if one does not, and Silent if one has stopped asking and so enforces nothing.
 It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
@@ -41,7 +41,7 @@ It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
 
 func (a *app) printFilters(filters *api.FiltersStatus) error {
 	if reason := incomplete(*filters); reason != "" {
-		fmt.Fprintln(a.stderr, clean(a.paintErr(yellow, "These may not be all: "+reason)))
+		fmt.Fprintln(a.stderr, clean(a.paintErr(yellow, "The list may be incomplete: "+reason)))
 	}
 	if len(filters.Items) == 0 {
 		_, err := fmt.Fprintln(a.stdout, "No filters.")

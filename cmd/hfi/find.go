@@ -46,7 +46,7 @@ func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*
 	case len(places) == 1:
 		return places[0], nil
 	case len(places) > 1:
-		return nil, &exitError{exitInvalid, fmt.Errorf("policy %q is written twice, at %s:%d and %s:%d: take one of them out first",
+		return nil, &exitError{exitInvalid, fmt.Errorf("policy %q is defined twice, at %s:%d and %s:%d: remove one of them first",
 			name, places[0].file, places[0].line, places[1].file, places[1].line)}
 	case !thorough || !c.hasFolder():
 		return nil, errPolicyMissing
@@ -57,7 +57,7 @@ func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*
 	}
 	if verdict.Set == nil {
 		a.printProblems(a.stderr, "", verdict)
-		return nil, fmt.Errorf("looking for policy %q: branch %s is invalid as it is: %w", name, c.target.branch, invalid(verdict.Errors))
+		return nil, fmt.Errorf("finding policy %q: branch %s is already invalid: %w", name, c.target.branch, invalid(verdict.Errors))
 	}
 	entry := verdict.Set.Get(name)
 	if entry == nil {
@@ -83,7 +83,7 @@ func (c *clone) placeOf(entry *schema.Entry) (*place, error) {
 			return at, nil
 		}
 	}
-	return nil, fmt.Errorf("policy %q is at %s:%d, in a form that hfi cannot edit: edit it there and push", entry.Name(), at.file, at.line)
+	return nil, fmt.Errorf("policy %q is at %s:%d, in a form that hfi cannot change: edit it there and push", entry.Name(), at.file, at.line)
 }
 
 func isPolicyFile(file string) bool {
@@ -130,7 +130,7 @@ func (c *clone) scan(ctx context.Context, name string) ([]*place, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("looking for policy %q: %w", name, err)
+		return nil, fmt.Errorf("finding policy %q: %w", name, err)
 	}
 	return places, nil
 }

@@ -17,10 +17,10 @@ func newGet(a *app) *cobra.Command {
 	var service, namespace string
 	command := &cobra.Command{
 		Use:   "get [NAME]",
-		Short: "Show the policies that the daemon serves, or one of them",
-		Long: `Show the policies that the daemon serves, or one with the place that it came
-from. --service and --namespace show what a filter of that workload gets.
-"hfi get filters" shows the filters instead.`,
+		Short: "List the policies that the daemon serves, or show one",
+		Long: `List the policies that the daemon serves, or show one and the file it came from.
+--service and --namespace list those that apply to one workload.
+"hfi get filters" lists the filters.`,
 		Example: `  hfi get
   hfi get frontend-delay -o yaml
   hfi get --service frontend --namespace demo
@@ -34,7 +34,7 @@ from. --service and --namespace show what a filter of that workload gets.
 			}
 			var selector client.Selector
 			if cmd.Flags().Changed("service") != cmd.Flags().Changed("namespace") {
-				return usageError("--service and --namespace go together: they name one workload")
+				return usageError("--service and --namespace must be given together: they select one workload")
 			}
 			if cmd.Flags().Changed("service") {
 				selector = client.Selector{Service: &service, Namespace: &namespace}
@@ -43,13 +43,13 @@ from. --service and --namespace show what a filter of that workload gets.
 				return a.getAll(cmd.Context(), daemon, selector)
 			}
 			if selector != (client.Selector{}) {
-				return usageError("--service and --namespace go with a list, not with NAME")
+				return usageError("--service and --namespace cannot be combined with NAME")
 			}
 			return a.getOne(cmd.Context(), daemon, args[0])
 		},
 	}
-	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to show")
-	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload whose policies to show")
+	command.Flags().StringVar(&service, "service", "", "`name` of the workload to list the policies of")
+	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload to list the policies of")
 	command.AddCommand(newGetFilters(a))
 	return command
 }
@@ -77,7 +77,7 @@ func (a *app) getAll(ctx context.Context, daemon *client.Client, selector client
 func (a *app) getOne(ctx context.Context, daemon *client.Client, name string) error {
 	policy, origin, text, err := daemon.Policy(ctx, name)
 	if client.NotFound(err) {
-		return &exitError{exitNotFound, fmt.Errorf("no policy %q is served: hfi get lists those that are", name)}
+		return &exitError{exitNotFound, fmt.Errorf("policy %q is not served: hfi get lists the policies that are", name)}
 	}
 	if err != nil {
 		return fmt.Errorf("getting policy %q: %w", name, err)

@@ -14,16 +14,16 @@ func newHistory(a *app) *cobra.Command {
 	var limit int
 	command := &cobra.Command{
 		Use:   "history",
-		Short: "Show the commits that the daemon applied, found invalid or refused",
-		Long: `Show the commits that the daemon attempted, newest first, how each attempt ended,
-and which earlier state a commit restored.`,
+		Short: "Show the commits that the daemon applied or rejected",
+		Long: `Show the commits that the daemon tried to apply, newest first: the outcome of each
+(Applied, Invalid or Refused), and the earlier commit whose policies it restored, if any.`,
 		Example: `  hfi history
   hfi history -n 5
   hfi history -o json | jq -r '.[] | select(.outcome == "Applied") | .commit'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {
-				return usageError("--limit must not be less than 0")
+				return usageError("--limit must be 0 or more")
 			}
 			daemon, err := a.client()
 			if err != nil {
@@ -36,7 +36,7 @@ and which earlier state a commit restored.`,
 			return a.printHistory(text, limit)
 		},
 	}
-	command.Flags().IntVarP(&limit, "limit", "n", 0, "show at most so many `entries`; 0 for all")
+	command.Flags().IntVarP(&limit, "limit", "n", 0, "maximum number of `entries` to show; 0 shows all")
 	return command
 }
 
@@ -55,7 +55,7 @@ func (a *app) printHistory(status []byte, limit int) error {
 		return err
 	}
 	if len(answer.History) == 0 {
-		_, err := fmt.Fprintln(a.stdout, "No commit was attempted yet.")
+		_, err := fmt.Fprintln(a.stdout, "No commits yet.")
 		return err
 	}
 	var rows [][]string

@@ -19,21 +19,21 @@ one in CUE, and a CI workflow that checks every push with the stock cue command.
 DIR is created if it does not exist. If any of the files exists already, nothing
 is written.`,
 		Example: `  hfi init chaos
-  cd chaos && git init -b main && git add . && git commit -m "Begin"`,
-		Args: exactly(1, "DIR, the folder to write"),
+  cd chaos && git init -b main && git add . && git commit -m "Initial policies"`,
+		Args: exactly(1, "DIR, the folder to create it in"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := args[0]
 			if err := scaffold.Write(dir); err != nil {
-				return fmt.Errorf("making a policy repository: %w", err)
+				return fmt.Errorf("creating a policy repository: %w", err)
 			}
 			if done, err := a.value(map[string]string{"dir": dir}); done {
 				return err
 			}
-			_, err := fmt.Fprintf(a.stdout, `Made a policy repository in %s. Next:
+			_, err := fmt.Fprintf(a.stdout, `Created a policy repository in %s. Next:
 
   cd %s
   hfi vet .                                  # or cue vet, as the CI workflow does
-  git init -b main && git add . && git commit -m "Begin"
+  git init -b main && git add . && git commit -m "Initial policies"
   git remote add origin URL && git push -u origin main
   hfid --repo URL                            # serves what you push
 `, clean(dir), clean(filepath.Clean(dir)))
@@ -46,7 +46,7 @@ is written.`,
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return fmt.Errorf("%s takes %s; it was given %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
+			return fmt.Errorf("%s requires %s, and got %s", cmd.CommandPath(), what, plural(len(args), "argument", "arguments"))
 		}
 		return nil
 	}

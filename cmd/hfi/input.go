@@ -39,7 +39,7 @@ func (w wantedPolicy) textFor(file string) ([]byte, error) {
 func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder to check the policies in: %w", err)
+		return nil, fmt.Errorf("creating a temporary folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	var docs []document
@@ -51,7 +51,7 @@ func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy,
 		}
 		found := splitDocuments(text)
 		if len(found) == 0 {
-			return nil, &exitError{exitInvalid, fmt.Errorf("%s holds no policy", shown(file))}
+			return nil, &exitError{exitInvalid, fmt.Errorf("%s has no policy", shown(file))}
 		}
 		docs = append(docs, found...)
 		extension := ".yaml"
@@ -89,12 +89,12 @@ func match(docs []document, set *schema.Set) ([]wantedPolicy, error) {
 	for _, doc := range docs {
 		entry := set.Get(doc.name)
 		if doc.name == "" || entry == nil {
-			return nil, fmt.Errorf("cannot tell which policy the document at line %d is: give each document a plain metadata.name", doc.line)
+			return nil, fmt.Errorf("cannot read the name of the policy at line %d: give each document a plain metadata.name", doc.line)
 		}
 		wanted = append(wanted, wantedPolicy{doc.name, doc, entry})
 	}
 	if len(wanted) != set.Len() {
-		return nil, fmt.Errorf("the files hold %s, of which %d could be told apart: put each in a file of its own",
+		return nil, fmt.Errorf("the files have %s, and only %d could be located: put each in a file of its own",
 			plural(set.Len(), "policy", "policies"), len(wanted))
 	}
 	return wanted, nil
@@ -138,7 +138,7 @@ func (a *app) readInput(file string) ([]byte, error) {
 func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.Verdict, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder to check %s in: %w", name, err)
+		return nil, fmt.Errorf("creating a temporary folder for %s: %w", name, err)
 	}
 	defer os.RemoveAll(dir)
 	if err := writeUnder(dir, defaultPath+"/"+name, text); err != nil {

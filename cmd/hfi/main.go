@@ -1,5 +1,5 @@
-// Command hfi is the command line of hfi: it makes and checks repositories of
-// fault policies, changes them by commits, and asks the daemon what it serves.
+// Command hfi is the command line of hfi: it creates and validates repositories of
+// fault policies, changes them by commits, and shows what the daemon serves.
 package main
 
 import (
@@ -84,16 +84,16 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hfi",
 		Short: "Fault policies for Envoy and Istio, from git",
-		Long: `hfi makes and checks repositories of fault policies, changes them by commits,
-and asks the daemon (hfid) what it serves.
+		Long: `hfi creates and validates repositories of fault policies, changes them by commits,
+and shows what the daemon (hfid) serves.
 
-Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
-		Example: `  hfi init chaos                   # a new policy repository
-  hfi vet chaos                    # is every policy valid?
+The exit code says what happened: see "hfi help exit-codes".`,
+		Example: `  hfi init chaos                   # create a policy repository
+  hfi vet chaos                    # validate it
   hfi apply -f frontend.yaml       # commit, push, wait until it is served
-  hfi status                       # do git, etcd and the filters agree?
-  hfi wait HEAD --timeout 30s      # until every filter has the last commit
-  hfi get filters                  # which sidecars enforce it?`,
+  hfi status                       # whether git, etcd and the filters agree
+  hfi wait HEAD --timeout 30s      # wait until every filter has the last commit
+  hfi get filters                  # which sidecars enforce it`,
 		Version:       version.Get().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -102,8 +102,8 @@ Scripts can tell from the exit code what happened: see "hfi help exit-codes".`,
 	}
 	root.SetVersionTemplate(versionTemplate)
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, also as HFI_SERVER")
-	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long the command may take in all")
+	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, or HFI_SERVER")
+	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "maximum time that the command may take")
 	flags.VarP(&a.output, "output", "o", "output `format`: table, json or yaml")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
@@ -137,7 +137,7 @@ func (a *app) limited(run func(*cobra.Command, []string) error) func(*cobra.Comm
 		cmd.SetContext(ctx)
 		err := run(cmd, args)
 		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && !isExit(err) {
-			return &exitError{exitTimeout, fmt.Errorf("not done within %v (%w): allow more with --timeout", a.timeout, err)}
+			return &exitError{exitTimeout, fmt.Errorf("timed out after %v (%w): raise --timeout", a.timeout, err)}
 		}
 		return err
 	}

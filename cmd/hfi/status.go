@@ -14,8 +14,8 @@ func newStatus(a *app) *cobra.Command {
 	var strict bool
 	command := &cobra.Command{
 		Use:   "status",
-		Short: "Show whether git, etcd and the filters agree, and what is wrong if not",
-		Long: `Show whether git, etcd and the filters agree, what is served, and what is wrong if anything is.
+		Short: "Show whether git, etcd and the filters agree, and any errors",
+		Long: `Show whether git, etcd and the filters agree, what is served, and any errors.
 The exit code is 0 whenever the daemon answers; with --exit-code it is 5 unless
 git and etcd agree and there is no drift.`,
 		Example: `  hfi status
@@ -43,7 +43,7 @@ git and etcd agree and there is no drift.`,
 			return nil
 		},
 	}
-	command.Flags().BoolVar(&strict, "exit-code", false, "exit with 5 unless in sync and without drift")
+	command.Flags().BoolVar(&strict, "exit-code", false, "exit with 5 if not in sync or drifted")
 	return command
 }
 
@@ -77,7 +77,7 @@ func (a *app) printStatus(status *api.Status) error {
 		}
 	}
 	wrong := filterLines(status.Filters)
-	a.details("Filters that need a look", wrong, status.Filters.Behind+status.Filters.Silent)
+	a.details("Filters with problems", wrong, status.Filters.Behind+status.Filters.Silent)
 	a.details("Drift items", driftLines(status.Drift), status.Drift.Total)
 	a.details("Errors", problemLines(source.Errors), source.ErrorsTotal)
 	a.details("Warnings", problemLines(source.Warnings), source.WarningsTotal)

@@ -14,10 +14,10 @@ const versionTemplate = "{{.Name}} {{.Version}}\n"
 func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Show the version, the commit, the Go release and the platform of this program",
-		Long: `Show the version of this program, the commit and the Go release that it was built
-from, and the platform that it was built for. It does not ask the daemon:
-"hfid --version" and its metric hfi_build_info say the same of that.`,
+		Short: "Show the version of hfi",
+		Long: `Show the version of hfi, the commit and the Go version it was built with, and its
+platform. It does not contact the daemon: use "hfid --version" or the daemon's metric
+hfi_build_info for that.`,
 		Example: `  hfi version
   hfi version -o json | jq -r .version`,
 		Args: cobra.NoArgs,

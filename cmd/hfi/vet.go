@@ -20,26 +20,26 @@ func newVet(a *app) *cobra.Command {
 	var path string
 	command := &cobra.Command{
 		Use:   "vet DIR",
-		Short: "Check the policies in a folder as the daemon would",
-		Long: `Check every policy under DIR, the work tree of a policy repository, with the
-daemon's own validation. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
+		Short: "Validate policies as the daemon does",
+		Long: `Validate every policy under DIR, the work tree of a policy repository, exactly as the
+daemon does. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
 The exit code is 3 if there is any error; warnings do not count.
 
-Policies are taken from --path in DIR; if that is not given, from DIR/policies
-where there is such a folder, else from DIR itself.`,
+The policies are those in --path in DIR; the default is DIR/policies if that folder
+exists, else DIR itself.`,
 		Example: `  hfi vet .
   hfi vet ~/src/chaos --path faults/production
   hfi vet . -o json | jq -r '.errors[].message'`,
-		Args: exactly(1, "DIR, the folder to check"),
+		Args: exactly(1, "DIR, the folder to validate"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := args[0]
 			if path == "" {
 				path = guessPath(dir)
 			}
 			if info, err := os.Stat(filepath.Join(dir, path)); err != nil {
-				return fmt.Errorf("checking policies: %w", err)
+				return fmt.Errorf("validating policies: %w", err)
 			} else if !info.IsDir() {
-				return fmt.Errorf("checking policies: %s is a file: vet checks a folder", filepath.Join(dir, path))
+				return fmt.Errorf("validating policies: %s is a file, and vet takes a folder", filepath.Join(dir, path))
 			}
 			verdict, err := a.vet(cmd.Context(), dir, path)
 			if err != nil {
@@ -61,11 +61,11 @@ func guessPath(dir string) string {
 
 // vet validates a folder, and shows progress.
 func (a *app) vet(ctx context.Context, dir, path string) (*schema.Verdict, error) {
-	bar := a.progress(ctx, "Checking policies")
+	bar := a.progress(ctx, "Validating policies")
 	defer bar.Stop()
 	verdict, err := cue.Dir(ctx, dir, path)
 	if err != nil {
-		return nil, fmt.Errorf("checking the policies in %s: %w", path, err)
+		return nil, fmt.Errorf("validating the policies in %s: %w", path, err)
 	}
 	return verdict, nil
 }

@@ -30,9 +30,9 @@ func newWait(a *app) *cobra.Command {
 every connected filter enforces what is served. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
-It ends at once with exit code 7 and the reason if the commit is invalid or refused,
-or if the branch moved on without it; with 9 and the pod's name if a filter has
-stopped asking and so does not enforce it; with 4 when --timeout is over.`,
+It fails at once with exit code 7 and the reason if the commit is invalid or refused,
+or if the branch moved on without it; with 9 and the name of the pod if a filter has
+stopped asking for policies and does not enforce it; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
 		Args: exactly(1, "COMMIT"),
@@ -72,7 +72,7 @@ func resolveCommit(ctx context.Context, revision string) (string, error) {
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
-	return "", usageError("%q is neither a commit of a repository here nor a hash of 7 or more digits", revision)
+	return "", usageError("%q is neither a commit in the current repository nor a commit hash of 7 or more digits", revision)
 }
 
 func (a *app) printServed(commit string, status *api.Status) error {

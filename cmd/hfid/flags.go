@@ -46,7 +46,7 @@ func newCommand() *cobra.Command {
 		Long: `hfid follows a branch of a git repository, validates every commit's fault
 policies with CUE, publishes them to etcd, and serves them to filters.
 
-Every flag may also be given in the environment: --data-dir is HFID_DATA_DIR.`,
+Every flag can also be set in the environment: HFID_DATA_DIR sets --data-dir.`,
 		Example: `  hfid --repo /srv/policies.git
   hfid --repo https://git.example.com/team/policies.git --git-token-file /run/secrets/token --interval 15s
   hfid --repo git@git.example.com:team/policies.git --git-ssh-key-file id --git-known-hosts-file known_hosts \
@@ -72,36 +72,36 @@ Every flag may also be given in the environment: --data-dir is HFID_DATA_DIR.`,
 
 func (o *options) bind(flags *pflag.FlagSet) {
 	hostname, _ := os.Hostname()
-	flags.StringVar(&o.repo, "repo", "", "the policy repository: a folder, or a URL (https, ssh, file)")
-	flags.StringVar(&o.branch, "branch", "main", "the branch to follow")
-	flags.StringVar(&o.path, "path", "policies", "the folder of policies in the repository; . is all of it")
+	flags.StringVar(&o.repo, "repo", "", "the policy repository: a folder, or a URL (https, ssh, file); required")
+	flags.StringVar(&o.branch, "branch", "main", "branch to follow")
+	flags.StringVar(&o.path, "path", "policies", "folder of the policies in the repository; . is the whole repository")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "HOST:PORT to serve HTTP on")
-	flags.StringVar(&o.dataDir, "data-dir", "hfid-data", "the folder for the daemon's own data; one daemon each")
-	flags.StringVar(&o.replica, "replica-id", hostname, "this replica's unique name among the replicas")
-	flags.StringVar(&o.advertise, "advertise", "", "this replica's base URL for the other replicas; by default that of --listen, if it names a host")
-	flags.StringVar(&o.filter, "filter", "", "file with the filter's Wasm module to serve; by default filter.wasm beside this program, if it exists")
-	flags.DurationVar(&o.interval, "interval", reconciler.DefaultInterval, "the time between two fetches from git")
-	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "the time limit for one git operation")
+	flags.StringVar(&o.dataDir, "data-dir", "hfid-data", "folder for the daemon's data; each daemon needs its own")
+	flags.StringVar(&o.replica, "replica-id", hostname, "unique name of this replica")
+	flags.StringVar(&o.advertise, "advertise", "", "base URL at which other replicas reach this one (default: that of --listen, if it has a host)")
+	flags.StringVar(&o.filter, "filter", "", "file with the Wasm module of the filter to serve (default: filter.wasm in the folder of this program, if it exists)")
+	flags.DurationVar(&o.interval, "interval", reconciler.DefaultInterval, "time between two fetches from git")
+	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "timeout of one git operation")
 	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do if etcd differs from the published policies: report or heal")
-	flags.StringVar(&o.logLevel, "log-level", "info", "the least level to log: debug, info, warn or error")
-	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "the prefix of all keys in etcd")
-	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd cluster; without any, this process runs an embedded etcd")
-	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT for clients of the embedded etcd; port 0 is any free port")
-	flags.StringVar(&o.etcd.CAFile, "etcd-ca-file", "", "PEM file with the certificate authority of the etcd cluster")
-	flags.StringVar(&o.etcd.CertFile, "etcd-cert-file", "", "PEM file with this client's certificate for etcd")
-	flags.StringVar(&o.etcd.KeyFile, "etcd-key-file", "", "PEM file with the key of --etcd-cert-file")
-	flags.StringVar(&o.etcd.Username, "etcd-username", "", "the user for etcd")
-	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username")
-	flags.StringVar(&o.gitTokenFile, "git-token-file", "", "file with a bearer token for HTTPS")
-	flags.StringVar(&o.gitUsername, "git-username", "", "the user for HTTPS, with --git-password-file")
-	flags.StringVar(&o.gitPasswordFile, "git-password-file", "", "file with the password of --git-username")
-	flags.StringVar(&o.gitSSHKeyFile, "git-ssh-key-file", "", "file with the private key for SSH")
-	flags.StringVar(&o.gitSSHPassphraseFile, "git-ssh-passphrase-file", "", "file with the passphrase of --git-ssh-key-file, if that is encrypted")
-	flags.StringVar(&o.gitKnownHostsFile, "git-known-hosts-file", "", "file with the known hosts for SSH")
-	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the certificate authority of the git server")
-	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with this client's certificate for the git server")
-	flags.StringVar(&o.gitClientKeyFile, "git-client-key-file", "", "PEM file with the key of --git-client-cert-file; by default that file")
-	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates requests of POST /v1/webhook")
+	flags.StringVar(&o.logLevel, "log-level", "info", "minimum level to log: debug, info, warn or error")
+	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "prefix of all keys in etcd")
+	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "comma-separated URLs of an etcd cluster (default: an etcd embedded in this process)")
+	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT on which the embedded etcd serves clients; port 0 is any free port")
+	flags.StringVar(&o.etcd.CAFile, "etcd-ca-file", "", "PEM file with the CA certificates of the etcd cluster (default: those of the system)")
+	flags.StringVar(&o.etcd.CertFile, "etcd-cert-file", "", "PEM file with the client certificate for etcd (default: none)")
+	flags.StringVar(&o.etcd.KeyFile, "etcd-key-file", "", "PEM file with the private key of --etcd-cert-file (default: none)")
+	flags.StringVar(&o.etcd.Username, "etcd-username", "", "user name for etcd (default: none)")
+	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username (default: none)")
+	flags.StringVar(&o.gitTokenFile, "git-token-file", "", "file with a bearer token for git over HTTPS (default: none)")
+	flags.StringVar(&o.gitUsername, "git-username", "", "user name for git over HTTPS, used with --git-password-file (default: none)")
+	flags.StringVar(&o.gitPasswordFile, "git-password-file", "", "file with the password of --git-username (default: none)")
+	flags.StringVar(&o.gitSSHKeyFile, "git-ssh-key-file", "", "file with the private key for git over SSH, which requires it (default: none)")
+	flags.StringVar(&o.gitSSHPassphraseFile, "git-ssh-passphrase-file", "", "file with the passphrase of --git-ssh-key-file, if that is encrypted (default: none)")
+	flags.StringVar(&o.gitKnownHostsFile, "git-known-hosts-file", "", "file with the known hosts for git over SSH, which requires it (default: none)")
+	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the CA certificates of the git server (default: those of the system)")
+	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with the client certificate for the git server (default: none)")
+	flags.StringVar(&o.gitClientKeyFile, "git-client-key-file", "", "PEM file with the private key of --git-client-cert-file (default: that file)")
+	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates POST /v1/webhook (default: none)")
 	o.kube.bind(flags)
 }
 
@@ -138,7 +138,7 @@ func (o *options) check() error {
 	var problems []error
 	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	if o.repo == "" {
-		refuse("--repo is missing: give the policy repository's folder or URL")
+		refuse("--repo is required: the folder or URL of the policy repository")
 	}
 	if o.branch == "" {
 		refuse("--branch must not be empty")
@@ -164,7 +164,7 @@ func (o *options) check() error {
 		refuse("--path must be a folder in the repository, not %q", o.path)
 	}
 	if o.etcdPrefix = strings.TrimRight(o.etcdPrefix, "/"); o.etcdPrefix == "" {
-		refuse("--etcd-prefix must not be empty: keys of other programs in that etcd could be taken for those of hfid")
+		refuse("--etcd-prefix must not be empty: hfid could not tell its keys from those of other programs")
 	}
 	problems = append(problems, o.kube.check()...)
 	return errors.Join(problems...)

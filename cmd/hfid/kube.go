@@ -33,10 +33,10 @@ type kubeOptions struct {
 }
 
 func (o *kubeOptions) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (if this runs in a pod, or --kubeconfig is given)")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; by default the service account of this pod")
-	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "namespaces in which to create, repair and delete the WasmPlugin hfi as the policies require; by default none")
-	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "this service's base URL as sidecars reach it: WasmPlugins point to it for the filter and its policies")
+	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (on in a pod or with --kubeconfig)")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of this pod)")
+	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "comma-separated namespaces in which to create, repair and delete the WasmPlugin hfi as the policies require (default: none)")
+	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "base URL at which sidecars reach this service: WasmPlugins refer to it")
 }
 
 func (o *kubeOptions) check() (problems []error) {

@@ -45,7 +45,7 @@ func TestWrongFlags(t *testing.T) {
 		arguments   []string
 		says        []string
 	}{
-		{"nothing", nil, nil, []string{"--repo is missing"}},
+		{"nothing", nil, nil, []string{"--repo is required"}},
 		{"unknown flag", nil, []string{"--repository", "x"}, []string{"--repository"}},
 		{"an argument", nil, []string{"x"}, []string{`"x"`}},
 		{"many at once", nil, []string{"--drift", "maybe", "--interval", "1ms", "--path", "../x"}, []string{"--repo", "--drift must be report or heal", "--interval", "--path"}},
