@@ -30,9 +30,11 @@ type fakeDaemon struct {
 	mu     sync.Mutex
 	repo   string
 	server *httptest.Server
-	// mode is ok, invalid, refused, stuck, slow, drifted, filters, behind, silent,
-	// partial, or a way to answer badly.
+	// mode is ok, invalid, refused, stuck, slow, nofolder, drifted, filters, behind,
+	// silent, partial, or a way to answer badly.
 	mode string
+	// seen is when it last read the branch.
+	seen time.Time
 	// asked counts status requests since the last new commit, for slow.
 	asked     int
 	applied   *api.AppliedRevision
@@ -158,8 +160,13 @@ func (d *fakeDaemon) git(args ...string) string {
 
 // look takes up the branch's head, as the mode says.
 func (d *fakeDaemon) look(isStatus bool) {
+	if d.mode == "stuck" {
+		return
+	}
+	now := time.Now()
 	head := d.git("rev-parse", "refs/heads/main")
-	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "stuck" {
+	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "nofolder" {
+		d.seen = now
 		return
 	}
 	if isStatus {
@@ -168,8 +175,7 @@ func (d *fakeDaemon) look(isStatus bool) {
 	if d.mode == "slow" && d.asked < 6 {
 		return
 	}
-	d.asked = 0
-	now := time.Now()
+	d.asked, d.seen = 0, now
 	d.attempted = &api.CommitRef{Commit: head, Subject: d.git("log", "-1", "--format=%s", head), At: now}
 	entry := api.HistoryEntry{Commit: head, Author: d.git("log", "-1", "--format=%an <%ae>", head), Subject: d.attempted.Subject, At: now}
 	switch d.mode {
@@ -244,15 +250,21 @@ func (d *fakeDaemon) filters() api.FiltersStatus {
 func (d *fakeDaemon) status() *api.Status {
 	now := time.Now()
 	status := &api.Status{
-		Source: api.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &now,
+		Source: api.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &d.seen,
 			LastAttemptedRevision: d.attempted},
 		Etcd:    api.EtcdStatus{Mode: api.Embedded, Endpoints: []string{"http://127.0.0.1:2379"}, Healthy: true, LastSeenAt: &now},
 		Sync:    api.SyncStatus{Status: api.Synced, LastAppliedRevision: d.applied, LastSuccessAt: &now, ServedFrom: "etcd"},
 		Drift:   api.Drift{Status: api.DriftNone, Mode: "report"},
 		Filters: d.filters(),
 		History: d.history,
-		Conditions: []api.Condition{{Type: api.Ready, Status: "True", Reason: "Synced",
-			Message: "git and etcd agree", LastTransitionTime: now}},
+		Conditions: []api.Condition{
+			{Type: api.Ready, Status: "True", Reason: "Synced", Message: "git and etcd agree", LastTransitionTime: now},
+			{Type: api.Reconciling, Status: "False", Reason: "Idle", Message: "nothing to do", LastTransitionTime: now},
+		},
+	}
+	if d.mode == "nofolder" {
+		status.Source.Error = &api.Failure{Reason: "PathMissing", Message: "the newest commit has no folder \"policies\"", Since: now}
+		status.Sync.Status = api.OutOfSync
 	}
 	if d.mode == "drifted" {
 		status.Drift.Status, status.Drift.Total = api.DriftDetected, 1

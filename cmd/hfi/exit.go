@@ -35,7 +35,8 @@ const exitCodesText = `hfi's exit codes:
     5  with --exit-code: not in sync, or drifted (status); different (diff)
     6  the policy does not exist (get, delete)
     7  the daemon does not apply the commit: it is invalid, refused by the
-       guard against unintended deletion, or superseded (wait, apply, delete)
+       guard against unintended deletion, superseded or not on the branch, or
+       the branch cannot be read until somebody acts (wait, apply, delete)
     8  no daemon answers at --server
     9  the commit is served, but a filter has stopped asking for policies and
        does not enforce it (wait, apply, delete)

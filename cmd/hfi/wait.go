@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,18 @@ import (
 const (
 	waitPause    = 100 * time.Millisecond
 	maxWaitPause = time.Second
-	// firstContact bounds the wait for a daemon that has never answered.
+	// firstContact bounds the wait for a daemon that has not answered yet, as it
+	// may be starting, and lostContact the wait for one that has, as it may be
+	// restarting.
 	firstContact = 10 * time.Second
+	lostContact  = 15 * time.Second
+	// enoughReads is after how many reads of the branch one has certainly begun
+	// after the wait did: the first may have been under way, and the replicas'
+	// statuses differ in age.
+	enoughReads = 3
+	// stalledGrace is how long an error that only a person can resolve must hold:
+	// the daemon reads the branch meanwhile, and the push may have resolved it.
+	stalledGrace = 5 * time.Second
 )
 
 func newWait(a *app) *cobra.Command {
@@ -31,7 +42,8 @@ every connected filter enforces what is served. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
 It fails at once with exit code 7 and the reason if the commit is invalid or refused,
-or if the branch moved on without it; with 9 and the name of the pod if a filter has
+if the branch does not have it, or if the daemon cannot read the branch until somebody
+acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod if a filter has
 stopped asking for policies and does not enforce it; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
@@ -96,6 +108,13 @@ type waiter struct {
 
 	// first is the applied commit in the first status.
 	first *string
+	// answered is when the daemon last answered, at first when the wait began, and
+	// triggered when it accepted to read the branch.
+	answered, triggered time.Time
+	// seen is when the daemon last read the branch, by its clock, and reads is how
+	// often it has done so during the wait.
+	seen  time.Time
+	reads int
 	// ancestry caches the known results of contains, each of which costs a git process.
 	ancestry map[[2]string]bool
 }
@@ -112,13 +131,14 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 	note := "no answer yet"
 	bar := w.progress(ctx, "Waiting for "+short(w.commit))
 	defer bar.Stop()
-	// Do not wait for the daemon's next poll. If the request fails, the daemon polls anyway.
-	_ = w.daemon.Reconcile(ctx)
-	began, between := time.Now(), waitPause
+	w.answered = time.Now()
+	w.trigger(ctx)
+	between := waitPause
 	for {
 		status, text, err := w.daemon.Status(ctx)
 		switch {
 		case err == nil:
+			w.noteReads(ctx, status)
 			done, awaited, err := w.judge(ctx, status)
 			if done || err != nil && ctx.Err() == nil {
 				return status, text, err
@@ -126,10 +146,12 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 			if err == nil {
 				note = awaited
 			}
-		case ctx.Err() == nil && (!transient(err) || w.first == nil && time.Since(began) > firstContact):
+		case ctx.Err() == nil && (!transient(err) || w.lost()):
 			return nil, nil, fmt.Errorf("waiting for %s: %w", short(w.commit), err)
 		case ctx.Err() == nil:
-			note = err.Error()
+			if note = err.Error(); w.first != nil && !unreachable(err) {
+				w.answered = time.Now()
+			}
 		}
 		bar.Note(fmt.Sprintf("Waiting for %s: %s", short(w.commit), note))
 		if !pause(ctx, between) {
@@ -142,11 +164,46 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 	}
 }
 
+// trigger makes the daemon read the branch now. If the request fails, the daemon does so at its interval.
+func (w *waiter) trigger(ctx context.Context) {
+	if w.daemon.Reconcile(ctx) == nil && w.triggered.IsZero() {
+		w.triggered = time.Now()
+	}
+}
+
+// noteReads counts the daemon's reads of the branch, and asks for another until there are enough.
+func (w *waiter) noteReads(ctx context.Context, status *api.Status) {
+	w.answered = time.Now()
+	seen := status.Source.LastSeenAt
+	if seen == nil || !seen.After(w.seen) {
+		return
+	}
+	if w.first != nil && w.reads < enoughReads {
+		w.reads++
+		w.trigger(ctx)
+	}
+	w.seen = *seen
+}
+
+// lost reports whether the daemon has not answered for too long.
+func (w *waiter) lost() bool {
+	limit := firstContact
+	if w.first != nil {
+		limit = lostContact
+	}
+	return time.Since(w.answered) > limit
+}
+
 // transient reports whether a later request may succeed.
 func transient(err error) bool {
-	var unreachable *client.UnreachableError
 	var answer *client.AnswerError
-	return errors.As(err, &unreachable) || errors.As(err, &answer) && answer.Status >= 500
+	return unreachable(err) || errors.As(err, &answer) && answer.Status >= 500
+}
+
+// unreachable reports whether no answer came at all.
+func unreachable(err error) bool {
+	var unreachable *client.UnreachableError
+	return errors.As(err, &unreachable)
 }
 
 func (w *waiter) judge(ctx context.Context, status *api.Status) (done bool, note string, err error) {
@@ -176,11 +233,49 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 	if err := w.rejected(ctx, status); err != nil {
 		return false, "", err
 	}
+	if err := w.stalled(status); err != nil {
+		return false, "", err
+	}
 	if applied != "" && w.superseded(ctx, applied, status.History) {
 		return false, "", &exitError{exitRefused, fmt.Errorf(
 			"%s is not served: the branch moved on to %s, which does not contain it", short(w.commit), short(applied))}
 	}
+	if err := w.notOnBranch(ctx, status); err != nil {
+		return false, "", err
+	}
 	return false, describeSync(status), nil
+}
+
+// stalled returns an error if the daemon reads no commit of the branch until somebody acts.
+func (w *waiter) stalled(status *api.Status) error {
+	failure := status.Source.Error
+	if failure == nil || failure.Retryable || !idle(status) || w.triggered.IsZero() || time.Since(w.triggered) < stalledGrace {
+		return nil
+	}
+	return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", failure.Reason, failure.Message))}
+}
+
+// notOnBranch returns an error if the daemon has read the branch since the wait
+// began, and it certainly does not contain the commit.
+func (w *waiter) notOnBranch(ctx context.Context, status *api.Status) error {
+	source := status.Source
+	if w.reads < enoughReads || !idle(status) || source.Error != nil || source.LastAttemptedRevision == nil {
+		return nil
+	}
+	head := source.LastAttemptedRevision.Commit
+	if w.is(head) {
+		return nil
+	}
+	if yes, known := w.ancestor(ctx, head, w.commit); yes || !known {
+		return nil
+	}
+	return &exitError{exitRefused, fmt.Errorf("%s is not on %s, which is at %s: did you push?", short(w.commit), source.Branch, short(head))}
+}
+
+// idle reports whether the daemon says that it neither works nor will try again by
+// itself, so that the last attempted commit is the branch's head.
+func idle(status *api.Status) bool {
+	return slices.ContainsFunc(status.Conditions, func(c api.Condition) bool { return c.Type == api.Reconciling && c.Status == "False" })
 }
 
 // is reports whether a full hash is the commit's.
@@ -250,7 +345,13 @@ func (w *waiter) rejected(ctx context.Context, status *api.Status) error {
 // applied one was rejected.
 func laterRejected(status *api.Status) bool {
 	tried, applied := status.Source.LastAttemptedRevision, status.Sync.LastAppliedRevision
-	if status.Sync.Status != api.OutOfSync || tried == nil || tried.Commit == applied.Commit {
+	failure := status.Source.Error
+	switch {
+	case status.Sync.Status != api.OutOfSync:
+		return false
+	case failure != nil && !failure.Retryable && status.Source.Reachable:
+		return true
+	case tried == nil || tried.Commit == applied.Commit:
 		return false
 	}
 	if len(status.Source.Errors) > 0 {

@@ -76,7 +76,7 @@ func TestCommandLine(t *testing.T) {
 	repo.Git("pull", "-q", "--ff-only", "origin", "main")
 	next := repo.Commit("Slow the cart", map[string]string{file("cart"): delay("cart", "cart", 900)})
 	want(t, d, work, 5, []string{"cart", "900"}, "diff", "HEAD", "--exit-code")
-	want(t, d, work, 4, nil, "wait", next, "--timeout", "1s")
+	want(t, d, work, 7, []string{"is not on main.*: did you push"}, "wait", next, "--timeout", "60s")
 	repo.Push()
 	want(t, d, work, 0, nil, "wait", "HEAD", "--timeout", "60s")
 	want(t, d, work, 0, nil, "diff", "HEAD", "--exit-code")
@@ -105,6 +105,11 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("waiting for an invalid commit took %s", took)
 	}
 	want(t, d, work, 5, []string{"OutOfSync", "cart.yaml"}, "status", "--exit-code")
+
+	// Without the branch no commit of it will be applied, until somebody acts.
+	repo.Server("update-ref", "-d", "refs/heads/main")
+	lost := repo.Commit("Lost", map[string]string{file("cart"): delay("cart", "cart", 1)})
+	want(t, d, work, 7, []string{"will not be applied: RepositoryEmpty"}, "wait", lost, "--timeout", "60s")
 
 	d.Stop()
 }
