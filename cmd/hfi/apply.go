@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,12 +17,14 @@ import (
 func newApply(a *app) *cobra.Command {
 	var files []string
 	var flags changeFlags
+	var lifetime time.Duration
 	command := &cobra.Command{
-		Use:   "apply -f FILE",
+		Use:   "apply -f FILE|DIR",
 		Short: "Create or update policies in the repository: commit, push, wait until served",
-		Long: `Create or update the policies of FILE, YAML or JSON, in the repository: in a temporary
-clone, hfi validates them together with all other policies, commits and pushes; then it
-waits until the daemon serves them. If another push comes first, it tries again.
+		Long: `Create or update the policies of FILE, YAML or JSON, or of all such files in DIR, in the
+repository: in a temporary clone, hfi validates them together with all other policies,
+commits and pushes; then it waits until the daemon serves them. If another push comes
+first, it tries again. FILE may also be what "hfi get -o yaml" or -o json printed.
 
 A policy that exists is replaced in its file; a new policy gets a file of its own.
 Policies that a CUE package generates must be edited there. If nothing would change,
@@ -28,17 +32,26 @@ there is no commit, and the exit code is 0.
 
 hfi runs your git command, with your credentials, signing key and hooks.`,
 		Example: `  hfi apply -f frontend.yaml
-  hfi apply -f a.yaml -f b.json --message "Begin the game day"
-  generate | hfi apply -f - --no-wait
+  hfi apply -f game-day/ --message "Begin the game day" --for 30m
+  hfi apply -f frontend.yaml --dry-run
+  hfi get frontend-delay -o yaml | sed s/500/250/ | hfi apply -f -
   HFI_REPO=git@example.org:chaos.git hfi apply -f frontend.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(files) == 0 {
-				return usageError("apply needs a file: hfi apply -f FILE")
+				return usageError("apply requires a file or folder: hfi apply -f FILE")
+			}
+			if cmd.Flags().Changed("for") && lifetime < time.Second {
+				return usageError("--for must be 1s or more, not %v", lifetime)
 			}
 			wanted, err := a.readPolicies(cmd.Context(), files)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("for") {
+				if wanted, err = a.expire(cmd.Context(), wanted, a.now().Add(lifetime)); err != nil {
+					return err
+				}
 			}
 			names := make([]string, len(wanted))
 			for i, w := range wanted {
@@ -49,7 +62,8 @@ hfi runs your git command, with your credentials, signing key and hooks.`,
 			})
 		},
 	}
-	command.Flags().StringArrayVarP(&files, "file", "f", nil, "`file` with policies, or - for standard input; may be repeated")
+	command.Flags().StringArrayVarP(&files, "file", "f", nil, "`file` or folder with policies, or - for standard input; can be repeated; required")
+	command.Flags().DurationVar(&lifetime, "for", 0, "`duration` after which the policies expire, such as 10m: sets spec.expires_at (default: as the files say)")
 	must(command.MarkFlagFilename("file", "yaml", "yml", "json"))
 	flags.register(command)
 	return command
@@ -95,7 +109,22 @@ func (a *app) asWanted(verdict *schema.Verdict, wanted []wantedPolicy) error {
 }
 
 func (a *app) putEach(ctx context.Context, c *clone, wanted []wantedPolicy, thorough bool) (created bool, err error) {
+	names := make([]string, len(wanted))
+	for i, w := range wanted {
+		names[i] = w.name
+	}
+	if err := c.locate(ctx, names); err != nil {
+		return false, err
+	}
+	current, err := a.currentSet(ctx, c, wanted)
+	if err != nil {
+		return false, err
+	}
 	for _, w := range wanted {
+		if entry := current.Get(w.name); w.doc.served && entry != nil && entry.Hash == w.entry.Hash {
+			// The daemon's form of it says nothing that its author's does not.
+			continue
+		}
 		isNew, err := a.put(ctx, c, w, thorough)
 		if err != nil {
 			return false, err
@@ -103,6 +132,20 @@ func (a *app) putEach(ctx context.Context, c *clone, wanted []wantedPolicy, thor
 		created = created || isNew
 	}
 	return created, nil
+}
+
+// currentSet is the set of policies in a clone, or an empty one if that is invalid, or
+// if no wanted policy is to be compared with it.
+func (a *app) currentSet(ctx context.Context, c *clone, wanted []wantedPolicy) (*schema.Set, error) {
+	none := schema.NewSet()
+	if !c.hasFolder() || !slices.ContainsFunc(wanted, func(w wantedPolicy) bool { return w.doc.served }) {
+		return none, nil
+	}
+	verdict, err := a.vet(ctx, c.dir, c.target.path)
+	if err != nil || verdict.Set == nil {
+		return none, err
+	}
+	return verdict.Set, nil
 }
 
 // put writes one policy where it belongs.
@@ -136,11 +179,7 @@ func (a *app) put(ctx context.Context, c *clone, w wantedPolicy, thorough bool) 
 
 // create writes a policy to a file of its own.
 func (a *app) create(ctx context.Context, c *clone, w wantedPolicy) error {
-	extension := ".yaml"
-	if w.doc.json {
-		extension = ".json"
-	}
-	file := path.Join(c.target.path, w.name+extension)
+	file := path.Join(c.target.path, w.name+extension(w.doc.json))
 	if _, err := c.read(file); err == nil {
 		return fmt.Errorf("policy %q belongs in %s, which has other content: rename that file, or edit it by hand", w.name, file)
 	}

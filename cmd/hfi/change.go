@@ -18,6 +18,7 @@ type changeFlags struct {
 	message            string
 	noWait             bool
 	allowPrune         bool
+	dryRun             bool
 }
 
 func (f *changeFlags) register(command *cobra.Command) {
@@ -27,6 +28,7 @@ func (f *changeFlags) register(command *cobra.Command) {
 	flags.StringVar(&f.path, "path", "", "`folder` of the policies in the repository (default: the daemon's)")
 	flags.StringVarP(&f.message, "message", "m", "", "commit `message`")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return after the push, without waiting until the daemon serves the commit")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "validate, and show what would be committed; push nothing")
 	flags.BoolVar(&f.allowPrune, "allow-prune", false, "allow the commit to remove most policies (trailer hfi-allow-prune)")
 }
 
@@ -35,9 +37,10 @@ func (f *changeFlags) register(command *cobra.Command) {
 // answer before anything is pushed.
 func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target, error) {
 	to := target{f.repo, f.branch, f.path}
-	if !f.noWait || to.url == "" || to.branch == "" || to.path == "" {
+	wait := !f.noWait && !f.dryRun
+	if wait || to.url == "" || to.branch == "" || to.path == "" {
 		status, _, err := daemon.Status(ctx)
-		if err != nil && !(f.noWait && to.url != "") {
+		if err != nil && (wait || to.url == "") {
 			what := "asking the daemon which repository it follows"
 			if to.url != "" {
 				what = "asking the daemon to wait for (use --no-wait to push without it)"
@@ -69,6 +72,17 @@ func or(value, otherwise string) string {
 	return otherwise
 }
 
+// maxListed bounds the names in a line.
+const maxListed = 10
+
+// list joins names, and counts those that are too many for a line.
+func list(names []string) string {
+	if len(names) <= maxListed {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), len(names)-maxListed)
+}
+
 // commitMessage is the message given, or one that names the action and the policies.
 func (f *changeFlags) commitMessage(verb string, names []string) string {
 	message := f.message
@@ -94,6 +108,9 @@ type changeAnswer struct {
 	Policies []string `json:"policies"`
 	// Served reports that the command waited and the daemon serves the commit.
 	Served bool `json:"served"`
+	// DryRun: nothing was pushed, and Commit is the branch's head. Diff is what would be committed.
+	DryRun bool   `json:"dry_run,omitempty"`
+	Diff   string `json:"diff,omitempty"`
 }
 
 // change pushes an edit of the named policies and waits until it is served.
@@ -113,6 +130,9 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 		return err
 	}
 	defer c.Close()
+	if f.dryRun {
+		return a.preview(ctx, c, names, edit)
+	}
 	commit, err := a.publish(ctx, c, f.commitMessage(verb, names), func(ctx context.Context) error { return edit(ctx, c) })
 	if err != nil {
 		return err
@@ -123,7 +143,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 		_, err := a.value(answer)
 		return err
 	}
-	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+strings.Join(names, ", "))
+	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+list(names))
 	if !f.noWait {
 		w := &waiter{app: a, daemon: daemon, commit: commit, contains: c.contains}
 		status, _, failure := w.wait(ctx)
@@ -140,6 +160,38 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	}
 	_, err = a.value(answer)
 	return err
+}
+
+// preview shows what an edit would commit.
+func (a *app) preview(ctx context.Context, c *clone, names []string, edit func(context.Context, *clone) error) error {
+	if err := edit(ctx, c); err != nil {
+		return err
+	}
+	patch, err := c.staged(ctx, "--patch")
+	if err != nil {
+		return err
+	}
+	answer := changeAnswer{Changed: patch != "", Commit: c.base, Branch: c.target.branch, Policies: names, DryRun: true, Diff: patch}
+	if done, err := a.value(answer); done {
+		return err
+	}
+	if !answer.Changed {
+		a.say("No change: branch %s already has this, at %s.", c.target.branch, short(c.base))
+		return nil
+	}
+	for line := range strings.Lines(patch) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.HasPrefix(line, "+"):
+			a.line(green, "%s", line)
+		case strings.HasPrefix(line, "-"):
+			a.line(red, "%s", line)
+		default:
+			fmt.Fprintln(a.stdout, clean(line))
+		}
+	}
+	a.say("Dry run: nothing was pushed to %s.", c.target.branch)
+	return nil
 }
 
 // say prints a line, unless the output format is for programs.

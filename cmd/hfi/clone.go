@@ -33,6 +33,8 @@ type clone struct {
 	target target
 	// base is the branch's commit that is checked out.
 	base string
+	// located are the files that may define a policy, by its name: see locate.
+	located map[string][]string
 }
 
 // openClone makes a clone in a temporary folder. The caller removes it with Close.
@@ -107,15 +109,21 @@ func (c *clone) Close() {
 	}
 }
 
-// commit commits the index and returns the hash, or an empty string if the index
-// equals the base.
-func (c *clone) commit(ctx context.Context, message string) (string, error) {
-	changed, err := c.git(ctx, "diff", "--cached", "--name-only", "-z")
+// staged is the difference between the base and the index, as git diff shows it.
+func (c *clone) staged(ctx context.Context, flags ...string) (string, error) {
+	changed, err := c.git(ctx, append([]string{"diff", "--cached", "--no-color", "--no-ext-diff", "--no-textconv"}, flags...)...)
 	if err != nil {
 		return "", fmt.Errorf("comparing with the branch: %w", err)
 	}
-	if changed == "" {
-		return "", nil
+	return changed, nil
+}
+
+// commit commits the index and returns the hash, or an empty string if the index
+// equals the base.
+func (c *clone) commit(ctx context.Context, message string) (string, error) {
+	changed, err := c.staged(ctx, "--name-only", "-z")
+	if err != nil || changed == "" {
+		return "", err
 	}
 	if _, err := c.gitInput(ctx, strings.NewReader(message), "commit", "--quiet", "--file", "-"); err != nil {
 		return "", fmt.Errorf("committing: %w", err)

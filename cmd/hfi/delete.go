@@ -43,6 +43,9 @@ unless its message allows it: --allow-prune adds that trailer.`,
 
 // deleteAll removes policies from a clone's work tree and validates what is left.
 func (a *app) deleteAll(ctx context.Context, c *clone, names []string, ignoreMissing bool) error {
+	if err := c.locate(ctx, names); err != nil {
+		return err
+	}
 	deleted := 0
 	for _, name := range names {
 		at, err := a.find(ctx, c, name, true)

@@ -22,6 +22,10 @@ type document struct {
 	// name is metadata.name, or empty if it cannot be read.
 	name string
 	json bool
+	// served says that it came from the daemon and not from an author; checked is
+	// then the text to validate, with the line numbers of the file that it came from.
+	served  bool
+	checked []byte
 }
 
 // splitDocuments returns the documents of a YAML stream, or a JSON file as one

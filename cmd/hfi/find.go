@@ -35,11 +35,11 @@ const maxPolicyFile = 1 << 20
 // errPolicyMissing means that the repository does not have the policy.
 var errPolicyMissing = errors.New("not found")
 
-// find locates a policy: first by its name in the text of the YAML and JSON files,
-// which is quick and works beside invalid files; then, if thorough, by validating
-// the whole repository, which covers CUE packages.
+// find finds a policy that locate was given: first by its name in the text of the YAML
+// and JSON files, which is quick and works beside invalid files; then, if thorough, by
+// validating the whole repository, which covers CUE packages.
 func (a *app) find(ctx context.Context, c *clone, name string, thorough bool) (*place, error) {
-	places, err := c.scan(ctx, name)
+	places, err := c.places(name)
 	switch {
 	case err != nil:
 		return nil, err
@@ -90,11 +90,9 @@ func isPolicyFile(file string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(file))
 }
 
-// scan returns the documents with a name in the YAML and JSON files of the policy folder.
-func (c *clone) scan(ctx context.Context, name string) ([]*place, error) {
-	var places []*place
-	top := filepath.Join(c.dir, filepath.FromSlash(c.target.path))
-	err := filepath.WalkDir(top, func(file string, entry fs.DirEntry, err error) error {
+// walkPolicies visits the regular files in a folder that the daemon would look at, in order.
+func walkPolicies(ctx context.Context, top string, visit func(file string) error) error {
+	return filepath.WalkDir(top, func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && file == top:
 			return fs.SkipAll
@@ -107,30 +105,64 @@ func (c *clone) scan(ctx context.Context, name string) ([]*place, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case !entry.Type().IsRegular() || !isPolicyFile(entry.Name()):
+		case !entry.Type().IsRegular():
 			return nil
 		}
-		if info, err := entry.Info(); err != nil || info.Size() > maxPolicyFile {
+		return visit(file)
+	})
+}
+
+// locate notes which files may define the named policies, in one pass: find then
+// reads only those. It holds until the work tree changes by other means than write
+// and remove.
+func (c *clone) locate(ctx context.Context, names []string) error {
+	located := map[string][]string{}
+	for _, name := range names {
+		located[name] = nil
+	}
+	err := walkPolicies(ctx, filepath.Join(c.dir, filepath.FromSlash(c.target.path)), func(file string) error {
+		if !isPolicyFile(file) {
+			return nil
+		}
+		if info, err := os.Stat(file); err != nil || info.Size() > maxPolicyFile {
 			return err
 		}
 		text, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(text, []byte(name)) {
+		if err != nil || len(names) == 1 && !bytes.Contains(text, []byte(names[0])) {
 			return err
 		}
 		relative, err := filepath.Rel(c.dir, file)
 		if err != nil {
 			return err
 		}
-		docs := splitDocuments(text)
-		for i, doc := range docs {
-			if doc.name == name {
-				places = append(places, &place{file: filepath.ToSlash(relative), line: doc.line, docs: docs, text: text, index: i})
+		for _, doc := range splitDocuments(text) {
+			if files, wanted := located[doc.name]; wanted && !slices.Contains(files, filepath.ToSlash(relative)) {
+				located[doc.name] = append(files, filepath.ToSlash(relative))
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("finding policy %q: %w", name, err)
+		return fmt.Errorf("finding the policies: %w", err)
+	}
+	c.located = located
+	return nil
+}
+
+// places returns the documents with a located name.
+func (c *clone) places(name string) ([]*place, error) {
+	var places []*place
+	for _, file := range c.located[name] {
+		text, err := c.read(file)
+		if err != nil {
+			return nil, fmt.Errorf("finding policy %q: %w", name, err)
+		}
+		docs := splitDocuments(text)
+		for i, doc := range docs {
+			if doc.name == name {
+				places = append(places, &place{file: file, line: doc.line, docs: docs, text: text, index: i})
+			}
+		}
 	}
 	return places, nil
 }

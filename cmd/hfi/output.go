@@ -94,6 +94,11 @@ func (a *app) table(heading []string, rows [][]string) error {
 	return err
 }
 
+// warn prints a warning on standard error.
+func (a *app) warn(pattern string, args ...any) {
+	fmt.Fprintln(a.stderr, a.paintErr(yellow, clean("warning: "+fmt.Sprintf(pattern, args...))))
+}
+
 // colour is the number of an ANSI colour or attribute.
 type colour string
 
