@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,37 +23,136 @@ const defaultPath = "policies"
 func newVet(a *app) *cobra.Command {
 	var path string
 	command := &cobra.Command{
-		Use:   "vet DIR",
+		Use:   "vet [DIR|FILE|-]",
 		Short: "Validate policies as the daemon does",
 		Long: `Validate every policy under DIR, the work tree of a policy repository, exactly as the
-daemon does. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
+daemon does; or the policies in one YAML or JSON file, or on standard input (-).
+Without an argument it is the repository of the current folder. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
 The exit code is 3 if there is any error; warnings do not count.
 
 The policies are those in --path in DIR; the default is DIR/policies if that folder
 exists, else DIR itself.`,
-		Example: `  hfi vet .
+		Example: `  hfi vet
+  hfi vet frontend.yaml
+  kubectl get configmap chaos -o jsonpath='{.data.policy}' | hfi vet -
   hfi vet ~/src/chaos --path faults/production
   hfi vet . -o json | jq -r '.errors[].message'`,
-		Args: exactly(1, "DIR, the folder to validate"),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := args[0]
-			if path == "" {
-				path = guessPath(dir)
+			ctx := cmd.Context()
+			if len(args) == 0 {
+				return a.vetFolder(ctx, repositoryHere(ctx), path)
 			}
-			if info, err := os.Stat(filepath.Join(dir, path)); err != nil {
+			info, err := os.Stat(args[0])
+			switch {
+			case args[0] != "-" && err != nil:
 				return fmt.Errorf("validating policies: %w", err)
-			} else if !info.IsDir() {
-				return fmt.Errorf("validating policies: %s is a file, and vet takes a folder", filepath.Join(dir, path))
+			case args[0] != "-" && info.IsDir():
+				return a.vetFolder(ctx, args[0], path)
+			case path != "":
+				return usageError("--path requires a folder, and %s is none", shown(args[0]))
 			}
-			verdict, err := a.vet(cmd.Context(), dir, path)
-			if err != nil {
-				return err
-			}
-			return a.printVerdict(dir, verdict)
+			return a.vetFile(ctx, args[0])
 		},
 	}
-	command.Flags().StringVar(&path, "path", "", "`folder` of the policies in DIR")
+	command.Flags().StringVar(&path, "path", "", "`folder` of the policies in DIR (default: policies if it exists, else DIR itself)")
 	return command
+}
+
+// repositoryHere is the top of the repository of the current folder or, outside of
+// one, that folder; relative if it is not far.
+func repositoryHere(ctx context.Context) string {
+	up, err := repo{}.git(ctx, "rev-parse", "--show-cdup")
+	if up = strings.TrimSpace(up); err != nil || up == "" {
+		return "."
+	}
+	return filepath.Clean(up)
+}
+
+// vetFolder validates a work tree, and prints the verdict.
+func (a *app) vetFolder(ctx context.Context, dir, path string) error {
+	if path == "" {
+		path = guessPath(dir)
+	}
+	folder := filepath.Join(dir, path)
+	if info, err := os.Stat(folder); err != nil {
+		return fmt.Errorf("validating policies: %w", err)
+	} else if !info.IsDir() {
+		return usageError("--path must be a folder, and %s is a file", folder)
+	}
+	verdict, err := a.vet(ctx, dir, path)
+	if err != nil {
+		return err
+	}
+	overlooked, err := overlookedPolicies(ctx, dir, folder)
+	if err != nil {
+		return fmt.Errorf("validating policies: %w", err)
+	}
+	if verdict.Set != nil && verdict.Set.Len() == 0 {
+		overlooked = append(overlooked, schema.Problem{File: filepath.ToSlash(path),
+			Message: "no policy in this folder: policies are in .yaml, .yml and .json files, and in CUE packages"})
+	}
+	verdict.Warnings = append(verdict.Warnings, overlooked...)
+	return a.printVerdict(dir, verdict)
+}
+
+// vetFile validates one file by itself, and prints the verdict.
+func (a *app) vetFile(ctx context.Context, file string) error {
+	if strings.HasSuffix(file, ".cue") {
+		return usageError("%s belongs to a CUE package: give the folder of the repository", file)
+	}
+	text, err := a.readInput(file)
+	if err != nil {
+		return err
+	}
+	name := "policy" + extension(isJSON(text) || strings.HasSuffix(file, ".json"))
+	verdict, err := a.vetAlone(ctx, name, text)
+	if err != nil {
+		return err
+	}
+	for _, problems := range [][]schema.Problem{verdict.Errors, verdict.Warnings} {
+		for i, problem := range problems {
+			if problem.File == defaultPath+"/"+name {
+				problems[i].File = shown(file)
+			}
+			problems[i].Message = strings.ReplaceAll(problem.Message, defaultPath+"/"+name, shown(file))
+		}
+	}
+	if verdict.Set != nil && verdict.Set.Len() == 0 {
+		verdict.Warnings = append(verdict.Warnings, schema.Problem{File: shown(file), Message: "no policy in this file"})
+	}
+	return a.printVerdict("", verdict)
+}
+
+// overlookedPolicies warns of files in the policy folder that look like policies,
+// and that the daemon does not read because of their names.
+func overlookedPolicies(ctx context.Context, dir, folder string) ([]schema.Problem, error) {
+	var found []schema.Problem
+	err := walkPolicies(ctx, folder, func(file string) error {
+		if isPolicyFile(file) || filepath.Ext(file) == ".cue" {
+			return nil
+		}
+		if info, err := os.Stat(file); err != nil || info.Size() > maxPolicyFile {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		docs := splitDocuments(text)
+		if !slices.ContainsFunc(docs, func(doc document) bool { return doc.name != "" && bytes.Contains(doc.text, []byte("spec")) }) {
+			return nil
+		}
+		relative, err := filepath.Rel(dir, file)
+		if err != nil {
+			return err
+		}
+		base := filepath.Base(file)
+		found = append(found, schema.Problem{File: filepath.ToSlash(relative), Message: fmt.Sprintf(
+			"this file is not read, and looks like a policy: rename it to %s", strings.TrimSuffix(base, filepath.Ext(base))+extension(docs[0].json))})
+		return nil
+	})
+	return found, err
 }
 
 func guessPath(dir string) string {
@@ -90,13 +193,20 @@ func (a *app) printVerdict(dir string, verdict *schema.Verdict) error {
 	if !done {
 		a.printProblems(a.stdout, dir, verdict)
 		if answer.Valid {
-			fmt.Fprintf(a.stdout, "%s\n", a.paint(green, plural(answer.Policies, "policy, valid", "policies, all valid")))
+			fmt.Fprintf(a.stdout, "%s\n", a.paint(green, validCount(answer.Policies)))
 		}
 	}
 	if answer.Valid {
 		return nil
 	}
 	return invalid(verdict.Errors)
+}
+
+func validCount(n int) string {
+	if n == 0 {
+		return "0 policies, valid"
+	}
+	return plural(n, "policy, valid", "policies, all valid")
 }
 
 // invalid is the error that summarizes the printed problems.
@@ -123,6 +233,14 @@ func (a *app) printProblems(w io.Writer, dir string, verdict *schema.Verdict) {
 func under(dir string, problem schema.Problem) schema.Problem {
 	if dir != "" && problem.File != "" {
 		problem.File = filepath.Join(dir, problem.File)
+	}
+	if strings.HasPrefix(problem.File, "..") {
+		// The folder may be below dir: ../policies/a.yaml is then a.yaml.
+		here, errHere := os.Getwd()
+		file, errFile := filepath.Abs(problem.File)
+		if nearer, err := filepath.Rel(here, file); cmp.Or(errHere, errFile, err) == nil {
+			problem.File = nearer
+		}
 	}
 	return problem
 }

@@ -15,7 +15,7 @@ import (
 // for hfi, and counts them.
 func TestExamplePolicies(t *testing.T) {
 	folder := t.TempDir()
-	if err := scaffold.Write(folder); err != nil {
+	if _, err := scaffold.Write(folder); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(folder, "policies")); err != nil {

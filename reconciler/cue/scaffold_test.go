@@ -94,7 +94,7 @@ func TestWorkflowAndDaemonAgreeOnTheScaffold(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			folder := t.TempDir()
-			if err := scaffold.Write(folder); err != nil {
+			if _, err := scaffold.Write(folder); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.change(folder); err != nil {

@@ -3,11 +3,12 @@ package scaffold
 
 import (
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/boifi/hfi/schema"
 )
@@ -35,31 +36,39 @@ func Files() (map[string][]byte, error) {
 	return files, nil
 }
 
+// Readme is the path of the file that describes a policy repository.
+const Readme = "README.md"
+
 // Write creates a policy repository in a folder, and the folder if it does not
-// exist. If any of the files exists already, Write returns an error and writes
-// nothing.
-func Write(folder string) error {
+// exist. A Readme that exists is kept, and reported; if any other of the files
+// exists already, Write returns an error and writes nothing.
+func Write(folder string) (keptReadme bool, err error) {
 	files, err := Files()
 	if err != nil {
-		return err
+		return false, err
 	}
-	var existing []error
+	if _, err := os.Lstat(filepath.Join(folder, Readme)); err == nil {
+		keptReadme = true
+		delete(files, Readme)
+	}
+	var existing []string
 	for path := range files {
 		if _, err := os.Lstat(filepath.Join(folder, path)); err == nil {
-			existing = append(existing, fmt.Errorf("%s already exists", filepath.Join(folder, path)))
+			existing = append(existing, filepath.Join(folder, path))
 		}
 	}
 	if len(existing) > 0 {
-		return fmt.Errorf("nothing was written: %w", errors.Join(existing...))
+		slices.Sort(existing)
+		return false, fmt.Errorf("nothing was written: %s already exists", strings.Join(existing, ", "))
 	}
 	for path, text := range files {
 		file := filepath.Join(folder, path)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			return fmt.Errorf("creating the folder of %s: %w", path, err)
+			return false, fmt.Errorf("creating the folder of %s: %w", path, err)
 		}
 		if err := os.WriteFile(file, text, 0o644); err != nil {
-			return fmt.Errorf("writing %s: %w", path, err)
+			return false, fmt.Errorf("writing %s: %w", path, err)
 		}
 	}
-	return nil
+	return keptReadme, nil
 }
