@@ -18,7 +18,7 @@ func TestSourceErrors(t *testing.T) {
 		reason              string
 		then                reconciler.Consequence
 		retried, reachable  bool
-		word                api.SyncWord
+		word                api.SyncState
 		stalled, reconciles string
 	}{
 		{"Unreachable", reconciler.Retry, true, false, api.Unknown, "False", "True"},

@@ -124,7 +124,7 @@ func (d *daemon) wantCondition(kind api.ConditionType, status, reason string) ap
 	return condition
 }
 
-func (d *daemon) wantSync(word api.SyncWord) api.Status {
+func (d *daemon) wantSync(word api.SyncState) api.Status {
 	d.t.Helper()
 	status := d.Status()
 	if status.Sync.Status != word {

@@ -116,11 +116,11 @@ func (r *Reconciler) syncStatus(view *StoreView, drift api.Drift, report LeaderR
 		// The leader, if any, may not be able to report.
 		fresh = false
 	}
-	status.Status, status.Message = syncWord(r.served, view, drift, report, fresh)
+	status.Status, status.Message = syncState(r.served, view, drift, report, fresh)
 	return status
 }
 
-func syncWord(served *State, view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (api.SyncWord, string) {
+func syncState(served *State, view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (api.SyncState, string) {
 	source, attempted, health := report.Source, report.Source.LastAttemptedRevision, view.Health
 	switch {
 	case !health.Healthy:

@@ -88,9 +88,9 @@ func (a *app) printStatus(status *api.Status) error {
 func statusColour(line string, status *api.Status) (colour, bool) {
 	switch line {
 	case "Sync":
-		return map[api.SyncWord]colour{api.Synced: green, api.OutOfSync: red}[status.Sync.Status].or(yellow), true
+		return map[api.SyncState]colour{api.Synced: green, api.OutOfSync: red}[status.Sync.Status].or(yellow), true
 	case "Drift":
-		return map[api.DriftWord]colour{api.DriftNone: green, api.DriftDetected: red}[status.Drift.Status].or(yellow), true
+		return map[api.DriftState]colour{api.DriftNone: green, api.DriftDetected: red}[status.Drift.Status].or(yellow), true
 	case "Filters":
 		return filtersColour(status.Filters), true
 	}

@@ -24,7 +24,7 @@ type outcome struct{ requests, slow, aborted int }
 
 // push commits and pushes a change. It prints the time until the sidecars that
 // it concerns enforce it, and then the status, of which sync.status must be sync.
-func (s *demo) push(ctx context.Context, concerned []*sidecar, sync api.SyncWord, change func(context.Context) error) error {
+func (s *demo) push(ctx context.Context, concerned []*sidecar, sync api.SyncState, change func(context.Context) error) error {
 	before := map[*sidecar]int{}
 	for _, sidecar := range concerned {
 		before[sidecar] = sidecar.updates()
@@ -57,7 +57,7 @@ func (s *demo) push(ctx context.Context, concerned []*sidecar, sync api.SyncWord
 
 // printStatus prints the state of git, etcd and the sidecars once the daemon has
 // validated the pushed commit.
-func (s *demo) printStatus(ctx context.Context, sync api.SyncWord) error {
+func (s *demo) printStatus(ctx context.Context, sync api.SyncState) error {
 	head, err := s.command(ctx, s.work, "git", "rev-parse", "HEAD").Output()
 	if err != nil {
 		return fmt.Errorf("git rev-parse HEAD: %w", err)

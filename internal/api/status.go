@@ -89,19 +89,19 @@ type EtcdStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-// SyncWord says whether git and etcd agree.
-type SyncWord string
+// SyncState says whether git and etcd agree.
+type SyncState string
 
 // The values of SyncStatus.Status. Unknown: git or etcd is not reachable, or no leader reports.
 const (
-	Synced    SyncWord = "Synced"
-	OutOfSync SyncWord = "OutOfSync"
-	Unknown   SyncWord = "Unknown"
+	Synced    SyncState = "Synced"
+	OutOfSync SyncState = "OutOfSync"
+	Unknown   SyncState = "Unknown"
 )
 
 // SyncStatus compares git with the policies published and served.
 type SyncStatus struct {
-	Status SyncWord `json:"status"`
+	Status SyncState `json:"status"`
 	// Message says why, when Status is not Synced.
 	Message string `json:"message,omitempty"`
 	// LastAppliedRevision is the commit that is published and served.
@@ -121,14 +121,14 @@ type AppliedRevision struct {
 	Revision string        `json:"revision"`
 }
 
-// DriftWord says whether etcd holds what was published.
-type DriftWord string
+// DriftState says whether etcd holds what was published.
+type DriftState string
 
 // The values of Drift.Status. DriftUnknown: etcd is unreachable.
 const (
-	DriftNone     DriftWord = "None"
-	DriftDetected DriftWord = "Detected"
-	DriftUnknown  DriftWord = "Unknown"
+	DriftNone     DriftState = "None"
+	DriftDetected DriftState = "Detected"
+	DriftUnknown  DriftState = "Unknown"
 )
 
 // DriftKind says how a key differs.
@@ -143,7 +143,7 @@ const (
 
 // Drift is the difference between the published policies and the keys in etcd.
 type Drift struct {
-	Status DriftWord `json:"status"`
+	Status DriftState `json:"status"`
 	// Total counts all items; Items lists the first MaxDriftItems by key.
 	Total int         `json:"total"`
 	Items []DriftItem `json:"items"`

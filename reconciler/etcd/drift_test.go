@@ -24,7 +24,7 @@ func pair(t *testing.T) (*etcdtest.Server, *Store, *Store, *Term) {
 	return server, a, b, campaign(t, a)
 }
 
-func seen(s *Store, status api.DriftWord) func() bool {
+func seen(s *Store, status api.DriftState) func() bool {
 	return func() bool { return s.View().Drift.Status == status }
 }
 

@@ -71,9 +71,9 @@ func (s *Store) Replicas() fleet.Replicas {
 	replicas := fleet.Replicas{List: newest.replicas, LostAt: newest.replicaLostAt}
 	switch {
 	case !newest.view.Health.Healthy:
-		replicas.Doubt = "etcd cannot be reached, so it is not known which replicas there are: " + newest.view.Health.Error
+		replicas.IncompleteReason = "etcd cannot be reached, so it is not known which replicas there are: " + newest.view.Health.Error
 	case len(replicas.List) >= maxReplicas:
-		replicas.Doubt = fmt.Sprintf("there may be more than %d replicas", maxReplicas)
+		replicas.IncompleteReason = fmt.Sprintf("there may be more than %d replicas", maxReplicas)
 	}
 	return replicas
 }

@@ -58,8 +58,8 @@ func TestReplicasFindEachOther(t *testing.T) {
 	if drift := a.View().Drift; drift.Status != api.DriftNone {
 		t.Errorf("replicas' keys make drift: %+v", drift)
 	}
-	if health := a.Replicas(); health.Doubt != "" {
-		t.Errorf("there is doubt: %s", health.Doubt)
+	if health := a.Replicas(); health.IncompleteReason != "" {
+		t.Errorf("the list may be incomplete: %s", health.IncompleteReason)
 	}
 
 	// A deleted key is written again.
@@ -83,7 +83,7 @@ func TestReplicasFindEachOther(t *testing.T) {
 	}
 }
 
-// While etcd is away the known replicas stay listed, and Doubt says why they may not be all.
+// While etcd is away the known replicas stay listed, and IncompleteReason says why they may not be all.
 func TestReplicasInDoubt(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -92,12 +92,12 @@ func TestReplicasInDoubt(t *testing.T) {
 	openStore(t, a)
 	eventuallyKnown(t, a, "a=http://a")
 	server.Kill()
-	eventually(t, "there is doubt", func() bool { return a.Replicas().Doubt != "" })
+	eventually(t, "the list may be incomplete", func() bool { return a.Replicas().IncompleteReason != "" })
 	if got := known(a); got != "a=http://a" {
 		t.Errorf("the list became %q", got)
 	}
 	server.Restart()
-	eventually(t, "there is no more doubt", func() bool { return a.Replicas().Doubt == "" })
+	eventually(t, "the list is complete again", func() bool { return a.Replicas().IncompleteReason == "" })
 	eventuallyKnown(t, a, "a=http://a")
 }
 

@@ -51,8 +51,8 @@ type Replicas struct {
 	// may have done so unseen; zero if never. Filters that waited on it may
 	// still be connected to it, or on their way to another replica.
 	LostAt time.Time
-	// Doubt is why List may be incomplete, or empty.
-	Doubt string
+	// IncompleteReason says why List may be incomplete. It is empty if List is complete.
+	IncompleteReason string
 }
 
 // Fleet is the set of filters. Its exported fields are set before its first
@@ -245,7 +245,7 @@ func (f *Fleet) Status(ctx context.Context) (Status, error) {
 	list = append(list, self)
 	sortReplicas(list)
 
-	message := replicas.Doubt
+	message := replicas.IncompleteReason
 	if full {
 		message = join(message, fmt.Sprintf("more VMs asked than a replica remembers (%d here): some are missing", f.MaxVMs))
 	}

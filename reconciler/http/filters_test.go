@@ -315,7 +315,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 				s.fleet.ID, s.fleet.PeerTimeout, s.fleet.MaxPeerAnswer = "a", 2*time.Second, 1000
 				s.fleet.Grace = 50 * time.Millisecond
 				s.fleet.Replicas = func() fleet.Replicas {
-					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, Doubt: test.doubt}
+					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, IncompleteReason: test.doubt}
 				}
 			})
 			d.serve(stateOf(1, exampleSet()))

@@ -209,7 +209,7 @@ func TestOnlyTheLeaderMakesChanges(t *testing.T) {
 	if view := s.view(set); len(view.MissingPermissions) != 1 || view.Healthy || len(view.WasmPlugins) != 1 || view.WasmPlugins[0].Message != "a message" {
 		t.Errorf("a follower shows %+v", view)
 	}
-	if s.Told() != nil {
+	if s.OwnReport() != nil {
 		t.Error("a follower reports as the leader")
 	}
 	if report := <-reports; report != nil {

@@ -94,7 +94,7 @@ func (k *keeper) run(ctx context.Context) {
 // publish makes the report known to the other replicas.
 func (k *keeper) publish() {
 	if k.Report != nil {
-		k.Report(k.Told())
+		k.Report(k.OwnReport())
 	}
 }
 

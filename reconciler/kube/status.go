@@ -28,8 +28,8 @@ func (c *Cluster) Exist() (exist func(namespace, pod string) bool, known bool) {
 	return exist, synced && !c.problems.any("list pods", "watch pods")
 }
 
-// Told returns what this replica found as the leader, or nil if it does not lead.
-func (c *Cluster) Told() *api.ClusterReport {
+// OwnReport returns what this replica found as the leader, or nil if it does not lead.
+func (c *Cluster) OwnReport() *api.ClusterReport {
 	if !c.Leads() {
 		return nil
 	}
@@ -46,7 +46,7 @@ func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.C
 	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
-	if own := c.Told(); own != nil {
+	if own := c.OwnReport(); own != nil {
 		messages = own.Messages
 	} else if report != nil {
 		messages = report.Messages

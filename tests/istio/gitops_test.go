@@ -36,7 +36,7 @@ func rollbackStory(t *testing.T, w *world) {
 func driftStory(t *testing.T, w *world) {
 	w.settle(t, abort("mild", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
-	drift := func(want api.DriftWord) func() error {
+	drift := func(want api.DriftState) func() error {
 		return func() error {
 			var seen api.Drift
 			if err := w.tryAsk("/v1/drift", &seen); err != nil {
