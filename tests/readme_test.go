@@ -32,7 +32,7 @@ func named(text, pattern string) []string {
 
 // Each test of the table is in one of the packages that its row names, and the
 // row says whether it needs the slow suite.
-func TestTheTableNamesTestsThatThereAre(t *testing.T) {
+func TestTableNamesExistingTests(t *testing.T) {
 	_, table, _ := strings.Cut(read(t, "tests/README.md"), "\n## Where each feature is tested\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	rows := 0
@@ -76,7 +76,7 @@ func TestTheTableNamesTestsThatThereAre(t *testing.T) {
 }
 
 // The scripts that it names are those that run-all-tests.sh runs, and all that there are.
-func TestTheScriptsAreThere(t *testing.T) {
+func TestScriptsExistAndAreListed(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(testtool.Root(), "tests", "story-*.sh"))
 	if err != nil {
 		t.Fatal(err)

@@ -84,7 +84,7 @@ func TestReplicasFindEachOther(t *testing.T) {
 }
 
 // While etcd is away the known replicas stay listed, and IncompleteReason says why they may not be all.
-func TestReplicasInDoubt(t *testing.T) {
+func TestIncompleteReplicas(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	a := externalStore("a", server.Endpoint)

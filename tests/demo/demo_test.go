@@ -48,7 +48,7 @@ func leavesNothing(t *testing.T, temp string, group int) {
 // a write behind the daemon's back is seen and not served, and in the end git,
 // etcd and every sidecar agree. The demo itself
 // fails where a request gets what it should not.
-func TestDemoScriptShowsWhatThePromisesSay(t *testing.T) {
+func TestDemoScript(t *testing.T) {
 	testtool.SlowOnly(t)
 	temp := t.TempDir()
 	command, output := makeDemo(t, temp, "SCRIPT=1")

@@ -94,7 +94,7 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 
 // Two hundred webhooks at once have git looked at a few times, and each is
 // answered at once.
-func TestABurstOfWebhooksIsAFewLooks(t *testing.T) {
+func TestABurstOfWebhooksIsAFewFetches(t *testing.T) {
 	t.Parallel()
 	const webhooks, most = 200, 10
 	repo := gittest.New(t)

@@ -85,7 +85,7 @@ func TestDriftReportedThenHealed(t *testing.T) {
 }
 
 // Something that keeps changing etcd is named, and the repairs come slower.
-func TestHealSaysWhatFightsIt(t *testing.T) {
+func TestHealReportsRepeatedDrift(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
 	repo := gittest.New(t)

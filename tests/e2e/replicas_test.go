@@ -146,7 +146,7 @@ func TestTwoReplicas(t *testing.T) {
 }
 
 // Told to heal, the leader repairs, and both tell of the same repair.
-func TestReplicasTellOfARepairAlike(t *testing.T) {
+func TestReplicasReportARepairAlike(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	repo := gittest.New(t)

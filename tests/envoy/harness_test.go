@@ -197,9 +197,9 @@ func TestEmptyModulePassesRequests(t *testing.T) {
 	}
 }
 
-// TestAnEnvoyThatEndsIsSeen holds the harness against an Envoy that ends by
+// TestHarnessReportsAnEnvoyThatExits holds the harness against an Envoy that ends by
 // itself, and against one that never begins.
-func TestAnEnvoyThatEndsIsSeen(t *testing.T) {
+func TestHarnessReportsAnEnvoyThatExits(t *testing.T) {
 	config := envoytest.Config{
 		Binary:    testtool.Path(t, "envoy"),
 		Listeners: []envoytest.Listener{{Routes: []envoytest.Route{{Status: 200}}}},

@@ -12,7 +12,7 @@ import (
 // What is read of a request has a fixed place of four KiB, and the rest goes
 // elsewhere: none of it may overlap. The rule reads a path and two headers, of
 // sizes round that, and compares all of each.
-func TestLargeRequestsAreMatchedWhole(t *testing.T) {
+func TestLargeRequestsAreMatchedCompletely(t *testing.T) {
 	w := mesh(t)
 	w.push(t, aborting("large", `{path: {regex: "/a+"}, headers: [{name: x-b, regex: "b+,B+"}, {name: x-c, regex: "c+d"}]}`))
 	c, text := client(t, false), strings.Repeat

@@ -25,7 +25,7 @@ func outageSettled(version int) []string {
 // restarted in a moment, stopped, and frozen, it takes nothing from what is in
 // force, and no request fails of it. After each life the next one is followed,
 // and knows the filter as current.
-func TestTheDaemonsDeathsFailNoRequest(t *testing.T) {
+func TestDaemonCrashesFailNoRequest(t *testing.T) {
 	t.Parallel()
 	// Every life of the daemon is to listen on the same port.
 	w := newWorld(t, "--listen", testtool.FreeAddress(t))

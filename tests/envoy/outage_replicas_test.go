@@ -18,7 +18,7 @@ import (
 // The fleet over real Envoys, and two replicas: both daemons, on one etcd,
 // tell the same of each sidecar, though its VMs' requests are balanced over
 // both; so they do when one is killed and when it is back. No request fails of it.
-func TestTwoReplicasTellTheSameOfEachEnvoy(t *testing.T) {
+func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
 	server, repo, upstream := etcdtest.Start(t), gittest.New(t), envoytest.RunUpstream(t)

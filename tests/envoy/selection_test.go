@@ -13,7 +13,7 @@ import (
 // faults nothing there, and what else it sends applies. The filters ask it as
 // the page on the filter says: outside Istio, an Envoy's cluster has the
 // address as its name, or the host alone.
-func TestAFilterAppliesNoPolicyForOthers(t *testing.T) {
+func TestFilterIgnoresPoliciesForOtherWorkloads(t *testing.T) {
 	t.Parallel()
 	control := outageStart(t)
 	upstream := envoytest.RunUpstream(t)

@@ -50,7 +50,7 @@ func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
 // A client that hangs up in mid-delay leaves nothing behind: no paused stream,
 // no stream of Envoy's, no request to the upstream; nor does an HTTP/2 stream
 // that is reset, whose connection stays of use.
-func TestAHangUpInMidDelayLeavesNothing(t *testing.T) {
+func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("hang", `{delay_ms: 600000}`), faulting("hang-abort", `{delay_ms: 600000, abort: {status: 503}}`))
 	e := w.envoys["frontend-1"]

@@ -47,7 +47,7 @@ func newFuture(owner testing.TB) *future {
 
 // Whatever is wrong with the filter's settings, requests pass, and the
 // log says what to do.
-func TestRequestsPassWhateverTheSettings(t *testing.T) {
+func TestInvalidSettingsFailNoRequest(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
 metadata: {name: known}
@@ -86,7 +86,7 @@ spec:
 }
 
 // Fields and policies that the filter does not know spoil nothing else.
-func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
+func TestUnknownFieldsOfANewerDaemonAreIgnored(t *testing.T) {
 	w := mesh(t)
 	half := w.envoys["half"]
 	await(t, "the newer daemon's policies in force", func() bool { return half.has("future", `"new"`) })
@@ -105,7 +105,7 @@ func TestANewerDaemonsPoliciesApplyAsFarAsKnown(t *testing.T) {
 // policies apply; when it is killed they stay in force for stale_after, here
 // three seconds, and then injection stops, which log and metric say. When it is
 // back, so are they.
-func TestTheDaemonComesGoesAndComesBack(t *testing.T) {
+func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	w := mesh(t)
 	half, url := w.envoys["half"], w.envoys["half"].ListenerURL("late")
 	status := func() int { return getOnce(t, url+"/late").Status }

@@ -19,7 +19,7 @@ spec:
 // A selector targets one service, a namespace, or all; what is for
 // frontend touches no request of productcatalog. Who does not know its own
 // service or namespace gets what is for any.
-func TestPoliciesTouchTheirTargetsOnly(t *testing.T) {
+func TestPoliciesApplyToTheirTargetsOnly(t *testing.T) {
 	w := mesh(t)
 	w.push(t,
 		targeted("frontend-demo", `{service: frontend, namespace: demo}`),
@@ -51,7 +51,7 @@ func TestPoliciesTouchTheirTargetsOnly(t *testing.T) {
 }
 
 // A policy for all of frontend's requests touches not one of a thousand of productcatalog's.
-func TestAFrontendPolicyTouchesNoRequestOfProductcatalog(t *testing.T) {
+func TestAFrontendPolicyDoesNotAffectProductcatalog(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
 metadata: {name: all-of-frontend}

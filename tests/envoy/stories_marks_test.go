@@ -8,7 +8,7 @@ import (
 )
 
 // Health probes are not faulted, unless the setting fault_health_probes asks for it.
-func TestHealthProbesAreSpared(t *testing.T) {
+func TestHealthProbesAreNotFaulted(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
 metadata: {name: all}
@@ -37,7 +37,7 @@ spec:
 // What the filter does leaves its marks: the header x-hfi-fault on aborts, if
 // fault_header does not switch it off, the policies' names in the access log,
 // and lines in the debug log.
-func TestFaultsAreMarked(t *testing.T) {
+func TestFaultsAreShownInHeaderAndLogs(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("mark-abort", `{abort: {status: 418}}`), faulting("mark-delay", `{delay_ms: 20}`),
 		faulting("mark-both", `{delay_ms: 20, abort: {status: 418}}`), `

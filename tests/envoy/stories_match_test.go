@@ -18,7 +18,7 @@ spec:
 // Methods, paths without their query, and headers: exact, prefix, regex and
 // present, several values joined by commas; all must hold. Each request tells
 // by x-hfi-fault which policy it met.
-func TestRequestsAreMatchedAsWritten(t *testing.T) {
+func TestRequestMatching(t *testing.T) {
 	w := mesh(t)
 	w.push(t,
 		aborting("method", `{methods: [PUT, DELETE], path: {exact: /method}}`),

@@ -41,7 +41,7 @@ spec:
 // Thirty percent are thirty percent on each of three Envoys, and so are
 // other shares, to the millionth. Each check has a false alarm in ten million
 // runs, so all of them together have less than one in a million.
-func TestEachEnvoyFaultsTheShareThatWasAskedFor(t *testing.T) {
+func TestEachEnvoyFaultsTheConfiguredPercentage(t *testing.T) {
 	w := mesh(t)
 	w.push(t, share("none", "0"), share("tiny", "0.0001"), share("eighth", "12.5"), share("thirty", "30"), share("all", "100"))
 	for _, c := range []struct {
@@ -69,7 +69,7 @@ func TestEachEnvoyFaultsTheShareThatWasAskedFor(t *testing.T) {
 // draws do the first 64 of another's come up. By chance two runs of 64 draws at
 // one half are the same once in 2^64; that some two of the places compared
 // here are, once in 10^14 runs.
-func TestEachWorkerOfEachEnvoyDrawsOnItsOwn(t *testing.T) {
+func TestEachWorkerDrawsIndependently(t *testing.T) {
 	w := mesh(t)
 	w.push(t, share("half", "50"))
 	// Other tests may have made a different number of draws on each, so that

@@ -77,7 +77,7 @@ spec:
 
 // The user's policy, pushed as it stands, makes half of frontend's requests
 // take half a second or more. It is the example in the folder policies, too.
-func TestTheUsersPolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
+func TestExamplePolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
 	w := mesh(t)
 	example, err := os.ReadFile(filepath.Join(testtool.Root(), "policies", "frontend-delay.yaml"))
 	if err != nil || string(example) != usersPolicy {

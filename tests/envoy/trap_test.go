@@ -29,7 +29,7 @@ const trapTold = 30 * time.Second
 // reason, and hfi get filters shows it. The request that trapped fails; its
 // worker then lets requests through without faults, and the other goes on.
 // A sidecar that is stopped meanwhile is no alarm, nor one that is killed.
-func TestATrappedVMIsToldOf(t *testing.T) {
+func TestATrappedVMIsReported(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
 	w := newWorld(t)

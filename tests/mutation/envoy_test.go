@@ -16,12 +16,12 @@ var onEnvoy = []mutation{
 	{
 		what: "selection by the index", file: "filter/selection/index.go",
 		old: "if order == 0 {\n\t\tinto", new: "if order <= 0 {\n\t\tinto",
-		tests: []string{"TestPoliciesTouchTheirTargetsOnly"},
+		tests: []string{"TestPoliciesApplyToTheirTargetsOnly"},
 	},
 	{
 		what: "the draw", file: "filter/fault/decide.go",
 		old: `if !random.Draw(r.share) || !r.matches(view) {`, new: `if !r.matches(view) {`,
-		tests: []string{"TestEachEnvoyFaultsTheShareThatWasAskedFor"},
+		tests: []string{"TestEachEnvoyFaultsTheConfiguredPercentage"},
 	},
 	{
 		what: "the handling of a hang-up", file: "filter/inject.go",
@@ -46,12 +46,12 @@ var onEnvoy = []mutation{
 	{
 		what: "the filter's own selection", file: "filter/poll.go",
 		old: `if selection.Matches(policy.Spec.Selector, workload) {`, new: `if true || selection.Matches(policy.Spec.Selector, workload) {`,
-		tests: []string{"TestAFilterAppliesNoPolicyForOthers"},
+		tests: []string{"TestFilterIgnoresPoliciesForOtherWorkloads"},
 	},
 	{
 		what: "the end of stale policies", file: "filter/poll.go",
 		old: `p.enforce(nil)`, new: ``,
-		tests: []string{"TestTheDaemonComesGoesAndComesBack"},
+		tests: []string{"TestDaemonStartsLateAndRestarts"},
 	},
 	{
 		what: "the check that an answer is a list", file: "filter/answer.go",
@@ -62,7 +62,7 @@ var onEnvoy = []mutation{
 
 // The tests on a real Envoy, too, can fail. What they build they
 // build with the mutation in place.
-func TestEachCheckThatIsTakenOutTurnsATestOnEnvoyRed(t *testing.T) {
+func TestRemovedChecksFailATestOnEnvoy(t *testing.T) {
 	testtool.SlowOnly(t)
 	for _, m := range onEnvoy {
 		t.Run(m.what, func(t *testing.T) {

@@ -35,7 +35,7 @@ type mutation struct {
 
 // The mutations fit the source and the tests as they stand. That is soon said,
 // and whoever changes a line that has a mutation is told at once.
-func TestTheMutationsFitTheSource(t *testing.T) {
+func TestMutationsMatchTheSource(t *testing.T) {
 	for _, m := range slices.Concat(mutations, onEnvoy) {
 		t.Run(m.what, func(t *testing.T) {
 			overlay(t, m)
@@ -62,7 +62,7 @@ func TestTheMutationsFitTheSource(t *testing.T) {
 
 // What is green without a check shows nothing: this holds for the promises,
 // for selection, the draw, and what a delay leaves behind.
-func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
+func TestRemovedChecksFailATest(t *testing.T) {
 	testtool.SlowOnly(t)
 	named := map[string][]string{}
 	for _, m := range mutations {
@@ -97,7 +97,7 @@ func TestEachCheckThatIsTakenOutTurnsATestRed(t *testing.T) {
 
 // The random test, too, can fail. Without the digest check a
 // stranger's writes are served sooner or later, and its observer sees it.
-func TestTheObserverSeesThatTheDigestCheckIsTakenOut(t *testing.T) {
+func TestObserverNoticesARemovedDigestCheck(t *testing.T) {
 	testtool.SlowOnly(t)
 	m := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -11,7 +11,7 @@ import (
 // An Envoy that gets another configuration for the filter while it lives has
 // its settings in force, keeps its policies meanwhile, and goes on asking
 // for them. A listener that goes and comes again gets them anew.
-func TestTheFilterLivesThroughConfigurationUpdates(t *testing.T) {
+func TestFilterSurvivesConfigurationUpdates(t *testing.T) {
 	w := mesh(t)
 	half := w.envoys["half"]
 	pushLiving := func(status string) {
