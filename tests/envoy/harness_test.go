@@ -12,10 +12,10 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// The tests below show that what the others are measured by works: Envoy
+// The tests below check what the other tests compare with: Envoy
 // itself, its own fault filter, and a module that does nothing.
 
-// TestRequestsPassThroughAPlainEnvoy goes all ways from a client to the upstream.
+// TestRequestsPassThroughAPlainEnvoy sends requests over each combination of protocols.
 func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 	upstream := envoytest.RunUpstream(t)
 	e := envoytest.Run(t, envoytest.Config{
@@ -51,7 +51,7 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 				t.Fatalf("%v: %s", err, answer.Body)
 			}
 			if answer.Status != 201 || answer.Proto != way.from || echo.Proto != way.beyond {
-				t.Errorf("status %d by %s, and %s beyond Envoy", answer.Status, answer.Proto, echo.Proto)
+				t.Errorf("status %d by %s, and %s behind Envoy", answer.Status, answer.Proto, echo.Proto)
 			}
 			if echo.Method != "POST" || echo.Path != "/a?status=201" || echo.Body != "text" || strings.Join(echo.Headers["X-One"], ",") != "1,2" {
 				t.Errorf("the upstream saw %+v", echo)
@@ -76,12 +76,12 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 			t.Errorf("status %q, message %q", status, answer.Body)
 		}
 	})
-	t.Run("time-out of a route", func(t *testing.T) {
+	t.Run("timeout of a route", func(t *testing.T) {
 		if answer := get(t, client(t, false), second+"/slow?for=30s"); answer.Status != 504 {
 			t.Errorf("status %d where the upstream takes longer than the route allows", answer.Status)
 		}
 	})
-	t.Run("answer of a route", func(t *testing.T) {
+	t.Run("direct response of a route", func(t *testing.T) {
 		upstream.Reset()
 		if answer := get(t, client(t, false), second+"/direct"); answer.Status != 204 || upstream.Count() != 0 {
 			t.Errorf("status %d, and the upstream saw %d requests", answer.Status, upstream.Count())
@@ -99,7 +99,7 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 	}
 }
 
-// TestNativeFaultFilter shows the oracle: Envoy's own faults, whole and by share.
+// TestNativeFaultFilter checks the oracle: the faults of Envoy's own filter, for all requests and for a percentage.
 func TestNativeFaultFilter(t *testing.T) {
 	upstream := envoytest.RunUpstream(t)
 	half := envoytest.NativeFault{AbortStatus: 503, AbortPPM: 500_000}
@@ -132,11 +132,11 @@ func TestNativeFaultFilter(t *testing.T) {
 		t.Errorf("delay: %d after %s", answer.Status, answer.Elapsed)
 	}
 	if answer := get(t, c, e.ListenerURL("matched")); answer.Status != 200 {
-		t.Errorf("match that fails: %d", answer.Status)
+		t.Errorf("without the matching header: %d", answer.Status)
 	}
 	answer, err := c.Do(context.Background(), envoytest.Request{URL: e.ListenerURL("matched"), Header: http.Header{"X-User": {"tester"}}})
 	if err != nil || answer.Status != 503 {
-		t.Errorf("match that holds: %+v, %v", answer, err)
+		t.Errorf("with the matching header: %+v, %v", answer, err)
 	}
 	answer, err = client(t, true).GRPC(context.Background(), e.ListenerURL("grpc"), "", nil)
 	if err != nil {
@@ -149,15 +149,15 @@ func TestNativeFaultFilter(t *testing.T) {
 		t.Errorf("by route: %d and %d", tea.Status, other.Status)
 	}
 
-	// Half of 4000, give or take five standard deviations of 32: a false alarm in under one run of a million.
+	// Half of 4000, plus or minus five standard deviations of 32: fewer than one false failure in a million runs.
 	report := load(t, envoytest.Load{Request: envoytest.Request{URL: e.ListenerURL("half") + "/ok"}, Requests: 4000})
 	if got := report.Statuses[503]; got < 2000-158 || got > 2000+158 || report.Answers() != 4000 {
 		t.Errorf("a fault for half of the requests: %s", report)
 	}
 }
 
-// TestEmptyModulePassesRequests shows that the floor which benchmarks compare
-// with is one: Envoy loads the module and calls it for a request, as it would any filter.
+// TestEmptyModulePassesRequests checks the module that benchmarks take as the
+// minimum cost of a Wasm filter: Envoy loads it and calls it for each request, as any other filter.
 func TestEmptyModulePassesRequests(t *testing.T) {
 	upstream := envoytest.RunUpstream(t)
 	file := emptyModule(t, "proxy_on_response_headers", "proxy_on_done", "proxy_on_log")
@@ -165,7 +165,7 @@ func TestEmptyModulePassesRequests(t *testing.T) {
 		Concurrency: 2,
 		Clusters:    []envoytest.Cluster{{Name: "upstream", Address: upstream.Address}},
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{
-			// Did it not load, no request would pass.
+			// If it did not load, no request would pass.
 			envoytest.Wasm{File: file, Configuration: map[string]any{"any": "thing"}, FailurePolicy: "FAIL_CLOSED"}.Filter(),
 		}}},
 	})
@@ -197,8 +197,8 @@ func TestEmptyModulePassesRequests(t *testing.T) {
 	}
 }
 
-// TestHarnessReportsAnEnvoyThatExits holds the harness against an Envoy that ends by
-// itself, and against one that never begins.
+// TestHarnessReportsAnEnvoyThatExits checks the harness with an Envoy that exits
+// by itself, and with one that never starts.
 func TestHarnessReportsAnEnvoyThatExits(t *testing.T) {
 	config := envoytest.Config{
 		Binary:    testtool.Path(t, "envoy"),
@@ -215,11 +215,11 @@ func TestHarnessReportsAnEnvoyThatExits(t *testing.T) {
 		t.Error(err)
 	}
 	if err := e.Stop(); err == nil || !strings.Contains(err.Error(), "ended unexpectedly") {
-		t.Errorf("Stop said %v of an Envoy that had ended", err)
+		t.Errorf("Stop returned %v for an Envoy that had exited", err)
 	}
 
 	config.Listeners[0].Filters = []envoytest.Filter{{Name: "none", Config: map[string]any{"@type": "type.googleapis.com/no.such.Filter"}}}
 	if _, err := envoytest.Start(config, t.TempDir()); err == nil || !strings.Contains(err.Error(), "no.such.Filter") {
-		t.Errorf("Start said %v of a configuration that Envoy refuses", err)
+		t.Errorf("Start returned %v for a configuration that Envoy rejects", err)
 	}
 }

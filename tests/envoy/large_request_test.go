@@ -9,9 +9,10 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// What is read of a request has a fixed place of four KiB, and the rest goes
-// elsewhere: none of it may overlap. The rule reads a path and two headers, of
-// sizes round that, and compares all of each.
+// The filter reads a request's data into a buffer of four KiB, and allocates memory
+//
+// for what does not fit: the values must not overlap. The rule reads a path and
+// two headers of about that size, and compares each completely.
 func TestLargeRequestsAreMatchedCompletely(t *testing.T) {
 	w := mesh(t)
 	w.push(t, aborting("large", `{path: {regex: "/a+"}, headers: [{name: x-b, regex: "b+,B+"}, {name: x-c, regex: "c+d"}]}`))

@@ -1,4 +1,4 @@
-// Package envoy holds hfi against a real, stock Envoy.
+// Package envoy tests hfi with a real, stock Envoy.
 package envoy
 
 import (
@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(endShared(hfidtest.Main(m))) }
 
-// client is a client for a test's length.
+// client returns a client that is closed at the end of the test.
 func client(t *testing.T, http2 bool) *envoytest.Client {
 	t.Helper()
 	c := envoytest.NewClient(http2)
@@ -21,7 +21,7 @@ func client(t *testing.T, http2 bool) *envoytest.Client {
 	return c
 }
 
-// get asks for a URL and fails the test unless it is answered, by whatever status.
+// get sends a GET request and fails the test unless there is a response, of any status.
 func get(t *testing.T, c *envoytest.Client, url string) *envoytest.Response {
 	t.Helper()
 	answer, err := c.Get(context.Background(), url)
@@ -31,7 +31,7 @@ func get(t *testing.T, c *envoytest.Client, url string) *envoytest.Response {
 	return answer
 }
 
-// load runs a load to its end, and fails the test if a request got no answer.
+// load runs a load to its end, and fails the test if a request got no response.
 func load(t *testing.T, l envoytest.Load) *envoytest.Report {
 	t.Helper()
 	report, err := l.Run(context.Background())
@@ -39,12 +39,12 @@ func load(t *testing.T, l envoytest.Load) *envoytest.Report {
 		t.Fatal(err)
 	}
 	if report.Errors > 0 {
-		t.Fatalf("requests without an answer: %s", report)
+		t.Fatalf("requests without a response: %s", report)
 	}
 	return report
 }
 
-// emptyModule is the file of a module that does nothing.
+// emptyModule returns the path of a module that does nothing.
 func emptyModule(t *testing.T, more ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "empty.wasm")

@@ -17,15 +17,16 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleRequest is what a case's client sends.
+// oracleRequest is the request that a case's client sends.
 type oracleRequest struct {
-	// method is GET if empty; path comes behind the case's prefix.
+	// method is GET if empty; path is appended to the case's prefix.
 	method, path string
 	header       http.Header
-	// http2: by HTTP/2 to Envoy, and from there to the upstream.
+	// http2 uses HTTP/2 to Envoy, and from there to the upstream.
 	http2 bool
-	// body is sent whole, with its length; or, where pieces is set, that often,
-	// each a while after the one before, and without a length.
+	// body is sent once, with a Content-Length. If pieces is set, it is sent that many
+	//
+	// times with a pause before each, and without a Content-Length.
 	body    string
 	pieces  int
 	trailer http.Header
@@ -34,24 +35,25 @@ type oracleRequest struct {
 // oraclePieceGap is the time between two pieces of a body.
 const oraclePieceGap = 60 * time.Millisecond
 
-// oracleSide is one case as one of the two filters has it.
+// oracleSide is one case run with one of the two filters.
 type oracleSide struct {
 	world *oracleWorld
 	c     *oracleCase
-	// name is the listener's: native or ours.
+	// name is the listener's name: native or ours.
 	name string
-	// facts are all that can be seen of it, by name, in words; a fact that is
-	// not there is as good as an empty one.
+	// facts has everything observed, as text by name. A missing
+	// fact equals an empty
+	// one.
 	facts map[string]string
-	// elapsed is from each request to the headers of its answer.
+	// elapsed has the time from each request to the headers of its response.
 	elapsed []time.Duration
-	// requests is how many were sent below the case's prefix.
+	// requests is the number of requests sent below the case's prefix.
 	requests int
 }
 
 func (s *oracleSide) note(fact string, value any) { s.facts[fact] = fmt.Sprint(value) }
 
-// path is a request's :path.
+// path returns the request's :path.
 func (s *oracleSide) path() string { return "/" + s.c.name + "/" + s.c.request.path }
 
 func (s *oracleSide) base() string { return s.world.envoy.ListenerURL(s.name) }
@@ -84,7 +86,7 @@ func (s *oracleSide) request(ctx context.Context) (*http.Request, error) {
 	if asked.trailer != nil {
 		request.Trailer, request.ContentLength = asked.trailer.Clone(), -1
 	}
-	// The listeners' ports are the one thing that differs.
+	// Only the listeners' ports differ.
 	request.Host = "oracle.test"
 	for name, values := range asked.header {
 		request.Header[http.CanonicalHeaderKey(name)] = values
@@ -93,8 +95,9 @@ func (s *oracleSide) request(ctx context.Context) (*http.Request, error) {
 	return request, nil
 }
 
-// ask is what most cases do: one request, and one more over the same
-// connection, which shows what state the first left it in.
+// ask is the script of most cases: one request, and a second one over the
+// same
+// connection, which shows the state that the first left it in.
 func (s *oracleSide) ask() error {
 	c := s.client()
 	defer c.CloseIdleConnections()
@@ -122,7 +125,7 @@ func (s *oracleSide) ask() error {
 	return s.next(c)
 }
 
-// oracleReadBody reads an answer's body, and notes whether it came in pieces.
+// oracleReadBody reads a response's body, and records whether it came in pieces.
 func oracleReadBody(s *oracleSide, answer *http.Response) ([]byte, error) {
 	defer answer.Body.Close()
 	var body bytes.Buffer
@@ -140,7 +143,7 @@ func oracleReadBody(s *oracleSide, answer *http.Response) ([]byte, error) {
 	return body.Bytes(), nil
 }
 
-// answer notes an answer.
+// answer records a response.
 func (s *oracleSide) answer(answer *http.Response, body []byte) {
 	s.note("status", answer.StatusCode)
 	s.note("protocol", answer.Proto)
@@ -150,7 +153,7 @@ func (s *oracleSide) answer(answer *http.Response, body []byte) {
 	s.headers("trailer ", answer.Trailer)
 }
 
-// headers notes headers, each as one fact.
+// headers records headers, each as one fact.
 func (s *oracleSide) headers(prefix string, header http.Header) {
 	for name, values := range header {
 		name = strings.ToLower(name)
@@ -161,7 +164,7 @@ func (s *oracleSide) headers(prefix string, header http.Header) {
 	}
 }
 
-// next sends a request that no fault concerns over the connection used before, if it is still there.
+// next sends a request without a fault over the same connection, if it is still open.
 func (s *oracleSide) next(c *http.Client) error {
 	reused := false
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
@@ -185,7 +188,7 @@ func (s *oracleSide) next(c *http.Client) error {
 	return nil
 }
 
-// oracleLog is the access log's format: the path first, then these facts.
+// oracleLog is the format of the access log: the path, then these facts.
 var oracleLog = []struct{ fact, format string }{
 	{"status", "%RESPONSE_CODE%"}, {"flags", "%RESPONSE_FLAGS%"}, {"details", "%RESPONSE_CODE_DETAILS%"},
 	{"received", "%BYTES_RECEIVED%"}, {"sent", "%BYTES_SENT%"}, {"protocol", "%PROTOCOL%"},
@@ -201,8 +204,9 @@ func oracleLogFormat() string {
 	return format
 }
 
-// collect notes what Envoy's access log and the upstream have of the case,
-// once the log has all of it. A stream is logged when it has ended.
+// collect records what Envoy's access log and the upstream have about the
+// case,
+// once the log is complete. A stream is logged when it has ended.
 func (s *oracleSide) collect(limit time.Duration) error {
 	var lines [][]string
 	err := testtool.Poll(limit, func() error {
@@ -252,13 +256,13 @@ func (s *oracleSide) collect(limit time.Duration) error {
 	return nil
 }
 
-// cutLast cuts a text behind its last whole line.
+// cutLast cuts a text after its last complete line.
 func cutLast(text string) (whole, rest string, found bool) {
 	end := strings.LastIndexByte(text, '\n') + 1
 	return text[:end], text[end:], end > 0
 }
 
-// oraclePieces is a body that takes its time.
+// oraclePieces is a body that arrives in pieces, with pauses.
 type oraclePieces struct {
 	ctx   context.Context
 	piece string

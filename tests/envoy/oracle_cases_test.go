@@ -6,30 +6,31 @@ import (
 	"time"
 )
 
-// oracleCase is a fault, a request, and whether the one meets the other.
+// oracleCase is a fault, a request, and whether the fault applies to the request.
 type oracleCase struct {
-	// name is also the policy's, and the first segment of the path.
+	// name is also the policy's name, and the first segment of the path.
 	name    string
 	fault   oracleFault
 	request oracleRequest
-	// spared: the fault does not concern the request.
+	// spared means that the fault does not apply to the request.
 	spared bool
-	// only is set where, by our own wish, just one filter acts: native or ours.
-	// why says the reason; beyond that nothing is compared.
+	// only is set where, by design, just one filter acts: native or ours.
+	// why is the
+	// reason. Nothing else is compared then.
 	only, why string
-	// cluster, timeout and direct are the route's, as in envoytest.Route.
+	// cluster, timeout and direct configure the route, as in envoytest.Route.
 	cluster string
 	timeout time.Duration
 	direct  int
 	// script replaces (*oracleSide).ask.
 	script func(*oracleSide) error
-	// limit is how long the access log may take; 0 means Patience.
+	// limit bounds the wait for the access log; 0 means Patience.
 	limit time.Duration
-	// races are facts that depend on chance with either filter, each with the reason.
+	// races has the facts that depend on timing with either filter, each with the reason.
 	races map[string]string
 }
 
-// acts says whether a filter acts on the case's request.
+// acts reports whether a filter acts on the case's request.
 func (c *oracleCase) acts(side string) bool {
 	return !c.spared && (c.only == "" || c.only == side) && c.fault.ppm > 0
 }
@@ -46,7 +47,7 @@ var (
 	oracleTrailers = http.Header{"X-Checksum": {"abc"}}
 )
 
-// with is a GET with headers, each given as "name: value".
+// oracleWith is a GET request with headers, each given as "name: value".
 func oracleWith(headers ...string) oracleRequest {
 	header := make(http.Header)
 	for _, line := range headers {
@@ -56,20 +57,21 @@ func oracleWith(headers ...string) oracleRequest {
 	return oracleRequest{header: header}
 }
 
-// http2 is the same request by HTTP/2.
+// overHTTP2 is the same request over HTTP/2.
 func (r oracleRequest) overHTTP2() oracleRequest { r.http2 = true; return r }
 
-// by is the same request by another method.
+// by is the same request with another method.
 func (r oracleRequest) by(method string) oracleRequest { r.method = method; return r }
 
-// to is the same request for another path, below the case's prefix.
+// to is the same request with another path below the case's prefix.
 func (r oracleRequest) to(path string) oracleRequest { r.path = path; return r }
 
 // trailing is the same request with trailers.
 func (r oracleRequest) trailing(trailer http.Header) oracleRequest { r.trailer = trailer; return r }
 
-// oracleCases are compared by one request and the next one on its connection,
-// unless a script says otherwise.
+// oracleCases are compared with one request and a second one on its
+// connection,
+// unless there is a script.
 var oracleCases = []oracleCase{
 	// Aborts by HTTP status.
 	{name: "abort-200", fault: oracleAbort(200)},
@@ -123,7 +125,7 @@ var oracleCases = []oracleCase{
 	{name: "grpc-both", fault: oracleFault{grpc: 8, delay: oracleWait, ppm: 1_000_000}, request: oracleGRPC},
 	{name: "grpc-none", fault: oracleAbortGRPC(14).share(0), request: oracleGRPC, spared: true},
 
-	// Delays: everything behind them is as if they were not.
+	// Delays: after them, everything is as without them.
 	{name: "delay", fault: oracleDelay(oracleWait)},
 	{name: "delay-1-ms", fault: oracleDelay(time.Millisecond)},
 	{name: "delay-head", fault: oracleDelay(oracleWait), request: oracleRequest{method: "HEAD"}},
@@ -157,12 +159,12 @@ var oracleCases = []oracleCase{
 	{name: "both-h2-post", fault: oracleDelay(oracleWait).thenAbort(503), request: oraclePost.overHTTP2()},
 	{name: "both-down", fault: oracleDelay(oracleWait).thenAbort(503), cluster: "down"},
 
-	// None at all.
+	// No fault at all.
 	{name: "none", fault: oracleDelay(time.Hour).thenAbort(503).share(0), spared: true},
 	{name: "none-down", fault: oracleAbort(500).share(0), cluster: "down", spared: true},
 	{name: "none-h2-upload", fault: oracleAbort(500).share(0), request: oracleUpload.overHTTP2().trailing(oracleTrailers), spared: true},
 
-	// Requests that a fault concerns, and that it does not.
+	// Requests to which a fault applies, and to which it does not.
 	{name: "exact", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "tester"}), request: oracleWith("X-User: tester")},
 	{name: "exact-longer", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "tester"}), request: oracleWith("X-User: tester2"), spared: true},
 	{name: "exact-case", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "tester"}), request: oracleWith("X-User: Tester"), spared: true},
@@ -188,7 +190,7 @@ var oracleCases = []oracleCase{
 	{name: "path-other", fault: oracleFault{status: 503, ppm: 1_000_000, path: "/path-other/a"}, request: oracleRequest{path: "a/b"}, spared: true},
 	{name: "match-h2", fault: oracleDelay(oracleWait).thenAbort(503).when(oracleHeader{"x-user", "regex", "t.*"}), request: oracleWith("X-User: tester").overHTTP2()},
 
-	// Where by our own wish only one of the two acts.
+	// Where by design only one of the two acts.
 	{name: "path-query", fault: oracleFault{status: 503, ppm: 1_000_000, path: "/path-query/a"}, request: oracleRequest{path: "a?b=c"}, only: "ours",
 		why: "our path is compared without its query, the native filter's :path with it"},
 	{name: "two-values", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "a,b"}), request: oracleWith("X-User: a", "X-User: b"), only: "ours", why: oracleJoined},
@@ -200,7 +202,7 @@ var oracleCases = []oracleCase{
 		why: "our filter spares the requests of filters to the daemon: they bring the policy's end"},
 }
 
-// oracleJoined: by RFC 9110, 5.3, it means the same, and any proxy on the way may make the one of the other.
+// oracleJoined: both are equivalent by RFC 9110, 5.3, and any proxy on the way may convert one to the other.
 const oracleJoined = "several values of a header are compared as one, joined by commas, as if the client had written them so; the native filter compares each"
 
 var oracleUploadRaces = map[string]string{

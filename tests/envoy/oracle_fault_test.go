@@ -8,21 +8,22 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// oracleFault is one fault, from which both filters' configuration is made.
+// oracleFault is one fault, from which the configuration of both filters is generated.
 type oracleFault struct {
-	// status is the HTTP status of an abort, grpc its gRPC status; one at most, 0 is none.
+	// status is the HTTP status of an abort, grpc its gRPC status. At most one is set; 0 means none.
 	status, grpc int
-	// body is our abort's body; the native filter has a text of its own.
+	// body is the body of our abort; the native filter has a fixed text.
 	body  string
 	delay time.Duration
-	// ppm is how many requests in a million are faulted.
+	// ppm is the number of requests in a million that are faulted.
 	ppm int
-	// methods, path (the whole of it) and headers restrict the fault to some
-	// of the requests below the case's prefix.
+	// methods, path (exact) and headers restrict the fault to some of
+	// the requests
+	// below the case's prefix.
 	methods []string
 	path    string
 	headers []oracleHeader
-	// twoRules makes our delay and abort a rule each, and so a draw each.
+	// twoRules puts our delay and abort into separate rules, with a random draw each.
 	twoRules bool
 }
 
@@ -35,13 +36,13 @@ func oracleDelay(delay time.Duration) oracleFault {
 // thenAbort adds an abort by HTTP status.
 func (f oracleFault) thenAbort(status int) oracleFault { f.status = status; return f }
 
-// share is how many requests in a million are faulted.
+// share sets the number of requests in a million that are faulted.
 func (f oracleFault) share(ppm int) oracleFault { f.ppm = ppm; return f }
 
 // when restricts the fault to requests with such headers.
 func (f oracleFault) when(headers ...oracleHeader) oracleFault { f.headers = headers; return f }
 
-// aborts says whether the fault has an abort.
+// aborts reports whether the fault has an abort.
 func (f oracleFault) aborts() bool { return f.status != 0 || f.grpc != 0 }
 
 // oracleHeader is a condition on a header, as both filters can express it.
@@ -51,7 +52,7 @@ type oracleHeader struct {
 	how, value string
 }
 
-// native is the fault for Envoy's own filter.
+// native returns the configuration of Envoy's own filter.
 func (f oracleFault) native() map[string]any {
 	fault := envoytest.NativeFault{
 		AbortStatus: f.status, AbortGRPC: f.grpc, AbortPPM: f.ppm, Delay: f.delay, DelayPPM: f.ppm,
@@ -79,7 +80,7 @@ func (f oracleFault) native() map[string]any {
 	return fault.Config()
 }
 
-// policy is the fault for our filter, for all paths that begin with prefix.
+// policy returns the policy for our filter, for all paths that begin with prefix.
 func (f oracleFault) policy(name, prefix string) *schema.Policy {
 	match := &schema.Match{Methods: f.methods, Path: &schema.StringMatch{Prefix: &prefix}}
 	if f.path != "" {

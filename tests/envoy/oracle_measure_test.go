@@ -14,8 +14,9 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleMeasured are the cases that are measured over many requests. Envoy
-// answers those of the rates itself, to be quick.
+// oracleMeasured are the cases that are measured over many requests. In those
+// of
+// the rates Envoy responds itself, which is faster.
 var oracleMeasured = []oracleCase{
 	{name: "timing", fault: oracleDelay(50 * time.Millisecond)},
 	{name: "side-by-side", fault: oracleDelay(250 * time.Millisecond)},
@@ -30,7 +31,7 @@ var oracleMeasured = []oracleCase{
 	{name: "draws-two-rules", fault: oracleFault{status: 503, delay: time.Millisecond, ppm: 500_000, twoRules: true}, direct: 200},
 }
 
-// loadBoth sends a measured case's load to both sides, one after the other.
+// loadBoth sends a measured case's load to both sides in turn.
 func (w *oracleWorld) loadBoth(t *testing.T, name string, l envoytest.Load) (reports [2]*envoytest.Report) {
 	t.Helper()
 	for i, side := range oracleSides {
@@ -41,7 +42,7 @@ func (w *oracleWorld) loadBoth(t *testing.T, name string, l envoytest.Load) (rep
 	return reports
 }
 
-// checkTiming compares the delays that are asked for with those that come.
+// checkTiming compares the configured delays with the measured ones.
 // Both sides take turns, so that a busy machine slows down both.
 func (w *oracleWorld) checkTiming(t *testing.T) {
 	const times, asked = 41, 50 * time.Millisecond
@@ -68,12 +69,13 @@ func (w *oracleWorld) checkTiming(t *testing.T) {
 	}
 	t.Logf("%s asked for: in the median %s by the native filter and %s by ours", asked, medians[0], medians[1])
 	if (medians[0] - medians[1]).Abs() > 100*time.Millisecond {
-		t.Errorf("the medians are far apart: %s by the native filter and %s by ours", medians[0], medians[1])
+		t.Errorf("the medians differ too much: %s by the native filter and %s by ours", medians[0], medians[1])
 	}
 }
 
-// checkConcurrent has delays run side by side: none is shorter for that, and
-// none waits for another.
+// checkConcurrent runs many delays at the same time: that makes none of them
+// shorter,
+// and none waits for another.
 func (w *oracleWorld) checkConcurrent(t *testing.T) {
 	const requests, connections, asked = 400, 100, 250 * time.Millisecond
 	for i, report := range w.loadBoth(t, "side-by-side", envoytest.Load{Requests: requests, Connections: connections}) {
@@ -87,9 +89,8 @@ func (w *oracleWorld) checkConcurrent(t *testing.T) {
 	}
 }
 
-// checkRates compares how often faults happen. By chance each of the
-// comparisons, some thirty with those of checkDraws, fails in one run of fifty
-// million, and so one of them all in less than one of a million.
+// checkRates compares how often faults happen. Each of the comparisons,
+// about thirty with those of checkDraws, fails by chance in one run of fifty million, so any of them in fewer than one run of a million.
 func (w *oracleWorld) checkRates(t *testing.T) {
 	for _, rate := range []struct {
 		name     string
@@ -120,7 +121,7 @@ func (w *oracleWorld) checkRates(t *testing.T) {
 			}
 			oracleWithin(t, rate.name+" "+oracleSides[i], faults[i], rate.requests, rate.share)
 		}
-		// Are both the same, a fault is by either with the same chance, and the more evenly the more frequent faults are.
+		// If both rates are equal, a fault is equally likely to be of either filter, and the more frequent faults are the more evenly they are divided.
 		if both := faults[0] + faults[1]; rate.share <= 0.5 {
 			oracleWithin(t, rate.name+", the native filter's part", faults[0], both, 0.5)
 		}
@@ -128,8 +129,8 @@ func (w *oracleWorld) checkRates(t *testing.T) {
 	}
 }
 
-// checkDraws shows what a draw decides. The native filter draws for the delay
-// and for the abort, as do two rules of ours; one rule has one draw for both.
+// checkDraws checks what a random draw decides. The native filter draws separately for
+// the delay and the abort, as do two rules of ours; a single rule has one draw for both.
 func (w *oracleWorld) checkDraws(t *testing.T) {
 	const requests = 2000
 	for _, c := range []struct {
@@ -177,10 +178,10 @@ func (w *oracleWorld) checkDraws(t *testing.T) {
 	}
 }
 
-// oracleFalseAlarm is how likely one comparison fails by chance, on each side.
+// oracleFalseAlarm is the probability that one comparison fails by chance, on each side.
 const oracleFalseAlarm = 1e-8
 
-// oracleWithin fails a count of faults that is too unlikely for a share of so many.
+// oracleWithin fails the test if a count of faults is too unlikely for the configured share.
 func oracleWithin(t *testing.T, what string, count, of int, share float64) {
 	t.Helper()
 	if below, above := oracleTail(of, share, 0, count), oracleTail(of, share, count, of); below < oracleFalseAlarm || above < oracleFalseAlarm {
@@ -189,7 +190,7 @@ func oracleWithin(t *testing.T, what string, count, of int, share float64) {
 	}
 }
 
-// oracleTail is the chance that of n draws with a share p as many succeed as from least to most.
+// oracleTail returns the probability that of n draws with probability p between least and most succeed.
 func oracleTail(n int, p float64, least, most int) float64 {
 	if p <= 0 || p >= 1 {
 		if certain := int(p) * n; least <= certain && certain <= most {

@@ -16,10 +16,11 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleHangups are clients that go away. They run one after the other, for
-// the filters' gauges to be about nothing else. In each the delay is far
-// longer than the limit for the access log and for the filter to let go of
-// the request: one that is kept until the delay's end fails.
+// oracleHangups are clients that disconnect. They run one after the other, so
+// that
+// the filters' gauges count nothing else. In each the delay is far longer than
+// the limit for the access log and for the filter to release the request: a
+// filter that keeps it until the delay's end fails.
 var oracleHangups = []oracleCase{
 	{name: "hangup", fault: oracleDelay(time.Minute), script: (*oracleSide).hangUp, limit: 20 * time.Second},
 	{name: "hangup-post", fault: oracleDelay(time.Minute), request: oraclePost, script: (*oracleSide).hangUp, limit: 20 * time.Second},
@@ -31,15 +32,15 @@ var oracleHangups = []oracleCase{
 	{name: "hangup-h2-later", fault: oracleDelay(oracleWait), request: oracleH2.to("?slow=1m"), script: (*oracleSide).hangUpLater, limit: 20 * time.Second},
 }
 
-// oracleEndless is an upload that only its client's end ends.
+// oracleEndless is an upload that ends only when its client disconnects.
 var oracleEndless = oracleRequest{method: "POST", body: "piece", pieces: 1 << 30}
 
-// hangUp goes away in the middle of the delay.
+// hangUp disconnects in the middle of the delay.
 func (s *oracleSide) hangUp() error {
 	return s.cutOff(func(ctx context.Context) error { return s.holds(ctx, 1, envoytest.Patience) })
 }
 
-// holds waits until the side's filter says that it holds so many requests back.
+// holds waits until the metric of the side's filter shows that many delayed requests.
 func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Duration) error {
 	gauge := map[string]string{"native": "envoy_http_fault_active_faults", "ours": "hfi_paused_streams"}[s.name]
 	what := fmt.Sprintf("%s is %g", gauge, requests)
@@ -49,7 +50,7 @@ func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Dur
 	return err
 }
 
-// hangUpLater goes away while the upstream works on the answer.
+// hangUpLater disconnects while the upstream works on the response.
 func (s *oracleSide) hangUpLater() error {
 	path, _, _ := strings.Cut(s.path(), "?")
 	return s.cutOff(func(ctx context.Context) error {
@@ -63,7 +64,7 @@ func (s *oracleSide) hangUpLater() error {
 	})
 }
 
-// cutOff sends the request, waits for a moment, and goes away.
+// cutOff sends the request, waits for a condition, and disconnects.
 func (s *oracleSide) cutOff(moment func(context.Context) error) error {
 	c := s.client()
 	defer c.CloseIdleConnections()
@@ -79,7 +80,7 @@ func (s *oracleSide) cutOff(moment func(context.Context) error) error {
 		answer, err := c.Do(request)
 		if err == nil {
 			answer.Body.Close()
-			err = fmt.Errorf("an answer %d came first", answer.StatusCode)
+			err = fmt.Errorf("there was a response %d before that", answer.StatusCode)
 		} else if ctx.Err() != nil {
 			err = nil
 		}
@@ -93,7 +94,7 @@ func (s *oracleSide) cutOff(moment func(context.Context) error) error {
 	return s.holds(context.Background(), 0, s.c.limit)
 }
 
-// dial opens a bare connection, for what an HTTP client would not do.
+// dial opens a plain TCP connection, for what an HTTP client would not do.
 func (s *oracleSide) dial() (net.Conn, *bufio.Reader, error) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base(), "http://"))
 	if err != nil {
@@ -105,14 +106,14 @@ func (s *oracleSide) dial() (net.Conn, *bufio.Reader, error) {
 	return conn, bufio.NewReader(conn), nil
 }
 
-// lines is the head of an HTTP/1.1 request with further header lines.
+// lines returns the request line and headers of an HTTP/1.1 request.
 func (s *oracleSide) lines(method string, more ...string) string {
 	s.requests++
 	lines := append([]string{method + " " + s.path() + " HTTP/1.1", "Host: oracle.test", oracleSideHeader + ": " + s.name}, more...)
 	return strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
-// read reads and notes an answer from a bare connection.
+// read reads and records a response from a plain connection.
 func (s *oracleSide) read(reader *bufio.Reader, number int, method string) error {
 	answer, err := http.ReadResponse(reader, &http.Request{Method: method})
 	if err != nil {
@@ -127,7 +128,7 @@ func (s *oracleSide) read(reader *bufio.Reader, number int, method string) error
 	return nil
 }
 
-// askRaw sends all of a body, answered or not, and then looks whether Envoy keeps the connection.
+// askRaw sends a complete body, even if there is a response before its end, and then checks whether Envoy keeps the connection open.
 func (s *oracleSide) askRaw() error {
 	body := s.c.request.body
 	return s.upload(body, len(body))
@@ -145,7 +146,7 @@ func (s *oracleSide) upload(body string, length int) error {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		// Envoy may answer and close before it has read all; that is for the answer to show.
+		// Envoy may respond and close before it has read everything; the response shows that.
 		_, _ = io.Copy(conn, io.MultiReader(strings.NewReader(s.lines("POST", fmt.Sprintf("Content-Length: %d", length))), strings.NewReader(body)))
 	}()
 	defer func() { _ = conn.Close(); <-sent }()
@@ -157,8 +158,10 @@ func (s *oracleSide) upload(body string, length int) error {
 	return s.behind(conn, reader, 10*time.Second)
 }
 
-// behind notes what comes behind an answer on a connection, and whether
-// Envoy ends it within a time. After an answer that came before the whole request it does so after a second.
+// behind records what follows a response on a connection, and whether Envoy
+// closes
+// it within a limit. If the response was sent before the request was complete,
+// Envoy does so after a second.
 func (s *oracleSide) behind(conn net.Conn, reader *bufio.Reader, limit time.Duration) error {
 	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
@@ -170,7 +173,7 @@ func (s *oracleSide) behind(conn net.Conn, reader *bufio.Reader, limit time.Dura
 	return nil
 }
 
-// askBare sends a request and looks at what comes behind the answer.
+// askBare sends a request and records what follows the response.
 func (s *oracleSide) askBare() error {
 	conn, reader, err := s.dial()
 	if err != nil {
@@ -186,7 +189,7 @@ func (s *oracleSide) askBare() error {
 	return s.behind(conn, reader, 500*time.Millisecond)
 }
 
-// askPipelined sends two requests before it reads the first answer.
+// askPipelined sends two requests before it reads the first response.
 func (s *oracleSide) askPipelined() error {
 	conn, reader, err := s.dial()
 	if err != nil {
@@ -204,7 +207,7 @@ func (s *oracleSide) askPipelined() error {
 		if err := s.read(reader, i, "GET"); err != nil {
 			return err
 		}
-		// The second waits for the first, and then for itself.
+		// The second waits for the first, and then for its own delay.
 		s.elapsed = append(s.elapsed, time.Since(started)/time.Duration(i+1))
 	}
 	return nil

@@ -14,12 +14,13 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// TestAgainstEnvoysOwnFaultFilter holds our filter against the one that Envoy
-// has built in. The same faults stand in one Envoy twice: on one listener
-// by envoy.filters.http.fault, each on a route of its own, on the other by our
-// filter, each as a policy that a daemon serves from git. Both get the same
-// requests, and all that can be seen of them must be the same, from the client, from
-// the upstream and in the access log, but for what oracleDifferences lists.
+// TestAgainstEnvoysOwnFaultFilter compares our filter with Envoy's built-in
+// one. One
+// Envoy has the same faults twice: on one listener by envoy.filters.http.fault,
+// each on its own route, on the other by our filter, each as a policy that a daemon
+// serves from git. Both get the same requests. Everything observed by the client,
+// by the upstream and in the access log must be equal, except for what
+// oracleDifferences lists.
 func TestAgainstEnvoysOwnFaultFilter(t *testing.T) {
 	w := oracleStart(t)
 	before := w.counters(t)
@@ -45,21 +46,21 @@ func TestAgainstEnvoysOwnFaultFilter(t *testing.T) {
 	t.Run("nothing left", func(t *testing.T) { w.checkNothingLeft(t) })
 }
 
-// oracleWorld is the one Envoy with both filters, and what is around it.
+// oracleWorld is the Envoy with both filters, and its upstream.
 type oracleWorld struct {
 	envoy    *envoytest.Envoy
 	upstream *oracleUpstream
 
 	mu sync.Mutex
-	// occurred are the listed differences that have been seen, by their place in the list.
+	// occurred has the listed differences that have been seen, by their index in the list.
 	occurred map[int]bool
 }
 
 // oracleSides are the names of the listeners.
 var oracleSides = [2]string{"native", "ours"}
 
-// oracleEarly is how much too early a delay may end, by side. Envoy's timers
-// count from when its event loop last looked at the clock; ours, from the request.
+// oracleEarly is how much too early a delay may end, by side. Envoy's
+// timers count from when its event loop last read the clock, ours from the request.
 var oracleEarly = [2]time.Duration{10 * time.Millisecond, 0}
 
 // oracleStart starts Envoy with all cases on both listeners, and waits until
@@ -95,7 +96,7 @@ func oracleStart(t *testing.T) *oracleWorld {
 		Clusters: []envoytest.Cluster{
 			{Name: "upstream", Address: upstream.address},
 			{Name: "http2", Address: upstream.address, HTTP2: true},
-			// Nobody listens on the discard port.
+			// Nothing listens on the discard port.
 			{Name: "down", Address: "127.0.0.1:9"},
 			{Name: "hfi", Address: strings.TrimPrefix(daemon.URL(), "http://")},
 		},
@@ -112,13 +113,13 @@ func oracleStart(t *testing.T) *oracleWorld {
 			},
 		},
 	})
-	// There is one worker, and so one VM that sees requests: one fault shows that it has all policies.
+	// There is one worker, so one VM gets requests: one fault shows that it has all policies.
 	c := client(t, false)
 	testtool.Eventually(t, "the filter has its policies", func() bool { return get(t, c, w.envoy.ListenerURL("ours")+"/ready/").Status == 418 })
 	return w
 }
 
-// run does a case on one side.
+// run runs a case on one side.
 func (w *oracleWorld) run(c *oracleCase, name string) (*oracleSide, error) {
 	s := &oracleSide{world: w, c: c, name: name, facts: make(map[string]string)}
 	script, limit := (*oracleSide).ask, envoytest.Patience
@@ -134,7 +135,7 @@ func (w *oracleWorld) run(c *oracleCase, name string) (*oracleSide, error) {
 	return s, s.collect(limit)
 }
 
-// compare does a case on both sides at once and compares what was seen.
+// compare runs a case on both sides at the same time and compares what was observed.
 func (w *oracleWorld) compare(t *testing.T, c *oracleCase) {
 	var sides [2]*oracleSide
 	var errs [2]error
@@ -155,7 +156,7 @@ func (w *oracleWorld) compare(t *testing.T, c *oracleCase) {
 	for i, s := range sides {
 		for _, elapsed := range s.elapsed {
 			if c.acts(s.name) && elapsed+oracleEarly[i] < c.fault.delay {
-				t.Errorf("%s: an answer after %s, and the delay is %s", s.name, elapsed, c.fault.delay)
+				t.Errorf("%s: a response after %s, and the delay is %s", s.name, elapsed, c.fault.delay)
 			}
 		}
 	}
@@ -189,8 +190,9 @@ func (w *oracleWorld) compare(t *testing.T, c *oracleCase) {
 	}
 }
 
-// checkActed looks at each filter's own mark in the access log: that both do
-// the same is not enough where both do the wrong thing.
+// checkActed checks in the access log what each filter says that it
+// did, because
+// both could do the same wrong thing.
 func (w *oracleWorld) checkActed(t *testing.T, c *oracleCase, native, ours map[string]string) {
 	t.Helper()
 	for _, name := range oracleSides {
@@ -204,7 +206,7 @@ func (w *oracleWorld) checkActed(t *testing.T, c *oracleCase, native, ours map[s
 			gotDelay, gotAbort = strings.Contains(mark, ";delay="+c.name+";"), strings.Contains(mark, ";abort="+c.name+";")
 		}
 		if gotDelay != delay || gotAbort != abort {
-			t.Errorf("%s: by its mark it delayed: %t, aborted: %t; it should have: %t, %t", name, gotDelay, gotAbort, delay, abort)
+			t.Errorf("%s: by the access log it delayed: %t, aborted: %t; want: %t, %t", name, gotDelay, gotAbort, delay, abort)
 		}
 	}
 }

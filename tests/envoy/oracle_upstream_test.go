@@ -16,14 +16,15 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleSideHeader tells the upstream by which listener a request came.
+// oracleSideHeader says which listener a request came through.
 const oracleSideHeader = "X-Oracle-Side"
 
-// oracleUpstream is behind both filters. It keeps what it sees of each
-// request, and answers with headers, a body and trailers that nobody may touch:
+// oracleUpstream is the upstream of both filters. It records each request,
+// and
+// responds with headers, a body and trailers that must arrive unchanged:
 //
 //   - ?status=N answers with that status;
-//   - ?slow=D waits for that time first, or until the client is gone;
+//   - ?slow=D waits for that time first, or until the client has disconnected;
 //   - ?lines=N answers with N lines, each flushed, 100 ms apart.
 type oracleUpstream struct {
 	address string
@@ -37,12 +38,12 @@ type oracleUpstream struct {
 type oracleArrival struct {
 	method, proto   string
 	header, trailer http.Header
-	// body is its size and hash; cut: it broke off.
+	// body is its size and hash; cut means that it was incomplete.
 	body string
 	cut  bool
-	// gone: the client went away while it waited for the answer.
+	// gone means that the client disconnected before the response.
 	gone bool
-	// done: the upstream has finished with it.
+	// done means that the request has been handled.
 	done bool
 }
 
@@ -62,7 +63,7 @@ func oracleRunUpstream(t *testing.T) *oracleUpstream {
 	t.Cleanup(func() {
 		_ = server.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Errorf("the upstream ended by itself: %v", err)
+			t.Errorf("the upstream ended unexpectedly: %v", err)
 		}
 	})
 	return u
@@ -115,21 +116,21 @@ func oracleAnswer(w http.ResponseWriter, r *http.Request) {
 	for i := range lines {
 		_, _ = fmt.Fprintf(w, "line %d\n", i)
 		_ = http.NewResponseController(w).Flush()
-		time.Sleep(100 * time.Millisecond) // the answer comes as slowly as the case has it
+		time.Sleep(100 * time.Millisecond) // the response is as slow as the case says
 	}
 	_, _ = io.WriteString(w, "upstream\n")
 	header.Set("X-Last", "trailer")
 	header.Set("Grpc-Status", "0")
 }
 
-// begun is how many requests the upstream has seen of a side and path.
+// begun returns the number of requests seen for a side and path.
 func (u *oracleUpstream) begun(side, path string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.arrivals[[2]string{side, path}])
 }
 
-// seen is what the upstream saw of a side and path, once it has finished with all of it.
+// seen returns the requests for a side and path, once all of them have been handled.
 func (u *oracleUpstream) seen(side, path string) ([]oracleArrival, error) {
 	var seen []oracleArrival
 	err := testtool.Poll(testtool.Patience, func() error {
