@@ -12,8 +12,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// The tests below check what the other tests compare with: Envoy
-// itself, its own fault filter, and a module that does nothing.
+// The tests below check what the other tests compare with: Envoy itself, its own
+// fault filter, and a module that does nothing.
 
 // TestRequestsPassThroughAPlainEnvoy sends requests over each combination of protocols.
 func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
@@ -99,7 +99,8 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 	}
 }
 
-// TestNativeFaultFilter checks the oracle: the faults of Envoy's own filter, for all requests and for a percentage.
+// TestNativeFaultFilter checks the oracle: the faults of Envoy's own filter, for
+// all requests and for a percentage.
 func TestNativeFaultFilter(t *testing.T) {
 	upstream := envoytest.RunUpstream(t)
 	half := envoytest.NativeFault{AbortStatus: 503, AbortPPM: 500_000}
@@ -157,7 +158,8 @@ func TestNativeFaultFilter(t *testing.T) {
 }
 
 // TestEmptyModulePassesRequests checks the module that benchmarks take as the
-// minimum cost of a Wasm filter: Envoy loads it and calls it for each request, as any other filter.
+// minimum cost of a Wasm filter: Envoy loads it and calls it for each request, as
+// any other filter.
 func TestEmptyModulePassesRequests(t *testing.T) {
 	upstream := envoytest.RunUpstream(t)
 	file := emptyModule(t, "proxy_on_response_headers", "proxy_on_done", "proxy_on_log")
@@ -197,8 +199,8 @@ func TestEmptyModulePassesRequests(t *testing.T) {
 	}
 }
 
-// TestHarnessReportsAnEnvoyThatExits checks the harness with an Envoy that exits
-// by itself, and with one that never starts.
+// TestHarnessReportsAnEnvoyThatExits checks the harness with an Envoy that exits by
+// itself, and with one that never starts.
 func TestHarnessReportsAnEnvoyThatExits(t *testing.T) {
 	config := envoytest.Config{
 		Binary:    testtool.Path(t, "envoy"),

@@ -11,8 +11,8 @@ import (
 
 // The filter reads a request's data into a buffer of four KiB, and allocates memory
 //
-// for what does not fit: the values must not overlap. The rule reads a path and
-// two headers of about that size, and compares each completely.
+// for what does not fit: the values must not overlap. The rule reads a path and two
+// headers of about that size, and compares each completely.
 func TestLargeRequestsAreMatchedCompletely(t *testing.T) {
 	w := mesh(t)
 	w.push(t, aborting("large", `{path: {regex: "/a+"}, headers: [{name: x-b, regex: "b+,B+"}, {name: x-c, regex: "c+d"}]}`))

@@ -41,8 +41,7 @@ type oracleSide struct {
 	c     *oracleCase
 	// name is the listener's name: native or ours.
 	name string
-	// facts has everything observed, as text by name. A missing
-	// fact equals an empty
+	// facts has everything observed, as text by name. A missing fact equals an empty
 	// one.
 	facts map[string]string
 	// elapsed has the time from each request to the headers of its response.
@@ -95,8 +94,7 @@ func (s *oracleSide) request(ctx context.Context) (*http.Request, error) {
 	return request, nil
 }
 
-// ask is the script of most cases: one request, and a second one over the
-// same
+// ask is the script of most cases: one request, and a second one over the same
 // connection, which shows the state that the first left it in.
 func (s *oracleSide) ask() error {
 	c := s.client()
@@ -204,8 +202,7 @@ func oracleLogFormat() string {
 	return format
 }
 
-// collect records what Envoy's access log and the upstream have about the
-// case,
+// collect records what Envoy's access log and the upstream have about the case,
 // once the log is complete. A stream is logged when it has ended.
 func (s *oracleSide) collect(limit time.Duration) error {
 	var lines [][]string

@@ -14,8 +14,7 @@ type oracleCase struct {
 	request oracleRequest
 	// spared means that the fault does not apply to the request.
 	spared bool
-	// only is set where, by design, just one filter acts: native or ours.
-	// why is the
+	// only is set where, by design, just one filter acts: native or ours. why is the
 	// reason. Nothing else is compared then.
 	only, why string
 	// cluster, timeout and direct configure the route, as in envoytest.Route.
@@ -69,8 +68,7 @@ func (r oracleRequest) to(path string) oracleRequest { r.path = path; return r }
 // trailing is the same request with trailers.
 func (r oracleRequest) trailing(trailer http.Header) oracleRequest { r.trailer = trailer; return r }
 
-// oracleCases are compared with one request and a second one on its
-// connection,
+// oracleCases are compared with one request and a second one on its connection,
 // unless there is a script.
 var oracleCases = []oracleCase{
 	// Aborts by HTTP status.

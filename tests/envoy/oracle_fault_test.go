@@ -17,8 +17,7 @@ type oracleFault struct {
 	delay time.Duration
 	// ppm is the number of requests in a million that are faulted.
 	ppm int
-	// methods, path (exact) and headers restrict the fault to some of
-	// the requests
+	// methods, path (exact) and headers restrict the fault to some of the requests
 	// below the case's prefix.
 	methods []string
 	path    string

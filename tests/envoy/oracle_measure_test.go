@@ -14,8 +14,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleMeasured are the cases that are measured over many requests. In those
-// of
+// oracleMeasured are the cases that are measured over many requests. In those of
 // the rates Envoy responds itself, which is faster.
 var oracleMeasured = []oracleCase{
 	{name: "timing", fault: oracleDelay(50 * time.Millisecond)},
@@ -42,8 +41,8 @@ func (w *oracleWorld) loadBoth(t *testing.T, name string, l envoytest.Load) (rep
 	return reports
 }
 
-// checkTiming compares the configured delays with the measured ones.
-// Both sides take turns, so that a busy machine slows down both.
+// checkTiming compares the configured delays with the measured ones. Both sides
+// take turns, so that a busy machine slows down both.
 func (w *oracleWorld) checkTiming(t *testing.T) {
 	const times, asked = 41, 50 * time.Millisecond
 	var took [2][]time.Duration
@@ -74,8 +73,7 @@ func (w *oracleWorld) checkTiming(t *testing.T) {
 }
 
 // checkConcurrent runs many delays at the same time: that makes none of them
-// shorter,
-// and none waits for another.
+// shorter, and none waits for another.
 func (w *oracleWorld) checkConcurrent(t *testing.T) {
 	const requests, connections, asked = 400, 100, 250 * time.Millisecond
 	for i, report := range w.loadBoth(t, "side-by-side", envoytest.Load{Requests: requests, Connections: connections}) {
@@ -89,8 +87,9 @@ func (w *oracleWorld) checkConcurrent(t *testing.T) {
 	}
 }
 
-// checkRates compares how often faults happen. Each of the comparisons,
-// about thirty with those of checkDraws, fails by chance in one run of fifty million, so any of them in fewer than one run of a million.
+// checkRates compares how often faults happen. Each of the comparisons, about
+// thirty with those of checkDraws, fails by chance in one run of fifty million, so
+// any of them in fewer than one run of a million.
 func (w *oracleWorld) checkRates(t *testing.T) {
 	for _, rate := range []struct {
 		name     string
@@ -121,7 +120,8 @@ func (w *oracleWorld) checkRates(t *testing.T) {
 			}
 			oracleWithin(t, rate.name+" "+oracleSides[i], faults[i], rate.requests, rate.share)
 		}
-		// If both rates are equal, a fault is equally likely to be of either filter, and the more frequent faults are the more evenly they are divided.
+		// If both rates are equal, a fault is equally likely to be of either filter, and
+		// the more frequent faults are the more evenly they are divided.
 		if both := faults[0] + faults[1]; rate.share <= 0.5 {
 			oracleWithin(t, rate.name+", the native filter's part", faults[0], both, 0.5)
 		}
@@ -129,8 +129,9 @@ func (w *oracleWorld) checkRates(t *testing.T) {
 	}
 }
 
-// checkDraws checks what a random draw decides. The native filter draws separately for
-// the delay and the abort, as do two rules of ours; a single rule has one draw for both.
+// checkDraws checks what a random draw decides. The native filter draws separately
+// for the delay and the abort, as do two rules of ours; a single rule has one draw
+// for both.
 func (w *oracleWorld) checkDraws(t *testing.T) {
 	const requests = 2000
 	for _, c := range []struct {

@@ -16,11 +16,10 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleHangups are clients that disconnect. They run one after the other, so
-// that
-// the filters' gauges count nothing else. In each the delay is far longer than
-// the limit for the access log and for the filter to release the request: a
-// filter that keeps it until the delay's end fails.
+// oracleHangups are clients that disconnect. They run one after the other, so that
+// the filters' gauges count nothing else. In each the delay is far longer than the
+// limit for the access log and for the filter to release the request: a filter that
+// keeps it until the delay's end fails.
 var oracleHangups = []oracleCase{
 	{name: "hangup", fault: oracleDelay(time.Minute), script: (*oracleSide).hangUp, limit: 20 * time.Second},
 	{name: "hangup-post", fault: oracleDelay(time.Minute), request: oraclePost, script: (*oracleSide).hangUp, limit: 20 * time.Second},
@@ -128,7 +127,8 @@ func (s *oracleSide) read(reader *bufio.Reader, number int, method string) error
 	return nil
 }
 
-// askRaw sends a complete body, even if there is a response before its end, and then checks whether Envoy keeps the connection open.
+// askRaw sends a complete body, even if there is a response before its end, and
+// then checks whether Envoy keeps the connection open.
 func (s *oracleSide) askRaw() error {
 	body := s.c.request.body
 	return s.upload(body, len(body))
@@ -158,8 +158,7 @@ func (s *oracleSide) upload(body string, length int) error {
 	return s.behind(conn, reader, 10*time.Second)
 }
 
-// behind records what follows a response on a connection, and whether Envoy
-// closes
+// behind records what follows a response on a connection, and whether Envoy closes
 // it within a limit. If the response was sent before the request was complete,
 // Envoy does so after a second.
 func (s *oracleSide) behind(conn net.Conn, reader *bufio.Reader, limit time.Duration) error {

@@ -14,9 +14,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// TestAgainstEnvoysOwnFaultFilter compares our filter with Envoy's built-in
-// one. One
-// Envoy has the same faults twice: on one listener by envoy.filters.http.fault,
+// TestAgainstEnvoysOwnFaultFilter compares our filter with Envoy's built-in one.
+// One Envoy has the same faults twice: on one listener by envoy.filters.http.fault,
 // each on its own route, on the other by our filter, each as a policy that a daemon
 // serves from git. Both get the same requests. Everything observed by the client,
 // by the upstream and in the access log must be equal, except for what
@@ -59,8 +58,8 @@ type oracleWorld struct {
 // oracleSides are the names of the listeners.
 var oracleSides = [2]string{"native", "ours"}
 
-// oracleEarly is how much too early a delay may end, by side. Envoy's
-// timers count from when its event loop last read the clock, ours from the request.
+// oracleEarly is how much too early a delay may end, by side. Envoy's timers count
+// from when its event loop last read the clock, ours from the request.
 var oracleEarly = [2]time.Duration{10 * time.Millisecond, 0}
 
 // oracleStart starts Envoy with all cases on both listeners, and waits until
@@ -190,8 +189,7 @@ func (w *oracleWorld) compare(t *testing.T, c *oracleCase) {
 	}
 }
 
-// checkActed checks in the access log what each filter says that it
-// did, because
+// checkActed checks in the access log what each filter says that it did, because
 // both could do the same wrong thing.
 func (w *oracleWorld) checkActed(t *testing.T, c *oracleCase, native, ours map[string]string) {
 	t.Helper()

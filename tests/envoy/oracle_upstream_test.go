@@ -19,8 +19,7 @@ import (
 // oracleSideHeader says which listener a request came through.
 const oracleSideHeader = "X-Oracle-Side"
 
-// oracleUpstream is the upstream of both filters. It records each request,
-// and
+// oracleUpstream is the upstream of both filters. It records each request, and
 // responds with headers, a body and trailers that must arrive unchanged:
 //
 //   - ?status=N answers with that status;

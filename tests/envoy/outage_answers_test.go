@@ -13,42 +13,42 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// outage is one way in which a control plane fails.
+// outage is one kind of failure of a control plane.
 type outage struct {
 	what string
-	// answer is how it answers; nil: it takes no connections.
+	// answer handles each request; nil means that connections are refused.
 	answer func(http.ResponseWriter, *http.Request)
-	// silent: filters hear nothing, so they count no error before their time-out.
+	// silent means that filters get no response, so they count no error before their timeout.
 	silent bool
 }
 
-// emptyList, were it taken up, would end every fault.
+// emptyList would end every fault if a filter applied it.
 const emptyList = `{"policies":[]}`
 
 var outages = []outage{
 	{what: "refuses connections"},
-	{what: "says 500", answer: outageStatus(500, "no")},
-	{what: "says 503 as hfid does", answer: outageStatus(503, `{"error":{"code":"not_ready","message":"there is no verified set of policies yet"}}`)},
-	{what: "says 404", answer: outageStatus(404, "not here")},
-	{what: "says 200 without an ETag", answer: outageBody(http.Header{}, emptyList)},
-	{what: "says what is no JSON", answer: outageBody(outageTagged(), "<html>Welcome!</html>")},
-	{what: "says JSON that is no list", answer: outageBody(outageTagged(), `{"policies":null}`)},
-	{what: "speaks no HTTP", answer: outageRaw("220 mail.example.com ESMTP ready\r\n")},
-	{what: "breaks off in the body", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-Length: 1000\r\n\r\n" + emptyList)},
-	{what: "breaks off in a chunk", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + emptyList + "\r\n")},
-	{what: "breaks off in the headers", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-")},
-	{what: "says less than it has", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"less\"\r\nContent-Length: 10\r\n\r\n" + emptyList)},
-	{what: "says 500 at length", answer: outageStatus(500, strings.Repeat("x", 1<<20))},
-	{what: "says 6 MB", answer: outageLong(6_000_000, true)},
-	{what: "says 50 MB", answer: outageLong(50_000_000, true)},
-	{what: "says 50 MB without telling", answer: outageLong(50_000_000, false)},
-	{what: "never answers", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, silent: true},
-	{what: "answers drop by drop", answer: outageDrip, silent: true},
+	{what: "responds with 500", answer: outageStatus(500, "no")},
+	{what: "responds with 503 as hfid does", answer: outageStatus(503, `{"error":{"code":"not_ready","message":"there is no verified set of policies yet"}}`)},
+	{what: "responds with 404", answer: outageStatus(404, "not here")},
+	{what: "responds with 200 without an ETag", answer: outageBody(http.Header{}, emptyList)},
+	{what: "responds with something other than JSON", answer: outageBody(outageTagged(), "<html>Welcome!</html>")},
+	{what: "responds with JSON that is no list", answer: outageBody(outageTagged(), `{"policies":null}`)},
+	{what: "does not speak HTTP", answer: outageRaw("220 mail.example.com ESMTP ready\r\n")},
+	{what: "closes the connection in the body", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-Length: 1000\r\n\r\n" + emptyList)},
+	{what: "closes the connection in a chunk", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + emptyList + "\r\n")},
+	{what: "closes the connection in the headers", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-")},
+	{what: "announces less than it sends", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"less\"\r\nContent-Length: 10\r\n\r\n" + emptyList)},
+	{what: "responds with 500 and a long body", answer: outageStatus(500, strings.Repeat("x", 1<<20))},
+	{what: "responds with 6 MB", answer: outageLong(6_000_000, true)},
+	{what: "responds with 50 MB", answer: outageLong(50_000_000, true)},
+	{what: "responds with 50 MB without announcing it", answer: outageLong(50_000_000, false)},
+	{what: "never responds", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, silent: true},
+	{what: "responds byte by byte", answer: outageDrip, silent: true},
 }
 
-// Whatever the control plane answers, not one request fails
-// that no policy meant to fail, what was in force stays in force, and once the
-// control plane is well again its policies arrive, without a storm.
+// Whatever the control plane responds, no request fails that a policy does not
+// abort, and the policies in force stay in force. Once the control plane works
+// again its policies arrive, without a burst of requests.
 func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 	t.Parallel()
 	control := outageStart(t)
@@ -64,7 +64,7 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 		await(t, when+", "+tag+" in force in each VM", func() bool { return e.has("hfi", tag) })
 	}
 	inForce("at the start", `"v1:1"`)
-	calm, err := e.Memory()
+	initial, err := e.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 		}
 		lasted, during := time.Since(began), control.count()-asked
 		if most := vms * outageTries(lasted); during > most {
-			t.Errorf("a control plane that %s was asked %d times in %s, and %d would be the most", o.what, during, lasted, most)
+			t.Errorf("a control plane that %s got %d requests in %s; at most %d are allowed", o.what, during, lasted, most)
 		}
 		version++
 		tag := control.renew()
@@ -102,29 +102,29 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 		t.Logf("%s: %s, %d requests; Envoy's memory %d MiB before, %d after, peak so far %d", o.what, lasted.Round(time.Millisecond), during,
 			before.Resident>>20, after.Resident>>20, after.Peak>>20)
 	}
-	// Well again, each VM has one request waiting, and asks no more than that.
+	// Afterwards each VM has one waiting request, and sends no others.
 	asked := control.count()
-	time.Sleep(2 * time.Second) // of calm, in which no more may come
+	time.Sleep(2 * time.Second) // no further request may come
 	if more := control.count() - asked; more > vms {
-		t.Errorf("%d requests came in two seconds of calm", more)
+		t.Errorf("%d requests in two seconds without a change", more)
 	}
 	busy.end()
 	if panics := e.value(t, "hfi_panics_total"); panics != 0 {
 		t.Errorf("%v panics", panics)
 	}
-	// Envoy itself may buffer 32 MiB for each VM before the filter sees how long
-	// an answer is; it must not keep it.
+	// Envoy itself may buffer 32 MiB for each VM before the filter sees how long a
+	// response is; it must not keep it.
 	last := e.memory(t)
-	if grown := last.Peak - calm.Resident; grown > vms*64<<20 {
+	if grown := last.Peak - initial.Resident; grown > vms*64<<20 {
 		t.Errorf("Envoy's memory grew by %d MiB at most", grown>>20)
 	}
-	if grown := last.Resident - calm.Resident; grown > 96<<20 {
+	if grown := last.Resident - initial.Resident; grown > 96<<20 {
 		t.Errorf("Envoy kept %d MiB", grown>>20)
 	}
 }
 
-// outageFailures is how many errors each VM must count before an outage ends.
-// VMs that hear nothing count one only after half a minute.
+// outageFailures returns how many errors each VM must count before an outage ends.
+// VMs without a response count one only after half a minute.
 func outageFailures(o outage) int {
 	switch slow := testtool.Slow(); {
 	case o.silent && slow:
@@ -137,8 +137,8 @@ func outageFailures(o outage) int {
 	return 2
 }
 
-// outageTries is how often a VM may have asked, at the most, in an outage of
-// that length: with the pauses at their shortest, half of 250 ms, 500 ms and so on.
+// outageTries returns the maximum number of requests of a VM in an outage of that
+// length: with the pauses at their minimum, half of 250 ms, 500 ms and so on.
 func outageTries(lasted time.Duration) int {
 	tries, pause := 2, 125*time.Millisecond
 	for at := pause; at < lasted; at += pause {
@@ -157,7 +157,7 @@ func (s *sidecar) memory(t *testing.T) envoytest.Memory {
 	return memory
 }
 
-// value is a metric's value, summed over its labels.
+// value returns a metric's value, summed over its labels.
 func (s *sidecar) value(t *testing.T, metric string) float64 {
 	t.Helper()
 	stats, err := s.Stats()
@@ -186,7 +186,7 @@ func outageBody(header http.Header, body string) func(http.ResponseWriter, *http
 	}
 }
 
-// outageRaw writes some bytes on the connection and ends it.
+// outageRaw writes some bytes to the connection and closes it.
 func outageRaw(text string) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		connection, _, err := http.NewResponseController(w).Hijack()
@@ -201,12 +201,12 @@ func outageRaw(text string) func(http.ResponseWriter, *http.Request) {
 	}
 }
 
-// outageLong is an answer that would be good, and end every fault, but for its length.
-func outageLong(size int, told bool) func(http.ResponseWriter, *http.Request) {
+// outageLong is a response that would be valid, and end every fault, if it were not too long.
+func outageLong(size int, announced bool) func(http.ResponseWriter, *http.Request) {
 	const head, tail = `{"policies":[],"pad":"`, `"}`
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Etag", `"v1:long"`)
-		if told {
+		if announced {
 			w.Header().Set("Content-Length", fmt.Sprint(size))
 		}
 		_, _ = w.Write([]byte(head))
@@ -220,7 +220,7 @@ func outageLong(size int, told bool) func(http.ResponseWriter, *http.Request) {
 	}
 }
 
-// outageDrip writes a good answer so slowly that it never ends.
+// outageDrip writes a valid response so slowly that it never ends.
 func outageDrip(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Etag", `"v1:drip"`)
 	w.Header().Set("Content-Length", "100000")

@@ -15,30 +15,29 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// outageControl plays the daemon towards filters, well or as badly as a test
-// wants. Played well, it holds a request until there is something new, as the
-// daemon does.
+// outageControl is a fake control plane, which works or fails as a test wants. When
+// it works, it holds a request until there is something new, as the daemon does.
 type outageControl struct {
-	// address is HOST:PORT, the same over all outages.
+	// address is HOST:PORT. It stays the same over all outages.
 	address string
 
 	server *http.Server
 	served chan error
 
 	mu sync.Mutex
-	// version numbers the policies; it is part of the ETag.
+	// version is the version of the policies, and part of the ETag.
 	version int
-	// policies is the list of policies in a version.
+	// policies returns the list of policies of a version.
 	policies func(version int) string
-	// bad is how requests are answered; nil: well.
+	// bad handles requests while the control plane fails; nil means that it works.
 	bad func(w http.ResponseWriter, r *http.Request)
-	// turned is closed when version or bad change, for waiting requests to look again.
+	// turned is closed when version or bad changes, to wake the waiting requests.
 	turned chan struct{}
 	// asked counts the requests.
 	asked int
 }
 
-// outageStart starts a control plane that behaves well.
+// outageStart starts a control plane that works.
 func outageStart(t testing.TB) *outageControl {
 	t.Helper()
 	c := &outageControl{address: testtool.FreeAddress(t), version: 1, policies: outagePolicies, turned: make(chan struct{})}
@@ -47,8 +46,8 @@ func outageStart(t testing.TB) *outageControl {
 	return c
 }
 
-// listen begins to take connections. The port is free, but the system may
-// take a moment to agree.
+// listen starts to accept connections. The kernel may take a moment to release the
+// port.
 func (c *outageControl) listen(t testing.TB) {
 	t.Helper()
 	var listener net.Listener
@@ -63,20 +62,20 @@ func (c *outageControl) listen(t testing.TB) {
 	go func() { served <- server.Serve(listener) }()
 }
 
-// refuse ends all connections and takes no more.
+// refuse closes all connections and accepts no more.
 func (c *outageControl) refuse(t testing.TB) {
 	if c.server == nil {
 		return
 	}
 	_ = c.server.Close()
 	if err := <-c.served; !errors.Is(err, http.ErrServerClosed) {
-		t.Errorf("the control plane ended by itself: %v", err)
+		t.Errorf("the control plane ended unexpectedly: %v", err)
 	}
 	c.server = nil
 }
 
-// behave sets how requests are answered from now on, those that wait
-// included, and gives how many there were so far.
+// behave sets how requests are handled from now on, including waiting ones, and
+// returns the number of requests so far.
 func (c *outageControl) behave(bad func(http.ResponseWriter, *http.Request)) (asked int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +84,7 @@ func (c *outageControl) behave(bad func(http.ResponseWriter, *http.Request)) (as
 	return c.asked
 }
 
-// renew changes the policies, and behaves well. It gives their ETag.
+// renew changes the policies, ends a failure, and returns the new ETag.
 func (c *outageControl) renew() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +94,7 @@ func (c *outageControl) renew() string {
 	return c.tag()
 }
 
-// serving changes what the lists of policies are, from a new version on.
+// serving replaces the lists of policies, with a new version.
 func (c *outageControl) serving(policies func(version int) string) (tag string) {
 	c.mu.Lock()
 	c.policies = policies
@@ -103,13 +102,13 @@ func (c *outageControl) serving(policies func(version int) string) (tag string) 
 	return c.renew()
 }
 
-// turn has the waiting requests look again. The caller holds the lock.
+// turn wakes the waiting requests. The caller holds the lock.
 func (c *outageControl) turn() {
 	close(c.turned)
 	c.turned = make(chan struct{})
 }
 
-// tag is the present policies' ETag. The caller holds the lock.
+// tag returns the current policies' ETag. The caller holds the lock.
 func (c *outageControl) tag() string { return fmt.Sprintf(`"v1:%d"`, c.version) }
 
 func (c *outageControl) count() int {
@@ -158,8 +157,8 @@ func (c *outageControl) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// misbehave answers badly. An answer that is not over when the behaviour
-// changes breaks off, as that of a process which is restarted.
+// misbehave responds with a failure. A response that is incomplete when the
+// behaviour changes is cut off, as by a restart of the process.
 func misbehave(w http.ResponseWriter, r *http.Request, turned <-chan struct{}, bad func(http.ResponseWriter, *http.Request)) {
 	ctx, cancel := context.WithCancel(r.Context())
 	var watch sync.WaitGroup
@@ -182,8 +181,9 @@ func misbehave(w http.ResponseWriter, r *http.Request, turned <-chan struct{}, b
 // outageDelay is the delay of /late.
 const outageDelay = 60 * time.Millisecond
 
-// outagePolicies is the list of policies in a version: all requests of /kept
-// are aborted and all of /late delayed, whatever the version; and /version-N is aborted.
+// outagePolicies returns the list of policies of a version: in each, requests for
+// /kept are aborted and those for /late delayed; in version N, those for /version-N
+// are aborted.
 func outagePolicies(version int) string {
 	return fmt.Sprintf(`{"policies":[
 {"metadata":{"name":"kept"},"spec":{"rules":[{"match":{"path":{"exact":"/kept"}},"fault":{"abort":{"status":418}}}]}},
@@ -192,8 +192,8 @@ func outagePolicies(version int) string {
 		outageDelay.Milliseconds(), version)
 }
 
-// outageLoad keeps an Envoy busy: with requests that no policy faults, with
-// some of policy "kept" and with some of policy "late".
+// outageLoad sends requests to an Envoy: some without a fault, some for policy
+// "kept" and some for policy "late".
 type outageLoad struct {
 	t       testing.TB
 	cancel  context.CancelFunc
@@ -202,17 +202,17 @@ type outageLoad struct {
 	mu      sync.Mutex
 }
 
-// outageRate is the requests in a second of each kind.
+// outageRate is the number of requests of each kind per second.
 const outageRate = 200
 
-// outageBusy begins. What the requests get is judged by end.
+// outageBusy starts a load. Its responses are checked by end.
 func outageBusy(t testing.TB, url string) *outageLoad {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &outageLoad{t: t, cancel: cancel, reports: map[string]*envoytest.Report{}}
 	for path, check := range map[string]func(int, http.Header, []byte, time.Duration) error{
 		"/ok": func(status int, header http.Header, body []byte, _ time.Duration) error {
 			if status != 200 || string(body) != "ok" || header.Get("X-Hfi-Fault") != "" {
-				return fmt.Errorf("no policy is for it: %d %v %q", status, header, body)
+				return fmt.Errorf("no policy applies to it: %d %v %q", status, header, body)
 			}
 			return nil
 		},
@@ -223,7 +223,7 @@ func outageBusy(t testing.TB, url string) *outageLoad {
 			return nil
 		},
 		"/late": func(status int, _ http.Header, _ []byte, elapsed time.Duration) error {
-			// The filter's clock and this one may differ by a moment.
+			// The filter's clock and this one may differ slightly.
 			if status != 200 || elapsed < outageDelay-5*time.Millisecond {
 				return fmt.Errorf("policy late is not in force: %d after %s", status, elapsed)
 			}
@@ -234,7 +234,7 @@ func outageBusy(t testing.TB, url string) *outageLoad {
 		l.work.Go(func() {
 			report, err := load.Run(ctx)
 			if !errors.Is(err, context.Canceled) {
-				t.Errorf("the load on %s ended by itself: %v", path, err)
+				t.Errorf("the load on %s ended unexpectedly: %v", path, err)
 			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -248,7 +248,7 @@ func outageBusy(t testing.TB, url string) *outageLoad {
 	return l
 }
 
-// end ends the load and fails the test for each request that did not get what it should.
+// end ends the load and fails the test for each wrong response.
 func (l *outageLoad) end() {
 	l.t.Helper()
 	l.cancel()
@@ -257,10 +257,10 @@ func (l *outageLoad) end() {
 		if report.Errors > 0 {
 			l.t.Errorf("%s: %s", path, report)
 		}
-		// A quarter of what was asked for: less would be no load.
+		// A quarter of the configured rate: less would be no load.
 		if least := report.Elapsed.Seconds() * outageRate / 4; float64(report.Answers()) < least {
-			l.t.Errorf("%s: only %d answers in %s: that shows little", path, report.Answers(), report.Elapsed)
+			l.t.Errorf("%s: only %d responses in %s: too few", path, report.Answers(), report.Elapsed)
 		}
-		l.t.Logf("%s: %d answers, %d errors", path, report.Answers(), report.Errors)
+		l.t.Logf("%s: %d responses, %d errors", path, report.Answers(), report.Errors)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// outageSettled are the policies that stay through the deaths of the real
-// daemon, beside one that changes: see outageLoad for what they do.
+// outageSettled returns the policies that stay while the real daemon crashes, and
+// one that changes: see outageLoad for what they do.
 func outageSettled(version int) []string {
 	return []string{
 		"metadata: {name: kept}\nspec: {rules: [{match: {path: {exact: /kept}}, fault: {abort: {status: 418}}}]}",
@@ -21,13 +21,13 @@ func outageSettled(version int) []string {
 	}
 }
 
-// With the real daemon: killed under load, away for a while,
-// restarted in a moment, stopped, and frozen, it takes nothing from what is in
-// force, and no request fails of it. After each life the next one is followed,
-// and knows the filter as current.
+// With the real daemon killed under load, absent for a while, restarted at once,
+// stopped, and frozen, the policies in force stay in force and no request fails.
+// After each restart the filter follows the new process, which reports it as
+// current.
 func TestDaemonCrashesFailNoRequest(t *testing.T) {
 	t.Parallel()
-	// Every life of the daemon is to listen on the same port.
+	// Every process of the daemon listens on the same port.
 	w := newWorld(t, "--listen", testtool.FreeAddress(t))
 	w.start(t, map[string]envoytest.Config{"frontend-1": {
 		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
@@ -36,13 +36,13 @@ func TestDaemonCrashesFailNoRequest(t *testing.T) {
 	e := w.envoys["frontend-1"]
 	w.push(t, outageSettled(1)...)
 	busy := outageBusy(t, e.URL())
-	// away is long enough for several requests of the filter in vain.
+	// away is long enough for several failed requests of the filter.
 	const away = 2 * time.Second
 	for i, death := range []struct {
 		what string
 		die  func()
 	}{
-		{"killed, and away for a while", func() {
+		{"killed, and absent for a while", func() {
 			w.daemon.Kill()
 			time.Sleep(away)
 			w.daemon.Start()

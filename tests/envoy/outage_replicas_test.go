@@ -15,9 +15,9 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// The fleet over real Envoys, and two replicas: both daemons, on one etcd,
-// tell the same of each sidecar, though its VMs' requests are balanced over
-// both; so they do when one is killed and when it is back. No request fails of it.
+// Two daemons on one etcd report the same for each real sidecar, although its VMs'
+// requests are balanced over both, also after one is killed and after it is back.
+// No request fails.
 func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
@@ -55,7 +55,7 @@ func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 			Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(t, settings())}}},
 		}))
 	}
-	// see waits until each daemon knows both sidecars as current, with the digest that it serves now.
+	// see waits until each daemon reports both sidecars as current, with the digest that it serves now.
 	see := func(what string, commit string, replicas ...string) {
 		t.Helper()
 		for _, d := range daemons {
@@ -85,7 +85,7 @@ func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 	for _, d := range daemons {
 		var here struct{ Filters []fleet.FilterSeen }
 		if d.JSON("/v1/filters?local=true", &here); len(here.Filters) != len(envoys) {
-			t.Errorf("requests are to be balanced over both replicas, but one alone has seen %+v", here.Filters)
+			t.Errorf("requests should be balanced over both replicas, but a single one has seen %+v", here.Filters)
 		}
 	}
 
@@ -110,7 +110,7 @@ func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 	fourth := repo.Commit("Four", files(4))
 	repo.Push()
 	see("the fourth commit", fourth, "one", "two")
-	// For longer than a filter may take between two requests, all stays well.
+	// Nothing is reported for longer than a filter may take between two requests.
 	testtool.Throughout(t, 10*time.Second, "all stays well", func() error {
 		for _, d := range daemons {
 			if f := d.Status().Filters; f.Silent > 0 {

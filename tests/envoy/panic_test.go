@@ -10,15 +10,15 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// A filter that panics, on each request, at the end of each
-// delay or on each answer of the control plane, fails no request, leaves none
-// waiting, keeps what is in force, asks for policies no more often for it, and
-// counts what happened. Once it is well again it goes on as before.
+// A filter that panics on each request, at the end of each delay or on each
+// response of the control plane fails no request, leaves none waiting, keeps its
+// policies in force, does not ask for policies more often, and counts the panics.
+// When the panics end it works as before.
 func TestPanicsFailNoRequest(t *testing.T) {
 	t.Parallel()
 	control := outageStart(t)
 	upstream := envoytest.RunUpstream(t)
-	// The main thread's VM has no requests, and so no panics.
+	// The main thread's VM gets no requests, so it has no panics.
 	const vms = 2
 	e := &sidecar{name: "frontend-1", vms: vms, Envoy: envoytest.Run(t, envoytest.Config{
 		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: vms - 1,
@@ -40,7 +40,7 @@ func TestPanicsFailNoRequest(t *testing.T) {
 		t.Helper()
 		report := load(t, envoytest.Load{Request: envoytest.Request{URL: e.URL() + path}, Requests: requests, Connections: 16})
 		if report.Statuses[status] != requests {
-			t.Errorf("%s, of %d requests of %s each should get %d: %s", when, requests, path, status, report)
+			t.Errorf("%s, each of %d requests for %s should get %d: %s", when, requests, path, status, report)
 		}
 	}
 
@@ -63,15 +63,15 @@ func TestPanicsFailNoRequest(t *testing.T) {
 	busy := outageBusy(t, e.URL())
 	began, asked := time.Now(), control.count()
 	tag := control.renew()
-	time.Sleep(4 * time.Second) // of answers that make it panic: it may ask so seldom, and no more seldom
+	time.Sleep(4 * time.Second) // of responses that make it panic: the filter must ask at least that often
 	lasted, during := time.Since(began), control.count()-asked
 	if most := vms * outageTries(lasted); during > most || during < 4 {
-		t.Errorf("the control plane was asked %d times in %s, and %d would be the most", during, lasted, most)
+		t.Errorf("the control plane got %d requests in %s; at most %d are allowed", during, lasted, most)
 	}
 	if got := panics() - before; got < 3 || got > float64(during) {
-		t.Errorf("%v panics on the answers to %d requests are counted", got, during)
+		t.Errorf("%v panics on the responses to %d requests are counted", got, during)
 	}
-	expect("with a panic on each answer", "/version-1", 50, 410)
+	expect("with a panic on each response", "/version-1", 50, 410)
 	busy.end()
 
 	panicAt("none")
@@ -79,9 +79,9 @@ func TestPanicsFailNoRequest(t *testing.T) {
 	expect("well again", "/version-2", 50, 410)
 	expect("well again", "/version-1", 50, 200)
 	asked, before = control.count(), panics()
-	time.Sleep(2 * time.Second) // of calm, in which no more may come
+	time.Sleep(2 * time.Second) // no further request may come
 	if more := control.count() - asked; more > vms {
-		t.Errorf("%d requests came in two seconds of calm", more)
+		t.Errorf("%d requests in two seconds without a change", more)
 	}
 	if got := panics() - before; got != 0 {
 		t.Errorf("%v more panics", got)

@@ -14,10 +14,10 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// The module is reproducible. One that a user builds by make, from a copy
-// of the sources in another folder and out of any repository, has the same
-// bytes as one that is built here. It is compiled from nothing, the standard
-// library too.
+// The module is reproducible: a build with make, from a copy of the sources in
+// another folder and outside of any repository, has the same bytes as one that is
+// built here. Everything is compiled without a cache, including the standard
+// library.
 func TestTheModuleIsReproducible(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
@@ -41,7 +41,7 @@ func TestTheModuleIsReproducible(t *testing.T) {
 	command := exec.CommandContext(ctx, "make", "filter", "BIN=out")
 	command.Dir = folder
 	for _, setting := range os.Environ() {
-		// Those of a make that runs these tests are not for this one.
+		// The variables of a make that runs these tests must not affect this one.
 		if name, _, _ := strings.Cut(setting, "="); name != "MAKEFLAGS" && name != "MAKELEVEL" && name != "MFLAGS" && name != "GOFLAGS" {
 			command.Env = append(command.Env, setting)
 		}
@@ -59,7 +59,7 @@ func TestTheModuleIsReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(there, here) {
-		t.Errorf("the module has %d bytes when built there, %d here, and they differ", len(there), len(here))
+		t.Errorf("the builds differ: %d bytes there, %d here", len(there), len(here))
 	}
 	if bytes.Contains(here, []byte(testtool.Root())) || bytes.Contains(there, []byte(folder)) {
 		t.Error("the module names the folder that it was built in")

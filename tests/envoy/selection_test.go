@@ -8,11 +8,11 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// The filter, too, decides whom a policy is for. A control plane that sends
-// frontend what is for productcatalog, or for frontend in another namespace,
-// faults nothing there, and what else it sends applies. The filters ask it as
-// the page on the filter says: outside Istio, an Envoy's cluster has the
-// address as its name, or the host alone.
+// The filter selects policies too. If a control plane sends frontend a policy for
+// productcatalog, or for frontend in another namespace, the filter ignores that
+// policy and applies the others. The filters are configured as filter/README.md
+// says: outside Istio, the name of the control plane's cluster in Envoy is its
+// address, or the host alone.
 func TestFilterIgnoresPoliciesForOtherWorkloads(t *testing.T) {
 	t.Parallel()
 	control := outageStart(t)

@@ -14,8 +14,8 @@ import (
 )
 
 // soakPushes changes policy "changing" in a repository ten times a second, one
-// commit each, through one git process: starting git for each of them would
-// take more of the machine than what is under test.
+// commit each, through one git process: starting git for each would take more CPU
+// time than the code under test.
 type soakPushes struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -23,10 +23,10 @@ type soakPushes struct {
 	err     error
 }
 
-// soakEvery is the time from one change to the next.
+// soakEvery is the interval between changes.
 const soakEvery = 100 * time.Millisecond
 
-// soakPush begins, on what is at the head of main.
+// soakPush starts the changes, on top of the head of main.
 func soakPush(t *testing.T, repo *gittest.Repo) *soakPushes {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -69,18 +69,18 @@ func (p *soakPushes) run(ctx context.Context, input io.Writer) error {
 		case <-ticker.C:
 		}
 		policy, message := soakChanging(p.commits), fmt.Sprintf("Change %d", p.commits)
-		// What "checkpoint" does is what a push does: objects, then the branch.
+		// "checkpoint" does what a push does: it writes objects, then the branch.
 		_, err := fmt.Fprintf(input, "commit refs/heads/main\ncommitter Ada Tester <ada@example.com> %d +0000\ndata %d\n%s\nfrom refs/heads/main^0\nM 100644 inline policies/changing.yaml\ndata %d\n%s\ncheckpoint\n",
 			time.Now().Unix(), len(message), message, len(policy), policy)
 		if err != nil {
-			return fmt.Errorf("telling git fast-import: %w", err)
+			return fmt.Errorf("writing to git fast-import: %w", err)
 		}
 		p.commits++
 	}
 }
 
-// end ends the changes and waits until the last of them is written; it gives
-// their number.
+// end ends the changes, waits until the last one is written, and returns their
+// number.
 func (p *soakPushes) end(t *testing.T) int {
 	t.Helper()
 	p.cancel()
@@ -95,8 +95,8 @@ func (p *soakPushes) end(t *testing.T) int {
 	return p.commits
 }
 
-// soakChanging is the policy that changes, in one of its versions: it aborts
-// /changing with one status or another, or, every third time, nothing at all.
+// soakChanging returns a version of the policy that changes: it aborts /changing
+// with one of two statuses or, in every third version, nothing.
 func soakChanging(version int) string {
 	match, status := "/changing", 410
 	switch version % 3 {

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// soakRequests is the full size; otherwise the soak ends after soakShort.
+	// soakRequests is the full size; in a short run the soak ends after soakShort.
 	soakRequests = 2_000_000
 	soakShort    = 10 * time.Second
-	// soakLimit is far more than it takes where nothing else runs.
+	// soakLimit is far more than it takes on an idle machine.
 	soakLimit = 15 * time.Minute
 	soakDelay = 20 * time.Millisecond
 	// soakGrowth is how much more memory Envoy may hold in the last quarter of the
@@ -26,7 +26,7 @@ const (
 	soakGrowth = 12 << 20
 )
 
-// soakSteady are the policies that stay, whatever the others do.
+// soakSteady are the policies that do not change.
 var soakSteady = []string{
 	"metadata: {name: kept}\nspec: {rules: [{match: {path: {exact: /kept}}, fault: {abort: {status: 418}}}]}",
 	"metadata: {name: share}\nspec: {rules: [{match: {path: {exact: /share}}, fault: {abort: {status: 503}, percentage: 50}}]}",
@@ -37,8 +37,8 @@ var soakSteady = []string{
 // soakPath is a load on one path.
 type soakPath struct {
 	path string
-	// share is its part of all requests, in percent; 0 means that it goes on
-	// beside the others at a low rate.
+	// share is its part of all requests, in percent; 0 means that it runs beside the
+	// others at a low rate.
 	share int
 	rate  float64
 	check func(status int, fault string, elapsed time.Duration) bool
@@ -46,7 +46,7 @@ type soakPath struct {
 
 var soakPaths = []soakPath{
 	{path: "/ok", share: 15, check: func(status int, fault string, _ time.Duration) bool { return status == 200 && fault == "" }},
-	// Envoy answers these itself, once the filter has let them pass: an upstream would only take the processor.
+	// Envoy responds to these itself, after the filter: an upstream would only take CPU time.
 	{path: "/direct", share: 35, check: func(status int, fault string, _ time.Duration) bool { return status == 204 && fault == "" }},
 	{path: "/kept", share: 30, check: func(status int, fault string, _ time.Duration) bool { return status == 418 && fault == "kept" }},
 	{path: "/changing", share: 10, check: func(status int, fault string, _ time.Duration) bool {
@@ -56,14 +56,14 @@ var soakPaths = []soakPath{
 		return status == 200 && fault == "" || status == 503 && fault == "share"
 	}},
 	{path: "/late", rate: 100, check: func(status int, fault string, elapsed time.Duration) bool {
-		// The filter's clock and this one may differ by a moment.
+		// The filter's clock and this one may differ slightly.
 		return status == 200 && fault == "" && elapsed > soakDelay-5*time.Millisecond
 	}},
 }
 
-// Two million requests with policies changing by git ten times a second: not
-// one fails that no policy meant to fail, Envoy's memory is flat after
-// warm-up, and no paused stream is left, of those neither whose clients hung up.
+// In two million requests, with policies changing in git ten times a second, none
+// fails that a policy does not abort. Envoy's memory does not grow after warm-up,
+// and no paused stream is left, not even one whose client has disconnected.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -99,10 +99,10 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	changes := (e.value(t, "hfi_config_updates_total") - updates) / float64(e.vms)
-	t.Logf("%d requests in %s (%.0f a second), %d errors; %d commits (%.1f a second), of which each VM put %.0f in force",
+	t.Logf("%d requests in %s (%.0f a second), %d errors; %d commits (%.1f a second), of which each VM applied %.0f",
 		total, elapsed.Round(time.Second), float64(total)/elapsed.Seconds(), errors, commits, float64(commits)/elapsed.Seconds(), changes)
 	if changing := reports["/changing"].Statuses; changing[200] == 0 || changing[410] == 0 || changing[503] == 0 {
-		t.Errorf("policy changing did not: %v", changing)
+		t.Errorf("policy changing did not change: %v", changing)
 	}
 	if perSecond := changes / elapsed.Seconds(); perSecond < 2 {
 		t.Errorf("only %.1f changes a second reached the filter", perSecond)
@@ -114,8 +114,8 @@ func TestSoak(t *testing.T) {
 	soakLeavesNothing(t, e)
 }
 
-// soakLeavesNothing checks that all streams have ended, and nothing went wrong
-// that no request could show.
+// soakLeavesNothing checks that all streams have ended, and that no metric counts
+// an error.
 func soakLeavesNothing(t *testing.T, e *sidecar) {
 	t.Helper()
 	const active = "envoy_http_downstream_rq_active"
@@ -135,8 +135,8 @@ func soakLeavesNothing(t *testing.T, e *sidecar) {
 	}
 }
 
-// soakLoad sends all requests, and lets some clients hang up in mid-delay
-// meanwhile. It gives the reports by path.
+// soakLoad sends all requests, while other clients disconnect in the middle of a
+// delay. It returns the reports by path.
 func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -178,20 +178,20 @@ func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
 	return reports
 }
 
-// soakHangUps lets clients hang up in mid-delay until the context ends.
+// soakHangUps sends requests that disconnect in the middle of a delay, until the context ends.
 func soakHangUps(ctx context.Context, t *testing.T, url string) {
 	c := envoytest.NewClient(false)
 	defer c.Close()
 	for ctx.Err() == nil {
 		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 		if answer, err := c.Get(short, url); err == nil {
-			t.Errorf("a request that is held back got %d", answer.Status)
+			t.Errorf("a request that should be delayed got %d", answer.Status)
 		}
 		cancel()
 	}
 }
 
-// soakMemory is what Envoy held in memory over the soak.
+// soakMemory is Envoy's memory use during the soak.
 type soakMemory struct {
 	stop     chan struct{}
 	done     chan struct{}
@@ -199,7 +199,7 @@ type soakMemory struct {
 	err      error
 }
 
-// soakWatch notes Envoy's resident memory four times a second.
+// soakWatch records Envoy's resident memory four times a second.
 func soakWatch(t *testing.T, e *sidecar) *soakMemory {
 	m := &soakMemory{stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
@@ -241,13 +241,13 @@ func (m *soakMemory) end(t *testing.T) *soakMemory {
 	return m
 }
 
-// judge compares the most memory in the second quarter, when all is warm, with
-// the most in the last one: a leak of six bytes a request would show.
+// judge compares the maximum memory in the second quarter, after warm-up, with that
+// in the last one: a leak of six bytes a request would show.
 func (m *soakMemory) judge(t *testing.T) {
 	t.Helper()
 	quarter := len(m.resident) / 4
 	if quarter == 0 {
-		t.Fatal("the soak was too short to say anything of memory")
+		t.Fatal("the soak was too short to measure memory")
 	}
 	var most [4]int64
 	for i := range most {

@@ -11,7 +11,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// faulting is a policy for any workload that faults each request for /NAME.
+// faulting returns a policy for any workload that faults each request for /NAME.
 func faulting(name, fault string) string {
 	return `
 metadata: {name: ` + name + `}
@@ -19,8 +19,9 @@ spec:
   rules: [{match: {path: {exact: /` + name + `}}, fault: ` + fault + `}]`
 }
 
-// An abort answers in the upstream's place: status, body and headers are the
-// policy's. One that follows a delay comes when that is over.
+// An abort responds instead of the upstream, with the policy's status, body and
+//
+// headers. An abort after a delay comes when the delay is over.
 func TestAnAbortAnswersInTheUpstreamsPlace(t *testing.T) {
 	w := mesh(t)
 	w.push(t,
@@ -48,8 +49,9 @@ func TestAnAbortAnswersInTheUpstreamsPlace(t *testing.T) {
 	}
 }
 
-// A gRPC request that is aborted gets HTTP 200 and the gRPC status, a plain one
-// the HTTP status that stands for it.
+// A gRPC request that is aborted gets HTTP 200 and the gRPC status, a plain request
+//
+// the HTTP status that corresponds to it.
 func TestAnAbortByGRPCStatus(t *testing.T) {
 	w := mesh(t)
 	statuses := map[int]int{1: 499, 4: 504, 5: 404, 7: 403, 8: 429, 14: 503, 16: 401}
@@ -82,7 +84,7 @@ func TestAnAbortByGRPCStatus(t *testing.T) {
 	if answer, got, _ := call("/later"); answer.Status != 200 || got != "14" || answer.Elapsed < 200*time.Millisecond {
 		t.Errorf("after a delay: %d with gRPC status %q after %s", answer.Status, got, answer.Elapsed)
 	}
-	// 503 is UNAVAILABLE, by gRPC's own table.
+	// 503 is UNAVAILABLE in gRPC's table.
 	if answer, got, _ := call("/by-http"); answer.Status != 200 || got != "14" {
 		t.Errorf("an abort with 503: a call gets %d with gRPC status %q", answer.Status, got)
 	}
@@ -91,8 +93,8 @@ func TestAnAbortByGRPCStatus(t *testing.T) {
 	}
 }
 
-// Of several policies that apply, the longest delay and the first abort, by
-// the policies' names, are carried out.
+// If several policies apply, the longest delay and the first abort in the order of
+// the policies' names are injected.
 func TestPoliciesCompose(t *testing.T) {
 	w := mesh(t)
 	on := func(name, path, fault string) string {
@@ -117,42 +119,42 @@ spec:
 	}
 }
 
-// After expires_at the filter stops by itself: nothing is pushed, and it gets no update.
+// After expires_at the filter stops the fault by itself, without a push or an update.
 func TestAPolicyExpiresByItself(t *testing.T) {
 	w := mesh(t)
 	e := w.envoys["frontend-1"]
-	for life := 3 * time.Second; ; life *= 4 {
-		expires := time.Now().Add(life)
+	for lifetime := 3 * time.Second; ; lifetime *= 4 {
+		expires := time.Now().Add(lifetime)
 		w.push(t, `
 metadata: {name: brief}
 spec:
   expires_at: `+expires.UTC().Format("2006-01-02T15:04:05.000Z")+`
   rules: [{fault: {abort: {status: 418}}}]`)
 		before, updates := getOnce(t, e.URL()).Status, len(e.updates("hfi"))
-		if !time.Now().Before(expires) && life < time.Minute {
-			continue // The machine was too slow to see it in force.
+		if !time.Now().Before(expires) && lifetime < time.Minute {
+			continue // The machine was too slow to see the policy in force.
 		}
 		if before != 418 {
 			t.Fatalf("before it expires: status %d", before)
 		}
 		c := client(t, false)
-		testtool.Within(t, time.Until(expires)+testtool.Patience/2, "it ends", func() error {
+		testtool.Within(t, time.Until(expires)+testtool.Patience/2, "the policy to expire", func() error {
 			if status := get(t, c, e.URL()).Status; status == 418 {
-				return errors.New("it still is in force")
+				return errors.New("it is still in force")
 			}
 			return nil
 		})
 		if time.Now().Before(expires) {
-			t.Error("it ended before its time")
+			t.Error("it expired too early")
 		}
 		if more := len(e.updates("hfi")) - updates; more != 0 {
-			t.Errorf("the filter was told %d times meanwhile", more)
+			t.Errorf("the filter got %d updates", more)
 		}
 		return
 	}
 }
 
-// A dry run is counted and not done. It keeps no other policy from its fault.
+// A dry run is counted and not injected. It does not affect other policies.
 func TestADryRunIsCountedAndNotDone(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
@@ -170,7 +172,7 @@ spec:
 		}
 	}
 	if answer := get(t, c, e.URL()+"/dry-and-real"); answer.Status != 418 {
-		t.Errorf("beside a dry run: status %d", answer.Status)
+		t.Errorf("with a dry run and another policy: status %d", answer.Status)
 	}
 	after := w.stats(t, "frontend-1")
 	for name, want := range map[string]float64{

@@ -14,8 +14,8 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// A delay of 100 ms is never short, and as precise as that of Envoy's own
-// fault filter in the same Envoy at the same time.
+// A delay of 100 ms is never too short, and as precise as that of Envoy's own fault
+// filter in the same Envoy at the same time.
 func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("ok", `{delay_ms: 100}`))
@@ -38,7 +38,7 @@ func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
 	}
 	group.Wait()
 	ours, native := reports["main"], reports["native"]
-	t.Logf("%s asked; ours: %s; native: %s", nativeDelay, ours, native)
+	t.Logf("delay %s; ours: %s; native: %s", nativeDelay, ours, native)
 	if early := ours.Answers() - ours.Slower(nativeDelay); early != 0 || ours.Statuses[200] != 240 {
 		t.Errorf("%d delays ended early: %s", early, ours)
 	}
@@ -47,9 +47,10 @@ func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
 	}
 }
 
-// A client that hangs up in mid-delay leaves nothing behind: no paused stream,
-// no stream of Envoy's, no request to the upstream; nor does an HTTP/2 stream
-// that is reset, whose connection stays of use.
+// A client that disconnects during a delay leaves nothing behind: no paused stream,
+//
+// no stream in Envoy, no request to the upstream. The same holds for an HTTP/2
+// stream that is reset, and its connection stays usable.
 func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("hang", `{delay_ms: 600000}`), faulting("hang-abort", `{delay_ms: 600000, abort: {status: 503}}`))
@@ -73,7 +74,7 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 			for range clients {
 				group.Go(func() {
 					if answer, err := caller.Get(ctx, e.URL()+c.path); err == nil {
-						t.Errorf("a request that should be held back is answered: %d", answer.Status)
+						t.Errorf("a request that should be delayed got %d", answer.Status)
 					}
 				})
 			}
@@ -96,20 +97,20 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 				t.Errorf("the upstream saw %d of the requests", seen)
 			}
 			if more := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total") - aborts; more != 0 {
-				t.Errorf("%v aborts of nobody are counted", more)
+				t.Errorf("%v aborts without a client are counted", more)
 			}
 		})
 	}
 }
 
-// What a client sends while its request is delayed waits too, and then
-// arrives whole: a body sent at once, and one that comes piece by piece.
+// A body that a client sends during the delay waits too, and then arrives complete,
+// whether it is sent at once or piece by piece.
 func TestABodyWaitsForTheEndOfTheDelay(t *testing.T) {
 	w := mesh(t)
 	const delay = 700 * time.Millisecond
 	w.push(t, faulting("upload", `{delay_ms: 700}`))
 	e := w.envoys["frontend-1"]
-	// More than Envoy buffers for a request: it must let the client wait, and not refuse the request.
+	// More than Envoy buffers for a request: it must make the client wait, and not reject the request.
 	large := bytes.Repeat([]byte("0123456789abcdef"), 4<<20>>4)
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 		for _, c := range []struct {
@@ -162,7 +163,7 @@ func TestABodyWaitsForTheEndOfTheDelay(t *testing.T) {
 	}
 }
 
-// pieces gives a text again and again, with a gap after each.
+// pieces returns a text several times, with a gap after each.
 func pieces(ctx context.Context, text string, count int, gap time.Duration) io.Reader {
 	reader, writer := io.Pipe()
 	go func() {
@@ -170,14 +171,14 @@ func pieces(ctx context.Context, text string, count int, gap time.Duration) io.R
 			if _, err := io.WriteString(writer, text); err != nil || ctx.Err() != nil {
 				break
 			}
-			time.Sleep(gap) // the body comes as slowly as the case has it
+			time.Sleep(gap) // the body is as slow as the case says
 		}
 		writer.Close()
 	}()
 	return reader
 }
 
-// The setting max_delay cuts delays down to it, and the log says so.
+// The setting max_delay limits delays, and the log says so.
 func TestMaxDelayCutsDelays(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("endless", `{delay_ms: 3600000}`))
