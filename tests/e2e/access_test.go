@@ -19,7 +19,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// put writes a file that a flag names, and gives its path.
+// put writes a file for a flag, and returns its path.
 func put(t *testing.T, path, text string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -37,7 +37,7 @@ func textOf(t *testing.T, path string) string {
 	return string(text)
 }
 
-// keepsSecret fails the test if a daemon's log or one of its answers holds a secret.
+// keepsSecret fails the test if a daemon's log or one of its responses contains a secret.
 func keepsSecret(t *testing.T, d *hfidtest.Daemon, secrets ...string) {
 	t.Helper()
 	places := map[string]string{"the log": textOf(t, d.LogFile)}
@@ -46,18 +46,18 @@ func keepsSecret(t *testing.T, d *hfidtest.Daemon, secrets ...string) {
 	}
 	for where, text := range places {
 		if len(text) == 0 {
-			t.Errorf("%s is empty: nothing can be said of it", where)
+			t.Errorf("%s is empty, so it cannot be checked", where)
 		}
 		for _, secret := range secrets {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s holds the secret %q:\n%s", where, secret, text)
+				t.Errorf("%s contains the secret %q:\n%s", where, secret, text)
 			}
 		}
 	}
 }
 
-// refusedBy are the fields of a daemon that a git server has let see nothing
-// yet, and that a person must help.
+// refusedBy returns the fields of a daemon that a git server has refused since its
+// start, so that a person must act.
 func refusedBy(reason string) fields {
 	return fields{
 		"source.reachable": false, "source.last_seen_at": null, "source.last_attempted_revision": null,
@@ -67,15 +67,15 @@ func refusedBy(reason string) fields {
 	}
 }
 
-// A remote over HTTPS, by hfid's flags: each thing that is wrong is told as
-// what it is and mended in its file, without a restart; a push is found by
-// looking, as nobody tells of it; and no secret is told to anyone.
+// A remote over HTTPS, configured by hfid's flags: each problem is reported for
+// what it is, and is solved by a change of its file without a restart. A push is
+// found by polling, without a webhook. No secret is in a log or a response.
 func TestRemoteOverHTTPS(t *testing.T) {
 	t.Parallel()
 	const wrong, right = "a-wr0ng-secret", "the-r1ght-secret"
 	for name, c := range map[string]struct {
 		server gittest.HTTP
-		// flags are followed by the file with the secret.
+		// flags precede the file with the secret.
 		flags []string
 		user  string
 	}{
@@ -92,25 +92,25 @@ func TestRemoteOverHTTPS(t *testing.T) {
 			put(t, secret, wrong+"\n")
 			d := hfidtest.New(t, server.URL, append(c.flags, secret, "--git-ca-file", ca, "--interval", "1s", "--log-level", "debug")...)
 			d.Start()
-			seeStatus(t, d, "a server that nobody vouches for", refusedBy("CertificateInvalid").with(fields{"source.url": server.URL}))
+			seeStatus(t, d, "a server with an unknown certificate authority", refusedBy("CertificateInvalid").with(fields{"source.url": server.URL}))
 			put(t, ca, textOf(t, server.CAFile))
 			seeStatus(t, d, "a wrong secret", refusedBy("AuthenticationFailed"))
 			put(t, secret, right+"\n")
 			seeStatus(t, d, "all right", synced(first, 1).with(fields{"source.url": server.URL}))
 			second := commit(repo, "Two", files(500, "a", "b"))
-			seeStatus(t, d, "a push that nobody told of", synced(second, 2))
+			seeStatus(t, d, "a push without a webhook", synced(second, 2))
 			wantNames(t, "served", servedNames(d), "a", "b")
-			// In use now, and refused: the server no longer takes it.
+			// It was accepted before, and now the server refuses it.
 			put(t, secret, wrong+"\n")
-			seeStatus(t, d, "a secret that was changed", fields{"source.reachable": false, "source.error.reason": "AuthenticationFailed", "sync.last_applied_revision.commit": second})
+			seeStatus(t, d, "a changed secret", fields{"source.reachable": false, "source.error.reason": "AuthenticationFailed", "sync.last_applied_revision.commit": second})
 			keepsSecret(t, d, wrong, right,
 				base64.StdEncoding.EncodeToString([]byte(c.user+":"+wrong)), base64.StdEncoding.EncodeToString([]byte(c.user+":"+right)))
 		})
 	}
 }
 
-// A remote over SSH, by hfid's flags: a host whose key changed is not
-// trusted, nor is a stranger's key let in; a push is found by looking.
+// A remote over SSH, configured by hfid's flags: a host whose key has changed is
+// not trusted, an unknown client key is refused, and a push is found by polling.
 func TestRemoteOverSSH(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -123,11 +123,11 @@ func TestRemoteOverSSH(t *testing.T) {
 	d.Start()
 	seeStatus(t, d, "another host", refusedBy("HostKeyChanged"))
 	put(t, hosts, textOf(t, server.KnownHostsFile))
-	seeStatus(t, d, "a stranger's key", refusedBy("AuthenticationFailed"))
+	seeStatus(t, d, "an unknown client key", refusedBy("AuthenticationFailed"))
 	put(t, key, textOf(t, server.KeyFile))
 	seeStatus(t, d, "all right", synced(first, 1).with(fields{"source.url": server.URL}))
 	second := commit(repo, "Two", files(500, "a", "b"))
-	seeStatus(t, d, "a push that nobody told of", synced(second, 2))
+	seeStatus(t, d, "a push without a webhook", synced(second, 2))
 	var secrets []string
 	for line := range strings.Lines(textOf(t, server.KeyFile) + textOf(t, server.RefusedKeyFile)) {
 		if line = strings.TrimSpace(line); !strings.HasPrefix(line, "-----") {
@@ -137,15 +137,15 @@ func TestRemoteOverSSH(t *testing.T) {
 	keepsSecret(t, d, secrets...)
 }
 
-// A webhook with a secret: who does not know it is refused and moves nothing;
-// signed as GitHub does it, or with the token that GitLab sends, it has git
-// looked at.
+// A webhook with a secret: a request without it is refused and has no effect. A
+// request that is signed as by GitHub, or has a token as from GitLab, triggers a
+// fetch.
 func TestWebhookSecret(t *testing.T) {
 	t.Parallel()
 	const secret = "the-webh00k-secret"
 	repo := gittest.New(t)
 	first := commit(repo, "One", files(500, "a"))
-	// Over HTTP and hourly: nothing is seen of a push unless somebody tells.
+	// Over HTTP and polled hourly: a push is not noticed without a webhook.
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
 	file := put(t, filepath.Join(t.TempDir(), "secret"), secret+"\n")
 	d := hfidtest.Run(t, server.URL, "--interval", "1h", "--webhook-secret-file", file, "--log-level", "debug")
@@ -180,46 +180,46 @@ func TestWebhookSecret(t *testing.T) {
 	second := commit(repo, "Two", files(500, "a", "b"))
 	before := server.Requests()
 	for name, c := range map[string][2]string{
-		"unsigned":         {},
-		"of another":       {"X-Hub-Signature-256", sign("another-secret")},
-		"half":             {"X-Hub-Signature-256", sign(secret)[:20]},
-		"unprefixed":       {"X-Hub-Signature-256", strings.TrimPrefix(sign(secret), "sha256=")},
-		"the wrong token":  {"X-Gitlab-Token", "another-secret"},
-		"a token with end": {"X-Gitlab-Token", secret + "x"},
+		"unsigned":        {},
+		"of another":      {"X-Hub-Signature-256", sign("another-secret")},
+		"half":            {"X-Hub-Signature-256", sign(secret)[:20]},
+		"unprefixed":      {"X-Hub-Signature-256", strings.TrimPrefix(sign(secret), "sha256=")},
+		"the wrong token": {"X-Gitlab-Token", "another-secret"},
+		"a longer token":  {"X-Gitlab-Token", secret + "x"},
 	} {
 		if status, text := send(c[0], c[1]); status != http.StatusForbidden || !strings.Contains(text, `"forbidden"`) {
-			t.Errorf("a webhook %s is answered %d: %s", name, status, text)
+			t.Errorf("a webhook %s gets %d: %s", name, status, text)
 		}
 	}
-	time.Sleep(2 * time.Second) // no look may follow
+	time.Sleep(2 * time.Second) // no fetch may follow
 	if after := server.Requests(); after != before {
-		t.Errorf("refused webhooks had git looked at: %d requests", after-before)
+		t.Errorf("refused webhooks caused %d requests to git", after-before)
 	}
 	if commit := d.Status().Sync.LastAppliedRevision.Commit; commit != first {
-		t.Errorf("refused webhooks had %s applied", commit)
+		t.Errorf("after refused webhooks %s is applied", commit)
 	}
 	if status, text := send("X-Hub-Signature-256", sign(secret)); status != http.StatusAccepted {
-		t.Errorf("a signed webhook is answered %d: %s", status, text)
+		t.Errorf("a signed webhook gets %d: %s", status, text)
 	}
 	d.WaitSynced(second)
 	third := commit(repo, "Three", files(500, "a", "b", "c"))
 	if status, text := send("X-Gitlab-Token", secret); status != http.StatusAccepted {
-		t.Errorf("a webhook with the token is answered %d: %s", status, text)
+		t.Errorf("a webhook with the token gets %d: %s", status, text)
 	}
 	d.WaitSynced(third)
 
-	// A secret that cannot be had lets nobody in.
+	// If the secret cannot be read, every webhook is refused.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	if status, text := send("X-Hub-Signature-256", sign(secret)); status != http.StatusServiceUnavailable {
-		t.Errorf("with the secret's file gone, a webhook is answered %d: %s", status, text)
+		t.Errorf("without the secret's file, a webhook gets %d: %s", status, text)
 	}
 	keepsSecret(t, d, secret)
 }
 
-// An external etcd with TLS, certificates for clients and a user, by hfid's
-// flags; a wrong password is told as that, and no password is told.
+// An external etcd with TLS, client certificates and a user, configured by hfid's
+// flags. A wrong password is reported as such, without the password.
 func TestEtcdWithTLSAndAUser(t *testing.T) {
 	t.Parallel()
 	const wrong = "a-wr0ng-passw0rd"

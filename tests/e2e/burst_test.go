@@ -17,7 +17,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// metric adds up the values of a metric, whatever its labels.
+// metric returns the sum of a metric over all labels.
 func metric(t *testing.T, d *hfidtest.Daemon, name string) (sum float64) {
 	t.Helper()
 	found := false
@@ -38,9 +38,9 @@ func metric(t *testing.T, d *hfidtest.Daemon, name string) (sum float64) {
 	return sum
 }
 
-// Two hundred pushes in a moment, each of another policy, are fewer runs, and
-// just one if they are over before the daemon looks: a run takes up where the
-// branch is then, and what it passed over is never applied.
+// Two hundred pushes in a short time, each of another policy, cause fewer runs, and
+// just one if they are over before the daemon fetches: a run applies the branch's
+// current head, and skips the commits before it.
 func TestABurstOfPushesIsOneRun(t *testing.T) {
 	t.Parallel()
 	const pushes = 200
@@ -51,7 +51,7 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 		hashes = append(hashes, repo.Commit(fmt.Sprint("Push ", i), files(i+1, "a")))
 	}
 	repo.Git("push", "-q", "origin", "HEAD:refs/heads/elsewhere")
-	// Hourly: a push is seen by the file system's word alone.
+	// Polled hourly: a push is noticed by file system notification only.
 	d := hfidtest.Run(t, repo.Bare(), "--interval", "1h")
 	d.WaitSynced(first)
 	burst := func(hashes []string) {
@@ -62,7 +62,7 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 		}
 		gittest.Input(t, repo.Bare(), moves.String(), "update-ref", "--stdin")
 	}
-	// settled is how many runs there have been, once a commit is applied and no run follows.
+	// settled returns the number of runs, once a commit is applied and no run follows.
 	settled := func(hash string) float64 {
 		t.Helper()
 		d.WaitSynced(hash)
@@ -73,12 +73,12 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 	before := settled(first)
 	burst(hashes[1:])
 	live := settled(hashes[pushes]) - before
-	// How many depends on which is faster, git or a run; one for each push it never is.
+	// The number depends on which is faster, git or a run. It is never one for each push.
 	if live < 1 || live >= pushes {
-		t.Errorf("%d pushes were %v runs", pushes, live)
+		t.Errorf("%d pushes caused %v runs", pushes, live)
 	}
 	if history := len(d.Status().History); history != 1+int(live) {
-		t.Errorf("%v runs made a history of %d", live, history)
+		t.Errorf("after %v runs the history has %d entries", live, history)
 	}
 
 	before += live
@@ -87,13 +87,13 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 	burst(hashes[1:])
 	d.Signal(syscall.SIGCONT)
 	if held := settled(first) - before; held != 1 {
-		t.Errorf("%d pushes that were over before the daemon looked were %v runs, want one", pushes, held)
+		t.Errorf("%d pushes that were over before the daemon fetched caused %v runs, want one", pushes, held)
 	}
-	t.Logf("%d pushes were %v runs", pushes, live)
+	t.Logf("%d pushes caused %v runs", pushes, live)
 }
 
-// Two hundred webhooks at once have git looked at a few times, and each is
-// answered at once.
+// Two hundred simultaneous webhooks cause a few fetches, and each gets a response
+// immediately.
 func TestABurstOfWebhooksIsAFewFetches(t *testing.T) {
 	t.Parallel()
 	const webhooks, most = 200, 10
@@ -122,20 +122,20 @@ func TestABurstOfWebhooksIsAFewFetches(t *testing.T) {
 	senders.Wait()
 	close(answers)
 	for answer := range answers {
-		t.Errorf("a webhook is answered %s", answer)
+		t.Errorf("a webhook gets %s", answer)
 	}
 	seeStatus(t, d, "the push", synced(second, 2))
-	time.Sleep(time.Second) // no look may follow
+	time.Sleep(time.Second) // no fetch may follow
 	triggers, runs, requests = metric(t, d, "hfi_triggers_total")-triggers, metric(t, d, "hfi_syncs_total")-runs, server.Requests()-requests
-	t.Logf("%d webhooks were %v triggers, %v runs, %d requests to git", webhooks, triggers, runs, requests)
+	t.Logf("%d webhooks caused %v triggers, %v runs and %d requests to git", webhooks, triggers, runs, requests)
 	if triggers < 1 || triggers > most {
-		t.Errorf("%d webhooks were %v triggers, want between 1 and %d", webhooks, triggers, most)
+		t.Errorf("%d webhooks caused %v triggers, want between 1 and %d", webhooks, triggers, most)
 	}
 	if runs != 1 {
 		t.Errorf("one push was applied in %v runs", runs)
 	}
-	// A look is one request or two, the fetch a few more.
+	// Listing the refs takes one or two requests, fetching a few more.
 	if requests > 3*most {
-		t.Errorf("%d webhooks were %d requests to git", webhooks, requests)
+		t.Errorf("%d webhooks caused %d requests to git", webhooks, requests)
 	}
 }

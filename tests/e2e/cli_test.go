@@ -14,7 +14,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// hfi runs the built command line in a folder, and gives its output and exit code.
+// hfi runs the built command line in a folder, and returns its output and exit code.
 func hfi(t *testing.T, d *hfidtest.Daemon, folder string, arguments ...string) (out string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.Patience)
@@ -30,7 +30,7 @@ func hfi(t *testing.T, d *hfidtest.Daemon, folder string, arguments ...string) (
 	return both.String(), command.ProcessState.ExitCode()
 }
 
-// want runs hfi and checks its exit code and that its output is like all patterns.
+// want runs hfi and checks its exit code and that its output matches all patterns.
 func want(t *testing.T, d *hfidtest.Daemon, folder string, code int, patterns []string, arguments ...string) {
 	t.Helper()
 	out, got := hfi(t, d, folder, arguments...)
@@ -44,9 +44,9 @@ func want(t *testing.T, d *hfidtest.Daemon, folder string, code int, patterns []
 	}
 }
 
-// A policy made with the command line is a commit and a push, and comes back
-// from the service, until the command line deletes it; a git revert
-// brings it back. What hfi says is held against HTTP and stock git.
+// A policy created with the command line is committed, pushed and served, until the
+// command line deletes it; git revert restores it. The output of hfi is compared
+// with HTTP responses and stock git.
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -72,7 +72,7 @@ func TestCommandLine(t *testing.T) {
 	want(t, d, work, 0, []string{applied[:12], first[:12]}, "history")
 	want(t, d, work, 0, nil, "wait", applied, "--timeout", "60s")
 
-	// What a commit would change, before it is pushed.
+	// The diff shows what a commit would change before it is pushed.
 	repo.Git("pull", "-q", "--ff-only", "origin", "main")
 	next := repo.Commit("Slow the cart", map[string]string{file("cart"): delay("cart", "cart", 900)})
 	want(t, d, work, 5, []string{"cart", "900"}, "diff", "HEAD", "--exit-code")
@@ -85,7 +85,7 @@ func TestCommandLine(t *testing.T) {
 	deleted := repo.Server("rev-parse", "main")
 	seeStatus(t, d, "deleted", synced(deleted, 1))
 	if answer := d.Get("/v1/policies/frontend-delay"); answer.Status != 404 {
-		t.Errorf("a deleted policy is answered with %d: %s", answer.Status, answer.Body)
+		t.Errorf("a deleted policy gets %d: %s", answer.Status, answer.Body)
 	}
 	wantNames(t, "etcd", keysIn(d.Etcdctl), "cart")
 
@@ -97,7 +97,7 @@ func TestCommandLine(t *testing.T) {
 	want(t, d, work, 0, []string{next[:7]}, "history")
 	seeStatus(t, d, "reverted", synced(back, 2).with(fields{"history.0.restores": next}))
 
-	// An invalid commit, pushed past the command line: waiting for it ends at once, with the reason.
+	// An invalid commit, pushed with git: waiting for it ends at once, with the reason.
 	bad := commit(repo, "Bad", map[string]string{file("cart"): "metadata: {name: cart}\n"})
 	began := time.Now()
 	want(t, d, work, 7, []string{"cart.yaml"}, "wait", bad, "--timeout", "60s")

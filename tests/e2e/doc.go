@@ -1,4 +1,4 @@
-// Package e2e holds hfid and hfi as they are run by their users: the built
-// programs, stock git pushing, stock etcd and etcdctl, and HTTP answers read
-// by the names that a curl user sees. It has tests only.
+// Package e2e tests hfid and hfi as users run them: the built programs, with stock
+// git, etcd and etcdctl. HTTP responses are checked by the field names in their
+// JSON, as a user of curl sees them. It has tests only.
 package e2e

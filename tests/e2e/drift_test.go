@@ -9,8 +9,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// What a stranger does with etcdctl is shown key by key, within a second, and
-// never served; told to heal, the daemon takes it back.
+// Writes with etcdctl are reported key by key, within a second, and never served.
+// With --drift heal the daemon reverts them.
 func TestDriftReportedThenHealed(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -20,8 +20,8 @@ func TestDriftReportedThenHealed(t *testing.T) {
 	seeStatus(t, d, "synced", synced(hash, 3))
 	before := served(d)
 
-	// A hundred milliseconds is the aim; the floor is a second. The best of three
-	// tells the daemon's time from that of a busy machine.
+	// The aim is a hundred milliseconds, the requirement a second. The best of three
+	// measurements excludes most effects of a busy machine.
 	best := time.Hour
 	for range 3 {
 		began := time.Now()
@@ -52,19 +52,19 @@ func TestDriftReportedThenHealed(t *testing.T) {
 		"conditions.Stalled.status": "False", "history.#": 1,
 	}
 	first := seeStatus(t, d, "drifted", drifted)
-	time.Sleep(2200 * time.Millisecond) // reported, and left as it is
+	time.Sleep(2200 * time.Millisecond) // reported, and not repaired
 	seeStatus(t, d, "still drifted", drifted.with(fields{"drift.since": at(first, "drift.since"), "conditions.Ready": at(first, "conditions.Ready")}))
 	if after := served(d); after != before {
 		t.Errorf("drift was served\nfrom %s\nto   %s", before, after)
 	}
 	wantNames(t, "etcd, left alone", keysIn(d.Etcdctl), "a", "c", "extra")
 
-	// The same key in other bytes of the same meaning is no drift.
+	// An equivalent value in other bytes is not drift.
 	d.Etcdctl("put", "/hfi/policies/a", "  "+original)
 	d.Etcdctl("del", "/hfi/policies/extra")
 	see(t, d, "one left", "/v1/drift", fields{"total": 1, "items.0.name": "b"})
 
-	// Told to heal.
+	// With --drift heal.
 	d.Stop()
 	began = time.Now()
 	d.Start("--drift", "heal")
@@ -80,11 +80,11 @@ func TestDriftReportedThenHealed(t *testing.T) {
 	wantNames(t, "etcd", keysIn(d.Etcdctl), "a", "b", "c")
 	wantNames(t, "served", servedNames(d), "a", "b", "c")
 	if textAt(status, "history.0.commit") != hash {
-		t.Error("a repair is no entry of the history")
+		t.Error("a repair must not add to the history")
 	}
 }
 
-// Something that keeps changing etcd is named, and the repairs come slower.
+// If something keeps changing etcd, the status names the keys, and repairs become less frequent.
 func TestHealReportsRepeatedDrift(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
@@ -99,7 +99,7 @@ func TestHealReportsRepeatedDrift(t *testing.T) {
 			return false
 		}
 		if status.Drift.Heal.Repairs < 3 || status.Drift.Heal.Repairs > 6 {
-			t.Errorf("%d repairs before it is said", status.Drift.Heal.Repairs)
+			t.Errorf("%d repairs before the status says so", status.Drift.Heal.Repairs)
 		}
 		return true
 	})

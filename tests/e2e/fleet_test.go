@@ -22,9 +22,8 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// vm plays one VM of a filter: it asks as the filter does, each request at the
-// next of the daemons, and again at once after each answer. After an error it
-// pauses, longer each time.
+// vm simulates a VM of a filter: it sends each request to the next of the daemons,
+// and the next one immediately after each response. After an error it backs off.
 type vm struct {
 	pod, id, wait string
 	to            []*hfidtest.Daemon
@@ -33,9 +32,9 @@ type vm struct {
 	done          chan struct{}
 
 	mu sync.Mutex
-	// trapped: it asks no more, but its connections stay open.
+	// trapped means that it sends no more requests, but its connections stay open.
 	trapped bool
-	// tag and revision are of its last answer.
+	// tag and revision are those of its last response.
 	tag, revision string
 	// asked counts its requests.
 	asked int
@@ -54,13 +53,13 @@ func runVM(t *testing.T, pod, id, wait string, to ...*hfidtest.Daemon) *vm {
 	return v
 }
 
-// leave closes its request and its connections, as an Envoy that ends.
+// leave cancels its request and closes its connections, as an Envoy does that exits.
 func (v *vm) leave() {
 	v.cancel()
 	<-v.done
 }
 
-// trap lets it ask no more once its present request is answered.
+// trap makes it send no more requests after the current one.
 func (v *vm) trap() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -120,7 +119,7 @@ func (v *vm) ask(ctx context.Context, d *hfidtest.Daemon) error {
 	return nil
 }
 
-// fleetOn are two daemons on one etcd, and what they follow.
+// fleetOn are two daemons on one etcd, and the repository that they follow.
 type fleetOn struct {
 	t        *testing.T
 	server   *etcdtest.Server
@@ -143,7 +142,7 @@ func startFleet(t *testing.T) *fleetOn {
 	return f
 }
 
-// see waits until both replicas say the same of the filters.
+// see waits until both replicas report the same about the filters.
 func (f *fleetOn) see(what string, want fields) {
 	f.t.Helper()
 	for _, d := range []*hfidtest.Daemon{f.one, f.two} {
@@ -151,12 +150,12 @@ func (f *fleetOn) see(what string, want fields) {
 	}
 }
 
-// writes is etcd's revision, which every write moves by one.
+// writes returns etcd's revision, which every write increases by one.
 func (f *fleetOn) writes() int {
 	f.t.Helper()
 	found := regexp.MustCompile(`"revision":(\d+)`).FindStringSubmatch(f.server.Ctl("get", "/hfi/head", "--write-out=json"))
 	if found == nil {
-		f.t.Fatal("etcdctl tells no revision")
+		f.t.Fatal("etcdctl prints no revision")
 	}
 	revision, err := strconv.Atoi(found[1])
 	if err != nil {
@@ -165,22 +164,22 @@ func (f *fleetOn) writes() int {
 	return revision
 }
 
-// never fails the test if, in so long, a daemon calls a filter silent. It
-// looks at least twice.
+// neverSilent fails the test if a daemon reports a filter as silent within a time.
+// It checks at least twice.
 func (f *fleetOn) neverSilent(d *hfidtest.Daemon, what string, within time.Duration) {
 	f.t.Helper()
 	testtool.Throughout(f.t, within, what, func() error {
 		if filters := d.Status().Filters; filters.Silent > 0 {
-			return fmt.Errorf("a false alarm: %+v", filters)
+			return fmt.Errorf("wrongly reported as silent: %+v", filters)
 		}
 		return nil
 	})
 }
 
-// The fleet over two replicas: a filter's VMs ask now the one, now the other,
-// and both tell the same of it; hfi wait ends when all filters have the commit,
-// and at once, with the reason, when one has stopped asking; one that
-// goes is no alarm.
+// A filter's VMs send their requests alternately to two replicas, and both report
+// the same about it. hfi wait ends when all filters have the commit and, with the
+// reason, as soon as one has stopped asking. A filter that disconnects is not
+// reported as silent.
 func TestFleetOfTwoReplicas(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t)
@@ -204,7 +203,7 @@ func TestFleetOfTwoReplicas(t *testing.T) {
 		tag := v.tag
 		v.mu.Unlock()
 		if want := one.Policies("?service=frontend&namespace=demo").ETag; tag != want {
-			t.Fatalf("hfi wait ended, and a VM of %s has %s in force, not %s", v.pod, tag, want)
+			t.Fatalf("hfi wait ended, but a VM of %s has %s in force, not %s", v.pod, tag, want)
 		}
 	}
 	want(t, one, work, 0, []string{`demo +frontend +frontend-9 +sidecar~frontend-9 +Current +3/3`}, "get", "filters")
@@ -212,38 +211,38 @@ func TestFleetOfTwoReplicas(t *testing.T) {
 	if after := f.server.Ctl("get", "/hfi/policies/", "--prefix", "--write-out=json"); before == after {
 		t.Error("the second commit is not in etcd")
 	}
-	// Requests that alternate for longer than the grace raise no alarm, and
-	// nothing is written to etcd for them: the few writes are the leader's reports.
+	// While requests alternate for longer than the grace period no filter is silent,
+	// and nothing is written to etcd for them: the few writes are the leader's reports.
 	written := f.writes()
 	f.neverSilent(one, "while all ask", 10*time.Second)
 	if more := f.writes() - written; more > 3 {
 		t.Errorf("etcd was written to %d times while thirty VMs asked for ten seconds", more)
 	}
 
-	// Two sidecars go.
+	// Two sidecars disconnect.
 	for _, v := range vms[24:] {
 		v.leave()
 	}
 	f.see("two went", fields{"connected": 8, "current": 8, "silent": 0})
 
-	// One VM traps: it is named by both, and no wait ends well.
+	// One VM traps: both replicas name its pod, and every wait fails.
 	vms[4].trap()
 	trapped := time.Now()
 	f.see("one trapped", fields{"connected": 8, "current": 7, "behind": 0, "silent": 1, "items.0.pod": "frontend-1", "items.0.state": "Silent",
 		"items.0.vms.total": 3, "items.0.vms.silent": 1, "items.0.vms.current": 2, "items.0.since": since(trapped.Add(-2 * time.Second)),
 		"items.0.message": matches(`^1 of 3 VMs stopped asking \d+ s ago: it is not enforcing`)})
 	if took := time.Since(trapped); took > 30*time.Second {
-		t.Errorf("it took %s until a trapped VM was told of", took)
+		t.Errorf("it took %s until a trapped VM was reported", took)
 	}
 	want(t, two, work, 9, []string{`is served, but pod demo/frontend-1 is not enforcing: 1 of 3 VMs stopped asking`}, "wait", second, "--timeout", "60s")
 	want(t, two, work, 0, []string{"7 of 8 current, 1 silent: not enforcing", "pod demo/frontend-1: 1 of 3 VMs"}, "status")
-	// With the next commit, too.
+	// The same holds for the next commit.
 	third := commit(f.repo, "Three", files(900, "frontend"))
 	want(t, one, work, 9, []string{`is served, but pod demo/frontend-1 is not enforcing`}, "wait", third, "--timeout", "60s")
 }
 
-// A replica that stops, is killed or freezes takes its filters' VMs with it
-// until they have found the other: that is no alarm.
+// If a replica stops, is killed or freezes, its filters' VMs take a while to reach
+// the other: they are not reported as silent.
 func TestLostReplicaIsNoAlarm(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t)
@@ -268,8 +267,8 @@ func TestLostReplicaIsNoAlarm(t *testing.T) {
 	two.WaitReady()
 	f.see("back after a kill", all)
 
-	// Frozen, it holds on to the VMs' requests, for longer than the grace and
-	// than its own lease together.
+	// While frozen it does not release the VMs' requests, for longer than the grace
+	// period and its own lease together.
 	two.Signal(syscall.SIGSTOP)
 	see(t, one, "frozen, it does not answer", "/v1/filters", fields{"complete": false, "silent": 0, "replicas.1.error": matches("did not answer within")})
 	f.neverSilent(one, "while a replica is frozen", lease+fleet.DefaultGrace+3*time.Second)
@@ -279,14 +278,14 @@ func TestLostReplicaIsNoAlarm(t *testing.T) {
 	f.see("thawed", all)
 }
 
-// A filter that has an older set in force, and a replica that does not answer,
-// are what hfi wait waits for, by name.
+// hfi wait names the filter that has an older set in force, and the replica that
+// does not answer.
 func TestWaitNamesWhoIsBehind(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t)
 	runVM(t, "frontend-quick", "1", "20s", f.one)
 	f.see("one filter", fields{"connected": 1, "current": 1})
-	// This one says again and again that it has something else.
+	// This one always says that it has something else in force.
 	stop := make(chan struct{})
 	var work sync.WaitGroup
 	work.Go(func() {
@@ -308,7 +307,7 @@ func TestWaitNamesWhoIsBehind(t *testing.T) {
 	close(stop)
 	work.Wait()
 
-	// A replica that advertises what is not its own: nothing is certain.
+	// A replica that advertises another one's URL: the list may be incomplete.
 	f.two.Stop()
 	f.two.Start("--advertise", f.one.URL())
 	f.two.WaitReady()
@@ -317,8 +316,8 @@ func TestWaitNamesWhoIsBehind(t *testing.T) {
 	want(t, f.one, f.repo.Work(), 0, []string{"there may be more: replica two:"}, "status")
 }
 
-// A VM that traps in the longest wait there is, the moment that it began, is
-// counted as current for less than thirty seconds.
+// A VM that traps at the beginning of a wait of maximum length is counted as
+// current for less than thirty seconds after the wait.
 func TestTrappedVMAtFullLength(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
@@ -326,7 +325,7 @@ func TestTrappedVMAtFullLength(t *testing.T) {
 	v := runVM(t, "frontend-1", "1", "10m", f.one, f.two)
 	runVM(t, "frontend-1", "2", "10m", f.two, f.one)
 	f.see("both wait", fields{"connected": 1, "current": 1, "items.0.vms.current": 2})
-	// It begins its next wait, and does not survive it.
+	// It begins its next wait, and traps during it.
 	v.mu.Lock()
 	asked := v.asked
 	v.mu.Unlock()
@@ -338,13 +337,14 @@ func TestTrappedVMAtFullLength(t *testing.T) {
 	v.trap()
 	trapped := time.Now()
 	for _, d := range []*hfidtest.Daemon{f.one, f.two} {
-		seeWithin(t, d, "told of", "/v1/filters", fields{"current": 0, "silent": 1, "items.0.pod": "frontend-1", "items.0.vms.silent": 1, "items.0.vms.current": 1},
+		seeWithin(t, d, "the trapped VM is reported", "/v1/filters", fields{"current": 0, "silent": 1, "items.0.pod": "frontend-1", "items.0.vms.silent": 1, "items.0.vms.current": 1},
 			time.Until(trapped.Add(30*time.Second)))
 	}
 	want(t, f.two, f.repo.Work(), 9, []string{"pod demo/frontend-1 is not enforcing"}, "wait", "HEAD", "--timeout", "10s")
 }
 
-// The module that --filter names is served; a file that is none, or is not there, ends the daemon.
+// The module that --filter names is served. A file that is not a module, or does
+// not exist, is an error at the start.
 func TestFilterFlag(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -360,7 +360,7 @@ func TestFilterFlag(t *testing.T) {
 		d := hfidtest.New(t, repo.Bare(), "--filter", path)
 		d.Start()
 		if err := d.WaitExit(); err == nil || !strings.Contains(d.LogTail(3), "--filter") || !strings.Contains(d.LogTail(3), message) {
-			t.Errorf("with %s it ended with %v: %s", path, err, d.LogTail(3))
+			t.Errorf("with %s it exited with %v: %s", path, err, d.LogTail(3))
 		}
 	}
 	const module = "\x00asm\x01\x00\x00\x00"

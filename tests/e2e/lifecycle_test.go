@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// synced are the fields of a daemon that serves git's head, of so many policies.
+// synced returns the fields of a daemon that serves git's head, with that number of policies.
 func synced(hash string, count int) fields {
 	return fields{
 		"source.reachable": true, "source.error": null, "source.errors.#": 0, "source.branch": "main", "source.path": "policies",
@@ -29,8 +29,8 @@ func synced(hash string, count int) fields {
 	}
 }
 
-// Just started, on a repository without a commit: nothing is claimed.
-// Then the first push: git, etcd and the answers agree on it.
+// A daemon that has just started, on a repository without a commit, reports nothing
+// as applied. After the first push git, etcd and the responses agree.
 func TestJustStartedThenSynced(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -88,8 +88,8 @@ func TestJustStartedThenSynced(t *testing.T) {
 	see(t, d, "ready", "/ready", fields{"ready": true, "etcd.healthy": true})
 }
 
-// An invalid commit, its mend, a revert, and git gone and back, in one
-// daemon's life: each field tells the truth of each.
+// An invalid commit, its correction, a revert, and an outage of git, in one
+// process: each field of the status is right at each step.
 func TestInvalidRevertedAway(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -98,7 +98,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 	d.WaitSynced(first)
 	before := served(d)
 
-	// Invalid: one file of three, and the valid changes beside it stay out too.
+	// Invalid: one file of three. The valid changes of the commit are not applied either.
 	began := time.Now()
 	texts := files(900, "frontend", "cart")
 	texts[file("broken")] = "metadata:\n  name: broken\nspec:\n  rules:\n    - fault:\n        delay_ms: 5\n        percentage: 150\n"
@@ -115,9 +115,9 @@ func TestInvalidRevertedAway(t *testing.T) {
 		"history.#":                     2, "history.0.commit": bad, "history.0.outcome": "Invalid", "history.0.message": present, "history.0.digest": absent, "history.1.commit": first,
 	})
 	if after := served(d); after != before {
-		t.Errorf("an invalid commit changed the answer\nfrom %s\nto   %s", before, after)
+		t.Errorf("an invalid commit changed the response\nfrom %s\nto   %s", before, after)
 	}
-	// Looked at again and again, it is the same invalid commit since the same moment.
+	// Polling does not change the time since when the commit is invalid.
 	time.Sleep(2500 * time.Millisecond) // two intervals
 	seeStatus(t, d, "still invalid", fields{
 		"history.#": 2, "sync.last_success_at": at(invalid, "sync.last_success_at"), "sync.last_applied_revision": at(invalid, "sync.last_applied_revision"),
@@ -126,11 +126,11 @@ func TestInvalidRevertedAway(t *testing.T) {
 		"source.last_attempted_revision":          at(invalid, "source.last_attempted_revision"),
 	})
 
-	// Mended: what was valid in the bad commit is applied now.
+	// Corrected: the valid changes of the invalid commit are applied now.
 	mended := commit(repo, "Mend it", map[string]string{file("broken"): delay("broken", "broken", 7)})
 	seeStatus(t, d, "mended", synced(mended, 3).with(fields{"history.#": 3, "history.0.commit": mended, "history.0.restores": absent}))
 
-	// Rolled back, by git revert and a push alone.
+	// Rolled back with git revert and a push.
 	repo.Git("revert", "--no-edit", mended)
 	repo.Git("revert", "--no-edit", bad)
 	back := repo.Head()
@@ -139,11 +139,11 @@ func TestInvalidRevertedAway(t *testing.T) {
 		"history.#": 4, "history.0.commit": back, "history.0.outcome": "Applied", "history.0.restores": first, "history.0.subject": matches("^Revert"),
 	}))
 	if now, then := textAt(status, "history.0.digest"), textAt(status, "history.3.digest"); now != then {
-		t.Errorf("the digest is %s, that of the state restored is %s", now, then)
+		t.Errorf("the digest is %s, but that of the restored state is %s", now, then)
 	}
 	wantNames(t, "served", servedNames(d), "cart", "frontend")
 
-	// Git away: the repository's folder has another name.
+	// Git unreachable: the repository's folder is renamed.
 	away := repo.Bare() + ".away"
 	before, began = served(d), time.Now()
 	if err := os.Rename(repo.Bare(), away); err != nil {
@@ -161,15 +161,15 @@ func TestInvalidRevertedAway(t *testing.T) {
 		"conditions.Reconciling.status": "False", "conditions.Reconciling.reason": "Idle",
 	}
 	status = seeStatus(t, d, "git away", lost)
-	see(t, d, "ready with git away", "/ready", fields{"ready": true})
-	time.Sleep(1500 * time.Millisecond) // longer than an interval: it is looked for again in vain
+	see(t, d, "ready without git", "/ready", fields{"ready": true})
+	time.Sleep(1500 * time.Millisecond) // longer than an interval: polling fails
 	seeStatus(t, d, "git still away", lost.with(fields{
 		"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
 		"sync.last_success_at": at(status, "sync.last_success_at"),
 		"conditions.Ready":     at(status, "conditions.Ready"), "conditions.Stalled": at(status, "conditions.Stalled"),
 	}))
 	if after := served(d); after != before {
-		t.Errorf("git away changed the answer\nfrom %s\nto   %s", before, after)
+		t.Errorf("the outage of git changed the response\nfrom %s\nto   %s", before, after)
 	}
 	if err := os.Rename(away, repo.Bare()); err != nil {
 		t.Fatal(err)
@@ -177,11 +177,11 @@ func TestInvalidRevertedAway(t *testing.T) {
 	began = time.Now()
 	seeStatus(t, d, "git back", synced(back, 2).with(fields{"source.last_seen_at": since(began), "sync.last_success_at": since(began), "history.#": 4}))
 	next := commit(repo, "On", files(11, "third"))
-	seeStatus(t, d, "a push after it", synced(next, 3))
+	seeStatus(t, d, "a push after the outage", synced(next, 3))
 }
 
-// The guard stalls a push that takes most policies away, until a pushed
-// commit says that it is meant; and never holds up the revert.
+// The guard stops a push that deletes most policies, until a pushed commit allows
+// it. It never stops the revert.
 func TestPruneGuardByPushes(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -204,7 +204,7 @@ func TestPruneGuardByPushes(t *testing.T) {
 	}
 	seeStatus(t, d, "refused", stalled)
 	wantNames(t, "etcd", keysIn(d.Etcdctl), names...)
-	// A restart is no way round it, and no second entry.
+	// A restart does not bypass the guard, and adds no history entry.
 	d.Restart()
 	seeStatus(t, d, "refused after a restart", stalled)
 	wantNames(t, "served", servedNames(d), names...)
@@ -217,7 +217,7 @@ func TestPruneGuardByPushes(t *testing.T) {
 	all := repo.Head()
 	repo.Push()
 	seeStatus(t, d, "reverted", synced(all, 12).with(fields{"history.0.restores": full}))
-	// Reverting the revert takes ten away again, without a trailer: an earlier published state.
+	// Reverting the revert deletes ten again, without a trailer, because that state was published before.
 	repo.Git("revert", "--no-edit", all)
 	again := repo.Head()
 	repo.Push()

@@ -20,15 +20,15 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// delay is a policy's text that delays a service's requests.
+// delay returns the text of a policy that delays a service's requests.
 func delay(name, service string, ms int) string {
 	return fmt.Sprintf("metadata:\n  name: %s\nspec:\n  selector:\n    service: %s\n    namespace: demo\n  rules:\n    - fault:\n        delay_ms: %d\n        percentage: 50\n", name, service, ms)
 }
 
-// file is where a policy of that name is kept in the tests' repositories.
+// file returns the path of a policy in the tests' repositories.
 func file(name string) string { return "policies/" + name + ".yaml" }
 
-// files are policies by name, as files.
+// files converts policies by name into files by path.
 func files(ms int, names ...string) map[string]string {
 	all := map[string]string{}
 	for _, name := range names {
@@ -37,19 +37,19 @@ func files(ms int, names ...string) map[string]string {
 	return all
 }
 
-// commit commits files, pushes, and returns the hash that stock git gives it.
+// commit commits files, pushes, and returns the commit's hash from stock git.
 func commit(repo *gittest.Repo, message string, files map[string]string) string {
 	hash := repo.Commit(message, files)
 	repo.Push()
 	return hash
 }
 
-// fields says what an answer must hold: values by their path in its JSON. A
-// step of a path is a field's name, an index, # for a list's length, or, in
-// the conditions, a condition's type. A value is compared as JSON, or is a check.
+// fields has the expected values of a response by their path in its JSON. A step of
+// a path is a field's name, an index, # for a list's length or, in conditions, a
+// condition's type. A value is compared as JSON, or is a check.
 type fields map[string]any
 
-// check judges one value of an answer, and says what it wants.
+// check is a condition on a value of a response, with a description.
 type check struct {
 	wants string
 	holds func(value any) bool
@@ -68,7 +68,7 @@ func matches(pattern string) check {
 	return check{"text like " + pattern, func(v any) bool { s, ok := v.(string); return ok && re.MatchString(s) }}
 }
 
-// since is a time not before a moment and not in the future.
+// since checks that a time is not before a given time and not in the future.
 func since(moment time.Time) check {
 	return check{"a time since " + moment.Format(time.RFC3339Nano), func(v any) bool {
 		s, _ := v.(string)
@@ -77,7 +77,7 @@ func since(moment time.Time) check {
 	}}
 }
 
-// until is a time not after a moment.
+// until checks that a time is not after a given time.
 func until(moment time.Time) check {
 	return check{"a time until " + moment.Format(time.RFC3339Nano), func(v any) bool {
 		s, _ := v.(string)
@@ -86,7 +86,7 @@ func until(moment time.Time) check {
 	}}
 }
 
-// at is the value at a path of an answer.
+// at returns the value at a path of a response.
 func at(value any, where string) any {
 	for step := range strings.SplitSeq(where, ".") {
 		switch v := value.(type) {
@@ -116,7 +116,7 @@ func at(value any, where string) any {
 	return value
 }
 
-// differences are what an answer holds otherwise than wanted.
+// differences describes how a response differs from the expected fields.
 func (f fields) differences(answer any) (all []string) {
 	for where, want := range f {
 		got := at(answer, where)
@@ -137,7 +137,7 @@ func (f fields) differences(answer any) (all []string) {
 	return all
 }
 
-// with is f with other fields besides, which win.
+// with returns f with additional fields, which take precedence.
 func (f fields) with(more fields) fields {
 	all := fields{}
 	for _, some := range []fields{f, more} {
@@ -148,7 +148,7 @@ func (f fields) with(more fields) fields {
 	return all
 }
 
-// see waits until an answer holds all fields at one moment, and gives it.
+// see waits until one response has all fields, and returns it.
 func see(t *testing.T, d *hfidtest.Daemon, what, path string, want fields) any {
 	t.Helper()
 	return seeWithin(t, d, what, path, want, hfidtest.Patience)
@@ -165,14 +165,14 @@ func seeWithin(t *testing.T, d *hfidtest.Daemon, what, path string, want fields,
 		}
 		if wrong := want.differences(value); len(wrong) > 0 {
 			pretty, _ := json.MarshalIndent(value, "", "  ")
-			return fmt.Errorf("\n  %s\nthe whole answer:\n%s", strings.Join(wrong, "\n  "), pretty)
+			return fmt.Errorf("\n  %s\nthe whole response:\n%s", strings.Join(wrong, "\n  "), pretty)
 		}
 		return nil
 	})
 	return value
 }
 
-// seeStatus is see of /v1/status, and of /v1/drift, which must say the same of drift.
+// seeStatus is see for /v1/status, and for /v1/drift, which must report the same drift.
 func seeStatus(t *testing.T, d *hfidtest.Daemon, what string, want fields) any {
 	t.Helper()
 	status := see(t, d, what, "/v1/status", want)
@@ -186,13 +186,13 @@ func seeStatus(t *testing.T, d *hfidtest.Daemon, what string, want fields) any {
 	return status
 }
 
-// textAt is the text at a path of an answer.
+// textAt returns the string at a path of a response.
 func textAt(answer any, where string) string {
 	s, _ := at(answer, where).(string)
 	return s
 }
 
-// keysIn are the names of the policies that etcdctl shows.
+// keysIn returns the names of the policies that etcdctl lists.
 func keysIn(etcdctl func(...string) string) []string {
 	var names []string
 	for line := range strings.SplitSeq(etcdctl("get", "/hfi/policies/", "--prefix", "--keys-only"), "\n") {
@@ -204,7 +204,7 @@ func keysIn(etcdctl func(...string) string) []string {
 	return names
 }
 
-// servedNames are the names of the policies that are served.
+// servedNames returns the names of the policies that are served.
 func servedNames(d *hfidtest.Daemon) []string {
 	var names []string
 	for name := range d.Policies("").ByName {
@@ -222,7 +222,7 @@ func wantNames(t *testing.T, where string, got []string, want ...string) {
 	}
 }
 
-// served is what an answer of /v1/policies says, to be compared with a later one.
+// served returns the response of /v1/policies as a string, for comparison with a later one.
 func served(d *hfidtest.Daemon) string {
 	answer := d.Get("/v1/policies")
 	return fmt.Sprintf("%d %s %s %s %s", answer.Status, answer.Header.Get("ETag"), answer.Header.Get("X-Hfi-Commit"), answer.Header.Get("X-Hfi-Revision"), answer.Body)

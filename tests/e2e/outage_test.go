@@ -14,8 +14,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// An external etcd that goes away is told of, and what was served is served
-// on; when it is back, the pushes made meanwhile are applied.
+// An outage of an external etcd is reported, and the last state is still served.
+// When etcd is back, the pushes made during the outage are applied.
 func TestEtcdAway(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -29,7 +29,7 @@ func TestEtcdAway(t *testing.T) {
 
 	server.Kill()
 	began := time.Now()
-	// What was seen of git is told as it was seen last; what it is now nobody can say.
+	// The status has what was last seen of git. The sync state is unknown.
 	away := fields{
 		"source.url": repo.Bare(), "source.reachable": true, "source.error": null, "source.errors.#": 0, "source.last_seen_at": present,
 		"source.last_attempted_revision.commit": first, "source.last_attempted_revision.subject": "One",
@@ -44,17 +44,17 @@ func TestEtcdAway(t *testing.T) {
 	seeStatus(t, d, "etcd away", away)
 	see(t, d, "ready without etcd", "/ready", fields{"ready": true, "etcd.healthy": false, "etcd.error": present})
 	if after := served(d); after != before {
-		t.Errorf("etcd away changed the answer\nfrom %s\nto   %s", before, after)
+		t.Errorf("the outage of etcd changed the response\nfrom %s\nto   %s", before, after)
 	}
 	second := commit(repo, "Two", files(500, "a", "b"))
-	// A restart in this state serves from the disk.
+	// After a restart in this state, the daemon serves from disk.
 	d.Restart()
-	seeStatus(t, d, "restarted with etcd away", fields{
+	seeStatus(t, d, "restarted without etcd", fields{
 		"etcd.healthy": false, "etcd.last_seen_at": null, "sync.status": "Unknown", "sync.served_from": "disk", "sync.last_applied_revision.commit": first,
 		"drift.status": "Unknown", "conditions.Ready.status": "Unknown",
 	})
 	if after := served(d); after != before {
-		t.Errorf("served from disk it is another answer\nfrom %s\nto   %s", before, after)
+		t.Errorf("the response from disk differs\nfrom %s\nto   %s", before, after)
 	}
 
 	server.Restart()
@@ -63,9 +63,9 @@ func TestEtcdAway(t *testing.T) {
 	wantNames(t, "etcd", keysIn(server.Ctl), "a", "b")
 }
 
-// A git server that fails, hangs up or refuses is told of as what it is, with
-// what was last seen of it; what is served stays, and a push made meanwhile is
-// found once it is back.
+// A git server that fails, closes the connection or refuses is reported as such,
+// with what was last seen of it. The served set does not change, and a push made
+// during the outage is found after it.
 func TestGitServerAway(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -96,14 +96,14 @@ func TestGitServerAway(t *testing.T) {
 			"conditions.Stalled.status": c.stalled, "conditions.Reconciling.status": c.reconciling, "conditions.Reconciling.reason": c.why,
 		})
 		looks := server.Requests()
-		testtool.Eventually(t, c.name+": it is looked at again", func() bool { return server.Requests() >= looks+3 })
-		// Looked at again and again in vain, no time of success moves.
+		testtool.Eventually(t, c.name+": it is polled again", func() bool { return server.Requests() >= looks+3 })
+		// While polling fails, no success time changes.
 		seeStatus(t, d, c.name+", still", fields{
 			"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
 			"sync.last_success_at": at(status, "sync.last_success_at"), "conditions.Ready.last_transition_time": at(status, "conditions.Ready.last_transition_time"),
 		})
 		if after := served(d); after != before {
-			t.Errorf("%s: the answer changed\nfrom %s\nto   %s", c.name, before, after)
+			t.Errorf("%s: the response changed\nfrom %s\nto   %s", c.name, before, after)
 		}
 		began = time.Now()
 		server.Break(nil)
@@ -112,7 +112,7 @@ func TestGitServerAway(t *testing.T) {
 		}))
 	}
 	server.Break(gittest.Answer(503))
-	seeStatus(t, d, "away for a push", fields{"source.reachable": false})
+	seeStatus(t, d, "unreachable during a push", fields{"source.reachable": false})
 	second := commit(repo, "Two", files(500, "a", "b"))
 	server.Break(nil)
 	seeStatus(t, d, "the push found", synced(second, 2).with(fields{"history.#": 2}))
@@ -135,13 +135,13 @@ func TestRestartOnBadCommit(t *testing.T) {
 		"conditions.Stalled.reason": "InvalidCommit", "history.#": 2, "history.0.outcome": "Invalid", "source.errors.0.file": file("b"),
 	})
 	if after := served(d); after != before {
-		t.Errorf("another answer after the restart\nfrom %s\nto   %s", before, after)
+		t.Errorf("another response after the restart\nfrom %s\nto   %s", before, after)
 	}
 }
 
-// Everything away at once: a bad commit, then no git, a destroyed etcd, and a
-// kill. The last good set is served from the disk. With git
-// back and etcd begun anew, all agree again.
+// All failures at once: an invalid commit, then no git, a destroyed etcd, and a
+// kill. The last good set is served from disk. With git back and a new etcd, all
+// agree again.
 func TestEverythingAwayAtOnce(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -165,7 +165,7 @@ func TestEverythingAwayAtOnce(t *testing.T) {
 		spoilt++
 		return os.WriteFile(path, []byte("this is no database"), 0o600)
 	}); err != nil || spoilt == 0 {
-		t.Fatalf("spoilt %d files of etcd: %v", spoilt, err)
+		t.Fatalf("damaged %d files of etcd: %v", spoilt, err)
 	}
 	d.Start()
 	d.WaitReady()
@@ -174,16 +174,17 @@ func TestEverythingAwayAtOnce(t *testing.T) {
 		"drift.status": "Unknown", "conditions.Ready.status": "Unknown", "source.url": repo.Bare(), "source.reachable": false,
 	})
 	if after := served(d); after != before {
-		t.Errorf("from disk it is another answer\nfrom %s\nto   %s", before, after)
+		t.Errorf("the response from disk differs\nfrom %s\nto   %s", before, after)
 	}
 
-	// A person takes the destroyed etcd away; git is still gone: the disk's set is put into the new one.
+	// The operator deletes the destroyed etcd while git is still unreachable: the set
+	// on disk is published to the new etcd.
 	d.Stop()
 	if err := os.RemoveAll(etcdData); err != nil {
 		t.Fatal(err)
 	}
 	d.Start()
-	seeStatus(t, d, "etcd anew, git away", fields{"etcd.healthy": true, "sync.last_applied_revision.commit": good, "sync.served_from": "etcd", "drift.status": "None"})
+	seeStatus(t, d, "a new etcd, git unreachable", fields{"etcd.healthy": true, "sync.last_applied_revision.commit": good, "sync.served_from": "etcd", "drift.status": "None"})
 	wantNames(t, "etcd", keysIn(d.Etcdctl), "a", "b")
 	if err := os.Rename(repo.Bare()+".away", repo.Bare()); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// pollURL asks until the answer holds a text, and gives the answer.
+// pollURL sends requests until the response contains a text, and returns the response.
 func pollURL(t *testing.T, url, text string) string {
 	t.Helper()
 	client := &http.Client{Timeout: 10 * time.Second}
@@ -26,7 +26,7 @@ func pollURL(t *testing.T, url, text string) string {
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		if last = string(body); err != nil || !strings.Contains(last, text) {
-			return fmt.Errorf("it does not hold %s (%v): %s", text, err, last)
+			return fmt.Errorf("it does not contain %s (%v): %s", text, err, last)
 		}
 		return nil
 	})

@@ -13,13 +13,13 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// lease is how long a leader that was killed still counts as one. Etcd
-// notices that it is over within half a second; grace is for a busy machine.
+// lease is how long a killed leader remains the leader. etcd notices the end of a
+// lease within half a second; grace allows for a busy machine.
 const lease, grace = 5 * time.Second, 25 * time.Second
 
-// shared is what every replica's status says alike, to the letter. Each sees
-// etcd and since when there is drift with its own eyes; last_seen_at and
-// last_success_at move at every look and reach a follower with the next report.
+// shared has the fields that must be equal in every replica's status. Each replica
+// observes etcd and the start of drift itself; last_seen_at and last_success_at
+// change at every fetch, and reach a follower with the next report.
 func shared(status any) string {
 	all := fields{}
 	for _, part := range []string{
@@ -36,8 +36,8 @@ func shared(status any) string {
 	return string(text)
 }
 
-// strayTimes are the times that a follower tells otherwise than it may: of
-// looks that its leader has not made, or of another drift.
+// strayTimes returns the times of a follower that cannot be right: of fetches that
+// its leader has not made, or of another drift.
 func strayTimes(leader, follower any) (all []string) {
 	for _, where := range []string{"source.last_seen_at", "sync.last_success_at"} {
 		if theirs, ours := timeAt(leader, where), timeAt(follower, where); ours.IsZero() != theirs.IsZero() || ours.After(theirs) {
@@ -51,38 +51,38 @@ func strayTimes(leader, follower any) (all []string) {
 	return all
 }
 
-// timeAt is the time at a path of an answer, or zero.
+// timeAt returns the time at a path of a response, or zero.
 func timeAt(answer any, where string) time.Time {
 	moment, _ := time.Parse(time.RFC3339Nano, textAt(answer, where))
 	return moment
 }
 
-// alike waits until two replicas answer alike, and as wanted. What the leader
-// has just found out takes a moment to reach the other.
+// alike waits until two replicas respond with the same, expected fields. News of
+// the leader takes a moment to reach the other.
 func alike(t *testing.T, leader, follower *hfidtest.Daemon, what string, want fields) {
 	t.Helper()
 	testtool.Within(t, testtool.Patience, what, func() error {
 		a := seeStatus(t, leader, what, want.with(fields{"replica.id": "one", "replica.role": "leader", "replica.leader": "one", "etcd.last_seen_at": present}))
 		b := seeStatus(t, follower, what, want.with(fields{"replica.id": "two", "replica.role": "follower", "replica.leader": "one", "etcd.last_seen_at": present}))
 		x, y := shared(a)+served(leader), shared(b)+served(follower)
-		// The leader may have looked once more before the other was asked: it is asked again.
+		// The leader may have fetched again before the other was asked, so ask it again.
 		wrong := strayTimes(seeStatus(t, leader, what, fields{}), b)
 		if x != y || len(wrong) > 0 {
-			return fmt.Errorf("the answers differ:\nleader   %s\nfollower %s\n%s", x, y, strings.Join(wrong, "\n"))
+			return fmt.Errorf("the responses differ:\nleader   %s\nfollower %s\n%s", x, y, strings.Join(wrong, "\n"))
 		}
 		return nil
 	})
 }
 
-// Two daemons on one etcd: one leads, both answer alike, a trigger reaches the
-// leader through either, a stop hands over at once, and a kill within the
-// lease.
+// Two daemons on one etcd: one leads, both respond alike, a trigger reaches the
+// leader through either, a stop hands leadership over at once, and a kill within
+// the lease.
 func TestTwoReplicas(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	repo := gittest.New(t)
 	first := commit(repo, "One", files(500, "a"))
-	// Over HTTP and hourly: nothing is seen of a push unless somebody tells.
+	// Over HTTP and polled hourly: a push is not noticed without a trigger.
 	url := gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL
 	one := hfidtest.Run(t, url, "--interval", "1h", "--etcd-endpoints", server.Endpoint, "--replica-id", "one")
 	one.WaitSynced(first)
@@ -96,7 +96,7 @@ func TestTwoReplicas(t *testing.T) {
 	if answer := two.Post("/v1/reconcile"); answer.Status != 202 {
 		t.Errorf("POST /v1/reconcile to the follower: %d: %s", answer.Status, answer.Body)
 	}
-	alike(t, one, two, "told through the follower", synced(second, 2).with(fields{
+	alike(t, one, two, "triggered through the follower", synced(second, 2).with(fields{
 		"source.url": url, "source.last_seen_at": since(began), "sync.last_success_at": since(began), "sync.last_applied_revision.at": since(began),
 	}))
 
@@ -115,7 +115,7 @@ func TestTwoReplicas(t *testing.T) {
 	alike(t, one, two, "drifted", fields{"drift.since": since(began), "drift.status": "Detected", "drift.total": 1, "drift.items.0.kind": "Extra"})
 	server.Ctl("del", "/hfi/policies/stray")
 
-	// A graceful stop hands over at once: in less than the lease, which a stop need not wait out.
+	// A graceful stop hands over at once, without waiting for the end of the lease.
 	transitions := at(seeStatus(t, two, "before the stop", fields{"drift.status": "None", "conditions.Stalled.status": "True"}), "conditions.Stalled.last_transition_time")
 	one.Stop()
 	began = time.Now()
@@ -123,7 +123,7 @@ func TestTwoReplicas(t *testing.T) {
 	if took := time.Since(began); took > lease*3/5 {
 		t.Errorf("a graceful hand-over took %s of a lease of %s", took, lease)
 	}
-	// The new leader finds the same, and does not pretend that it began now.
+	// The new leader reports the same states, with their original times.
 	seeStatus(t, two, "the new leader", fields{
 		"conditions.Stalled.reason": "InvalidCommit", "conditions.Stalled.last_transition_time": transitions, "history.#": 3, "sync.last_applied_revision.commit": second,
 	})
@@ -145,7 +145,7 @@ func TestTwoReplicas(t *testing.T) {
 	alike(t, one, two, "both again", synced(mended, 3))
 }
 
-// Told to heal, the leader repairs, and both tell of the same repair.
+// With --drift heal the leader repairs, and both replicas report the same repair.
 func TestReplicasReportARepairAlike(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// refused runs hfid until it ends by itself, which it must, with an error.
+// refused runs hfid, which must exit by itself with an error.
 func refused(t *testing.T, environment []string, arguments ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), hfidtest.Patience)
@@ -30,13 +30,13 @@ func refused(t *testing.T, environment []string, arguments ...string) string {
 	command.Stdout, command.Stderr = &out, &out
 	err := command.Run()
 	if exit := (*exec.ExitError)(nil); ctx.Err() != nil || !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		t.Fatalf("hfid %v ended with %v, want exit code 1:\n%s", arguments, err, out.String())
+		t.Fatalf("hfid %v exited with %v, want exit code 1:\n%s", arguments, err, out.String())
 	}
 	return out.String()
 }
 
-// Settings that cannot be meant are told at once, all in one go, and before
-// anything is made on disk.
+// Invalid settings are reported at the start, all together, before anything is
+// created on disk.
 func TestWrongFlags(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -65,13 +65,13 @@ func TestWrongFlags(t *testing.T) {
 				}
 			}
 			if _, err := os.Stat(data); err == nil && test.name != "log level" {
-				t.Errorf("the data folder was made")
+				t.Errorf("the data folder was created")
 			}
 		})
 	}
 }
 
-// Every flag may stand in the environment; a flag given wins over it.
+// Every flag can be set in the environment; the command line takes precedence.
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -113,15 +113,15 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("etcd's keys (%v): %s", err, keys)
 	}
 	if err := stop(); err != nil {
-		t.Errorf("interrupted, hfid ended with %v:\n%s", err, log.String())
+		t.Errorf("interrupted, hfid exited with %v:\n%s", err, log.String())
 	}
 	if log.Len() > 0 {
 		t.Errorf("with --log-level warn and nothing wrong it logged\n%s", log.String())
 	}
 }
 
-// A second daemon on one data folder, and one on a port in use, are told so
-// at once, and do no harm to the first (DESIGN: etcd).
+// A second daemon on the same data folder, or on a port in use, exits at once with
+// an error and does not affect the first.
 func TestFolderAndPortInUse(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -140,15 +140,15 @@ func TestFolderAndPortInUse(t *testing.T) {
 		t.Errorf("a daemon on a port in use says\n%s", out)
 	}
 	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("being told so took %s", took)
+		t.Errorf("the errors took %s", took)
 	}
 	next := commit(repo, "Two", files(5, "a", "b"))
 	d.WaitSynced(next)
 }
 
-// SIGTERM ends the daemon with exit code 0, though clients wait and a CUE
-// package was evaluated in a child: no process is left, and nothing in the
-// data folder is in the way of the next start.
+// SIGTERM ends the daemon with exit code 0, although clients wait and a CUE package
+// was evaluated in a child process. No process is left, and nothing in the data
+// folder prevents the next start.
 func TestTermination(t *testing.T) {
 	t.Parallel()
 	repo := gittest.New(t)
@@ -175,7 +175,7 @@ func TestTermination(t *testing.T) {
 	select {
 	case <-waiting:
 	case <-time.After(hfidtest.Patience):
-		t.Error("a waiting client still waits for a daemon that is gone")
+		t.Error("a client still waits for a daemon that has exited")
 	}
 	if left := childrenOf(pid, d.DataDir); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
@@ -187,13 +187,13 @@ func TestTermination(t *testing.T) {
 	}
 }
 
-// childrenOf are the processes that a process started, or that know its data folder.
+// childrenOf returns the processes that a process started, or whose arguments name its data folder.
 func childrenOf(pid int, folder string) (left []string) {
 	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // It ended meanwhile.
+			continue // It has just exited.
 		}
 		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		_, rest, _ := strings.Cut(string(text), ") ")

@@ -15,8 +15,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// future is a daemon that is newer than the filter: its policies have fields
-// and faults that the filter does not know.
+// future is a daemon of a later version: its policies have fields and faults that the filter does not know.
 type future struct{ server *httptest.Server }
 
 func (f *future) Address() string { return f.server.Listener.Addr().String() }
@@ -45,8 +44,7 @@ func newFuture(owner testing.TB) *future {
 	return &future{server}
 }
 
-// Whatever is wrong with the filter's settings, requests pass, and the
-// log says what to do.
+// With invalid settings of the filter, requests pass, and the log says what to do.
 func TestInvalidSettingsFailNoRequest(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
@@ -62,7 +60,7 @@ spec:
 		{"no-json", 200, []string{"the configuration is not a JSON object"}},
 		{"nowhere", 200, []string{"neither control_plane_address nor control_plane_cluster is set"}},
 		{"no-cluster", 200, []string{"no cluster outbound|8080||hfi-control-plane.boifi.svc.cluster.local", "to the egress hosts of the Sidecar resource"}},
-		// What it understands of its settings, it follows.
+		// Valid settings apply.
 		{"odd", 418, []string{"setting colour: unknown setting", `setting max_delay: "soon" is not a duration such as 10m`}},
 	} {
 		t.Run(c.listener, func(t *testing.T) {
@@ -85,7 +83,7 @@ spec:
 	}
 }
 
-// Fields and policies that the filter does not know spoil nothing else.
+// Fields and policies that the filter does not know do not affect others.
 func TestUnknownFieldsOfANewerDaemonAreIgnored(t *testing.T) {
 	w := mesh(t)
 	half := w.envoys["half"]
@@ -101,17 +99,17 @@ func TestUnknownFieldsOfANewerDaemonAreIgnored(t *testing.T) {
 	}
 }
 
-// With the daemon away at the start requests pass. When it comes, its
-// policies apply; when it is killed they stay in force for stale_after, here
-// three seconds, and then injection stops, which log and metric say. When it is
-// back, so are they.
+// While the daemon has not started yet, requests pass. When it starts, its policies
+// apply. When it is killed they stay in force for stale_after, here three seconds,
+// and then injection stops, as a log line and a metric say. When it is back, the
+// policies apply again.
 func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	w := mesh(t)
 	half, url := w.envoys["half"], w.envoys["half"].ListenerURL("late")
 	status := func() int { return getOnce(t, url+"/late").Status }
 	stale := func() float64 { return w.stats(t, "half").Value("hfi_config_stale") }
 	if got := status(); got != 200 {
-		t.Errorf("before the daemon first comes: status %d", got)
+		t.Errorf("before the daemon starts: status %d", got)
 	}
 	if err := half.WaitLog("fetching policies from the control plane failed (attempt 1): status 503", envoytest.Patience); err != nil {
 		t.Error(err)
@@ -128,10 +126,10 @@ func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	late.WaitReady()
 	await(t, "the late daemon's policy in force", func() bool { return status() == 418 })
 	if !strings.Contains(half.Log(), "the control plane responds again after ") {
-		t.Error("the log does not say that the daemon came")
+		t.Error("the log does not say that the daemon responds")
 	}
-	// For longer than stale_after the daemon is well, and nothing changes: nothing goes stale.
-	testtool.Throughout(t, 4*time.Second, "with the daemon well nothing goes stale", func() error {
+	// While the daemon responds, policies that do not change for longer than stale_after are not stale.
+	testtool.Throughout(t, 4*time.Second, "no policy is stale while the daemon responds", func() error {
 		if got := status(); got != 418 || stale() != 0 {
 			return fmt.Errorf("status %d, stale %v", got, stale())
 		}
@@ -141,7 +139,7 @@ func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	late.Kill()
 	killed := time.Now()
 	for time.Since(killed) < time.Second {
-		// The daemon was last heard of half of stale_after before its end, at the worst.
+		// The daemon's last response was, at worst, half of stale_after before its end.
 		if got, after := status(), time.Since(killed); got != 418 && after < time.Second {
 			t.Fatalf("%s after the daemon's end: status %d", after, got)
 		}

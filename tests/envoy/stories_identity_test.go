@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// targeted aborts requests for a path of its own by a policy with that selector.
+// targeted returns a policy with that selector, which aborts requests for its own path.
 func targeted(name, selector string) string {
 	return `
 metadata: {name: ` + name + `}
@@ -16,9 +16,9 @@ spec:
   rules: [{match: {path: {exact: /` + name + `}}, fault: {abort: {status: 418}}}]`
 }
 
-// A selector targets one service, a namespace, or all; what is for
-// frontend touches no request of productcatalog. Who does not know its own
-// service or namespace gets what is for any.
+// A selector targets one service, a namespace, or everything; a policy for frontend
+// does not affect productcatalog. A filter that does not know its own service or
+// namespace gets only the policies for any.
 func TestPoliciesApplyToTheirTargetsOnly(t *testing.T) {
 	w := mesh(t)
 	w.push(t,
@@ -45,12 +45,12 @@ func TestPoliciesApplyToTheirTargetsOnly(t *testing.T) {
 			}
 		}
 		if got, want := strings.Join(faulted, " "), strings.Join(wanted, " "); got != want {
-			t.Errorf("%s: requests are faulted by %q, and should be by %q", name, got, want)
+			t.Errorf("%s: requests are faulted by %q, want %q", name, got, want)
 		}
 	}
 }
 
-// A policy for all of frontend's requests touches not one of a thousand of productcatalog's.
+// A policy for all requests of frontend affects none of a thousand of productcatalog.
 func TestAFrontendPolicyDoesNotAffectProductcatalog(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
@@ -66,7 +66,7 @@ spec:
 	}
 }
 
-// Identity comes from the node's metadata; where any of it is missing, the log warns.
+// The identity comes from the node's metadata. If any of it is missing, the log has a warning.
 func TestIdentityIsTheNodesMetadata(t *testing.T) {
 	w := mesh(t)
 	for name, lines := range map[string][]string{
@@ -88,8 +88,8 @@ func TestIdentityIsTheNodesMetadata(t *testing.T) {
 	}
 }
 
-// A filter's own requests pass a filter that aborts everything: nobody's Envoy
-// stands between half's filter and the daemon.
+// A filter's own requests pass another filter that aborts everything: the filter of
+// Envoy "half" reaches the daemon through Envoy "nobody".
 func TestAWildcardAbortDoesNotCutFiltersOff(t *testing.T) {
 	w := mesh(t)
 	abort := func(status string) string {
@@ -99,18 +99,18 @@ spec:
   rules: [{fault: {abort: {status: ` + status + `}}}]`
 	}
 	for _, status := range []string{"500", "503", "418"} {
-		w.push(t, abort(status)) // which waits until half has it, through nobody
+		w.push(t, abort(status)) // push waits until half has it, through nobody
 	}
 	through := getOnce(t, w.envoys["nobody"].ListenerURL("daemon")+"/v1/policies")
 	if through.Status != 418 || through.Header.Get("X-Hfi-Fault") != "everything" {
-		t.Errorf("others' requests through that listener: status %d", through.Status)
+		t.Errorf("other requests through that listener: status %d", through.Status)
 	}
 	if answer := getOnce(t, w.envoys["half"].URL()); answer.Status != 418 {
 		t.Errorf("half answers %d", answer.Status)
 	}
 	for _, line := range strings.Split(w.envoys["half"].Log(), "\n") {
 		if strings.Contains(line, "wasm log hfi ") && strings.Contains(line, "no policies from the control plane") {
-			t.Errorf("half's filter was cut off: %s", line)
+			t.Errorf("half's filter did not reach the daemon: %s", line)
 		}
 	}
 }

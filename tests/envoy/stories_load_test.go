@@ -10,8 +10,8 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// Stock Envoy loads the filter from a file, and by HTTP from the daemon
-// under the name of its digest. Either way it faults requests.
+// Stock Envoy loads the filter from a file, and by HTTP from the daemon under the
+// name of its digest. Both ways it faults requests.
 func TestEnvoyLoadsTheFilterFromAFileAndFromTheDaemon(t *testing.T) {
 	w := mesh(t)
 	module, err := os.ReadFile(hfidtest.Module(t))

@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// Health probes are not faulted, unless the setting fault_health_probes asks for it.
+// Health probes are not faulted, unless the setting fault_health_probes is true.
 func TestHealthProbesAreNotFaulted(t *testing.T) {
 	w := mesh(t)
 	w.push(t, `
@@ -34,9 +34,8 @@ spec:
 	}
 }
 
-// What the filter does leaves its marks: the header x-hfi-fault on aborts, if
-// fault_header does not switch it off, the policies' names in the access log,
-// and lines in the debug log.
+// Faults are shown in the header x-hfi-fault of aborts, unless fault_header turns
+// it off, in the access log by the policies' names, and in the debug log.
 func TestFaultsAreShownInHeaderAndLogs(t *testing.T) {
 	w := mesh(t)
 	w.push(t, faulting("mark-abort", `{abort: {status: 418}}`), faulting("mark-delay", `{delay_ms: 20}`),

@@ -7,7 +7,7 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// aborting is a policy for any workload that aborts what matches with 418.
+// aborting returns a policy for any workload that aborts matching requests with 418.
 func aborting(name, match string) string {
 	return `
 metadata: {name: ` + name + `}
@@ -15,9 +15,9 @@ spec:
   rules: [{match: ` + match + `, fault: {abort: {status: 418}}}]`
 }
 
-// Methods, paths without their query, and headers: exact, prefix, regex and
-// present, several values joined by commas; all must hold. Each request tells
-// by x-hfi-fault which policy it met.
+// Matching of methods, paths without their query, and headers: exact, prefix, regex
+// and present, with several values joined by commas; all conditions must hold. The
+// header x-hfi-fault shows which policy applied.
 func TestRequestMatching(t *testing.T) {
 	w := mesh(t)
 	w.push(t,
@@ -85,7 +85,7 @@ func TestRequestMatching(t *testing.T) {
 		}
 		answer := ask(t, c, envoytest.Request{Method: r.method, URL: url + r.path, Header: r.header})
 		if got := answer.Header.Get("X-Hfi-Fault"); got != r.policy || answer.Status != want {
-			t.Errorf("%s %s with %v: status %d by policy %q, and should be %d by %q", r.method, r.path, r.header, answer.Status, got, want, r.policy)
+			t.Errorf("%s %s with %v: status %d by policy %q, want %d by %q", r.method, r.path, r.header, answer.Status, got, want, r.policy)
 		}
 	}
 }

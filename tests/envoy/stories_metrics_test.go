@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-// The counters hfi.faults.aborts_total and hfi.faults.delays_total, and the filter's
-// other metrics, are in Envoy's own Prometheus endpoint, and count right: as
-// plain numbers by default, by policy where the filter's setting and the
-// bootstrap's stats_tags ask for it.
+// The counters hfi.faults.aborts_total and hfi.faults.delays_total, and the
+// filter's other metrics, are in Envoy's own Prometheus endpoint and count
+// correctly: without labels by default, and by policy if the filter's setting and
+// the bootstrap's stats_tags enable it.
 func TestEnvoysPrometheusEndpointHasTheFaults(t *testing.T) {
 	w := mesh(t)
 	w.push(t)
@@ -40,7 +40,7 @@ func TestEnvoysPrometheusEndpointHasTheFaults(t *testing.T) {
 				t.Errorf("%s: %s grew by %v, not %v", envoy, name, got, want)
 			}
 		}
-		// One for each answer of the daemon to each of three VMs.
+		// One for each response of the daemon to each of three VMs.
 		if got := grown("hfi_heartbeats_total"); got < 3 {
 			t.Errorf("%s: hfi_heartbeats_total grew by %v", envoy, got)
 		}
@@ -54,7 +54,7 @@ func TestEnvoysPrometheusEndpointHasTheFaults(t *testing.T) {
 		}
 		for name := range stats {
 			if strings.Contains(name, "hfi_") && strings.Contains(name, "policy_") {
-				t.Errorf("%s: a policy's name is in the metric's: %s", envoy, name)
+				t.Errorf("%s: the metric's name contains a policy's name: %s", envoy, name)
 			}
 		}
 	}

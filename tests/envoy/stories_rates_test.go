@@ -9,12 +9,12 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// tolerance is the least k for which the number of hits in n independent draws
-// of chance p is off n·p by more than k with a probability below alarm. It sums
-// the binomial distribution itself: P(i) = n!/(i!(n-i)!) p^i (1-p)^(n-i).
+// tolerance returns the least k for which the number of hits in n independent draws
+// of probability p differs from n·p by more than k with a probability below alarm.
+// It sums the binomial distribution itself: P(i) = n!/(i!(n-i)!) p^i (1-p)^(n-i).
 func tolerance(n int, p, alarm float64) int {
 	logFactorial := func(i int) float64 { value, _ := math.Lgamma(float64(i) + 1); return value }
-	// beyond[k] is the probability to be off by more than k-1 and at most k.
+	// beyond[k] is the probability of a difference of more than k-1 and at most k.
 	beyond := make([]float64, n+2)
 	for i := 0; i <= n; i++ {
 		log := logFactorial(n) - logFactorial(i) - logFactorial(n-i) + float64(i)*math.Log(p) + float64(n-i)*math.Log1p(-p)
@@ -29,7 +29,7 @@ func tolerance(n int, p, alarm float64) int {
 	return 0
 }
 
-// share aborts a share of the requests for /NAME.
+// share returns a policy that aborts a percentage of the requests for /NAME.
 func share(name, percentage string) string {
 	return fmt.Sprintf(`
 metadata: {name: %s}
@@ -38,9 +38,9 @@ spec:
   rules: [{match: {path: {exact: /%[1]s}}, fault: {percentage: %[2]s, abort: {status: 503}}}]`, name, percentage)
 }
 
-// Thirty percent are thirty percent on each of three Envoys, and so are
-// other shares, to the millionth. Each check has a false alarm in ten million
-// runs, so all of them together have less than one in a million.
+// Each of three Envoys faults thirty percent of its requests, and other percentages
+// as small as a millionth. Each check fails by chance once in ten million runs, so
+// any of them in fewer than one run of a million.
 func TestEachEnvoyFaultsTheConfiguredPercentage(t *testing.T) {
 	w := mesh(t)
 	w.push(t, share("none", "0"), share("tiny", "0.0001"), share("eighth", "12.5"), share("thirty", "30"), share("all", "100"))
@@ -60,26 +60,26 @@ func TestEachEnvoyFaultsTheConfiguredPercentage(t *testing.T) {
 		expected := float64(c.requests) * c.chance
 		t.Logf("%s, %s: %d of %d aborted, %.1f expected, %d allowed", c.envoy, c.path, got, c.requests, expected, off)
 		if math.Abs(float64(got)-expected) > float64(off) || report.Answers() != c.requests || report.Statuses[200] != c.requests-got {
-			t.Errorf("%s, %s: not %.1f give or take %d aborted: %s", c.envoy, c.path, expected, off, report)
+			t.Errorf("%s, %s: not %.1f plus or minus %d aborted: %s", c.envoy, c.path, expected, off, report)
 		}
 	}
 }
 
-// Each pod and each of its workers draws on its own: nowhere in one's
-// draws do the first 64 of another's come up. By chance two runs of 64 draws at
-// one half are the same once in 2^64; that some two of the places compared
-// here are, once in 10^14 runs.
+// Each pod and each of its workers draws independently: the first 64 draws of one
+// occur nowhere in the draws of another. Two sequences of 64 draws with probability
+// one half are equal by chance once in 2^64; any of the pairs compared here, once
+// in 10^14 runs.
 func TestEachWorkerDrawsIndependently(t *testing.T) {
 	w := mesh(t)
 	w.push(t, share("half", "50"))
-	// Other tests may have made a different number of draws on each, so that
-	// equal generators would be apart by up to as many.
+	// Other tests may have made different numbers of draws, which would shift equal
+	// generators against each other by up to that many.
 	const length, window = 4000, 64
 	streams := map[string]string{}
 	for _, name := range []string{"frontend-1", "frontend-2"} {
 		for try := 0; streams[name+", worker 0"] == "" || streams[name+", worker 1"] == ""; try++ {
 			if try == 40 {
-				t.Fatalf("%s: of 40 connections none came to one of the workers", name)
+				t.Fatalf("%s: one of the workers got none of 40 connections", name)
 			}
 			c := envoytest.NewClient(false)
 			stream := name + ", worker " + connect(t, c, w.envoys[name])
@@ -101,7 +101,7 @@ func TestEachWorkerDrawsIndependently(t *testing.T) {
 	}
 }
 
-// connect opens a client's connection, and gives the number of the worker that has it.
+// connect opens a client's connection, and returns the number of the worker that accepted it.
 func connect(t *testing.T, c *envoytest.Client, e *sidecar) string {
 	t.Helper()
 	connections := func(worker string) float64 {
@@ -124,7 +124,7 @@ func connect(t *testing.T, c *envoytest.Client, e *sidecar) string {
 	return ""
 }
 
-// draws sends requests one after another, and has a 1 for each that was aborted and a 0 for each that was not.
+// draws sends requests one after another, and returns a 1 for each that was aborted and a 0 for each other.
 func draws(t *testing.T, c *envoytest.Client, url string, length int) string {
 	t.Helper()
 	text := make([]byte, length)

@@ -8,24 +8,24 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// An Envoy that gets another configuration for the filter while it lives has
-// its settings in force, keeps its policies meanwhile, and goes on asking
-// for them. A listener that goes and comes again gets them anew.
+// When a running Envoy gets another configuration for the filter, its settings
+// apply, its policies stay in force, and it continues to ask for policies. A
+// listener that is removed and added again gets the policies again.
 func TestFilterSurvivesConfigurationUpdates(t *testing.T) {
 	w := mesh(t)
 	half := w.envoys["half"]
-	pushLiving := func(status string) {
+	pushDynamic := func(status string) {
 		t.Helper()
 		w.push(t, `
-metadata: {name: living}
+metadata: {name: dynamic}
 spec:
   rules: [{match: {path: {prefix: /}}, fault: {abort: {status: `+status+`}}}]`)
 		etag := w.daemon.Policies(half.query).ETag
-		await(t, "the policies in force in the changing listener", func() bool { return half.has("living", etag) })
+		await(t, "the policies in force in the changing listener", func() bool { return half.has("dynamic", etag) })
 	}
 	expect := func(when string, status int, header string) {
 		t.Helper()
-		answer := getOnce(t, half.ListenerURL("living")+"/ok")
+		answer := getOnce(t, half.ListenerURL("dynamic")+"/ok")
 		if answer.Status != status || answer.Header.Get("X-Hfi-Fault") != header {
 			t.Errorf("%s: status %d, header %q, and not %d, %q", when, answer.Status, answer.Header.Get("X-Hfi-Fault"), status, header)
 		}
@@ -36,21 +36,21 @@ spec:
 			t.Fatal(err)
 		}
 	}
-	pushLiving("418")
-	expect("at first", 418, "living")
+	pushDynamic("418")
+	expect("at first", 418, "dynamic")
 
-	// Under load: not one request is answered otherwise while the settings change.
+	// Under load, every response is the same while the settings change.
 	reports, stop := make(chan *envoytest.Report, 1), make(chan struct{})
-	url := half.ListenerURL("living")
-	go func() { reports <- untilTold(url+"/ok", stop) }()
+	url := half.ListenerURL("dynamic")
+	go func() { reports <- loadUntil(url+"/ok", stop) }()
 	for _, off := range []bool{true, false, true} {
-		change(living(t, settings("fault_header", !off)))
-		header := map[bool]string{true: "", false: "living"}[off]
+		change(dynamic(t, settings("fault_header", !off)))
+		header := map[bool]string{true: "", false: "dynamic"}[off]
 		await(t, "the new settings in force", func() bool {
-			return getOnce(t, half.ListenerURL("living")+"/ok").Header.Get("X-Hfi-Fault") == header
+			return getOnce(t, half.ListenerURL("dynamic")+"/ok").Header.Get("X-Hfi-Fault") == header
 		})
 		expect("with other settings", 418, header)
-		time.Sleep(200 * time.Millisecond) // some of the load meets these settings
+		time.Sleep(200 * time.Millisecond) // some requests are sent with these settings
 	}
 	close(stop)
 	report := <-reports
@@ -59,29 +59,29 @@ spec:
 		t.Errorf("while settings changed: %s", report)
 	}
 
-	pushLiving("419")
+	pushDynamic("419")
 	expect("after a push", 419, "")
 	// The replaced listeners' plugin contexts end after Envoy's drain time.
 	await(t, "the end of the replaced listeners", func() bool {
 		return w.stats(t, "half").Value("envoy_listener_manager_total_listeners_draining") == 0
 	})
-	pushLiving("420")
+	pushDynamic("420")
 	expect("after a push, with the replaced listeners gone", 420, "")
 
 	change()
 	if _, err := envoytest.NewClient(false).Get(context.Background(), url); err == nil {
-		t.Error("the listener that was taken away still answers")
+		t.Error("the removed listener still responds")
 	}
 	pushed := time.Now()
-	change(living(t, nil))
-	await(t, "the policies in force again", func() bool { return getOnce(t, half.ListenerURL("living")+"/ok").Status == 420 })
-	t.Logf("a listener that came again had its policies %s later", time.Since(pushed))
-	pushLiving("421")
-	expect("in the listener that came again", 421, "living")
+	change(dynamic(t, nil))
+	await(t, "the policies in force again", func() bool { return getOnce(t, half.ListenerURL("dynamic")+"/ok").Status == 420 })
+	t.Logf("a listener that was added again had its policies after %s", time.Since(pushed))
+	pushDynamic("421")
+	expect("in the listener that was added again", 421, "dynamic")
 }
 
-// untilTold sends requests until it is told to stop.
-func untilTold(url string, stop <-chan struct{}) *envoytest.Report {
+// loadUntil sends requests until stop is closed.
+func loadUntil(url string, stop <-chan struct{}) *envoytest.Report {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {

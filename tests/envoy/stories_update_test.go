@@ -54,7 +54,7 @@ spec:
 	}
 }
 
-// getOnce asks over a connection of its own.
+// getOnce sends a request over a new connection.
 func getOnce(t *testing.T, url string) *envoytest.Response {
 	t.Helper()
 	c := envoytest.NewClient(false)
@@ -62,8 +62,8 @@ func getOnce(t *testing.T, url string) *envoytest.Response {
 	return get(t, c, url)
 }
 
-// The policy that the user wrote down, as it stands.
-const usersPolicy = `metadata:
+// examplePolicy is one of the examples in the folder policies.
+const examplePolicy = `metadata:
   name: frontend-delay
 spec:
   selector:
@@ -75,19 +75,17 @@ spec:
         percentage: 50
 `
 
-// The user's policy, pushed as it stands, makes half of frontend's requests
-// take half a second or more. It is the example in the folder policies, too.
+// The example policy makes half of frontend's requests take half a second or more.
 func TestExamplePolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
 	w := mesh(t)
 	example, err := os.ReadFile(filepath.Join(testtool.Root(), "policies", "frontend-delay.yaml"))
-	if err != nil || string(example) != usersPolicy {
-		t.Errorf("the example differs from it (%v):\n%s", err, example)
+	if err != nil || string(example) != examplePolicy {
+		t.Errorf("the example in the folder policies differs (%v):\n%s", err, example)
 	}
-	w.push(t, usersPolicy)
+	w.push(t, examplePolicy)
 	const requests = 800
-	// The share of requests that took long may be too high for other reasons on
-	// a busy machine, so the filter's own count is held against the statistics,
-	// and what clients saw against that.
+	// On a busy machine more requests may take long, so the filter's own count is
+	// compared with the statistics, and what clients measured with that count.
 	before := w.stats(t, "frontend-1").Value("hfi_faults_delays_total")
 	report := load(t, envoytest.Load{
 		Request: envoytest.Request{URL: w.envoys["frontend-1"].URL() + "/ok"}, Requests: requests, Connections: 200,
@@ -95,7 +93,7 @@ func TestExamplePolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
 	delayed := int(w.stats(t, "frontend-1").Value("hfi_faults_delays_total") - before)
 	t.Logf("%d of %d delayed: %s", delayed, requests, report)
 	if k := tolerance(requests, 0.5, 1e-7); math.Abs(float64(delayed)-requests/2) > float64(k) {
-		t.Errorf("%d of %d requests were delayed; honest draws are off half by more than %d once in ten million runs", delayed, requests, k)
+		t.Errorf("%d of %d requests were delayed; independent draws differ from half by more than %d once in ten million runs", delayed, requests, k)
 	}
 	if slow := report.Slower(500 * time.Millisecond); slow < delayed || report.Statuses[200] != requests {
 		t.Errorf("%d requests were delayed, and %d took half a second: %s", delayed, slow, report)
@@ -105,7 +103,7 @@ func TestExamplePolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
 	}
 }
 
-// stats is one scrape.
+// stats scrapes an Envoy's metrics.
 func (w *world) stats(t *testing.T, name string) envoytest.Stats {
 	t.Helper()
 	stats, err := w.envoys[name].Stats()
@@ -115,7 +113,7 @@ func (w *world) stats(t *testing.T, name string) envoytest.Stats {
 	return stats
 }
 
-// ask sends a request, and fails the test unless it is answered.
+// ask sends a request, and fails the test if there is no response.
 func ask(t *testing.T, c *envoytest.Client, request envoytest.Request) *envoytest.Response {
 	t.Helper()
 	answer, err := c.Do(context.Background(), request)

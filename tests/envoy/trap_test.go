@@ -21,14 +21,14 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// trapTold is how long a filter that is gone may pass for one that enforces.
-const trapTold = 30 * time.Second
+// trapReportLimit bounds the time until a trapped VM is reported.
+const trapReportLimit = 30 * time.Second
 
-// With one of a sidecar's VMs trapped under load, status
-// names that pod as not enforcing within half a minute, hfi wait fails with that
-// reason, and hfi get filters shows it. The request that trapped fails; its
-// worker then lets requests through without faults, and the other goes on.
-// A sidecar that is stopped meanwhile is no alarm, nor one that is killed.
+// If one of a sidecar's VMs traps under load, the status names that pod as not
+// enforcing within half a minute, hfi wait fails with that reason, and hfi get
+// filters shows it. The request that trapped fails; its worker then lets requests
+// through without faults, and the other worker continues. A sidecar that is stopped
+// or killed at the same time is not reported as silent.
 func TestATrappedVMIsReported(t *testing.T) {
 	testtool.SlowOnly(t)
 	t.Parallel()
@@ -47,20 +47,20 @@ func TestATrappedVMIsReported(t *testing.T) {
 		"stopped": sidecarOf("stopped", hfidtest.Module(t), 1),
 	})
 	trapped := w.envoys["trapped"]
-	killed := trapMortal(t, sidecarOf("killed", hfidtest.Module(t), 1))
+	killed := trapKillable(t, sidecarOf("killed", hfidtest.Module(t), 1))
 	commit, _ := w.push(t, outageSettled(1)...)
 	w.daemon.WaitStatus("three filters", func(s *api.Status) bool {
 		return s.Filters.Connected == 3 && s.Filters.Current == 3 && s.Filters.Silent == 0
 	})
 	trapWant(t, w, 0, []string{"is served", "3 filters are current"}, "wait", commit)
 
-	// What a VM holds when it traps fails with it: Envoy answers those requests,
-	// whatever the filter does. These requests are answered by Envoy itself, once the
-	// filter has let them pass, so none is ever held; of the others not one may fail.
+	// Requests that a VM is handling when it traps fail with it, whatever the filter
+	// does. For /direct Envoy responds itself after the filter, so the VM holds none of
+	// these requests, and none of them may fail.
 	kept, passing := trapLoad(t, trapped.URL()+"/kept", 418), trapLoad(t, trapped.URL()+"/direct", 200)
-	time.Sleep(time.Second) // of load, before which to compare
+	time.Sleep(time.Second) // of load without a trap, for comparison
 	if faulted := kept.end(t); faulted[200] != 0 || faulted[418] == 0 {
-		t.Fatalf("before the trap, each request is for the fault: %v", faulted)
+		t.Fatalf("before the trap, each request should be faulted: %v", faulted)
 	}
 	kept = trapLoad(t, trapped.URL()+"/kept", 418, 200)
 
@@ -87,57 +87,57 @@ func TestATrappedVMIsReported(t *testing.T) {
 		}
 	}
 
-	told := trapAwaitSilent(t, w, at)
-	if told > trapTold {
-		t.Errorf("it took %s until the trapped VM was told of", told)
+	reported := trapAwaitSilent(t, w, at)
+	if reported > trapReportLimit {
+		t.Errorf("it took %s until the trapped VM was reported", reported)
 	}
-	t.Logf("the trapped VM was told of after %s", told.Round(100*time.Millisecond))
+	t.Logf("the trapped VM was reported after %s", reported.Round(100*time.Millisecond))
 	reason := `pod demo/trapped is not enforcing: 1 of 3 VMs stopped asking \d+ s ago`
 	trapWant(t, w, 9, []string{"is served, but " + reason}, "wait", "HEAD", "--timeout", "60s")
 	trapWant(t, w, 0, []string{`demo +frontend +trapped +\S+ +Silent +2/3 .*not enforcing`}, "get", "filters")
 	trapWant(t, w, 0, []string{"0 of 1 current, 1 silent: not enforcing"}, "status")
 
-	// The next commit reaches the VMs that live, and is no more enforced than this one.
+	// The next commit reaches the VMs that still run, and is not enforced either.
 	w.repo.Commit("Change", map[string]string{"policies/version.yaml": outageSettled(2)[2]})
 	w.repo.Push()
 	trapWant(t, w, 9, []string{"is served, but " + reason}, "wait", "HEAD", "--timeout", "60s")
 
 	after, passed := kept.end(t), passing.end(t)
 	if after[200] == 0 || after[418] == 0 {
-		t.Errorf("one worker lets requests through, the other goes on to fault them: %v", after)
+		t.Errorf("one worker should let requests through, and the other still fault them: %v", after)
 	}
 	t.Logf("under load: before and after the trap %v for no policy; after it %v for policy kept", passed, after)
 }
 
-// trapAwaitSilent watches the status until the trapped pod is silent and the
-// others have gone, and gives how long the former took. Of the others no alarm
-// may be raised.
+// trapAwaitSilent polls the status until the trapped pod is silent and the others
+// are gone, and returns how long the first took. The others must never be reported
+// as silent.
 func trapAwaitSilent(t *testing.T, w *world, since time.Time) time.Duration {
 	t.Helper()
-	var told time.Duration
+	var reported time.Duration
 	testtool.Within(t, testtool.Patience, "the trapped pod is silent and the others have gone", func() error {
 		filters := w.daemon.Status().Filters
 		for _, one := range filters.Items {
 			switch {
 			case one.Pod != "trapped" && one.State == api.FilterSilent:
-				t.Fatalf("a false alarm: %+v", one)
-			case one.Pod == "trapped" && one.State == api.FilterSilent && told == 0:
-				told = time.Since(since)
+				t.Fatalf("wrongly reported as silent: %+v", one)
+			case one.Pod == "trapped" && one.State == api.FilterSilent && reported == 0:
+				reported = time.Since(since)
 				if one.VMs.Silent != 1 || one.VMs.Current != 2 || !strings.Contains(one.Message, "not enforcing") {
-					t.Errorf("of three VMs one is trapped: %+v", one)
+					t.Errorf("one of three VMs has trapped, but the status has %+v", one)
 				}
 			}
 		}
-		if told == 0 || filters.Connected != 1 || filters.Silent != 1 || filters.Current != 0 {
+		if reported == 0 || filters.Connected != 1 || filters.Silent != 1 || filters.Current != 0 {
 			return fmt.Errorf("the filters are %+v", filters)
 		}
 		return nil
 	})
-	return told
+	return reported
 }
 
-// trapMortal starts an Envoy that the test may kill.
-func trapMortal(t *testing.T, config envoytest.Config) (kill func()) {
+// trapKillable starts an Envoy that the test may kill.
+func trapKillable(t *testing.T, config envoytest.Config) (kill func()) {
 	t.Helper()
 	e, err := envoytest.Start(config, t.TempDir())
 	if err != nil {
@@ -153,7 +153,7 @@ func trapMortal(t *testing.T, config envoytest.Config) (kill func()) {
 	return kill
 }
 
-// trapRequests is a load under way.
+// trapRequests is a running load.
 type trapRequests struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -161,8 +161,8 @@ type trapRequests struct {
 	err    error
 }
 
-// trapLoad sends requests over so many connections that each worker has some.
-// Answers by other statuses than the wanted ones are errors.
+// trapLoad sends requests over enough connections that each worker has some.
+// Responses with other than the wanted statuses are errors.
 func trapLoad(t *testing.T, url string, statuses ...int) *trapRequests {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &trapRequests{cancel: cancel, done: make(chan struct{})}
@@ -188,13 +188,13 @@ func trapLoad(t *testing.T, url string, statuses ...int) *trapRequests {
 	return l
 }
 
-// end ends the load, and gives its answers by status.
+// end ends the load, and returns the number of responses by status.
 func (l *trapRequests) end(t *testing.T) map[int]int {
 	t.Helper()
 	l.cancel()
 	<-l.done
 	if !errors.Is(l.err, context.Canceled) {
-		t.Errorf("the load ended by itself: %v", l.err)
+		t.Errorf("the load ended unexpectedly: %v", l.err)
 	}
 	if l.report.Errors > 0 {
 		t.Errorf("%s", l.report)
@@ -202,8 +202,7 @@ func (l *trapRequests) end(t *testing.T) map[int]int {
 	return l.report.Statuses
 }
 
-// trapWant runs hfi in the work clone, and checks its exit code and that its
-// output is like all patterns.
+// trapWant runs hfi in the work clone, and checks its exit code and that its output matches all patterns.
 func trapWant(t *testing.T, w *world, code int, patterns []string, arguments ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.Patience)

@@ -13,18 +13,18 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// nativeDelay is what Envoy's own filter delays by on frontend-1's listener "native".
+// nativeDelay is the delay of Envoy's own filter on frontend-1's listener "native".
 const nativeDelay = 100 * time.Millisecond
 
-// faultLog is an access log with what the filter did.
+// faultLog is an access log format that shows what the filter did.
 const faultLog = "%REQ(:PATH)% %RESPONSE_CODE% [%FILTER_STATE(wasm.hfi_fault:PLAIN)%]"
 
 // startMesh starts the Envoys of the shared world:
 //
 //   - "frontend-1", "-2" and "-3", of one service, which differ in their settings;
-//   - "catalog" of another service, whose Envoy gets the filter by HTTP from the daemon;
+//   - "catalog", of another service, whose Envoy fetches the filter from the daemon;
 //   - "nobody", which has no identity; the filter of half reaches the daemon through it;
-//   - "half", which knows its service and not its namespace. It has more VMs
+//   - "half", which knows its service but not its namespace. It has more VMs
 //     of the filter beside, each of them in one of its listeners: a second VM in
 //     an Envoy costs a twentieth of the first.
 func startMesh(owner testing.TB, w *sharedWorld) {
@@ -34,7 +34,7 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 			Node: envoytest.Workload("frontend", "demo", pod), Concurrency: 2, Clusters: w.clusters(),
 			Listeners: []envoytest.Listener{{
 				Filters: []envoytest.Filter{filter(owner, configuration)}, AccessLog: faultLog,
-				// The time-out is not what the tests of long delays are about.
+				// Tests of long delays need a route without a timeout.
 				Routes: []envoytest.Route{{Timeout: -1}},
 			}},
 		}
@@ -47,7 +47,7 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 		Node: envoytest.Workload("productcatalog", "demo", "catalog-1"), Clusters: w.clusters(),
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{remoteFilter(owner, w)}}},
 	}
-	// Its second listener stands in front of the daemon.
+	// Its second listener forwards to the daemon.
 	nobody := envoytest.Config{
 		Node: envoytest.Node{ID: "nobody"}, Clusters: w.clusters(),
 		Listeners: []envoytest.Listener{
@@ -70,8 +70,8 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 	half := envoytest.Config{
 		Node: envoytest.Node{ID: "half", Metadata: map[string]any{"WORKLOAD_NAME": "frontend"}}, Clusters: clusters,
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(owner, settings())}}},
-		Dynamic:   []envoytest.Listener{living(owner, nil)},
-		// Listeners that were replaced drain for so long, and end then.
+		Dynamic:   []envoytest.Listener{dynamic(owner, nil)},
+		// Replaced listeners end after draining for this time.
 		Arguments: []string{"--drain-time-s", "2"},
 	}
 	for name, configuration := range otherSettings {
@@ -83,7 +83,7 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 	w.waitInForce(owner)
 }
 
-// otherSettings are those of the further VMs in Envoy half, by listener.
+// otherSettings are the settings of the additional VMs in Envoy half, by listener.
 var otherSettings = map[string]any{
 	"no-json":    `{"control_plane_cluster": daemon`,
 	"nowhere":    map[string]any{"stale_after": "1h"},
@@ -93,17 +93,17 @@ var otherSettings = map[string]any{
 	"late":       map[string]any{"control_plane_cluster": "late", "stale_after": "3s"},
 }
 
-// living is the listener that changes while Envoy half lives.
-func living(t testing.TB, configuration map[string]any) envoytest.Listener {
+// dynamic is the listener that changes while Envoy half runs.
+func dynamic(t testing.TB, configuration map[string]any) envoytest.Listener {
 	if configuration == nil {
 		configuration = settings()
 	}
-	return envoytest.Listener{Name: "living", Filters: []envoytest.Filter{
-		envoytest.Wasm{Name: "living", File: hfidtest.Module(t), Configuration: configuration}.Filter(),
+	return envoytest.Listener{Name: "dynamic", Filters: []envoytest.Filter{
+		envoytest.Wasm{Name: "dynamic", File: hfidtest.Module(t), Configuration: configuration}.Filter(),
 	}}
 }
 
-// remoteFilter is the filter as Envoy itself gets it from the daemon, which must be the very module.
+// remoteFilter is the filter that Envoy fetches from the daemon by the module's digest.
 func remoteFilter(owner testing.TB, w *sharedWorld) envoytest.Filter {
 	owner.Helper()
 	module, err := os.ReadFile(hfidtest.Module(owner))

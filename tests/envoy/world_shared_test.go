@@ -10,24 +10,24 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// shared is the world that most stories are told in; nil until one is.
+// shared is the world that most tests use; nil until the first of them starts.
 var shared *sharedWorld
 
-// sharedWorld outlives the test that it was made for.
+// sharedWorld outlives the test that created it.
 type sharedWorld struct {
 	*world
 	owner *lasting
-	// future is a daemon of a later version, and late the address of one that is not there yet.
+	// future is a daemon of a later version, and late the address of one that starts later.
 	future *future
 	late   string
 }
 
-// mesh is the shared world, for the length of a test. Its Envoys are those of
-// startMesh: one takes seven seconds of processor time to start, for which
-// V8 compiles the filter. Tests that use it run one after another.
+// mesh returns the shared world for a test. Its Envoys are those of startMesh. They
+// are shared because each takes seven seconds of CPU time to start, in which V8
+// compiles the filter. Tests that use it run one after another.
 func mesh(t *testing.T) *sharedWorld {
 	t.Helper()
-	testtool.Path(t, "envoy") // or else every test says why it is left out
+	testtool.Path(t, "envoy") // so that each test reports why it is skipped
 	if shared == nil {
 		owner := &lasting{TB: t}
 		shared = &sharedWorld{owner: owner}
@@ -35,22 +35,22 @@ func mesh(t *testing.T) *sharedWorld {
 		startMesh(owner, shared)
 	}
 	if shared.world == nil || shared.envoys["half"] == nil {
-		t.Fatal("the world of an earlier test did not come to be")
+		t.Fatal("starting the shared world failed in an earlier test")
 	}
 	shared.owner.TB = t
 	t.Cleanup(func() {
 		if t.Failed() {
 			shared.owner.failed = true
-			for name, one := range shared.envoys {
-				t.Logf("the log of Envoy %s ends with\n%s", name, one.LogTail(6))
+			for name, envoy := range shared.envoys {
+				t.Logf("the log of Envoy %s ends with\n%s", name, envoy.LogTail(6))
 			}
 		}
 	})
 	return shared
 }
 
-// lasting stands for the test at hand towards things that outlive it: their
-// cleanups wait for the end of all tests.
+// lasting is the current test for helpers whose resources outlive it: their
+// cleanups run after all tests.
 type lasting struct {
 	testing.TB
 	cleanups []func()
@@ -91,8 +91,8 @@ func (l *lasting) Errorf(format string, values ...any) {
 
 func (l *lasting) Error(values ...any) { l.Errorf("%s", fmt.Sprintln(values...)) }
 
-// endShared ends the shared world after all tests, and gives the exit code:
-// code, or 1 if something of the world had ended before.
+// endShared ends the shared world after all tests, and returns the exit code: code,
+// or 1 if a process of the world had ended before.
 func endShared(code int) int {
 	if shared == nil {
 		return code

@@ -19,32 +19,31 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// world is hfi as its users run it: a git repository, the daemon with its own
+// world is a complete installation: a git repository, the daemon with embedded
 // etcd, real Envoys with the filter, and an upstream behind them.
 type world struct {
 	repo     *gittest.Repo
 	daemon   *hfidtest.Daemon
 	upstream *envoytest.Upstream
-	// envoys are by name. Only the test's own goroutine changes them.
+	// envoys has the Envoys by name. Only the test's own goroutine changes it.
 	envoys map[string]*sidecar
 }
 
-// sidecar is an Envoy of a world, through as many lives as a test gives it.
+// sidecar is an Envoy of a world, which a test may restart.
 type sidecar struct {
 	*envoytest.Envoy
 	name   string
 	config envoytest.Config
-	// query asks the daemon for what this Envoy is to have in force.
+	// query selects the policies that this Envoy should have in force.
 	query string
-	// vms is how many VMs of the filter ask the daemon: one for each worker and the main thread's.
+	// vms is the number of the filter's VMs: one for each worker and one for the main thread.
 	vms int
 }
 
 // keep lets git keep the folder when no policy is in it.
 const keep = "policies/.keep"
 
-// newWorld starts a daemon on a repository without policies. What the owner
-// is to its cleanups is how long the world lasts.
+// newWorld starts a daemon on a repository without policies. The world lasts until the owner's cleanups run.
 func newWorld(owner testing.TB, arguments ...string) *world {
 	owner.Helper()
 	w := &world{repo: gittest.New(owner), envoys: map[string]*sidecar{}}
@@ -66,7 +65,7 @@ func newWorld(owner testing.TB, arguments ...string) *world {
 	return w
 }
 
-// clusters are where every Envoy of a world can send requests.
+// clusters are the upstream clusters of every Envoy of a world.
 func (w *world) clusters() []envoytest.Cluster {
 	return []envoytest.Cluster{
 		{Name: "upstream", Address: w.upstream.Address},
@@ -74,7 +73,8 @@ func (w *world) clusters() []envoytest.Cluster {
 	}
 }
 
-// settings is the filter's configuration: the daemon's cluster, and more as pairs of name and value.
+// settings returns the filter's configuration: the daemon's cluster, and more
+// settings as pairs of name and value.
 func settings(more ...any) map[string]any {
 	all := map[string]any{"control_plane_cluster": "daemon"}
 	for i := 0; i < len(more); i += 2 {
@@ -83,13 +83,13 @@ func settings(more ...any) map[string]any {
 	return all
 }
 
-// filter is the filter, from a file.
+// filter returns the filter, loaded from a file.
 func filter(t testing.TB, configuration any) envoytest.Filter {
 	return envoytest.Wasm{File: hfidtest.Module(t), Configuration: configuration}.Filter()
 }
 
-// start starts Envoys, two at a time: one alone keeps a processor busy for
-// seconds, and all at once could take longer than one of them is waited for.
+// start starts Envoys, two at a time: each takes seconds of CPU time, and all at
+// once could exceed the limit for one start.
 func (w *world) start(t testing.TB, configs map[string]envoytest.Config) {
 	t.Helper()
 	binary := testtool.Path(t, "envoy")
@@ -135,7 +135,7 @@ func (w *world) start(t testing.TB, configs map[string]envoytest.Config) {
 	}
 }
 
-// restart ends an Envoy and starts another one like it, as a pod is restarted.
+// restart stops Envoys and starts new ones with the same configuration, as when a pod is restarted.
 func (w *world) restart(t testing.TB, owner testing.TB, names ...string) {
 	t.Helper()
 	configs := make(map[string]envoytest.Config)
@@ -150,9 +150,9 @@ func (w *world) restart(t testing.TB, owner testing.TB, names ...string) {
 	w.start(owner, configs)
 }
 
-// push makes the repository hold exactly these policies, each one YAML or
-// JSON text, and waits until every VM of every Envoy has them in force. It
-// returns the commit and when git push had returned.
+// push commits exactly these policies, each a YAML or JSON text, pushes, and waits
+// until every VM of every Envoy has them in force. It returns the commit and the
+// time at which git push returned.
 func (w *world) push(t testing.TB, policies ...string) (commit string, pushed time.Time) {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Join(w.repo.Work(), "policies")); err != nil {
@@ -163,9 +163,9 @@ func (w *world) push(t testing.TB, policies ...string) (commit string, pushed ti
 		files["policies/"+nameOf(t, policy)+".yaml"] = policy
 	}
 	if len(files) != len(policies)+1 {
-		t.Fatal("two policies have one name")
+		t.Fatal("two policies have the same name")
 	}
-	// The trailer tells the daemon that taking most policies away is meant.
+	// The trailer allows the commit to delete most policies.
 	commit = w.repo.Commit("Change the policies for "+t.Name()+"\n\nhfi-allow-prune: true\n", files)
 	w.repo.Push()
 	pushed = time.Now()
@@ -185,18 +185,18 @@ func nameOf(t testing.TB, policy string) string {
 	return match[1]
 }
 
-// waitInForce waits until every VM of the named Envoys, or of all, has in
-// force what the daemon has for it.
+// waitInForce waits until every VM of the named Envoys, or of all, has the policies
+// in force that the daemon serves to it.
 func (w *world) waitInForce(t testing.TB, names ...string) {
 	t.Helper()
 	if len(names) == 0 {
 		names = slices.Sorted(maps.Keys(w.envoys))
 	}
 	for _, name := range names {
-		one := w.envoys[name]
-		etag := w.daemon.Policies(one.query).ETag
-		await(t, fmt.Sprintf("%s in force in each of the %d VMs of Envoy %s", etag, one.vms, name), func() bool {
-			return one.has("hfi", etag)
+		sidecar := w.envoys[name]
+		etag := w.daemon.Policies(sidecar.query).ETag
+		await(t, fmt.Sprintf("%s in force in each of the %d VMs of Envoy %s", etag, sidecar.vms, name), func() bool {
+			return sidecar.has("hfi", etag)
 		})
 	}
 }
@@ -207,8 +207,7 @@ func await(t testing.TB, what string, condition func() bool) {
 	testtool.Eventually(t, what, condition)
 }
 
-// has tells whether each VM of a Wasm filter, "hfi" where no other name was
-// given, logged that ETag last.
+// has reports whether each VM of a Wasm filter, by its name in Envoy ("hfi" by default), last logged that ETag.
 func (s *sidecar) has(filter, etag string) bool {
 	last := make(map[string]string)
 	for _, update := range s.updates(filter) {
@@ -222,13 +221,13 @@ func (s *sidecar) has(filter, etag string) bool {
 	return len(last) == s.vms
 }
 
-// update is one log line of a VM that took up policies.
+// update is a log line of a VM that applied policies.
 type update struct {
 	at                   time.Time
 	thread, commit, etag string
 }
 
-// received is the log line that the user asked for, as Envoy writes it.
+// received matches the log line of an update, as Envoy writes it.
 var received = regexp.MustCompile(`(?m)^\[([^]]+)\]\[(\d+)\]\[info\]\[wasm\] .*wasm log (\S+) .*Received config update from control plane: commit (\w+), \d+ policies in force, ETag (\S+)$`)
 
 func (s *sidecar) updates(filter string) []update {
