@@ -32,7 +32,7 @@ func (w *world) loadedCondition(name string) (api.Condition, error) {
 	return none, fmt.Errorf("there is no condition Loaded: %s", text)
 }
 
-// says waits until the condition Loaded is as told.
+// says waits until the condition Loaded has a status, a reason and a message.
 func (w *world) says(t *testing.T, name, status, reason string, limit time.Duration, parts ...string) {
 	t.Helper()
 	took := eventually(t, fmt.Sprintf("condition Loaded=%s, %s, of WasmPlugin %s", status, reason, name), limit, func() error {
@@ -52,10 +52,9 @@ func (w *world) says(t *testing.T, name, status, reason string, limit time.Durat
 	t.Logf("WasmPlugin %s says Loaded=%s, %s, after %.1f s", name, status, reason, took.Seconds())
 }
 
-// Whether a WasmPlugin's module is loaded, and why not where it is not,
-// stands in its status and in Events.
+// A WasmPlugin's status and Events say whether its module is loaded and, if not, why.
 func loadFailureStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	w.says(t, "hfi", "True", "Loaded", time.Minute, "loaded on 4 of 4 pods")
 	manifest, err := os.ReadFile(w.manifest(pluginFile))
@@ -63,9 +62,9 @@ func loadFailureStory(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	const url = "url: http://hfi-control-plane.boifi:8080/v1/filter.wasm"
-	for _, c := range []struct{ what, spec, reason, told string }{
+	for _, c := range []struct{ what, spec, reason, message string }{
 		{"an unreachable address", "url: http://no-such-registry.boifi:8080/filter.wasm", "UnreachableURL", "no-such-registry"},
-		{"a module that is not there", "url: http://hfi-control-plane.boifi:8080/v1/no-filter.wasm", "UnreachableURL", "404"},
+		{"a missing module", "url: http://hfi-control-plane.boifi:8080/v1/no-filter.wasm", "UnreachableURL", "404"},
 		{"a wrong digest", "url: http://" + hostAddress + ":" + w.gitPort() + "/policies.git/HEAD\n  sha256: " + strings.Repeat("f0", 32), "WrongDigest", "sha256"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -73,15 +72,15 @@ func loadFailureStory(t *testing.T, w *world) {
 			broken := strings.Replace(string(manifest), url, c.spec, 1)
 			broken = strings.Replace(broken, "control_plane_address: hfi-control-plane.boifi:8080", "control_plane_address: hfi-control-plane.boifi:8080\n    max_delay: 1m", 1)
 			w.apply(t, broken)
-			w.says(t, "hfi", "False", c.reason, 2*time.Minute, c.told)
+			w.says(t, "hfi", "False", c.reason, 2*time.Minute, c.message)
 			for _, pod := range append(w.frontends(t), w.catalog(t)) {
 				w.all(t, pod, 200)
 			}
-			if events := w.kubectl(t, "-n", "demo", "get", "events"); !regexp.MustCompile(c.reason + ".*" + c.told).MatchString(events) {
-				t.Errorf("no Event tells of %s:\n%s", c.reason, events)
+			if events := w.kubectl(t, "-n", "demo", "get", "events"); !regexp.MustCompile(c.reason + ".*" + c.message).MatchString(events) {
+				t.Errorf("no Event mentions %s:\n%s", c.reason, events)
 			}
 			if story := w.kubectl(t, "-n", "demo", "describe", "wasmplugin", "hfi"); !strings.Contains(story, c.reason) {
-				t.Errorf("kubectl describe does not tell of %s:\n%s", c.reason, story)
+				t.Errorf("kubectl describe does not mention %s:\n%s", c.reason, story)
 			}
 		})
 	}
@@ -90,10 +89,10 @@ func loadFailureStory(t *testing.T, w *world) {
 	w.says(t, "hfi", "True", "Loaded", 2*time.Minute, "loaded on 4 of 4 pods")
 }
 
-// The status shows for each policy which pods it targets and which of them
-// enforce it, and warns of one that targets nothing.
+// The status shows for each policy the number of pods that it targets and of those
+// that enforce it, and warns if a policy targets nothing.
 func targetsStory(t *testing.T, w *world) {
-	w.settle(t, abort("some", "frontend", "demo", 418, 100), abort("none", "cart", "demo", 418, 100))
+	w.pushAndWait(t, abort("some", "frontend", "demo", 418, 100), abort("none", "cart", "demo", 418, 100))
 	w.loadPlugin(t)
 	policy := func(name string) (found api.PolicyPods, err error) {
 		var status api.Status
@@ -101,16 +100,16 @@ func targetsStory(t *testing.T, w *world) {
 			return found, err
 		}
 		if !status.Kubernetes.Enabled || status.Kubernetes.KubernetesView == nil || !status.Kubernetes.Healthy || len(status.Kubernetes.MissingPermissions) > 0 {
-			return found, fmt.Errorf("the daemon does not see the cluster: %+v", status.Kubernetes)
+			return found, fmt.Errorf("the daemon does not watch the cluster: %+v", status.Kubernetes)
 		}
 		for _, each := range status.Kubernetes.Policies {
 			if each.Name == name {
 				return each, nil
 			}
 		}
-		return found, fmt.Errorf("policy %s is not there: %+v", name, status.Kubernetes.Policies)
+		return found, fmt.Errorf("policy %s is missing: %+v", name, status.Kubernetes.Policies)
 	}
-	eventually(t, "policy some to be enforced by three pods", 30*time.Second, func() error {
+	eventually(t, "policy some is enforced by three pods", 30*time.Second, func() error {
 		some, err := policy("some")
 		if err == nil && (some.Pods != 3 || some.Current != 3 || some.WithoutFilterCount != 0 || some.Warning != "") {
 			err = fmt.Errorf("%+v", some)
@@ -134,22 +133,22 @@ func targetsStory(t *testing.T, w *world) {
 	})
 }
 
-// A restarted API server, and one that is away, keep nothing from being served
-// and enforced, and the daemon sees the cluster again afterwards.
+// While the API server restarts or is unreachable, policies are still served and
+// enforced, and the daemon watches the cluster again afterwards.
 func restartStory(t *testing.T, w *world) {
-	w.settle(t, abort("half", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("half", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
 	pod := w.frontends(t)[0]
 	if err := w.lab.RestartAPIServer(w.ctx, 3*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	w.all(t, pod, 418)
-	w.settle(t, abort("half", "frontend", "demo", 419, 100))
+	w.pushAndWait(t, abort("half", "frontend", "demo", 419, 100))
 	w.all(t, pod, 419)
 	w.kubectl(t, "-n", "demo", "delete", "pod", pod.name)
 	w.kubectl(t, "-n", "demo", "rollout", "status", "deployment/frontend", "--timeout=55s")
 	w.awaitFilters(t)
-	eventually(t, "the daemon to see the new pod", time.Minute, func() error {
+	eventually(t, "the daemon sees the new pod", time.Minute, func() error {
 		var status api.Status
 		if err := w.tryAsk("/v1/status", &status); err != nil {
 			return err

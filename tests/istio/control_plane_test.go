@@ -12,8 +12,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// The control plane runs as two replicas, says how it is, gives
-// back what the command line put in, and loses nothing when one is killed.
+// The control plane runs as two replicas, reports its health, serves what the
+// command line created, and loses nothing when a replica is killed.
 func controlPlaneStory(t *testing.T, w *world) {
 	if count := len(w.pods(t, "boifi", "app.kubernetes.io/name=hfi-control-plane")); count != 2 {
 		t.Fatalf("%d replicas are ready", count)
@@ -25,9 +25,9 @@ func controlPlaneStory(t *testing.T, w *world) {
 	}
 	w.ask(t, "/ready", &ready)
 	if !ready.Ready || ready.Etcd.Mode != "external" || !ready.Etcd.Healthy {
-		t.Errorf("GET /ready answers %+v", ready)
+		t.Errorf("GET /ready returns %+v", ready)
 	}
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	w.hfi(t, abort("through-the-command-line", "nobody", "demo", 503, 100), "apply", "-f", "-")
 	var policy struct {
@@ -35,17 +35,17 @@ func controlPlaneStory(t *testing.T, w *world) {
 	}
 	w.ask(t, "/v1/policies/through-the-command-line", &policy)
 	if policy.Metadata.Name != "through-the-command-line" {
-		t.Errorf("the policy came back as %+v", policy)
+		t.Errorf("the policy is served as %+v", policy)
 	}
 	t.Run("kill a replica", func(t *testing.T) { killReplica(t, w, w.killLeader) })
 	t.Run("delete a replica", func(t *testing.T) { killReplica(t, w, w.deleteLeader) })
 }
 
-// killReplica loses the leader while applications are under load and somebody
-// asks the control plane. Half of frontend's requests are to be aborted all
-// along: the filters never lose their policies.
+// killReplica ends the leader while there is load on the applications and requests
+// to the control plane. Half of frontend's requests must be aborted all the time:
+// the filters never lose their policies.
 func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
-	w.settle(t, abort("half", "frontend", "demo", 418, 50))
+	w.pushAndWait(t, abort("half", "frontend", "demo", 418, 50))
 	pods := append(w.frontends(t), w.catalog(t))
 	reports := make([]*envoytest.Report, len(pods))
 	var senders sync.WaitGroup
@@ -76,11 +76,11 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 				return err
 			})
 			if err != nil {
-				t.Errorf("the control plane did not answer: %v", err)
+				t.Errorf("the control plane did not respond: %v", err)
 			}
 		}
 	})
-	time.Sleep(2 * time.Second) // the load is under way
+	time.Sleep(2 * time.Second) // the load is running
 	lose(t)
 	took := eventually(t, "two ready replicas again", 60*time.Second, func() error {
 		if count := len(w.pods(t, "boifi", "app.kubernetes.io/name=hfi-control-plane")); count != 2 {
@@ -88,7 +88,7 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 		}
 		return nil
 	})
-	time.Sleep(2 * time.Second) // some more of the load meets both replicas
+	time.Sleep(2 * time.Second) // some of the load runs with both replicas
 	close(stop)
 	senders.Wait()
 	for i, report := range reports {
@@ -97,18 +97,18 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 		}
 		frontend := strings.HasPrefix(pods[i].name, "frontend")
 		if report.Errors > 0 || report.Statuses[200]+report.Statuses[418] != report.Answers() || frontend == (report.Statuses[418] == 0) {
-			t.Errorf("%s, while a replica went: %v", pods[i].name, report)
+			t.Errorf("%s, while a replica ended: %v", pods[i].name, report)
 		}
-		t.Logf("%s, while a replica went: %v, no failure", pods[i].name, report.Statuses)
+		t.Logf("%s, while a replica ended: %v, no failure", pods[i].name, report.Statuses)
 	}
-	t.Logf("two ready replicas %.1f s after one went; %d requests to the control plane, of which %d tries failed and then succeeded", took.Seconds(), asked, again)
-	w.settle(t, abort("half", "frontend", "demo", 419, 100))
+	t.Logf("two ready replicas %.1f s after one ended; %d requests to the control plane, of which %d tries failed and then succeeded", took.Seconds(), asked, again)
+	w.pushAndWait(t, abort("half", "frontend", "demo", 419, 100))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 419)
 	}
 }
 
-// leader is the name of the replica that leads.
+// leader returns the name of the leader's pod.
 func (w *world) leader(t *testing.T) string {
 	t.Helper()
 	var status api.Status

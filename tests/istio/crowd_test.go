@@ -18,9 +18,9 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// The crowd is a thousand pods of ten Deployments, which the API server knows
-// and no node runs. Each has a simulated filter with as many VMs as that of a
-// sidecar with two workers.
+// The crowd is a thousand pods of ten Deployments, which exist in the API server
+// but run on no node. Each has a simulated filter with as many VMs as in a sidecar
+// with two workers.
 const (
 	crowdServices  = 10
 	crowdReplicas  = 100
@@ -29,8 +29,8 @@ const (
 	crowdNamespace = "crowd"
 )
 
-// crowdDeployment is bound to a node that is not there, and its pods say
-// themselves that they have a sidecar, as the injector would.
+// crowdDeployment is bound to a node that does not exist. Its pods have the
+// annotation by which the injector marks pods with a sidecar.
 const crowdDeployment = `
 apiVersion: apps/v1
 kind: Deployment
@@ -48,11 +48,12 @@ spec:
       containers: [{name: app, image: app}]
 `
 
-// What a thousand pods more change: what the control plane takes of memory,
-// how long a push takes to the last filter, and whom it wakes. The status
-// counts every one of them, and the real pods are enforced as before.
+// crowdStory measures the effect of a thousand more pods: on the memory of the
+// control plane, on the time from a push to the last filter, and on the filters
+// that it wakes. The status counts each of them, and the real pods enforce their
+// policies as before.
 func crowdStory(t *testing.T, w *world) {
-	w.settle(t, abort("near", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("near", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
 	before := w.memory(t)
 	w.kubectl(t, "create", "namespace", crowdNamespace)
@@ -70,7 +71,7 @@ func crowdStory(t *testing.T, w *world) {
 	for i := range crowdServices {
 		w.apply(t, strings.NewReplacer("NAME", crowdService(i), "COUNT", strconv.Itoa(crowdReplicas)).Replace(crowdDeployment))
 	}
-	w.settle(t, abort("near", "frontend", "demo", 418, 100), abort("far", crowdService(3), crowdNamespace, 503, 100))
+	w.pushAndWait(t, abort("near", "frontend", "demo", 418, 100), abort("far", crowdService(3), crowdNamespace, 503, 100))
 	w.seesPods(t, "far", func(row api.PolicyPods) bool {
 		return row.Pods == crowdReplicas && row.WithoutFilterCount == crowdReplicas
 	})
@@ -106,7 +107,7 @@ func crowdStory(t *testing.T, w *world) {
 			began := time.Now()
 			commit := w.push(t, abort("near", "frontend", "demo", 418, 100), abort("far", crowdService(3), crowdNamespace, 503, 100),
 				abort("changing", c.service, c.namespace, 500+round, 50))
-			eventually(t, c.what+" with all that it concerns", 30*time.Second, func() error {
+			eventually(t, c.what+" with all filters that it selects", 30*time.Second, func() error {
 				if woken := crowd.woken.Load(); woken < concerned {
 					return fmt.Errorf("%d of %d VMs have it", woken, concerned)
 				}
@@ -115,11 +116,11 @@ func crowdStory(t *testing.T, w *world) {
 			figures = append(figures, time.Since(began))
 			w.wait(t, commit)
 			if woken := crowd.woken.Load(); woken != concerned {
-				t.Errorf("%s woke %d VMs, and concerns %d", c.what, woken, concerned)
+				t.Errorf("%s woke %d VMs, but selects %d", c.what, woken, concerned)
 			}
 		}
 		slices.Sort(figures)
-		t.Logf("at %d pods, from git push to the last of the %d VMs that %s concerns, git included: median %v, worst of %d %v",
+		t.Logf("at %d pods, from git push to the last of the %d VMs that %s selects, git included: median %v, worst of %d %v",
 			crowdPods, c.concerned*crowdVMs, c.what, figures[len(figures)/2].Round(time.Millisecond), len(figures), figures[len(figures)-1].Round(time.Millisecond))
 	}
 	for _, pod := range w.frontends(t) {
@@ -149,7 +150,7 @@ func (w *world) seesPods(t *testing.T, policy string, wanted func(api.PolicyPods
 			return err
 		}
 		if status.Kubernetes.KubernetesView == nil {
-			return fmt.Errorf("the daemon sees no cluster")
+			return fmt.Errorf("the daemon watches no cluster")
 		}
 		for _, row := range status.Kubernetes.Policies {
 			if row.Name == policy && wanted(row) {
@@ -162,7 +163,7 @@ func (w *world) seesPods(t *testing.T, policy string, wanted func(api.PolicyPods
 
 var residentMemory = regexp.MustCompile(`(?m)^process_resident_memory_bytes (\S+)$`)
 
-// memory is what each replica says of its resident memory, in bytes.
+// memory returns each replica's resident memory in bytes, from its metrics.
 func (w *world) memory(t *testing.T) []float64 {
 	t.Helper()
 	var all []float64
@@ -170,7 +171,7 @@ func (w *world) memory(t *testing.T) []float64 {
 		text := w.kubectl(t, "get", "--raw", "/api/v1/namespaces/boifi/pods/"+pod.name+":8080/proxy/metrics")
 		found := residentMemory.FindStringSubmatch(text)
 		if found == nil {
-			t.Fatalf("the metrics of %s do not tell its memory:\n%s", pod.name, text)
+			t.Fatalf("the metrics of %s do not have its memory:\n%s", pod.name, text)
 		}
 		bytes, err := strconv.ParseFloat(found[1], 64)
 		if err != nil {
@@ -189,18 +190,18 @@ func megabytes(all []float64) string {
 	return strings.Join(words, " and ")
 }
 
-// crowd is simulated filters that wait for their policies.
+// crowd is a set of simulated filters that wait for their policies.
 type crowd struct {
 	server  string
 	client  *http.Client
 	waiters sync.WaitGroup
 	cancel  context.CancelFunc
-	// woken counts answers with other policies, and failed those that were none.
+	// woken counts responses with changed policies, and failed the requests without a valid response.
 	woken, failed atomic.Int64
 	failure       atomic.Value
 }
 
-// gather begins a filter for each of the crowd's pods.
+// gather starts a filter for each of the crowd's pods.
 func (w *world) gather(t *testing.T) *crowd {
 	t.Helper()
 	var list struct {
@@ -230,14 +231,14 @@ func (w *world) gather(t *testing.T) *crowd {
 	return c
 }
 
-// leave ends all filters, and returns once they are gone.
+// leave stops all filters, and returns when they have ended.
 func (c *crowd) leave() {
 	c.cancel()
 	c.waiters.Wait()
 	c.client.CloseIdleConnections()
 }
 
-// follow is the life of one VM.
+// follow runs one VM until its context ends.
 func (c *crowd) follow(ctx context.Context, service, pod, vm string) {
 	tag, revision := "", ""
 	for ctx.Err() == nil {
@@ -265,7 +266,7 @@ func (c *crowd) follow(ctx context.Context, service, pod, vm string) {
 			tag, revision = response.Header.Get("ETag"), response.Header.Get("X-Hfi-Revision")
 			c.woken.Add(1)
 		case response.StatusCode != http.StatusNotModified:
-			c.fail(ctx, fmt.Errorf("%s is answered %s", vm, response.Status))
+			c.fail(ctx, fmt.Errorf("%s gets %s", vm, response.Status))
 		}
 	}
 }

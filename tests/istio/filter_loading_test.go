@@ -11,13 +11,13 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Applied with kubectl, the filter is in every sidecar of the
-// namespace within 30 seconds and says so; a change of policy is enforced by
-// every one of them within 5 seconds of the push.
+// After kubectl apply the filter is in every sidecar of the namespace within 30
+// seconds, and its log says so. Every sidecar enforces a changed policy within 5
+// seconds of the push.
 func filterStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
-	w.settle(t, abort("everywhere", "*", "*", 418, 100))
-	// New pods: Istio's agents keep what they have fetched.
+	w.pushAndWait(t, abort("everywhere", "*", "*", 418, 100))
+	// New pods, because Istio's agents cache the modules that they have fetched.
 	w.kubectl(t, "-n", "demo", "rollout", "restart", "deployment/frontend", "deployment/productcatalog")
 	for _, name := range []string{"frontend", "productcatalog"} {
 		w.kubectl(t, "-n", "demo", "rollout", "status", "deployment/"+name, "--timeout=55s")
@@ -39,7 +39,7 @@ func filterStory(t *testing.T, w *world) {
 	var figures []time.Duration
 	for round := range 10 {
 		status := 418 + round%2
-		w.settle(t, abort("everywhere", "*", "*", status, 100))
+		w.pushAndWait(t, abort("everywhere", "*", "*", status, 100))
 		want := 419 - round%2
 		began := time.Now()
 		w.push(t, abort("everywhere", "*", "*", want, 100))
@@ -50,9 +50,8 @@ func filterStory(t *testing.T, w *world) {
 		len(pods), figures[len(figures)/2].Round(time.Millisecond), len(figures), figures[len(figures)-1].Round(time.Millisecond))
 }
 
-// loadLimit is the user's: 30 seconds. To compile the module takes Envoy some
-// seconds of a core, for each of the four sidecars on this one machine: where
-// other work may take the cores away they get more time.
+// loadLimit is the promised 30 seconds. Each of the four sidecars compiles the
+// module, which takes seconds of CPU time: on a busy machine they get more time.
 func loadLimit() time.Duration {
 	if os.Getenv("CI") != "" {
 		return 30 * time.Second
@@ -60,9 +59,9 @@ func loadLimit() time.Duration {
 	return 2 * time.Minute
 }
 
-// untilAll waits until every pod answers with that status, and gives how long
-// after began each first did.
-func (w *world) untilAll(t *testing.T, began time.Time, pods []onePod, status int, limit time.Duration) []time.Duration {
+// untilAll waits until every pod responds with that status, and returns for each
+// how long after began it first did.
+func (w *world) untilAll(t *testing.T, began time.Time, pods []appPod, status int, limit time.Duration) []time.Duration {
 	t.Helper()
 	took := make([]time.Duration, len(pods))
 	failed := make([]error, len(pods))

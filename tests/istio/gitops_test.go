@@ -8,9 +8,9 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// A rollback is git revert and a push, as far as the mesh.
+// After git revert and a push, the mesh enforces the earlier policies.
 func rollbackStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	good := w.push(t, abort("outage", "frontend", "demo", 418, 100))
 	w.wait(t, good)
@@ -19,7 +19,7 @@ func rollbackStory(t *testing.T, w *world) {
 	w.all(t, w.catalog(t), 503)
 	reverted := w.repo.Revert(bad)
 	w.repo.Push()
-	w.tell(t)
+	w.webhook(t)
 	w.wait(t, reverted)
 	w.all(t, w.catalog(t), 200)
 	for _, pod := range w.frontends(t) {
@@ -32,9 +32,9 @@ func rollbackStory(t *testing.T, w *world) {
 	}
 }
 
-// What somebody writes into etcd is seen, and never reaches a filter.
+// Writes of other clients to etcd are reported, and never reach a filter.
 func driftStory(t *testing.T, w *world) {
-	w.settle(t, abort("mild", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("mild", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
 	drift := func(want api.DriftState) func() error {
 		return func() error {
@@ -57,7 +57,7 @@ func driftStory(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	took := eventually(t, "drift", 5*time.Second, drift("Detected"))
-	t.Logf("drift was seen after %v", took.Round(time.Millisecond))
+	t.Logf("drift was reported after %v", took.Round(time.Millisecond))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 418)
 	}

@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// Each filter knows whose sidecar it is in, from what Istio's injector
-// made of the pod's owners: the Deployment, and not its ReplicaSet or Pod.
+// Each filter knows the workload of its sidecar from the node metadata, which
+// Istio's injector derives from the pod's owners: it is the Deployment, not its
+// ReplicaSet or Pod.
 func identityStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	expected := map[string]string{w.catalog(t).name: "productcatalog"}
 	for _, pod := range w.frontends(t) {
@@ -25,7 +26,7 @@ func identityStory(t *testing.T, w *world) {
 		}
 		for _, filter := range filters.Items {
 			if filter.Namespace != "demo" || filter.Service == "" || expected[filter.Pod] != filter.Service {
-				return fmt.Errorf("a filter says that it is %+v", filter.FilterID)
+				return fmt.Errorf("a filter reports its identity as %+v", filter.FilterID)
 			}
 		}
 		return nil

@@ -22,8 +22,8 @@ const controlPlaneImage = "hfi-control-plane:dev"
 // etcdImage is what deploy/kubernetes/overlays/etcd runs.
 const etcdImage = "your-registry.example/etcd:v3.7.3"
 
-// buildImages makes the image of the daemon, as "make oci" does, and that of
-// the workload. The first result is a folder with the command line.
+// buildImages builds the image of the daemon, as "make oci" does, and that of the
+// workload. The first result is a folder with the command line.
 func (w *world) buildImages(t *testing.T) (programs string, images map[string]lab.Image) {
 	t.Helper()
 	module := filepath.Join(t.TempDir(), "filter.wasm")
@@ -82,7 +82,7 @@ func (w *world) buildImages(t *testing.T) (programs string, images map[string]la
 	}
 }
 
-// makeFolder makes a temporary folder that every user may enter.
+// makeFolder creates a temporary folder that every user may enter.
 func makeFolder(t *testing.T) string {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "hfi-istio-image-")
@@ -107,8 +107,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// libraries are the folders with this machine's C library, which programs
-// need that were built for it.
+// libraries are the folders with this machine's C library, which dynamically linked
+// programs need.
 func libraries() []string {
 	var found []string
 	for _, folder := range []string{"/lib", "/lib64", "/usr/lib"} {

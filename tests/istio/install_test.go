@@ -18,8 +18,8 @@ import (
 	"github.com/boifi/hfi/internal/oci"
 )
 
-// Istio's own agent takes the filter from a registry, by oci:// and its
-// digest, for one workload alone.
+// Istio's agent fetches the filter from a registry, by an oci:// URL and its
+// digest, for a single workload.
 func artefactStory(t *testing.T, w *world) {
 	listener, err := net.Listen("tcp", hostAddress+":0")
 	if err != nil {
@@ -51,7 +51,7 @@ func artefactStory(t *testing.T, w *world) {
 	if !strings.Contains(string(manifest), example) {
 		t.Fatalf("the manifest has no %q", example)
 	}
-	w.settle(t, abort("artefact", "*", "*", 418, 100))
+	w.pushAndWait(t, abort("artefact", "*", "*", 418, 100))
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 	pods := w.frontends(t)
 	w.untilAll(t, time.Now(), append(pods, w.catalog(t)), 200, time.Minute)
@@ -63,17 +63,17 @@ func artefactStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 }
 
-// Told to keep the WasmPlugin of a namespace, the daemon makes it where
-// policies target, repairs it, and takes it away with the last policy.
+// If it manages the WasmPlugin of a namespace, the daemon creates it when a policy
+// targets the namespace, repairs it, and deletes it with the last policy.
 func keepStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 	w.install(t, []string{"external-etcd", "wasmplugin-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo")
 	defer w.installUsual(t)
 	plugins := func() string {
 		return w.kubectl(t, "-n", "demo", "get", "wasmplugins", "-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.url} {.spec.failStrategy}{"\n"}{end}`)
 	}
-	time.Sleep(3 * time.Second) // time enough to make one, which must not come
+	time.Sleep(3 * time.Second) // enough time to create one, which must not happen
 	if made := plugins(); made != "" {
 		t.Errorf("without a policy there is a WasmPlugin: %s", made)
 	}
@@ -91,7 +91,7 @@ func keepStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "demo", "patch", "wasmplugin", "hfi", "--type=merge", "-p", `{"spec":{"failStrategy":"FAIL_CLOSE"}}`)
 	eventually(t, "the repair", time.Minute, made)
 	w.push(t)
-	eventually(t, "the WasmPlugin to go", time.Minute, func() error {
+	eventually(t, "the WasmPlugin is deleted", time.Minute, func() error {
 		if text := plugins(); text != "" {
 			return fmt.Errorf("there is %q", text)
 		}
@@ -100,18 +100,18 @@ func keepStory(t *testing.T, w *world) {
 	events := w.kubectl(t, "-n", "demo", "get", "events")
 	for _, word := range []string{"Created", "Repaired", "Pruned"} {
 		if !strings.Contains(events, word) {
-			t.Errorf("no Event tells %s:\n%s", word, events)
+			t.Errorf("no Event says %s:\n%s", word, events)
 		}
 	}
 }
 
-// Without one of its permissions the daemon says which, and does the rest.
+// If a permission is missing the daemon reports which, and continues with everything else.
 func permissionStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	w.kubectl(t, "patch", "clusterrole", "hfi-control-plane", "--type=json", "-p", `[{"op":"test","path":"/rules/0/resources","value":["pods"]},{"op":"remove","path":"/rules/0"}]`)
 	defer w.installUsual(t)
-	// Watches that are open stay so: what the daemon was allowed to see it asks for again.
+	// Open watches continue, so restart the daemon, which then has to ask again.
 	w.kubectl(t, "-n", "boifi", "rollout", "restart", "deployment/hfi-control-plane")
 	w.kubectl(t, "-n", "boifi", "rollout", "status", "deployment/hfi-control-plane", "--timeout=55s")
 	eventually(t, "the missing permission in the status", time.Minute, func() error {
@@ -124,16 +124,16 @@ func permissionStory(t *testing.T, w *world) {
 		}
 		return nil
 	})
-	w.settle(t, abort("all-the-same", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("all-the-same", "frontend", "demo", 418, 100))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 418)
 	}
 }
 
-// The overlay with an etcd of three members: the daemon moves to it, serves
-// what git has, and lives through the loss of a member.
+// With the overlay of an etcd with three members, the daemon serves what is in git,
+// and continues after the loss of a member.
 func ownEtcdStory(t *testing.T, w *world) {
-	w.settle(t, abort("moved", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("moved", "frontend", "demo", 418, 100))
 	w.loadPlugin(t)
 	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest("deploy/kubernetes/overlays/etcd/service.yaml"), "-n", "boifi")
 	w.install(t, []string{"etcd"})
@@ -144,11 +144,11 @@ func ownEtcdStory(t *testing.T, w *world) {
 	if status.Etcd.Mode != "external" || !status.Etcd.Healthy || len(status.Etcd.Endpoints) != 3 {
 		t.Errorf("etcd is %+v", status.Etcd)
 	}
-	w.settle(t, abort("moved", "frontend", "demo", 419, 100))
+	w.pushAndWait(t, abort("moved", "frontend", "demo", 419, 100))
 	if err := w.lab.Kill("boifi", "hfi-etcd-0", "etcd"); err != nil {
 		t.Fatal(err)
 	}
-	w.settle(t, abort("moved", "frontend", "demo", 418, 100))
+	w.pushAndWait(t, abort("moved", "frontend", "demo", 418, 100))
 	w.kubectl(t, "-n", "boifi", "rollout", "status", "statefulset/hfi-etcd", "--timeout=55s")
 	w.kubectl(t, "-n", "boifi", "scale", "statefulset/hfi-etcd", "--replicas=2")
 	eventually(t, "two members of three", time.Minute, func() error {
@@ -157,7 +157,7 @@ func ownEtcdStory(t *testing.T, w *world) {
 		}
 		return nil
 	})
-	w.settle(t, abort("moved", "frontend", "demo", 419, 100))
+	w.pushAndWait(t, abort("moved", "frontend", "demo", 419, 100))
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 419)
 	}

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// Of 1,000 requests at 30 %, 14.5 is one standard deviation, so an honest run
-// is off by more than 80 once in thirty million.
+// Of 1,000 requests at 30 %, 14.5 is one standard deviation, so a correct run
+// differs by more than 80 once in thirty million runs.
 const (
 	drawn     = 1000
 	tolerated = 80
 )
 
-// Each of three pods draws on its own and faults thirty percent; a pod
-// that restarts, by whatever way, gets the policies again.
+// Each of three pods draws independently and faults thirty percent. A pod that
+// restarts, in any way, gets the policies again.
 func manyPodsStory(t *testing.T, w *world) {
-	w.settle(t, abort("third", "frontend", "demo", 503, 30))
+	w.pushAndWait(t, abort("third", "frontend", "demo", 503, 30))
 	w.loadPlugin(t)
-	share := func(t *testing.T, pod onePod) {
+	share := func(t *testing.T, pod appPod) {
 		t.Helper()
 		got := w.send(t, pod, drawn).Statuses[503]
 		t.Logf("%s aborted %d of %d", pod.name, got, drawn)
@@ -39,7 +39,7 @@ func manyPodsStory(t *testing.T, w *world) {
 				continue
 			}
 			took := eventually(t, "the first abort in the new pod", loadLimit(), func() error { return pod.answersWith(503) })
-			t.Logf("the pod that replaced %s was at work %.1f s after it was ready", pods[0].name, took.Seconds())
+			t.Logf("the pod that replaced %s injected faults %.1f s after it was ready", pods[0].name, took.Seconds())
 			share(t, pod)
 		}
 	})

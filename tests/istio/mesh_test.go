@@ -2,14 +2,14 @@ package istio
 
 import "testing"
 
-// TestMesh tells all stories in one mesh, which takes a while to come up. No
-// story builds on another: any of them can be run alone, such as with
-// -run TestMesh/targeting.
+// TestMesh runs all stories in one mesh, because the mesh takes a while to start.
+// The stories are independent: each can be run alone, such as with -run
+// TestMesh/targeting.
 func TestMesh(t *testing.T) {
 	w := newWorld(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"control plane", controlPlaneStory},
 		{"filter loading", filterStory},
@@ -33,6 +33,6 @@ func TestMesh(t *testing.T) {
 		{"scripts", scriptsStory},
 		{"quickstart", quickstartStory},
 	} {
-		t.Run(story.name, func(t *testing.T) { story.tell(t, w) })
+		t.Run(story.name, func(t *testing.T) { story.run(t, w) })
 	}
 }

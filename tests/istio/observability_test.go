@@ -6,10 +6,11 @@ import (
 	"testing"
 )
 
-// Faults are counted where Prometheus scrapes the sidecar, the
-// policies have a status, and making and deleting one is seen end to end.
+// Faults are counted in the metrics that Prometheus scrapes from the sidecar,
+// policies have a status, and creating and deleting a policy takes effect in the
+// mesh.
 func observabilityStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	pod := w.frontends(t)[0]
 	const aborts, delays = "hfi_faults_aborts_total", "hfi_faults_delays_total"
@@ -19,7 +20,7 @@ func observabilityStory(t *testing.T, w *world) {
 	w.wait(t, w.repo.Server("rev-parse", "main"))
 	w.send(t, pod, 30)
 	if got := w.metric(t, pod, aborts) - aborted; got != 30 {
-		t.Errorf("30 requests were aborted, and the metric rose by %d", got)
+		t.Errorf("30 requests were aborted, but the metric rose by %d", got)
 	}
 	w.hfi(t, "metadata: {name: seen-delay}\nspec: {selector: {service: frontend, namespace: demo}, rules: [{fault: {delay_ms: 5}}]}\n", "apply", "-f", "-")
 	w.wait(t, w.repo.Server("rev-parse", "main"))
@@ -48,10 +49,10 @@ func observabilityStory(t *testing.T, w *world) {
 	w.hfi(t, "", "delete", "seen-abort")
 	w.wait(t, w.repo.Server("rev-parse", "main"))
 	if report := w.send(t, pod, 20); report.Statuses[200] != 20 {
-		t.Errorf("after the abort was deleted requests were answered %v", report.Statuses)
+		t.Errorf("after the abort was deleted requests got %v", report.Statuses)
 	}
 	if got := w.metric(t, pod, delays) - delayed; got != 50-30 {
-		t.Errorf("20 requests were delayed, and the metric rose by %d", got)
+		t.Errorf("20 requests were delayed, but the metric rose by %d", got)
 	}
 	w.hfi(t, "", "delete", "seen-delay")
 	w.wait(t, w.repo.Server("rev-parse", "main"))

@@ -19,35 +19,35 @@ import (
 
 func (w *world) manifest(path string) string { return filepath.Join(testtool.Root(), path) }
 
-// onePod is a pod of a workload.
-type onePod struct{ name, ip string }
+// appPod is a pod of a workload.
+type appPod struct{ name, ip string }
 
-func (p onePod) url() string { return "http://" + p.ip + ":8080/" }
+func (p appPod) url() string { return "http://" + p.ip + ":8080/" }
 
-// pods are the ready pods of a workload that nobody is ending.
-func (w *world) pods(t testing.TB, namespace, label string) []onePod {
+// pods returns the ready pods of a workload that are not being deleted.
+func (w *world) pods(t testing.TB, namespace, label string) []appPod {
 	t.Helper()
 	var list corev1.PodList
 	if err := json.Unmarshal([]byte(w.kubectl(t, "-n", namespace, "get", "pods", "-l", label, "-o", "json")), &list); err != nil {
 		t.Fatal(err)
 	}
-	var found []onePod
+	var found []appPod
 	for _, pod := range list.Items {
 		ready := false
 		for _, condition := range pod.Status.Conditions {
 			ready = ready || condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
 		}
 		if ready && pod.DeletionTimestamp == nil {
-			found = append(found, onePod{pod.Name, pod.Status.PodIP})
+			found = append(found, appPod{pod.Name, pod.Status.PodIP})
 		}
 	}
 	return found
 }
 
-// frontends waits for the three pods of frontend: one may be on its way.
-func (w *world) frontends(t testing.TB) []onePod {
+// frontends waits for the three pods of frontend, one of which may not have started yet.
+func (w *world) frontends(t testing.TB) []appPod {
 	t.Helper()
-	var pods []onePod
+	var pods []appPod
 	eventually(t, "three pods of frontend", time.Minute, func() error {
 		if pods = w.pods(t, "demo", "app=frontend"); len(pods) != 3 {
 			return fmt.Errorf("frontend has %d ready pods: %v", len(pods), pods)
@@ -57,7 +57,7 @@ func (w *world) frontends(t testing.TB) []onePod {
 	return pods
 }
 
-func (w *world) catalog(t testing.TB) onePod {
+func (w *world) catalog(t testing.TB) appPod {
 	t.Helper()
 	pods := w.pods(t, "demo", "app=productcatalog")
 	if len(pods) != 1 {
@@ -67,7 +67,7 @@ func (w *world) catalog(t testing.TB) onePod {
 }
 
 // send sends requests to a pod, through its sidecar.
-func (w *world) send(t testing.TB, pod onePod, count int) *envoytest.Report {
+func (w *world) send(t testing.TB, pod appPod, count int) *envoytest.Report {
 	t.Helper()
 	report, err := envoytest.Load{Request: envoytest.Request{URL: pod.url()}, Requests: count, Connections: 4}.Run(w.ctx)
 	if err != nil {
@@ -79,8 +79,8 @@ func (w *world) send(t testing.TB, pod onePod, count int) *envoytest.Report {
 	return report
 }
 
-// all fails the test unless every request to a pod is answered by that status.
-func (w *world) all(t testing.TB, pod onePod, status int) {
+// all fails the test unless every request to a pod gets that status.
+func (w *world) all(t testing.TB, pod appPod, status int) {
 	t.Helper()
 	const count = 50
 	if report := w.send(t, pod, count); report.Statuses[status] != count {
@@ -88,11 +88,11 @@ func (w *world) all(t testing.TB, pod onePod, status int) {
 	}
 }
 
-// quick has connections of its own and follows one pod closely.
+// quick is a client with a short timeout.
 var quick = &http.Client{Timeout: 5 * time.Second}
 
-// answersWith is nil if a request to the pod is answered by that status.
-func (p onePod) answersWith(status int) error {
+// answersWith returns nil if a request to the pod gets that status.
+func (p appPod) answersWith(status int) error {
 	response, err := quick.Get(p.url())
 	if err != nil {
 		return err
@@ -100,14 +100,14 @@ func (p onePod) answersWith(status int) error {
 	defer response.Body.Close()
 	_, _ = io.Copy(io.Discard, response.Body)
 	if response.StatusCode != status {
-		return fmt.Errorf("%s answers %d and not %d", p.name, response.StatusCode, status)
+		return fmt.Errorf("%s responds with %d, not %d", p.name, response.StatusCode, status)
 	}
 	return nil
 }
 
-// metric sums the samples of a metric that a sidecar shows to Prometheus. It is
-// read through the API server, as anybody can who may reach pods through it.
-func (w *world) metric(t testing.TB, pod onePod, name string) int {
+// metric returns the sum of a metric that Prometheus scrapes from a sidecar. It is
+// read through the API server's proxy.
+func (w *world) metric(t testing.TB, pod appPod, name string) int {
 	t.Helper()
 	text := w.kubectl(t, "get", "--raw", "/api/v1/namespaces/demo/pods/"+pod.name+":15090/proxy/stats/prometheus")
 	sum := 0
@@ -121,7 +121,7 @@ func (w *world) metric(t testing.TB, pod onePod, name string) int {
 	return sum
 }
 
-// logs are what a container said.
+// logs returns a container's log.
 func (w *world) logs(t testing.TB, namespace, pod, container string) string {
 	t.Helper()
 	return w.kubectl(t, "-n", namespace, "logs", pod, "-c", container)

@@ -16,14 +16,14 @@ import (
 	"github.com/boifi/hfi/internal/gittest"
 )
 
-// abort is a policy that aborts a share of a service's requests.
+// abort returns a policy that aborts a percentage of a service's requests.
 func abort(name, service, namespace string, status int, percentage float64) string {
 	return fmt.Sprintf("metadata: {name: %s}\nspec:\n  selector: {service: %q, namespace: %q}\n  rules:\n  - fault: {percentage: %v, abort: {status: %d}}\n",
 		name, service, namespace, percentage, status)
 }
 
-// push makes these the policies of the repository, and pushes. As git servers
-// do, it tells the daemon of it. It returns the commit.
+// push commits these policies as the only ones, pushes, and sends a webhook as git
+// servers do. It returns the commit.
 func (w *world) push(t testing.TB, policies ...string) string {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Join(w.repo.Work(), "policies")); err != nil {
@@ -33,17 +33,17 @@ func (w *world) push(t testing.TB, policies ...string) string {
 	for i, text := range policies {
 		files[fmt.Sprintf("policies/policy-%d.yaml", i)] = text
 	}
-	// A story before may have left a commit by the command line.
+	// An earlier story may have made a commit with the command line.
 	w.repo.Git("fetch", "-q", "origin", "main")
 	w.repo.Git("reset", "-q", "--soft", "origin/main")
 	commit := w.repo.Commit(fmt.Sprintf("Have %d policies", len(policies)), files)
 	w.repo.Push()
-	w.tell(t)
+	w.webhook(t)
 	return commit
 }
 
-// tell is the webhook.
-func (w *world) tell(t testing.TB) {
+// webhook sends a webhook to the daemon.
+func (w *world) webhook(t testing.TB) {
 	t.Helper()
 	response, err := client.Post(w.server+"/v1/webhook", "application/json", strings.NewReader("{}"))
 	if err != nil {
@@ -51,12 +51,12 @@ func (w *world) tell(t testing.TB) {
 	}
 	response.Body.Close()
 	if response.StatusCode != http.StatusAccepted {
-		t.Fatalf("the webhook was answered %s", response.Status)
+		t.Fatalf("the webhook got %s", response.Status)
 	}
 }
 
-// settle pushes policies and waits until every filter has them.
-func (w *world) settle(t testing.TB, policies ...string) {
+// pushAndWait pushes policies and waits until every filter has them.
+func (w *world) pushAndWait(t testing.TB, policies ...string) {
 	t.Helper()
 	w.wait(t, w.push(t, policies...))
 }
@@ -82,16 +82,16 @@ func (w *world) hfi(t testing.TB, input string, arguments ...string) string {
 	return out.String()
 }
 
-// pluginFile is the manifest that puts the filter before every workload of demo.
+// pluginFile is the manifest that adds the filter to every workload of demo.
 const pluginFile = "deploy/istio/namespace.yaml"
 
-// loadPlugin sees to it that the filter is in all four pods, and has what is served.
+// loadPlugin applies the manifest and waits until the filter is current in all four pods.
 func (w *world) loadPlugin(t testing.TB) {
 	t.Helper()
 	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest(pluginFile))
 	took := w.awaitFilters(t)
 	t.Logf("the filter was connected and current in all pods after %.1f s", took.Seconds())
-	// Its instances, one for each of Envoy's workers, do not start at the very same moment.
+	// Its VMs, one for each of Envoy's workers, do not start at the same moment.
 	time.Sleep(time.Second)
 	w.awaitFilters(t)
 }
@@ -100,7 +100,7 @@ func (w *world) loadPlugin(t testing.TB) {
 func (w *world) awaitFilters(t testing.TB) time.Duration {
 	t.Helper()
 	pods := append(w.frontends(t), w.catalog(t))
-	return eventually(t, "a filter that is current in every pod", 2*time.Minute, func() error {
+	return eventually(t, "the filter is current in every pod", 2*time.Minute, func() error {
 		filters, err := w.filters()
 		if err != nil {
 			return err

@@ -21,8 +21,8 @@ import (
 // quickstart is the guide for newcomers.
 const quickstart = "deploy/quickstart.md"
 
-// A newcomer follows the quickstart: every command of it, in order, with
-// nothing changed but the addresses that it asks to fill in.
+// quickstartStory runs every command of the quickstart in order, and changes only
+// the addresses that it asks the reader to fill in.
 func quickstartStory(t *testing.T, w *world) {
 	text, err := os.ReadFile(w.manifest(quickstart))
 	if err != nil {
@@ -32,7 +32,7 @@ func quickstartStory(t *testing.T, w *world) {
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		commands = append(commands, block[1])
 	}
-	// A control plane that is not there yet, and a repository that is empty.
+	// Start without a control plane and with an empty repository.
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 	w.deleteNamespace(t, "boifi")
 	repo := gittest.New(t)
@@ -89,7 +89,7 @@ func (w *world) follow(t *testing.T, script string) {
 	}
 }
 
-// serve makes what listens on the loopback reachable for pods.
+// serve makes a server on the loopback interface reachable for pods.
 func serve(t *testing.T, loopback string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", hostAddress+":0")

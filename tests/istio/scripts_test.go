@@ -15,8 +15,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// script runs a script of the repository with nothing but what its users have:
-// kubectl and hfi in the path, a kubeconfig, and a repository to push to.
+// script runs a script of the repository with only what its users have: kubectl and
+// hfi in the path, a kubeconfig, and a repository to push to.
 func (w *world) script(t *testing.T, limit time.Duration, name string, arguments ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
@@ -33,10 +33,10 @@ func (w *world) script(t *testing.T, limit time.Duration, name string, arguments
 	return out.String()
 }
 
-// The stories as scripts, which run on any cluster that kubectl reaches,
-// and twice in a row: they leave nothing behind that is in their way.
+// The stories as scripts, which run on any cluster that kubectl reaches. They run
+// twice, because they must clean up after themselves.
 func scriptsStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	for _, run := range []string{"first", "second"} {
 		t.Run(run, func(t *testing.T) { t.Log(w.script(t, 8*time.Minute, "tests/run-all-tests.sh")) })
 	}
@@ -44,7 +44,7 @@ func scriptsStory(t *testing.T, w *world) {
 
 // Helper scripts show a sidecar's logs, its filter's logs and its filter's metrics.
 func helpersStory(t *testing.T, w *world) {
-	w.settle(t)
+	w.pushAndWait(t)
 	w.loadPlugin(t)
 	pod := w.frontends(t)[0].name
 	for script, part := range map[string]string{
@@ -53,7 +53,7 @@ func helpersStory(t *testing.T, w *world) {
 		"scripts/wasm-stats.sh":     "hfi_policies_loaded",
 	} {
 		if out := w.script(t, time.Minute, script, pod, "demo"); !strings.Contains(out, part) {
-			t.Errorf("%s shows nothing of %q:\n%s", script, part, out)
+			t.Errorf("%s does not show %q:\n%s", script, part, out)
 		}
 	}
 }

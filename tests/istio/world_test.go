@@ -21,8 +21,8 @@ import (
 	"github.com/boifi/hfi/tests/istio/lab"
 )
 
-// world is the cluster with the daemon and two services in a mesh, as a user
-// has it who followed deploy/.
+// world is the cluster with the daemon and two services in a mesh, installed as
+// deploy/ describes.
 type world struct {
 	ctx  context.Context
 	lab  *lab.Lab
@@ -33,12 +33,12 @@ type world struct {
 	gitURL string
 	// programs is a folder with the command line hfi.
 	programs string
-	// module is the filter's, and images what a registry holds of hfi.
+	// module is the filter's module, and images has hfi's images for a registry.
 	module []byte
 	images v1.ImageIndex
 }
 
-// hostAddress is where pods reach the machine that the tests run on.
+// hostAddress is the address at which pods reach the machine of the tests.
 const hostAddress = "10.244.0.1"
 
 func newWorld(t *testing.T) *world {
@@ -73,7 +73,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// forward passes requests on to the server of a URL.
+// forward forwards requests to the server of a URL.
 func forward(t *testing.T, to string) http.Handler {
 	t.Helper()
 	target, err := url.Parse(to)
@@ -90,7 +90,7 @@ func (w *world) gitPort() string {
 	return address.Port()
 }
 
-// installControlPlane does what a user does who has an etcd already.
+// installControlPlane installs the daemon as for a user who already has an etcd.
 func (w *world) installControlPlane(t *testing.T) {
 	t.Helper()
 	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest("deploy/kubernetes/base/namespace.yaml"))
@@ -108,9 +108,9 @@ func (w *world) installUsual(t *testing.T, settings ...string) {
 	w.install(t, []string{"external-etcd"}, append([]string{"HFID_ETCD_ENDPOINTS=" + w.lab.Etcd.Endpoint}, settings...)...)
 }
 
-// install applies a kustomization on top of overlays of deploy/kubernetes that
-// says which repository there is, and has some more settings; then it waits
-// until the replicas run with them.
+// install applies a kustomization on top of overlays of deploy/kubernetes, which
+// sets the repository and more settings, and waits until the replicas run with
+// them.
 func (w *world) install(t *testing.T, overlays []string, settings ...string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -173,7 +173,7 @@ func (w *world) installWorkloads(t *testing.T) {
 	}
 }
 
-// kubectl runs kubectl as the cluster's administrator and gives what it wrote.
+// kubectl runs kubectl as the cluster's administrator and returns its output.
 func (w *world) kubectl(t testing.TB, arguments ...string) string {
 	t.Helper()
 	out, err := w.lab.Kubectl(w.ctx, "", arguments...)
@@ -183,14 +183,14 @@ func (w *world) kubectl(t testing.TB, arguments ...string) string {
 	return out
 }
 
-// deleteNamespace deletes a namespace and waits until it is gone, which takes
-// as long as the pods in it take to end, and up to half of that more.
+// deleteNamespace deletes a namespace and waits until it is gone, which takes up to
+// one and a half times as long as its pods take to end.
 func (w *world) deleteNamespace(t testing.TB, name string) {
 	t.Helper()
 	w.kubectl(t, "delete", "namespace", name, "--wait=false")
 	eventually(t, "the end of namespace "+name, 3*time.Minute, func() error {
 		if found := w.kubectl(t, "get", "namespace", name, "--ignore-not-found", "-o", "jsonpath={.metadata.name} {.status.conditions}"); found != "" {
-			return fmt.Errorf("it is there: %s", found)
+			return fmt.Errorf("it still exists: %s", found)
 		}
 		return nil
 	})
@@ -204,7 +204,7 @@ func (w *world) apply(t testing.TB, manifest string) {
 	}
 }
 
-// ask asks the control plane by its Service and decodes the answer.
+// ask sends a request to the control plane's Service and decodes the response.
 func (w *world) ask(t testing.TB, path string, into any) {
 	t.Helper()
 	if err := w.tryAsk(path, into); err != nil {
@@ -231,10 +231,10 @@ func (w *world) tryAsk(path string, into any) error {
 	return json.Unmarshal(text, into)
 }
 
-// client makes a connection for each request, so that each meets a replica anew.
+// client opens a new connection for each request, so that each may reach another replica.
 var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// eventually asks until there is no error, and says how long that took.
+// eventually polls until there is no error, and returns how long that took.
 func eventually(t testing.TB, what string, limit time.Duration, ask func() error) time.Duration {
 	t.Helper()
 	return testtool.Within(t, limit, what, ask)

@@ -22,14 +22,14 @@ type client struct {
 
 func newClient(base, token string) *client {
 	transport := &http.Transport{
-		// The server made its own certificate a moment ago, in this very lab.
+		// The server has generated its own certificate in this lab.
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true},
 		MaxIdleConnsPerHost: 16,
 	}
 	return &client{base: base, token: token, http: &http.Client{Transport: transport}}
 }
 
-// statusError is an answer other than 2xx.
+// statusError is a response with a status other than 2xx.
 type statusError struct {
 	code int
 	text string
@@ -47,8 +47,7 @@ const (
 	plainJSON  = "application/json"
 )
 
-// do sends a request with a JSON body, if there is one, and decodes the
-// answer into result, if that is wanted.
+// do sends a request with an optional JSON body, and decodes the response into result if that is not nil.
 func (c *client) do(ctx context.Context, method, path, kind string, body, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -113,10 +112,10 @@ type listMeta struct {
 	Items []json.RawMessage `json:"items"`
 }
 
-// follow calls take with every object at a path as it is now, in full, and
-// with each change after: the type is "" for the objects that are there, in
-// one call, then ADDED, MODIFIED or DELETED. It lists anew whenever a watch
-// ends, and returns only when ctx is done.
+// follow calls take with all current objects at a path, and then with each change.
+// The type is "" for the list of current objects, in one call, then ADDED, MODIFIED
+// or DELETED. It lists again whenever a watch ends, and returns only when ctx is
+// done.
 func (c *client) follow(ctx context.Context, path string, take func(kind string, objects []json.RawMessage)) {
 	for ctx.Err() == nil {
 		var list listMeta

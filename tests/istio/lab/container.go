@@ -16,11 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// container is one container of a pod: a process that is started again when it ends.
+// container is one container of a pod: a process that is restarted when it ends.
 type container struct {
 	p    *pod
 	spec corev1.Container
-	// initial containers run before the main ones; those that stay are sidecars.
+	// initial containers run before the main ones; those that keep running are sidecars.
 	initial, stays bool
 	// passed is closed once the containers after this one may start.
 	passed chan struct{}
@@ -44,7 +44,7 @@ func newContainer(p *pod, spec corev1.Container, initial bool) *container {
 	}
 }
 
-// Between two starts of a container that ends again and again.
+// The backoff between restarts of a container.
 const (
 	firstBackoff = time.Second
 	lastBackoff  = 10 * time.Second
@@ -83,7 +83,7 @@ func (c *container) supervise(ctx context.Context) {
 	}
 }
 
-// runOnce runs the container's process to its end, and gives its exit code.
+// runOnce runs the container's process to its end, and returns its exit code.
 func (c *container) runOnce(ctx context.Context) (int, error) {
 	plan, err := c.makePlan(ctx)
 	if err != nil {
@@ -154,8 +154,8 @@ func (c *container) hasPassed() bool {
 	}
 }
 
-// isReady says whether the container lets its pod be ready: initial ones that
-// have done their work do.
+// isReady reports whether the container is ready, for its pod's readiness. An
+// initial container that has completed is.
 func (c *container) isReady() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,14 +172,14 @@ func (c *container) current() *process {
 	return c.process
 }
 
-// kill ends the process without a word, as the kernel does when memory is short.
+// kill sends SIGKILL, as the kernel does when it is out of memory.
 func (c *container) kill() {
 	if process := c.current(); process != nil {
 		process.signal(syscall.SIGKILL)
 	}
 }
 
-// stop runs the preStop hook, asks the process to end, and makes it at the deadline.
+// stop runs the preStop hook and sends SIGTERM, and SIGKILL at the deadline.
 func (c *container) stop(ctx context.Context, deadline time.Time) {
 	process := c.current()
 	if process == nil || !process.running() {
@@ -192,7 +192,7 @@ func (c *container) stop(ctx context.Context, deadline time.Time) {
 		case hook.PreStop.Sleep != nil:
 			pause(limited, time.Duration(hook.PreStop.Sleep.Seconds)*time.Second)
 		case hook.PreStop.Exec != nil:
-			// As with a kubelet, a hook that fails does not keep the pod from ending.
+			// As with a kubelet, the pod ends even if the hook fails.
 			_ = c.execute(limited, hook.PreStop.Exec.Command)
 		}
 	}
@@ -213,7 +213,7 @@ func (c *container) execute(ctx context.Context, words []string) error {
 	return err
 }
 
-// contained is the command that runs a plan.
+// contained returns the command that runs a plan.
 func (l *Lab) contained(plan containerPlan) (*exec.Cmd, error) {
 	text, err := json.Marshal(plan)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// environment resolves what a container's environment is made of: the image,
-// whole ConfigMaps and Secrets, and single values, the later ones winning.
+// environment returns a container's environment, from the image, whole ConfigMaps
+// and Secrets, and single values. Later ones take precedence.
 func (p *pod) environment(ctx context.Context, image Image, spec corev1.Container) ([]string, error) {
 	values := map[string]string{"KUBERNETES_SERVICE_HOST": apiService, "KUBERNETES_SERVICE_PORT": "443", "HOSTNAME": p.object.Name}
 	for _, setting := range image.Env {
@@ -88,7 +88,7 @@ func (p *pod) sourceOfOne(ctx context.Context, spec corev1.Container, from *core
 	return value, ok, err
 }
 
-// field is the downward API.
+// field returns a field of the downward API.
 func (p *pod) field(path string) (string, error) {
 	o := p.object
 	if key, ok := strings.CutPrefix(path, "metadata.labels['"); ok {
@@ -120,7 +120,7 @@ func (p *pod) field(path string) (string, error) {
 	return "", fmt.Errorf("the lab does not know the field %s", path)
 }
 
-// lines writes a map as the downward API does.
+// lines formats a map as the downward API does.
 func lines(of map[string]string) string {
 	var text []string
 	for key, value := range of {
@@ -130,7 +130,7 @@ func lines(of map[string]string) string {
 	return strings.Join(text, "\n")
 }
 
-// nodeCPU and nodeMemory are what a container without limits is told that it has.
+// nodeCPU and nodeMemory are the limits that the downward API reports for a container without limits.
 const (
 	nodeCPU    = 2
 	nodeMemory = 8 << 30
@@ -157,8 +157,7 @@ func resourceOf(spec corev1.Container, from *corev1.ResourceFieldSelector) (stri
 	return strconv.FormatInt(int64(math.Ceil(quantity.AsApproximateFloat64()/divisor)), 10), nil
 }
 
-// expand replaces $(NAME) by values; $$ stands for one $. What is not known
-// stays as it is.
+// expand replaces $(NAME) by values, and $$ by one $. Unknown names are unchanged.
 func expand(text string, values map[string]string) string {
 	var out strings.Builder
 	for i := 0; i < len(text); i++ {

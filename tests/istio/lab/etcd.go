@@ -20,16 +20,16 @@ import (
 type Etcd struct {
 	// Endpoint is its URL for clients.
 	Endpoint string
-	// CA, Certificate and Key are a client's files, in PEM.
+	// CA, Certificate and Key are the paths of a client's PEM files.
 	CA, Certificate, Key string
 }
 
-// Arguments are what etcdctl needs to speak to it.
+// Arguments are etcdctl's arguments for this server.
 func (e Etcd) Arguments() []string {
 	return []string{"--endpoints", e.Endpoint, "--cacert", e.CA, "--cert", e.Certificate, "--key", e.Key}
 }
 
-// startEtcd starts the etcd that the daemon finds outside of the cluster.
+// startEtcd starts an etcd outside of the cluster, for the daemon.
 func (l *Lab) startEtcd(ctx context.Context) error {
 	folder := filepath.Join(l.folder, "etcd")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -60,7 +60,7 @@ func (l *Lab) Etcdctl(ctx context.Context, arguments ...string) (string, error) 
 	return run(ctx, l.command("etcdctl", append(l.Etcd.Arguments(), arguments...)...))
 }
 
-// writeCertificates makes an authority and one certificate for server and clients.
+// writeCertificates creates a CA and one certificate for server and clients.
 func (e Etcd) writeCertificates() error {
 	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,21 +10,21 @@ import (
 	"strings"
 )
 
-// Image is what a container image holds: files, and how to start it.
+// Image is a container image: its files and its configuration.
 type Image struct {
-	// Root is a folder with the image's files. Containers of the image share
-	// it: those that would write into it should have a read-only root.
+	// Root is a folder with the image's files. Containers of the image share it, so
+	// their root should be read-only.
 	Root string
-	// Entrypoint, Env, Dir, UID and GID hold where the Pod does not say otherwise.
+	// Entrypoint, Env, Dir, UID and GID are defaults that the Pod may override.
 	Entrypoint []string
 	Env        []string
 	Dir        string
 	UID, GID   int
-	// Host are files and folders of this machine that the image shows, read-only.
+	// Host are files and folders of this machine that are mounted read-only.
 	Host []string
 }
 
-// AddImage lets Pods run an image by this name.
+// AddImage makes an image available to Pods under a name.
 func (l *Lab) AddImage(name string, image Image) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,7 +41,7 @@ func (l *Lab) image(name string) (Image, error) {
 	return image, nil
 }
 
-// CopyImage lets Pods run an image by another name too.
+// CopyImage makes an image available under another name too.
 func (l *Lab) CopyImage(name, as string) error {
 	image, err := l.image(name)
 	if err != nil {
@@ -51,13 +51,13 @@ func (l *Lab) CopyImage(name, as string) error {
 	return nil
 }
 
-// NewRoot makes an empty folder for an image's files.
+// NewRoot creates an empty folder for an image's files.
 func (l *Lab) NewRoot(name string) (string, error) {
 	folder := filepath.Join(l.folder, "images", name)
 	return folder, os.MkdirAll(folder, 0o755)
 }
 
-// Unpack writes a tar stream, as an image's layers are, into a folder.
+// Unpack extracts a tar stream, such as an image's layer, into a folder.
 func Unpack(stream io.Reader, folder string) error {
 	archive := tar.NewReader(stream)
 	for {
@@ -88,7 +88,7 @@ func Unpack(stream io.Reader, folder string) error {
 		default:
 			return fmt.Errorf("unpacking an image: %q is neither file nor folder", header.Name)
 		}
-		// Whatever the umask is.
+		// Independent of the umask.
 		if err := errors.Join(os.Chown(path, header.Uid, header.Gid), os.Chmod(path, mode)); err != nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func copyTo(path string, content io.Reader, mode os.FileMode) error {
 	return errors.Join(err, file.Close())
 }
 
-// addProxyImage makes the image of Istio's sidecars: the agent and the stock
+// addProxyImage creates the image of Istio's sidecars: the agent and the stock
 // Envoy, with the libraries and iptables of this machine.
 func (l *Lab) addProxyImage() error {
 	root, err := l.NewRoot("proxyv2")
@@ -139,7 +139,7 @@ func (l *Lab) addProxyImage() error {
 			image.Host = append(image.Host, path)
 		}
 	}
-	// Most machines have these as links into /usr.
+	// On most machines these are links into /usr.
 	for _, path := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
 		if target, err := os.Readlink(path); err == nil {
 			if err := os.Symlink(target, filepath.Join(root, path)); err != nil {

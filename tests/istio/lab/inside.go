@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerCommand is the argument by which this program starts a container.
+// containerCommand is the argument with which this program starts a container.
 const containerCommand = "lab-container"
 
-// containerPlan is what a process needs to know to become a container.
+// containerPlan is the configuration with which a process becomes a container.
 type containerPlan struct {
 	Network  string // of a pod, by its name under /run/netns
 	Hostname string
@@ -26,20 +26,20 @@ type containerPlan struct {
 	Mounts   []mount
 	UID, GID int
 	Groups   []int
-	// Bare takes all capabilities, and the way to get any back.
+	// Bare drops all capabilities, and prevents gaining any.
 	Bare    bool
 	Dir     string
 	Env     []string
 	Command []string
 }
 
-// mount shows a file or folder of this machine in the container.
+// mount is a file or folder of this machine that is mounted in the container.
 type mount struct {
 	Source, Target string
 	ReadOnly       bool
 }
 
-// runContainer makes this process a container, and returns only on failure.
+// runContainer turns this process into a container, and returns only on failure.
 func runContainer(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -49,7 +49,7 @@ func runContainer(file string) error {
 	if err := json.Unmarshal(text, &plan); err != nil {
 		return err
 	}
-	// The namespaces are this thread's; exec makes it the only one.
+	// The namespaces are those of this thread; after exec it is the only one.
 	runtime.LockOSThread()
 	network, err := os.Open("/run/netns/" + plan.Network)
 	if err != nil {
@@ -119,7 +119,7 @@ func (p *containerPlan) mount() error {
 	return nil
 }
 
-// mountPoint makes a folder or an empty file to mount over.
+// mountPoint creates a folder or an empty file as a mount point.
 func mountPoint(source, target string) error {
 	about, err := os.Stat(source)
 	if err != nil {
@@ -138,8 +138,8 @@ func mountPoint(source, target string) error {
 	return file.Close()
 }
 
-// drop gives up what the container is not meant to have. The system calls of
-// package syscall are for all threads.
+// drop drops the privileges that the container does not have. The system calls of
+// package syscall apply to all threads.
 func (p *containerPlan) drop() error {
 	if p.Bare {
 		for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {

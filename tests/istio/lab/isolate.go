@@ -15,18 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Variables of the environment that this package hands to itself.
+// Environment variables that this package sets for its child process.
 const (
-	// enabledVariable asks for the tests that need the lab.
+	// enabledVariable enables the tests that need the lab.
 	enabledVariable = "HFI_ISTIO"
 	// folderVariable is set in the isolated process: the lab's folder.
 	folderVariable = "HFI_ISTIO_FOLDER"
 )
 
-// Main is what TestMain of a package with a lab returns to os.Exit. The tests
-// run in a child process that is process 1 of a process namespace of its own:
-// however it ends, the kernel ends with it all that the lab started. Without
-// HFI_ISTIO=1 they run where they are, and skip: see Require.
+// Main runs the tests of a package with a lab; TestMain passes its result to
+// os.Exit. The tests run in a child process that is process 1 of a new PID
+// namespace: when it ends, in any way, the kernel ends everything that the lab
+// started. Without HFI_ISTIO=1 they run in this process, and skip: see Require.
 func Main(m *testing.M) int {
 	if len(os.Args) == 3 && os.Args[1] == containerCommand {
 		fmt.Fprintln(os.Stderr, "starting a container:", runContainer(os.Args[2]))
@@ -36,7 +36,7 @@ func Main(m *testing.M) int {
 		return m.Run()
 	}
 	if os.Getenv(folderVariable) != "" {
-		if err := settle(); err != nil {
+		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "preparing the lab's namespaces:", err)
 			return 1
 		}
@@ -50,7 +50,7 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// Require skips a test that needs the lab where nobody asked for one.
+// Require skips a test that needs the lab unless HFI_ISTIO=1 is set.
 func Require(t testing.TB) {
 	t.Helper()
 	if os.Getenv(enabledVariable) != "1" {
@@ -58,8 +58,8 @@ func Require(t testing.TB) {
 	}
 }
 
-// isolate runs this program again in namespaces of its own, and gives its exit
-// code. On failure it shows the ends of the lab's logs and keeps them.
+// isolate runs this program again in new namespaces, and returns its exit code. On
+// failure it prints the ends of the lab's logs and keeps the files.
 func isolate() (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("it makes network namespaces and needs to be root")
@@ -68,11 +68,11 @@ func isolate() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	// Daemons that are not root live below it.
+	// Daemons that do not run as root have files below it.
 	if err := os.Chmod(folder, 0o755); err != nil {
 		return 1, err
 	}
-	// The death signal comes when the thread that started the child ends.
+	// The kernel sends Pdeathsig when the thread that started the child ends.
 	runtime.LockOSThread()
 	child := exec.Command("/proc/self/exe", os.Args[1:]...)
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -91,7 +91,7 @@ func isolate() (code int, err error) {
 			_ = child.Process.Kill()
 		}
 	}()
-	// How it ended is in its state.
+	// The exit status is in its state.
 	_ = child.Wait()
 	signal.Stop(signals)
 	close(signals)
@@ -103,8 +103,8 @@ func isolate() (code int, err error) {
 	return 1, nil
 }
 
-// settle prepares the namespaces from within.
-func settle() error {
+// prepare prepares the namespaces from within.
+func prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keeping mounts to ourselves: %w", err)
 	}
@@ -121,7 +121,7 @@ func settle() error {
 	return nil
 }
 
-// shownBytes is how much of each log's end is shown on failure.
+// shownBytes is the length of each log's end that is printed on failure.
 const shownBytes = 3000
 
 func showLogs(folder string) {

@@ -15,8 +15,8 @@ import (
 // ProxyImage is the image of sidecars that Istio's injector puts into pods.
 const ProxyImage = "istio/proxyv2:lab"
 
-// meshConfig is the mesh's configuration, which is Istio's own but for what
-// stock Envoy does not have: the filter of Istio's telemetry.
+// meshConfig is Istio's default configuration of a mesh, without the telemetry
+// filter, which stock Envoy does not have.
 const meshConfig = `
 defaultProviders: {}
 enablePrometheusMerge: true
@@ -24,8 +24,8 @@ defaultConfig:
   discoveryAddress: istiod.istio-system.svc:15012
 `
 
-// istioObjects make istiod a Service, which sidecars and the API server reach
-// it by, and have the API server ask it to inject sidecars, as Istio's chart does.
+// istioObjects are the Service of istiod, for sidecars and the API server, and the
+// webhook for the injection of sidecars, as in Istio's chart.
 const istioObjects = `
 apiVersion: v1
 kind: Service
@@ -61,8 +61,8 @@ webhooks:
   admissionReviewVersions: [v1]
 `
 
-// startIstio installs Istio's kinds of objects and starts istiod, which is
-// the certificate authority and the injector too.
+// startIstio installs Istio's CRDs and starts istiod, which is also the certificate
+// authority and the injector.
 func (l *Lab) startIstio(ctx context.Context) error {
 	if _, err := l.Kubectl(ctx, "", "create", "namespace", "istio-system"); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (l *Lab) startIstio(ctx context.Context) error {
 	command.Dir = folder
 	command.Env = append(os.Environ(), "POD_NAMESPACE=istio-system", "POD_NAME=istiod-lab", "REVISION=default", "CLUSTER_ID=Kubernetes",
 		"PILOT_CERT_PROVIDER=istiod", "INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector", "VALIDATION_WEBHOOK_CONFIG_NAME=",
-		// Filters that only Istio's own build of Envoy has.
+		// Disable filters that only Istio's own build of Envoy has.
 		"PILOT_ENABLE_ALPN_FILTER=false", "PILOT_ENABLE_METADATA_EXCHANGE=false")
 	istiod, err := l.startServer("istiod", command)
 	if err != nil {
@@ -105,8 +105,8 @@ func (l *Lab) startIstio(ctx context.Context) error {
 	})
 }
 
-// writeInjection writes what the injector works by: Istio's own template, and
-// the values of its chart.
+// writeInjection writes the injector's configuration: Istio's template and the
+// values of its chart.
 func writeInjection(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
@@ -129,11 +129,11 @@ func writeInjection(folder string) error {
 		return fmt.Errorf("the values of Istio's chart have no global.proxy and global.proxy_init")
 	}
 	proxy["image"], initial["image"] = ProxyImage, ProxyImage
-	// So that tests see soon that a sidecar is ready.
+	// A short interval, so that a sidecar becomes ready soon.
 	proxy["readinessPeriodSeconds"] = 1
-	// What the filter says is for everybody to read.
+	// The filter's log must be readable for everybody.
 	proxy["logLevel"], proxy["componentLogLevel"] = "warning", "misc:error,wasm:info"
-	// So does the agent, which fetches it.
+	// So does the agent, which fetches the module.
 	global["logging"] = map[string]any{"level": "default:info,wasm:debug"}
 	text, err = yaml.Marshal(values)
 	if err != nil {
@@ -156,7 +156,7 @@ func writeInjection(folder string) error {
 	return os.WriteFile(filepath.Join(folder, "config"), config, 0o644)
 }
 
-// answers says whether a GET is answered by 200.
+// answers reports whether a GET request gets 200.
 func answers(url string) error {
 	hurried := &http.Client{Timeout: 5 * time.Second}
 	response, err := hurried.Get(url)

@@ -18,8 +18,8 @@ const (
 	apiPort    = "6443"
 )
 
-// startKubernetes starts etcd, kube-apiserver and kube-controller-manager,
-// with the defaults of clusters: RBAC, the admission plugins, service accounts.
+// startKubernetes starts etcd, kube-apiserver and kube-controller-manager, with the
+// usual settings: RBAC, the admission plugins, service accounts.
 func (l *Lab) startKubernetes(ctx context.Context) error {
 	folder := filepath.Join(l.folder, "kubernetes")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -40,12 +40,12 @@ func (l *Lab) startKubernetes(ctx context.Context) error {
 	if err := l.startAPIServer(ctx, certificates, key, tokens); err != nil {
 		return err
 	}
-	// The server's own certificate authority stands behind its certificate.
+	// The server's certificate is signed by its own CA.
 	authority := filepath.Join(certificates, "apiserver.crt")
 	if err := l.writeKubeconfig(authority); err != nil {
 		return err
 	}
-	// Its node controllers are left out: they would want a real kubelet's leases.
+	// Its node controllers are disabled: they require a real kubelet's leases.
 	controllers := "deployment-controller,replicaset-controller,statefulset-controller,endpoints-controller,endpointslice-controller,serviceaccount-controller," +
 		"root-ca-certificate-publisher-controller,namespace-controller,garbage-collector-controller,disruption-controller," +
 		"persistentvolumeclaim-protection-controller"
@@ -91,7 +91,7 @@ current-context: lab
 `)), 0o600)
 }
 
-// writeKey makes the key that signs the tokens of service accounts.
+// writeKey generates the key that signs the tokens of service accounts.
 func writeKey(path string) error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

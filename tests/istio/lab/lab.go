@@ -11,10 +11,9 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Lab is a running cluster. It lasts as long as the process, with which the
-// kernel ends all of it: see Main.
+// Lab is a running cluster. It ends with the process: see Main.
 type Lab struct {
-	// Etcd says how the daemon reaches the etcd cluster that the lab runs for it.
+	// Etcd is the etcd server that the lab runs for the daemon.
 	Etcd Etcd
 
 	folder string
@@ -22,18 +21,17 @@ type Lab struct {
 	node   *node
 
 	mu sync.Mutex
-	// images are what containers can run, by the image's whole name in the Pod.
+	// images has the available images by their full name in the Pod.
 	images map[string]Image
-	// servers are the lab's own, by name.
+	// servers has the lab's own servers by name.
 	servers map[string]*process
 }
 
-// Start brings up the cluster and the mesh, without any workload. It takes
-// about ten seconds.
+// Start starts the cluster and the mesh, without any workload. It takes about ten seconds.
 func Start(ctx context.Context) (*Lab, error) {
 	folder := os.Getenv(folderVariable)
 	if folder == "" {
-		return nil, fmt.Errorf("the lab runs in namespaces of its own: TestMain must call lab.Main")
+		return nil, fmt.Errorf("the lab runs in its own namespaces: TestMain must call lab.Main")
 	}
 	for _, program := range []string{"ip", "iptables", "iptables-restore", "git"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -65,10 +63,10 @@ func Start(ctx context.Context) (*Lab, error) {
 	return l, nil
 }
 
-// Kubeconfig is the file with which kubectl is the cluster's administrator.
+// Kubeconfig returns the path of a kubeconfig file for the cluster's administrator.
 func (l *Lab) Kubeconfig() string { return filepath.Join(l.folder, "kubeconfig") }
 
-// Kubectl runs kubectl with a standard input, and gives what it wrote.
+// Kubectl runs kubectl with a standard input, and returns its output.
 func (l *Lab) Kubectl(ctx context.Context, input string, arguments ...string) (string, error) {
 	command := l.command("kubectl", arguments...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+l.Kubeconfig())
@@ -90,10 +88,10 @@ func (l *Lab) Kubectl(ctx context.Context, input string, arguments ...string) (s
 	return run(ctx, command)
 }
 
-// tool is the path of a program that "make test-istio" builds.
+// tool returns the path of a program that "make test-istio" builds.
 func tool(name string) string { return filepath.Join(testtool.Root(), ".tools", "bin", name) }
 
-// chart is the path of one of the files that Istio is installed from.
+// chart returns the path of an installation file of Istio.
 func chart(name string) string { return filepath.Join(testtool.Root(), ".tools", "istio", name) }
 
 func (l *Lab) command(name string, arguments ...string) *exec.Cmd {

@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// serveLogs answers "kubectl logs" for the containers of the node, and gives
-// the port that the API server asks at. The log of a container holds what all
-// its processes said, one after the other.
+// serveLogs serves "kubectl logs" for the containers of the node, and returns the
+// port for the API server. The log of a container has the output of all its
+// processes, one after the other.
 func (l *Lab) serveLogs(ctx context.Context) (int32, error) {
 	certificate, err := ownCertificate()
 	if err != nil {

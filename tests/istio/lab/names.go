@@ -33,8 +33,7 @@ func (s *services) serveNames(ctx context.Context) error {
 	return nil
 }
 
-// answer knows IPv4 addresses of names in the cluster, and that all other
-// names do not exist.
+// answer resolves names in the cluster to IPv4 addresses. All other names do not exist.
 func (s *services) answer(packet []byte) ([]byte, error) {
 	var message dnsmessage.Message
 	if err := message.Unpack(packet); err != nil {

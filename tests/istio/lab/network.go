@@ -7,8 +7,8 @@ import (
 	"os/exec"
 )
 
-// Addresses, as clusters have them. The host is the machine that the servers
-// run on; it routes to each pod over a link of its own.
+// Addresses, as in typical clusters. The host is the machine of the servers; it
+// routes to each pod over a separate link.
 const (
 	host         = "10.244.0.1"
 	serviceRange = "10.0.0.0/16"
@@ -33,7 +33,7 @@ func setUpNetwork(ctx context.Context) error {
 	return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
 }
 
-// connect makes a network namespace with one interface, whose gateway is the host.
+// connect creates a network namespace with one interface, whose gateway is the host.
 func connect(ctx context.Context, name, ip string) error {
 	outside := "v" + name
 	for _, arguments := range [][]string{
@@ -59,5 +59,5 @@ func disconnect(ctx context.Context, name string) {
 	_, _ = run(ctx, exec.Command("ip", "netns", "delete", name))
 }
 
-// address is that of the lab's so manieth pod, counted from 1.
+// address returns the address of the n-th pod of the lab, counted from 1.
 func address(count int) string { return fmt.Sprintf("10.244.%d.%d", 1+count/250, 1+count%250) }

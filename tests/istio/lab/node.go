@@ -13,7 +13,7 @@ import (
 
 const nodeName = "lab"
 
-// node is the scheduler and the kubelet of the lab's one machine.
+// node is the scheduler and the kubelet of the lab's only node.
 type node struct {
 	l *Lab
 
@@ -47,7 +47,7 @@ func (l *Lab) startNode(ctx context.Context) error {
 	return nil
 }
 
-// take looks at pods that are there, new, changed or gone.
+// take handles events of pods: present at the start, added, changed or deleted.
 func (n *node) take(ctx context.Context, kind string, objects []json.RawMessage) {
 	seen := map[types.UID]bool{}
 	for _, text := range objects {
@@ -65,7 +65,7 @@ func (n *node) take(ctx context.Context, kind string, objects []json.RawMessage)
 	if kind != "" {
 		return
 	}
-	// A list holds all there is: the others went while nobody watched.
+	// A list is complete: the other pods were deleted while there was no watch.
 	for _, p := range n.all() {
 		if !seen[p.object.UID] {
 			n.forget(p.object.UID)
@@ -75,7 +75,7 @@ func (n *node) take(ctx context.Context, kind string, objects []json.RawMessage)
 
 func (n *node) look(ctx context.Context, object corev1.Pod) {
 	if object.Spec.NodeName == "" && object.DeletionTimestamp == nil {
-		// A binding that fails is tried again with the pod's next event or list.
+		// A failed binding is retried with the pod's next event or list.
 		_ = n.l.api.do(ctx, "POST", "/api/v1/namespaces/"+object.Namespace+"/pods/"+object.Name+"/binding", plainJSON, corev1.Binding{
 			TypeMeta:   metav1.TypeMeta{Kind: "Binding", APIVersion: "v1"},
 			ObjectMeta: metav1.ObjectMeta{Name: object.Name, UID: object.UID},
@@ -112,7 +112,7 @@ func (n *node) look(ctx context.Context, object corev1.Pod) {
 	}
 }
 
-// forget ends a pod at once: its object is gone.
+// forget ends a pod immediately, because its object has been deleted.
 func (n *node) forget(uid types.UID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -140,8 +140,8 @@ func (n *node) find(namespace, name string) (*pod, error) {
 	return nil, fmt.Errorf("pod %s/%s does not run", namespace, name)
 }
 
-// Kill ends a container's process without a word, as the kernel does when
-// memory is short; the node starts it again.
+// Kill sends SIGKILL to a container's process, as the kernel does when it is out of
+// memory. The node restarts it.
 func (l *Lab) Kill(namespace, name, container string) error {
 	p, err := l.node.find(namespace, name)
 	if err != nil {

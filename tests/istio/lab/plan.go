@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// makePlan works out what the container's process is to be, from the image
-// and from what the Pod says.
+// makePlan derives the configuration of the container's process from the image and
+// the Pod.
 func (c *container) makePlan(ctx context.Context) (containerPlan, error) {
 	p := c.p
 	image, err := p.l.image(c.spec.Image)
@@ -51,7 +51,7 @@ func (c *container) makePlan(ctx context.Context) (containerPlan, error) {
 		plan.Mounts = append(plan.Mounts, mount{filepath.Join(p.folder, name), "/etc/" + name, false})
 	}
 	mounts := slices.Clone(c.spec.VolumeMounts)
-	// What lies in another comes after it.
+	// A mount inside another one comes after it.
 	slices.SortStableFunc(mounts, func(a, b corev1.VolumeMount) int { return len(a.MountPath) - len(b.MountPath) })
 	for _, m := range mounts {
 		plan.Mounts = append(plan.Mounts, mount{filepath.Join(p.volumes[m.Name], m.SubPath), m.MountPath, m.ReadOnly})
@@ -59,7 +59,7 @@ func (c *container) makePlan(ctx context.Context) (containerPlan, error) {
 	return plan, nil
 }
 
-// secure takes the user, the groups and the rights from the security contexts:
+// secure sets the user, the groups and the capabilities from the security contexts:
 // the container's own, else the pod's.
 func (plan *containerPlan) secure(pod *corev1.PodSecurityContext, own *corev1.SecurityContext) error {
 	mustNotBeRoot := false
@@ -81,7 +81,7 @@ func (plan *containerPlan) secure(pod *corev1.PodSecurityContext, own *corev1.Se
 		plan.Bare = own.Capabilities != nil && slices.Contains(own.Capabilities.Drop, "ALL") && len(own.Capabilities.Add) == 0
 	}
 	if mustNotBeRoot && plan.UID == 0 {
-		return fmt.Errorf("the container must not be root (runAsNonRoot) and its image is")
+		return fmt.Errorf("the container must not run as root (runAsNonRoot), but its image does")
 	}
 	return nil
 }

@@ -12,30 +12,30 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// pod is a Pod that runs here: it makes of the object what a kubelet would.
+// pod is a Pod that runs on the node. It does what a kubelet does for it.
 type pod struct {
 	l       *Lab
-	object  corev1.Pod // as it was when it came to this node
+	object  corev1.Pod // as it was when it was bound to this node
 	network string     // the name of its network namespace
 	ip      string
 	folder  string
 	started metav1.Time
 
-	// ending is closed when the pod is to end.
+	// ending is closed when the pod must end.
 	ending chan struct{}
 	once   sync.Once
 	grace  time.Duration // set before ending is closed
 
-	// volumes are the paths of the volumes by name, set before any container starts.
+	// volumes has the paths of the volumes by name. It is set before any container starts.
 	volumes map[string]string
-	// initial and main are the containers in the Pod's order.
+	// initial and main have the containers in the Pod's order.
 	initial, main []*container
 
 	mu       sync.Mutex
 	phase    corev1.PodPhase
-	trouble  string // why the pod does not come up
+	trouble  string // why the pod does not start
 	changed  map[corev1.PodConditionType]corev1.PodCondition
-	reported string // the last status that the API server took
+	reported string // the last status that the API server accepted
 }
 
 func newPod(l *Lab, object corev1.Pod, network, ip string) *pod {
@@ -53,8 +53,8 @@ func newPod(l *Lab, object corev1.Pod, network, ip string) *pod {
 	return p
 }
 
-// end begins the pod's end; only the first call counts, but for one that
-// leaves no grace at all.
+// end starts the pod's termination. Only the first call has an effect, except one
+// without a grace period.
 func (p *pod) end(seconds int64) {
 	p.once.Do(func() {
 		p.grace = time.Duration(seconds) * time.Second
@@ -76,7 +76,7 @@ func (p *pod) isEnding() bool {
 	}
 }
 
-// run is the pod's life.
+// run runs the pod until it has ended.
 func (p *pod) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -101,7 +101,7 @@ func (p *pod) run(ctx context.Context) {
 	disconnect(ctx, p.network)
 	cancel()
 	<-reporting
-	// A pod whose object is gone already is not there to delete.
+	// A pod whose object is already gone need not be deleted.
 	zero := int64(0)
 	_ = p.l.api.do(context.WithoutCancel(ctx), "DELETE", p.path(), plainJSON, metav1.DeleteOptions{
 		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &p.object.UID},
@@ -112,7 +112,7 @@ func (p *pod) path() string {
 	return "/api/v1/namespaces/" + p.object.Namespace + "/pods/" + p.object.Name
 }
 
-// prepare tries until the pod's network and volumes are there, or it is to end.
+// prepare retries until the pod's network and volumes exist, or the pod must end.
 func (p *pod) prepare(ctx context.Context) bool {
 	connected := false
 	for !p.isEnding() && ctx.Err() == nil {
@@ -162,8 +162,8 @@ func (p *pod) makeVolumes(ctx context.Context) error {
 	return nil
 }
 
-// startContainers starts the initial ones, each after the one before it has
-// done its work or, if it stays, has started; then the others.
+// startContainers starts the initial containers, each after the one before it has
+// completed or, if it is a sidecar, has started; then the others.
 func (p *pod) startContainers(ctx context.Context, supervisors *sync.WaitGroup) {
 	for _, c := range p.initial {
 		supervisors.Go(func() { c.supervise(ctx) })
@@ -181,8 +181,7 @@ func (p *pod) startContainers(ctx context.Context, supervisors *sync.WaitGroup) 
 	}
 }
 
-// stopContainers stops the main containers together, then the initial ones
-// that stay, the last first.
+// stopContainers stops the main containers together, then the sidecars, the last first.
 func (p *pod) stopContainers(ctx context.Context) {
 	deadline := time.Now().Add(p.grace)
 	var stopping sync.WaitGroup

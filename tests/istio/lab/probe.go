@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// probe runs the container's probes for as long as its process runs: first
-// the startup probe, then the two others beside each other.
+// probe runs the container's probes while its process runs: first the startup
+// probe, then the two others concurrently.
 func (c *container) probe(ctx context.Context, process *process) {
 	if probe := c.spec.StartupProbe; probe != nil {
 		if !c.until(ctx, probe) {
@@ -44,7 +44,7 @@ func (c *container) probe(ctx context.Context, process *process) {
 	}
 }
 
-// until probes until there is success, and gives up after the failures allowed.
+// until probes until the first success, and returns false after the allowed number of failures.
 func (c *container) until(ctx context.Context, probe *corev1.Probe) bool {
 	pause(ctx, seconds(probe.InitialDelaySeconds))
 	for failures := int32(0); failures < probe.FailureThreshold && ctx.Err() == nil; failures++ {
@@ -56,8 +56,8 @@ func (c *container) until(ctx context.Context, probe *corev1.Probe) bool {
 	return false
 }
 
-// while probes for as long as there are not too many failures in a row, and
-// says whether there were.
+// while probes until there are too many failures in a row, and reports whether
+// there were.
 func (c *container) while(ctx context.Context, probe *corev1.Probe) bool {
 	pause(ctx, seconds(probe.InitialDelaySeconds))
 	for failures := int32(0); ctx.Err() == nil; {
@@ -108,7 +108,7 @@ func (c *container) restart(process *process) {
 
 func seconds(count int32) time.Duration { return time.Duration(count) * time.Second }
 
-// try probes once.
+// try runs a probe once.
 func (c *container) try(ctx context.Context, probe *corev1.Probe) error {
 	ctx, cancel := context.WithTimeout(ctx, seconds(max(probe.TimeoutSeconds, 1)))
 	defer cancel()
@@ -155,7 +155,7 @@ func (c *container) tryHTTP(ctx context.Context, get *corev1.HTTPGetAction) erro
 	return nil
 }
 
-// prober makes a connection for each probe, as the kubelet does.
+// prober opens a new connection for each probe, as the kubelet does.
 var prober = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 func (c *container) port(of intstr.IntOrString) (string, error) {
@@ -170,7 +170,7 @@ func (c *container) port(of intstr.IntOrString) (string, error) {
 	return "", fmt.Errorf("the container has no port %s", of.StrVal)
 }
 
-// status is what the API server is told of the container.
+// status returns the container's status for the API server.
 func (c *container) status() corev1.ContainerStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// process is a running program with a log of its own.
+// process is a running program with its own log.
 type process struct {
 	name    string
 	command *exec.Cmd
@@ -20,8 +20,8 @@ type process struct {
 	err  error
 }
 
-// launch starts a program whose output is appended to logs/NAME.log. The
-// program leads a process group of its own.
+// launch starts a program in a new process group. Its output is appended to
+// logs/NAME.log.
 func (l *Lab) launch(name string, command *exec.Cmd) (*process, error) {
 	log, err := os.OpenFile(l.logFile(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -46,7 +46,7 @@ func (l *Lab) launch(name string, command *exec.Cmd) (*process, error) {
 
 func (l *Lab) logFile(name string) string { return filepath.Join(l.folder, "logs", name+".log") }
 
-// running says whether the program has not ended yet.
+// running reports whether the program still runs.
 func (p *process) running() bool {
 	select {
 	case <-p.done:
@@ -56,14 +56,14 @@ func (p *process) running() bool {
 	}
 }
 
-// signal goes to the whole group.
+// signal sends a signal to the process group.
 func (p *process) signal(number syscall.Signal) {
 	if p.running() {
 		_ = syscall.Kill(-p.command.Process.Pid, number)
 	}
 }
 
-// stop asks the program to end, and makes it after a grace period.
+// stop sends SIGTERM, and SIGKILL after a grace period.
 func (p *process) stop(grace time.Duration) {
 	p.signal(syscall.SIGTERM)
 	select {
@@ -74,8 +74,7 @@ func (p *process) stop(grace time.Duration) {
 	<-p.done
 }
 
-// await asks again and again until there is no error. It ends early if a
-// process that it waits for ends.
+// await polls until there is no error. It returns early if a process that it waits for ends.
 func await(ctx context.Context, what string, limit time.Duration, needs *process, ask func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -98,7 +97,7 @@ func await(ctx context.Context, what string, limit time.Duration, needs *process
 	}
 }
 
-// run runs a program to its end and gives what it said in the error, if any.
+// run runs a program to its end. An error contains its output.
 func run(ctx context.Context, command *exec.Cmd) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()

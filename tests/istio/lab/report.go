@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// report tells the API server how the pod is, if that has changed.
+// report writes the pod's status to the API server, if it has changed.
 func (p *pod) report(ctx context.Context) {
 	status := p.status()
 	text, err := json.Marshal(map[string]any{"status": status})

@@ -13,8 +13,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// services knows the cluster's Services and their endpoints: it translates
-// their addresses, as kube-proxy does, and answers for their names.
+// services has the cluster's Services and their endpoints. It translates their
+// addresses, as kube-proxy does, and resolves their names.
 type services struct {
 	mu     sync.Mutex
 	known  map[string]corev1.Service
@@ -34,8 +34,8 @@ func (l *Lab) startServices(ctx context.Context) error {
 			case <-ctx.Done():
 				return
 			case <-s.changed:
-				// A rule that fails is tried again with the next change; the
-				// wait for a service then says what does not answer.
+				// A failed rule is retried with the next change. A wait for the service
+				// reports that it does not respond.
 				_ = s.translate(ctx)
 			}
 		}
@@ -43,7 +43,7 @@ func (l *Lab) startServices(ctx context.Context) error {
 	return s.serveNames(ctx)
 }
 
-// take puts changes into one of the maps of s, by namespace and name.
+// take applies changes to one of the maps of s, by namespace and name.
 func take[T any](s *services, into map[string]T, kind string, objects []json.RawMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,8 +71,8 @@ func take[T any](s *services, into map[string]T, kind string, objects []json.Raw
 	}
 }
 
-// translate gives the kernel rules that send connections to a Service to one
-// of its ready endpoints, each as likely as the others.
+// translate installs kernel rules that send connections to a Service to one of its
+// ready endpoints, each with the same probability.
 func (s *services) translate(ctx context.Context) error {
 	var rules strings.Builder
 	rules.WriteString("*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n:SERVICES -\n-A PREROUTING -j SERVICES\n-A OUTPUT -j SERVICES\n")
@@ -87,7 +87,7 @@ func (s *services) translate(ctx context.Context) error {
 			for i, target := range targets {
 				fmt.Fprintf(&rules, "-A SERVICES -d %s/32 -p %s --dport %d -m statistic --mode random --probability %.6f -j DNAT --to-destination %s\n",
 					service.Spec.ClusterIP, protocol, port.Port, 1/float64(len(targets)-i), target)
-				// A pod that reaches itself by its Service would not know the answer's way.
+				// Without this, a pod that connects to itself through its Service would not get the response.
 				self, _, _ := strings.Cut(target, ":")
 				fmt.Fprintf(&rules, "-A POSTROUTING -s %[1]s/32 -d %[1]s/32 -p %[2]s -j SNAT --to-source %[3]s\n", self, protocol, host)
 			}
@@ -108,7 +108,7 @@ func (s *services) translate(ctx context.Context) error {
 	return nil
 }
 
-// endpoints are the ready addresses, with the port of that name.
+// endpoints returns the ready addresses, with the port of that name.
 func (s *services) endpoints(namespace, service, port string) []string {
 	var found []string
 	for _, slice := range s.slices {
@@ -129,8 +129,8 @@ func (s *services) endpoints(namespace, service, port string) []string {
 	return found
 }
 
-// lookup finds the addresses of SERVICE.NAMESPACE, or of POD.SERVICE.NAMESPACE
-// where the service has no address of its own.
+// lookup finds the addresses of SERVICE.NAMESPACE, or of POD.SERVICE.NAMESPACE for
+// a headless service.
 func (s *services) lookup(name string) []netip.Addr {
 	parts := strings.Split(name, ".")
 	if len(parts) < 2 || len(parts) > 3 {

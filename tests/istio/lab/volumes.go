@@ -12,14 +12,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// volume makes a pod's volume and gives its path.
+// volume creates a pod's volume and returns its path.
 func (p *pod) volume(ctx context.Context, spec corev1.Volume) (string, error) {
 	folder := filepath.Join(p.folder, "volumes", spec.Name)
 	if spec.HostPath != nil {
 		return spec.HostPath.Path, nil
 	}
 	if claim := spec.PersistentVolumeClaim; claim != nil {
-		// What a claim holds outlives the pod.
+		// The data of a claim outlives the pod.
 		folder = filepath.Join(p.l.folder, "claims", p.object.Namespace, claim.ClaimName)
 	}
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -65,7 +65,7 @@ func (p *pod) project(ctx context.Context, folder string, source corev1.VolumePr
 		if err != nil {
 			return err
 		}
-		// As the kubelet has it: tokens are for the pod's user alone.
+		// As with the kubelet, tokens are readable for the pod's user only.
 		private := int32(0o600)
 		if p.object.Spec.SecurityContext != nil && p.object.Spec.SecurityContext.FSGroup != nil {
 			mode = &private
@@ -83,7 +83,7 @@ func (p *pod) project(ctx context.Context, folder string, source corev1.VolumePr
 	return fmt.Errorf("the lab does not know a source of it")
 }
 
-// token asks for a token of the pod's service account, bound to the pod.
+// token requests a token of the pod's service account, bound to the pod.
 func (p *pod) token(ctx context.Context, source *corev1.ServiceAccountTokenProjection) (string, error) {
 	request := authv1.TokenRequest{Spec: authv1.TokenRequestSpec{
 		ExpirationSeconds: source.ExpirationSeconds,
@@ -112,7 +112,7 @@ func (p *pod) writeFields(folder string, items []corev1.DownwardAPIVolumeFile, m
 	return p.write(folder, data, nil, mode)
 }
 
-// write writes files by their keys, or only those that items name.
+// write writes files by their keys, or only those that items names.
 func (p *pod) write(folder string, data map[string]string, items []corev1.KeyToPath, mode *int32) error {
 	files := data
 	if len(items) > 0 {
@@ -144,8 +144,8 @@ func (p *pod) write(folder string, data map[string]string, items []corev1.KeyToP
 	return nil
 }
 
-// share gives a file or folder to the group that the pod's volumes belong to,
-// if the pod names one: who is in it may read it, and write where it may be written.
+// share sets the group of a file or folder to the pod's fsGroup, if it has one. The
+// group may read it, and write it if it is writable.
 func (p *pod) share(path string, writable bool) error {
 	context := p.object.Spec.SecurityContext
 	if context == nil || context.FSGroup == nil {
