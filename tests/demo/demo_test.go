@@ -1,4 +1,4 @@
-// Package demo runs what the README tells a newcomer to run.
+// Package demo runs the demo and the commands of the README.
 package demo
 
 import (
@@ -16,7 +16,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// makeDemo is the command, in a process group of its own, with a folder for temporary files that the test can look into.
+// makeDemo returns the command, in a new process group, with a folder for temporary
+// files that the test can check.
 func makeDemo(t *testing.T, temp string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	testtool.NoteSources(t)
@@ -44,10 +45,10 @@ func leavesNothing(t *testing.T, temp string, group int) {
 	}
 }
 
-// A push changes what requests get, a bad commit does not, a revert restores,
-// a write behind the daemon's back is seen and not served, and in the end git,
-// etcd and every sidecar agree. The demo itself
-// fails where a request gets what it should not.
+// In the demo a push changes the responses of requests, an invalid commit does not,
+// a revert restores them, a foreign write to etcd is reported and not served, and
+// in the end git, etcd and every sidecar agree. The demo itself fails if a request
+// gets a wrong response.
 func TestDemoScript(t *testing.T) {
 	testtool.SlowOnly(t)
 	temp := t.TempDir()
@@ -57,23 +58,23 @@ func TestDemoScript(t *testing.T) {
 	}
 	for _, step := range []string{"0. ", "1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "Done: "} {
 		if !strings.Contains(output.String(), "\n"+step) {
-			t.Errorf("the demo did not say %q:\n%s", step, output)
+			t.Errorf("the demo did not print %q:\n%s", step, output)
 		}
 	}
-	// What each push came to, in the order of the steps.
+	// The result of each push, in the order of the steps.
 	said := regexp.MustCompile(`(?m)^  status: (\w+); git is at (\w+), etcd has (\w+), drift: None; 4 of 4 sidecars enforce it$`).FindAllStringSubmatch(output.String(), -1)
 	if len(said) != 4 {
-		t.Fatalf("the demo told the status after %d of its four pushes:\n%s", len(said), output)
+		t.Fatalf("the demo printed the status after %d of its four pushes:\n%s", len(said), output)
 	}
 	for i, sync := range []string{"Synced", "Synced", "OutOfSync", "Synced"} {
 		if said[i][1] != sync || (said[i][2] == said[i][3]) != (sync == "Synced") {
-			t.Errorf("after push %d the status was %q, and should be %s", i+1, said[i][0], sync)
+			t.Errorf("after push %d the status was %q, want %s", i+1, said[i][0], sync)
 		}
 	}
 	leavesNothing(t, temp, command.Process.Pid)
 }
 
-// The demo for a person runs until it is interrupted, and cleans up.
+// The interactive demo runs until it is interrupted, and cleans up.
 func TestDemoRunsUntilInterrupted(t *testing.T) {
 	testtool.SlowOnly(t)
 	temp := t.TempDir()
@@ -94,12 +95,12 @@ func TestDemoRunsUntilInterrupted(t *testing.T) {
 		n, err := read.Read(buffer)
 		said.Write(buffer[:n])
 		if err != nil {
-			t.Fatalf("the demo ended by itself: %v\n%s", err, said.String())
+			t.Fatalf("the demo ended unexpectedly: %v\n%s", err, said.String())
 		}
 	}
 	if err := syscall.Kill(-command.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	_ = command.Wait() // make says that it was interrupted
+	_ = command.Wait() // make prints that it was interrupted
 	leavesNothing(t, temp, command.Process.Pid)
 }

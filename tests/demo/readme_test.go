@@ -18,9 +18,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// A newcomer follows the README from a clone to a rollback: every
-// command, in order, as it stands there. Changed are only the build, whose
-// programs are made elsewhere, and the port, which somebody may have.
+// The README leads a newcomer from a clone to a rollback: every command runs, in
+// order and unchanged, except for the build, whose programs exist already, and the
+// port, which may be in use.
 func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(testtool.Root(), "README.md"))
 	if err != nil {
@@ -34,7 +34,7 @@ func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	}
 	const build, port = "make build ", "localhost:8080"
 	if !found || !strings.HasPrefix(script, build) || !strings.Contains(script, port) {
-		t.Fatalf("the README's day does not begin with %q, or does not ask %s:\n%s", build, port, script)
+		t.Fatalf("the README's daily use does not begin with %q, or does not query %s:\n%s", build, port, script)
 	}
 	address := testtool.FreeAddress(t)
 	script = "true " + strings.ReplaceAll(strings.TrimPrefix(script, build), port, address)
@@ -50,7 +50,7 @@ func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	// Each command is printed before it runs; in the end the daemon has to have ended.
+	// Each command is printed before it runs. In the end the daemon must have exited.
 	command := exec.CommandContext(ctx, "bash", "-c", "set -veuo pipefail\n"+script+"wait\n")
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
@@ -59,21 +59,21 @@ func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	command.WaitDelay = 10 * time.Second
 	out, err := command.CombinedOutput()
 	if command.Process != nil {
-		_ = command.Cancel() // a daemon that a failed command left running
+		_ = command.Cancel() // in case a failed command left the daemon running
 	}
 	t.Logf("%s", out)
 	try := filepath.Join(filepath.Dir(clone), "hfi-try")
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(try, "hfid.log"))
-		t.Fatalf("following the README: %v; the daemon said\n%s", err, log)
+		t.Fatalf("following the README: %v; the daemon logged\n%s", err, log)
 	}
 	for _, part := range []string{
 		`"sync":`,                 // the status
-		`"name":"frontend-delay"`, // what a filter of frontend is served after the push
-		"restores",                // what the revert did, in the history
+		`"name":"frontend-delay"`, // what a filter of frontend gets after the push
+		"restores",                // the revert in the history
 	} {
 		if !strings.Contains(string(out), part) {
-			t.Errorf("following the README showed no %q", part)
+			t.Errorf("following the README did not print %q", part)
 		}
 	}
 	if served := strings.Count(string(out), " is served: "); served != 3 {

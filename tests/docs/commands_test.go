@@ -18,22 +18,22 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// runElsewhere are the documents in docs/ whose commands another test runs.
+// runElsewhere has the documents in docs/ whose commands another test runs.
 var runElsewhere = map[string]string{
 	"docs/releasing.md": "TestReleasesAreReproducible",
 }
 
-// situation is what a command of a document is for: what has happened before
-// a reader runs it, and what ends that. Both are scripts.
+// situation is the problem that a command of a document is for: a script that
+// causes it, and one that ends it.
 type situation struct{ before, after string }
 
 const (
 	revert = `git revert --no-edit HEAD >/dev/null; git push -q; hfi wait HEAD`
-	// A filter that has asked once, and has nothing in force yet.
+	// A filter that has sent one request, and has no policies in force yet.
 	ask = `curl -sf -o /dev/null -H 'X-Hfi-Node: node-1' -H 'X-Hfi-Pod: frontend-1' -H 'X-Hfi-Vm: vm-1' "$HFI_SERVER/v1/policies?service=frontend&namespace=demo&wait=10s"`
 )
 
-// situations are by the heading of a section, one for each of its blocks that needs one.
+// situations has the situations of a section by its heading, one for each block that needs one.
 var situations = map[string][]situation{
 	"A push changed nothing": {
 		{`printf 'metadata: {name: bad}\nspec: {rules: [{fault: {delay_ms: fast}}]}\n' >policies/bad.yaml
@@ -48,15 +48,15 @@ git rm -q 'policies/old-[2-9].yaml' 'policies/old-1?.yaml'; git commit -q -m "En
 		`etcdctl --endpoints "$(cat ../data/etcd-client-address)" put /hfi/policies/checkout-latency '{}' >/dev/null; until hfi status | grep -q 'Drift *Detected'; do sleep 0.1; done`,
 		`git commit -q --allow-empty -m "Put etcd right"; git push -q; until hfi status --exit-code >/dev/null; do sleep 0.1; done`,
 	}},
-	"Git cannot be seen": {{
+	"Git cannot be reached": {{
 		`mv ../policies.git ../away.git; curl -sf -o /dev/null -X POST "$HFI_SERVER/v1/reconcile"; until hfi status | grep -q RepositoryMissing; do sleep 0.1; done`,
 		`mv ../away.git ../policies.git; until hfi status --exit-code >/dev/null; do sleep 0.1; done`,
 	}},
 }
 
-// Each command of a document under docs/ runs, in a clone of a policy
-// repository that a daemon follows, and prints what the page says it does: the
-// block that follows it. Lines of that come in the output in that order.
+// Each command of a document under docs/ runs in a clone of a policy repository
+// that a daemon follows, and prints the lines of the block that follows it, in that
+// order.
 func TestCommandsDoWhatThePagesSay(t *testing.T) {
 	known := declarations(t).tests
 	ran := 0
@@ -66,7 +66,7 @@ func TestCommandsDoWhatThePagesSay(t *testing.T) {
 		}
 		if test, elsewhere := runElsewhere[p.file]; elsewhere {
 			if known[test] == nil {
-				t.Errorf("%s runs the commands of %s, and there is no such test", test, p.file)
+				t.Errorf("%s should run the commands of %s, but does not exist", test, p.file)
 			}
 			continue
 		}
@@ -87,7 +87,7 @@ func TestCommandsDoWhatThePagesSay(t *testing.T) {
 					s = all[place[b.heading]]
 				}
 				place[b.heading]++
-				w.must("what happened before: "+b.heading, s.before)
+				w.must("causing the situation: "+b.heading, s.before)
 				out, err := w.run(strings.ReplaceAll(b.content, "localhost:8080", strings.TrimPrefix(w.server, "http://")), false)
 				t.Logf("%s\n%s%s", b.heading, b.content, out)
 				if i+1 < len(blocks) && blocks[i+1].language == "text" && blocks[i+1].heading == b.heading {
@@ -95,7 +95,7 @@ func TestCommandsDoWhatThePagesSay(t *testing.T) {
 				} else if err != nil {
 					t.Errorf("%s: %v", b.heading, err)
 				}
-				w.must("what comes after: "+b.heading, s.after)
+				w.must("ending the situation: "+b.heading, s.after)
 			}
 		})
 	}
@@ -104,8 +104,8 @@ func TestCommandsDoWhatThePagesSay(t *testing.T) {
 	}
 }
 
-// expect checks that a block's output has the lines wanted, in that order. An
-// ellipsis stands for anything, a run of blanks for any other.
+// expect checks that a block's output contains the wanted lines in order. An
+// ellipsis matches anything, and a run of blanks any other.
 func expect(t *testing.T, b block, out, wanted string) {
 	t.Helper()
 	rest := strings.Split(out, "\n")
@@ -158,7 +158,7 @@ git push -q -u origin main`, bare))
 	return w
 }
 
-// must runs a script that has to succeed.
+// must runs a script that must succeed.
 func (w *workplace) must(what, script string) {
 	w.t.Helper()
 	if out, err := w.run(script, true); err != nil {
@@ -166,12 +166,12 @@ func (w *workplace) must(what, script string) {
 	}
 }
 
-// run runs a script in the clone. A strict one ends at the first command that fails.
+// run runs a script in the clone. A strict one stops at the first command that fails.
 func (w *workplace) run(script string, strict bool) (output string, err error) {
 	return shell(w.t, w.folder, w.environment, script, strict)
 }
 
-// shell runs a script by bash in a folder, and ends whatever it leaves running.
+// shell runs a script with bash in a folder, and kills the processes that it leaves running.
 func shell(t *testing.T, folder string, environment []string, script string, strict bool) (output string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*hfidtest.Patience)
@@ -191,12 +191,12 @@ func shell(t *testing.T, folder string, environment []string, script string, str
 	return string(out), err
 }
 
-// The commands of CONTRIBUTING.md run in the repository's root. Of those of
-// make, which CI itself runs, it is seen that make knows how.
+// The commands of CONTRIBUTING.md run in the repository's root. Those of make,
+// which CI runs, are only checked with make's dry run.
 func TestCommandsForContributorsRun(t *testing.T) {
 	makeProgram, err := exec.LookPath("make")
 	if err != nil {
-		testtool.Lacks(t, "make is not there")
+		testtool.Lacks(t, "make is not installed")
 	}
 	programs := t.TempDir()
 	if err := os.WriteFile(filepath.Join(programs, "make"), []byte("#!/bin/sh\nexec "+makeProgram+" -n \"$@\"\n"), 0o755); err != nil {

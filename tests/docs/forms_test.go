@@ -13,7 +13,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// form is the part of GitHub's issue forms that is used here.
+// form is the part of GitHub's issue form schema that is used here.
 type form struct {
 	Name        string   `yaml:"name"`
 	Description string   `yaml:"description"`
@@ -47,7 +47,7 @@ func decode(t *testing.T, file string, into any) {
 	}
 }
 
-// GitHub shows a form that it cannot read as an empty issue, and says nothing.
+// GitHub shows an empty issue, without an error, for a form that it cannot read.
 func TestIssueForms(t *testing.T) {
 	for _, file := range []string{"bug.yml", "feature.yml"} {
 		var f form
@@ -65,7 +65,7 @@ func TestIssueForms(t *testing.T) {
 				}
 			case "textarea", "input":
 				if field.Attributes.Label == "" || field.ID == "" || slices.Contains(ids, field.ID) {
-					t.Errorf("%s, field %d: it lacks its label or an id of its own", file, i)
+					t.Errorf("%s, field %d: it lacks a label or a unique id", file, i)
 				}
 				ids = append(ids, field.ID)
 				required = required || field.Validations.Required
@@ -101,7 +101,7 @@ func TestWorkflow(t *testing.T) {
 	for _, job := range workflow.Jobs {
 		for _, step := range job.Steps {
 			if step.Uses != "" && !pinned.MatchString(step.Uses) {
-				t.Errorf("%s is of no fixed version", step.Uses)
+				t.Errorf("%s has no fixed version", step.Uses)
 			}
 			runs = runs || strings.HasSuffix(step.Run, " .ci/run")
 		}

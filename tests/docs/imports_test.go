@@ -165,7 +165,7 @@ func moduleImports(t *testing.T) map[string][]string {
 
 // TestImportsPointOneWay checks every import between the module's packages: by
 // the layers, and by the list of packages in docs/architecture.md, of which a
-// package imports what stands in a later row, or what is below itself.
+// package imports only packages of later rows, or below itself.
 func TestImportsPointOneWay(t *testing.T) {
 	imports := moduleImports(t)
 	for _, needed := range []string{"schema", "filter", "filter/fault", "reconciler", "reconciler/cue", "cmd/hfi", "cmd/hfid"} {

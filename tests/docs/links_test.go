@@ -11,8 +11,8 @@ import (
 	"github.com/yuin/goldmark/ast"
 )
 
-// A link inside the repository leads to a file or folder of it and, if it
-// names a heading, to one that is there.
+// A link inside the repository leads to an existing file or folder and, if it has
+// an anchor, to an existing heading.
 func TestLinksLeadSomewhere(t *testing.T) {
 	all := tree(t)
 	anchors := map[string]map[string]bool{}
@@ -44,9 +44,9 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				file = path.Join(path.Dir(p.file), target.Path)
 			}
 			if !all[file] {
-				t.Errorf("%s links to %s, which is not there", p.file, destination)
+				t.Errorf("%s links to %s, which does not exist", p.file, destination)
 			} else if known, document := anchors[file]; document && target.Fragment != "" && !known[target.Fragment] {
-				t.Errorf("%s links to %s, and %s has no such heading", p.file, destination, file)
+				t.Errorf("%s links to %s, but %s has no such heading", p.file, destination, file)
 			}
 		})
 	}
@@ -55,7 +55,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// anchors are the names by which GitHub links to a document's headings.
+// anchors returns the anchors that GitHub generates for a document's headings.
 func (p *page) anchors() map[string]bool {
 	anchors := map[string]bool{}
 	p.walk(func(node ast.Node) {
@@ -80,7 +80,7 @@ func (p *page) anchors() map[string]bool {
 	return anchors
 }
 
-// What a stranger asks has an answer within two clicks of the README.
+// Every document can be reached within two clicks from the README.
 func TestTheReadmeLeadsToEveryDocument(t *testing.T) {
 	clicks := map[string]int{"README.md": 0}
 	queue := []string{"README.md"}
@@ -108,7 +108,7 @@ func TestTheReadmeLeadsToEveryDocument(t *testing.T) {
 	}
 	wanted := []string{"LICENSE"}
 	for _, p := range pages(t) {
-		// What hfi init writes is for another repository, and GitHub finds its templates itself.
+		// hfi init writes its documents into another repository, and GitHub finds its templates itself.
 		if !strings.HasPrefix(p.file, "schema/scaffold/") && !strings.HasPrefix(p.file, ".github/") {
 			wanted = append(wanted, p.file)
 		}

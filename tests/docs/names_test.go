@@ -19,11 +19,11 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// declared is what the repository's Go code declares at the top of its files.
+// declared has the top-level declarations of the repository's Go code.
 type declared struct {
-	// tests are the folders of each test, fuzz test, benchmark and example.
+	// tests has the folders of each test, fuzz test, benchmark and example.
 	tests map[string][]string
-	// exported has "package.Name", for packages that can be imported.
+	// exported has "package.Name" for packages that can be imported.
 	exported map[string]bool
 	packages map[string]bool
 	// literals are all string literals outside of tests, each ended by a line break.
@@ -72,7 +72,7 @@ var parseTree = sync.OnceValues(func() (*declared, error) {
 	return d, nil
 })
 
-// namesOf are the exported names of a declaration; methods are none.
+// namesOf returns the exported names of a declaration, without methods.
 func namesOf(declaration ast.Decl) []string {
 	var names []*ast.Ident
 	switch declaration := declaration.(type) {
@@ -116,8 +116,8 @@ var (
 	flagName   = regexp.MustCompile(`^--[a-z][a-z-]+`)
 )
 
-// Tests, files, packages and types that a document names in backticks exist.
-// A test that is followed by a folder, as in `TestX` in `reconciler`, is there.
+// Tests, files, packages and types that a document names in backticks exist. A test
+// that is followed by a folder, as in `TestX` in `reconciler`, is in that folder.
 func TestWhatDocumentsNameExists(t *testing.T) {
 	all, code := tree(t), declarations(t)
 	tests, paths, symbols := 0, 0, 0
@@ -129,13 +129,13 @@ func TestWhatDocumentsNameExists(t *testing.T) {
 					tests++
 					folders, known := code.tests[name]
 					if !known {
-						t.Errorf("%s names %s, and there is no such test", p.file, name)
+						t.Errorf("%s names %s, but there is no such test", p.file, name)
 						break
 					}
 					for _, next := range group[i+1:] {
 						if all[next] && strings.Contains(next, "/") || all[next] && code.packages[next] {
 							if !slices.Contains(folders, next) {
-								t.Errorf("%s says that %s is in %s; it is in %v", p.file, name, next, folders)
+								t.Errorf("%s says that %s is in %s, but it is in %v", p.file, name, next, folders)
 							}
 							break
 						}
@@ -147,7 +147,7 @@ func TestWhatDocumentsNameExists(t *testing.T) {
 					}
 					paths++
 					if clean := path.Clean(name); !all[clean] && !all[path.Join(path.Dir(p.file), clean)] {
-						t.Errorf("%s names %s, which is not there", p.file, name)
+						t.Errorf("%s names %s, which does not exist", p.file, name)
 					}
 				case symbolName.MatchString(name):
 					match := symbolName.FindStringSubmatch(name)
@@ -156,7 +156,7 @@ func TestWhatDocumentsNameExists(t *testing.T) {
 					}
 					symbols++
 					if !code.exported[match[0]] {
-						t.Errorf("%s names %s, and package %s has no such name", p.file, name, match[1])
+						t.Errorf("%s names %s, but package %s has no such name", p.file, name, match[1])
 					}
 				}
 			}
@@ -189,14 +189,14 @@ func TestTargetsAndFlagsExist(t *testing.T) {
 			for _, match := range makeTarget.FindAllStringSubmatch(text, -1) {
 				targets++
 				if !isTarget(match[1]) {
-					t.Errorf("%s names make %s, and there is no such target", p.file, match[1])
+					t.Errorf("%s names make %s, but there is no such target", p.file, match[1])
 				}
 			}
-			// deploy/ has flags of etcd, kubectl and others too, and a test of its own for settings.
+			// deploy/ has flags of etcd, kubectl and others too, and its own test of settings.
 			if flag := flagName.FindString(text); flag != "" && !strings.HasPrefix(p.file, "deploy/") {
 				named++
 				if !strings.Contains(flags, flag+" ") {
-					t.Errorf("%s names %s, and neither hfid nor hfi has such a flag", p.file, flag)
+					t.Errorf("%s names %s, but neither hfid nor hfi has such a flag", p.file, flag)
 				}
 			}
 		}
@@ -206,7 +206,7 @@ func TestTargetsAndFlagsExist(t *testing.T) {
 	}
 }
 
-// help is what hfid, hfi and each of hfi's commands say of themselves.
+// help returns the usage texts of hfid, hfi and each of hfi's commands.
 func help(t *testing.T) string {
 	t.Helper()
 	say := func(arguments ...string) string {
@@ -223,8 +223,8 @@ func help(t *testing.T) string {
 	return all
 }
 
-// Messages and reasons that the tables of the page on trouble quote are in the
-// code. What differs from case to case is written as an ellipsis.
+// Messages and reasons that the tables of docs/troubleshooting.md quote are in the
+// code. An ellipsis stands for the parts that vary.
 func TestQuotedMessagesAreInTheCode(t *testing.T) {
 	literals := declarations(t).literals
 	quoted := 0
@@ -234,7 +234,7 @@ func TestQuotedMessagesAreInTheCode(t *testing.T) {
 			for part := range strings.SplitSeq(message, "…") {
 				part = strings.TrimSpace(part)
 				if part == message {
-					// One word has to be a literal, or begin one, and not a part of some sentence.
+					// A single word must be a literal, or begin one: as a part of a sentence it could be accidental.
 					if !strings.Contains(message, " ") {
 						part = "\n" + part
 					}

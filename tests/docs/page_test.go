@@ -1,6 +1,6 @@
-// Package docs holds the repository's documents against the tree and the
-// programs that they describe: links lead somewhere, what is named exists, and
-// commands print what the page says.
+// Package docs compares the repository's documents with the files and programs that
+// they describe: link targets and named things exist, and commands print what the
+// page says.
 package docs
 
 import (
@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// tracked are the repository's files, those that are to be added included, by
-// their paths from its root.
+// tracked returns the repository's files, including those not added yet, by their
+// paths from its root.
 var tracked = sync.OnceValues(func() ([]string, error) {
 	command := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.Dir, command.Env = testtool.Root(), gittest.Environment()
@@ -37,7 +37,7 @@ var tracked = sync.OnceValues(func() ([]string, error) {
 	}
 	var files []string
 	for file := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		// Stat also tells the go command what this test's result depends on.
+		// Stat also makes the file an input of the test for the go command's cache.
 		if _, err := os.Stat(filepath.Join(testtool.Root(), file)); err == nil {
 			files = append(files, file)
 		}
@@ -45,7 +45,7 @@ var tracked = sync.OnceValues(func() ([]string, error) {
 	return files, nil
 })
 
-// tree is every file and folder of the repository, by its path from the root.
+// tree returns every file and folder of the repository, by its path from the root.
 func tree(t *testing.T) map[string]bool {
 	t.Helper()
 	files, err := tracked()
@@ -107,7 +107,7 @@ func (p *page) walk(visit func(node ast.Node)) {
 	})
 }
 
-// words is the text of a node, without its marks.
+// words returns the text of a node, without markup.
 func (p *page) words(node ast.Node) string {
 	var words bytes.Buffer
 	_ = ast.Walk(node, func(node ast.Node, entering bool) (ast.WalkStatus, error) {
@@ -124,7 +124,7 @@ func (p *page) words(node ast.Node) string {
 
 // block is a fenced block of a document.
 type block struct {
-	// heading is that of the section which it stands in.
+	// heading is the heading of its section.
 	heading, language, content string
 }
 
@@ -147,7 +147,7 @@ func (p *page) blocks() []block {
 	return blocks
 }
 
-// spans are the texts in backticks, in groups: those of one paragraph, of one
+// spans returns the texts in backticks in groups: those of one paragraph, of one
 // cell of a table, or of one item of a list.
 func (p *page) spans() [][]string {
 	var groups [][]string
@@ -168,7 +168,7 @@ func (p *page) spans() [][]string {
 	return groups
 }
 
-// tableHeads are the texts in backticks of each row's first cell.
+// tableHeads returns the texts in backticks of each row's first cell.
 func (p *page) tableHeads() [][]string {
 	var heads [][]string
 	p.walk(func(node ast.Node) {

@@ -11,7 +11,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// onEnvoy are changes that tests with the built filter in a real Envoy must notice.
+// onEnvoy are mutations that tests with the built filter in a real Envoy must notice.
 var onEnvoy = []mutation{
 	{
 		what: "selection by the index", file: "filter/selection/index.go",
@@ -24,12 +24,12 @@ var onEnvoy = []mutation{
 		tests: []string{"TestEachEnvoyFaultsTheConfiguredPercentage"},
 	},
 	{
-		what: "the handling of a hang-up", file: "filter/inject.go",
+		what: "the handling of a disconnect", file: "filter/inject.go",
 		old: `if _, paused := v.paused.streams[id]; !paused {`, new: `if true {`,
 		tests: []string{"TestSoak"},
 	},
 	{
-		what: "the clean-up of what is resumed", file: "filter/pause.go",
+		what: "the clean-up of resumed streams", file: "filter/pause.go",
 		old: "delete(p.streams, stream.id)\n\treturn", new: `return`,
 		tests: []string{"TestPanicsFailNoRequest"},
 	},
@@ -49,7 +49,7 @@ var onEnvoy = []mutation{
 		tests: []string{"TestFilterIgnoresPoliciesForOtherWorkloads"},
 	},
 	{
-		what: "the end of stale policies", file: "filter/poll.go",
+		what: "the expiry of stale policies", file: "filter/poll.go",
 		old: `p.enforce(nil)`, new: ``,
 		tests: []string{"TestDaemonStartsLateAndRestarts"},
 	},
@@ -60,8 +60,7 @@ var onEnvoy = []mutation{
 	},
 }
 
-// The tests on a real Envoy, too, can fail. What they build they
-// build with the mutation in place.
+// The tests with a real Envoy can fail too. They build the filter with the mutation.
 func TestRemovedChecksFailATestOnEnvoy(t *testing.T) {
 	testtool.SlowOnly(t)
 	for _, m := range onEnvoy {
@@ -71,13 +70,13 @@ func TestRemovedChecksFailATestOnEnvoy(t *testing.T) {
 			pattern := "^(" + strings.Join(m.tests, "|") + ")$"
 			command := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-vet=off", "-run", pattern, "./tests/envoy")
 			command.Dir = testtool.Root()
-			// The overlay reaches the test's own builds by the environment. Their
-			// full size would show no more than the small one does.
+			// The environment passes the overlay to the test's own builds. A short run is
+			// enough.
 			command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, m), "HFI_SLOW=")
 			text, err := command.CombinedOutput()
 			out := string(text)
 			if err == nil {
-				t.Fatalf("without %s, %s stays green:\n%s", m.what, pattern, out)
+				t.Fatalf("without %s, %s passes:\n%s", m.what, pattern, out)
 			}
 			for _, test := range m.tests {
 				if !regexp.MustCompile(`(?m)^--- FAIL: ` + test + `\b`).MatchString(out) {

@@ -1,6 +1,6 @@
 package mutation
 
-// mutations are held against fast tests, which run no Envoy.
+// mutations must be noticed by fast tests, which run no Envoy.
 var mutations = []mutation{
 	{
 		what: "the fence", file: "reconciler/etcd/fence.go",
@@ -21,7 +21,7 @@ var mutations = []mutation{
 		folder: "reconciler/etcd", tests: []string{"TestInterferenceWithAPublicationIsOverwritten"},
 	},
 	{
-		what: "the end of an epoch", file: "reconciler/etcd/tracker.go",
+		what: "the check that an epoch has ended", file: "reconciler/etcd/tracker.go",
 		old:    `case !head.valid, t.epoch.ended(), revision.Number < t.epoch.since:`,
 		new:    `case !head.valid, revision.Number < t.epoch.since:`,
 		folder: "reconciler/etcd", tests: []string{"TestTracker"},
@@ -45,7 +45,7 @@ var mutations = []mutation{
 		folder: "reconciler", tests: []string{"TestPruneGuard", "TestRefusedCommitIsReported"},
 	},
 	{
-		what: "a revert's passing of the guard", file: "reconciler/guard.go",
+		what: "the guard's exception for reverts", file: "reconciler/guard.go",
 		old:    ` || restored(view.History, set.Digest()) != ""`,
 		new:    ``,
 		folder: "reconciler", tests: []string{"TestPruneGuard"},
@@ -57,7 +57,7 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestPluginContextsKeepTheirSettings"},
 	},
 	{
-		what: "the selection of another namespace", file: "filter/selection/selection.go",
+		what: "the comparison of the namespace", file: "filter/selection/selection.go",
 		old:    `range matching(w.Namespace)`,
 		new:    `range matching(schema.Any)`,
 		folder: "filter/selection", tests: []string{"TestMatches"},
@@ -87,19 +87,19 @@ var mutations = []mutation{
 		folder: "filter/fault", tests: []string{"TestRulesDrawIndependently", "TestRatesCompose"},
 	},
 	{
-		what: "the draw's rejection of what is left over", file: "filter/fault/random.go",
+		what: "the draw's rejection of the remainder", file: "filter/fault/random.go",
 		old:    `if uint64(word) < accepted {`,
 		new:    `if uint64(word) <= 1<<32 {`,
 		folder: "filter/fault", tests: []string{"TestDrawRejects"},
 	},
 	{
-		what: "the handling of a hang-up", file: "filter/inject.go",
+		what: "the handling of a disconnect", file: "filter/inject.go",
 		old:    `v.paused.forget(id)`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
 	},
 	{
-		what: "the hearing of a hang-up", file: "filter/main.go",
+		what: "the notification of a disconnect", file: "filter/main.go",
 		old:    `c.vm.streamDone(c.id)`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
@@ -111,7 +111,7 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestDelaysEndInTheirTime", "TestAHangUpLeavesNothing"},
 	},
 	{
-		what: "the clean-up of what is resumed", file: "filter/pause.go",
+		what: "the clean-up of resumed streams", file: "filter/pause.go",
 		old:    "delete(p.streams, stream.id)\n\treturn",
 		new:    `return`,
 		folder: "filter", tests: []string{"TestDelaysEndInTheirTime"},
@@ -123,13 +123,13 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
 	},
 	{
-		what: "the end of stale policies", file: "filter/poll.go",
+		what: "the expiry of stale policies", file: "filter/poll.go",
 		old:    `p.vm.enforce(nil)`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestStalePoliciesEnd"},
 	},
 	{
-		what: "the bound on an answer's length", file: "filter/answer.go",
+		what: "the limit of a response's length", file: "filter/answer.go",
 		old:    `size > maxAnswer {`,
 		new:    `size < 0 {`,
 		folder: "filter", tests: []string{"TestABadAnswerChangesNothing"},
@@ -147,7 +147,7 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestAPanicOnAnAnswerBacksOff", "TestAPanicInAskingBacksOff"},
 	},
 	{
-		what: "the pause between tries", file: "filter/poll.go",
+		what: "the backoff between retries", file: "filter/poll.go",
 		old:    `p.next = now.Add(p.jitter(backoff))`,
 		new:    `p.next = now.Add(p.jitter(backoff) % 2)`,
 		folder: "filter", tests: []string{"TestTriesBackOffWithJitter"},

@@ -1,6 +1,6 @@
-// Package mutation shows that the tests which guard hfi's promises can fail:
-// with one line of the source taken out, a named test turns red. (The
-// constraints of the schema are taken out by reconciler/cue's own tests.)
+// Package mutation shows that the tests of hfi's promises can fail: for each
+// mutation, which removes one check from the source, a named test must fail. (The
+// tests of reconciler/cue do this for the constraints of the schema.)
 package mutation
 
 import (
@@ -24,17 +24,17 @@ const limit = 5 * time.Minute
 
 // mutation is a change of one line that a test must notice.
 type mutation struct {
-	// what is taken out.
+	// what is removed.
 	what string
-	// file, from the repository's root, has the text old once; new takes its place.
+	// file, a path from the repository's root, contains old exactly once; new replaces it.
 	file, old, new string
-	// tests are those that must fail, in the package that a folder from the root holds.
+	// tests must fail. They are in the package of folder, a path from the root.
 	folder string
 	tests  []string
 }
 
-// The mutations fit the source and the tests as they stand. That is soon said,
-// and whoever changes a line that has a mutation is told at once.
+// The mutations match the current source and tests. This test is fast, so a change
+// of a line with a mutation is noticed early.
 func TestMutationsMatchTheSource(t *testing.T) {
 	for _, m := range slices.Concat(mutations, onEnvoy) {
 		t.Run(m.what, func(t *testing.T) {
@@ -60,8 +60,8 @@ func TestMutationsMatchTheSource(t *testing.T) {
 	}
 }
 
-// What is green without a check shows nothing: this holds for the promises,
-// for selection, the draw, and what a delay leaves behind.
+// A test that passes without the check that it tests is useless. This is checked
+// for the promises, for selection, the draw, and the clean-up after a delay.
 func TestRemovedChecksFailATest(t *testing.T) {
 	testtool.SlowOnly(t)
 	named := map[string][]string{}
@@ -69,10 +69,10 @@ func TestRemovedChecksFailATest(t *testing.T) {
 		named[m.folder] = append(named[m.folder], m.tests...)
 	}
 	for folder, tests := range named {
-		t.Run("with nothing taken out of "+folder, func(t *testing.T) {
+		t.Run("without a mutation in "+folder, func(t *testing.T) {
 			t.Parallel()
 			if out, err := run(t, folder, tests, ""); err != nil {
-				t.Fatalf("as the source stands, the tests must pass: %v\n%s", err, out)
+				t.Fatalf("without a mutation the tests must pass: %v\n%s", err, out)
 			}
 		})
 	}
@@ -81,7 +81,7 @@ func TestRemovedChecksFailATest(t *testing.T) {
 			t.Parallel()
 			out, err := run(t, m.folder, m.tests, overlay(t, m))
 			if err == nil {
-				t.Fatalf("without %s, %s stays green", m.what, strings.Join(m.tests, ", "))
+				t.Fatalf("without %s, %s passes", m.what, strings.Join(m.tests, ", "))
 			}
 			if strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]") {
 				t.Fatalf("the mutation does not compile, so it shows nothing:\n%s", out)
@@ -95,8 +95,8 @@ func TestRemovedChecksFailATest(t *testing.T) {
 	}
 }
 
-// The random test, too, can fail. Without the digest check a
-// stranger's writes are served sooner or later, and its observer sees it.
+// The random test can fail too. Without the digest check, other clients' writes are
+// served sooner or later, and the test's observer notices it.
 func TestObserverNoticesARemovedDigestCheck(t *testing.T) {
 	testtool.SlowOnly(t)
 	m := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
@@ -104,15 +104,15 @@ func TestObserverNoticesARemovedDigestCheck(t *testing.T) {
 	defer cancel()
 	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "./tests/chaos")
 	command.Dir = testtool.Root()
-	// The test builds the daemon: the overlay reaches that build by the environment.
+	// The test builds the daemon: the environment passes the overlay to that build.
 	command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, m), "HFI_CHAOS_KILLS=100")
 	out, err := command.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "VIOLATION seen by") || !strings.Contains(string(out), "but the set differs") {
-		t.Errorf("without the digest check, a set that no commit has must be seen (%v):\n%s", err, out)
+		t.Errorf("without the digest check, the observer must see a set of no commit (%v):\n%s", err, out)
 	}
 }
 
-// overlay is a file for go's -overlay flag that puts the mutation in place.
+// overlay writes a file for go's -overlay flag with the mutation, and returns its path.
 func overlay(t *testing.T, m mutation) string {
 	t.Helper()
 	path := filepath.Join(testtool.Root(), m.file)
@@ -121,7 +121,7 @@ func overlay(t *testing.T, m mutation) string {
 		t.Fatal(err)
 	}
 	if count := strings.Count(string(source), m.old); count != 1 {
-		t.Fatalf("%s has %q %d times: say anew what is to be taken out", m.file, m.old, count)
+		t.Fatalf("%s has %q %d times, want once: update the mutation", m.file, m.old, count)
 	}
 	folder := t.TempDir()
 	mutated, list := filepath.Join(folder, "mutated.go"), filepath.Join(folder, "overlay.json")
@@ -137,8 +137,8 @@ func overlay(t *testing.T, m mutation) string {
 	return list
 }
 
-// run runs tests of a folder, with an overlay or, if that is empty, as the
-// source stands: then each of them must be there.
+// run runs tests of a folder, with an overlay unless that is empty. Each of them
+// must exist.
 func run(t *testing.T, folder string, tests []string, overlay string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -149,7 +149,7 @@ func run(t *testing.T, folder string, tests []string, overlay string) (string, e
 	}
 	command := exec.CommandContext(ctx, "go", append(arguments, "./"+folder)...)
 	command.Dir = testtool.Root()
-	command.Env = append(os.Environ(), "HFI_SLOW=") // full size would show no more
+	command.Env = append(os.Environ(), "HFI_SLOW=") // a short run is enough
 	out, err := command.CombinedOutput()
 	for _, test := range tests {
 		if overlay == "" && err == nil && !strings.Contains(string(out), "=== RUN   "+test+"\n") {
