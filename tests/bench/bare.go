@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// bareVariable makes this program the bare server, in a process of its own.
+// bareVariable makes this program run as the plain server, in a separate process.
 const bareVariable = "HFI_BENCH_BARE"
 
 func init() {
@@ -62,7 +62,7 @@ func (b *bare) stop() error {
 	if err := b.command.Process.Kill(); err != nil {
 		return err
 	}
-	// It was killed: that it says so is no error.
+	// The error only says that it was killed.
 	_ = b.command.Wait()
 	return nil
 }

@@ -58,7 +58,7 @@ func start(ctx context.Context, repo, data string, flags ...string) (*daemon, er
 	return d, nil
 }
 
-// serving makes a repository of so many policies and a daemon that serves it.
+// serving creates a repository of that many policies and a daemon that serves it.
 // end stops the daemon and removes both.
 func serving(ctx context.Context, policies int) (r *repo, d *daemon, end func() error, err error) {
 	folder, err := os.MkdirTemp("", "hfi-bench-")
@@ -86,7 +86,7 @@ func (d *daemon) stop() error {
 	return d.command.Wait()
 }
 
-// served waits until the daemon serves so many policies.
+// served waits until the daemon serves that many policies.
 func (d *daemon) served(ctx context.Context, count int) error {
 	want := fmt.Sprintf(`"total_policies":%d,`, count)
 	return until(ctx, 5*time.Minute, fmt.Sprintf("%d policies served", count), func() bool {
@@ -95,7 +95,7 @@ func (d *daemon) served(ctx context.Context, count int) error {
 	})
 }
 
-// memory reads a line of the process's status in MB: VmRSS or VmHWM.
+// memory returns a line of the process's status in MB: VmRSS or VmHWM.
 func (d *daemon) memory(line string) (float64, error) { return memoryOf(d.command.Process.Pid, line) }
 
 func memoryOf(pid int, line string) (float64, error) {
@@ -135,7 +135,7 @@ func get(ctx context.Context, url string, header http.Header) (*http.Response, [
 	return response, body, err
 }
 
-// until asks every few milliseconds, for a limited time.
+// until polls every few milliseconds, for a limited time.
 func until(ctx context.Context, limit time.Duration, what string, holds func() bool) error {
 	for deadline := time.Now().Add(limit); !holds(); {
 		if ctx.Err() != nil {

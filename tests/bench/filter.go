@@ -14,22 +14,22 @@ import (
 	"github.com/boifi/hfi/internal/hfidtest"
 )
 
-// askedPath is the path of every request whose cost is measured.
-const askedPath = "/api/v1/shop/0007"
+// requestPath is the path of every request whose cost is measured.
+const requestPath = "/api/v1/shop/0007"
 
 // chain is one listener of the Envoy that is measured.
 type chain struct {
 	name string
-	// filter is the one filter before the router; nil is none.
+	// filter is the only filter before the router; nil means none.
 	filter *envoytest.Filter
-	// set is of the policies that the filter asks for; empty if it asks for none.
+	// set is the name of the policies that the filter gets; empty if it gets none.
 	set string
 }
 
-// filterBench is everything that the figures of the filter need.
+// filterBench is what the measurements of the filter need.
 type filterBench struct {
 	config
-	// folder holds the modules and what Envoys write.
+	// folder has the modules and the files of the Envoys.
 	folder   string
 	policies *policyServer
 }
@@ -70,8 +70,8 @@ func withFilter(c config, measure func(*filterBench) ([]row, error)) (rows []row
 	return measure(b)
 }
 
-// modules puts the modules into the folder: the filter as users get it, the
-// same without command link's short cuts, and one that does nothing.
+// modules puts the modules into the folder: the filter as users get it, the same
+// without the rewriting by filter/link, and one that does nothing.
 func (b *filterBench) modules() error {
 	if err := os.WriteFile(b.module("empty"), envoytest.EmptyModule(), 0o600); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (b *filterBench) modules() error {
 
 func (b *filterBench) module(name string) string { return filepath.Join(b.folder, name+".wasm") }
 
-// hfi is a chain with the filter, which asks for a set of the policy server's.
+// hfi returns a chain with the filter, which gets a set from the policy server.
 func (b *filterBench) hfi(name, module, set string) chain {
 	filter := envoytest.Wasm{Name: name, File: b.module(module), Configuration: map[string]any{
 		"control_plane_cluster": "policies", "control_plane_address": set,
@@ -94,8 +94,8 @@ func (b *filterBench) hfi(name, module, set string) chain {
 	return chain{name, &filter, set}
 }
 
-// requests measures the processor time of a request in one Envoy, whose
-// listeners have different filters, over the listener without any.
+// requests measures the added CPU time per request in one Envoy, whose listeners
+// have different filters, compared with the listener without a filter.
 func (b *filterBench) requests(ctx context.Context) ([]row, error) {
 	empty := envoytest.Wasm{Name: "empty", File: b.module("empty")}.Filter()
 	idleNative := envoytest.NativeFault{}.Filter()
@@ -126,36 +126,37 @@ func (b *filterBench) requests(ctx context.Context) ([]row, error) {
 	micro := func(name string) string { return microseconds(added[name]) }
 	over := func(name, of string) float64 { return added[name].Seconds() / added[of].Seconds() }
 	information := func(figure, name string) row {
-		return row{figure + ", added processor time of a request", micro(name), "", true, false}
+		return row{figure + ", added CPU time per request", micro(name), "", true, false}
 	}
 	bounded := func(figure, name, of string, bound float64) row {
 		ratio := over(name, of)
 		return row{figure, fmt.Sprintf("%.2f (%s, %s)", ratio, micro(name), micro(of)), fmt.Sprintf("≤ %g", bound), ratio <= bound, false}
 	}
 	return []row{
-		{"no filter at all, processor time of a request", microseconds(none), "", true, false},
+		{"no filter at all, CPU time per request", microseconds(none), "", true, false},
 		information("Envoy's own fault filter, without a fault", "native-idle"),
 		information("Envoy's own fault filter, for another path", "native-path"),
-		information("a Wasm module that does nothing, the floor", "empty"),
-		information("hfi without policies, without command link's short cuts", "unlinked"),
-		bounded("hfi without policies, over the floor", "idle", "empty", 1.5),
-		bounded("hfi with a policy for another path, over the floor", "path", "empty", 3),
-		information("hfi with a policy for the request's path and a header that it lacks", "one"),
-		bounded("that policy among 1000 for other paths, over it alone", "thousand", "one", 1.2),
-		information("hfi with a policy that matches, a dry run", "dry-run"),
+		information("a Wasm module that does nothing, the minimum", "empty"),
+		information("hfi without policies, without the rewriting by filter/link", "unlinked"),
+		bounded("hfi without policies, relative to the minimum", "idle", "empty", 1.5),
+		bounded("hfi with a policy for another path, relative to the minimum", "path", "empty", 3),
+		information("hfi with a policy for the request's path and for a header that the request lacks", "one"),
+		bounded("that policy among 1000 for other paths, relative to it alone", "thousand", "one", 1.2),
+		information("hfi with a policy that matches, in a dry run", "dry-run"),
 	}, nil
 }
 
-// added is what a request costs by the first chain, and how much more by each, by its name.
+// added returns the cost of a request with the first chain, and the additional cost
+// with each other chain, by its name.
 func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []chain) (first time.Duration, added map[string]time.Duration, err error) {
 	var loads []envoytest.Load
 	for _, c := range chains {
 		loads = append(loads, envoytest.Load{
-			Request:     envoytest.Request{URL: e.ListenerURL(c.name) + askedPath, Header: http.Header{"User-Agent": {"bench"}}},
+			Request:     envoytest.Request{URL: e.ListenerURL(c.name) + requestPath, Header: http.Header{"User-Agent": {"bench"}}},
 			Connections: b.connections, Requests: b.warmUp,
 		})
 	}
-	// V8 compiles what is used often anew, and better, so the first requests cost more.
+	// V8 later recompiles frequently used code with optimizations, so the first requests cost more.
 	if _, err := e.Costs(ctx, 1, loads...); err != nil {
 		return 0, nil, err
 	}
@@ -173,7 +174,7 @@ func (b *filterBench) added(ctx context.Context, e *envoytest.Envoy, chains []ch
 	return first, added, nil
 }
 
-// envoy starts an Envoy, with a listener for each chain, whose routes answer
+// envoy starts an Envoy with a listener for each chain, whose routes respond
 // without an upstream, and waits until the filters have their policies.
 func (b *filterBench) envoy(ctx context.Context, workers int, chains ...chain) (*envoytest.Envoy, error) {
 	config := envoytest.Config{
@@ -196,7 +197,7 @@ func (b *filterBench) envoy(ctx context.Context, workers int, chains ...chain) (
 	if err != nil {
 		return nil, err
 	}
-	// The main thread has a VM too, which asks and gets no requests.
+	// The main thread has a VM too, which gets policies but no requests.
 	if err := b.policies.awaitTaken(ctx, chains, workers+1); err != nil {
 		return nil, errors.Join(err, e.Stop())
 	}

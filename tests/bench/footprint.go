@@ -9,19 +9,19 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// settled is how long an Envoy is left alone before its memory and processor
-// time are read: V8 compiles in the background after the start.
+// settled is how long an Envoy is idle before its memory and CPU time are read: V8
+// compiles in the background after the start.
 const settled = 3 * time.Second
 
-// started is what an Envoy takes to start.
+// started is the cost of starting an Envoy.
 type started struct {
-	// resident is memory in MB; wall and processor are seconds, the first
-	// until it takes requests, the second until it has settled.
+	// resident is memory in MB. wall is the seconds until it accepts requests,
+	// processor the seconds of CPU time until it has settled.
 	resident, wall, processor float64
 }
 
-// footprint measures what the filter, with no policies, takes of an Envoy's
-// memory and adds to its start.
+// footprint measures what the filter, without policies, adds to an Envoy's memory
+// and start.
 func (b *filterBench) footprint(ctx context.Context) (rows []row, err error) {
 	for _, workers := range []int{1, 4} {
 		var added, with, without [3][]float64
@@ -50,8 +50,8 @@ func (b *filterBench) footprint(ctx context.Context) (rows []row, err error) {
 		}
 		rows = append(rows,
 			row{"memory of an Envoy with the filter and " + name + ", over one without", value(0, "%.0f MB (%.0f, %.0f)"), "", true, false},
-			row{"its start until it takes requests, likewise", value(1, "%.2f s (%.2f, %.2f)"), "", true, false},
-			row{"processor time of its start, likewise", value(2, "%.2f s (%.2f, %.2f)"), "", true, false},
+			row{"its start until it accepts requests, the same", value(1, "%.2f s (%.2f, %.2f)"), "", true, false},
+			row{"CPU time of its start, the same", value(2, "%.2f s (%.2f, %.2f)"), "", true, false},
 		)
 	}
 	return rows, nil
@@ -67,7 +67,7 @@ func (b *filterBench) start(ctx context.Context, workers int, c chain) (s starte
 	}
 	defer func() { err = errors.Join(err, e.Stop()) }()
 	s.wall = time.Since(began).Seconds()
-	load := envoytest.Load{Request: envoytest.Request{URL: e.URL() + askedPath}, Connections: 16, Requests: 2000}
+	load := envoytest.Load{Request: envoytest.Request{URL: e.URL() + requestPath}, Connections: 16, Requests: 2000}
 	if _, err := load.Run(ctx); err != nil {
 		return s, err
 	}

@@ -1,9 +1,7 @@
-// Command bench measures hfi beside what one would use instead, in one run,
-// and prints a table. The machine's speed cancels out of the ratios; the
-// absolute figures are for orientation.
-//
-// It runs the hfid of bin/, on repositories that it makes, with the stock
-// git, cue and etcdctl.
+// Command bench measures hfi and its alternatives in one run, and prints a table.
+// The ratios do not depend on the machine's speed; the absolute figures are for
+// orientation. It runs bin/hfid with generated repositories and the stock git, cue
+// and etcdctl.
 package main
 
 import (
@@ -18,22 +16,23 @@ import (
 	"text/tabwriter"
 )
 
-// row is one line of the table. met is false where a bound was missed.
+// row is one line of the table. met is false if a bound was missed.
 type row struct {
 	figure, value, bound string
 	met                  bool
-	// firm: the bound does not depend on how busy the machine is, and so is
-	// judged always.
+	// firm means that the bound does not depend on the load of the machine, so that it
+	// is always checked.
 	firm bool
 }
 
-// config is how much is measured.
+// config is the size of the measurements.
 type config struct {
 	policies, samples, clients int
-	// rounds of so many requests by so many connections measure the cost of a
-	// request, after a warm-up of so many.
+	// The cost of a request is measured in rounds, each of a number of requests over a
+	// number of connections, after a warm-up.
 	rounds, requestsOfARound, connections, warmUp int
-	// starts are of an Envoy, and delayRounds of a hundred delayed requests by each filter.
+	// starts is the number of starts of an Envoy, and delayRounds that of rounds of a
+	// hundred delayed requests by each filter.
 	starts, delayRounds int
 }
 
@@ -51,7 +50,7 @@ var sections = []struct {
 
 func main() {
 	quick := flag.Bool("quick", false, "measure with smaller numbers")
-	check := flag.Bool("check", false, "exit with 1 where any bound is missed, and not only where one is that no busy machine explains")
+	check := flag.Bool("check", false, "exit with 1 if any bound is missed, and not only if one is missed that does not depend on the load of the machine")
 	only := flag.String("only", "", "run one section: cold, change, drift, waiting, filter or push")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -13,27 +13,27 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// policyOf makes the JSON of a policy.
+// policyOf returns the JSON of a policy.
 func policyOf(name, match string, dryRun bool) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(`{"metadata": {"name": %q}, "spec": {"selector": {"service": "shop", "namespace": "demo"}, "dry_run": %t,
 		"rules": [{"match": %s, "fault": {"percentage": 100, "abort": {"status": 503}}}]}}`, name, dryRun, match))
 }
 
-// policySets are what the filters that are measured have in force. No rule but
-// that of "delay" faults a request, so that the requests of all go the same way.
+// policySets are the policies of the measured filters. No rule except that of
+// "delay" faults a request, so that all requests are handled alike.
 var policySets = map[string][]json.RawMessage{
 	"none":       {},
 	"other-path": {policyOf("other", `{"path": {"exact": "/api/v1/shop/0008"}}`, false)},
 	"one":        onePolicy,
 	"thousand":   append(otherPolicies(999), onePolicy...),
-	"delay":      {json.RawMessage(fmt.Sprintf(`{"metadata": {"name": "delay"}, "spec": {"rules": [{"fault": {"delay_ms": %d}}]}}`, askedDelay.Milliseconds()))},
-	"dry-run":    {policyOf("dry-run", `{"path": {"exact": "`+askedPath+`"}}`, true)},
+	"delay":      {json.RawMessage(fmt.Sprintf(`{"metadata": {"name": "delay"}, "spec": {"rules": [{"fault": {"delay_ms": %d}}]}}`, configuredDelay.Milliseconds()))},
+	"dry-run":    {policyOf("dry-run", `{"path": {"exact": "`+requestPath+`"}}`, true)},
 }
 
 // onePolicy matches the path of a request, but not its headers.
-var onePolicy = []json.RawMessage{policyOf("one", `{"path": {"exact": "`+askedPath+`"}, "headers": [{"name": "x-user", "exact": "tester"}]}`, false)}
+var onePolicy = []json.RawMessage{policyOf("one", `{"path": {"exact": "`+requestPath+`"}, "headers": [{"name": "x-user", "exact": "tester"}]}`, false)}
 
-// otherPolicies are alike, for other paths.
+// otherPolicies returns similar policies for other paths.
 func otherPolicies(count int) (policies []json.RawMessage) {
 	for i := range count {
 		match := fmt.Sprintf(`{"path": {"exact": "/api/v1/shop/%04d"}, "headers": [{"name": "x-user", "exact": "tester"}]}`, 1000+i)
@@ -42,15 +42,15 @@ func otherPolicies(count int) (policies []json.RawMessage) {
 	return policies
 }
 
-// policyServer stands in for the daemon where many sets of policies are
-// needed at once: the Host of a request says which one is asked for.
+// policyServer is a fake daemon that serves many sets of policies at the same time:
+// the Host of a request names the set.
 type policyServer struct {
 	server *httptest.Server
 	ended  context.Context
 	end    context.CancelFunc
 
 	mu sync.Mutex
-	// inForce are the VMs that said that they have a set in force, by the set.
+	// inForce has the VMs that reported a set as in force, by the set.
 	inForce map[string]map[string]struct{}
 }
 
@@ -69,7 +69,7 @@ func (s *policyServer) close() {
 
 func (s *policyServer) address() string { return strings.TrimPrefix(s.server.URL, "http://") }
 
-// forget begins to note anew which VMs have what in force.
+// forget clears the record of the VMs' sets in force.
 func (s *policyServer) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,7 +88,7 @@ func (s *policyServer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("ETag", tag)
 	if r.Header.Get("If-None-Match") != tag {
-		// A filter that gets no answer any more would ask again.
+		// A filter that got no response would send another request.
 		_ = json.NewEncoder(w).Encode(map[string]any{"policies": policies})
 		return
 	}
@@ -104,7 +104,7 @@ func (s *policyServer) serve(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotModified)
 }
 
-// awaitTaken waits until so many VMs of each chain have its policies in force.
+// awaitTaken waits until that number of VMs of each chain has its policies in force.
 func (s *policyServer) awaitTaken(ctx context.Context, chains []chain, vms int) error {
 	want := map[string]int{}
 	for _, c := range chains {
@@ -112,7 +112,7 @@ func (s *policyServer) awaitTaken(ctx context.Context, chains []chain, vms int) 
 			want[c.set] += vms
 		}
 	}
-	return until(ctx, envoytest.Patience, fmt.Sprintf("policies taken up by %d VMs of each filter", vms), func() bool {
+	return until(ctx, envoytest.Patience, fmt.Sprintf("policies applied by %d VMs of each filter", vms), func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for set, count := range want {

@@ -9,13 +9,13 @@ import (
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
-// askedDelay is what both filters are asked for.
-const askedDelay = 100 * time.Millisecond
+// configuredDelay is the delay of both filters.
+const configuredDelay = 100 * time.Millisecond
 
-// precision measures how much later than asked the same delay ends by Envoy's
-// own fault filter and by hfi, side by side in one Envoy.
+// precision measures how late the same delay ends with Envoy's own fault filter and
+// with hfi, at the same time in one Envoy.
 func (b *filterBench) precision(ctx context.Context) (rows []row, err error) {
-	native := envoytest.AlwaysDelay(askedDelay).Filter()
+	native := envoytest.AlwaysDelay(configuredDelay).Filter()
 	chains := []chain{{"native", &native, ""}, b.hfi("delay", "hfi", "delay")}
 	e, err := b.envoy(ctx, 1, chains...)
 	if err != nil {
@@ -25,18 +25,18 @@ func (b *filterBench) precision(ctx context.Context) (rows []row, err error) {
 	late := map[string][]time.Duration{}
 	for range b.delayRounds {
 		for _, c := range chains {
-			load := envoytest.Load{Request: envoytest.Request{URL: e.ListenerURL(c.name) + askedPath}, Requests: 100, Connections: 10}
+			load := envoytest.Load{Request: envoytest.Request{URL: e.ListenerURL(c.name) + requestPath}, Requests: 100, Connections: 10}
 			report, err := load.Run(ctx)
 			if err != nil {
 				return nil, err
 			}
-			// Envoy's own may end some milliseconds early.
-			if report.Errors > 0 || report.Slower(askedDelay*9/10) < report.Answers() {
+			// A delay of Envoy's own filter may end some milliseconds early.
+			if report.Errors > 0 || report.Slower(configuredDelay*9/10) < report.Answers() {
 				return nil, fmt.Errorf("requests that %s delays: %s", c.name, report)
 			}
 			for _, latencies := range report.Latencies {
 				for _, latency := range latencies {
-					late[c.name] = append(late[c.name], latency-askedDelay)
+					late[c.name] = append(late[c.name], latency-configuredDelay)
 				}
 			}
 		}
@@ -49,7 +49,7 @@ func (b *filterBench) precision(ctx context.Context) (rows []row, err error) {
 		share float64
 	}{{"median", 0.5}, {"99th percentile", 0.99}} {
 		rows = append(rows, row{
-			figure: fmt.Sprintf("a delay of %d ms is late by, %s (hfi, Envoy's own fault filter)", askedDelay.Milliseconds(), q.name),
+			figure: fmt.Sprintf("lateness of a delay of %d ms, %s (hfi, Envoy's own fault filter)", configuredDelay.Milliseconds(), q.name),
 			value:  fmt.Sprintf("%s, %s", at("delay", q.share), at("native", q.share)), met: true,
 		})
 	}

@@ -15,19 +15,19 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// pushed are the moments of one push.
+// pushed has the times of the events of one push.
 type pushed struct {
-	// moved is when the branch moved in the bare repository, returned when git push came back.
+	// moved is when the branch was updated in the bare repository, returned when git push returned.
 	moved, returned time.Time
-	// published is when etcd had the commit's head, answered when a client
-	// that waits as a filter does had the changed policy.
+	// published is when etcd had the commit's head, answered when a client that waits
+	// as a filter does got the changed policy.
 	published, answered time.Time
 	// faulted is when the first request was faulted by it.
 	faulted time.Time
 }
 
-// pushes measures from git push's return to the first faulted request: the
-// stock git, hfid and Envoy, and requests all the time.
+// pushes measures the time from git push's return to the first faulted request,
+// with stock git, hfid and Envoy, and continuous requests.
 func (b *filterBench) pushes(ctx context.Context) (rows []row, err error) {
 	w, err := b.newPushWorld(ctx)
 	if err != nil {
@@ -58,15 +58,15 @@ func (b *filterBench) pushes(ctx context.Context) (rows []row, err error) {
 	first.bound, first.met = "< 100 ms", median(total) < 100
 	return []row{
 		first,
-		share("share of git: from the branch's move to `git push` returning", git),
-		share("share of hfid and etcd: from the branch's move to the new head in etcd", daemon),
-		share("of that, etcd's share for each write: a put of a policy's size into the same etcd", write),
-		share("share of hfid: from there to the answer to a waiting client", serving),
-		share("share of the filter: from there to the first faulted request", filter),
+		share("part of git: from the update of the branch to `git push` returning", git),
+		share("part of hfid and etcd: from the update of the branch to the new head in etcd", daemon),
+		share("of that, etcd's part for each write: a put of a policy's size into the same etcd", write),
+		share("part of hfid: from there to the response to a waiting client", serving),
+		share("part of the filter: from there to the first faulted request", filter),
 	}, nil
 }
 
-// pushWorld is a repository, a daemon on it, and an Envoy with the filter that asks the daemon.
+// pushWorld is a repository, a daemon that follows it, and an Envoy with the filter.
 type pushWorld struct {
 	repo  *repo
 	hfid  *daemon
@@ -116,16 +116,16 @@ func (b *filterBench) newPushWorld(ctx context.Context) (w *pushWorld, err error
 	if err != nil {
 		return nil, err
 	}
-	// The first answer comes to the main thread's VM and to the worker's.
+	// The main thread's VM and the worker's VM get a first response.
 	return w, until(ctx, envoytest.Patience, "the filter has its first policies", func() bool {
 		return strings.Count(w.envoy.Log(), "Received config update") >= 2
 	})
 }
 
-// policyFile is the one policy that is pushed again and again, each time for another path.
+// policyFile is the policy that is pushed repeatedly, each time for another path.
 const policyFile = "shop.yaml"
 
-// push pushes a policy that aborts the requests for a path which no push before had.
+// push pushes a policy that aborts the requests for a new path.
 func (w *pushWorld) push(ctx context.Context, number int) (p pushed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, envoytest.Patience)
 	defer cancel()
@@ -139,7 +139,7 @@ func (w *pushWorld) push(ctx context.Context, number int) (p pushed, err error) 
 			return p, err
 		}
 	}
-	// All observers are at work before the push, and each says when it saw it.
+	// All observers run before the push, and each returns when it saw the change.
 	published, stop := w.watchHead(ctx)
 	defer stop()
 	answered, err := w.waitAnswer(ctx)
@@ -170,9 +170,9 @@ func (w *pushWorld) push(ctx context.Context, number int) (p pushed, err error) 
 	return p, err
 }
 
-// writes is how long each of so many puts of a policy's size takes, in
-// milliseconds: a publication of one policy is one write, and etcd's part of it
-// is to have it on the disk.
+// writes returns how long each of a number of puts of a policy's size takes, in
+// milliseconds. A publication of one policy is one write, and etcd's part of it is
+// to write it to disk.
 func (w *pushWorld) writes(ctx context.Context, count int) (took []float64, err error) {
 	for range count {
 		began := time.Now()
@@ -184,13 +184,13 @@ func (w *pushWorld) writes(ctx context.Context, count int) (took []float64, err 
 	return took, nil
 }
 
-// seen is when something was seen, or why it was not.
+// seen is when something was observed, or why it was not.
 type seen struct {
 	at  time.Time
 	err error
 }
 
-// watchHead sees the next write of etcd's head.
+// watchHead returns the time of the next write of etcd's head.
 func (w *pushWorld) watchHead(ctx context.Context) (<-chan seen, func()) {
 	ctx, stop := context.WithCancel(ctx)
 	events := w.etcd.Watch(clientv3.WithRequireLeader(ctx), "/hfi/head")
@@ -206,7 +206,7 @@ func (w *pushWorld) watchHead(ctx context.Context) (<-chan seen, func()) {
 	return result, stop
 }
 
-// waitAnswer waits at the daemon as a filter does.
+// waitAnswer sends a waiting request to the daemon, as a filter does.
 func (w *pushWorld) waitAnswer(ctx context.Context) (<-chan seen, error) {
 	url := w.hfid.url + "/v1/policies?service=shop&namespace=demo"
 	first, _, err := get(ctx, url, nil)
@@ -224,7 +224,7 @@ func (w *pushWorld) waitAnswer(ctx context.Context) (<-chan seen, error) {
 	return result, nil
 }
 
-// probe asks Envoy for a path, a thousand times a second at most, until it is faulted.
+// probe sends requests for a path to Envoy, at most a thousand a second, until one is faulted.
 func (w *pushWorld) probe(ctx context.Context, path string) <-chan seen {
 	result := make(chan seen, 1)
 	var at atomic.Int64

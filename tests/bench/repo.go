@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// repo is a work tree of policies, one file each, a hundred to a folder, and
-// the bare repository that it is pushed to.
+// repo is a work tree of policies, one per file and a hundred per folder, and the
+// bare repository that it is pushed to.
 type repo struct{ work, bare string }
 
 func newRepo(folder string, policies int) (*repo, error) {
@@ -35,7 +35,7 @@ func (r *repo) file(i int) string {
 	return filepath.Join(r.work, "policies", fmt.Sprintf("team-%03d", i/100), fmt.Sprintf("policy-%05d.yaml", i))
 }
 
-// service is the one that a policy concerns.
+// service returns the service that a policy targets.
 func service(i int) string { return fmt.Sprintf("service-%02d", i%100) }
 
 func (r *repo) write(i, delay int) error {
@@ -58,8 +58,8 @@ spec:
 `, i, service(i), i, delay), 0o644)
 }
 
-// commit writes one policy, commits it, and pushes the commit to a branch
-// beside the one that is followed: what is left is to move the ref.
+// prepare writes one policy, commits it, and pushes the commit to another branch
+// than the one that the daemon follows: only the ref then remains to be updated.
 func (r *repo) prepare(i, delay int) (hash string, err error) {
 	if err := r.write(i, delay); err != nil {
 		return "", err
@@ -73,7 +73,7 @@ func (r *repo) prepare(i, delay int) (hash string, err error) {
 	return git("-C", r.work, "rev-parse", "HEAD")
 }
 
-// move sets main to a commit that the bare repository has, as git does it: a lock file, renamed.
+// move sets main to a commit that the bare repository has, as git does: by renaming a lock file.
 func (r *repo) move(hash string) error {
 	ref := filepath.Join(r.bare, "refs", "heads", "main")
 	if err := os.WriteFile(ref+".lock", []byte(hash+"\n"), 0o644); err != nil {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// coldStart measures from the daemon's start on an empty data folder to all
-// policies served, against stock cue vet of the same files.
+// coldStart measures the time from the daemon's start with an empty data folder
+// until all policies are served, compared with stock cue vet of the same files.
 func coldStart(ctx context.Context, c config) (rows []row, err error) {
 	folder, err := os.MkdirTemp("", "hfi-bench-")
 	if err != nil {
@@ -50,16 +50,16 @@ func coldStart(ctx context.Context, c config) (rows []row, err error) {
 	}
 	ratio := median(ratios)
 	return []row{
-		{fmt.Sprintf("cold start to %d policies served, over stock `cue vet` of the same files", c.policies),
+		{fmt.Sprintf("cold start to %d policies served, relative to stock `cue vet` of the same files", c.policies),
 			fmt.Sprintf("%.2f (%.1f s, %.1f s)", ratio, median(ours), median(theirs)), "≤ 0.6", ratio <= 0.6, false},
-		{fmt.Sprintf("the daemon's memory at %d policies, embedded etcd included", c.policies),
+		{fmt.Sprintf("the daemon's memory with %d policies, including the embedded etcd", c.policies),
 			fmt.Sprintf("%.0f MB (peak %.0f MB)", resident, peak), "< 300 MB", max(resident, peak) < 300, true},
 	}, nil
 }
 
-// oneChange measures from the branch's move to the answer of a client that
-// waits for the changed policy, in a small set and in a large one, and what
-// the script that one would write first takes for the same.
+// oneChange measures the time from the update of the branch to the response of a
+// client that waits for the changed policy, in a small set and in a large one, and
+// the time of a simple script for the same change.
 func oneChange(ctx context.Context, c config) ([]row, error) {
 	small, _, err := changes(ctx, c, 100)
 	if err != nil {
@@ -71,10 +71,10 @@ func oneChange(ctx context.Context, c config) ([]row, error) {
 	}
 	ratio := large / small
 	return []row{
-		{"one changed policy of 100, from ref update to served, median", fmt.Sprintf("%.1f ms", small), "< 50 ms", small < 50, false},
-		{fmt.Sprintf("one changed policy of %d, likewise", c.policies), fmt.Sprintf("%.1f ms", large), "< 50 ms", large < 50, false},
-		{"ratio of the two", fmt.Sprintf("%.2f", ratio), "≤ 2", ratio <= 2, false},
-		{"pull, `cue vet` all and one `etcdctl put`, over hfi, for the same change", fmt.Sprintf("%.0f (%.1f s)", naive*1000/large, naive), "", true, false},
+		{"one changed policy of 100, from the ref update until it is served, median", fmt.Sprintf("%.1f ms", small), "< 50 ms", small < 50, false},
+		{fmt.Sprintf("one changed policy of %d, the same", c.policies), fmt.Sprintf("%.1f ms", large), "< 50 ms", large < 50, false},
+		{"ratio of these two", fmt.Sprintf("%.2f", ratio), "≤ 2", ratio <= 2, false},
+		{"pull, `cue vet` of all files and one `etcdctl put` for the same change, relative to hfi", fmt.Sprintf("%.0f (%.1f s)", naive*1000/large, naive), "", true, false},
 	}, nil
 }
 
@@ -101,7 +101,7 @@ func changes(ctx context.Context, c config, policies int) (milliseconds, naiveSe
 	return median(took), naiveSeconds, err
 }
 
-// wake measures from a change to the answer of a client that waits for it.
+// wake measures the time from a change to the response of a client that waits for it.
 func (d *daemon) wake(ctx context.Context, service string, change func() error) (time.Duration, error) {
 	url := d.url + "/v1/policies?service=" + service + "&namespace=demo"
 	first, _, err := get(ctx, url, nil)
@@ -130,7 +130,7 @@ func (d *daemon) wake(ctx context.Context, service string, change func() error) 
 	return a.at.Sub(began), a.err
 }
 
-// naiveScript is what one would write first: pull, vet all, put what changed.
+// naiveScript is the simple alternative: pull, vet all files, put the changed one.
 func naiveScript(folder string, r *repo, d *daemon, policies int) (seconds float64, err error) {
 	clone := filepath.Join(folder, "clone")
 	if _, err := git("clone", "-q", "-b", "main", r.bare, clone); err != nil {
@@ -148,7 +148,7 @@ func naiveScript(folder string, r *repo, d *daemon, policies int) (seconds float
 	return time.Since(began).Seconds(), errors.Join(pulled, vetted, put)
 }
 
-// vetArguments make stock cue vet all of a repository's policies.
+// vetArguments are the arguments with which stock cue vets all policies of a repository.
 func vetArguments(r *repo, policies int) []string {
 	args := []string{"vet", "-c", "-d", "#Policy", "schema/policy.cue"}
 	for i := range policies {
@@ -157,7 +157,7 @@ func vetArguments(r *repo, policies int) []string {
 	return args
 }
 
-// driftSeen measures from a stranger's put to its sight in /v1/drift.
+// driftSeen measures the time from a foreign put until /v1/drift reports it.
 func driftSeen(ctx context.Context, c config) (rows []row, err error) {
 	_, d, end, err := serving(ctx, 100)
 	if err != nil {
@@ -185,7 +185,7 @@ func driftSeen(ctx context.Context, c config) (rows []row, err error) {
 		took = append(took, float64(time.Since(began).Microseconds())/1000)
 	}
 	seen := median(took)
-	return []row{{"a stray `etcdctl put`, from its start to seen in /v1/drift, median", fmt.Sprintf("%.1f ms", seen), "< 100 ms", seen < 100, false}}, nil
+	return []row{{"a foreign `etcdctl put`, from its start until /v1/drift reports it, median", fmt.Sprintf("%.1f ms", seen), "< 100 ms", seen < 100, false}}, nil
 }
 
 func median(values []float64) float64 {

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// waitingClients has clients of a hundred services wait, changes one
-// service's policy, and counts who is woken; and compares the memory of a
-// waiting client with that of a bare net/http server whose handler blocks.
+// waitingClients starts waiting clients of a hundred services, changes one
+// service's policy, and counts the clients that are woken. It compares the memory
+// of a waiting client with that in a plain net/http server whose handler blocks.
 func waitingClients(ctx context.Context, c config) (rows []row, err error) {
 	r, d, end, err := serving(ctx, 100)
 	if err != nil {
@@ -56,13 +56,13 @@ func waitingClients(ctx context.Context, c config) (rows []row, err error) {
 		return nil, err
 	}
 	concerned := int64(c.clients / 100)
-	if err := until(ctx, time.Minute, "the clients concerned answered", func() bool { return crowd.answered.Load() >= concerned }); err != nil {
+	if err := until(ctx, time.Minute, "the clients of the changed policy got a response", func() bool { return crowd.answered.Load() >= concerned }); err != nil {
 		return nil, err
 	}
 	last := time.Since(began)
 	time.Sleep(2 * time.Second)
 	woken := crowd.answered.Load()
-	// The connections go before the next crowd comes: this process may open only so many files.
+	// Close the connections before the next clients start, because the number of open files is limited.
 	crowd.leave()
 
 	bare, err := bareServer(ctx, c.clients)
@@ -73,13 +73,13 @@ func waitingClients(ctx context.Context, c config) (rows []row, err error) {
 	return []row{
 		{fmt.Sprintf("of %d waiting clients of 100 services, woken by a change of one service's policy", c.clients),
 			fmt.Sprintf("%d (the last after %d ms)", woken, last.Milliseconds()), fmt.Sprintf("= %d", concerned), woken == concerned, true},
-		{"memory of a waiting client, over that in a bare net/http server", fmt.Sprintf("%.2f (%.1f kB, %.1f kB)", ours/bare, ours, bare), "", true, false},
+		{"memory of a waiting client, relative to a plain net/http server", fmt.Sprintf("%.2f (%.1f kB, %.1f kB)", ours/bare, ours, bare), "", true, false},
 	}, nil
 }
 
 var waitingGauge = regexp.MustCompile(`(?m)^hfi_http_waiting_clients (\S+)$`)
 
-// waiting waits until the daemon says that so many clients wait.
+// waiting waits until the daemon's metrics show that number of waiting clients.
 func (d *daemon) waiting(ctx context.Context, count int) error {
 	return until(ctx, time.Minute, "all clients wait", func() bool {
 		_, body, err := get(ctx, d.url+"/metrics", nil)
@@ -92,8 +92,8 @@ func (d *daemon) waiting(ctx context.Context, count int) error {
 	})
 }
 
-// crowd is many connections, each with one request under way. It is kept
-// lean, since it lives on the machine that it measures.
+// crowd is many connections, each with one pending request. It uses few resources,
+// because it runs on the machine that it measures.
 type crowd struct {
 	address     string
 	answered    atomic.Int64
@@ -127,8 +127,9 @@ func (c *crowd) leave() {
 	c.readers.Wait()
 }
 
-// bareServer is the memory, in kB, of a client that waits in a handler of net/http that does nothing else.
-// The server runs in a process of its own, as hfid does.
+// bareServer returns the memory, in kB, of a client that waits in a handler of
+// net/http that does nothing else. The server runs in a separate process, as hfid
+// does.
 func bareServer(ctx context.Context, clients int) (kilobytes float64, err error) {
 	server, err := startBare(ctx)
 	if err != nil {
