@@ -1,12 +1,12 @@
 GO ?= go
-# What runs tests. .ci/run puts tests/rerun here, which takes the same flags.
+# The command that runs tests. .ci/run sets it to tests/rerun, which accepts the same flags.
 GOTEST ?= $(GO) test
 BIN := bin
 TOOLS := .tools/bin
-# What the demo and the benchmarks run beside hfi: stock Envoy, etcd, etcdctl and cue.
+# The programs that the demo and the benchmarks run beside hfi: stock Envoy, etcd, etcdctl and cue.
 SERVERS := $(TOOLS)/.stamp $(TOOLS)/envoy
 PACKAGES := ./...
-# The packages with tests at full size: all others did the same in "make test".
+# The packages with tests that have a full size: "make test" runs all others completely.
 SLOW = $(sort $(dir $(shell grep -rl 'testtool\.Slow' --include='*_test.go' .)))
 VERSION ?= dev
 
@@ -28,7 +28,7 @@ filter: ## build the filter for Envoy and Istio into bin/filter.wasm
 oci: filter ## build the daemon's image and the filter's artefact into dist/, tagged VERSION; PUSH=REGISTRY/PATH pushes them
 	$(GO) run ./deploy/oci -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PUSH),-push $(PUSH))
 
-# What the environment says of flags shall not change the bytes, the filter's neither.
+# Flags in the environment must not change the output, including the filter's.
 release: export GOFLAGS = -mod=readonly -buildvcs=false
 release: filter ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
 	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
@@ -37,29 +37,29 @@ demo: build $(SERVERS) ## run the daemon and four Envoys, show faults come and g
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 
-# The linters vet what go test would vet once more.
+# The linters include vet, so go test need not run it again.
 test: tools lint ## run the linters and the tests
 	$(GOTEST) -vet=off -timeout 20m $(PACKAGES)
 
 test-race: tools ## run the packages that share memory between goroutines under the race detector
 	$(GOTEST) -vet=off -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
-test-slow: tools ## run at full size what has one, and what takes long: kills, mutations, the demo, the image, the big repository
+test-slow: tools ## run slow tests, and others at full size: kills, mutations, the demo, the image, the big repository
 	HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $(SLOW)
 
-# It needs root, iproute2 and iptables: network namespaces are its pods.
+# It needs root, iproute2 and iptables: its pods are network namespaces.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the end-to-end tests in a mesh of real Kubernetes and Istio servers, which it builds
 	tools/istio/packages.sh
 	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 25m ./tests/istio
 
-bench: build $(SERVERS) ## measure hfi beside its alternatives
+bench: build $(SERVERS) ## measure hfi and its alternatives
 	$(GO) run ./tests/bench
 
 bench-quick: build $(SERVERS) ## the same as bench, as short as possible
 	$(GO) run ./tests/bench -quick
 
-# The second pass is for the files that only the filter's module has.
-lint: $(TOOLS)/.lint-stamp ## check the form of the code: .golangci.yml says by what, and nothing may be unreachable
+# The second pass checks the files that are only in the filter's module.
+lint: $(TOOLS)/.lint-stamp ## run gofmt, go mod tidy, the linters of .golangci.yml and deadcode
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(TOOLS)/golangci-lint run $(PACKAGES)
@@ -68,11 +68,11 @@ lint: $(TOOLS)/.lint-stamp ## check the form of the code: .golangci.yml says by 
 
 tools: $(SERVERS) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
 
-# The version and its hashes stand in tools/envoy.txt.
+# tools/envoy.txt has the version and its hashes.
 $(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh
 	tools/envoy.sh $@
 
-# One stamp for what Go builds: the versions stand in tools/go.mod.
+# One stamp for the programs that Go builds: tools/go.mod has the versions.
 $(TOOLS)/.stamp: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
 	cd tools && $(GO) build -o ../$(TOOLS)/cue cuelang.org/go/cmd/cue
@@ -80,19 +80,19 @@ $(TOOLS)/.stamp: tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
 	@touch $@
 
-# The linters have a module of their own, since their dependencies are many. Cold, on two cores, they take some five minutes to build.
+# The linters have a separate module because of their many dependencies. Without a cache they take some five minutes to build on two cores.
 $(TOOLS)/.lint-stamp: tools/lint/go.mod tools/lint/go.sum
 	@mkdir -p $(TOOLS)
 	cd tools/lint && $(GO) build -ldflags="-s -w" -o ../../$(TOOLS)/ tool
 	@touch $@
 
-# Helm has a module of its own: the version stands in tools/helm/go.mod.
+# Helm has a separate module: tools/helm/go.mod has the version.
 $(TOOLS)/.helm-stamp: tools/helm/go.mod tools/helm/go.sum
 	@mkdir -p $(TOOLS)
 	cd tools/helm && $(GO) build -trimpath -ldflags "-s -w" -o ../../$(TOOLS)/helm helm.sh/helm/v4/cmd/helm
 	@touch $@
 
-# Real servers for test-istio: the versions stand in tools/istio/*/go.mod.
+# Real servers for test-istio: tools/istio/*/go.mod has the versions.
 $(TOOLS)/.%-stamp: tools/istio/build.sh tools/istio/%/go.mod tools/istio/%/go.sum
 	tools/istio/build.sh $* $(TOOLS)
 	@touch $@

@@ -42,7 +42,7 @@ git add .; git commit -q -m "Delay everything"; git push -q`, revert},
 git add .; git commit -q -m "Begin experiments"; git push -q; hfi wait HEAD
 git rm -q 'policies/old-[2-9].yaml' 'policies/old-1?.yaml'; git commit -q -m "End experiments"; git push -q; hfi wait HEAD || [ $? = 7 ]`, ""},
 	},
-	"The commit is served, and no request is faulted": {{ask, ""}},
+	"The commit is served, but no request is faulted": {{ask, ""}},
 	"hfi wait does not return, or exits with 9":       {{ask, ""}},
 	"Drift is Detected": {{
 		`etcdctl --endpoints "$(cat ../data/etcd-client-address)" put /hfi/policies/checkout-latency '{}' >/dev/null; until hfi status | grep -q 'Drift *Detected'; do sleep 0.1; done`,

@@ -39,7 +39,7 @@ func TestEtcdAway(t *testing.T) {
 		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
 		"conditions.Reconciling.status": "True", "conditions.Reconciling.reason": "Waiting", "conditions.Stalled.status": "True",
 		"conditions.Stalled.reason": "EtcdUnreachable",
-		"history.#": 1, "history.0.commit": first,
+		"history.#":                 1, "history.0.commit": first,
 	}
 	seeStatus(t, d, "etcd away", away)
 	see(t, d, "ready without etcd", "/ready", fields{"ready": true, "etcd.healthy": false, "etcd.error": present})
