@@ -1,23 +1,23 @@
-# What the stories' scripts share. Source it; it needs kubectl, curl, git and hfi.
+# Functions of the story scripts. Source it; it needs kubectl, curl, git and hfi.
 #
-# They work on any cluster that kubectl reaches, through the API server alone:
-# nothing has to be reachable but that. What they take for given, each to be
-# set otherwise in the environment:
+# They work on any cluster that kubectl reaches: only the API server has to be
+# reachable. They require the following, where environment variables can override
+# the defaults in parentheses:
 #
-#   HFI_REPO   the policy repository, as this machine may push to it
-#   CONTROL    namespace of the control plane (boifi), told so by
-#              HFID_KUBE_CONTROL_PLANE if it is another
+#   HFI_REPO   URL of the policy repository, to which this machine can push
+#   CONTROL    namespace of the control plane (boifi); for another
+#              one HFID_KUBE_CONTROL_PLANE must be set too
 #   DEMO       namespace with sidecars (demo)
-#   FRONTEND   a Deployment there of three replicas that answer GET / on PORT
-#              with 200, by a Service in plain text or permissive mutual TLS
-#   CATALOG    another, of one (productcatalog)
+#   FRONTEND   a Deployment there with three replicas that answer GET / on PORT
+#              with 200, in plain text or with permissive mutual TLS
+#   CATALOG    another one, with one replica (productcatalog)
 #   PORT       the port that their containers listen on (8080)
 #   HFI        the command line (hfi)
-#   LOAD       how many seconds a filter may take to load (30)
+#   LOAD       limit for the loading of the filter, in seconds (30)
 #
-# The daemon must not keep the WasmPlugin of DEMO itself (HFID_KUBE_NAMESPACES).
-# Drift has no story here: to make some takes etcdctl on the cluster's etcd,
-# which is not to be reached through the API server. The mesh's own tests have it.
+# The daemon must not manage the WasmPlugin of DEMO (HFID_KUBE_NAMESPACES). There is
+# no script about drift: that requires etcdctl on the cluster's etcd, which cannot be
+# reached through the API server. tests/istio has that story.
 #
 # shellcheck shell=bash
 set -euo pipefail
@@ -48,7 +48,7 @@ done
 api=http://$(grep -o '127\.0\.0\.1:[0-9]*' "$work/proxy")/api/v1/namespaces
 export HFI_SERVER=$api/$CONTROL/services/hfi-control-plane:http/proxy
 
-# millis: the time in milliseconds, or in whole seconds where date knows no more.
+# millis: the time in milliseconds, or in whole seconds if date supports no more.
 millis() {
   local now
   now=$(date +%s%N)
@@ -56,14 +56,14 @@ millis() {
   echo $((now / 1000000))
 }
 
-# since MILLIS: the seconds since then, to the millisecond.
+# since MILLIS: the seconds since then, with milliseconds.
 since() {
   local took=$(($(millis) - $1))
   printf '%d.%03d s' $((took / 1000)) $((took % 1000))
 }
 
-# scenario TEXT COMMAND...: runs the command and prints how it went, and the
-# figure that the command may have left.
+# scenario TEXT COMMAND...: runs the command and prints its result, and the figure
+# that the command may have set.
 scenario() {
   local text=$1 word=ok began
   shift
@@ -80,7 +80,7 @@ scenario() {
 # finish: the script's exit code.
 finish() { [ "$failures" = 0 ]; }
 
-# within SECONDS COMMAND...: tries until the command succeeds.
+# within SECONDS COMMAND...: retries until the command succeeds.
 within() {
   local end=$((SECONDS + $1))
   shift
@@ -92,14 +92,14 @@ within() {
 
 ask() { curl -sSf -m 20 "$HFI_SERVER$1"; }
 
-# labels DEPLOYMENT: what its pods are selected by, asked for once.
+# labels DEPLOYMENT: the label selector of its pods, which is cached.
 labels() {
   [ -s "$work/labels-$1" ] || kubectl -n "$DEMO" get deployment "$1" \
     -o go-template='{{range $key, $value := .spec.selector.matchLabels}}{{$key}}={{$value}},{{end}}' >"$work/labels-$1" || return 1
   sed 's/,$//' "$work/labels-$1"
 }
 
-# pods DEPLOYMENT: the names of its ready pods that nobody is ending.
+# pods DEPLOYMENT: the names of its ready pods that are not being deleted.
 pods() {
   local selector
   selector=$(labels "$1") || return 1
@@ -109,31 +109,31 @@ pods() {
 
 all_pods() { pods "$FRONTEND"; pods "$CATALOG"; }
 
-# Without this a scenario about every pod would hold for none.
+# Without this check a scenario about every pod would succeed without any pod.
 for name in "$FRONTEND" "$CATALOG"; do
   [ -n "$(labels "$name")" ] || { echo "namespace $DEMO has no Deployment $name that selects its pods by labels" >&2; exit 2; }
 done
 
-# send POD COUNT: the statuses of so many requests through the pod's sidecar.
+# send POD COUNT: sends COUNT requests through the pod's sidecar and prints their statuses.
 send() {
   curl -sS -m 120 -o /dev/null -w '%{http_code}\n' "$api/$DEMO/pods/$1:$PORT/proxy/?request=[1-$2]"
 }
 
-# answers POD STATUS COUNT: every one of so many requests gets that status.
+# answers POD STATUS COUNT: checks that each of COUNT requests gets this status.
 answers() {
   local other
   other=$(send "$1" "$3" | grep -vcx "$2") || true
-  [ "$other" = 0 ] || { echo "$1 answered $other of $3 requests otherwise than by $2"; return 1; }
+  [ "$other" = 0 ] || { echo "$1 did not respond with $2 to $other of $3 requests"; return 1; }
 }
 
-# stat POD METRIC: the sum of a metric of the pod's sidecar, as Prometheus sees it.
+# stat POD METRIC: the sum of a metric of the pod's sidecar, as Prometheus scrapes it.
 stat() {
   curl -sSf -m 20 "$api/$DEMO/pods/$1:15090/proxy/stats/prometheus" |
     awk -v name="$2" '{ split($1, part, "{") } part[1] == name { sum += $NF } END { print sum + 0 }'
 }
 
-# abort NAME SERVICE NAMESPACE STATUS PERCENTAGE: makes a policy, and waits
-# until every filter has it.
+# abort NAME SERVICE NAMESPACE STATUS PERCENTAGE: creates a policy, and waits until
+# every filter has it.
 abort() {
   "$HFI" apply -f - <<POLICY && settled
 metadata: {name: $1}
@@ -145,13 +145,13 @@ POLICY
 
 remove() { "$HFI" delete "$1" && settled; }
 
-# settled: every filter has what git has.
+# settled: waits until every filter has the head of the repository.
 settled() { "$HFI" wait "$(git ls-remote "$HFI_REPO" refs/heads/main | cut -f1)" --timeout 60s; }
 
-# filter POD: what the daemon knows of the filter in a pod, in JSON on one line.
+# filter POD: the daemon's data about the filter in a pod, as JSON in one line.
 filter() { "$HFI" get filters -o json | tr -d ' \n' | grep -o '{[^{}]*"pod":"'"$1"'"[^{}]*' | head -1; }
 
-# loaded: the filter of every ready pod is connected and current.
+# loaded: checks that the filter of every ready pod is connected and current.
 loaded() {
   local pod
   for pod in $(all_pods); do
@@ -159,9 +159,9 @@ loaded() {
   done
 }
 
-# manifest: the WasmPlugin for DEMO, with the control plane in CONTROL.
+# manifest: prints the WasmPlugin for DEMO, with the control plane in CONTROL.
 manifest() { sed "s/^  namespace: demo\$/  namespace: $DEMO/; s/hfi-control-plane\.boifi/hfi-control-plane.$CONTROL/g" "$here/../deploy/istio/namespace.yaml"; }
 
-# plugin: the filter is in every pod. Its instances, one for each of Envoy's
-# workers, do not start at the very same moment.
+# plugin: applies the WasmPlugin and waits until the filter is in every pod. Its VMs,
+# one for each of Envoy's workers, do not start at the same moment.
 plugin() { manifest | kubectl apply -f - && within 120 loaded && sleep 1 && within 10 loaded; }

@@ -7,7 +7,7 @@ two() { [ "$(kubectl -n "$CONTROL" get deployment hfi-control-plane -o jsonpath=
 back() { abort story-control-plane nobody "$DEMO" 503 100 && ask /v1/policies/story-control-plane | grep -q '"name":"story-control-plane"'; }
 gone() { remove story-control-plane && ! ask /v1/policies/story-control-plane; }
 
-# Requests to every pod go on while a replica goes, and none fails.
+# Requests to every pod continue while a replica is deleted, and none fails.
 kill_one() {
   local victim pod senders=()
   victim=$(kubectl -n "$CONTROL" get pods -l app.kubernetes.io/name=hfi-control-plane -o jsonpath='{.items[0].metadata.name}')
@@ -23,10 +23,10 @@ kill_one() {
 
 scenario "both replicas are ready within 60 s" ready
 scenario "two replicas are ready" two
-scenario "GET /health answers" ask /health
-scenario "GET /ready answers, with the state of etcd" eval 'ask /ready | grep -q "\"etcd\""'
-scenario "a policy made with the command line comes back" back
-scenario "it goes with the command line" gone
-scenario "no request of an application fails while a replica goes, and the control plane answers" kill_one
+scenario "GET /health responds" ask /health
+scenario "GET /ready responds, with the state of etcd" eval 'ask /ready | grep -q "\"etcd\""'
+scenario "a policy created with the command line is served" back
+scenario "the command line deletes it" gone
+scenario "no request of an application fails while a replica is deleted, and the control plane responds" kill_one
 scenario "both replicas are ready again" ready
 finish

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The filter gets into the sidecars, and policies reach it. See lib.sh for what is needed.
+# The filter is loaded into the sidecars, and policies reach it. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 clone=$work/clone
 
-# What the filter says is information, and Istio's sidecars log from warnings
-# up, unless their pod's annotation says otherwise. It stays on the Deployments.
+# The filter logs at level info, and Istio's sidecars log only warnings and errors
+# without this annotation of their pods. It stays on the Deployments.
 annotations='{"kubectl.kubernetes.io/restartedAt": "'$(date -u +%FT%TZ)'", "sidecar.istio.io/componentLogLevel": "misc:error,wasm:info"}'
 fresh() {
   local name
@@ -17,23 +17,23 @@ fresh() {
   done
 }
 
-# condition STATUS: what the WasmPlugin's status says of its filter, in time.
+# condition STATUS: waits until the WasmPlugin's condition Loaded has this status.
 condition() { kubectl -n "$DEMO" wait "--for=condition=Loaded=$1" wasmplugin/hfi --timeout=60s; }
 everywhere() { local pod; for pod in $(all_pods); do answers "$pod" "$1" 1 || return 1; done; }
 
-# The control plane serves its filter by its SHA-256, and nothing by this one.
+# The control plane serves its filter under its SHA-256, and nothing under this one.
 broken() {
   manifest | sed "s#/v1/filter\.wasm\$#/v1/filter/$(printf '%064d' 0).wasm#" | kubectl apply -f - && condition False || return 1
   kubectl -n "$DEMO" get wasmplugin hfi -o jsonpath='{.status.conditions[?(@.type=="Loaded")].reason}' | grep -qx UnreachableURL && everywhere 200
 }
 load() { manifest | kubectl apply -f - && within "$LOAD" loaded; }
 
-# By the log of the sidecar, since it last started.
+# In the log of the sidecar since its last start.
 said() { kubectl -n "$DEMO" logs "$1" -c istio-proxy | grep -q 'Received config update from control plane'; }
-all_said() { local pod; for pod in $(all_pods); do said "$pod" || { echo "$pod has not said so"; return 1; }; done; }
+all_said() { local pod; for pod in $(all_pods); do said "$pod" || { echo "$pod has not logged it"; return 1; }; done; }
 
-# pushed STATUS: pushes, tells the daemon as a git server does, and waits until
-# every pod answers so.
+# pushed STATUS: pushes, sends a webhook as a git server does, and waits until every
+# pod responds with this status.
 pushed() {
   local sidecars began pod
   sidecars=$(all_pods)
@@ -55,9 +55,9 @@ POLICY
 rollback() { git -C "$clone" revert --no-edit HEAD && pushed 200 && settled; }
 
 scenario "new pods without the filter" fresh
-scenario "a WasmPlugin whose module is not there says why, and requests pass" broken
-scenario "with its URL put right it is in every sidecar within $LOAD s" load
-scenario "the WasmPlugin says that it is loaded" condition True
+scenario "a WasmPlugin with a wrong URL reports the reason, and requests pass" broken
+scenario "with the correct URL it is in every sidecar within $LOAD s" load
+scenario "the WasmPlugin reports that it is loaded" condition True
 scenario "every sidecar's log says that it received its policies" within 10 all_said
 scenario "a pushed policy is in force everywhere within 5 s" change
 scenario "git revert and a push, and requests pass again within 5 s" rollback

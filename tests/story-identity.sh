@@ -2,13 +2,13 @@
 # Every filter knows its workload. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
-# The filter of every pod says that it is of the pod's workload.
+# The filter of every pod reports the pod's workload.
 identities() {
   local pod service
   for service in "$FRONTEND" "$CATALOG"; do
     for pod in $(pods "$service"); do
       filter "$pod" | grep "\"service\":\"$service\"" | grep -q "\"namespace\":\"$DEMO\"" ||
-        { echo "the filter in $pod says that it is $(filter "$pod")"; return 1; }
+        { echo "the filter in $pod reports $(filter "$pod")"; return 1; }
     done
   done
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each pod draws on its own, and a new one gets the policies. See lib.sh for what is needed.
+# Each pod draws independently, and a new one gets the policies. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
 # Of 1,000 requests at 30 %, 80 are more than five standard deviations.
@@ -24,7 +24,7 @@ scenario "a policy for 30 %" abort story-many-pods "$FRONTEND" "$DEMO" 418 30
 for pod in $(pods "$FRONTEND"); do
   scenario "$pod aborts 30 % of its own 1,000 requests" share "$pod"
 done
-scenario "a pod that is replaced has the filter and its policies again" restart
+scenario "a replaced pod has the filter and its policies again" restart
 scenario "the new pod aborts 30 %" new_share
-scenario "the policy is gone" remove story-many-pods
+scenario "the policy is deleted" remove story-many-pods
 finish

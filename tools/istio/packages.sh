@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that the machine has iproute2 and iptables, which the pods of the
-# lab need. Root has them installed where apt-get can do that.
+# Checks that the machine has iproute2 and iptables, which the pods of the lab need.
+# As root, it installs them with apt-get.
 set -euo pipefail
 missing=()
 command -v ip >/dev/null || missing+=(iproute2)
