@@ -1,4 +1,4 @@
-// Package tests holds tests/README.md against the tests that it names.
+// Package tests checks that tests/README.md matches the tests.
 package tests
 
 import (
@@ -21,8 +21,8 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// named are the parts in backquotes of a text that begin so.
-func named(text, pattern string) []string {
+// quoted returns the texts in backticks that match a pattern.
+func quoted(text, pattern string) []string {
 	var found []string
 	for _, match := range regexp.MustCompile("`("+pattern+")`").FindAllStringSubmatch(text, -1) {
 		found = append(found, match[1])
@@ -30,8 +30,8 @@ func named(text, pattern string) []string {
 	return found
 }
 
-// Each test of the table is in one of the packages that its row names, and the
-// row says whether it needs the slow suite.
+// Each test of the table is in one of the packages of its row, and the row says
+// whether it needs the slow suite.
 func TestTableNamesExistingTests(t *testing.T) {
 	_, table, _ := strings.Cut(read(t, "tests/README.md"), "\n## Where each feature is tested\n")
 	table, _, _ = strings.Cut(table, "\n## ")
@@ -43,7 +43,7 @@ func TestTableNamesExistingTests(t *testing.T) {
 		}
 		rows++
 		var source strings.Builder
-		for _, folder := range named(cells[2], `[a-z0-9/]+`) {
+		for _, folder := range quoted(cells[2], `[a-z0-9/]+`) {
 			files, err := filepath.Glob(filepath.Join(testtool.Root(), folder, "*_test.go"))
 			if err != nil || len(files) == 0 {
 				t.Errorf("there are no tests in %s", folder)
@@ -56,7 +56,7 @@ func TestTableNamesExistingTests(t *testing.T) {
 				source.Write(text)
 			}
 		}
-		tests := named(cells[3], `Test\w+`)
+		tests := quoted(cells[3], `Test\w+`)
 		if len(tests) == 0 {
 			t.Errorf("the row names no test: %s", line)
 		}
@@ -75,7 +75,7 @@ func TestTableNamesExistingTests(t *testing.T) {
 	}
 }
 
-// The scripts that it names are those that run-all-tests.sh runs, and all that there are.
+// README.md names, and run-all-tests.sh runs, exactly the existing scripts.
 func TestScriptsExistAndAreListed(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(testtool.Root(), "tests", "story-*.sh"))
 	if err != nil {
@@ -85,9 +85,9 @@ func TestScriptsExistAndAreListed(t *testing.T) {
 	for _, file := range files {
 		there = append(there, filepath.Base(file))
 	}
-	var told []string
+	var named []string
 	for _, match := range regexp.MustCompile(`\]\((story-[a-z-]+\.sh)\)`).FindAllStringSubmatch(read(t, "tests/README.md"), -1) {
-		told = append(told, match[1])
+		named = append(named, match[1])
 	}
 	var run []string
 	if list := regexp.MustCompile(`for story in ([a-z -]+);`).FindStringSubmatch(read(t, "tests/run-all-tests.sh")); list != nil {
@@ -95,14 +95,14 @@ func TestScriptsExistAndAreListed(t *testing.T) {
 			run = append(run, "story-"+name+".sh")
 		}
 	}
-	slices.Sort(told)
+	slices.Sort(named)
 	slices.Sort(run)
-	if !slices.Equal(told, there) || !slices.Equal(run, there) {
-		t.Errorf("there are %v; README.md names %v, and run-all-tests.sh runs %v", there, told, run)
+	if !slices.Equal(named, there) || !slices.Equal(run, there) {
+		t.Errorf("there are %v; README.md names %v, and run-all-tests.sh runs %v", there, named, run)
 	}
 }
 
-// The suites are targets of the Makefile, and the packages in examples are there.
+// The suites are targets of the Makefile, and the tests in examples exist.
 func TestTheCommandsAreThere(t *testing.T) {
 	makefile := read(t, "Makefile")
 	text := read(t, "tests/README.md")

@@ -33,11 +33,11 @@ type Daemon struct {
 	arguments []string
 
 	mu  sync.Mutex
-	run *life
+	run *process
 }
 
-// life is a process.
-type life struct {
+// process is one process of the daemon, between a start and its end.
+type process struct {
 	process *os.Process
 	started time.Time
 	// logFrom is the offset of this process's log in LogFile.
@@ -109,7 +109,7 @@ func (d *Daemon) Start(arguments ...string) {
 	if err := command.Start(); err != nil {
 		d.t.Fatalf("starting hfid: %v", err)
 	}
-	run := &life{process: command.Process, started: started, logFrom: info.Size(), exited: make(chan struct{})}
+	run := &process{process: command.Process, started: started, logFrom: info.Size(), exited: make(chan struct{})}
 	d.run = run
 	go func() {
 		run.err = command.Wait()
@@ -128,7 +128,7 @@ func environment() []string {
 	return kept
 }
 
-func (d *Daemon) current() *life {
+func (d *Daemon) current() *process {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.run

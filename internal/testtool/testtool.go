@@ -1,5 +1,6 @@
-// Package testtool finds what tests need on a machine: the programs that "make
-// tools" builds in pinned versions, such as etcd and Envoy, and free ports.
+// Package testtool has helpers for tests: it finds the programs that "make tools"
+// builds in pinned versions, such as etcd and Envoy, and free ports, and waits for
+// conditions.
 package testtool
 
 import (
@@ -22,8 +23,7 @@ func Root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// Path returns a program's file. If it is missing, the test fails in CI and is
-// skipped elsewhere.
+// Path returns the path of a program. If it is missing, the test fails in CI and is skipped elsewhere.
 func Path(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(Root(), ".tools", "bin", name)
@@ -33,8 +33,8 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// Lacks ends a test because this machine lacks something: the test fails in CI
-// and is skipped elsewhere.
+// Lacks ends a test because something is missing on this machine: the test fails in
+// CI and is skipped elsewhere.
 func Lacks(t testing.TB, format string, arguments ...any) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
@@ -43,10 +43,10 @@ func Lacks(t testing.TB, format string, arguments ...any) {
 	t.Skipf(format, arguments...)
 }
 
-// FreeAddress is a HOST:PORT of the loopback that nothing listens on. It is
-// none of those that systems choose from for a port 0 and for connections, so
-// that it stays free until a program listens on it, and while one restarts.
-// Where a program can choose its port itself, let it.
+// FreeAddress returns a free HOST:PORT on the loopback interface. The port is
+// outside of the range from which kernels choose for port 0 and for connections, so
+// that it stays free until a program listens on it, and while a program restarts.
+// Prefer port 0 if the program supports it.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	const first, count = 12_000, 20_000
@@ -62,10 +62,10 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// NoteSources calls stat on each file that the project's programs are built
-// from, for tests that build them. The go command caches a test's result by the
-// files that the test's process opens or stats; it does not see those of
-// compilers that the test runs.
+// NoteSources calls stat on each source file of the project's programs, for tests
+// that build them. The go command caches a test's result by the files that the
+// test's process opens or stats; it does not see those of compilers that the test
+// runs.
 func NoteSources(t testing.TB) {
 	t.Helper()
 	for _, part := range []string{"Makefile", "go.mod", "go.sum", "cmd", "deploy", "filter", "internal", "policies", "reconciler", "schema"} {
@@ -82,13 +82,13 @@ func NoteSources(t testing.TB) {
 	}
 }
 
-// Slow says whether tests run at full size, as "make test-slow" has it by HFI_SLOW=1.
+// Slow reports whether tests run at full size: "make test-slow" sets HFI_SLOW=1.
 func Slow() bool { return os.Getenv("HFI_SLOW") == "1" }
 
-// SlowOnly skips a test that takes long unless tests run at full size.
+// SlowOnly skips a slow test unless tests run at full size.
 func SlowOnly(t testing.TB) {
 	t.Helper()
 	if !Slow() {
-		t.Skip("takes long: HFI_SLOW=1 runs it")
+		t.Skip("a slow test: HFI_SLOW=1 runs it")
 	}
 }

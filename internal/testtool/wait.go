@@ -10,15 +10,15 @@ import (
 // Patience bounds every wait: far more than anything takes on two busy cores.
 const Patience = time.Minute
 
-// Between two looks at a condition passes a pause that grows from shortest to longest.
+// The pause between two checks of a condition grows from shortest to longest.
 const (
 	shortest = 2 * time.Millisecond
 	longest  = 20 * time.Millisecond
 )
 
-// Poll calls check until it gives no error. After limit it gives up, with the
-// last error. Check is called once more after the limit, so that a machine
-// which was busy elsewhere for all of it has looked all the same.
+// Poll calls check until it returns no error. After limit it returns the last
+// error. It calls check once more after the limit, so that a busy machine that
+// never ran it within the limit still does.
 func Poll(limit time.Duration, check func() error) error {
 	deadline := time.Now().Add(limit)
 	for pause := shortest; ; pause = min(2*pause, longest) {
@@ -34,8 +34,8 @@ func Poll(limit time.Duration, check func() error) error {
 	}
 }
 
-// Within waits until check gives no error, and gives the time that it took. It
-// fails the test if that is more than limit.
+// Within waits until check returns no error, and returns the time that it took. It
+// fails the test after limit.
 func Within(t testing.TB, limit time.Duration, what string, check func() error) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -45,7 +45,7 @@ func Within(t testing.TB, limit time.Duration, what string, check func() error) 
 	return time.Since(began)
 }
 
-var errNotYet = errors.New("it does not hold")
+var errNotYet = errors.New("the condition does not hold")
 
 // Eventually waits until a condition holds, for Patience at most.
 func Eventually(t testing.TB, what string, condition func() bool) {
@@ -58,8 +58,8 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 	})
 }
 
-// Throughout fails the test if check gives an error at any time in a duration.
-// It is for what must not happen; what is to come is waited for by Within.
+// Throughout fails the test if check returns an error at any time during a period.
+// Use it for what must not happen, and Within for what must.
 func Throughout(t testing.TB, duration time.Duration, what string, check func() error) {
 	t.Helper()
 	for end, last := time.Now().Add(duration), false; !last; time.Sleep(longest) {

@@ -28,7 +28,7 @@ func TestPoll(t *testing.T) {
 	})
 }
 
-// Who is held up for all of the time has looked at its end all the same.
+// A process that did not run within the limit still checks once after it.
 func TestPollLooksAfterTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks := 0
@@ -50,7 +50,7 @@ func TestThroughoutLooksToTheEnd(t *testing.T) {
 		began, last := time.Now(), time.Duration(0)
 		Throughout(t, time.Second, "nothing happens", func() error { last = time.Since(began); return nil })
 		if last < time.Second || last > 2*time.Second {
-			t.Errorf("the last look was after %s", last)
+			t.Errorf("the last check was after %s", last)
 		}
 	})
 }

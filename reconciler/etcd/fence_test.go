@@ -127,7 +127,7 @@ func TestTheLossOfAnEarlierKeyEndsNoLaterTerm(t *testing.T) {
 	}
 	s.carryOut(effects{endTerm: &termKey{key: "later", revision: 2}})
 	if !ended() {
-		t.Error("the term goes on without its key")
+		t.Error("the term continues without its key")
 	}
 	s.term = nil
 }

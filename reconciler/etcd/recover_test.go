@@ -144,7 +144,7 @@ func TestAReplicaCatchesUpAfterACompaction(t *testing.T) {
 		}
 	})
 	newer := publish(t, term, publication("c9", policies(t, 4, 1)))
-	eventually(t, "the follower goes on", serves(b, newer))
+	eventually(t, "the follower continues", serves(b, newer))
 }
 
 // If a cluster has compacted the head's revision away, the current keys are

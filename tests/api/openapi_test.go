@@ -1,4 +1,4 @@
-// Package api holds docs/openapi.yaml against the answers of a real daemon.
+// Package api compares docs/openapi.yaml with the responses of a real daemon.
 package api
 
 import (
@@ -30,15 +30,15 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// document is docs/openapi.yaml, and which of its answers were seen.
+// document is docs/openapi.yaml, and the set of its responses that were seen.
 type document struct {
 	validator validator.Validator
-	// declared has "GET /v1/policies 200" for every answer of the document.
+	// declared has "GET /v1/policies 200" for every response in the document.
 	declared map[string]bool
 
 	mu   sync.Mutex
 	seen map[string]bool
-	// codes are the error codes seen.
+	// codes has the error codes seen.
 	codes map[string]bool
 }
 
@@ -77,7 +77,7 @@ func open(t *testing.T) *document {
 	return d
 }
 
-// template is the path of the document that a request's path belongs to.
+// template returns the path in the document that matches a request's path.
 func template(path string) string {
 	switch {
 	case path == "/v1/policies/status" || path == "/v1/filter.wasm":
@@ -90,14 +90,14 @@ func template(path string) string {
 	return path
 }
 
-// request is one question to the daemon.
+// request is a request to the daemon.
 type request struct {
 	method, path string
 	header       map[string]string
 	body         []byte
 }
 
-// ask sends a request and holds the answer against the document.
+// ask sends a request and validates the response with the document.
 func (d *document) ask(t *testing.T, daemon *hfidtest.Daemon, q request, want int) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), hfidtest.Patience)
@@ -124,13 +124,13 @@ func (d *document) ask(t *testing.T, daemon *hfidtest.Daemon, q request, want in
 	}
 	key := fmt.Sprintf("%s %s %d", q.method, template(sent.URL.Path), answer.StatusCode)
 	if answer.StatusCode == http.StatusMethodNotAllowed {
-		// The document has it beside the methods that the path takes.
+		// The document lists it with the methods of the path.
 		other := map[string]string{http.MethodGet: http.MethodPost, http.MethodPost: http.MethodGet}[q.method]
 		key = fmt.Sprintf("%s %s %d", other, template(sent.URL.Path), answer.StatusCode)
 		sent.Method = other
 	}
 	if !d.declared[key] {
-		t.Errorf("%s: the document does not have the answer %s", what, key)
+		t.Errorf("%s: the document does not have the response %s", what, key)
 		return body
 	}
 	answer.Body = io.NopCloser(bytes.NewReader(body))
@@ -165,7 +165,7 @@ func (d *document) get(t *testing.T, daemon *hfidtest.Daemon, path string, want 
 	return d.ask(t, daemon, q, want)
 }
 
-// state asks for everything that says how things stand.
+// state requests everything that reports the daemon's state.
 func (d *document) state(t *testing.T, daemon *hfidtest.Daemon) {
 	t.Helper()
 	for _, path := range []string{"/health", "/v1/status", "/v1/drift", "/v1/filters", "/v1/filters?local=true", "/metrics"} {
@@ -173,7 +173,7 @@ func (d *document) state(t *testing.T, daemon *hfidtest.Daemon) {
 	}
 }
 
-// policy is a file with all the fields that a policy may have.
+// policy is a file with all fields of a policy.
 const policy = `
 metadata: {name: everything}
 spec:
@@ -189,7 +189,7 @@ spec:
     - fault: {abort: {grpc_status: 14}}
 `
 
-// Answers that this test does not bring about, with the tests that do.
+// Responses that this test does not cause, with the tests that do.
 var elsewhere = map[string]string{
 	"GET /v1/policies 500":    "a selection of over 4 MiB: tests of reconciler/http and tests/envoy",
 	"GET /v1/status 503":      "a daemon that shuts down: tests of reconciler/http",
@@ -198,9 +198,9 @@ var elsewhere = map[string]string{
 	"GET /v1/filter.wasm 404": "a build without the filter: tests of reconciler/http",
 }
 
-// Every route, parameter and answer of the document is seen in a real daemon
-// in the states that a daemon can be in, and nothing that the daemon answers
-// is missing from the document: its objects have no further fields.
+// Every route, parameter and response of the document is seen in a real daemon in
+// its different states, and nothing in the daemon's responses is missing from the
+// document: its objects have no further fields.
 func TestDocumentDescribesTheServer(t *testing.T) {
 	d := open(t)
 	secret := filepath.Join(t.TempDir(), "secret")
@@ -248,7 +248,7 @@ func TestDocumentDescribesTheServer(t *testing.T) {
 
 	for answer := range d.declared {
 		if _, shown := elsewhere[answer]; !shown && !d.seen[answer] {
-			t.Errorf("the document has an answer that was not seen: %s", answer)
+			t.Errorf("the document has a response that was not seen: %s", answer)
 		}
 	}
 	for _, code := range []string{"bad_request", "forbidden", "not_found", "method_not_allowed", "too_large", "not_ready", "behind", "no_secret"} {
@@ -313,7 +313,7 @@ func (d *document) triggers(t *testing.T, daemon *hfidtest.Daemon, secret string
 	}
 }
 
-// mistakes are requests that cannot be answered.
+// mistakes are invalid requests.
 func (d *document) mistakes(t *testing.T, daemon *hfidtest.Daemon) {
 	for _, path := range []string{
 		"/v1/policies?servce=x", "/v1/policies?wait=soon", "/v1/policies?service=a&service=b", "/v1/policies/status?x=1",
@@ -339,7 +339,7 @@ func (d *document) mistakes(t *testing.T, daemon *hfidtest.Daemon) {
 	}
 }
 
-// fleet is a filter that waits while the state is asked for.
+// fleet runs a function while a filter waits for policies.
 func (d *document) fleet(t *testing.T, daemon *hfidtest.Daemon) {
 	served := daemon.Policies("?service=frontend&namespace=demo")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -358,8 +358,7 @@ func (d *document) fleet(t *testing.T, daemon *hfidtest.Daemon) {
 	d.state(t, daemon)
 }
 
-// TestDocumentIsChecked takes a field out of an answer, adds one and renames
-// one: each is found.
+// TestDocumentIsChecked removes, adds and renames a field of a response: each is found.
 func TestDocumentIsChecked(t *testing.T) {
 	d := open(t)
 	sent, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:8080/v1/drift", nil)

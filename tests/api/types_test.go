@@ -15,7 +15,7 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// described are the Go types that answers are made of, by the names that the document gives them.
+// described has the Go types of the responses, which have the same names in the document.
 var described = []any{
 	api.Status{}, api.SourceStatus{}, api.CommitRef{}, api.Failure{}, api.EtcdStatus{}, api.SyncStatus{}, api.AppliedRevision{},
 	api.Drift{}, api.DriftItem{}, api.HealStatus{}, api.HistoryEntry{}, api.Condition{}, api.ReplicaStatus{},
@@ -25,8 +25,8 @@ var described = []any{
 	schema.HeaderMatch{}, schema.Fault{}, schema.Abort{}, schema.Origin{}, schema.Problem{},
 }
 
-// Every field of the types that answers are made of stands in the document, as
-// required if it is always there; so does nothing else.
+// The document has exactly the fields of the Go types of the responses. Those that
+// are always present are required.
 func TestDocumentHasTheFieldsOfTheTypes(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(testtool.Root(), "docs", "openapi.yaml"))
 	if err != nil {
@@ -57,7 +57,7 @@ func TestDocumentHasTheFieldsOfTheTypes(t *testing.T) {
 	}
 }
 
-// fields are the names that encoding/json gives a struct's fields, and those of them that are always written.
+// fields returns the JSON names of a struct's fields, and those that are always written.
 func fields(of reflect.Type, always bool) (all, required []string) {
 	for i := range of.NumField() {
 		field := of.Field(i)

@@ -53,7 +53,7 @@ func TestNothingButWholeValidCommitsIsServed(t *testing.T) {
 	w.etcdWriter = newEtcdWriter(t, daemon, oracle, random, script)
 
 	for kill := range kills {
-		w.life(kill)
+		w.runOnce(kill)
 		if watch.failed() {
 			break
 		}
@@ -98,8 +98,8 @@ func (w *world) upTo(limit time.Duration) time.Duration {
 	return time.Duration(w.random.Int64N(int64(limit)))
 }
 
-// life runs the daemon once, from its start to its SIGKILL.
-func (w *world) life(number int) {
+// runOnce runs the daemon once, from its start to its SIGKILL.
+func (w *world) runOnce(number int) {
 	w.t.Helper()
 	// A daemon that has not seen a valid commit yet has nothing to serve.
 	virgin := number == 0
@@ -153,17 +153,17 @@ func (w *world) act() {
 }
 
 // killAfter kills the daemon after a while, concurrently with other actions.
-func (w *world) killAfter(wait time.Duration, meanwhile func()) {
+func (w *world) killAfter(wait time.Duration, actions func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		time.Sleep(wait) // chance alone says when
+		time.Sleep(wait) // a random time
 		w.daemon.Kill()
 		w.script.note("SIGKILL")
 	}()
-	// Wait for the kill even if meanwhile ends the test.
+	// Wait for the kill even if the actions end the test.
 	defer func() { <-done }()
-	meanwhile()
+	actions()
 }
 
 // end kills the daemon once more while it applies a last commit, and then checks the final state.

@@ -195,9 +195,9 @@ var oracleCases = []oracleCase{
 	{name: "two-values-first", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "a"}), request: oracleWith("X-User: a", "X-User: b"), only: "native", why: oracleJoined},
 	{name: "two-values-last", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "b"}), request: oracleWith("X-User: a", "X-User: b"), only: "native", why: oracleJoined},
 	{name: "probe", fault: oracleAbort(503), request: oracleWith("User-Agent: kube-probe/1.37"), only: "native",
-		why: "our filter spares health probes unless told not to: a fault in a probe kills the pod"},
+		why: "our filter does not fault health probes by default: a fault in a probe kills the pod"},
 	{name: "own-call", fault: oracleAbort(503), request: oracleWith("X-Hfi-Vm: 0123456789abcdef"), only: "native",
-		why: "our filter spares the requests of filters to the daemon: they bring the policy's end"},
+		why: "our filter does not fault the requests of filters to the daemon: they bring the end of the policy"},
 }
 
 // oracleJoined: both are equivalent by RFC 9110, 5.3, and any proxy on the way may convert one to the other.

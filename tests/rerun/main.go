@@ -1,12 +1,12 @@
-// Command rerun is go test for continuous integration: it runs tests that
-// failed once more, by name, and reports which passed only then.
+// Command rerun runs go test for continuous integration: it runs failed tests once
+// more, by name, and reports those that passed only then.
 //
 //	rerun [-max N] [-report FILE] [-subtests] [flags of go test] PACKAGE...
 //
-// It takes -count, -p, -race, -timeout, -v and -vet as go test does, and prints what
-// go test prints. A package that does not build, or whose test binary ends
-// before it has run all tests (a panic, a timeout, os.Exit), fails at once:
-// what did not run cannot be told from what passed.
+// It accepts -count, -p, -race, -timeout, -v and -vet as go test does, and prints
+// what go test prints. A package that does not build, or whose test binary ends
+// before it has run all tests (a panic, a timeout, os.Exit), fails at once: it is
+// then unknown which tests did not run.
 package main
 
 import (
@@ -34,15 +34,15 @@ func main() {
 
 // settings are the command line.
 type settings struct {
-	// most is how many failed tests are run once more; with more, none is.
+	// most is the maximum number of failed tests that are run once more; if more fail, none is.
 	most int
-	// report is the file to which the tests are appended, one a line, that failed and then passed; "" for none.
+	// report is the file to which tests that failed and then passed are appended, one per line; "" means none.
 	report string
-	// subtests has subtests run once more alone, and not the whole test that they are of.
+	// subtests runs failed subtests once more alone, instead of the whole test.
 	subtests bool
 	// verbose shows the output of tests that pass.
 	verbose bool
-	// flags are go test's, and packages its patterns.
+	// flags are those of go test, and packages its patterns.
 	flags, packages []string
 }
 
@@ -72,7 +72,7 @@ func parse(arguments []string) (settings, error) {
 	return s, nil
 }
 
-// command runs the tests and returns an error unless each test passed, the second time at the latest.
+// command runs the tests and returns an error unless each test passed in the first or second run.
 func command(ctx context.Context, arguments []string, out io.Writer) error {
 	s, err := parse(arguments)
 	if err != nil {
@@ -91,7 +91,7 @@ func command(ctx context.Context, arguments []string, out io.Writer) error {
 	}
 	for _, test := range failed {
 		fmt.Fprintf(out, "rerun: %s failed, and is run once more\n", test)
-		// Without -count=1 a result that go test has kept would do.
+		// Without -count=1 go test could return a cached result.
 		again := s
 		again.flags = append(slices.Clone(s.flags), "-count=1", "-run="+test.pattern())
 		second, err := goTest(ctx, again, out, test.pkg)
@@ -126,7 +126,7 @@ func note(path string, tests []test) (err error) {
 	return nil
 }
 
-// goTest runs go test on packages, and prints and records what it tells. The error is that of go test's end.
+// goTest runs go test on packages, and prints and records its results. It returns the error of the command.
 func goTest(ctx context.Context, s settings, out io.Writer, packages ...string) (*record, error) {
 	process := exec.CommandContext(ctx, "go", slices.Concat([]string{"test", "-json"}, s.flags, packages)...)
 	process.Stderr = os.Stderr
@@ -147,9 +147,9 @@ func goTest(ctx context.Context, s settings, out io.Writer, packages ...string) 
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		// go test must not wait for a reader that has given up.
+		// go test must not block on a reader that has stopped.
 		_, _ = io.Copy(io.Discard, pipe)
-		return r, errors.Join(fmt.Errorf("reading what go test tells: %w", err), process.Wait())
+		return r, errors.Join(fmt.Errorf("reading the output of go test: %w", err), process.Wait())
 	}
 	if err := process.Wait(); err != nil {
 		return r, fmt.Errorf("go test: %w", err)

@@ -26,8 +26,8 @@ func mark(t *testing.T, name string) {
 }
 `
 
-// modules runs rerun on a module whose package a has the body given, and a
-// package b that passes.
+// modules runs rerun on a module with a package a of the given body, and a package
+// b that passes.
 func modules(t *testing.T, body string, arguments ...string) (out, report string, err error) {
 	t.Helper()
 	testtool.SlowOnly(t)
@@ -142,7 +142,7 @@ func TestMain(m *testing.M) { m.Run(); os.Exit(1) }`, "nothing is run again"},
 	}
 }
 
-// With -v, the output of what passes is seen too.
+// With -v, the output of passing tests is printed too.
 func TestVerbose(t *testing.T) {
 	out, _, err := modules(t, `func TestA(t *testing.T) {}`, "-v")
 	if err != nil || !strings.Contains(out, "unseen") || !strings.Contains(out, "=== RUN   TestA\n") || strings.Count(out, "--- PASS: TestA") != 1 {

@@ -30,17 +30,17 @@ func (t test) pattern() string {
 	return strings.Join(parts, "/")
 }
 
-// record is what go test told.
+// record has the results of a run of go test.
 type record struct {
 	out     io.Writer
 	verbose bool
-	// outcome is the last action of each test: run until it ended, then pass, fail or skip.
+	// outcome is the last action of each test: run until it has ended, then pass, fail or skip.
 	outcome map[test]string
-	// output is what tests printed that have not ended.
+	// output is the output of the tests that have not ended.
 	output map[test]string
-	// failed are the packages that failed.
+	// failed has the packages that failed.
 	failed []string
-	// ended are the packages whose test binary said FAIL, which it does after the last test.
+	// ended has the packages whose test binary printed FAIL, which it does after the last test.
 	ended map[string]bool
 }
 
@@ -48,8 +48,8 @@ func newRecord(out io.Writer, verbose bool) *record {
 	return &record{out: out, verbose: verbose, outcome: map[test]string{}, output: map[test]string{}, ended: map[string]bool{}}
 }
 
-// add takes an event, and prints what go test without -json would: the output
-// of packages and of tests that failed, and with -v that of all.
+// add handles an event, and prints what go test without -json would: the output of
+// packages and of failed tests, and with -v that of all tests.
 func (r *record) add(e event) {
 	key := test{e.Package, e.Test}
 	switch e.Action {
@@ -79,7 +79,7 @@ func (r *record) addOutput(key test, output string) {
 	switch {
 	case r.verbose:
 		fmt.Fprint(r.out, output)
-	case strings.HasPrefix(output, "=== "): // which test runs: that is for -v
+	case strings.HasPrefix(output, "=== "): // the name of the running test: only with -v
 	case key.name != "":
 		r.output[key] += output
 	case output != "PASS\n":
@@ -87,7 +87,7 @@ func (r *record) addOutput(key test, output string) {
 	}
 }
 
-// endPackage prints what tests told that the binary's end cut short.
+// endPackage prints the output of tests that were running when the binary ended.
 func (r *record) endPackage(e event) {
 	if e.Action == "fail" {
 		r.failed = append(r.failed, e.Package)
@@ -102,10 +102,10 @@ func (r *record) endPackage(e event) {
 	}
 }
 
-// retryable is the tests that failed, in order, or an error if to run them
-// again would not do: a package failed otherwise than by tests, all of which
-// ran. A failed subtest stands for its test, unless subtests are asked for:
-// then that of the first level is itself in the list, and its test is not.
+// retryable returns the failed tests in order. It returns an error if running them
+// again is not enough, because a package failed for another reason than its tests,
+// or not all tests ran. For a failed subtest the list has its test or, if subtests
+// is set, the subtest of the first level.
 func (r *record) retryable(subtests bool) ([]test, error) {
 	wanted := map[test]bool{}
 	parents := map[test]bool{}
@@ -143,5 +143,5 @@ func (r *record) retryable(subtests bool) ([]test, error) {
 	}), nil
 }
 
-// passed says whether a test ran and passed.
+// passed reports whether a test ran and passed.
 func (r *record) passed(t test) bool { return r.outcome[t] == "pass" }
