@@ -33,7 +33,7 @@ release: export GOFLAGS = -mod=readonly -buildvcs=false
 release: filter ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
 	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
 
-demo: build $(SERVERS) ## run the daemon and four Envoys, show faults come and go, and stay up; SCRIPT=1 exits at the end
+demo: build $(SERVERS) ## run the daemon and four Envoys, show how faults begin and end, and stay up; SCRIPT=1 exits at the end
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 

@@ -86,7 +86,7 @@ func rendered(t *testing.T, text string) []object {
 	}
 }
 
-// difference says what differs between two sets of objects, in whatever order.
+// difference describes how two sets of objects differ, regardless of their order.
 // It ignores the annotation that only Helm reads.
 func difference(kustomized, charted []object) string {
 	index := func(objects []object) map[string]object {
@@ -109,8 +109,8 @@ func difference(kustomized, charted []object) string {
 	return cmp.Diff(index(kustomized), index(charted))
 }
 
-// valuesOf are the values files that the guide names, and what stands for each
-// of them among the kustomizations.
+// valuesOf has the values files that the guide names, and what stands for each of
+// them among the kustomizations.
 var valuesOf = map[string]func(t *testing.T) []object{
 	"":              func(t *testing.T) []object { return built(t, "base") },
 	"etcd":          func(t *testing.T) []object { return built(t, "overlays/etcd") },

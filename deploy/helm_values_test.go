@@ -216,12 +216,12 @@ func TestEveryValueOfTheChartHasItsEffect(t *testing.T) {
 	}
 }
 
-// schemaNode is the part of a JSON Schema that this test looks at.
+// schemaNode is the part of a JSON Schema that this test uses.
 type schemaNode struct {
 	Ref        string                `json:"$ref"`
 	Required   []string              `json:"required"`
 	Properties map[string]schemaNode `json:"properties"`
-	// A schema of its own, or a boolean.
+	// A nested schema, or a boolean.
 	Additional  json.RawMessage       `json:"additionalProperties"`
 	Definitions map[string]schemaNode `json:"definitions"`
 }

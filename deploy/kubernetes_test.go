@@ -249,7 +249,7 @@ func TestTheManagerMayStandInTheExample(t *testing.T) {
 	}
 }
 
-// As the overlay's comment says, a separate kustomization gives the right in another namespace.
+// As the overlay's comment says, a separate kustomization grants the permission in another namespace.
 func TestTheManagerMayBeGivenAnotherNamespace(t *testing.T) {
 	objects := kustomize(t, copied(t, "namespace: shop\nresources: [../overlays/wasmplugin-manager]\n"))
 	if binding := only[*rbacv1.RoleBinding](t, objects, "hfi-wasmplugin-manager"); binding.Namespace != "shop" || binding.Subjects[0].Namespace != "boifi" {

@@ -21,7 +21,7 @@ func ours(name string) peer {
 	return peer{"boifi", map[string]string{"app.kubernetes.io/name": name}}
 }
 
-// matches says whether a rule's peer selects this peer.
+// matches reports whether a rule's peer selects this peer.
 func matches(t *testing.T, rule networkingv1.NetworkPolicyPeer, policy string, p peer) bool {
 	t.Helper()
 	if rule.IPBlock != nil {
@@ -49,7 +49,7 @@ func selected(t *testing.T, selector *metav1.LabelSelector, of map[string]string
 	return compiled.Matches(labels.Set(of))
 }
 
-// passes says whether a direction of a rule allows a connection.
+// passes reports whether a direction of a rule allows a connection.
 func passes(t *testing.T, policy string, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, other peer, port int32, protocol corev1.Protocol) bool {
 	t.Helper()
 	byPort := len(ports) == 0 || slices.ContainsFunc(ports, func(p networkingv1.NetworkPolicyPort) bool {

@@ -25,7 +25,7 @@ func (l *leadership) attempt(ctx context.Context) error {
 	}
 	l.retryAt = time.Time{}
 	if source := (*SourceError)(nil); !errors.As(err, &source) {
-		// Only now is it known that git answered everything it was asked.
+		// Only now is it known that no request to git failed.
 		l.report.Source.Error = nil
 	}
 	if err == nil {
@@ -231,7 +231,7 @@ func (l *leadership) sourceFailed(err error) error {
 	}
 	message := source.Reason
 	if source.Err != nil {
-		message = source.Err.Error() // The status has the reason in a field of its own.
+		message = source.Err.Error() // The status has the reason in a separate field.
 	}
 	l.report.Source.Reachable = source.Consequence == WaitForPush
 	l.report.Source.Error = l.failure(l.report.Source.Error, source.Reason, message, source.Consequence)

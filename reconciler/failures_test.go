@@ -24,7 +24,7 @@ func TestSourceErrors(t *testing.T) {
 		{"Unreachable", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		{"TimedOut", reconciler.Retry, true, false, api.Unknown, "False", "True"},
 		{"ObjectMissing", reconciler.Retry, true, false, api.Unknown, "False", "True"},
-		// A repository that answers says itself what it does not have ...
+		// A reachable repository reports what it does not have ...
 		{"RepositoryEmpty", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
 		{"BranchMissing", reconciler.WaitForPush, false, true, api.OutOfSync, "True", "False"},
 		// ... but without a repository nothing is known about the branch.

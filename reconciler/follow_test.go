@@ -117,7 +117,7 @@ func TestNeverOlder(t *testing.T) {
 	})
 }
 
-// A state that cannot be kept on disk is served all the same, and the status says so.
+// A state that cannot be written to disk is served anyway, and the status says so.
 func TestDiskFull(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.disk.err = errors.New("no space left on device")
@@ -212,7 +212,7 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 		check()
 		follower.wantSync(api.Synced)
 
-		// The leader goes silent.
+		// The leader stops reporting.
 		follower.pass(4 * follower.Interval)
 		if status := follower.wantSync(api.Unknown); status.Sync.LastAppliedRevision.Commit != "c" {
 			t.Errorf("applied is %+v", status.Sync.LastAppliedRevision)

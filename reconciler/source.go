@@ -8,16 +8,15 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Source is a branch of a git repository, and in it the folder of policies.
-// Every method has a time limit of its own and honours its context. Errors
-// are SourceErrors.
+// Source is a branch of a git repository, and in it the folder of policies. Every
+// method has its own time limit and honours its context. Errors are SourceErrors.
 type Source interface {
 	// Head is the full hash of the commit that the branch points to. It is
 	// cheap: it fetches no object.
 	Head(ctx context.Context) (string, error)
-	// Delta is what differs in the policy folder between base, a commit whose
-	// files the caller knows, and head. If base is empty or no longer available,
-	// it lists all files, and its Base is empty.
+	// Delta is the difference of the policy folder between base, a commit whose files
+	// the caller knows, and head. If base is empty or no longer available, it lists all
+	// files, and its Base is empty.
 	Delta(ctx context.Context, base, head string) (*Delta, error)
 	// Since lists head and the commits before it, newest first, down to base
 	// and without it; at most MaxSince. If base is no ancestor of head, it lists

@@ -28,7 +28,7 @@ type unpacked struct {
 	content []byte
 }
 
-// unpack reads an archive of either format, whose entries have to be files in order.
+// unpack reads an archive of either format, whose entries must be files in order.
 func unpack(t *testing.T, file string) map[string]unpacked {
 	t.Helper()
 	files, last := map[string]unpacked{}, ""
@@ -83,8 +83,8 @@ func unpack(t *testing.T, file string) map[string]unpacked {
 	}
 }
 
-// What goes into an archive and no more decides its bytes: not when the files
-// were written, by whom, where, or in which order they are named.
+// Only the content of an archive determines its bytes: not when, by whom or where
+// the files were written, nor in which order they are given.
 func TestArchivesAreReproducible(t *testing.T) {
 	for _, name := range []string{"a.tar.gz", "a.zip"} {
 		t.Run(name, func(t *testing.T) {

@@ -44,8 +44,8 @@ func programsOf(target gobuild.Target) []string {
 	return []string{"hfi", "hfid"}
 }
 
-// make makes the release in a folder of its own and moves it to r.out when it
-// is whole. It gives the names of the files.
+// make makes the release in a temporary folder, and moves it to r.out when it is
+// complete. It returns the names of the files.
 func (r release) make(ctx context.Context) (names []string, err error) {
 	if !semver.IsValid(r.version) || semver.Canonical(r.version) != r.version {
 		return nil, fmt.Errorf("the version must be a tag such as v1.2.3 or v1.2.3-rc.1, not %q", r.version)

@@ -99,7 +99,7 @@ func guide(t *testing.T) []string {
 	return blocks
 }
 
-// shell runs commands in a folder, and gives what they printed.
+// shell runs commands in a folder, and returns their output.
 func shell(t *testing.T, folder, script string, environment []string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), releaseLimit)
@@ -227,7 +227,7 @@ func read(t *testing.T, file string) []byte {
 	return content
 }
 
-// save writes a program of an archive to a file, and gives its path.
+// save writes a program of an archive to a file, and returns its path.
 func save(t *testing.T, name string, program unpacked) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -265,7 +265,7 @@ func stripped(t *testing.T, hfi, hfid, windows unpacked) {
 	}
 }
 
-// imageFile is a file of the image, of which a layout holds one for this architecture.
+// imageFile returns a file of the image for this architecture in a layout.
 func imageFile(t *testing.T, archive, name string) []byte {
 	t.Helper()
 	folder := t.TempDir()

@@ -22,7 +22,7 @@ func some() []program {
 	}
 }
 
-// encoded is a bill of materials as it is written.
+// encoded returns a bill of materials as it is written to its file.
 func encoded(t *testing.T, programs []program) []byte {
 	t.Helper()
 	bom, err := bill("v1.2.3", commit, at, programs)
