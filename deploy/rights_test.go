@@ -120,7 +120,7 @@ func rightsUsed(t *testing.T) map[string]bool {
 	}
 	until := func(rights ...string) {
 		t.Helper()
-		testtool.Within(t, testtool.Patience, "the rights are used", func() error {
+		testtool.Within(t, testtool.WaitLimit, "the rights are used", func() error {
 			if all := used(); slices.ContainsFunc(rights, func(right string) bool { return !all[right] }) {
 				return fmt.Errorf("timed out: the daemon uses only %v", slices.Sorted(maps.Keys(all)))
 			}

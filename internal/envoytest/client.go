@@ -23,7 +23,7 @@ func NewClient(http2 bool) *Client {
 	protocols.SetUnencryptedHTTP2(http2)
 	return &Client{&http.Client{
 		Transport: &http.Transport{Protocols: protocols, DisableCompression: true, MaxIdleConnsPerHost: 1000},
-		Timeout:   Patience,
+		Timeout:   WaitLimit,
 		// Do not follow redirects.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

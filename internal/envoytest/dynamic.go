@@ -58,7 +58,7 @@ func (e *Envoy) SetDynamic(listeners ...Listener) error {
 		return fmt.Errorf("changing Envoy's listeners: %w", err)
 	}
 	var refused error
-	err = testtool.Poll(Patience, func() error {
+	err = testtool.Poll(WaitLimit, func() error {
 		var now float64
 		if now, refused = taken(); refused != nil {
 			return nil // to wait for longer is in vain

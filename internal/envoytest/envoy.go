@@ -18,12 +18,12 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Patience is the limit of every wait: far more than anything takes on two busy cores.
-const Patience = testtool.Patience
+// WaitLimit is the limit of every wait: far more than anything takes on two busy cores.
+const WaitLimit = testtool.WaitLimit
 
-// startPatience bounds an Envoy's start, which with the filter takes seven
+// startLimit bounds an Envoy's start, which with the filter takes seven
 // seconds of processor time when nothing else runs.
-const startPatience = 5 * time.Minute
+const startLimit = 5 * time.Minute
 
 // Envoy is a running Envoy. Its methods are safe for concurrent use.
 type Envoy struct {
@@ -144,7 +144,7 @@ func (e *Envoy) awaitReady(listeners int) error {
 // reached.
 func (e *Envoy) await(what string, condition func() bool) error {
 	var ended error
-	err := testtool.Poll(startPatience, func() error {
+	err := testtool.Poll(startLimit, func() error {
 		select {
 		case <-e.exited:
 			ended = fmt.Errorf("Envoy ended (%v) before it was %s", e.err, what)
@@ -175,9 +175,9 @@ func (e *Envoy) end() error {
 	_ = e.process.Signal(syscall.SIGTERM)
 	select {
 	case <-e.exited:
-	case <-time.After(Patience):
+	case <-time.After(WaitLimit):
 		e.kill()
-		return fmt.Errorf("Envoy did not stop within %s of SIGTERM", Patience)
+		return fmt.Errorf("Envoy did not stop within %s of SIGTERM", WaitLimit)
 	}
 	if e.err != nil {
 		return fmt.Errorf("Envoy ended with %v after SIGTERM; its log ends with\n%s", e.err, e.LogTail(40))

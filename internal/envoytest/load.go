@@ -29,7 +29,7 @@ type Load struct {
 	// Rate is the number of requests per second over all connections, evenly spaced, as far as
 	// there are idle connections. 0 means no limit.
 	Rate float64
-	// Limit is the timeout of a request. 0 means Patience.
+	// Limit is the timeout of a request. 0 means WaitLimit.
 	Limit time.Duration
 	// Check, if set, checks every response. Its error counts as an error of the request. It is
 	// called concurrently, and must not keep the header or the body.
@@ -158,7 +158,7 @@ func (l Load) prepare(ctx context.Context) (*loadRun, error) {
 		run.connections = 8
 	}
 	if run.limit <= 0 {
-		run.limit = Patience
+		run.limit = WaitLimit
 	}
 	return run, nil
 }

@@ -106,7 +106,7 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || report.Answers() != 0 || report.Errors != 0 {
 		t.Errorf("%v, %s", err, report)
 	}
-	if elapsed := time.Since(started); elapsed > Patience/2 {
+	if elapsed := time.Since(started); elapsed > WaitLimit/2 {
 		t.Errorf("it went on for %s", elapsed)
 	}
 }

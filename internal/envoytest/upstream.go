@@ -70,7 +70,7 @@ func StartUpstream() (*Upstream, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	u.server = &http.Server{Handler: http.HandlerFunc(u.serve), Protocols: protocols, ReadHeaderTimeout: Patience}
+	u.server = &http.Server{Handler: http.HandlerFunc(u.serve), Protocols: protocols, ReadHeaderTimeout: WaitLimit}
 	go func() { u.served <- u.server.Serve(listener) }()
 	return u, nil
 }

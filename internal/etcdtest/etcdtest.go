@@ -105,7 +105,7 @@ func (s *Server) start() error {
 		_ = process.Wait()
 		close(exited)
 	}()
-	for deadline := time.Now().Add(testtool.Patience); ; {
+	for deadline := time.Now().Add(testtool.WaitLimit); ; {
 		if s.answers() {
 			return nil
 		}
@@ -146,7 +146,7 @@ func (s *Server) Kill() {
 		}
 		return nil
 	}
-	if err := testtool.Poll(testtool.Patience, gone); err != nil {
+	if err := testtool.Poll(testtool.WaitLimit, gone); err != nil {
 		s.t.Errorf("etcd: %v", err)
 	}
 	s.process = nil

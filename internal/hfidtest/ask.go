@@ -163,7 +163,7 @@ func (d *Daemon) WaitReady() {
 func (d *Daemon) WaitStatus(what string, wanted func(*api.Status) bool) *api.Status {
 	d.t.Helper()
 	var status *api.Status
-	testtool.Within(d.t, Patience, what, func() error {
+	testtool.Within(d.t, WaitLimit, what, func() error {
 		if status = d.Status(); wanted(status) {
 			return nil
 		}

@@ -17,8 +17,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// Patience bounds every wait, with a margin for a busy machine.
-const Patience = testtool.Patience
+// WaitLimit bounds every wait, with a margin for a busy machine.
+const WaitLimit = testtool.WaitLimit
 
 // Daemon is an hfid with a data folder, of which a test may start several
 // processes in sequence. Its methods are safe for concurrent use, but only the
@@ -155,8 +155,8 @@ func (d *Daemon) Stop() {
 	_ = run.process.Signal(syscall.SIGTERM)
 	select {
 	case <-run.exited:
-	case <-time.After(Patience):
-		d.t.Fatalf("hfid did not stop within %s of SIGTERM", Patience)
+	case <-time.After(WaitLimit):
+		d.t.Fatalf("hfid did not stop within %s of SIGTERM", WaitLimit)
 	}
 	d.forget()
 	if run.err != nil {
@@ -194,8 +194,8 @@ func (d *Daemon) WaitExit() error {
 	}
 	select {
 	case <-run.exited:
-	case <-time.After(Patience):
-		d.t.Fatalf("hfid did not end within %s", Patience)
+	case <-time.After(WaitLimit):
+		d.t.Fatalf("hfid did not end within %s", WaitLimit)
 	}
 	d.forget()
 	return run.err
@@ -255,7 +255,7 @@ func (d *Daemon) LogTail(lines int) string {
 	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
 }
 
-// await polls until a condition holds. The test fails if the process exits or after Patience.
+// await polls until a condition holds. The test fails if the process exits or after WaitLimit.
 func (d *Daemon) await(what string, condition func() bool) {
 	d.t.Helper()
 	run := d.current()

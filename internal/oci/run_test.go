@@ -78,7 +78,7 @@ func TestTheImageRuns(t *testing.T) {
 		t.Errorf("GET /health: %d", status)
 	}
 	var body []byte
-	testtool.Within(t, testtool.Patience, "the package's policy is served", func() error {
+	testtool.Within(t, testtool.WaitLimit, "the package's policy is served", func() error {
 		if _, body = get(t, address+"/v1/policies"); bytes.Contains(body, []byte("payment-outage")) {
 			return nil
 		}
@@ -227,7 +227,7 @@ func start(t *testing.T, image v1.Image, root string, environment ...string) str
 		return url
 	case <-ended:
 		t.Fatal("the daemon exited before it listened")
-	case <-time.After(hfidtest.Patience):
+	case <-time.After(hfidtest.WaitLimit):
 		t.Fatal("the daemon does not listen")
 	}
 	return ""
@@ -235,7 +235,7 @@ func start(t *testing.T, image v1.Image, root string, environment ...string) str
 
 func get(t *testing.T, url string) (int, []byte) {
 	t.Helper()
-	client := http.Client{Timeout: hfidtest.Patience}
+	client := http.Client{Timeout: hfidtest.WaitLimit}
 	defer client.CloseIdleConnections()
 	response, err := client.Get(url)
 	if err != nil {

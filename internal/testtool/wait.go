@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Patience bounds every wait: far more than anything takes on two busy cores.
-const Patience = time.Minute
+// WaitLimit bounds every wait: far more than anything takes on two busy cores.
+const WaitLimit = time.Minute
 
 // The pause between two checks of a condition grows from shortest to longest.
 const (
@@ -47,10 +47,10 @@ func Within(t testing.TB, limit time.Duration, what string, check func() error) 
 
 var errNotYet = errors.New("the condition does not hold")
 
-// Eventually waits until a condition holds, for Patience at most.
+// Eventually waits until a condition holds, for WaitLimit at most.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	Within(t, Patience, what, func() error {
+	Within(t, WaitLimit, what, func() error {
 		if !condition() {
 			return errNotYet
 		}

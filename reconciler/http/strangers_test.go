@@ -134,7 +134,7 @@ func TestUnknownPodsDoNotCount(t *testing.T) {
 	d.serve(stateOf(1, exampleSet()))
 	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
 	runVM(t, "frontend-invented", "1", "20s", d.onItsOwn())
-	testtool.Within(t, testtool.Patience, "one filter counts, and one is unknown", func() error {
+	testtool.Within(t, testtool.WaitLimit, "one filter counts, and one is unknown", func() error {
 		status := d.filterStatus()
 		if status.Connected != 1 || status.Current != 1 || status.Unknown != 1 || len(status.Items) != 2 || status.Items[1].State != api.FilterUnknown ||
 			status.Items[1].Message == "" {

@@ -100,7 +100,7 @@ type request struct {
 // ask sends a request and validates the response with the document.
 func (d *document) ask(t *testing.T, daemon *hfidtest.Daemon, q request, want int) []byte {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), hfidtest.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), hfidtest.WaitLimit)
 	defer cancel()
 	sent, err := http.NewRequestWithContext(ctx, q.method, daemon.URL()+q.path, bytes.NewReader(q.body))
 	if err != nil {

@@ -112,7 +112,7 @@ func (s *policyServer) awaitTaken(ctx context.Context, chains []chain, vms int) 
 			want[c.set] += vms
 		}
 	}
-	return until(ctx, envoytest.Patience, fmt.Sprintf("policies applied by %d VMs of each filter", vms), func() bool {
+	return until(ctx, envoytest.WaitLimit, fmt.Sprintf("policies applied by %d VMs of each filter", vms), func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for set, count := range want {

@@ -100,7 +100,7 @@ func (b *filterBench) newPushWorld(ctx context.Context) (w *pushWorld, err error
 	if err != nil {
 		return nil, err
 	}
-	if w.etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: envoytest.Patience}); err != nil {
+	if w.etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: envoytest.WaitLimit}); err != nil {
 		return nil, err
 	}
 	folder, err := os.MkdirTemp(b.folder, "envoy-")
@@ -117,7 +117,7 @@ func (b *filterBench) newPushWorld(ctx context.Context) (w *pushWorld, err error
 		return nil, err
 	}
 	// The main thread's VM and the worker's VM get a first response.
-	return w, until(ctx, envoytest.Patience, "the filter has its first policies", func() bool {
+	return w, until(ctx, envoytest.WaitLimit, "the filter has its first policies", func() bool {
 		return strings.Count(w.envoy.Log(), "Received config update") >= 2
 	})
 }
@@ -127,7 +127,7 @@ const policyFile = "shop.yaml"
 
 // push pushes a policy that aborts the requests for a new path.
 func (w *pushWorld) push(ctx context.Context, number int) (p pushed, err error) {
-	ctx, cancel := context.WithTimeout(ctx, envoytest.Patience)
+	ctx, cancel := context.WithTimeout(ctx, envoytest.WaitLimit)
 	defer cancel()
 	path := fmt.Sprintf("/push-%d", number)
 	text := fmt.Sprintf("metadata: {name: shop}\nspec:\n  selector: {service: shop, namespace: demo}\n  rules:\n    - match: {path: {exact: %s}}\n      fault: {abort: {status: 503}}\n", path)
@@ -230,7 +230,7 @@ func (w *pushWorld) probe(ctx context.Context, path string) <-chan seen {
 	var at atomic.Int64
 	ctx, done := context.WithCancel(ctx)
 	load := envoytest.Load{
-		Request: envoytest.Request{URL: w.envoy.URL() + path}, Connections: 1, Rate: 1000, Duration: envoytest.Patience,
+		Request: envoytest.Request{URL: w.envoy.URL() + path}, Connections: 1, Rate: 1000, Duration: envoytest.WaitLimit,
 		Check: func(status int, _ http.Header, _ []byte, _ time.Duration) error {
 			if status == http.StatusServiceUnavailable && at.CompareAndSwap(0, time.Now().UnixNano()) {
 				done()

@@ -174,7 +174,7 @@ func (w *workplace) run(script string, strict bool) (output string, err error) {
 // shell runs a script with bash in a folder, and kills the processes that it leaves running.
 func shell(t *testing.T, folder string, environment []string, script string, strict bool) (output string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*hfidtest.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*hfidtest.WaitLimit)
 	defer cancel()
 	if strict {
 		script = "set -euo pipefail\n" + script

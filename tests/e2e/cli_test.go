@@ -17,7 +17,7 @@ import (
 // hfi runs the built command line in a folder, and returns its output and exit code.
 func hfi(t *testing.T, d *hfidtest.Daemon, folder string, arguments ...string) (out string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.WaitLimit)
 	defer cancel()
 	command := exec.CommandContext(ctx, hfidtest.Client(t), arguments...)
 	command.Dir = folder

@@ -26,7 +26,7 @@ func TestDriftReportedThenHealed(t *testing.T) {
 	for range 3 {
 		began := time.Now()
 		d.Etcdctl("put", "/hfi/policies/stray", "{}")
-		seeWithin(t, d, "a stray key", "/v1/drift", fields{"status": "Detected", "items.0.name": "stray"}, hfidtest.Patience)
+		seeWithin(t, d, "a stray key", "/v1/drift", fields{"status": "Detected", "items.0.name": "stray"}, hfidtest.WaitLimit)
 		best = min(best, time.Since(began))
 		d.Etcdctl("del", "/hfi/policies/stray")
 		see(t, d, "the stray key gone", "/v1/drift", fields{"status": "None", "total": 0})

@@ -291,7 +291,7 @@ func TestWaitNamesWhoIsBehind(t *testing.T) {
 	work.Go(func() {
 		header := http.Header{"X-Hfi-Pod": {"frontend-stuck"}, "X-Hfi-Vm": {"1"}, "If-None-Match": {`"v1:old"`}}
 		for {
-			ctx, cancel := context.WithTimeout(context.Background(), hfidtest.Patience)
+			ctx, cancel := context.WithTimeout(context.Background(), hfidtest.WaitLimit)
 			_, _ = f.two.Ask(ctx, http.MethodGet, "/v1/policies?service=frontend&namespace=demo&wait=20s", header)
 			cancel()
 			select {

@@ -151,7 +151,7 @@ func (f fields) with(more fields) fields {
 // see waits until one response has all fields, and returns it.
 func see(t *testing.T, d *hfidtest.Daemon, what, path string, want fields) any {
 	t.Helper()
-	return seeWithin(t, d, what, path, want, hfidtest.Patience)
+	return seeWithin(t, d, what, path, want, hfidtest.WaitLimit)
 }
 
 func seeWithin(t *testing.T, d *hfidtest.Daemon, what, path string, want fields, limit time.Duration) any {

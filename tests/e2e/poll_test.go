@@ -18,7 +18,7 @@ func pollURL(t *testing.T, url, text string) string {
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	last := ""
-	testtool.Within(t, testtool.Patience, "GET "+url, func() error {
+	testtool.Within(t, testtool.WaitLimit, "GET "+url, func() error {
 		response, err := client.Get(url)
 		if err != nil {
 			return err

@@ -61,7 +61,7 @@ func timeAt(answer any, where string) time.Time {
 // the leader takes a moment to reach the other.
 func alike(t *testing.T, leader, follower *hfidtest.Daemon, what string, want fields) {
 	t.Helper()
-	testtool.Within(t, testtool.Patience, what, func() error {
+	testtool.Within(t, testtool.WaitLimit, what, func() error {
 		a := seeStatus(t, leader, what, want.with(fields{"replica.id": "one", "replica.role": "leader", "replica.leader": "one", "etcd.last_seen_at": present}))
 		b := seeStatus(t, follower, what, want.with(fields{"replica.id": "two", "replica.role": "follower", "replica.leader": "one", "etcd.last_seen_at": present}))
 		x, y := shared(a)+served(leader), shared(b)+served(follower)
@@ -119,7 +119,7 @@ func TestTwoReplicas(t *testing.T) {
 	transitions := at(seeStatus(t, two, "before the stop", fields{"drift.status": "None", "conditions.Stalled.status": "True"}), "conditions.Stalled.last_transition_time")
 	one.Stop()
 	began = time.Now()
-	seeWithin(t, two, "handed over", "/v1/status", fields{"replica.role": "leader", "replica.leader": "two"}, hfidtest.Patience)
+	seeWithin(t, two, "handed over", "/v1/status", fields{"replica.role": "leader", "replica.leader": "two"}, hfidtest.WaitLimit)
 	if took := time.Since(began); took > lease*3/5 {
 		t.Errorf("a graceful hand-over took %s of a lease of %s", took, lease)
 	}

@@ -21,7 +21,7 @@ import (
 // refused runs hfid, which must exit by itself with an error.
 func refused(t *testing.T, environment []string, arguments ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), hfidtest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), hfidtest.WaitLimit)
 	defer cancel()
 	command := exec.CommandContext(ctx, hfidtest.Binary(t), arguments...)
 	command.Env = append(os.Environ(), environment...)
@@ -93,7 +93,7 @@ func TestEnvironment(t *testing.T) {
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(hfidtest.Patience):
+		case <-time.After(hfidtest.WaitLimit):
 			_ = command.Process.Kill()
 			return errors.New("it did not end")
 		}
@@ -174,7 +174,7 @@ func TestTermination(t *testing.T) {
 	}
 	select {
 	case <-waiting:
-	case <-time.After(hfidtest.Patience):
+	case <-time.After(hfidtest.WaitLimit):
 		t.Error("a client still waits for a daemon that has exited")
 	}
 	if left := childrenOf(pid, d.DataDir); len(left) > 0 {

@@ -87,7 +87,7 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 			t.Errorf("status %d, and the upstream saw %d requests", answer.Status, upstream.Count())
 		}
 	})
-	if err := e.WaitAccessLog("main", "/stream?chunks=4&gap=50ms 200 HTTP/1.1\n", envoytest.Patience); err != nil {
+	if err := e.WaitAccessLog("main", "/stream?chunks=4&gap=50ms 200 HTTP/1.1\n", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 	stats, err := e.Stats()
@@ -193,7 +193,7 @@ func TestEmptyModulePassesRequests(t *testing.T) {
 	for _, call := range []string{
 		"proxy_on_context_create", "proxy_on_request_headers", "proxy_on_response_headers", "proxy_on_done", "proxy_on_log", "proxy_on_delete",
 	} {
-		if err := e.WaitLog("[host->vm] "+call+"(", envoytest.Patience); err != nil {
+		if err := e.WaitLog("[host->vm] "+call+"(", envoytest.WaitLimit); err != nil {
 			t.Error(err)
 		}
 	}
@@ -213,7 +213,7 @@ func TestHarnessReportsAnEnvoyThatExits(t *testing.T) {
 	if _, err := e.Admin("POST", "/quitquitquit"); err != nil {
 		t.Error(err)
 	}
-	if err := e.WaitExit(envoytest.Patience); err != nil {
+	if err := e.WaitExit(envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 	if err := e.Stop(); err == nil || !strings.Contains(err.Error(), "ended unexpectedly") {

@@ -62,8 +62,8 @@ func (s *oracleSide) client() *http.Client {
 	protocols.SetHTTP1(!s.c.request.http2)
 	protocols.SetUnencryptedHTTP2(s.c.request.http2)
 	return &http.Client{
-		Transport:     &http.Transport{Protocols: protocols, DisableCompression: true, ExpectContinueTimeout: envoytest.Patience},
-		Timeout:       envoytest.Patience,
+		Transport:     &http.Transport{Protocols: protocols, DisableCompression: true, ExpectContinueTimeout: envoytest.WaitLimit},
+		Timeout:       envoytest.WaitLimit,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

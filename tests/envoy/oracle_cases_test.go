@@ -23,7 +23,7 @@ type oracleCase struct {
 	direct  int
 	// script replaces (*oracleSide).ask.
 	script func(*oracleSide) error
-	// limit bounds the wait for the access log; 0 means Patience.
+	// limit bounds the wait for the access log; 0 means WaitLimit.
 	limit time.Duration
 	// races has the facts that depend on timing with either filter, each with the reason.
 	races map[string]string

@@ -169,7 +169,7 @@ func (w *oracleWorld) checkNothingLeft(t *testing.T) {
 		if strings.HasPrefix(gauge, "envoy_http_downstream") {
 			labels = []string{"envoy_http_conn_manager_prefix", "ours"}
 		}
-		stats, err := w.envoy.WaitStats(gauge+" is 0", envoytest.Patience, func(stats envoytest.Stats) bool {
+		stats, err := w.envoy.WaitStats(gauge+" is 0", envoytest.WaitLimit, func(stats envoytest.Stats) bool {
 			return stats.Has(gauge) && stats.Value(gauge, labels...) == 0
 		})
 		if err != nil {

@@ -149,7 +149,7 @@ func (w *oracleWorld) checkDraws(t *testing.T) {
 				t.Fatalf("%s %s: %d answers", c.name, side, answers)
 			}
 			var lines []string
-			testtool.Within(t, testtool.Patience, c.name+" "+side, func() error {
+			testtool.Within(t, testtool.WaitLimit, c.name+" "+side, func() error {
 				lines = nil
 				whole, _, _ := cutLast(w.envoy.AccessLog(side))
 				for line := range strings.Lines(whole) {

@@ -36,7 +36,7 @@ var oracleEndless = oracleRequest{method: "POST", body: "piece", pieces: 1 << 30
 
 // hangUp disconnects in the middle of the delay.
 func (s *oracleSide) hangUp() error {
-	return s.cutOff(func(ctx context.Context) error { return s.holds(ctx, 1, envoytest.Patience) })
+	return s.cutOff(func(ctx context.Context) error { return s.holds(ctx, 1, envoytest.WaitLimit) })
 }
 
 // holds waits until the metric of the side's filter shows that many delayed requests.
@@ -53,7 +53,7 @@ func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Dur
 func (s *oracleSide) hangUpLater() error {
 	path, _, _ := strings.Cut(s.path(), "?")
 	return s.cutOff(func(ctx context.Context) error {
-		err := testtool.Poll(testtool.Patience, func() error {
+		err := testtool.Poll(testtool.WaitLimit, func() error {
 			if s.world.upstream.begun(s.name, path) == 0 && ctx.Err() == nil {
 				return errors.New("the request did not reach the upstream")
 			}
@@ -99,7 +99,7 @@ func (s *oracleSide) dial() (net.Conn, *bufio.Reader, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(envoytest.Patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(envoytest.WaitLimit)); err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
 	return conn, bufio.NewReader(conn), nil

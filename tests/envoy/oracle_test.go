@@ -121,7 +121,7 @@ func oracleStart(t *testing.T) *oracleWorld {
 // run runs a case on one side.
 func (w *oracleWorld) run(c *oracleCase, name string) (*oracleSide, error) {
 	s := &oracleSide{world: w, c: c, name: name, facts: make(map[string]string)}
-	script, limit := (*oracleSide).ask, envoytest.Patience
+	script, limit := (*oracleSide).ask, envoytest.WaitLimit
 	if c.script != nil {
 		script = c.script
 	}

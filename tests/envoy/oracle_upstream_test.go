@@ -56,7 +56,7 @@ func oracleRunUpstream(t *testing.T) *oracleUpstream {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	server := &http.Server{Handler: http.HandlerFunc(u.serve), Protocols: protocols, ReadHeaderTimeout: envoytest.Patience}
+	server := &http.Server{Handler: http.HandlerFunc(u.serve), Protocols: protocols, ReadHeaderTimeout: envoytest.WaitLimit}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -132,7 +132,7 @@ func (u *oracleUpstream) begun(side, path string) int {
 // seen returns the requests for a side and path, once all of them have been handled.
 func (u *oracleUpstream) seen(side, path string) ([]oracleArrival, error) {
 	var seen []oracleArrival
-	err := testtool.Poll(testtool.Patience, func() error {
+	err := testtool.Poll(testtool.WaitLimit, func() error {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		seen = nil

@@ -80,7 +80,7 @@ func TestOutagesOfTheControlPlaneFailNoRequest(t *testing.T) {
 			control.behave(o.answer)
 		}
 		wanted := errors + float64(vms*outageFailures(o))
-		if _, err := e.WaitStats("errors of a control plane that "+o.what, envoytest.Patience, func(s envoytest.Stats) bool {
+		if _, err := e.WaitStats("errors of a control plane that "+o.what, envoytest.WaitLimit, func(s envoytest.Stats) bool {
 			return s.Value("hfi_config_poll_errors_total") >= wanted && time.Since(began) > 300*time.Millisecond
 		}); err != nil {
 			t.Fatal(err)

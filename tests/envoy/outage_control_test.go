@@ -51,12 +51,12 @@ func outageStart(t testing.TB) *outageControl {
 func (c *outageControl) listen(t testing.TB) {
 	t.Helper()
 	var listener net.Listener
-	testtool.Within(t, testtool.Patience, "the control plane listens", func() (err error) {
+	testtool.Within(t, testtool.WaitLimit, "the control plane listens", func() (err error) {
 		listener, err = net.Listen("tcp", c.address)
 		return err
 	})
 	c.address = listener.Addr().String()
-	c.server = &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: envoytest.Patience}
+	c.server = &http.Server{Handler: http.HandlerFunc(c.serve), ReadHeaderTimeout: envoytest.WaitLimit}
 	c.served = make(chan error, 1)
 	server, served := c.server, c.served
 	go func() { served <- server.Serve(listener) }()

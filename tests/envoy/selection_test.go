@@ -53,7 +53,7 @@ func TestFilterIgnoresPoliciesForOtherWorkloads(t *testing.T) {
 			}
 		}
 	}
-	if err := e.WaitLog("ignoring policies that do not select this workload", envoytest.Patience); err != nil {
+	if err := e.WaitLog("ignoring policies that do not select this workload", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 }

@@ -86,7 +86,7 @@ func (p *soakPushes) end(t *testing.T) int {
 	p.cancel()
 	select {
 	case <-p.done:
-	case <-time.After(envoytest.Patience):
+	case <-time.After(envoytest.WaitLimit):
 		t.Fatal("git fast-import does not end")
 	}
 	if p.err != nil {

@@ -119,7 +119,7 @@ func TestSoak(t *testing.T) {
 func soakLeavesNothing(t *testing.T, e *sidecar) {
 	t.Helper()
 	const active = "envoy_http_downstream_rq_active"
-	stats, err := e.WaitStats("no stream is left", envoytest.Patience, func(s envoytest.Stats) bool {
+	stats, err := e.WaitStats("no stream is left", envoytest.WaitLimit, func(s envoytest.Stats) bool {
 		return s.Value("hfi_paused_streams") == 0 && s.Value(active, "envoy_http_conn_manager_prefix", "main") == 0
 	})
 	if err != nil {

@@ -138,7 +138,7 @@ spec:
 			t.Fatalf("before it expires: status %d", before)
 		}
 		c := client(t, false)
-		testtool.Within(t, time.Until(expires)+testtool.Patience/2, "the policy to expire", func() error {
+		testtool.Within(t, time.Until(expires)+testtool.WaitLimit/2, "the policy to expire", func() error {
 			if status := get(t, c, e.URL()).Status; status == 418 {
 				return errors.New("it is still in force")
 			}

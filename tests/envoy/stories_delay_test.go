@@ -78,14 +78,14 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 					}
 				})
 			}
-			if _, err := e.WaitStats("all requests paused", envoytest.Patience, func(s envoytest.Stats) bool {
+			if _, err := e.WaitStats("all requests paused", envoytest.WaitLimit, func(s envoytest.Stats) bool {
 				return s.Value("hfi_paused_streams") == clients && active(s) == clients
 			}); err != nil {
 				t.Fatal(err)
 			}
 			hangUp()
 			group.Wait()
-			if stats, err := e.WaitStats("nothing left", envoytest.Patience, func(s envoytest.Stats) bool {
+			if stats, err := e.WaitStats("nothing left", envoytest.WaitLimit, func(s envoytest.Stats) bool {
 				return s.Value("hfi_paused_streams") == 0 && active(s) == 0
 			}); err != nil {
 				t.Fatalf("%v; %v paused, %v active", err, stats.Value("hfi_paused_streams"), active(stats))
@@ -123,7 +123,7 @@ func TestABodyWaitsForTheEndOfTheDelay(t *testing.T) {
 			{"in pieces over its end", func(ctx context.Context) io.Reader { return pieces(ctx, "part of it, ", 20, 60*time.Millisecond) }, []byte(strings.Repeat("part of it, ", 20))},
 		} {
 			t.Run(protocol+" "+c.name, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(context.Background(), envoytest.Patience)
+				ctx, cancel := context.WithTimeout(context.Background(), envoytest.WaitLimit)
 				defer cancel()
 				protocols := new(http.Protocols)
 				protocols.SetHTTP1(protocol == "HTTP/1.1")
@@ -186,7 +186,7 @@ func TestMaxDelayCutsDelays(t *testing.T) {
 	if answer := get(t, client(t, false), e.URL()+"/endless"); answer.Status != 200 || answer.Elapsed < 700*time.Millisecond {
 		t.Errorf("status %d after %s", answer.Status, answer.Elapsed)
 	}
-	if err := e.WaitLog("delays are limited to max_delay (700ms) in policies: endless", envoytest.Patience); err != nil {
+	if err := e.WaitLog("delays are limited to max_delay (700ms) in policies: endless", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 }

@@ -65,7 +65,7 @@ spec:
 	} {
 		t.Run(c.listener, func(t *testing.T) {
 			for _, line := range c.logs {
-				if err := half.WaitLog(line, envoytest.Patience); err != nil {
+				if err := half.WaitLog(line, envoytest.WaitLimit); err != nil {
 					t.Error(err)
 				}
 			}
@@ -94,7 +94,7 @@ func TestUnknownFieldsOfANewerDaemonAreIgnored(t *testing.T) {
 	if answer := getOnce(t, half.ListenerURL("future")+"/ok"); answer.Status != 200 {
 		t.Errorf("another request: status %d", answer.Status)
 	}
-	if err := half.WaitLog(`policy skipped: policy "corrupt" cannot be applied`, envoytest.Patience); err != nil {
+	if err := half.WaitLog(`policy skipped: policy "corrupt" cannot be applied`, envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 }
@@ -111,7 +111,7 @@ func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	if got := status(); got != 200 {
 		t.Errorf("before the daemon starts: status %d", got)
 	}
-	if err := half.WaitLog("fetching policies from the control plane failed (attempt 1): status 503", envoytest.Patience); err != nil {
+	if err := half.WaitLog("fetching policies from the control plane failed (attempt 1): status 503", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 	if errors := w.stats(t, "half").Value("hfi_config_poll_errors_total"); errors == 0 {
@@ -146,7 +146,7 @@ func TestDaemonStartsLateAndRestarts(t *testing.T) {
 	}
 	await(t, "the end of injection", func() bool { return status() == 200 })
 	t.Logf("injection ended %s after the daemon", time.Since(killed))
-	if err := half.WaitLog("no response from the control plane for 3s: fault injection stops", envoytest.Patience); err != nil {
+	if err := half.WaitLog("no response from the control plane for 3s: fault injection stops", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 	await(t, "the metric hfi_config_stale", func() bool { return stale() == 1 })

@@ -65,7 +65,7 @@ spec:
 			if got := answer.Header.Get("X-Hfi-Fault"); got != header {
 				t.Errorf("%s %s: x-hfi-fault is %q, not %q", name, r.path, got, header)
 			}
-			if err := w.envoys[name].WaitAccessLog("main", r.access+"\n", envoytest.Patience); err != nil {
+			if err := w.envoys[name].WaitAccessLog("main", r.access+"\n", envoytest.WaitLimit); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -74,7 +74,7 @@ spec:
 			"policy mark-both delays this request by 20ms", "policy mark-both aborts this request with status 418",
 			"policy mark-dry (dry run) would inject a fault into this request",
 		} {
-			if err := w.envoys[name].WaitLog("hfi: "+line, envoytest.Patience); err != nil {
+			if err := w.envoys[name].WaitLog("hfi: "+line, envoytest.WaitLimit); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

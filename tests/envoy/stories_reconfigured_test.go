@@ -92,7 +92,7 @@ func loadUntil(url string, stop <-chan struct{}) *envoytest.Report {
 		}
 	}()
 	report, _ := envoytest.Load{
-		Request: envoytest.Request{URL: url}, Connections: 4, Duration: envoytest.Patience, Rate: 500,
+		Request: envoytest.Request{URL: url}, Connections: 4, Duration: envoytest.WaitLimit, Rate: 500,
 	}.Run(ctx)
 	return report
 }

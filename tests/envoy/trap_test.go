@@ -74,7 +74,7 @@ func TestATrappedVMIsReported(t *testing.T) {
 	if err != nil || answer.Status != 503 {
 		t.Fatalf("the request that traps: %+v, %v", answer, err)
 	}
-	if err := trapped.WaitLog("Function: proxy_on_request_headers failed", envoytest.Patience); err != nil {
+	if err := trapped.WaitLog("Function: proxy_on_request_headers failed", envoytest.WaitLimit); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.envoys["stopped"].Stop(); err != nil {
@@ -115,7 +115,7 @@ func TestATrappedVMIsReported(t *testing.T) {
 func trapAwaitSilent(t *testing.T, w *world, since time.Time) time.Duration {
 	t.Helper()
 	var reported time.Duration
-	testtool.Within(t, testtool.Patience, "the trapped pod is silent and the others have gone", func() error {
+	testtool.Within(t, testtool.WaitLimit, "the trapped pod is silent and the others have gone", func() error {
 		filters := w.daemon.Status().Filters
 		for _, one := range filters.Items {
 			switch {
@@ -145,7 +145,7 @@ func trapKillable(t *testing.T, config envoytest.Config) (kill func()) {
 	}
 	kill = sync.OnceFunc(func() {
 		_ = syscall.Kill(e.PID(), syscall.SIGKILL)
-		if err := e.WaitExit(envoytest.Patience); err != nil {
+		if err := e.WaitExit(envoytest.WaitLimit); err != nil {
 			t.Error(err)
 		}
 	})
@@ -205,7 +205,7 @@ func (l *trapRequests) end(t *testing.T) map[int]int {
 // trapWant runs hfi in the work clone, and checks its exit code and that its output matches all patterns.
 func trapWant(t *testing.T, w *world, code int, patterns []string, arguments ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*hfidtest.WaitLimit)
 	defer cancel()
 	command := exec.CommandContext(ctx, hfidtest.Client(t), arguments...)
 	command.Dir = w.repo.Work()

@@ -68,7 +68,7 @@ func killReplica(t *testing.T, w *world, lose func(t *testing.T)) {
 			case <-time.After(50 * time.Millisecond):
 			}
 			asked++
-			err := testtool.Poll(testtool.Patience, func() error {
+			err := testtool.Poll(testtool.WaitLimit, func() error {
 				err := w.tryAsk("/v1/policies/half", nil)
 				if err != nil {
 					again++
