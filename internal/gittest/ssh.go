@@ -58,7 +58,7 @@ func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 	folder := t.TempDir()
 	host, otherHost := newSigner(t, ""), newSigner(t, "")
 	s := &SSHServer{
-		KeyFile: filepath.Join(folder, "id"), RefusedKeyFile: filepath.Join(folder, "stranger"),
+		KeyFile: filepath.Join(folder, "id"), RefusedKeyFile: filepath.Join(folder, "refused"),
 		KnownHostsFile: filepath.Join(folder, "known_hosts"), OtherHostsFile: filepath.Join(folder, "other_hosts"), EmptyHostsFile: filepath.Join(folder, "empty_hosts"),
 		release: make(chan struct{}),
 	}

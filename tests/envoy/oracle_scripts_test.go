@@ -16,26 +16,26 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// oracleHangups are clients that disconnect. They run one after the other, so that
+// oracleDisconnects are clients that disconnect. They run one after the other, so that
 // the filters' gauges count nothing else. In each the delay is far longer than the
 // limit for the access log and for the filter to release the request: a filter that
 // keeps it until the delay's end fails.
-var oracleHangups = []oracleCase{
-	{name: "hangup", fault: oracleDelay(time.Minute), script: (*oracleSide).hangUp, limit: 20 * time.Second},
-	{name: "hangup-post", fault: oracleDelay(time.Minute), request: oraclePost, script: (*oracleSide).hangUp, limit: 20 * time.Second},
-	{name: "hangup-upload", fault: oracleDelay(time.Minute), request: oracleEndless, script: (*oracleSide).hangUp, limit: 20 * time.Second, races: oracleUploadRaces},
-	{name: "hangup-h2", fault: oracleDelay(time.Minute), request: oracleH2, script: (*oracleSide).hangUp, limit: 20 * time.Second},
-	{name: "hangup-h2-upload", fault: oracleDelay(time.Minute), request: oracleEndless.overHTTP2(), script: (*oracleSide).hangUp, limit: 20 * time.Second, races: oracleUploadRaces},
-	{name: "hangup-grpc", fault: oracleDelay(time.Minute), request: oracleGRPC, script: (*oracleSide).hangUp, limit: 20 * time.Second},
-	{name: "hangup-later", fault: oracleDelay(oracleWait), request: oracleRequest{path: "?slow=1m"}, script: (*oracleSide).hangUpLater, limit: 20 * time.Second},
-	{name: "hangup-h2-later", fault: oracleDelay(oracleWait), request: oracleH2.to("?slow=1m"), script: (*oracleSide).hangUpLater, limit: 20 * time.Second},
+var oracleDisconnects = []oracleCase{
+	{name: "hangup", fault: oracleDelay(time.Minute), script: (*oracleSide).disconnect, limit: 20 * time.Second},
+	{name: "hangup-post", fault: oracleDelay(time.Minute), request: oraclePost, script: (*oracleSide).disconnect, limit: 20 * time.Second},
+	{name: "hangup-upload", fault: oracleDelay(time.Minute), request: oracleEndless, script: (*oracleSide).disconnect, limit: 20 * time.Second, races: oracleUploadRaces},
+	{name: "hangup-h2", fault: oracleDelay(time.Minute), request: oracleH2, script: (*oracleSide).disconnect, limit: 20 * time.Second},
+	{name: "hangup-h2-upload", fault: oracleDelay(time.Minute), request: oracleEndless.overHTTP2(), script: (*oracleSide).disconnect, limit: 20 * time.Second, races: oracleUploadRaces},
+	{name: "hangup-grpc", fault: oracleDelay(time.Minute), request: oracleGRPC, script: (*oracleSide).disconnect, limit: 20 * time.Second},
+	{name: "hangup-later", fault: oracleDelay(oracleWait), request: oracleRequest{path: "?slow=1m"}, script: (*oracleSide).disconnectLater, limit: 20 * time.Second},
+	{name: "hangup-h2-later", fault: oracleDelay(oracleWait), request: oracleH2.to("?slow=1m"), script: (*oracleSide).disconnectLater, limit: 20 * time.Second},
 }
 
 // oracleEndless is an upload that ends only when its client disconnects.
 var oracleEndless = oracleRequest{method: "POST", body: "piece", pieces: 1 << 30}
 
-// hangUp disconnects in the middle of the delay.
-func (s *oracleSide) hangUp() error {
+// disconnect ends the connection in the middle of the delay.
+func (s *oracleSide) disconnect() error {
 	return s.cutOff(func(ctx context.Context) error { return s.holds(ctx, 1, envoytest.WaitLimit) })
 }
 
@@ -49,8 +49,8 @@ func (s *oracleSide) holds(ctx context.Context, requests float64, limit time.Dur
 	return err
 }
 
-// hangUpLater disconnects while the upstream works on the response.
-func (s *oracleSide) hangUpLater() error {
+// disconnectLater ends the connection while the upstream works on the response.
+func (s *oracleSide) disconnectLater() error {
 	path, _, _ := strings.Cut(s.path(), "?")
 	return s.cutOff(func(ctx context.Context) error {
 		err := testtool.Poll(testtool.WaitLimit, func() error {

@@ -33,8 +33,8 @@ func TestAgainstEnvoysOwnFaultFilter(t *testing.T) {
 	})
 	t.Run("list of differences", func(t *testing.T) { w.checkList(t) })
 	t.Run("counters", func(t *testing.T) { w.checkCounters(t, before, w.counters(t)) })
-	t.Run("hang-ups", func(t *testing.T) {
-		for _, c := range oracleHangups {
+	t.Run("disconnects", func(t *testing.T) {
+		for _, c := range oracleDisconnects {
 			t.Run(c.name, func(t *testing.T) { w.compare(t, &c) })
 		}
 	})
@@ -67,7 +67,7 @@ var oracleEarly = [2]time.Duration{10 * time.Millisecond, 0}
 func oracleStart(t *testing.T) *oracleWorld {
 	t.Helper()
 	upstream := oracleRunUpstream(t)
-	cases := slices.Concat(oracleCases, oracleHangups, oracleMeasured, []oracleCase{{name: "ready", fault: oracleAbort(418)}})
+	cases := slices.Concat(oracleCases, oracleDisconnects, oracleMeasured, []oracleCase{{name: "ready", fault: oracleAbort(418)}})
 	repo := gittest.New(t)
 	files := make(map[string]string, len(cases))
 	var plain, faulty []envoytest.Route

@@ -67,7 +67,7 @@ func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 			d.WaitStatus(what, func(s *api.Status) bool {
 				f := s.Filters
 				if f.Silent > 0 {
-					t.Fatalf("%s: a false alarm: %+v", what, f)
+					t.Fatalf("%s: wrongly reported as silent: %+v", what, f)
 				}
 				if !f.Complete || len(f.Replicas) != len(replicas) || f.Connected != 2 || f.Current != 2 {
 					return false
@@ -114,7 +114,7 @@ func TestTwoReplicasReportEachEnvoyAlike(t *testing.T) {
 	testtool.Throughout(t, 10*time.Second, "all stays well", func() error {
 		for _, d := range daemons {
 			if f := d.Status().Filters; f.Silent > 0 {
-				return fmt.Errorf("a false alarm: %+v", f)
+				return fmt.Errorf("wrongly reported as silent: %+v", f)
 			}
 		}
 		return nil

@@ -171,15 +171,15 @@ func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
 			reports[path.path] = report
 		})
 	}
-	lasting.Go(func() { soakHangUps(ctx, t, url+"/held") })
+	lasting.Go(func() { soakDisconnects(ctx, t, url+"/held") })
 	ending.Wait()
 	cancel()
 	lasting.Wait()
 	return reports
 }
 
-// soakHangUps sends requests that disconnect in the middle of a delay, until the context ends.
-func soakHangUps(ctx context.Context, t *testing.T, url string) {
+// soakDisconnects sends requests that disconnect in the middle of a delay, until the context ends.
+func soakDisconnects(ctx context.Context, t *testing.T, url string) {
 	c := envoytest.NewClient(false)
 	defer c.Close()
 	for ctx.Err() == nil {

@@ -67,10 +67,10 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 			w.upstream.Reset()
 			aborts := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total")
 			caller := client(t, c.http2)
-			ctx, hangUp := context.WithCancel(context.Background())
+			ctx, disconnect := context.WithCancel(context.Background())
 			var group sync.WaitGroup
 			defer group.Wait()
-			defer hangUp()
+			defer disconnect()
 			for range clients {
 				group.Go(func() {
 					if answer, err := caller.Get(ctx, e.URL()+c.path); err == nil {
@@ -83,7 +83,7 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			hangUp()
+			disconnect()
 			group.Wait()
 			if stats, err := e.WaitStats("nothing left", envoytest.WaitLimit, func(s envoytest.Stats) bool {
 				return s.Value("hfi_paused_streams") == 0 && active(s) == 0

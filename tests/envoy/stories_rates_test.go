@@ -10,9 +10,9 @@ import (
 )
 
 // tolerance returns the least k for which the number of hits in n independent draws
-// of probability p differs from n·p by more than k with a probability below alarm.
+// of probability p differs from n·p by more than k with a probability below maxProbability.
 // It sums the binomial distribution itself: P(i) = n!/(i!(n-i)!) p^i (1-p)^(n-i).
-func tolerance(n int, p, alarm float64) int {
+func tolerance(n int, p, maxProbability float64) int {
 	logFactorial := func(i int) float64 { value, _ := math.Lgamma(float64(i) + 1); return value }
 	// beyond[k] is the probability of a difference of more than k-1 and at most k.
 	beyond := make([]float64, n+2)
@@ -22,7 +22,7 @@ func tolerance(n int, p, alarm float64) int {
 	}
 	sum := 0.0
 	for k := n + 1; k > 0; k-- {
-		if sum += beyond[k]; sum >= alarm {
+		if sum += beyond[k]; sum >= maxProbability {
 			return k
 		}
 	}
