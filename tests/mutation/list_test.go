@@ -124,7 +124,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the expiry of stale policies", file: "filter/poll.go",
-		old:    `p.vm.enforce(nil)`,
+		old:    `p.enforce(nil)`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestStalePoliciesEnd"},
 	},
