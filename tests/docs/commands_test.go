@@ -29,8 +29,11 @@ type situation struct{ before, after string }
 
 const (
 	revert = `git revert --no-edit HEAD >/dev/null; git push -q; hfi wait HEAD`
-	// A filter that has sent one request, and has no policies in force yet.
-	ask = `curl -sf -o /dev/null -H 'X-Hfi-Node: node-1' -H 'X-Hfi-Pod: frontend-1' -H 'X-Hfi-Vm: vm-1' "$HFI_SERVER/v1/policies?service=frontend&namespace=demo&wait=10s"`
+	// The headers of a filter's VM, and the URL of its policies.
+	vm  = `vm=(-sf -o /dev/null -H 'X-Hfi-Node: node-1' -H 'X-Hfi-Pod: frontend-1' -H 'X-Hfi-Vm: vm-1'); url="$HFI_SERVER/v1/policies?service=frontend&namespace=demo"; `
+	ask = vm + `curl "${vm[@]}" "$url&wait=10s"`
+	// A filter that has applied policies, as its second request on a connection says, and then stops asking.
+	stopAsking = vm + `tag=$(curl -sf -o /dev/null -w '%header{etag}' "$url"); curl "${vm[@]}" "$url" --next "${vm[@]}" -H "If-None-Match: $tag" "$url&wait=1s"; until hfi get filters | grep -q Silent; do sleep 0.1; done`
 )
 
 // situations has the situations of a section by its heading, one for each block that needs one.
@@ -43,7 +46,7 @@ git add .; git commit -q -m "Begin experiments"; git push -q; hfi wait HEAD
 git rm -q 'policies/old-[2-9].yaml' 'policies/old-1?.yaml'; git commit -q -m "End experiments"; git push -q; hfi wait HEAD || [ $? = 7 ]`, ""},
 	},
 	"The commit is served, but no request is faulted": {{ask, ""}},
-	"hfi wait does not return, or exits with 9":       {{ask, ""}},
+	"hfi wait does not return, or exits with 9":       {{stopAsking, ""}},
 	"Drift is Detected": {{
 		`etcdctl --endpoints "$(cat ../data/etcd-client-address)" put /hfi/policies/checkout-latency '{}' >/dev/null; until hfi status | grep -q 'Drift *Detected'; do sleep 0.1; done`,
 		`git commit -q --allow-empty -m "Put etcd right"; git push -q; until hfi status --exit-code >/dev/null; do sleep 0.1; done`,
