@@ -38,6 +38,7 @@ func (s *Source) delta(ctx context.Context, from *objects, base, head string) (*
 }
 
 func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*reconciler.Delta, error) {
+	s.trees.begin()
 	commit, err := o.commit(ctx, plumbing.NewHash(head))
 	if err != nil {
 		return nil, err

@@ -66,13 +66,18 @@ type objects struct {
 	closed func()
 }
 
+// store is go-git's access to a repository. Its cache makes chains of deltas
+// cheap to read; it must be cleared when what needed them has been read, because
+// it counts the sizes of objects only, and small ones take several times theirs.
 type store struct {
 	*filesystem.Storage
+	cache  *cache.ObjectLRU
 	folder string
 }
 
-func openStore(gitFolder string) *filesystem.Storage {
-	return filesystem.NewStorage(osfs.New(gitFolder), cache.NewObjectLRU(cacheSize))
+func openStore(gitFolder string, options filesystem.Options) store {
+	objects := cache.NewObjectLRU(cacheSize)
+	return store{filesystem.NewStorageWithOptions(osfs.New(gitFolder), objects, options), objects, gitFolder}
 }
 
 // use adds a user, and reopens the stores if packs were added or removed.
@@ -96,7 +101,13 @@ func (o *objects) leave(users int, retired bool) {
 	defer o.mu.Unlock()
 	o.users -= users
 	o.retired = o.retired || retired
-	if !o.retired || o.users > 0 {
+	if o.users > 0 {
+		return
+	}
+	if !o.retired {
+		for _, s := range o.stores {
+			s.cache.Clear()
+		}
 		return
 	}
 	o.shut()
@@ -137,8 +148,7 @@ func (o *objects) opened() []store {
 	o.packed = packsChanged(o.gitFolder)
 	for _, folder := range append([]string{o.gitFolder}, alternates(o.gitFolder)...) {
 		// Open descriptors make reads cheap and survive git gc.
-		storage := filesystem.NewStorageWithOptions(osfs.New(folder), cache.NewObjectLRU(cacheSize), filesystem.Options{KeepDescriptors: true})
-		o.stores = append(o.stores, store{storage, folder})
+		o.stores = append(o.stores, openStore(folder, filesystem.Options{KeepDescriptors: true}))
 	}
 	return o.stores
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/storage"
+	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
 
 	"github.com/boifi/hfi/reconciler"
@@ -22,7 +23,7 @@ type clone struct {
 	folder  string
 	objects *objects
 	// store is written by fetches. It stays open, because loading a large repository's index is slow.
-	store storage.Storer
+	store store
 	// predecessor is the clone that this one replaces, while a delta's base may be in it; else nil.
 	predecessor *clone
 	fetches     int
@@ -154,7 +155,7 @@ func (s *Source) newClone() (*clone, error) {
 			s.Logger.Warn("removing an old clone of the repository failed", "folder", folder, "error", err)
 		}
 	}
-	return &clone{folder: folder, objects: o, store: openStore(folder)}, nil
+	return &clone{folder: folder, objects: o, store: openStore(folder, filesystem.Options{})}, nil
 }
 
 func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head string) (*reconciler.Delta, error) {
@@ -167,8 +168,9 @@ func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head strin
 			depth = 1
 		}
 		m.fetches++
-		if err := s.fetch(ctx, m.store, depth); err != nil {
-			m.store = openStore(m.folder)
+		defer m.store.cache.Clear()
+		if err := s.fetch(ctx, m.store.Storage, depth); err != nil {
+			m.store = openStore(m.folder, filesystem.Options{})
 			return nil, err
 		}
 		if m.store.HasEncodedObject(plumbing.NewHash(head)) != nil {
@@ -278,7 +280,7 @@ func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) (b
 		return false, err
 	}
 	defer m.objects.retire()
-	if err := s.fetch(ctx, openStore(m.folder), depth); err != nil {
+	if err := s.fetch(ctx, m.store.Storage, depth); err != nil {
 		return false, err
 	}
 	return use(m.objects)

@@ -11,17 +11,39 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// treesSize bounds each generation of cached trees, in bytes. The tree of a
-// folder with 10,000 policies has half a MiB.
-const treesSize = 8 << 20
+const (
+	// treesSize bounds each generation of cached trees, in bytes. The tree of a
+	// folder with 10,000 policies has half a MiB.
+	treesSize = 8 << 20
+	// treesKept is the size from which on the next delta begins a generation.
+	treesKept = 1 << 20
+	// treeCost is what a cached tree takes besides its text.
+	treeCost = 128
+)
 
 // trees caches trees between deltas, so that a delta to the next commit reads
-// only the trees that changed. It has two generations: when the younger is
-// full, it replaces the older.
+// only the trees that changed. It has two generations: the younger replaces the
+// older when it is full, and once it has a little more than a delta's trees.
+// With more, the cache would grow with the number of commits, and for nothing:
+// a delta compares with the commit before.
 type trees struct {
 	mu         sync.Mutex
 	young, old map[plumbing.Hash][]byte
 	size       int
+}
+
+// begin is called before a delta.
+func (c *trees) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.size > treesKept {
+		c.age()
+	}
+}
+
+// age makes the younger generation the older one.
+func (c *trees) age() {
+	c.old, c.young, c.size = c.young, map[plumbing.Hash][]byte{}, 0
 }
 
 func (c *trees) get(hash plumbing.Hash) ([]byte, bool) {
@@ -51,10 +73,10 @@ func (c *trees) keep(hash plumbing.Hash, text []byte) {
 		return
 	}
 	if c.young == nil || c.size+len(text) > treesSize {
-		c.old, c.young, c.size = c.young, map[plumbing.Hash][]byte{}, 0
+		c.age()
 	}
 	c.young[hash] = text
-	c.size += len(text)
+	c.size += len(text) + treeCost
 }
 
 // Types of a tree's entries: the upper bits of their modes.
