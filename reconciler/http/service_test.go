@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -212,6 +213,11 @@ func TestWebhookSecret(t *testing.T) {
 	const body = `{"ref":"refs/heads/main"}`
 	d.post("/v1/webhook", body, "X-Hub-Signature-256", sign(secret, body)).expect(t, 202)
 	d.post("/v1/webhook", body, "X-Gitlab-Token", secret).expect(t, 202)
+	d.post("/v1/webhook", body, "X-Hub-Signature", sign(secret, body)).expect(t, 202)
+	d.post("/v1/webhook", body, "X-Hub-Signature", "sha1=0123", "X-Hub-Signature-256", sign(secret, body)).expect(t, 202)
+	d.post("/v1/webhook", body, "X-Gogs-Signature", strings.TrimPrefix(sign(secret, body), "sha256=")).expect(t, 202)
+	d.post("/v1/webhook", body, "Authorization", basic("azure", secret)).expect(t, 202)
+	d.post("/v1/webhook", body, "Authorization", basic("", secret)).expect(t, 202)
 	eventually(t, "a trigger runs", func() bool { return d.view.triggers() > 0 })
 	eventually(t, "all triggers have ended", func() bool {
 		d.triggers.mu.Lock()
@@ -229,6 +235,16 @@ func TestWebhookSecret(t *testing.T) {
 		{"X-Hub-Signature-256", "sha256=zz"},
 		{"X-Gitlab-Token", "s3cre"},
 		{"X-Gitlab-Token", "other", "X-Hub-Signature-256", sign(secret, body)},
+		{"X-Hub-Signature", sign("other", body)},
+		{"X-Hub-Signature", strings.TrimPrefix(sign(secret, body), "sha256=")},
+		{"X-Hub-Signature", "sha1=0123456789012345678901234567890123456789"},
+		{"X-Hub-Signature", sign(secret, body), "X-Hub-Signature-256", sign("other", body)},
+		{"X-Gogs-Signature", strings.TrimPrefix(sign("other", body), "sha256=")},
+		{"X-Gogs-Signature", sign(secret, body)},
+		{"Authorization", basic("azure", "other")},
+		{"Authorization", basic(secret, "")},
+		{"Authorization", "Basic s3cret"},
+		{"Authorization", "Bearer s3cret"},
 	} {
 		d.post("/v1/webhook", body, headers...).expectError(t, 403, "forbidden")
 	}
@@ -248,6 +264,10 @@ func TestWebhookSecret(t *testing.T) {
 	// Without a secret the body is not read, however large.
 	open := start(t, nil)
 	open.post("/v1/webhook", strings.Repeat("x", 100_000)).expect(t, 202)
+}
+
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
 // raw opens a connection and writes text to it.

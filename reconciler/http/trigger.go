@@ -38,12 +38,13 @@ func (s *Server) accept(w http.ResponseWriter) error {
 	return writeJSON(w, http.StatusAccepted, api.Accepted{Status: "accepted"})
 }
 
-// verify authenticates a webhook: by the token itself, as GitLab sends it, or
-// by the body's HMAC-SHA256, as GitHub, Gitea and Forgejo send it.
+// verify authenticates a webhook: by the secret itself, as GitLab sends it and
+// Azure DevOps as a password, or by the body's HMAC-SHA256, as GitHub, Gitea,
+// Forgejo, Bitbucket and Gogs send it.
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	forbidden := &httpError{
 		status: http.StatusForbidden, code: "forbidden",
-		message: "the webhook must be signed with the secret: X-Hub-Signature-256 or X-Gitlab-Token is missing or wrong",
+		message: "the webhook must be signed with the secret: X-Hub-Signature-256, or the header of another git host, is missing or wrong",
 	}
 	secret, err := s.WebhookSecret()
 	if err != nil || secret == "" {
@@ -53,7 +54,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 			message: "the daemon cannot read the secret that authenticates webhooks",
 		}
 	}
-	if token := r.Header.Get("X-Gitlab-Token"); token != "" {
+	if token, found := sentSecret(r); found {
 		// Digests, so that the time of the comparison does not reveal the length.
 		given, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(secret))
 		if subtle.ConstantTimeCompare(given[:], want[:]) != 1 {
@@ -61,9 +62,8 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 		}
 		return nil
 	}
-	signature, found := strings.CutPrefix(r.Header.Get("X-Hub-Signature-256"), "sha256=")
-	given, err := hex.DecodeString(signature)
-	if !found || err != nil {
+	given := signature(r)
+	if given == nil {
 		return forbidden
 	}
 	mac := hmac.New(sha256.New, []byte(secret))
@@ -79,6 +79,34 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !hmac.Equal(given, mac.Sum(nil)) {
 		return forbidden
+	}
+	return nil
+}
+
+// sentSecret returns the secret that a webhook has in its headers. A signature
+// comes before a password, which may be meant for a proxy.
+func sentSecret(r *http.Request) (secret string, found bool) {
+	if token := r.Header.Get("X-Gitlab-Token"); token != "" {
+		return token, true
+	}
+	if signature(r) != nil {
+		return "", false
+	}
+	_, password, found := r.BasicAuth()
+	return password, found
+}
+
+// signature returns the signature that a webhook has in its headers, or nil.
+func signature(r *http.Request) []byte {
+	for _, header := range []struct{ name, prefix string }{
+		{"X-Hub-Signature-256", "sha256="}, // GitHub, Gitea, Forgejo
+		{"X-Hub-Signature", "sha256="},     // Bitbucket; GitHub has a SHA-1 here
+		{"X-Gogs-Signature", ""},
+	} {
+		text, found := strings.CutPrefix(r.Header.Get(header.name), header.prefix)
+		if given, err := hex.DecodeString(text); found && text != "" && err == nil {
+			return given
+		}
 	}
 	return nil
 }
