@@ -105,7 +105,11 @@ func decodeJSON(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 	var syntax *json.SyntaxError
 	if err := json.Unmarshal(content, &any); errors.As(err, &syntax) {
 		line, column := place(content, int(syntax.Offset)-1)
-		return nil, &schema.Problem{Line: line, Column: column, Message: "invalid JSON: " + plainJSON(syntax.Error())}
+		return nil, &schema.Problem{Line: line, Column: column, Message: "invalid JSON: " + plainJSON(syntax.Error(), len(bytes.TrimSpace(content)) == 0)}
+	}
+	if at := loneSurrogate(content); at >= 0 {
+		line, column := place(content, at)
+		return nil, &schema.Problem{Line: line, Column: column, Message: "invalid JSON: " + halfSurrogate(string(content[at:at+6]))}
 	}
 	document, err := cuejson.Extract(path, content)
 	if err != nil {
@@ -116,8 +120,11 @@ func decodeJSON(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 }
 
 // plainJSON rewrites a syntax error of encoding/json for authors of policies.
-func plainJSON(message string) string {
+func plainJSON(message string, empty bool) string {
 	if message == "unexpected end of JSON input" {
+		if empty {
+			return "the file is empty; delete it, or give it another extension"
+		}
 		return "the file ends in the middle of a value"
 	}
 	return message
@@ -135,7 +142,9 @@ func decodeYAML(path string, content []byte, limits Limits) ([]ast.Expr, *schema
 			return documents, nil
 		}
 		if err != nil {
-			return documents, yamlProblem(path, err)
+			problem := yamlProblem(path, err)
+			explainYAML(content, problem)
+			return documents, problem
 		}
 		documents = append(documents, document)
 	}

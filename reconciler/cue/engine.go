@@ -132,11 +132,16 @@ func (e *engine) vet(ctx context.Context, document ast.Expr) ([]byte, []schema.P
 // in a struct. So explain replaces each wrong value by a valid one and evaluates
 // the document again, until CUE finds no more errors.
 func (e *engine) explain(ctx context.Context, document, draft ast.Expr, invalid error) ([]schema.Problem, error) {
-	var problems []schema.Problem
+	if p := foreign(document); p != nil {
+		return []schema.Problem{*p}, nil
+	}
+	problems := removeDuplicates(draft)
 	if _, shortened, err := e.check(clone(draft)); err != nil {
 		return nil, err
 	} else if shortened != nil {
 		invalid = shortened
+	} else if len(problems) > 0 {
+		return problems, nil
 	}
 	for range maxRounds {
 		if err := ctx.Err(); err != nil {

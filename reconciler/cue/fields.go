@@ -9,6 +9,8 @@ type fieldInfo struct {
 	must string
 	// limits are sentences for single constraints. %v is replaced by the value.
 	limits []limit
+	// instead returns a clause that says what to write in place of a wrong value, or "".
+	instead func(text string) string
 	// needs is a sentence about which fields a struct must have.
 	needs string
 	// conditions are the fields in needs.
@@ -63,7 +65,7 @@ var fields = map[string]fieldInfo{
 		must:   "an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z",
 		sample: `"2027-01-31T12:00:00Z"`,
 	},
-	"spec.dry_run":       {must: "true or false", sample: `true`},
+	"spec.dry_run":       {must: "true or false", instead: trueOrFalse, sample: `true`},
 	"spec.rules[]":       {must: aMapping + " with a fault", sample: `{fault: delay_ms: 1}`},
 	"spec.rules[].match": {must: aMapping + " with methods, path or headers; omit it to match every request", sample: `{}`},
 	"spec.rules[].match.methods": {
@@ -75,9 +77,10 @@ var fields = map[string]fieldInfo{
 		sample: `["GET"]`,
 	},
 	"spec.rules[].match.methods[]": {
-		must:   "an HTTP method in upper case, such as GET",
-		limits: []limit{atMost("32")},
-		sample: `"GET"`,
+		must:    "an HTTP method in upper case, such as GET",
+		limits:  []limit{atMost("32")},
+		instead: upperCase,
+		sample:  `"GET"`,
 	},
 	"spec.rules[].match.path": {
 		must:       aMapping + " with one of exact, prefix and regex",
@@ -103,7 +106,7 @@ var fields = map[string]fieldInfo{
 	"spec.rules[].match.headers[].exact":   pattern,
 	"spec.rules[].match.headers[].prefix":  pattern,
 	"spec.rules[].match.headers[].regex":   regex,
-	"spec.rules[].match.headers[].present": {must: "true or false", sample: `true`},
+	"spec.rules[].match.headers[].present": {must: "true or false", instead: trueOrFalse, sample: `true`},
 	"spec.rules[].fault": {
 		must:       aMapping + " with delay_ms, abort or both",
 		needs:      "needs delay_ms or abort",
@@ -116,17 +119,18 @@ var fields = map[string]fieldInfo{
 			{"out of bound", "must be between 0 and 100, not %v"},
 			{"MultipleOf", "must have at most four decimals, not %v"},
 		},
-		sample: `1`,
+		instead: inPercent,
+		sample:  `1`,
 	},
-	"spec.rules[].fault.delay_ms": {must: "a whole number from 1 to 3600000", sample: `1`},
+	"spec.rules[].fault.delay_ms": {must: "a whole number from 1 to 3600000", instead: inMilliseconds, sample: `1`},
 	"spec.rules[].fault.abort": {
 		must:       aMapping + " with status or grpc_status",
 		needs:      "needs exactly one of status and grpc_status",
 		conditions: []string{"status", "grpc_status"},
 		sample:     `{status: 503}`,
 	},
-	"spec.rules[].fault.abort.status":      {must: "a whole number from 200 to 599", sample: `503`},
-	"spec.rules[].fault.abort.grpc_status": {must: "a whole number from 0 to 16", sample: `14`},
+	"spec.rules[].fault.abort.status":      {must: "a whole number from 200 to 599", instead: unquotedNumber, sample: `503`},
+	"spec.rules[].fault.abort.grpc_status": {must: "a whole number from 0 to 16", instead: grpcStatus, sample: `14`},
 	"spec.rules[].fault.abort.body":        {must: "a string", limits: []limit{atMost("4096")}, sample: `""`},
 	"spec.rules[].fault.abort.headers": {
 		must: aMapping + " from names to values",
@@ -156,9 +160,10 @@ var (
 		sample: `"x"`,
 	}
 	regex = fieldInfo{
-		must:   "a regular expression in RE2 syntax",
-		limits: []limit{atMost("512")},
-		sample: `"x"`,
+		must:    "a regular expression in RE2 syntax",
+		limits:  []limit{atMost("512")},
+		instead: whyNotRE2,
+		sample:  `"x"`,
 	}
 )
 
@@ -178,6 +183,37 @@ func children(parent string) []string {
 		}
 	}
 	return names
+}
+
+// remedies says what to write in place of fields that policies do not have, but other
+// systems do.
+var remedies = map[string]string{
+	"metadata.namespace":             "to select the workloads of a namespace, write it as spec.selector.namespace",
+	"metadata.labels":                "policies have no labels; write a comment",
+	"metadata.annotations":           "policies have no annotations; write a comment",
+	"spec.selector.matchLabels":      noLabels,
+	"spec.selector.matchExpressions": noLabels,
+	"spec.selector.labelSelectors":   noLabels,
+	"spec.selector.labels":           noLabels,
+	"spec.selector.app":              noLabels,
+}
+
+const noLabels = "a selector has no labels: write service, the name of the workload, and namespace"
+
+// homeOf returns the only field, or else the only one of the least depth, in which a
+// field with that name belongs, or "".
+func homeOf(name string) string {
+	home, least := "", 100
+	for path := range fields {
+		parent, isField := strings.CutSuffix(path, "."+name)
+		if depth := strings.Count(parent, "."); isField && depth <= least {
+			if depth == least {
+				parent = ""
+			}
+			home, least = parent, depth
+		}
+	}
+	return home
 }
 
 // didYouMean returns the known field whose name is closest to a wrong one, or "".

@@ -82,6 +82,10 @@ func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit)
 // vetFile fills in the unit of one YAML or JSON file: its policies, or all its problems.
 func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content []byte, u *unit) error {
 	documents, problem := decode(c.Path, content, w.Limits)
+	if len(documents) > 0 && !hasText(content) {
+		problem = &schema.Problem{Line: 1, Column: 1, Message: "the file has no policy; delete it, or give it another extension"}
+		documents = nil
+	}
 	for _, doc := range documents {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -97,6 +101,9 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 		text, problems, err := e.vet(ctx, doc)
 		if err != nil {
 			return fmt.Errorf("%q: %w", c.Path, err)
+		}
+		if len(problems) > 0 && isEmpty(content, doc) {
+			problems = []schema.Problem{{Line: line, Column: 1, Message: "this document of the file is empty; remove the line with --- before it"}}
 		}
 		for _, p := range problems {
 			p.File = c.Path

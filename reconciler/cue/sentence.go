@@ -9,6 +9,7 @@ import (
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/literal"
+	"cuelang.org/go/cue/token"
 
 	"github.com/boifi/hfi/schema"
 )
@@ -138,7 +139,29 @@ func complaint(w fieldInfo, message string, value ast.Expr) string {
 			}
 		}
 	}
-	return fmt.Sprintf("must be %s, not %s", w.must, show(value))
+	sentence := fmt.Sprintf("must be %s, not %s", w.must, show(value))
+	if instead := insteadOf(w, value); instead != "" {
+		sentence += "; " + instead
+	}
+	return sentence
+}
+
+// insteadOf returns a clause that says what to write in place of a value, or "".
+func insteadOf(w fieldInfo, value ast.Expr) string {
+	x, ok := value.(*ast.BasicLit)
+	switch {
+	case !ok:
+		return ""
+	case x.Kind == token.NULL && strings.HasPrefix(w.must, aMapping) && w.must != fields[""].must:
+		return "indent its fields below it"
+	case x.Kind == token.NULL || x.Kind == token.INT || w.instead == nil:
+		return ""
+	}
+	text := x.Value
+	if x.Kind == token.STRING {
+		text, _ = literal.Unquote(text)
+	}
+	return w.instead(text)
 }
 
 // newFinding returns a finding at a field that the schema has.
@@ -190,8 +213,12 @@ func unknownField(document ast.Expr, at fieldPath) finding {
 		return f
 	}
 	f.problem.Message = fmt.Sprintf("unknown field %s", quote(name))
-	if meant := didYouMean(name, parent.general()); meant != "" {
+	if remedy := remedies[at.general()]; remedy != "" {
+		f.problem.Message += "; " + remedy
+	} else if meant := didYouMean(name, parent.general()); meant != "" {
 		f.problem.Message += fmt.Sprintf("; did you mean %q?", meant)
+	} else if home := homeOf(name); home != "" {
+		f.problem.Message += fmt.Sprintf("; it is a field of %s: check the indentation", home)
 	}
 	return f
 }

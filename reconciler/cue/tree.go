@@ -252,6 +252,11 @@ func show(value ast.Expr) string {
 			}
 			return "a string"
 		}
+		if digits, isOctal := strings.CutPrefix(x.Value, "0o"); isOctal {
+			if number, err := strconv.ParseUint(digits, 8, 63); err == nil {
+				return fmt.Sprintf("%d (octal 0%s)", number, digits)
+			}
+		}
 		if len(x.Value) > 40 {
 			return x.Value[:40] + "…"
 		}
