@@ -197,10 +197,10 @@ type storage struct {
 	// leaderless says that nobody holds the leadership; the report stays.
 	leaderless, reportLost bool
 	awaySince              time.Time
-	health   api.EtcdStatus
-	number   int64
-	epoch    int64
-	changed  chan struct{}
+	health                 api.EtcdStatus
+	number                 int64
+	epoch                  int64
+	changed                chan struct{}
 
 	// each value in elected ends a Campaign; terms counts the terms.
 	elected    chan struct{}

@@ -91,7 +91,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.etcd.CertFile, "etcd-cert-file", "", "PEM file with the client certificate for etcd (default: none)")
 	flags.StringVar(&o.etcd.KeyFile, "etcd-key-file", "", "PEM file with the private key of --etcd-cert-file (default: none)")
 	flags.StringVar(&o.etcd.Username, "etcd-username", "", "user name for etcd (default: none)")
-	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username (default: none)")
+	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username, read again when it changes (default: none)")
 	flags.StringVar(&o.gitTokenFile, "git-token-file", "", "file with a bearer token for git over HTTPS (default: none)")
 	flags.StringVar(&o.gitUsername, "git-username", "", "user name for git over HTTPS, used with --git-password-file (default: none)")
 	flags.StringVar(&o.gitPasswordFile, "git-password-file", "", "file with the password of --git-username (default: none)")

@@ -29,6 +29,8 @@ type Server struct {
 	// Username and PasswordFile are set by RequireUser.
 	Username, PasswordFile string
 
+	password string
+
 	t         testing.TB
 	address   string
 	arguments []string
@@ -197,34 +199,48 @@ func (s *Server) run(arguments ...string) (string, error) {
 		full = append(full, "--cacert", s.CAFile, "--cert", s.CertFile, "--key", s.KeyFile)
 	}
 	if s.Username != "" {
-		full = append(full, "--user", s.Username+":"+password)
+		full = append(full, "--user", s.Username+":"+s.password)
 	}
-	return Ctl(s.t, append(full, arguments...)...)
+	return ctl(s.t, "", append(full, arguments...)...)
 }
 
 // Ctl runs etcdctl and returns its standard output.
-func Ctl(t testing.TB, arguments ...string) (string, error) {
+func Ctl(t testing.TB, arguments ...string) (string, error) { return ctl(t, "", arguments...) }
+
+func ctl(t testing.TB, input string, arguments ...string) (string, error) {
 	command := exec.Command(testtool.Path(t, "etcdctl"), arguments...)
 	var out, errors bytes.Buffer
-	command.Stdout, command.Stderr = &out, &errors
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &out, &errors
 	if err := command.Run(); err != nil {
 		return out.String(), fmt.Errorf("etcdctl %s: %w: %s", strings.Join(arguments, " "), err, errors.String())
 	}
 	return out.String(), nil
 }
 
-const password = "s3cret"
-
 // RequireUser enables authentication: only root, with the password in
 // PasswordFile, has access.
 func (s *Server) RequireUser() {
 	s.t.Helper()
+	const password = "s3cret"
 	s.Ctl("user", "add", "root:"+password)
 	s.Ctl("user", "grant-role", "root", "root")
 	s.Ctl("auth", "enable")
-	s.Username = "root"
+	s.Username, s.password = "root", password
 	s.PasswordFile = filepath.Join(s.t.TempDir(), "password")
 	if err := os.WriteFile(s.PasswordFile, []byte(password+"\n"), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// SetPassword gives the user of RequireUser another password. PasswordFile keeps the one before.
+func (s *Server) SetPassword(password string) {
+	s.t.Helper()
+	arguments := []string{"--endpoints", s.Endpoint, "--user", s.Username + ":" + s.password}
+	if s.CAFile != "" {
+		arguments = append(arguments, "--cacert", s.CAFile, "--cert", s.CertFile, "--key", s.KeyFile)
+	}
+	if _, err := ctl(s.t, password+"\n", append(arguments, "user", "passwd", s.Username, "--interactive=false")...); err != nil {
+		s.t.Fatal(err)
+	}
+	s.password = password
 }

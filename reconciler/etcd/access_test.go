@@ -73,6 +73,82 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	}
 }
 
+// A changed password is taken up without a restart, whether its file or etcd's
+// user changes first; a wrong one in between does no harm.
+func TestAChangedPasswordIsTakenUp(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.WithTLS())
+	server.RequireUser()
+	file := filepath.Join(t.TempDir(), "password")
+	old, err := os.ReadFile(server.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, string(old))
+	a := externalStore("a", server.Endpoint)
+	a.Access = Access{
+		Endpoints: []string{server.Endpoint}, CAFile: server.CAFile, CertFile: server.CertFile, KeyFile: server.KeyFile,
+		Username: server.Username, PasswordFile: file,
+	}
+	openStore(t, a)
+	term := campaign(t, a)
+	publish(t, term, publication("c1", policies(t, 5, 100)))
+
+	write(t, file, "not-yet") // The file first.
+	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
+	server.SetPassword("not-yet")
+	eventually(t, "the new password is used", func() bool { return a.connection.Load().config.Password == "not-yet" })
+	publish(t, lead(t, a, term), publication("c3", policies(t, 7, 100)))
+
+	server.SetPassword("second") // etcd first.
+	eventually(t, "the old password is refused", func() bool { return strings.Contains(a.View().Health.Error, "user name or password") })
+	write(t, file, "second")
+	eventually(t, "etcd is healthy", func() bool { return a.View().Health.Healthy && a.connection.Load().config.Password == "second" })
+	publish(t, lead(t, a, term), publication("c4", policies(t, 8, 100)))
+}
+
+// A new certificate authority, with new certificates on both sides, is taken up
+// without a restart.
+func TestAChangedAuthorityIsTakenUp(t *testing.T) {
+	t.Parallel()
+	server, next := etcdtest.Start(t, etcdtest.WithTLS()), etcdtest.Start(t, etcdtest.WithTLS())
+	folder := t.TempDir()
+	access := Access{
+		Endpoints: []string{server.Endpoint},
+		CAFile:    filepath.Join(folder, "ca"), CertFile: filepath.Join(folder, "cert"), KeyFile: filepath.Join(folder, "key"),
+	}
+	copyAll := func(from *etcdtest.Server, ca, cert, key string) {
+		for source, target := range map[string]string{from.CAFile: ca, from.CertFile: cert, from.KeyFile: key} {
+			text, err := os.ReadFile(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, target, string(text))
+		}
+	}
+	copyAll(server, access.CAFile, access.CertFile, access.KeyFile)
+	a := externalStore("a", server.Endpoint)
+	a.Access = access
+	openStore(t, a)
+	term := campaign(t, a)
+	publish(t, term, publication("c1", policies(t, 5, 100)))
+
+	server.Kill()
+	copyAll(next, server.CAFile, server.CertFile, server.KeyFile)
+	server.Restart()
+	eventually(t, "etcd's new certificate is refused", func() bool { return strings.Contains(a.View().Health.Error, "TLS handshake") })
+	copyAll(next, access.CAFile, access.CertFile, access.KeyFile)
+	eventually(t, "etcd is healthy", func() bool { return a.View().Health.Healthy })
+	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Open returns an error for settings that cannot be used, and names the file.
 func TestOpenRejectsUnusableSettings(t *testing.T) {
 	t.Parallel()

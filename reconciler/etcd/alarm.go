@@ -39,7 +39,7 @@ var alarmName = regexp.MustCompile(`\balarm:\s*([A-Z]{1,20})\b`)
 func (s *Store) readAlarms(ctx context.Context, limit time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	status, err := pb.NewMaintenanceClient(s.client.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+	status, err := pb.NewMaintenanceClient(s.etcd().ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("reading the status of a member of etcd: %w", err)
 	}

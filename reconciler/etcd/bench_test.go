@@ -43,7 +43,7 @@ func BenchmarkForeignPutToDriftSeen(b *testing.B) {
 	set := policies(b, 10_000, 1)
 	publish(b, term, publication("c1", set))
 	for b.Loop() {
-		if _, err := s.client.Put(testContext(b), "/hfi/policies/foreign", "x"); err != nil {
+		if _, err := s.etcd().Put(testContext(b), "/hfi/policies/foreign", "x"); err != nil {
 			b.Fatal(err)
 		}
 		for s.View().Drift.Status != api.DriftDetected {

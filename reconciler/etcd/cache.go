@@ -45,8 +45,13 @@ type cache struct {
 	decoded []int64
 	// listed is what entries returned last, or nil if history changed since.
 	listed []api.HistoryEntry
-	// leaders are the candidates by key.
-	leaders map[string]candidate
+	// leaders are the candidates by key, at most maxCandidates; leadersDropped
+	// says that there are more.
+	leaders        map[string]candidate
+	leadersDropped bool
+	// term is what the key of that name says, and termModified when it was
+	// written; both are 0 if there is none.
+	term, termModified int64
 	// replicas are those registered, by ID, at most maxReplicas.
 	replicas map[string]registration
 	// losses counts the other replicas that left, or whose process was replaced.
@@ -78,13 +83,6 @@ type bucketOrigins struct {
 	// compared is the bucket that byName was last compared with, and differs the result.
 	compared **schema.Entry
 	differs  bool
-}
-
-// candidate is a replica that leads or waits to.
-type candidate struct {
-	id             string
-	lease          int64
-	createRevision int64
 }
 
 func newCache(keys keys, self string) *cache {
@@ -134,7 +132,7 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 			c.decoded = slices.Insert(c.decoded, at, number)
 		}
 	case "leader":
-		c.leaders[string(kv.Key)] = candidate{id: string(kv.Value), lease: kv.Lease, createRevision: kv.CreateRevision}
+		c.putCandidate(kv)
 	case "replicas":
 		c.putReplica(name, kv)
 	}
@@ -156,6 +154,8 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 		}
 	case "status":
 		c.putReport(kv)
+	case "term":
+		c.term, c.termModified = decodeTerm(kv.Value), kv.ModRevision
 	case "publishing":
 		c.publishing = kv.Lease
 	case "trigger":
@@ -215,6 +215,8 @@ func (c *cache) remove(fullKey string) {
 		c.floor = 0
 	case "status":
 		c.report.lost = c.report.value != nil
+	case "term":
+		c.term, c.termModified = 0, 0
 	case "publishing":
 		c.publishing = 0
 	}
@@ -265,20 +267,6 @@ func (c *cache) intern(other *schema.Set) {
 	if other != nil && other != c.set && len(schema.Diff(c.set, other)) == 0 {
 		c.set = other
 	}
-}
-
-// leader is the candidate that leads.
-func (c *cache) leader() (candidate, bool) {
-	var first candidate
-	for _, candidate := range c.leaders {
-		if candidate.lease == 0 {
-			continue // Not written by a candidate: their keys have leases.
-		}
-		if first.createRevision == 0 || candidate.createRevision < first.createRevision {
-			first = candidate
-		}
-	}
-	return first, first.createRevision != 0
 }
 
 // midPublication reports that the leader is alive and between two transactions

@@ -2,11 +2,13 @@ package etcd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +58,27 @@ func (a Access) config() (clientv3.Config, error) {
 		config.TLS = settings
 	}
 	return config, nil
+}
+
+// files are those that are read for access.
+func (a Access) files() []string { return []string{a.CAFile, a.CertFile, a.KeyFile, a.PasswordFile} }
+
+func (a Access) hasFiles() bool {
+	return slices.ContainsFunc(a.files(), func(path string) bool { return path != "" })
+}
+
+// fingerprint identifies the content of the files.
+func (a Access) fingerprint() [32]byte {
+	sum := sha256.New()
+	for _, path := range a.files() {
+		var content []byte
+		if path != "" {
+			content, _ = os.ReadFile(path) // A file that cannot be read is one that has changed.
+		}
+		fmt.Fprintf(sum, "%d:", len(content))
+		sum.Write(content)
+	}
+	return [32]byte(sum.Sum(nil))
 }
 
 func (a Access) tls() (*tls.Config, error) {

@@ -34,7 +34,7 @@ func (t *Term) compact() {
 		}
 		last = time.Now()
 		ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
-		_, err := s.client.Compact(ctx, to)
+		_, err := s.etcd().Compact(ctx, to)
 		cancel()
 		if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 			s.logger.Warn("compacting the embedded etcd failed", "error", explain(err))

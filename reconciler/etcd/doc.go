@@ -23,7 +23,8 @@
 //	epoch-floor           the number of a later epoch, announced by a replica that knows it
 //	status                the leader's report
 //	history/NNNNNNNNNNNN  attempts to apply commits, by ascending number
-//	leader/…              candidates for the leadership; the oldest leads
+//	leader/LEASE          candidates for the leadership, by their lease in hexadecimal; the oldest leads
+//	term                  the leader's ID and the create revision of its key: the first that a replica writes which leads
 //	publishing            exists while the leader is between the transactions of one publication
 //	trigger               written to ask the leader to read git
 //	replicas/ID           the URL of a replica, for its peers

@@ -164,7 +164,7 @@ func TestDriftIsSeenFast(t *testing.T) {
 	t.Parallel()
 	server, a, _, term := pair(t)
 	publish(t, term, publication("c1", policies(t, 100, 100)))
-	client := a.client
+	client := a.etcd()
 	var total time.Duration
 	const rounds = 20
 	for range rounds {

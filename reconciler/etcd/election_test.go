@@ -92,7 +92,7 @@ func TestARestartDoesNotWaitForItsOwnOldLease(t *testing.T) {
 	openStore(t, dead)
 	old := campaign(t, dead)
 	// Killed: it neither revokes its lease nor resigns.
-	old.session.Orphan()
+	old.session.orphan()
 	dead.mu.Lock()
 	dead.term = nil
 	dead.mu.Unlock()

@@ -86,6 +86,20 @@ const (
 	adviceCorrupt = "the data of etcd's members differ, so etcd refuses requests: restore the member that differs, then run etcdctl alarm disarm"
 )
 
+// transient reports whether a request may succeed if it is made again: it took
+// too long, or the member that was asked cannot be reached or has no leader.
+func transient(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	code := status.Code(err)
+	var known rpctypes.EtcdError
+	if errors.As(err, &known) {
+		code = known.Code()
+	}
+	return code == codes.Unavailable || code == codes.DeadlineExceeded
+}
+
 // explain adds to an error from etcd what it means and what to do.
 func explain(err error) error {
 	if err == nil {

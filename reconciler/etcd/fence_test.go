@@ -9,7 +9,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
@@ -28,12 +27,12 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	old := campaign(t, a)
 	publish(t, old, publication("c1", policies(t, 3, 100)))
 	// A live session stands for one whose process has not noticed that its lease is gone.
-	session, err := concurrency.NewSession(a.client, concurrency.WithTTL(60), concurrency.WithContext(a.ctx))
+	session, err := a.newSession(testContext(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stale = &Term{store: a, session: session, leader: old.leader, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
-	server.Ctl("lease", "revoke", fmt.Sprintf("%x", int64(old.session.Lease())))
+	stale = &Term{store: a, session: session, patience: a.TryTimeout, leader: old.leader, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
+	server.Ctl("lease", "revoke", fmt.Sprintf("%x", int64(old.session.lease)))
 	return stale, campaign(t, b)
 }
 
@@ -95,12 +94,12 @@ func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 	a, b := openStore(t, externalStore("a", server.Endpoint)), openStore(t, externalStore("b", server.Endpoint))
 	old, next := depose(t, server, a, b)
 	put := clientv3.OpPut("/hfi/head", "x")
-	response, err := a.client.Txn(testContext(t)).If(fence(old.leader.key, old.leader.revision)).Then(put).Commit()
+	response, err := a.etcd().Txn(testContext(t)).If(fence(old.leader.key, old.leader.revision)).Then(put).Commit()
 	if err != nil || response.Succeeded {
 		t.Errorf("the old leader's fence let a write through (%v)", err)
 	}
 	// A key of the same name, created later, is another leadership.
-	response, err = a.client.Txn(testContext(t)).If(fence(next.leader.key, next.leader.revision-1)).Then(put).Commit()
+	response, err = a.etcd().Txn(testContext(t)).If(fence(next.leader.key, next.leader.revision-1)).Then(put).Commit()
 	if err != nil || response.Succeeded {
 		t.Errorf("the fence accepts another leadership's key (%v)", err)
 	}

@@ -18,39 +18,30 @@ import (
 )
 
 // run follows etcd until the store is closed.
-func (s *Store) run(config clientv3.Config) {
+func (s *Store) run() {
 	if s.Embedded != nil {
 		if !s.startEmbedded() {
 			return
 		}
-		config.Endpoints = []string{localAddress(s.Embedded.Address())}
-		s.step(connecting{endpoints: config.Endpoints})
+		s.step(connecting{endpoints: []string{localAddress(s.Embedded.Address())}})
 		s.work.Go(s.watchEmbedded)
 	}
-	if !s.connectAgain(config) {
+	if !s.connectAgain() {
 		return
 	}
-	s.work.Go(s.probe)
-	s.work.Go(s.register)
-	s.revokeOldLease()
-	s.repeat("following etcd", s.follow)
-}
-
-// connectAgain tries until there is a client, or returns false when the store is closed.
-func (s *Store) connectAgain(config clientv3.Config) bool {
-	for waits := s.waits(); ; {
-		began := s.Clock()
-		client, err := s.connect(s.ctx, config)
-		if err == nil {
-			s.client, s.config = client, config
-			close(s.connected)
-			return true
-		}
-		s.unreachable(began, err)
-		if backoff.Sleep(s.ctx, waits.NextBackOff()) != nil {
-			return false
-		}
+	if s.several() {
+		s.work.Go(s.tendEndpoints)
 	}
+	if s.Embedded == nil && s.Access.hasFiles() {
+		s.work.Go(s.renew)
+	}
+	s.work.Go(s.probe)
+	// Before a campaign of this process notes another lease in the same file.
+	s.revokeOldLease()
+	close(s.connected)
+	s.work.Go(s.register)
+	s.work.Go(s.announceEpochs)
+	s.repeat("following etcd", s.follow)
 }
 
 // repeat calls f, which returns when it failed, until the store is closed.
@@ -119,23 +110,59 @@ func (s *Store) unreachable(began time.Time, err error) {
 // follow reads etcd unless a watch can continue the cache, then watches. It
 // returns when the watch ends.
 func (s *Store) follow() error {
-	select {
-	case <-s.reload:
-	default:
+	for _, obsolete := range []chan struct{}{s.reload, s.rewatch} {
+		select {
+		case <-obsolete:
+		default:
+		}
 	}
 	if s.current().phase != cacheFollowing {
 		if err := s.load(s.ctx); err != nil {
+			s.suspect(err)
 			return err
 		}
 	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
 	defer cancel()
-	watch := s.client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithRev(s.current().revision+1))
+	client := s.etcd()
+	// Watch returns when etcd has created the watch, and waits without a limit.
+	limit := time.AfterFunc(s.watchLimit(), cancel)
+	watch := client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithRev(s.current().revision+1))
+	if !limit.Stop() {
+		s.suspect(context.DeadlineExceeded)
+		return errors.New("etcd did not begin the watch in time")
+	}
+	return s.watch(ctx, client, watch)
+}
+
+// watch hands the tracker what a watch sees. From time to time it has the watch
+// say that it is alive, because one with a member that hangs waits for ever.
+func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch clientv3.WatchChan) error {
+	tick := time.NewTicker(s.ProbeInterval)
+	defer tick.Stop()
+	var asked time.Time // zero unless an answer is due
 	for {
 		select {
 		case <-s.reload:
 			return errors.New("etcd no longer holds the data that were followed")
+		case <-s.rewatch:
+			return errors.New("a member of etcd does not answer")
+		case <-tick.C:
+			switch {
+			case asked.IsZero():
+				asked = time.Now()
+				limit, cancel := context.WithTimeout(ctx, s.TryTimeout)
+				err := client.RequestProgress(limit)
+				cancel()
+				if err != nil {
+					return fmt.Errorf("the watch ended: %w", err)
+				}
+			case time.Since(asked) >= s.watchLimit():
+				s.suspect(context.DeadlineExceeded)
+				return errors.New("the watch does not answer")
+			}
 		case response, ok := <-watch:
+			asked = time.Time{}
 			if !ok {
 				return errors.New("the watch ended")
 			}
@@ -143,11 +170,21 @@ func (s *Store) follow() error {
 				if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev) {
 					s.step(watchLost{})
 				}
+				s.suspect(err)
 				return fmt.Errorf("the watch ended: %w", err)
 			}
 			s.step(watched{events: response.Events})
 		}
 	}
+}
+
+// watchLimit is how long a watch may be silent when it is asked: short if there
+// are other members to go to.
+func (s *Store) watchLimit() time.Duration {
+	if s.several() {
+		return s.TryTimeout
+	}
+	return s.RequestTimeout
 }
 
 // revokeOldLease ends the leadership of the process that used this data folder
@@ -164,7 +201,7 @@ func (s *Store) revokeOldLease() {
 	lease, err := strconv.ParseInt(strings.TrimSpace(string(text)), 16, 64)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
-		_, err = s.client.Revoke(ctx, clientv3.LeaseID(lease))
+		_, err = s.etcd().Revoke(ctx, clientv3.LeaseID(lease))
 		cancel()
 	}
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {

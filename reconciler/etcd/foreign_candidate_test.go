@@ -1,19 +1,101 @@
 package etcd
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/etcdtest"
 )
 
-// A key without a lease under leader/, which no candidate writes, does not
-// prevent an election.
+// Keys under leader/ that no candidate writes do not prevent an election: one
+// without a lease, and one with a lease that is not the one in its name.
 func TestAForeignCandidateDoesNotBlockElections(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t)
 	server.Ctl("put", "/hfi/leader/00", "foreign")
-	campaign(t, openStore(t, externalStore("a", server.Endpoint)))
-	if left := server.Ctl("get", "--prefix", "--keys-only", "/hfi/leader/"); strings.Contains(left, "/hfi/leader/00") {
-		t.Errorf("the foreign key is still there: %s", left)
+	lease := grantLease(server)
+	server.Ctl("put", "--lease", lease, "/hfi/leader/01", "foreign")
+	a := openStore(t, externalStore("a", server.Endpoint))
+	term := campaign(t, a)
+	if left := server.Ctl("get", "--prefix", "--keys-only", "/hfi/leader/"); strings.Contains(left, "/hfi/leader/0") {
+		t.Errorf("the foreign keys are still there: %s", left)
+	}
+
+	// Nor does one that comes while a replica leads, and another waits to.
+	b := openStore(t, externalStore("b", server.Endpoint))
+	next := make(chan *Term, 1)
+	ctx := testContext(t)
+	go func() {
+		term, err := b.Campaign(ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		led, _ := term.(*Term)
+		next <- led
+	}()
+	eventually(t, "b is a candidate", func() bool {
+		return strings.Count(server.Ctl("get", "--prefix", "--keys-only", "/hfi/leader/"), "/hfi/leader/") == 2
+	})
+	server.Ctl("put", "--lease", lease, "/hfi/leader/02", "foreign")
+	if err := term.Resign(ctx); err != nil {
+		t.Error(err)
+	}
+	publish(t, <-next, publication("c1", policies(t, 1, 1)))
+}
+
+// grantLease grants a lease of a day.
+func grantLease(server *etcdtest.Server) string {
+	return strings.Fields(server.Ctl("lease", "grant", "86400"))[1]
+}
+
+// A well-formed candidate that leads and does nothing is no replica: after a
+// while another one leads. A replica has shown what it is by then.
+func TestACandidateThatShowsNothingIsRemoved(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	lease := grantLease(server)
+	server.Ctl("put", "--lease", lease, "/hfi/leader/"+lease, "posing")
+	a := externalStore("a", server.Endpoint)
+	a.ProofGrace = 2 * time.Second
+	openStore(t, a)
+	publish(t, campaign(t, a), publication("c1", policies(t, 1, 1)))
+
+	b := externalStore("b", server.Endpoint)
+	b.ProofGrace = time.Millisecond
+	openStore(t, b)
+	ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second)
+	defer cancel()
+	if _, err := b.Campaign(ctx); err == nil {
+		t.Error("a replica that leads was deposed")
+	}
+	if leader := b.Leader(); leader != "a" {
+		t.Errorf("the leader is %q", leader)
+	}
+}
+
+// Of more candidates than there can be replicas only some are kept, the oldest,
+// one of which leads; a leader's own key among the others does not end its term.
+func TestCandidatesAreBounded(t *testing.T) {
+	c := newCache("/hfi/", "self")
+	put := func(lease, revision int64) {
+		c.put(&mvccpb.KeyValue{
+			Key: []byte(candidateKey("/hfi/leader", clientv3.LeaseID(lease))), Value: []byte("x"),
+			Lease: lease, CreateRevision: revision, ModRevision: revision,
+		})
+	}
+	for i := range int64(3 * maxCandidates) {
+		put(i+1, 10_000-i)
+	}
+	if leader, _ := c.leader(); len(c.leaders) != maxCandidates || !c.leadersDropped || leader.createRevision != 10_001-3*maxCandidates {
+		t.Errorf("kept %d, and %+v leads", len(c.leaders), leader)
+	}
+	put(1, 20_000)
+	if len(c.leaders) != maxCandidates {
+		t.Errorf("kept %d", len(c.leaders))
 	}
 }

@@ -27,6 +27,7 @@ func (k keys) epochFloor() string          { return string(k) + "epoch-floor" }
 func (k keys) status() string              { return string(k) + "status" }
 func (k keys) history(number int64) string { return fmt.Sprintf("%shistory/%012d", string(k), number) }
 func (k keys) leader() string              { return string(k) + "leader" }
+func (k keys) term() string                { return string(k) + "term" }
 func (k keys) publishing() string          { return string(k) + "publishing" }
 func (k keys) trigger() string             { return string(k) + "trigger" }
 func (k keys) replica(id string) string    { return string(k) + "replicas/" + id }
@@ -68,6 +69,22 @@ func decodeHead(value []byte) (reconciler.Head, bool) {
 	var record headRecord
 	err := json.Unmarshal(value, &record)
 	return record.Head, err == nil && record.Digest != "" && record.Count >= 0
+}
+
+// termRecord is the value of the term key: the leader's ID, and the create
+// revision of its key.
+type termRecord struct {
+	Format int    `json:"format"`
+	Leader string `json:"leader"`
+	Term   int64  `json:"term"`
+}
+
+func decodeTerm(value []byte) int64 {
+	var record termRecord
+	if json.Unmarshal(value, &record) != nil {
+		return 0
+	}
+	return record.Term
 }
 
 // statusRecord is the value of the status key. Term and Number are 0 in those

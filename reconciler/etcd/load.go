@@ -39,10 +39,22 @@ func (s *Store) load(ctx context.Context) error {
 // readMarkers is a linearizable read of the keys that differ from one state of
 // the store to another.
 func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (sight, error) {
+	if s.several() && limit > s.TryTimeout {
+		// The first member that is asked may hang, and another one not.
+		if seen, err := s.readMarkersOnce(ctx, s.TryTimeout); err == nil || !transient(err) {
+			return seen, err
+		}
+		limit -= s.TryTimeout
+	}
+	return s.readMarkersOnce(ctx, limit)
+}
+
+func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (sight, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	response, err := s.client.Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
+	response, err := s.etcd().Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
 	if err != nil {
+		s.suspect(err)
 		return sight{}, err
 	}
 	seen := sight{revision: response.Header.Revision, clusterID: response.Header.ClusterId}
@@ -91,7 +103,7 @@ func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
 func (s *Store) page(ctx context.Context, from, end string, revision, limit int64) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	return s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(limit))
+	return s.etcd().Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(limit))
 }
 
 // probe reads the markers every ProbeInterval until the store is closed, for
@@ -106,7 +118,7 @@ func (s *Store) probe() {
 		case s.ctx.Err() != nil:
 			return
 		case err != nil:
-			s.unreachable(began, s.diagnose(s.config, err))
+			s.unreachable(began, s.diagnose(s.connection.Load().config, err))
 		default:
 			alarms, err := s.readAlarms(s.ctx, s.ProbeTimeout)
 			s.step(probed{sight: seen, before: before, alarms: alarms, alarmsKnown: err == nil})
@@ -119,12 +131,24 @@ func (s *Store) probe() {
 	}
 }
 
+// announceEpochs writes announcements until the store is closed.
+func (s *Store) announceEpochs() {
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case number := <-s.announcements:
+			s.announceEpoch(number)
+		}
+	}
+}
+
 // announceEpoch tells the leader that this replica knows a later epoch than
 // etcd holds, so that the leader begins one later still.
 func (s *Store) announceEpoch(number int64) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
 	defer cancel()
-	if _, err := s.client.Put(ctx, s.keys.epochFloor(), strconv.FormatInt(number, 10)); err != nil {
+	if _, err := s.etcd().Put(ctx, s.keys.epochFloor(), strconv.FormatInt(number, 10)); err != nil {
 		s.logger.Warn("announcing a later epoch to the leader failed", "epoch", number, "error", explain(err))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -20,13 +21,13 @@ func (t *Term) Publish(ctx context.Context, publication reconciler.Publication) 
 	defer t.writing.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(t.session.Ctx(), cancel)
+	stop := context.AfterFunc(t.session.ctx, cancel)
 	defer stop()
 	t.store.step(publishing{set: publication.Set})
 	state, err := t.publish(ctx, publication)
 	if err != nil {
 		t.removeMark()
-		if t.session.Ctx().Err() != nil {
+		if t.session.ctx.Err() != nil {
 			err = reconciler.ErrDeposed
 		}
 		return nil, fmt.Errorf("publishing commit %.12s: %w", publication.Commit, err)
@@ -37,14 +38,9 @@ func (t *Term) Publish(ctx context.Context, publication reconciler.Publication) 
 // publish tries until etcd holds what it wrote. errHeadMoved and
 // errOverwritten mean that another writer interfered.
 func (t *Term) publish(ctx context.Context, publication reconciler.Publication) (*reconciler.State, error) {
-	if err := t.ensureEpoch(ctx); err != nil {
-		return nil, err
-	}
 	var last error
-	for range t.store.PublishTries {
-		if err := t.catchUp(ctx); err != nil {
-			return nil, err
-		}
+	retries, until := t.store.waits(), time.Now().Add(t.store.RequestTimeout)
+	for tries := 0; tries < t.store.PublishTries; {
 		state, err := t.attempt(ctx, publication)
 		switch {
 		case err == nil:
@@ -52,7 +48,16 @@ func (t *Term) publish(ctx context.Context, publication reconciler.Publication) 
 		case errors.Is(err, errOverwritten):
 			// The history already has the entry, which was written with the head.
 			publication.Entry = nil
-		case !errors.Is(err, errHeadMoved):
+			tries++
+		case errors.Is(err, errHeadMoved):
+			tries++
+		case transient(err) && time.Now().Before(until):
+			// While etcd elects a leader, or one of its members hangs, a request
+			// may be lost, and the next one not.
+			if backoff.Sleep(ctx, retries.NextBackOff()) != nil {
+				return nil, err
+			}
+		default:
 			return nil, err
 		}
 		last = err
@@ -71,6 +76,12 @@ var (
 // verified.
 func (t *Term) attempt(ctx context.Context, publication reconciler.Publication) (*reconciler.State, error) {
 	s := t.store
+	if err := t.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.ensureEpoch(ctx); err != nil {
+		return nil, err
+	}
 	var p *plan
 	var planErr error
 	var verifiedBefore *reconciler.State

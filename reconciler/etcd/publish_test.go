@@ -116,7 +116,7 @@ func TestInterferenceWithAPublicationIsOverwritten(t *testing.T) {
 	a.PublishTries = 3
 	a.afterPlan = func() {
 		key := fmt.Sprintf("/hfi/policies/s%d", times.Add(1))
-		if _, err := a.client.Put(context.Background(), key, string(policy(t, key[len("/hfi/policies/"):], 1).Canonical)); err != nil {
+		if _, err := a.etcd().Put(context.Background(), key, string(policy(t, key[len("/hfi/policies/"):], 1).Canonical)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -88,26 +88,26 @@ func (s *Store) registerOnce() error {
 	if err != nil {
 		return err
 	}
-	defer session.Orphan()
+	defer session.orphan()
 	ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
-	put, err := s.client.Put(ctx, s.keys.replica(s.ID), encode(replicaRecord{Format: formatVersion, URL: s.Advertise}), clientv3.WithLease(session.Lease()))
+	put, err := s.etcd().Put(ctx, s.keys.replica(s.ID), encode(replicaRecord{Format: formatVersion, URL: s.Advertise}), clientv3.WithLease(session.lease))
 	cancel()
 	if err != nil {
-		s.revoke(session.Lease())
+		s.revoke(session.lease)
 		return explain(err)
 	}
 	s.mu.Lock()
-	s.registered = session.Lease()
+	s.registered = session.lease
 	s.mu.Unlock()
 	ticker := time.NewTicker(s.ProbeInterval)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-session.Done():
+		case <-session.done:
 			return errors.New("the lease is lost")
 		case <-ticker.C:
 			if s.unregistered(put.Header.Revision) {
-				s.revoke(session.Lease())
+				s.revoke(session.lease)
 				return errors.New("the key is gone")
 			}
 		}

@@ -22,6 +22,8 @@ const (
 	DefaultPrefix           = "/hfi"
 	DefaultLeaseTTL         = 5 * time.Second
 	DefaultRequestTimeout   = 5 * time.Second
+	DefaultTryTimeout       = time.Second
+	DefaultProofGrace       = 20 * time.Second
 	DefaultProbeInterval    = time.Second
 	DefaultProbeTimeout     = 2 * time.Second
 	DefaultPublishTries     = 5
@@ -52,6 +54,13 @@ type Store struct {
 	LeaseTTL time.Duration
 	// RequestTimeout bounds each request to etcd.
 	RequestTimeout time.Duration
+	// TryTimeout is after how long a request that matters for a commit is tried
+	// again, and the endpoints are checked: another member may answer. It
+	// grows up to RequestTimeout for an etcd that takes longer.
+	TryTimeout time.Duration
+	// ProofGrace is how long a candidate may lead until it has shown that it is
+	// a replica; the others then delete its key.
+	ProofGrace time.Duration
 	// ProbeInterval is the time between two probes of etcd's health, and
 	// ProbeTimeout bounds each.
 	ProbeInterval, ProbeTimeout time.Duration
@@ -87,10 +96,15 @@ type Store struct {
 	// reload ends the watch.
 	reload chan struct{}
 
-	// connected is closed when client and config, which it was made of, are set.
-	connected chan struct{}
-	client    *clientv3.Client
-	config    clientv3.Config
+	// connected is closed when connection is set, and whatever the process
+	// before left in etcd is removed.
+	connected  chan struct{}
+	connection atomic.Pointer[connection]
+	// suspected says that an endpoint may not answer; rewatch ends the watch,
+	// and another one continues.
+	suspected, rewatch chan struct{}
+	// announcements has the number of a later epoch that is to be written.
+	announcements chan int64
 
 	mu sync.Mutex
 	// term is this replica's leadership, or nil.
@@ -105,13 +119,14 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Store{
 		Prefix: prefix, ID: id, logger: logger,
-		LeaseTTL: DefaultLeaseTTL, RequestTimeout: DefaultRequestTimeout,
+		LeaseTTL: DefaultLeaseTTL, RequestTimeout: DefaultRequestTimeout, TryTimeout: DefaultTryTimeout, ProofGrace: DefaultProofGrace,
 		ProbeInterval: DefaultProbeInterval, ProbeTimeout: DefaultProbeTimeout,
 		PublishTries: DefaultPublishTries, PublishGrace: DefaultPublishGrace,
 		CompactInterval: DefaultCompactInterval, CompactRevisions: DefaultCompactRevisions,
 		Clock: time.Now,
 		ctx:   ctx, cancel: cancel,
 		changed: make(chan struct{}, 1), connected: make(chan struct{}), reload: make(chan struct{}, 1),
+		suspected: make(chan struct{}, 1), rewatch: make(chan struct{}, 1), announcements: make(chan int64, 1),
 		requests: make(chan request),
 	}
 }
@@ -120,10 +135,8 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 // view has no state and is not healthy. An error means that the settings
 // cannot be used.
 func (s *Store) Open(context.Context) error {
-	var config clientv3.Config
 	if s.Embedded == nil {
-		var err error
-		if config, err = s.Access.config(); err != nil {
+		if _, err := s.Access.config(); err != nil {
 			return fmt.Errorf("etcd's settings: %w", err)
 		}
 	}
@@ -131,7 +144,7 @@ func (s *Store) Open(context.Context) error {
 	tracker := s.newTracker()
 	s.show(tracker, effects{})
 	s.work.Go(func() { s.own(tracker) })
-	s.work.Go(func() { s.run(config) })
+	s.work.Go(s.run)
 	return nil
 }
 
@@ -143,7 +156,7 @@ func (s *Store) newTracker() *tracker {
 		health.Mode, health.Endpoints = api.Embedded, []string{}
 	}
 	return &tracker{
-		trackerConfig: trackerConfig{known: s.Known, publishGrace: s.PublishGrace, suspectFor: s.ProbeTimeout},
+		trackerConfig: trackerConfig{known: s.Known, publishGrace: s.PublishGrace, proofGrace: s.ProofGrace, suspectFor: s.ProbeTimeout},
 		epoch:         newEpochTracker(s.Known), health: health,
 	}
 }
@@ -226,7 +239,10 @@ func (s *Store) carryOut(out effects) {
 		s.logger.Warn("etcd raises alarms: a person must act", "alarms", out.alarms, "error", s.current().view.Health.Error)
 	}
 	if out.announceEpoch > 0 {
-		s.work.Go(func() { s.announceEpoch(out.announceEpoch) })
+		select {
+		case s.announcements <- out.announceEpoch:
+		default: // One is waiting; if it does not suffice, the next event brings another.
+		}
 	}
 	if out.endTerm == nil && !out.triggerTerm {
 		return
@@ -302,8 +318,8 @@ func (s *Store) Close() error {
 	s.cancel()
 	s.work.Wait()
 	var err error
-	if s.client != nil {
-		if closed := s.client.Close(); !errors.Is(closed, context.Canceled) {
+	if opened := s.connection.Load(); opened != nil {
+		if closed := opened.client.Close(); !errors.Is(closed, context.Canceled) {
 			err = closed
 		}
 	}
@@ -333,7 +349,7 @@ func (s *Store) waitClient(ctx context.Context) (*clientv3.Client, error) {
 	defer cancel()
 	select {
 	case <-s.connected:
-		return s.client, nil
+		return s.etcd(), nil
 	case <-s.ctx.Done():
 		return nil, errClosed
 	case <-limit.Done():

@@ -12,7 +12,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/internal/datadir"
@@ -22,9 +21,8 @@ import (
 // Term is reconciler.Term on etcd: a lease, and a key under leader/ that
 // lives as long as the lease does.
 type Term struct {
-	store    *Store
-	session  *concurrency.Session
-	election *concurrency.Election
+	store   *Store
+	session *session
 	// leader is the leader's key and its create revision: the fence of all
 	// writes. It is set once, before the first write.
 	leader termKey
@@ -39,6 +37,9 @@ type Term struct {
 	writing sync.Mutex
 	// reports counts the reports of this term. writing guards it.
 	reports int64
+	// patience bounds the next write: it grows with each that takes longer, and
+	// falls back after one that does not. writing guards it.
+	patience time.Duration
 	// writes is what is known about this term's own writes. writing guards it.
 	writes writeState
 }
@@ -78,29 +79,6 @@ func (s *Store) Campaign(ctx context.Context) (reconciler.Term, error) {
 	}
 }
 
-// newSession grants a lease and keeps it alive until the store is closed or
-// the session orphaned. note, unless nil, is called with the lease before it
-// is used; the lease is kept alive meanwhile, however slow the disk is.
-func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*concurrency.Session, error) {
-	ttl := max(int64(s.LeaseTTL/time.Second), 1)
-	// The session itself would wait for the lease without a limit.
-	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
-	defer cancel()
-	lease, err := s.client.Grant(ctx, ttl)
-	if err != nil {
-		return nil, explain(err)
-	}
-	session, err := concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(ttl)), concurrency.WithContext(s.ctx))
-	if err != nil {
-		s.revoke(lease.ID)
-		return nil, explain(err)
-	}
-	if note != nil {
-		note(lease.ID)
-	}
-	return session, nil
-}
-
 func (s *Store) campaign(ctx context.Context) (*Term, error) {
 	if _, err := s.waitClient(ctx); err != nil {
 		return nil, err
@@ -110,12 +88,12 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 		return nil, err
 	}
 	term := &Term{
-		store: s, session: session, election: concurrency.NewElection(session, s.keys.leader()),
+		store: s, session: session, patience: s.TryTimeout,
 		done: make(chan struct{}), triggers: make(chan struct{}, 1),
 	}
 	if err := term.elect(ctx); err != nil {
-		session.Orphan()
-		s.revoke(session.Lease())
+		session.orphan()
+		s.revoke(session.lease)
 		return nil, err
 	}
 	s.mu.Lock()
@@ -124,13 +102,13 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 	s.step(elected{term: term.leader})
 	s.work.Go(func() {
 		select {
-		case <-session.Done():
+		case <-session.done:
 			term.end()
 		case <-term.done:
-			session.Orphan()
+			session.orphan()
 		}
 		// However the term ended, the next candidate need not wait for the lease to expire.
-		s.revoke(session.Lease())
+		s.revoke(session.lease)
 	})
 	if err := term.begin(ctx); err != nil {
 		term.end()
@@ -156,49 +134,7 @@ func (s *Store) noteLease(lease clientv3.LeaseID) {
 	}
 }
 
-// elect waits until the term's candidature is the oldest.
-func (t *Term) elect(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(t.session.Ctx(), cancel)
-	defer stop()
-	if err := t.deleteForeignCandidates(ctx); err != nil {
-		return err
-	}
-	if err := t.election.Campaign(ctx, t.store.ID); err != nil {
-		return explain(err)
-	}
-	t.leader = termKey{key: t.election.Key(), revision: t.election.Rev()}
-	return nil
-}
-
-// deleteForeignCandidates deletes keys under leader/ without a lease. No
-// candidate writes such a key, and it would never go away: every candidate
-// would wait for it.
-func (t *Term) deleteForeignCandidates(ctx context.Context) error {
-	s := t.store
-	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
-	defer cancel()
-	candidates, err := s.client.Get(ctx, s.keys.leader()+"/", clientv3.WithPrefix())
-	if err != nil {
-		return explain(err)
-	}
-	for _, kv := range candidates.Kvs {
-		if kv.Lease != 0 {
-			continue
-		}
-		s.logger.Warn("deleting a key without a lease that blocks every election", "key", string(kv.Key))
-		_, err := s.client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision)).
-			Then(clientv3.OpDelete(string(kv.Key))).Commit()
-		if err != nil {
-			return explain(err)
-		}
-	}
-	return nil
-}
-
-// begin waits until the cache has the election, and begins an epoch if necessary.
+// begin shows that this leader is a replica, and begins an epoch if necessary.
 func (t *Term) begin(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*t.store.RequestTimeout)
 	defer cancel()
@@ -207,6 +143,10 @@ func (t *Term) begin(ctx context.Context) error {
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	record := encode(termRecord{Format: formatVersion, Leader: t.store.ID, Term: t.leader.revision})
+	if err := t.writeAndWait(ctx, clientv3.OpPut(t.store.keys.term(), record, clientv3.WithLease(t.session.lease))); err != nil {
+		return fmt.Errorf("beginning the term: %w", err)
+	}
 	return t.ensureEpoch(ctx)
 }
 
@@ -240,17 +180,22 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.store.RequestTimeout)
+	limit, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
-	response, err := t.store.client.Txn(ctx).
+	response, err := t.store.etcd().Txn(limit).
 		If(append([]clientv3.Cmp{fence(t.leader.key, t.leader.revision)}, conditions...)...).
 		Then(ops...).
 		Else(clientv3.OpGet(t.leader.key, clientv3.WithKeysOnly())).
 		Commit()
 	if err != nil {
 		t.writes = writesUnknown
+		if limit.Err() != nil && ctx.Err() == nil {
+			t.patience = min(2*t.patience, t.store.RequestTimeout)
+		}
+		t.store.suspect(err)
 		return 0, explain(err)
 	}
+	t.patience = t.store.TryTimeout
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
@@ -291,7 +236,7 @@ func (t *Term) catchUp(ctx context.Context) error {
 // markOp writes the publishing key, which says that a publication is under
 // way. It goes with the leader's lease.
 func (t *Term) markOp() clientv3.Op {
-	return clientv3.OpPut(t.store.keys.publishing(), t.store.ID, clientv3.WithLease(t.session.Lease()))
+	return clientv3.OpPut(t.store.keys.publishing(), t.store.ID, clientv3.WithLease(t.session.lease))
 }
 
 // Done is closed when the leadership has ended.
@@ -312,11 +257,11 @@ func (t *Term) end() { t.once.Do(func() { close(t.done) }) }
 // Resign ends the leadership at once: the next leader need not wait until the lease expires.
 func (t *Term) Resign(ctx context.Context) error {
 	t.end()
-	t.session.Orphan()
+	t.session.orphan()
 	ctx, cancel := context.WithTimeout(ctx, t.store.RequestTimeout)
 	defer cancel()
 	// The leader's key goes with the lease.
-	_, err := t.store.client.Revoke(ctx, t.session.Lease())
+	_, err := t.store.etcd().Revoke(ctx, t.session.lease)
 	t.store.forget(t)
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("resigning the leadership: %w", explain(err))
@@ -343,5 +288,5 @@ func (s *Store) forget(term *Term) {
 func (s *Store) revoke(lease clientv3.LeaseID) {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
-	_, _ = s.client.Revoke(ctx, lease) // If it fails, the lease expires.
+	_, _ = s.etcd().Revoke(ctx, lease) // If it fails, the lease expires.
 }

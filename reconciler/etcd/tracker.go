@@ -43,6 +43,10 @@ type tracker struct {
 	warned    bool
 	// term is this replica's leadership, or nil.
 	term *termKey
+	// leader is the candidate that leads, or empty, and leaderSince when it was
+	// first seen to.
+	leader      candidate
+	leaderSince time.Time
 	// replicaLostAt is when another replica was last seen to leave, or may have left unseen.
 	replicaLostAt time.Time
 }
@@ -53,6 +57,8 @@ type trackerConfig struct {
 	known reconciler.Revision
 	// publishGrace bounds how long a publication under way hides new drift.
 	publishGrace time.Duration
+	// proofGrace is how long a candidate may lead until it has shown that it is a replica.
+	proofGrace time.Duration
 	// suspectFor is how long a difference between a probe and the cache must
 	// stay until the cache counts as stale: as long as an answer may take.
 	suspectFor time.Duration
@@ -276,12 +282,17 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 		t.publishingSince = now
 	}
 	t.updateDrift(now)
+	t.trackLeader(now)
 	if t.term != nil {
 		_, present := t.cache.leaders[t.term.key]
-		if !present && t.cache.revision >= t.term.revision {
+		if !present && !t.cache.leadersDropped && t.cache.revision >= t.term.revision {
 			out.endTerm = t.term
 		}
 		out.triggerTerm = triggered && out.endTerm == nil
+	}
+	if t.cache.leadersDropped && len(t.cache.leaders) < maxCandidates/2 && t.phase == cacheFollowing {
+		// There is room again for those that were dropped.
+		t.phase, out.reload = cacheStale, true
 	}
 	out.announceEpoch = t.epoch.announce(t.cache)
 	out.notify = true

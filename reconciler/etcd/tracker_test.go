@@ -43,7 +43,7 @@ func (r *transcript) start(known reconciler.Revision) {
 	r.begun = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	r.now = r.begun
 	r.tracker = &tracker{
-		trackerConfig: trackerConfig{known: known, publishGrace: 30 * time.Second, suspectFor: 2 * time.Second},
+		trackerConfig: trackerConfig{known: known, publishGrace: 30 * time.Second, proofGrace: 20 * time.Second, suspectFor: 2 * time.Second},
 		epoch:         newEpochTracker(known),
 	}
 }

@@ -1,0 +1,152 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Bounds of what is kept of the candidates' keys, since anybody who can write
+// to etcd can write such keys. There are as many candidates as replicas.
+const (
+	maxCandidates = 512
+	maxID         = 1024
+)
+
+// candidate is a replica that leads or waits to.
+type candidate struct {
+	key                         string
+	id                          string
+	lease                       int64
+	createRevision, modRevision int64
+	// malformed says that no replica wrote the key.
+	malformed bool
+}
+
+// newCandidate reads a key under leader/: the lease in hexadecimal, which the
+// key also has, and the replica's ID.
+func newCandidate(prefix string, kv *mvccpb.KeyValue) candidate {
+	c := candidate{
+		key: string(kv.Key), id: string(kv.Value[:min(len(kv.Value), maxID)]), lease: kv.Lease,
+		createRevision: kv.CreateRevision, modRevision: kv.ModRevision,
+	}
+	c.malformed = kv.Lease == 0 || c.key != candidateKey(prefix, clientv3.LeaseID(kv.Lease)) || len(kv.Value) == 0 || len(kv.Value) > maxID
+	return c
+}
+
+// candidateKey is the key of a candidate with a lease.
+func candidateKey(prefix string, lease clientv3.LeaseID) string {
+	return fmt.Sprintf("%s/%x", prefix, int64(lease))
+}
+
+// putCandidate applies that a key under leader/ was written. Of more keys than
+// there can be replicas the oldest are kept, of which one leads.
+func (c *cache) putCandidate(kv *mvccpb.KeyValue) {
+	written := newCandidate(c.keys.leader(), kv)
+	if _, known := c.leaders[written.key]; !known && len(c.leaders) >= maxCandidates {
+		c.leadersDropped = true
+		newest := slices.MaxFunc(slices.Collect(maps.Values(c.leaders)), func(a, b candidate) int {
+			return cmp.Compare(a.createRevision, b.createRevision)
+		})
+		if newest.createRevision <= written.createRevision {
+			return
+		}
+		delete(c.leaders, newest.key)
+	}
+	c.leaders[written.key] = written
+}
+
+// leader is the candidate that leads.
+func (c *cache) leader() (candidate, bool) {
+	var first candidate
+	for _, candidate := range c.leaders {
+		if candidate.lease == 0 {
+			continue // Not written by a candidate: their keys have leases.
+		}
+		if first.createRevision == 0 || candidate.createRevision < first.createRevision {
+			first = candidate
+		}
+	}
+	return first, first.createRevision != 0
+}
+
+// leads reports whether the candidate leads that has this key.
+func (c *cache) leads(key string) bool {
+	leader, ok := c.leader()
+	return ok && leader.key == key
+}
+
+// trackLeader notes since when the same candidate leads.
+func (t *tracker) trackLeader(now time.Time) {
+	leader, _ := t.cache.leader()
+	if leader.key != t.leader.key || leader.createRevision != t.leader.createRevision {
+		t.leader, t.leaderSince = leader, now
+	}
+}
+
+// leaderProven reports whether the leader has shown that it is a replica: the
+// first that one does is to write the term's key, and then its report.
+func (t *tracker) leaderProven() bool {
+	leader, leads := t.cache.leader()
+	return leads && (t.cache.term == leader.createRevision || t.cache.reportCurrent())
+}
+
+// maxForeign bounds the foreign candidates that are deleted at a time.
+const maxForeign = 100
+
+// foreignCandidates are those under leader/ that no replica wrote, but which
+// every candidate would wait for: malformed ones, and one that has led for
+// proofGrace without having shown that it is a replica. own is the key of the
+// candidate who asks.
+func (t *tracker) foreignCandidates(now time.Time, own string) []candidate {
+	if t.cache == nil {
+		return nil
+	}
+	var foreign []candidate
+	for _, candidate := range t.cache.leaders {
+		if candidate.malformed && len(foreign) < maxForeign {
+			foreign = append(foreign, candidate)
+		}
+	}
+	leader, leads := t.cache.leader()
+	well := t.phase == cacheFollowing && t.health.Healthy && len(t.health.Alarms) == 0
+	if leads && leader.key != own && !leader.malformed && well && !t.leaderProven() && now.Sub(t.leaderSince) >= t.proofGrace {
+		foreign = append(foreign, leader)
+	}
+	return foreign
+}
+
+// deleteForeignCandidates deletes them for the candidate with the key own,
+// unless they have changed or the leader has proven itself meanwhile.
+func (s *Store) deleteForeignCandidates(ctx context.Context, own string) error {
+	var foreign []candidate
+	var term int64
+	err := s.inspect(func(t *tracker) {
+		if foreign = t.foreignCandidates(s.Clock(), own); len(foreign) > 0 {
+			term = t.cache.termModified
+		}
+	})
+	if err != nil || len(foreign) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
+	defer cancel()
+	s.logger.Warn("deleting keys that no replica wrote and that block elections", "keys", len(foreign), "first_key", foreign[0].key)
+	for _, candidate := range foreign {
+		_, err := s.etcd().Txn(ctx).If(
+			clientv3.Compare(clientv3.ModRevision(candidate.key), "=", candidate.modRevision),
+			clientv3.Compare(clientv3.ModRevision(s.keys.term()), "=", term),
+		).Then(clientv3.OpDelete(candidate.key)).Commit()
+		if err != nil {
+			s.suspect(err)
+			return explain(err)
+		}
+	}
+	return nil
+}

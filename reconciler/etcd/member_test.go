@@ -1,0 +1,64 @@
+package etcd
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/etcdtest"
+)
+
+// When a member of etcd dies or hangs, the leader still leads, and the next
+// commit is published in about the time in which etcd itself recovers: 2 s
+// after a death and 5 s for a member that hangs, on a machine with nothing else to do. The
+// bound is generous, and below what a request may take in this test.
+func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
+	const bound = 12 * time.Second
+	leads := func(s *etcdtest.Server) bool { return s.Leads() }
+	follows := func(s *etcdtest.Server) bool { return !s.Leads() }
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		who  func(*etcdtest.Server) bool
+		what func(*etcdtest.Server)
+	}{
+		{"the leader dies", leads, (*etcdtest.Server).Kill},
+		{"the leader hangs", leads, (*etcdtest.Server).Freeze},
+		{"another one hangs", follows, (*etcdtest.Server).Freeze},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			members := etcdtest.StartCluster(t, 3)
+			s := New(DefaultPrefix, "a", quiet())
+			s.RequestTimeout = time.Minute
+			for _, member := range members {
+				s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
+			}
+			openStore(t, s)
+			term := campaign(t, s)
+			publish(t, term, publication("c1", policies(t, 3, 1)))
+			victim := members[slices.IndexFunc(members, c.who)]
+
+			c.what(victim)
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(testContext(t), time.Minute)
+			defer cancel()
+			if _, err := term.Publish(ctx, publication("c2", policies(t, 3, 2))); err != nil {
+				t.Errorf("after %s: %v", time.Since(began), err)
+			}
+			took := time.Since(began)
+			t.Logf("the next commit took %s", took)
+			if took > bound {
+				t.Errorf("the next commit took %s", took)
+			}
+			// Nor does it lose the leadership later, when its lease would have ended.
+			for i := range 6 {
+				if _, err := term.Publish(ctx, publication("c3", policies(t, 3, i+3))); err != nil {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+				time.Sleep(time.Second) // for longer than a lease lasts
+			}
+		})
+	}
+}

@@ -1,0 +1,80 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/boifi/hfi/internal/backoff"
+)
+
+// session is a lease that is kept alive. Each renewal is a request of its own,
+// which goes to another member if one does not answer; those of etcd's client
+// go to one member until its connection ends, which takes longer than a lease
+// lasts if that member hangs.
+type session struct {
+	lease clientv3.LeaseID
+	// ctx ends, and done is closed after it, when the lease is lost, or may be,
+	// or is not kept alive any more.
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// newSession grants a lease and keeps it alive until the store is closed or
+// the session orphaned. note, unless nil, is called with the lease before it
+// is used; the lease is kept alive meanwhile, however slow the disk is.
+func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
+	defer cancel()
+	granted := time.Now()
+	lease, err := s.etcd().Grant(ctx, int64(s.leaseTTL()/time.Second))
+	if err != nil {
+		s.suspect(err)
+		return nil, explain(err)
+	}
+	session := &session{lease: lease.ID, done: make(chan struct{})}
+	session.ctx, session.cancel = context.WithCancel(s.ctx)
+	s.work.Go(func() {
+		defer close(session.done)
+		defer session.cancel()
+		s.keepAlive(session.ctx, session.lease, granted)
+	})
+	if note != nil {
+		note(lease.ID)
+	}
+	return session, nil
+}
+
+// leaseTTL is LeaseTTL in whole seconds.
+func (s *Store) leaseTTL() time.Duration { return max(s.LeaseTTL.Truncate(time.Second), time.Second) }
+
+// keepAlive renews a lease, which was granted or renewed at a time, until it
+// is lost or the context ends.
+func (s *Store) keepAlive(ctx context.Context, lease clientv3.LeaseID, renewed time.Time) {
+	ttl := s.leaseTTL()
+	for wait := ttl / 5; backoff.Sleep(ctx, wait) == nil; {
+		began := time.Now()
+		limit, cancel := context.WithTimeout(ctx, min(s.TryTimeout, ttl/2))
+		_, err := s.etcd().KeepAliveOnce(limit, lease)
+		cancel()
+		switch {
+		case err == nil:
+			renewed, wait = began, ttl/5
+			continue
+		case errors.Is(err, rpctypes.ErrLeaseNotFound), time.Since(renewed) >= ttl:
+			return
+		}
+		s.suspect(err)
+		wait = ttl / 50
+	}
+}
+
+// orphan ends the session; the lease expires, or is revoked by the caller.
+func (s *session) orphan() {
+	s.cancel()
+	<-s.done
+}
