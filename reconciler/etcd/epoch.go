@@ -36,7 +36,7 @@ func (s epochState) String() string {
 type epochTracker struct {
 	state epochState
 	// value is the epoch in force. It only gives way to one with a higher
-	// number, and is zero exactly while state is epochNone.
+	// number, or with maxEpoch, and is zero exactly while state is epochNone.
 	value reconciler.Epoch
 	// since is the revision at which etcd's epoch key was seen with value. A
 	// head written before it is of an earlier epoch. It is 0 for an epoch that
@@ -86,9 +86,15 @@ func (t *epochTracker) advanced(c *cache) {
 	t.outbid(c)
 }
 
-// adopt puts etcd's epoch in force if it is a later one.
+// adopt puts etcd's epoch in force if it is a later one. With the highest
+// number there is none higher, which another writer may have brought about:
+// there etcd's epoch always is the later one.
 func (t *epochTracker) adopt(stored record[reconciler.Epoch]) {
-	if stored.valid && stored.value.Number > t.value.Number {
+	if !stored.valid {
+		return
+	}
+	last := stored.value.Number == maxEpoch && stored.value != t.value
+	if stored.value.Number > t.value.Number || last {
 		*t = epochTracker{state: epochCurrent, value: stored.value, since: stored.modRevision, seen: stored.modRevision}
 	}
 }
@@ -119,5 +125,5 @@ func (t *epochTracker) next(c *cache) int64 {
 	if c.epoch.valid {
 		number = max(number, c.epoch.value.Number)
 	}
-	return number + 1
+	return min(number+1, maxEpoch)
 }

@@ -136,10 +136,11 @@ func (r *statusRecord) completeFailures(value []byte) {
 func decodeEpoch(value []byte) (reconciler.Epoch, bool) {
 	var epoch reconciler.Epoch
 	err := json.Unmarshal(value, &epoch)
-	return epoch, err == nil && epoch.Number > 0 && epoch.Number < maxEpoch && epoch.ID != ""
+	return epoch, err == nil && epoch.Number > 0 && epoch.Number <= maxEpoch && epoch.ID != ""
 }
 
-// maxEpoch bounds an epoch's number, which anybody who can write to etcd can set.
+// maxEpoch bounds an epoch's number, which anybody who can write to etcd can
+// set. After that epoch come others with the same number: see epochTracker.adopt.
 const maxEpoch = 1 << 53
 
 // decodePolicy reads what a key under policies/ means. What is not a policy

@@ -141,7 +141,7 @@ func (r *transcript) checkInvariants(state *reconciler.State, epoch reconciler.E
 	check(k.cache == nil || k.publishingSince.IsZero() == !k.cache.midPublication(), "publishingSince is zero exactly while nothing is published")
 	check((k.drift.since != nil) == (k.drift.state == driftDetected), "drift has a since exactly while it is detected")
 	check((k.epoch.value.Number == 0) == (k.epoch.state == epochNone), "the epoch is zero exactly while there is none")
-	check(k.epoch.value == epoch || k.epoch.value.Number > epoch.Number, "the epoch only gives way to a later one")
+	check(k.epoch.value == epoch || k.epoch.value.Number > epoch.Number || k.epoch.value.Number == maxEpoch, "the epoch only gives way to a later one")
 	check(state == nil || k.state != nil && !k.state.Revision.Before(state.Revision), "the state never goes back")
 	check(k.state == nil || verified(k.state.Head, k.state.Set), "the state is what its head says")
 	check(k.state == nil || !k.state.Revision.Before(k.known), "the state is never older than known")
