@@ -2,8 +2,6 @@ package etcd
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -30,21 +28,20 @@ type cache struct {
 	// stale are the buckets whose origins changed since set was built.
 	stale map[int]struct{}
 	// foreign are the names under policies/ whose values are not a policy of
-	// that name. None of them is in set. Their values are not kept.
-	foreign map[string]struct{}
-	origins [schema.Buckets]bucketOrigins
-	head    record[reconciler.Head]
-	epoch   record[reconciler.Epoch]
+	// that name, or are one too many. None of them is in set. Their values are
+	// not kept.
+	foreign foreignNames
+	// count and bytes are of the policies in set and pending, at most maxCount
+	// and maxBytes: anybody who can write to etcd can write policies.
+	count, bytes       int
+	maxCount, maxBytes int
+	origins            [schema.Buckets]bucketOrigins
+	head               record[reconciler.Head]
+	epoch              record[reconciler.Epoch]
 	// floor is the highest epoch that a replica has announced, or 0.
-	floor  int64
-	report leaderReport
-	// history are the entries by number; those that could not be decoded are empty.
-	history map[int64]api.HistoryEntry
-	// decoded are the numbers of the other entries, ascending. It is kept in
-	// order, so that an event costs the same however many keys there are.
-	decoded []int64
-	// listed is what entries returned last, or nil if history changed since.
-	listed []api.HistoryEntry
+	floor   int64
+	report  leaderReport
+	history history
 	// leaders are the candidates by key, at most maxCandidates; leadersDropped
 	// says that there are more.
 	leaders        map[string]candidate
@@ -88,8 +85,8 @@ type bucketOrigins struct {
 func newCache(keys keys, self string) *cache {
 	return &cache{
 		keys: keys, self: self, set: schema.NewSet(),
-		pending: map[string]*schema.Entry{}, foreign: map[string]struct{}{}, stale: map[int]struct{}{},
-		history: map[int64]api.HistoryEntry{}, leaders: map[string]candidate{},
+		pending: map[string]*schema.Entry{}, foreign: foreignNames{names: map[string]struct{}{}}, maxCount: maxPolicies, maxBytes: maxPolicyBytes, stale: map[int]struct{}{},
+		history: history{entries: map[int64]api.HistoryEntry{}}, leaders: map[string]candidate{},
 		replicas: map[string]registration{},
 	}
 }
@@ -110,7 +107,7 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 		c.putPolicy(name, kv.Value)
 	case "origins":
 		if bucket, ok := bucketOf(name); ok {
-			byName, valid := decodeOrigins(kv.Value)
+			byName, valid := c.readOrigins(kv.Value)
 			c.contents++
 			c.origins[bucket] = bucketOrigins{present: true, valid: valid, byName: byName}
 			c.stale[bucket] = struct{}{}
@@ -120,17 +117,7 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 		if !ok {
 			return
 		}
-		var entry api.HistoryEntry
-		if len(kv.Value) <= maxHistoryEntry {
-			// An entry that cannot be decoded is kept as an empty one, so that it is trimmed in its turn.
-			_ = json.Unmarshal(kv.Value, &entry)
-		}
-		c.removeHistory(number)
-		c.history[number] = entry
-		if entry.Commit != "" {
-			at, _ := slices.BinarySearch(c.decoded, number)
-			c.decoded = slices.Insert(c.decoded, at, number)
-		}
+		c.history.put(number, kv.Value)
 	case "leader":
 		c.putCandidate(kv)
 	case "replicas":
@@ -166,12 +153,48 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 func (c *cache) putPolicy(name string, value []byte) {
 	c.contents++
 	entry, ok := decodePolicy(name, value)
+	c.weigh(name, nil)
+	if ok = ok && c.weigh(name, entry); !ok {
+		entry = nil
+	}
 	c.pending[name] = entry
 	if ok {
-		delete(c.foreign, name)
+		c.foreign.remove(name)
 	} else {
-		c.foreign[name] = struct{}{}
+		c.foreign.add(name)
 	}
+}
+
+// removePolicy applies that a key under policies/ was deleted.
+func (c *cache) removePolicy(name string) {
+	c.contents++
+	c.weigh(name, nil)
+	c.pending[name] = nil
+	c.foreign.remove(name)
+}
+
+// weigh adds an entry to what the cache holds or, if it is nil, takes off the
+// one of that name. It returns false, and adds nothing, if that is too much.
+func (c *cache) weigh(name string, entry *schema.Entry) bool {
+	if entry == nil {
+		before, changed := c.pending[name]
+		if !changed {
+			before = c.set.Get(name)
+		}
+		if before != nil {
+			c.count--
+			c.bytes -= len(before.Canonical)
+		}
+		// Whatever comes next under that name is not counted against it twice.
+		c.pending[name] = nil
+		return true
+	}
+	if c.count >= c.maxCount || c.bytes+len(entry.Canonical) > c.maxBytes {
+		return false
+	}
+	c.count++
+	c.bytes += len(entry.Canonical)
+	return true
 }
 
 // remove applies that a key was deleted.
@@ -184,9 +207,7 @@ func (c *cache) remove(fullKey string) {
 	if nested {
 		switch folder {
 		case "policies":
-			c.contents++
-			c.pending[name] = nil
-			delete(c.foreign, name)
+			c.removePolicy(name)
 		case "origins":
 			if bucket, ok := bucketOf(name); ok {
 				c.contents++
@@ -195,7 +216,7 @@ func (c *cache) remove(fullKey string) {
 			}
 		case "history":
 			if number, ok := historyNumber(name); ok {
-				c.removeHistory(number)
+				c.history.remove(number)
 			}
 		case "leader":
 			delete(c.leaders, fullKey)
@@ -274,32 +295,4 @@ func (c *cache) intern(other *schema.Set) {
 func (c *cache) midPublication() bool {
 	leader, ok := c.leader()
 	return ok && c.publishing != 0 && leader.lease == c.publishing
-}
-
-// entries are the history, newest first, at most reconciler.MaxHistory. The
-// result is never changed.
-func (c *cache) entries() []api.HistoryEntry {
-	if c.listed != nil {
-		return c.listed
-	}
-	newest := c.decoded[max(0, len(c.decoded)-reconciler.MaxHistory):]
-	c.listed = make([]api.HistoryEntry, 0, len(newest))
-	for _, number := range slices.Backward(newest) {
-		c.listed = append(c.listed, c.history[number])
-	}
-	return c.listed
-}
-
-// removeHistory removes the entry with a number, if there is one.
-func (c *cache) removeHistory(number int64) {
-	delete(c.history, number)
-	if at, found := slices.BinarySearch(c.decoded, number); found {
-		c.decoded = slices.Delete(c.decoded, at, at+1)
-	}
-	c.listed = nil
-}
-
-// historyNumbers are the numbers of the history's keys, ascending.
-func (c *cache) historyNumbers() []int64 {
-	return slices.Sorted(maps.Keys(c.history))
 }

@@ -107,12 +107,17 @@ func (a Access) tls() (*tls.Config, error) {
 	return settings, nil
 }
 
+// maxMessage bounds one message of etcd's. The largest page that hfi asks for
+// is far smaller, unless the values suddenly are larger.
+const maxMessage = 16 << 20
+
 // connect creates a client. It waits for etcd only if there is a password, to exchange it for a token.
 func (s *Store) connect(ctx context.Context, config clientv3.Config) (*clientv3.Client, error) {
 	config.Context = ctx
 	config.DialTimeout = s.RequestTimeout
 	// 10 s is the shortest that gRPC allows. The probe notices an etcd that hangs sooner.
 	config.DialKeepAliveTime, config.DialKeepAliveTimeout = 10*time.Second, 3*time.Second
+	config.MaxCallRecvMsgSize = maxMessage
 	config.Logger = zap.NewNop()
 	// gRPC's own back-off goes up to two minutes.
 	config.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{

@@ -124,9 +124,9 @@ func (t *tracker) driftView() api.Drift {
 // drifted reports whether etcd holds anything else than the state.
 func (c *cache) drifted(state *reconciler.State, epoch reconciler.Epoch, replaced bool) bool {
 	if state == nil {
-		return c.set.Len() > 0 || len(c.foreign) > 0
+		return c.set.Len() > 0 || len(c.foreign.names) > 0
 	}
-	return len(c.foreign) > 0 || c.set != state.Set && c.set.Digest() != state.Set.Digest() ||
+	return len(c.foreign.names) > 0 || c.set != state.Set && c.set.Digest() != state.Set.Digest() ||
 		c.headDrift(state, replaced) != "" || c.epochDrift(epoch) != "" || len(c.originDrift(state)) > 0
 }
 
@@ -134,7 +134,7 @@ func (c *cache) drifted(state *reconciler.State, epoch reconciler.Epoch, replace
 // the first items by key are listed. The epoch is the one in force; replaced
 // says that etcd's data, and so its head, are of another one.
 func (c *cache) drift(state *reconciler.State, epoch reconciler.Epoch, replaced bool) (int, []api.DriftItem) {
-	var items []api.DriftItem
+	var list driftList
 	published := schema.NewSet()
 	if state != nil {
 		published = state.Set
@@ -144,35 +144,52 @@ func (c *cache) drift(state *reconciler.State, epoch reconciler.Epoch, replaced 
 			continue
 		}
 		item := api.DriftItem{Name: change.Name, Key: c.keys.policy(change.Name), Kind: api.Modified}
-		_, foreign := c.foreign[change.Name]
+		foreign := c.foreign.has(change.Name)
 		switch {
 		case change.Old == nil:
 			item.Kind = api.Extra
 		case change.New == nil && !foreign:
 			item.Kind = api.Missing
 		}
-		items = append(items, item)
+		list.add(item)
 	}
-	for name := range c.foreign {
+	for name := range c.foreign.names {
 		if published.Get(name) == nil {
-			items = append(items, api.DriftItem{Name: name, Key: c.keys.policy(name), Kind: api.Extra})
+			list.add(api.DriftItem{Name: name, Key: c.keys.policy(name), Kind: api.Extra})
 		}
 	}
 	if state != nil {
 		if kind := c.headDrift(state, replaced); kind != "" {
-			items = append(items, api.DriftItem{Key: c.keys.head(), Kind: kind})
+			list.add(api.DriftItem{Key: c.keys.head(), Kind: kind})
 		}
 		if kind := c.epochDrift(epoch); kind != "" {
-			items = append(items, api.DriftItem{Key: c.keys.epoch(), Kind: kind})
+			list.add(api.DriftItem{Key: c.keys.epoch(), Kind: kind})
 		}
-		items = append(items, c.originDrift(state)...)
+		for _, item := range c.originDrift(state) {
+			list.add(item)
+		}
 	}
-	slices.SortFunc(items, func(a, b api.DriftItem) int { return cmp.Compare(a.Key, b.Key) })
-	total := len(items)
-	if total > api.MaxDriftItems {
-		items = slices.Clone(items[:api.MaxDriftItems])
+	list.cut()
+	return list.total, slices.Clip(list.items)
+}
+
+// driftList counts items, and keeps the first by key.
+type driftList struct {
+	items []api.DriftItem
+	total int
+}
+
+func (l *driftList) add(item api.DriftItem) {
+	l.items = append(l.items, item)
+	l.total++
+	if len(l.items) >= 8*api.MaxDriftItems {
+		l.cut()
 	}
-	return total, items
+}
+
+func (l *driftList) cut() {
+	slices.SortFunc(l.items, func(a, b api.DriftItem) int { return cmp.Compare(a.Key, b.Key) })
+	l.items = l.items[:min(len(l.items), api.MaxDriftItems)]
 }
 
 func (c *cache) headDrift(state *reconciler.State, replaced bool) api.DriftKind {

@@ -118,6 +118,8 @@ func explain(err error) error {
 		advice = "etcd asks for a user: give a user name and a password file"
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		advice = "etcd's user may not read and write the keys under the prefix: grant it a role that may"
+	case errors.Is(err, rpctypes.ErrTooManyOps):
+		advice = "etcd allows too few operations in a transaction: start it with --max-txn-ops 16 or more"
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		advice = "etcd refuses a request of this size: its --max-request-bytes is below the default"
 	case strings.Contains(text, "x509:"), strings.Contains(text, "tls:"), strings.Contains(text, "authentication handshake failed"):

@@ -127,7 +127,7 @@ func (s *Store) follow() error {
 	client := s.etcd()
 	// Watch returns when etcd has created the watch, and waits without a limit.
 	limit := time.AfterFunc(s.watchLimit(), cancel)
-	watch := client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithRev(s.current().revision+1))
+	watch := client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithFragment(), clientv3.WithRev(s.current().revision+1))
 	if !limit.Stop() {
 		s.suspect(context.DeadlineExceeded)
 		return errors.New("etcd did not begin the watch in time")

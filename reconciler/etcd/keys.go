@@ -26,6 +26,7 @@ func (k keys) epoch() string               { return string(k) + "epoch" }
 func (k keys) epochFloor() string          { return string(k) + "epoch-floor" }
 func (k keys) status() string              { return string(k) + "status" }
 func (k keys) history(number int64) string { return fmt.Sprintf("%shistory/%012d", string(k), number) }
+func (k keys) histories() string           { return string(k) + "history/" }
 func (k keys) leader() string              { return string(k) + "leader" }
 func (k keys) term() string                { return string(k) + "term" }
 func (k keys) publishing() string          { return string(k) + "publishing" }
@@ -47,10 +48,6 @@ func historyNumber(text string) (int64, bool) {
 	number, err := strconv.ParseInt(text, 10, 64)
 	return number, err == nil && len(text) == 12 && number >= 0 && number <= maxHistoryNumber
 }
-
-// maxHistoryEntry bounds, in bytes, the entries that are kept in memory. hfi's
-// are a few hundred bytes; foreign ones may be larger.
-const maxHistoryEntry = 16 << 10
 
 // formatVersion is the version of the records other than policies.
 const formatVersion = 1

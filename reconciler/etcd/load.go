@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // load reads everything under the prefix: as it was at the head's revision, so
@@ -79,11 +81,27 @@ const (
 func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
 	c := newCache(s.keys, s.ID)
 	c.revision = revision
-	from, end := string(s.keys), clientv3.GetPrefixRangeEnd(string(s.keys))
-	for limit := int64(firstPage); ; {
-		page, err := s.page(ctx, from, end, revision, limit)
-		if err != nil {
+	policies, end := clientv3.GetPrefixRangeEnd(s.keys.policies()), clientv3.GetPrefixRangeEnd(string(s.keys))
+	// Policies first: of the origins only those of policies are kept.
+	for _, part := range [][2]string{{s.keys.policies(), policies}, {string(s.keys), s.keys.policies()}, {policies, end}} {
+		if err := s.readRange(ctx, c, part[0], part[1]); err != nil {
 			return nil, err
+		}
+		c.flush()
+	}
+	return c, nil
+}
+
+// readRange reads the keys of a range into a cache, as of its revision.
+func (s *Store) readRange(ctx context.Context, c *cache, from, end string) error {
+	for limit := int64(firstPage); ; {
+		page, err := s.page(ctx, from, end, c.revision, limit)
+		if status.Code(err) == codes.ResourceExhausted && limit > 1 {
+			limit = max(limit/8, 1) // The values are larger than those before.
+			continue
+		}
+		if err != nil {
+			return err
 		}
 		bytes := int64(0)
 		for _, kv := range page.Kvs {
@@ -91,8 +109,7 @@ func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
 			bytes += int64(len(kv.Key) + len(kv.Value))
 		}
 		if !page.More || len(page.Kvs) == 0 {
-			c.flush()
-			return c, nil
+			return nil
 		}
 		count := int64(len(page.Kvs))
 		from = string(page.Kvs[count-1].Key) + "\x00"

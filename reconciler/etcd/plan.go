@@ -14,14 +14,14 @@ import (
 
 // Limits of one transaction, below etcd's own of 128 operations and 1.5 MiB.
 const (
-	maxOps   = 100
+	maxOps = 100
+	// minOps is the fewest that a publication can do with.
+	minOps   = 7
 	maxBytes = 1 << 20
 	// maxValue is the largest value that fits into a request.
 	maxValue = 1_400_000
 	// opBytes is about the size of an operation without its key and value.
 	opBytes = 64
-	// maxTrim bounds how many old entries of the history are deleted with a new one.
-	maxTrim = 50
 )
 
 // plan is what has to be written for a publication.
@@ -34,8 +34,9 @@ type plan struct {
 	headUnmoved clientv3.Cmp
 }
 
-// plan compares what etcd holds with a publication. mark writes the publishing key.
-func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark clientv3.Op) (*plan, error) {
+// plan compares what etcd holds with a publication. mark writes the publishing
+// key, and a transaction has at most maxOps operations.
+func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark clientv3.Op, maxOps int) (*plan, error) {
 	c, target := t.cache, publication.Set
 	changes, err := c.changeOps(target)
 	if err != nil {
@@ -57,7 +58,7 @@ func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark c
 		last = append(last, clientv3.OpPut(c.keys.epoch(), encode(t.epoch.value)))
 	}
 	last = append(last, c.historyOps(publication.Entry)...)
-	p.transactions = pack(changes, last, mark, clientv3.OpDelete(c.keys.publishing()), c.publishing != 0)
+	p.transactions = pack(changes, last, mark, clientv3.OpDelete(c.keys.publishing()), c.publishing != 0, maxOps)
 	return p, nil
 }
 
@@ -76,7 +77,7 @@ func (c *cache) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 			ops = append(ops, clientv3.OpPut(c.keys.policy(change.Name), string(change.New.Canonical)))
 		}
 	}
-	for name := range c.foreign {
+	for name := range c.foreign.names {
 		if target.Get(name) == nil {
 			ops = append(ops, clientv3.OpDelete(c.keys.policy(name)))
 		}
@@ -92,37 +93,11 @@ func (c *cache) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 	return ops, nil
 }
 
-// historyOps add an entry, if there is one, and delete the oldest.
-func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
-	if entry == nil {
-		return nil
-	}
-	numbers := c.historyNumbers()
-	next := int64(1)
-	if len(numbers) > 0 {
-		next = numbers[len(numbers)-1] + 1
-	}
-	if newest, ok := c.history[next-1]; ok && encode(newest) == encode(entry) {
-		// The entry exists already: an earlier write succeeded though it was not confirmed.
-		return nil
-	}
-	ops := []clientv3.Op{clientv3.OpPut(c.keys.history(next), encode(entry))}
-	if next > maxHistoryNumber {
-		// Another writer has used up the numbers; without the highest they continue.
-		return []clientv3.Op{clientv3.OpDelete(c.keys.history(next - 1))}
-	}
-	surplus := min(len(numbers)+1-reconciler.MaxHistory, maxTrim)
-	for _, number := range numbers[:max(surplus, 0)] {
-		ops = append(ops, clientv3.OpDelete(c.keys.history(number)))
-	}
-	return ops
-}
-
 // pack distributes operations over transactions within etcd's limits; all of
 // last goes into the last transaction. If there are several, the first one
 // also contains mark, and the last one unmark; the last one contains unmark
 // too if the mark is already set.
-func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool) [][]clientv3.Op {
+func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool, maxOps int) [][]clientv3.Op {
 	var transactions [][]clientv3.Op
 	var ops []clientv3.Op
 	weight, reserved := 0, len(last)+2

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/api"
@@ -51,6 +52,9 @@ func (t *Term) publish(ctx context.Context, publication reconciler.Publication) 
 			tries++
 		case errors.Is(err, errHeadMoved):
 			tries++
+		case errors.Is(err, rpctypes.ErrTooManyOps) && t.maxOps > minOps:
+			t.maxOps = max(t.maxOps/2, minOps)
+			t.store.logger.Warn("etcd allows fewer operations in a transaction than by default (--max-txn-ops); using fewer", "operations", t.maxOps)
 		case transient(err) && time.Now().Before(until):
 			// While etcd elects a leader, or one of its members hangs, a request
 			// may be lost, and the next one not.
@@ -86,7 +90,7 @@ func (t *Term) attempt(ctx context.Context, publication reconciler.Publication) 
 	var planErr error
 	var verifiedBefore *reconciler.State
 	err := s.inspect(func(tracker *tracker) {
-		p, planErr = tracker.plan(s.Clock(), publication, t.markOp())
+		p, planErr = tracker.plan(s.Clock(), publication, t.markOp(), t.maxOps)
 		verifiedBefore = tracker.state
 	})
 	if err := errors.Join(err, planErr); err != nil {

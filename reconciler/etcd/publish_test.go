@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -140,7 +141,7 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 	set = set.With([]*schema.Entry{policy(t, "p00042", 5)}, nil)
 	var p *plan
 	var err error
-	inspect(t, a, func(tracker *tracker) { p, err = tracker.plan(time.Now(), publication("c2", set), term.markOp()) })
+	inspect(t, a, func(tracker *tracker) { p, err = tracker.plan(time.Now(), publication("c2", set), term.markOp(), maxOps) })
 	if err != nil || len(p.transactions) != 1 || len(p.transactions[0]) != 3 {
 		t.Errorf("one change is planned as %d transactions (%v)", len(p.transactions), err)
 	}
@@ -206,4 +207,30 @@ func TestACancelledPublicationIsRepaired(t *testing.T) {
 	}
 	a.afterTransaction = nil
 	publish(t, term, publication("c2", policies(t, 250, 200)))
+}
+
+// With an etcd that allows few operations in a transaction, fewer are used; one
+// that allows too few is told to.
+func TestAnEtcdWithFewOperations(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.WithArguments("--max-txn-ops", "16"))
+	a := openStore(t, externalStore("a", server.Endpoint))
+	term := campaign(t, a)
+	for i := range reconciler.MaxHistory + 5 {
+		if err := term.Record(testContext(t), api.HistoryEntry{Commit: fmt.Sprint(i), Outcome: api.Invalid}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, term, publication("c1", policies(t, 300, 1)))
+	publish(t, term, publication("c2", policies(t, 10, 2)))
+	if history := a.View().History; len(history) != reconciler.MaxHistory || history[0].Commit != "c2" {
+		t.Errorf("%d entries", len(history))
+	}
+
+	few := etcdtest.Start(t, etcdtest.WithArguments("--max-txn-ops", "4"))
+	b := openStore(t, externalStore("b", few.Endpoint))
+	_, err := campaign(t, b).Publish(testContext(t), publication("c1", policies(t, 300, 1)))
+	if err == nil || !strings.Contains(err.Error(), "--max-txn-ops 16") {
+		t.Errorf("publishing with 4 operations: %v", err)
+	}
 }

@@ -40,6 +40,8 @@ type Term struct {
 	// patience bounds the next write: it grows with each that takes longer, and
 	// falls back after one that does not. writing guards it.
 	patience time.Duration
+	// maxOps is how many operations a transaction of a publication has at most. writing guards it.
+	maxOps int
 	// writes is what is known about this term's own writes. writing guards it.
 	writes writeState
 }
@@ -88,7 +90,7 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 		return nil, err
 	}
 	term := &Term{
-		store: s, session: session, patience: s.TryTimeout,
+		store: s, session: session, patience: s.TryTimeout, maxOps: maxOps,
 		done: make(chan struct{}), triggers: make(chan struct{}, 1),
 	}
 	if err := term.elect(ctx); err != nil {

@@ -290,7 +290,7 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 		}
 		out.triggerTerm = triggered && out.endTerm == nil
 	}
-	if t.cache.leadersDropped && len(t.cache.leaders) < maxCandidates/2 && t.phase == cacheFollowing {
+	if t.phase == cacheFollowing && (t.cache.foreign.roomAgain() || t.cache.leadersDropped && len(t.cache.leaders) < maxCandidates/2) {
 		// There is room again for those that were dropped.
 		t.phase, out.reload = cacheStale, true
 	}

@@ -1,0 +1,84 @@
+package etcd
+
+import (
+	"strings"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// Bounds of what is kept of the keys under policies/ and origins/. What
+// exceeds them is no policy to hfi, and so is drift.
+const (
+	maxPolicies    = 1 << 20
+	maxPolicyBytes = 512 << 20
+	// maxForeignNames and maxForeignBytes bound the names of keys that are no policies.
+	maxForeignNames = 100_000
+	maxForeignBytes = 16 << 20
+	// maxStrayOrigins bounds the names in a bucket of origins that no policy has,
+	// and maxOriginBytes the length of a file's name.
+	maxStrayOrigins = 64
+	maxOriginBytes  = 16 << 10
+)
+
+// foreignNames is a bounded set of names.
+type foreignNames struct {
+	names map[string]struct{}
+	bytes int
+	// dropped says that there were more than are kept.
+	dropped bool
+}
+
+func (f *foreignNames) add(name string) {
+	if _, known := f.names[name]; known {
+		return
+	}
+	if len(f.names) >= maxForeignNames || f.bytes+len(name) > maxForeignBytes {
+		f.dropped = true
+		return
+	}
+	f.names[strings.Clone(name)] = struct{}{}
+	f.bytes += len(name)
+}
+
+func (f *foreignNames) remove(name string) {
+	if f.has(name) {
+		delete(f.names, name)
+		f.bytes -= len(name)
+	}
+}
+
+func (f *foreignNames) has(name string) bool {
+	_, known := f.names[name]
+	return known
+}
+
+// roomAgain reports that names were dropped, and that there is room for them now.
+func (f *foreignNames) roomAgain() bool {
+	return f.dropped && len(f.names) < maxForeignNames/2 && f.bytes < maxForeignBytes/2
+}
+
+// readOrigins decodes a bucket of origins, and keeps what the policies known so
+// far can need. hfi writes policies first.
+func (c *cache) readOrigins(value []byte) (origins map[string]schema.Origin, valid bool) {
+	origins, valid = decodeOrigins(value)
+	stray := 0
+	for name, origin := range origins {
+		if len(origin.File) > maxOriginBytes || len(origin.Commit) > maxOriginBytes {
+			return nil, false
+		}
+		if c.holds(name) {
+			continue
+		}
+		if stray++; stray > maxStrayOrigins {
+			delete(origins, name)
+			valid = false
+		}
+	}
+	return origins, valid
+}
+
+// holds reports whether there is a key under policies/ with that name.
+func (c *cache) holds(name string) bool {
+	entry, changed := c.pending[name]
+	return changed && entry != nil || !changed && c.set.Get(name) != nil || c.foreign.has(name)
+}

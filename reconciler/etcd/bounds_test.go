@@ -1,0 +1,119 @@
+package etcd
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
+)
+
+// Whatever is written under the prefix, a cache keeps only so much of it.
+func TestTheCacheIsBounded(t *testing.T) {
+	c := newCache("/hfi/", "self")
+	put := func(key string, value []byte) {
+		c.put(&mvccpb.KeyValue{Key: []byte("/hfi/" + key), Value: value, CreateRevision: 1, ModRevision: 1})
+	}
+
+	c.maxCount, c.maxBytes = 10, 1<<20
+	for i := range 20 {
+		name := fmt.Sprintf("p%02d", i)
+		put("policies/"+name, policy(t, name, 1).Canonical)
+	}
+	c.flush()
+	if c.set.Len() != 10 || len(c.foreign.names) != 10 || c.count != 10 {
+		t.Errorf("kept %d of 20 policies, counted %d, and %d foreign names", c.set.Len(), c.count, len(c.foreign.names))
+	}
+	// What is deleted, or written again, makes room, and is counted once.
+	for range 3 {
+		put("policies/p00", policy(t, "p00", 2).Canonical)
+	}
+	c.remove("/hfi/policies/p01")
+	c.remove("/hfi/policies/p01")
+	put("policies/p19", policy(t, "p19", 1).Canonical)
+	c.flush()
+	if c.set.Len() != 10 || c.count != 10 || c.set.Get("p19") == nil || c.foreign.has("p19") {
+		t.Errorf("kept %d policies, counted %d", c.set.Len(), c.count)
+	}
+	total := 0
+	for _, entry := range c.set.Entries() {
+		total += len(entry.Canonical)
+	}
+	if c.bytes != total {
+		t.Errorf("%d bytes are counted as %d", total, c.bytes)
+	}
+	c.maxCount, c.maxBytes = 100, c.bytes+10
+	put("policies/p01", policy(t, "p01", 1).Canonical)
+	if !c.foreign.has("p01") {
+		t.Error("a policy of more bytes than are kept is kept")
+	}
+
+	for i := range maxForeignNames + 10 {
+		put(fmt.Sprintf("policies/x%d", i), nil)
+	}
+	if len(c.foreign.names) != maxForeignNames || !c.foreign.dropped || c.foreign.roomAgain() {
+		t.Errorf("kept %d foreign names", len(c.foreign.names))
+	}
+	for i := range maxForeignNames {
+		c.remove(fmt.Sprintf("/hfi/policies/x%d", i))
+	}
+	if !c.foreign.roomAgain() {
+		t.Error("with few foreign names left, those that were dropped are not read")
+	}
+
+	// Of origins those of policies are kept, and a few others.
+	bucket := schema.BucketOf("p00")
+	origins := map[string]schema.Origin{"p00": {File: "a.yaml", Line: 1, Commit: "c1"}}
+	for i := range 10_000 {
+		origins[fmt.Sprintf("stray%d", i)] = schema.Origin{File: "a.yaml", Line: 1, Commit: "c1"}
+	}
+	put(fmt.Sprintf("origins/%02x", bucket), []byte(encodeOrigins(origins)))
+	c.flush()
+	if kept := c.origins[bucket]; len(kept.byName) > maxStrayOrigins+1 || kept.valid || c.set.Get("p00").Origin.File != "a.yaml" {
+		t.Errorf("kept %d origins, valid: %v, and the policy's is %+v", len(kept.byName), kept.valid, c.set.Get("p00").Origin)
+	}
+	put(fmt.Sprintf("origins/%02x", bucket), []byte(encodeOrigins(map[string]schema.Origin{"p00": {File: strings.Repeat("x", maxOriginBytes+1)}})))
+	if kept := c.origins[bucket]; len(kept.byName) > 0 || kept.valid {
+		t.Errorf("kept the name of a file of %d bytes", maxOriginBytes+1)
+	}
+
+	// The newest of the history.
+	for i := range 3 * maxHistoryKept {
+		put(fmt.Sprintf("history/%012d", i+1), []byte(encode(api.HistoryEntry{Commit: fmt.Sprint(i + 1)})))
+	}
+	put("history/000000000001", []byte(encode(api.HistoryEntry{Commit: "1"})))
+	newest := c.history.newest()
+	if len(c.history.numbers) != maxHistoryKept || len(newest) != reconciler.MaxHistory || newest[0].Commit != fmt.Sprint(3*maxHistoryKept) {
+		t.Errorf("kept %d entries, of which %d are listed, the newest is %s", len(c.history.numbers), len(newest), newest[0].Commit)
+	}
+}
+
+// Values as large as etcd takes them are read in pieces of bounded size, and
+// followed.
+func TestLargeForeignValuesAreReadInPieces(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := openStore(t, externalStore("a", server.Endpoint))
+	state := publish(t, campaign(t, a), publication("c1", policies(t, 3, 100)))
+	const count = 30
+	large := bytes.Repeat([]byte("x"), 1_300_000)
+	for i := range count {
+		if _, err := a.etcd().Put(testContext(t), fmt.Sprintf("/hfi/policies/large%02d", i), string(large)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the drift is seen", func() bool { return a.View().Drift.Total == count })
+	if _, err := a.etcd().Compact(testContext(t), a.current().revision); err != nil {
+		t.Fatal(err)
+	}
+	// One that starts has to read it all: the head's revision is gone.
+	b := openStore(t, externalStore("b", server.Endpoint))
+	eventually(t, "the drift is seen by a replica that starts", func() bool { return b.View().Drift.Total == count })
+	eventually(t, "the state is verified all the same", func() bool { return b.View().State == nil || b.View().State.Revision == state.Revision })
+}
