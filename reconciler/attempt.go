@@ -85,6 +85,7 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 	if published != nil && published.Head.Commit == head && published.Head.Digest == verdict.Set.Digest() && view.HeadVerified {
 		// An earlier term published it.
 		l.lastPublished = published
+		l.earlier.add(published.Head)
 		l.markApplied(view, head)
 		return "", nil
 	}

@@ -122,7 +122,7 @@ func (f *repository) find(hash string) int {
 	return slices.IndexFunc(f.commits, func(c reconciler.Commit) bool { return c.Hash == hash })
 }
 
-func (f *repository) Delta(ctx context.Context, _, head string) (*reconciler.Delta, error) {
+func (f *repository) Delta(ctx context.Context, base, head string) (*reconciler.Delta, error) {
 	if err := f.hang(ctx, "Delta"); err != nil {
 		return nil, err
 	}
@@ -133,7 +133,12 @@ func (f *repository) Delta(ctx context.Context, _, head string) (*reconciler.Del
 		return nil, f.deltaErr
 	}
 	f.openDeltas++
-	delta := &reconciler.Delta{Commit: f.commits[f.find(head)], Close: func() error {
+	// The fake lists no files: a delta with a base says that there are none.
+	before, after := f.sets[base], f.sets[head]
+	if before == nil || before.Set == nil || after.Set == nil || before.Set.Digest() != after.Set.Digest() {
+		base = ""
+	}
+	delta := &reconciler.Delta{Commit: f.commits[f.find(head)], Base: base, Close: func() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.openDeltas--
@@ -157,7 +162,10 @@ func (f *repository) Since(_ context.Context, base, head string) ([]reconciler.C
 	if f.sinceErr != nil {
 		return nil, f.sinceErr
 	}
-	since := slices.Clone(f.commits[f.find(base)+1 : f.find(head)+1])
+	if f.find(head) < 0 {
+		return nil, &reconciler.SourceError{Reason: "ObjectMissing", Consequence: reconciler.Retry, Err: fmt.Errorf("no commit %s", head)}
+	}
+	since := slices.Clone(f.commits[min(f.find(base), f.find(head))+1 : f.find(head)+1])
 	slices.Reverse(since)
 	return since, nil
 }

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/boifi/hfi/schema"
 )
@@ -29,7 +30,7 @@ func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, 
 			removed++
 		}
 	}
-	if removed*2 <= published.Set.Len() || commit.AllowPrune || restored(view.History, set.Digest()) != "" {
+	if removed*2 <= published.Set.Len() || commit.AllowPrune || l.restores(ctx, view, published, commit, set.Digest()) != "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
@@ -45,4 +46,55 @@ func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, 
 	}
 	return fmt.Sprintf("commit %s would remove %d of %d policies; if that is intended, push a commit whose message ends with the trailer %q, else revert it",
 		short(commit.Hash), removed, published.Set.Len(), AllowPruneTrailer), nil
+}
+
+// restores returns the commit of an earlier published state with that digest,
+// which a commit restores, or empty. Another writer can forge the history in the
+// store, so it counts only what this term has published itself, or what git
+// confirms: the commit is one of those before the published one, and its files
+// are the same.
+func (l *leadership) restores(ctx context.Context, view *StoreView, published *State, commit Commit, digest schema.Digest) string {
+	if commit, known := l.earlier.commits[digest]; known {
+		return commit
+	}
+	earlier := restored(view.History, digest)
+	if earlier == "" || published == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
+	defer cancel()
+	later, err := l.Source.Since(ctx, published.Head.Commit, earlier)
+	if err == nil && len(later) == 0 {
+		var delta *Delta
+		if delta, err = l.Source.Delta(ctx, earlier, commit.Hash); err == nil {
+			same := delta.Base == earlier && len(delta.Files) == 0
+			if err := delta.Close(); err == nil && same {
+				return earlier
+			}
+		}
+	}
+	l.Logger.Warn("the history names an earlier commit with the same policies, which git does not confirm; it does not count",
+		"earlier", Cut(earlier, 64), "commit", commit.Hash, "error", err)
+	return ""
+}
+
+// publishedSets are the sets that a term has published, for the guard.
+type publishedSets struct {
+	// digests are at most MaxHistory, oldest first; commits has the last commit of each.
+	digests []schema.Digest
+	commits map[schema.Digest]string
+}
+
+func (s *publishedSets) add(head Head) {
+	if at := slices.Index(s.digests, head.Digest); at >= 0 {
+		s.digests = slices.Delete(s.digests, at, at+1)
+	} else if len(s.digests) == MaxHistory {
+		delete(s.commits, s.digests[0])
+		s.digests = slices.Delete(s.digests, 0, 1)
+	}
+	if s.commits == nil {
+		s.commits = map[schema.Digest]string{}
+	}
+	s.digests = append(s.digests, head.Digest)
+	s.commits[head.Digest] = head.Commit
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/schema"
 )
 
 // The guard against unintended pruning. Each row starts from a published set,
@@ -58,6 +59,12 @@ func TestPruneGuard(t *testing.T) {
 			d.push("b", policies(numbered(30)...))
 			d.push("c", policies(numbered(3)...))
 		}, "c"},
+		{"a history that another writer forged does not count", 10, func(d *daemon) {
+			for _, commit := range []string{"nowhere", "a", "b"} {
+				d.forgeHistory(commit, policies())
+			}
+			d.push("b", policies())
+		}, "a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			scenario(t, func(t *testing.T, d *daemon) {
@@ -69,6 +76,30 @@ func TestPruneGuard(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A replica that has not served the earlier state itself takes git's word for
+// it: an earlier commit of the branch with the same files.
+func TestRestoringWhatAnotherReplicaServed(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.push("b", policies(numbered(30)...))
+		d.etcd.state = stateOf("b", 1, 1, policies(numbered(30)...))
+		d.forgeHistory("a", policies("p")) // It is no forgery.
+		d.open()
+		d.push("c", policies("p"))
+		d.wantPublished("c")
+		if restores := d.Status().History[0].Restores; restores != "a" {
+			t.Errorf("it restores %q", restores)
+		}
+	})
+}
+
+// forgeHistory puts an entry into the store's history which says that a set was published.
+func (d *daemon) forgeHistory(commit string, set *schema.Set) {
+	d.etcd.change(func(f *storage) {
+		f.history = append([]api.HistoryEntry{{Commit: commit, Outcome: api.Applied, Digest: set.Digest()}}, f.history...)
+	})
 }
 
 // A refused commit is in the status, and once in the history.

@@ -34,6 +34,8 @@ type leadership struct {
 	// when it began or in git; nil before. While the store serves another one,
 	// headReplaced holds.
 	lastPublished *State
+	// earlier are the sets that this term has published, or found published.
+	earlier publishedSets
 	// lastTried is the last publication tried. It may have succeeded though it
 	// was not confirmed, so a state equal to it is no replaced head.
 	lastTried Publication

@@ -48,6 +48,7 @@ func (l *leadership) put(ctx context.Context, publication Publication) error {
 	state, err := l.term.Publish(ctx, publication)
 	if err == nil {
 		l.lastPublished = state
+		l.earlier.add(state.Head)
 	}
 	return err
 }
@@ -59,7 +60,7 @@ func (l *leadership) publish(ctx context.Context, view *StoreView, commit Commit
 	entry := newEntry(commit, api.Applied, l.Now())
 	entry.Digest = target.Digest()
 	if published != nil && published.Head.Digest != entry.Digest {
-		entry.Restores = restored(view.History, entry.Digest)
+		entry.Restores = l.restores(ctx, view, published, commit, entry.Digest)
 	}
 	if err := l.put(ctx, Publication{Commit: commit.Hash, Set: target, Entry: &entry}); err != nil {
 		if !errors.Is(err, ErrDeposed) {
@@ -111,7 +112,7 @@ func stamp(stamped *schema.Set, changes []schema.Change, commit string) *schema.
 	return stamped.With(puts, deletes)
 }
 
-// restored returns the newest published commit with that digest, or empty.
+// restored returns the newest commit with that digest which a history says was published, or empty.
 func restored(history []api.HistoryEntry, digest schema.Digest) string {
 	for _, entry := range history {
 		if entry.Outcome == api.Applied && entry.Digest == digest {

@@ -141,7 +141,9 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 	set = set.With([]*schema.Entry{policy(t, "p00042", 5)}, nil)
 	var p *plan
 	var err error
-	inspect(t, a, func(tracker *tracker) { p, err = tracker.plan(time.Now(), publication("c2", set), term.markOp(), maxOps) })
+	inspect(t, a, func(tracker *tracker) {
+		p, err = tracker.plan(time.Now(), publication("c2", set), term.markOp(), maxOps)
+	})
 	if err != nil || len(p.transactions) != 1 || len(p.transactions[0]) != 3 {
 		t.Errorf("one change is planned as %d transactions (%v)", len(p.transactions), err)
 	}

@@ -46,7 +46,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the guard's exception for reverts", file: "reconciler/guard.go",
-		old:    ` || restored(view.History, set.Digest()) != ""`,
+		old:    ` || l.restores(ctx, view, published, commit, set.Digest()) != ""`,
 		new:    ``,
 		folder: "reconciler", tests: []string{"TestPruneGuard"},
 	},
