@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,10 +43,16 @@ func (c *cache) putReplica(id string, kv *mvccpb.KeyValue) {
 		c.removeReplica(id)
 	}
 	var record replicaRecord
-	if kv.Lease == 0 || len(kv.Value) > 2*maxAdvertise || json.Unmarshal(kv.Value, &record) != nil || len(c.replicas) >= maxReplicas {
+	if kv.Lease == 0 || !plausibleID(id) || len(kv.Value) > 2*maxAdvertise || json.Unmarshal(kv.Value, &record) != nil || len(c.replicas) >= maxReplicas {
 		return
 	}
 	c.replicas[id] = registration{url: record.URL, lease: kv.Lease}
+}
+
+// plausibleID reports whether a replica can have that ID: nobody names one with
+// a page of text, or with what a terminal acts upon.
+func plausibleID(id string) bool {
+	return id != "" && len(id) <= maxID && utf8.ValidString(id) && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
 func (c *cache) removeReplica(id string) {

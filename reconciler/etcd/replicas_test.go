@@ -68,6 +68,13 @@ func TestReplicasFindEachOther(t *testing.T) {
 	// A key without a lease is no replica's.
 	server.Ctl("put", "/hfi/replicas/made-up", `{"format":1,"url":"http://127.0.0.1:1"}`)
 
+	// One with a lease, and an address that no replica has, is not asked.
+	lease := grantLease(server)
+	server.Ctl("put", "--lease", lease, "/hfi/replicas/made-up", `{"format":1,"url":"http://169.254.169.254/"}`)
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b= made-up!")
+	server.Ctl("lease", "revoke", lease)
+	eventuallyKnown(t, a, "a=http://10.0.0.1:8080 b=")
+
 	// A graceful stop deletes the key at once, sooner than the lease expires.
 	stopping := time.Now()
 	if err := b.Close(); err != nil {

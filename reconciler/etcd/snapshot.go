@@ -44,6 +44,9 @@ func (t *tracker) snapshot() *snapshot {
 		replica := api.Replica{ID: id, URL: registered.url}
 		if t.cache.sharedID(id) {
 			replica.Error = "several daemons have this ID: give each its own --replica-id"
+		} else if problem := peerProblem(registered.url, t.advertise); problem != "" {
+			// It is not asked, and its address, which may be anything, not shown.
+			replica.URL, replica.Error = "", problem
 		}
 		taken.replicas = append(taken.replicas, replica)
 	}

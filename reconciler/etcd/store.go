@@ -156,7 +156,7 @@ func (s *Store) newTracker() *tracker {
 		health.Mode, health.Endpoints = api.Embedded, []string{}
 	}
 	return &tracker{
-		trackerConfig: trackerConfig{known: s.Known, publishGrace: s.PublishGrace, proofGrace: s.ProofGrace, suspectFor: s.ProbeTimeout},
+		trackerConfig: trackerConfig{known: s.Known, advertise: s.Advertise, publishGrace: s.PublishGrace, proofGrace: s.ProofGrace, suspectFor: s.ProbeTimeout},
 		epoch:         newEpochTracker(s.Known), health: health,
 	}
 }

@@ -55,6 +55,8 @@ type trackerConfig struct {
 	// known is the newest revision that this daemon has served, in this
 	// process or before. No older state is verified.
 	known reconciler.Revision
+	// advertise is this replica's base URL, or empty.
+	advertise string
 	// publishGrace bounds how long a publication under way hides new drift.
 	publishGrace time.Duration
 	// proofGrace is how long a candidate may lead until it has shown that it is a replica.
