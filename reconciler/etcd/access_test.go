@@ -37,7 +37,7 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	if err := os.WriteFile(wrong, []byte("wrong"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other := etcdtest.Start(t, etcdtest.WithTLS())
+	other, plain := etcdtest.Start(t, etcdtest.WithTLS()), etcdtest.Start(t)
 	for name, c := range map[string]struct {
 		change func(*Access)
 		want   string
@@ -46,6 +46,7 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 		"another CA":              {func(a *Access) { a.CAFile = other.CAFile }, "TLS handshake"},
 		"no client's certificate": {func(a *Access) { a.CertFile, a.KeyFile = "", "" }, "TLS handshake"},
 		"no TLS":                  {func(a *Access) { a.Endpoints = []string{strings.Replace(server.Endpoint, "https", "http", 1)} }, "expects TLS"},
+		"https to a plain etcd":   {func(a *Access) { a.Endpoints = []string{strings.Replace(plain.Endpoint, "http", "https", 1)} }, "give http:// endpoints"},
 		"nothing there":           {func(a *Access) { a.Endpoints = []string{"https://127.0.0.1:1"} }, "nothing listens"},
 	} {
 		t.Run(name, func(t *testing.T) {

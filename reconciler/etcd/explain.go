@@ -1,12 +1,14 @@
 package etcd
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -69,6 +71,9 @@ func probeTLS(ctx context.Context, endpoint string, settings *tls.Config) error 
 		}
 		return nil
 	}
+	if err != nil && answersPlainly(ctx, address) {
+		return errNoTLS
+	}
 	if err == nil {
 		// A server rejects a client's certificate only after the handshake.
 		_, err = channel.Read(make([]byte, 1))
@@ -79,7 +84,31 @@ func probeTLS(ctx context.Context, endpoint string, settings *tls.Config) error 
 	return nil
 }
 
-var errExpectsTLS = errors.New("the endpoint expects TLS")
+// answersPlainly reports whether a server that does not finish a TLS handshake
+// answers HTTP without TLS, as an etcd does that has no certificate.
+func answersPlainly(ctx context.Context, address string) bool {
+	connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimRight(address, "/"))
+	if err != nil {
+		return false
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, err := io.WriteString(connection, "GET /version HTTP/1.0\r\n\r\n"); err != nil {
+		return false
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(connection, 16<<10)), nil)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	// A server with TLS may say in plain text that it has it.
+	return answer.StatusCode != http.StatusBadRequest
+}
+
+var (
+	errExpectsTLS = errors.New("the endpoint expects TLS")
+	errNoTLS      = errors.New("the endpoint has no TLS")
+)
 
 const (
 	adviceNoSpace = "etcd's database is full and refuses writes: compact and defragment it, or raise its quota, then run etcdctl alarm disarm"
@@ -122,6 +151,8 @@ func explain(err error) error {
 		advice = "etcd allows too few operations in a transaction: start it with --max-txn-ops 16 or more"
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		advice = "etcd refuses a request of this size: its --max-request-bytes is below the default"
+	case errors.Is(err, errNoTLS):
+		advice = "etcd has no TLS there: give http:// endpoints, or etcd a certificate"
 	case strings.Contains(text, "x509:"), strings.Contains(text, "tls:"), strings.Contains(text, "authentication handshake failed"):
 		advice = "the TLS handshake with etcd failed: check the CA, certificate and key files and the https:// of the endpoints"
 	case strings.Contains(text, "connection refused"):
