@@ -48,7 +48,9 @@ func (l *leadership) put(ctx context.Context, publication Publication) error {
 	state, err := l.term.Publish(ctx, publication)
 	if err == nil {
 		l.lastPublished = state
-		l.earlier.add(state.Head)
+		if publication.Entry != nil { // A repair publishes what was found.
+			l.earlier.add(state.Head)
+		}
 	}
 	return err
 }

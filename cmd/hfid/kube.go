@@ -84,6 +84,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 		return status.FiltersStatus, err
 	}
 	filters.Pods = cluster.Exist
+	filters.Leads = loop.Leads
 	cluster.PodGone, cluster.Report = filters.PodGone, filters.SetClusterReport
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
 	if len(module) > 0 {

@@ -66,6 +66,24 @@ func TestAFollowerAnnouncesALaterEpoch(t *testing.T) {
 	eventually(t, "the follower has the state", func() bool { s := known.View().State; return s != nil && s.Revision == state.Revision })
 }
 
+// An epoch that is outbid while a publication is under way is followed by
+// another one within that publication.
+func TestAnEpochOutbidDuringAPublication(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	a := openStore(t, externalStore("a", server.Endpoint))
+	term := campaign(t, a)
+	publish(t, term, publication("c1", policies(t, 3, 1)))
+	a.afterPlan = func() {
+		a.afterPlan = nil
+		server.Ctl("put", "/hfi/epoch-floor", "41")
+		eventually(t, "the announcement is seen", func() bool { return !a.View().HeadVerified })
+	}
+	if state := publish(t, term, publication("c2", policies(t, 4, 1))); state.Revision.Epoch.Number != 42 {
+		t.Errorf("published in %s", state.Revision)
+	}
+}
+
 // An etcd restored from a backup has lost revisions: nothing older is served,
 // and the next publication is of a later epoch.
 func TestARestoredEtcdIsANewEpoch(t *testing.T) {

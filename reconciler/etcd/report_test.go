@@ -35,3 +35,26 @@ func TestTheLargestReportReachesFollowers(t *testing.T) {
 		return got != nil && len(got.Source.Errors) == len(problems) && len(got.Source.Warnings) == len(problems)
 	})
 }
+
+// The reports of earlier versions do not say of a failure whether it passes: their
+// condition Stalled does.
+func TestFailuresInReportsOfEarlierVersions(t *testing.T) {
+	for name, c := range map[string]struct {
+		report string
+		want   bool
+	}{
+		"a failure that may pass": {`{"leader":"a","sync_error":{"reason":"PublishFailed"},"conditions":[{"type":"Stalled","status":"False"}]}`, true},
+		"one that does not":       {`{"leader":"a","sync_error":{"reason":"InvalidCommit"},"conditions":[{"type":"Stalled","status":"True"}]}`, false},
+		"one that says it itself": {`{"leader":"a","sync_error":{"reason":"InvalidCommit","retryable":false},"conditions":[]}`, false},
+		"one that says otherwise": {`{"leader":"a","sync_error":{"reason":"PublishFailed","retryable":true},"conditions":[{"type":"Stalled","status":"True"}]}`, true},
+	} {
+		record, ok := decodeStatus([]byte(c.report))
+		if !ok || record.SyncError == nil || record.SyncError.Retryable != c.want {
+			t.Errorf("%s: %+v", name, record.SyncError)
+		}
+	}
+	record, ok := decodeStatus([]byte(`{"leader":"a","source":{"error":{"reason":"Unreachable"}},"conditions":[{"type":"Stalled","status":"False"}]}`))
+	if !ok || !record.Source.Error.Retryable {
+		t.Errorf("the source's error: %+v", record.Source.Error)
+	}
+}

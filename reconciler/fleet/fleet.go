@@ -61,6 +61,9 @@ type Fleet struct {
 	// ID is this replica's among its peers, and Replicas, if set, lists all of them.
 	ID       string
 	Replicas func() Replicas
+	// Leads, if set, says whether this replica leads: only then its report on
+	// the Kubernetes cluster is one.
+	Leads func() bool
 	// Policies are what the filters are expected to enforce.
 	Policies *served.Policies
 	// Pods, if set, returns the function that looks pods of the cluster up; known
@@ -177,7 +180,16 @@ func (f *Fleet) Last() (api.FiltersStatus, bool) {
 
 // Local is what this replica alone knows.
 func (f *Fleet) Local() ReplicaReport {
-	return ReplicaReport{Replica: f.ID, Filters: f.seen(), Full: f.full(), LostAgo: f.lostAgo(), Kubernetes: f.cluster.Load()}
+	return ReplicaReport{Replica: f.ID, Filters: f.seen(), Full: f.full(), LostAgo: f.lostAgo(), Kubernetes: f.clusterReport()}
+}
+
+// clusterReport is this replica's own report on the Kubernetes cluster, or nil
+// if it does not lead: whoever sets the report may learn of that later.
+func (f *Fleet) clusterReport() *api.ClusterReport {
+	if f.Leads != nil && !f.Leads() {
+		return nil
+	}
+	return f.cluster.Load()
 }
 
 // replicas are those of the store, if there is one.

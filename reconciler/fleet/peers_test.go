@@ -56,6 +56,21 @@ func TestOpenRefreshes(t *testing.T) {
 	}
 }
 
+// A report on the cluster ends with the leadership, though nobody took it back yet.
+func TestTheClusterReportEndsWithTheLeadership(t *testing.T) {
+	f := newFleet()
+	leads := true
+	f.Leads = func() bool { return leads }
+	f.SetClusterReport(&api.ClusterReport{Error: "x"})
+	if report := f.Local().Kubernetes; report == nil || report.Error != "x" {
+		t.Errorf("the leader's report is %+v", report)
+	}
+	leads = false
+	if report := f.Local().Kubernetes; report != nil {
+		t.Errorf("a deposed leader reports %+v", report)
+	}
+}
+
 // Close ends a request to a peer that does not answer, and who waits for it learns why.
 func TestCloseEndsRequestsToPeers(t *testing.T) {
 	asked := make(chan struct{}, 1)
