@@ -6,8 +6,8 @@ TOOLS := .tools/bin
 # The programs that the demo and the benchmarks run beside hfi: stock Envoy, etcd, etcdctl and cue.
 SERVERS := $(TOOLS)/.stamp $(TOOLS)/envoy
 PACKAGES := ./...
-# The packages with tests that have a full size: "make test" runs all others completely.
-SLOW = $(sort $(dir $(shell grep -rl 'testtool\.Slow' --include='*_test.go' .)))
+# Those whose tests wait for longest come first, so that others run beside them.
+LONGEST := ./tests/envoy ./tests/e2e ./reconciler/git
 VERSION ?= dev
 
 .PHONY: help build filter oci release demo test test-slow test-race test-istio bench bench-quick lint tools clean
@@ -37,15 +37,16 @@ demo: build $(SERVERS) ## run the daemon and four Envoys, show how faults begin 
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo
 	@$(BIN)/hfi-demo $(if $(SCRIPT),-script)
 
-# The linters include vet, so go test need not run it again.
+# The linters include vet, so go test need not run it again. Tests wait more than
+# they compute, so more packages run at once than there are processors.
 test: tools lint ## run the linters and the tests
-	$(GOTEST) -vet=off -timeout 20m $(PACKAGES)
+	$(GOTEST) -vet=off -p 4 -timeout 20m $(LONGEST) $(PACKAGES)
 
 test-race: tools ## run the packages that share memory between goroutines under the race detector
 	$(GOTEST) -vet=off -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
 test-slow: tools ## run slow tests, and others at full size: kills, mutations, the demo, the image, the big repository
-	HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $(SLOW)
+	slow=$$($(GO) run ./tests/slow) && HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $$slow
 
 # It needs root, iproute2 and iptables: its pods are network namespaces.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the end-to-end tests in a mesh of real Kubernetes and Istio servers, which it builds

@@ -3,8 +3,8 @@
 //
 //	rerun [-max N] [-report FILE] [-subtests] [flags of go test] PACKAGE...
 //
-// It accepts -count, -p, -race, -timeout, -v and -vet as go test does, and prints
-// what go test prints. A package that does not build, or whose test binary ends
+// It accepts -count, -p, -race, -run, -timeout, -v and -vet as go test does, and
+// prints what go test prints. A package that does not build, or whose test binary ends
 // before it has run all tests (a panic, a timeout, os.Exit), fails at once: it is
 // then unknown which tests did not run.
 package main
@@ -56,13 +56,14 @@ func parse(arguments []string) (settings, error) {
 	set.Bool("race", false, "as of go test")
 	set.Int("count", 1, "as of go test")
 	set.Int("p", 1, "as of go test")
+	set.String("run", "", "as of go test")
 	set.Duration("timeout", 0, "as of go test")
 	set.String("vet", "", "as of go test")
 	if err := set.Parse(arguments); err != nil {
 		return s, err
 	}
 	set.Visit(func(f *flag.Flag) {
-		if slices.Contains([]string{"race", "count", "p", "timeout", "vet"}, f.Name) {
+		if slices.Contains([]string{"race", "count", "p", "run", "timeout", "vet"}, f.Name) {
 			s.flags = append(s.flags, "-"+f.Name+"="+f.Value.String())
 		}
 	})
@@ -91,7 +92,7 @@ func command(ctx context.Context, arguments []string, out io.Writer) error {
 	}
 	for _, test := range failed {
 		fmt.Fprintf(out, "rerun: %s failed, and is run once more\n", test)
-		// Without -count=1 go test could return a cached result.
+		// Without -count=1 go test could return a cached result. Of two flags -run the last one counts.
 		again := s
 		again.flags = append(slices.Clone(s.flags), "-count=1", "-run="+test.pattern())
 		second, err := goTest(ctx, again, out, test.pkg)

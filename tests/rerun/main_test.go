@@ -82,6 +82,9 @@ func TestA(t *testing.T) {
 func TestA(t *testing.T) { flaky(t, "a") }
 func TestB(t *testing.T) { flaky(t, "b") }
 func TestC(t *testing.T) { flaky(t, "c") }`, []string{"-max=3", "-race=false", "-p=2", "-timeout=5m"}, "m/a.TestA\nm/a.TestB\nm/a.TestC\n"},
+		{"of tests that are asked for", `
+func TestA(t *testing.T) { flaky(t, "a") }
+func TestB(t *testing.T) { t.Fatal("nobody asked for it") }`, []string{"-run=^(TestA|TestFine)$"}, "m/a.TestA\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, report, err := modules(t, c.body, c.arguments...)
