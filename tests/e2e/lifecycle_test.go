@@ -10,6 +10,7 @@ import (
 
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // synced returns the fields of a daemon that serves git's head, with that number of policies.
@@ -118,7 +119,9 @@ func TestInvalidRevertedAway(t *testing.T) {
 		t.Errorf("an invalid commit changed the response\nfrom %s\nto   %s", before, after)
 	}
 	// Polling does not change the time since when the commit is invalid.
-	time.Sleep(2500 * time.Millisecond) // two intervals
+	for range 2 {
+		seeStatus(t, d, "polled again", fields{"source.last_seen_at": since(time.Now())})
+	}
 	seeStatus(t, d, "still invalid", fields{
 		"history.#": 2, "sync.last_success_at": at(invalid, "sync.last_success_at"), "sync.last_applied_revision": at(invalid, "sync.last_applied_revision"),
 		"conditions.Ready.last_transition_time":   at(invalid, "conditions.Ready.last_transition_time"),
@@ -162,7 +165,8 @@ func TestInvalidRevertedAway(t *testing.T) {
 	}
 	status = seeStatus(t, d, "git away", lost)
 	see(t, d, "ready without git", "/ready", fields{"ready": true})
-	time.Sleep(1500 * time.Millisecond) // longer than an interval: polling fails
+	errors := metric(t, d, "hfi_git_errors_total")
+	testtool.Eventually(t, "polling fails again", func() bool { return metric(t, d, "hfi_git_errors_total") > errors })
 	seeStatus(t, d, "git still away", lost.with(fields{
 		"source.last_seen_at": at(status, "source.last_seen_at"), "source.error.since": at(status, "source.error.since"),
 		"sync.last_success_at": at(status, "sync.last_success_at"),
