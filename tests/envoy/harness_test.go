@@ -59,7 +59,7 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 		})
 	}
 	t.Run("stream", func(t *testing.T) {
-		answer := get(t, client(t, false), first+"/stream?chunks=4&gap=50ms")
+		answer := get(t, client(t, false), first+"/stream?chunks=4&gap=200ms")
 		if want := "chunk 0\nchunk 1\nchunk 2\nchunk 3\n"; answer.Body != want {
 			t.Errorf("the body is %q", answer.Body)
 		}
@@ -87,7 +87,7 @@ func TestRequestsPassThroughAPlainEnvoy(t *testing.T) {
 			t.Errorf("status %d, and the upstream saw %d requests", answer.Status, upstream.Count())
 		}
 	})
-	if err := e.WaitAccessLog("main", "/stream?chunks=4&gap=50ms 200 HTTP/1.1\n", envoytest.WaitLimit); err != nil {
+	if err := e.WaitAccessLog("main", "/stream?chunks=4&gap=200ms 200 HTTP/1.1\n", envoytest.WaitLimit); err != nil {
 		t.Error(err)
 	}
 	stats, err := e.Stats()

@@ -123,21 +123,20 @@ func (s *oracleSide) ask() error {
 	return s.next(c)
 }
 
-// oracleReadBody reads a response's body, and records whether it came in pieces.
+// oracleReadBody reads a response's body, and tells the upstream once it has some of it.
 func oracleReadBody(s *oracleSide, answer *http.Response) ([]byte, error) {
 	defer answer.Body.Close()
-	var body bytes.Buffer
 	first := make([]byte, 1)
 	n, err := answer.Body.Read(first)
-	begun := time.Now()
-	body.Write(first[:n])
+	path, _, _ := strings.Cut(s.path(), "?")
+	s.world.upstream.reading(s.name, path)
+	body := bytes.NewBuffer(first[:n])
 	if err == nil {
-		_, err = io.Copy(&body, answer.Body)
+		_, err = io.Copy(body, answer.Body)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
-	s.note("body streamed", time.Since(begun) > 150*time.Millisecond)
 	return body.Bytes(), nil
 }
 
@@ -247,6 +246,7 @@ func (s *oracleSide) collect(limit time.Duration) error {
 		s.note(prefix+"body", arrival.body)
 		s.note(prefix+"cut", arrival.cut)
 		s.note(prefix+"gone", arrival.gone)
+		s.note(prefix+"read early", arrival.early)
 		s.headers(prefix+"header ", arrival.header)
 		s.headers(prefix+"trailer ", arrival.trailer)
 	}

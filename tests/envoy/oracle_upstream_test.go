@@ -24,7 +24,8 @@ const oracleSideHeader = "X-Oracle-Side"
 //
 //   - ?status=N answers with that status;
 //   - ?slow=D waits for that time first, or until the client has disconnected;
-//   - ?lines=N answers with N lines, each flushed, 100 ms apart.
+//   - ?lines=N responds with N lines, each flushed, and sends the rest once the
+//     client has read some of them, or after oracleHeld if it does not.
 type oracleUpstream struct {
 	address string
 
@@ -44,7 +45,15 @@ type oracleArrival struct {
 	gone bool
 	// done means that the request has been handled.
 	done bool
+	// reading closes read: the client has read some of the response. early means
+	// that it had before the last of it was sent.
+	reading func()
+	read    chan struct{}
+	early   bool
 }
+
+// oracleHeld is how long the upstream waits before it sends the rest of a response.
+const oracleHeld = 10 * time.Second
 
 func oracleRunUpstream(t *testing.T) *oracleUpstream {
 	t.Helper()
@@ -69,7 +78,8 @@ func oracleRunUpstream(t *testing.T) *oracleUpstream {
 }
 
 func (u *oracleUpstream) serve(w http.ResponseWriter, r *http.Request) {
-	arrival := &oracleArrival{method: r.Method, proto: r.Proto, header: r.Header.Clone()}
+	arrival := &oracleArrival{method: r.Method, proto: r.Proto, header: r.Header.Clone(), read: make(chan struct{})}
+	arrival.reading = sync.OnceFunc(func() { close(arrival.read) })
 	key := [2]string{r.Header.Get(oracleSideHeader), r.URL.Path}
 	u.mu.Lock()
 	u.arrivals[key] = append(u.arrivals[key], arrival)
@@ -77,7 +87,7 @@ func (u *oracleUpstream) serve(w http.ResponseWriter, r *http.Request) {
 
 	hash := sha256.New()
 	size, err := io.Copy(hash, r.Body)
-	gone := false
+	gone, early := false, false
 	if wait, slow := time.ParseDuration(r.FormValue("slow")); slow == nil {
 		select {
 		case <-r.Context().Done():
@@ -89,14 +99,16 @@ func (u *oracleUpstream) serve(w http.ResponseWriter, r *http.Request) {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		arrival.body, arrival.cut, arrival.gone = fmt.Sprintf("%d bytes, %x", size, hash.Sum(nil)[:4]), err != nil, gone
-		arrival.trailer, arrival.done = r.Trailer.Clone(), true
+		arrival.trailer, arrival.done, arrival.early = r.Trailer.Clone(), true, early
 	}()
 	if err == nil && !gone {
-		oracleAnswer(w, r)
+		early = oracleAnswer(w, r, arrival.read)
 	}
 }
 
-func oracleAnswer(w http.ResponseWriter, r *http.Request) {
+// oracleAnswer responds, and reports whether the client had read some of the
+// response before the last of it was sent.
+func oracleAnswer(w http.ResponseWriter, r *http.Request, read <-chan struct{}) (early bool) {
 	header := w.Header()
 	header["Set-Cookie"] = []string{"a=1; Path=/", "b=2"}
 	header.Set("X-Upstream", "untouched")
@@ -115,11 +127,28 @@ func oracleAnswer(w http.ResponseWriter, r *http.Request) {
 	for i := range lines {
 		_, _ = fmt.Fprintf(w, "line %d\n", i)
 		_ = http.NewResponseController(w).Flush()
-		time.Sleep(100 * time.Millisecond) // the response is as slow as the case says
+	}
+	if lines > 0 {
+		select {
+		case <-read:
+			early = true
+		case <-time.After(oracleHeld):
+		case <-r.Context().Done():
+		}
 	}
 	_, _ = io.WriteString(w, "upstream\n")
 	header.Set("X-Last", "trailer")
 	header.Set("Grpc-Status", "0")
+	return early
+}
+
+// reading records that the client has read some of the responses for a side and path.
+func (u *oracleUpstream) reading(side, path string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, arrival := range u.arrivals[[2]string{side, path}] {
+		arrival.reading()
+	}
 }
 
 // begun returns the number of requests seen for a side and path.

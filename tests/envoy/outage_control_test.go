@@ -257,8 +257,8 @@ func (l *outageLoad) end() {
 		if report.Errors > 0 {
 			l.t.Errorf("%s: %s", path, report)
 		}
-		// A quarter of the configured rate: less would be no load.
-		if least := report.Elapsed.Seconds() * outageRate / 4; float64(report.Answers()) < least {
+		// A tenth of the configured rate: less would be no load.
+		if least := report.Elapsed.Seconds() * outageRate / 10; float64(report.Answers()) < least {
 			l.t.Errorf("%s: only %d responses in %s: too few", path, report.Answers(), report.Elapsed)
 		}
 		l.t.Logf("%s: %d responses, %d errors", path, report.Answers(), report.Errors)
