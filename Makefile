@@ -43,7 +43,7 @@ test: tools lint ## run the linters and the tests
 	$(GOTEST) -vet=off -p 4 -timeout 20m $(LONGEST) $(PACKAGES)
 
 test-race: tools ## run the packages that share memory between goroutines under the race detector
-	$(GOTEST) -vet=off -race -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
+	$(GOTEST) -vet=off -race -p 4 -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
 test-slow: tools ## run slow tests, and others at full size: kills, mutations, the demo, the image, the big repository
 	slow=$$($(GO) run ./tests/slow) && HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $$slow
