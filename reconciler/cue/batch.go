@@ -129,8 +129,8 @@ func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, b *batch) erro
 
 // addPolicies adds the policies of a valid file to its unit.
 func (f *plainFile) addPolicies() error {
-	for _, policy := range f.policies {
-		if err := f.unit.addPolicy(policy.text, schema.Origin{File: f.change.Path, Line: policy.line}); err != nil {
+	for i, policy := range f.policies {
+		if err := f.unit.addPolicy(policy.text, f.documents[i], schema.Origin{File: f.change.Path, Line: policy.line}); err != nil {
 			return fmt.Errorf("%q: %w", f.change.Path, err)
 		}
 	}

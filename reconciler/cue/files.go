@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cuelang.org/go/cue/ast"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boifi/hfi/schema"
@@ -112,7 +113,7 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 		if len(problems) > 0 {
 			continue
 		}
-		if err := u.addPolicy(text, schema.Origin{File: c.Path, Line: line}); err != nil {
+		if err := u.addPolicy(text, doc, schema.Origin{File: c.Path, Line: line}); err != nil {
 			return fmt.Errorf("%q: %w", c.Path, err)
 		}
 	}
@@ -126,8 +127,8 @@ func (w *Workspace) vetFile(ctx context.Context, e *engine, c *change, content [
 	return nil
 }
 
-// addPolicy adds a valid policy, given as JSON.
-func (u *unit) addPolicy(text []byte, origin schema.Origin) error {
+// addPolicy adds a valid policy, given as JSON and as the document that it was read from.
+func (u *unit) addPolicy(text []byte, document ast.Expr, origin schema.Origin) error {
 	entry, tooBig, err := entryOf(text, origin)
 	if err != nil {
 		return err
@@ -136,14 +137,18 @@ func (u *unit) addPolicy(text []byte, origin schema.Origin) error {
 		u.errors = append(u.errors, *tooBig)
 		return nil
 	}
-	u.addEntry(entry)
+	u.addEntry(entry, document)
 	return nil
 }
 
-// addEntry adds the entry of a valid policy, and its warnings.
-func (u *unit) addEntry(entry *schema.Entry) {
+// addEntry adds the entry of a valid policy, and its warnings. The document is nil for
+// a policy of a package.
+func (u *unit) addEntry(entry *schema.Entry, document ast.Expr) {
 	u.entries = append(u.entries, entry)
 	u.warnings = append(u.warnings, skipWarnings(entry)...)
+	if len(u.warnings) < maxFindings {
+		u.warnings = append(u.warnings, doubts(entry, document)...)
+	}
 }
 
 // maxPolicySize bounds a policy's canonical JSON, in bytes. etcd's limit for a

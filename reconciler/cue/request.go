@@ -70,7 +70,7 @@ func (p *packages) unitOf(answer response) (*unit, error) {
 			u.errors = append(u.errors, *tooBig)
 			continue
 		}
-		u.addEntry(entry)
+		u.addEntry(entry, nil)
 	}
 	if len(u.errors) > 0 {
 		u.entries = nil
