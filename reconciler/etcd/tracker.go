@@ -319,7 +319,10 @@ func (t *tracker) probe(now time.Time, e probed, out *effects) {
 // was read from. Since etcd cannot go back, that is certain when it stands
 // before the revision at which the cache stood when the probe began. Any other
 // difference may be an event still on its way, or one after the probe: the
-// cache is suspected, and is stale once it has stood still for suspectFor.
+// cache is suspected, and is stale once it has stood still for suspectFor. But
+// what was written up to the probe's revision cannot be on its way once the
+// watch has passed that revision: so an etcd that was wiped, and has caught up
+// with the cache's revision, is recognized while events keep arriving.
 func (t *tracker) stale(now time.Time, e probed) bool {
 	if e.sight.clusterID != t.clusterID || e.sight.revision < e.before {
 		return true
@@ -334,6 +337,8 @@ func (t *tracker) stale(now time.Time, e probed) bool {
 	switch {
 	case !differs:
 		t.suspicion = suspicion{}
+	case t.cache.revision >= e.sight.revision && max(t.cache.head.modRevision, t.cache.epoch.modRevision) <= e.sight.revision:
+		return true
 	case t.suspicion.since.IsZero() || t.suspicion.revision != t.cache.revision:
 		t.suspicion = suspicion{since: now, revision: t.cache.revision}
 	default:
