@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/boifi/hfi/internal/datadir"
@@ -39,6 +40,11 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer closing(&err, "the data folder's lock", lock.Close)
+	keeping, stopKeeping := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	defer keeper.Wait()
+	defer stopKeeping()
+	keeper.Go(func() { lock.Keep(keeping, logger) })
 
 	disk := lastgood.New(data.LastGood(), logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)

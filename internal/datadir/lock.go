@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,34 +22,133 @@ const lockWait = time.Second
 // lockPoll is the time between two attempts to take the lock.
 const lockPoll = 10 * time.Millisecond
 
+// keepInterval is the time between two looks of Keep.
+const keepInterval = time.Second
+
 // Lock is a data folder held by this process.
-type Lock struct{ file *os.File }
+type Lock struct {
+	path Folder
+	// folder is the open folder. It is locked, too, where its file system can
+	// lock folders: on a full or read-only disk there may be no lock file.
+	folder *os.File
+	// file is the open lock file, or nil if there is none and none can be created.
+	file *os.File
+}
 
 // Lock creates the folder if it is missing, and locks it until Close or the
 // end of the process. It returns an error within lockWait, or when ctx ends,
-// if another process holds the lock. A daemon must take the lock before it
-// reads or writes anything else in the folder.
+// if another process holds the lock. A folder that cannot be written is locked
+// as well, if it exists. A daemon must take the lock before it reads or writes
+// anything else in the folder.
 func (f Folder) Lock(ctx context.Context) (*Lock, error) {
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return nil, fmt.Errorf("creating the data folder: %w", err)
 	}
-	file, err := os.OpenFile(f.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	folder, err := os.Open(string(f))
 	if err != nil {
-		return nil, fmt.Errorf("opening the data folder's lock: %w", err)
+		return nil, fmt.Errorf("opening the data folder: %w", err)
+	}
+	l := &Lock{path: f, folder: folder}
+	locked := lock(ctx, folder)
+	switch {
+	case errors.Is(locked, unix.EWOULDBLOCK):
+		err = f.inUse()
+	case ctx.Err() != nil:
+		err = fmt.Errorf("locking %s: %w", f, locked)
+	default:
+		err = l.lockFile(ctx)
+	}
+	// Without a lock file the folder's own lock has to do.
+	if err != nil && (locked != nil || !Unwritable(err)) {
+		folder.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// lockFile opens and locks the lock file, and creates it if it is missing.
+func (l *Lock) lockFile(ctx context.Context) error {
+	path := l.path.lock()
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if Unwritable(err) {
+		if readable, failed := os.Open(path); failed == nil {
+			file, err = readable, nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("opening the data folder's lock: %w", err)
 	}
 	if err := lock(ctx, file); err != nil {
-		defer file.Close()
+		file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("the data folder %s is in use by another hfid%s: stop that process, or choose another folder with --data-dir", f, holder(file))
+			return l.path.inUse()
 		}
-		return nil, fmt.Errorf("locking %s: %w", f.lock(), err)
+		return fmt.Errorf("locking %s: %w", path, err)
 	}
 	// The process ID is for people: the kernel holds the lock, and releases it when the process ends.
-	if err := errors.Join(file.Truncate(0), writeAt(file, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("writing %s: %w", f.lock(), err)
+	if file.Truncate(0) == nil {
+		_, _ = file.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
-	return &Lock{file: file}, nil
+	if l.file != nil {
+		l.file.Close()
+	}
+	l.file = file
+	return nil
+}
+
+func (f Folder) inUse() error {
+	return fmt.Errorf("the data folder %s is in use by another hfid%s: stop that process, or choose another folder with --data-dir", f, f.holder())
+}
+
+// Keep locks the folder anew when somebody has removed it or its lock file, or
+// when a lock file can be created at last, until ctx ends.
+func (l *Lock) Keep(ctx context.Context, logger *slog.Logger) {
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		switch err := l.renew(ctx, logger); {
+		case err == nil:
+			said = ""
+		case err.Error() != said && ctx.Err() == nil:
+			said = err.Error()
+			logger.Error("the data folder is not locked: another hfid may use it too", "error", err)
+		}
+	}
+}
+
+func (l *Lock) renew(ctx context.Context, logger *slog.Logger) error {
+	if !same(string(l.path), l.folder) {
+		logger.Error("the data folder was removed; it is created again", "folder", l.path)
+		next, err := l.path.Lock(ctx)
+		if err != nil {
+			return err
+		}
+		err = l.Close()
+		*l = *next
+		return err
+	}
+	if l.file == nil || !same(l.path.lock(), l.file) {
+		if err := l.lockFile(ctx); err != nil && (l.file != nil || !Unwritable(err)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// same reports whether a path is that of an open file.
+func same(path string, file *os.File) bool {
+	found, err := os.Stat(path)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist) // What cannot be looked at is not known to be gone.
+	}
+	held, err := file.Stat()
+	return err == nil && os.SameFile(found, held)
 }
 
 // lock takes an exclusive lock on a file, and returns unix.EWOULDBLOCK if
@@ -68,19 +169,28 @@ func lock(ctx context.Context, file *os.File) error {
 	}
 }
 
-func writeAt(file *os.File, text string) error {
-	_, err := file.WriteAt([]byte(text), 0)
-	return err
-}
-
-func holder(file *os.File) string {
+// holder names the process that holds the lock, if it is known.
+func (f Folder) holder() string {
+	file, err := os.Open(f.lock())
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
 	text := make([]byte, 20)
 	n, _ := file.ReadAt(text, 0)
-	if pid := strings.TrimSpace(string(text[:n])); pid != "" {
-		return " (process " + pid + ")"
+	// A holder that could not write its own has left that of a process before it.
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	if err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+		return ""
 	}
-	return ""
+	return fmt.Sprintf(" (process %d)", pid)
 }
 
 // Close releases the folder.
-func (l *Lock) Close() error { return l.file.Close() }
+func (l *Lock) Close() error {
+	err := l.folder.Close()
+	if l.file != nil {
+		err = errors.Join(err, l.file.Close())
+	}
+	return err
+}

@@ -3,8 +3,11 @@ package datadir
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // temporarySuffix ends the name of the file that WriteFile writes before it
@@ -41,6 +44,56 @@ func writeSynced(path string, content []byte) error {
 		err = file.Sync()
 	}
 	return errors.Join(err, file.Close())
+}
+
+// Writable returns what prevents that files are written in the folder, such as
+// a full disk or a file system that is read-only, or nil. It writes a small file
+// and removes it.
+func (f Folder) Writable() error {
+	const size = 64 << 10
+	path := f.entry("writable" + temporarySuffix)
+	err := writeSynced(path, make([]byte, size))
+	if removed := os.Remove(path); err == nil {
+		err = removed
+	}
+	if err == nil {
+		return nil
+	}
+	var known *fs.PathError
+	if errors.As(err, &known) && known.Path == path {
+		err = known.Err
+	}
+	return fmt.Errorf("the data folder %s cannot be written: %w", f, err)
+}
+
+// Check is Writable, but writes only if something suggests that it would fail.
+func (f Folder) Check() error {
+	const enough = 1 << 20
+	var disk unix.Statfs_t
+	if unix.Access(string(f), unix.W_OK) == nil && unix.Statfs(string(f), &disk) == nil && disk.Bavail*uint64(disk.Bsize) >= enough {
+		return nil
+	}
+	return f.Writable()
+}
+
+// Unwritable reports whether an error says that a disk is full or failing, or that a
+// file or folder on it cannot be written.
+func Unwritable(err error) bool {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.EROFS, unix.EACCES, unix.EPERM, unix.EIO} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// Make creates a folder in a data folder, unless it exists. It never creates the
+// data folder itself: if somebody has removed that, Keep has to lock it first.
+func Make(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // SyncFolder makes a folder's entries survive a power failure: files created,
