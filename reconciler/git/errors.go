@@ -20,6 +20,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"golang.org/x/crypto/ssh/knownhosts"
+	"golang.org/x/sys/unix"
 
 	"github.com/boifi/hfi/reconciler"
 )
@@ -50,6 +51,8 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 		return fail("TimedOut", reconciler.Retry, "%s did not answer within %s", s.address.display, s.Timeout)
 	case errors.Is(err, context.Canceled):
 		return fail("Canceled", reconciler.Retry, "stopped: %w", err)
+	case s.address.local == "" && diskFails(err):
+		return s.cannotWrite(err)
 	case errors.As(err, &key) && len(key.Want) == 0:
 		return fail("HostKeyUnknown", reconciler.Stalled, "the host key of %s is not in the known hosts: check it and add it to --git-known-hosts-file (%w)", s.address.display, err)
 	case errors.As(err, &key), errors.As(err, &revoked):
@@ -113,6 +116,21 @@ func passing(err error) bool {
 		}
 	}
 	return false
+}
+
+// diskFails reports that a clone cannot be written, for the reason of its disk.
+func diskFails(err error) bool {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		// go-git passes on some errors as text.
+		if errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Source) cannotWrite(err error) *reconciler.SourceError {
+	return fail("DataFolderUnwritable", reconciler.Stalled, "the clone of the repository cannot be written in %s: %w", s.dataDir, err)
 }
 
 // objectError classifies an error as a missing or a damaged object.

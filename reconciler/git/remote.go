@@ -15,6 +15,7 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
 
+	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -55,14 +56,12 @@ func folderSize(folder string) (total int64) {
 }
 
 // clearLeftovers removes the clones of an earlier process, which may be
-// incomplete. A shallow clone is cheap to create again.
-func (s *Source) clearLeftovers() error {
-	if err := os.MkdirAll(s.dataDir, 0o700); err != nil {
-		return fmt.Errorf("creating the folder for clones of the repository: %w", err)
-	}
+// incomplete. A shallow clone is cheap to create again. What cannot be removed,
+// on a disk that cannot be written, is in nobody's way.
+func (s *Source) clearLeftovers() {
 	entries, err := os.ReadDir(s.dataDir)
-	if err != nil {
-		return fmt.Errorf("listing old clones of the repository: %w", err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.Logger.Warn("listing old clones of the repository failed", "error", err)
 	}
 	for _, entry := range entries {
 		// Other entries do not belong to this package.
@@ -70,10 +69,9 @@ func (s *Source) clearLeftovers() error {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(s.dataDir, entry.Name())); err != nil {
-			return fmt.Errorf("removing an old clone of the repository: %w", err)
+			s.Logger.Warn("removing an old clone of the repository failed", "error", err)
 		}
 	}
-	return nil
 }
 
 // clonePrefix begins the names of the clones' folders.
@@ -141,12 +139,17 @@ func unrelatedToClone(err error) bool {
 }
 
 func (s *Source) newClone() (*clone, error) {
+	// Somebody may have removed the folder, or it could not be created before.
+	if err := datadir.Make(s.dataDir); err != nil {
+		return nil, s.cannotWrite(err)
+	}
 	folder, err := os.MkdirTemp(s.dataDir, clonePrefix)
 	if err != nil {
-		return nil, fmt.Errorf("creating a folder for a clone of the repository: %w", err)
+		return nil, s.cannotWrite(err)
 	}
 	if _, err := gogit.PlainInit(folder, true); err != nil {
-		return nil, fmt.Errorf("creating a clone of the repository: %w", err)
+		// Another try makes another folder.
+		return nil, s.cannotWrite(errors.Join(err, os.RemoveAll(folder)))
 	}
 	o := &objects{gitFolder: folder, trees: &s.trees}
 	// The folder stays until the last delta from it is closed.

@@ -97,7 +97,8 @@ func New(url, branch, policyPath, dataDir string) *Source {
 func (s *Source) Open(context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.address.local == "" {
-		return s.clearLeftovers()
+		s.clearLeftovers()
+		return nil
 	}
 	s.changed = make(chan struct{}, 1)
 	s.tasks.Go(func() { s.watch(s.ctx) })
