@@ -73,7 +73,7 @@ Every flag can also be set in the environment: HFID_DATA_DIR sets --data-dir.`,
 func (o *options) bind(flags *pflag.FlagSet) {
 	hostname, _ := os.Hostname()
 	flags.StringVar(&o.repo, "repo", "", "the policy repository: a folder, or a URL (https, ssh, file); required")
-	flags.StringVar(&o.branch, "branch", "main", "branch to follow")
+	flags.StringVar(&o.branch, "branch", "main", "branch to follow, or a full reference such as refs/tags/v1")
 	flags.StringVar(&o.path, "path", "policies", "folder of the policies in the repository; . is the whole repository")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "HOST:PORT to serve HTTP on")
 	flags.StringVar(&o.dataDir, "data-dir", "hfid-data", "folder for the daemon's data; each daemon needs its own")
@@ -159,6 +159,7 @@ func (o *options) check() error {
 		(err != nil || address.Host == "" || address.Scheme != "http" && address.Scheme != "https" || address.RawQuery != "" || address.User != nil) {
 		refuse("--advertise must be a base URL such as http://10.0.0.7:8080, not %q", o.advertise)
 	}
+	o.branch = strings.TrimPrefix(o.branch, "refs/heads/")
 	o.path = filepath.ToSlash(filepath.Clean(o.path))
 	if strings.HasPrefix(o.path, "/") || o.path == ".." || strings.HasPrefix(o.path, "../") {
 		refuse("--path must be a folder in the repository, not %q", o.path)

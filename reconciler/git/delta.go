@@ -50,7 +50,7 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 	}
 	delta := &reconciler.Delta{Commit: describe(commit)}
 	if !present {
-		delta.Missing = fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on branch %s: push one, or start hfid with another --path", head, s.folder, s.branch.Short())
+		delta.Missing = fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on %s: push one, or start hfid with another --path", head, s.folder, s.reference())
 	}
 	if base != "" {
 		err := w.since(base, commit.TreeHash, top)

@@ -65,7 +65,7 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case errors.Is(err, transport.ErrRepositoryNotFound):
 		return fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s, or the credentials may not see it (%w)", s.address.display, err)
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no commits yet: push branch %s", s.branch.Short())
+		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no commits yet: push %s", s.reference())
 	case strings.Contains(text, "object-format=sha256"):
 		return fail("Unsupported", reconciler.Stalled, "the repository at %s uses SHA-256, which is not supported: use one with git's default, SHA-1", s.address.display)
 	case strings.Contains(text, "remote error: tls: ") && !strings.Contains(text, "internal error"):
@@ -157,14 +157,19 @@ func permissionDenied(err error) error {
 // maxNamed bounds the other branches that a message names.
 const maxNamed = 5
 
-func (s *Source) branchMissing(others []string) error {
+// branchMissing is the error for a repository without the branch. others are
+// its branches, and isTag says whether it has a tag with the branch's name.
+func (s *Source) branchMissing(others []string, isTag bool) error {
+	if isTag && s.branch.IsBranch() {
+		return fail("BranchMissing", reconciler.WaitForPush, "there is no %s, but a tag of that name: start hfid with --branch %s to follow it", s.reference(), s.tagOfThisName())
+	}
 	if len(others) == 0 {
-		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no branches yet: push branch %s", s.branch.Short())
+		return fail("RepositoryEmpty", reconciler.WaitForPush, "the repository has no branches yet: push %s", s.reference())
 	}
 	if len(others) > maxNamed {
 		others = append(others[:maxNamed:maxNamed], "…")
 	}
-	return fail("BranchMissing", reconciler.WaitForPush, "there is no branch %s (there are: %s): push it, or start hfid with another --branch", s.branch.Short(), strings.Join(others, ", "))
+	return fail("BranchMissing", reconciler.WaitForPush, "there is no %s (there are the branches: %s): push it, or start hfid with another --branch", s.reference(), strings.Join(others, ", "))
 }
 
 // maxMessage bounds an error's text, in characters: it may include a server's answer.

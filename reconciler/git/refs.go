@@ -3,7 +3,9 @@ package git
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -30,7 +32,7 @@ func (s *Source) localHead(gitFolder string) (string, error) {
 	for range maxSymbolic {
 		value, err := readReference(gitFolder, name)
 		if errors.Is(err, fs.ErrNotExist) {
-			return "", s.branchMissing(branches(gitFolder))
+			return "", s.branchMissing(branches(gitFolder), s.isTag(gitFolder))
 		}
 		if err != nil {
 			return "", err
@@ -38,16 +40,73 @@ func (s *Source) localHead(gitFolder string) (string, error) {
 		target, symbolic := strings.CutPrefix(value, "ref: ")
 		if !symbolic {
 			if !plumbing.IsHash(value) || plumbing.NewHash(value).IsZero() {
-				return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: %s in %s holds %.60q instead of a commit hash; push it again", s.branch.Short(), name, gitFolder, value)
+				return "", fail("Corrupt", reconciler.Stalled, "%s is damaged: %s in %s holds %.60q instead of a commit hash; push it again", s.reference(), name, gitFolder, value)
 			}
 			return value, nil
 		}
 		name = strings.TrimSpace(target)
 		if !strings.HasPrefix(name, "refs/") || !filepath.IsLocal(filepath.FromSlash(name)) {
-			return "", fail("Corrupt", reconciler.Stalled, "branch %s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.branch.Short(), name)
+			return "", fail("Corrupt", reconciler.Stalled, "%s is damaged: it is a symbolic reference to %.60q; point it elsewhere with git symbolic-ref", s.reference(), name)
 		}
 	}
-	return "", fail("BranchMissing", reconciler.Stalled, "branch %s is a chain of too many symbolic references; repair it with git symbolic-ref", s.branch.Short())
+	return "", fail("BranchMissing", reconciler.Stalled, "%s is a chain of too many symbolic references; repair it with git symbolic-ref", s.reference())
+}
+
+// reference names what is followed, for messages.
+func (s *Source) reference() string {
+	switch {
+	case s.branch.IsBranch():
+		return "branch " + s.branch.Short()
+	case s.branch.IsTag():
+		return "tag " + s.branch.Short()
+	}
+	return "reference " + string(s.branch)
+}
+
+// tagOfThisName is the tag with the name of the branch.
+func (s *Source) tagOfThisName() plumbing.ReferenceName {
+	return plumbing.NewTagReferenceName(s.branch.Short())
+}
+
+// isTag says whether a local repository has a tag with the name of the branch.
+func (s *Source) isTag(gitFolder string) bool {
+	_, err := readReference(gitFolder, string(s.tagOfThisName()))
+	return err == nil
+}
+
+// peel returns the commit of an annotated tag, or the hash itself if it is a commit's.
+func (s *Source) peel(ctx context.Context, hash string) (string, error) {
+	s.mu.Lock()
+	tag, tagged := s.tag, s.tagged
+	s.mu.Unlock()
+	from := plumbing.NewHash(hash)
+	if tag == from {
+		return tagged.String(), nil
+	}
+	o, err := s.localObjects()
+	if err != nil {
+		return "", err
+	}
+	defer o.release()
+	commit := from
+	for range maxSymbolic {
+		if _, err = o.commit(ctx, commit); err == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.tag, s.tagged = from, commit
+			return commit.String(), nil
+		}
+		text, notATag := o.read(ctx, plumbing.TagObject, commit, maxObject)
+		if notATag != nil {
+			break
+		}
+		target, _, _ := strings.Cut(strings.TrimPrefix(string(text), "object "), "\n")
+		if !plumbing.IsHash(target) {
+			break
+		}
+		commit = plumbing.NewHash(target)
+	}
+	return "", fmt.Errorf("%s does not lead to a commit that can be read: %w", s.reference(), err)
 }
 
 // readReference reads a reference from its file or else from packed-refs, or

@@ -73,3 +73,52 @@ func TestHeadAgreesWithGit(t *testing.T) {
 	_, err = s.Head(t.Context())
 	wantError(t, err, "BranchMissing", reconciler.WaitForPush)
 }
+
+// Tags, light and annotated, and any other reference are followed by their full
+// names, and the commits are those that git has. A branch's name never leads to
+// a tag: one that is deleted would turn into an older commit.
+func TestFullReferences(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	repo.Git("tag", "light")
+	repo.Git("tag", "-m", "A tag", "annotated")
+	repo.Git("tag", "-m", "A tag of a tag", "twice", "annotated")
+	repo.Git("push", "-q", "origin", "--tags", "HEAD:refs/environments/production")
+	names := []string{"refs/tags/light", "refs/tags/annotated", "refs/tags/twice", "refs/environments/production", "refs/heads/main"}
+	remote := gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL
+	second := repo.Commit("Second", policy(2))
+	for _, url := range []string{repo.Bare(), remote} {
+		for _, name := range names {
+			s := open(t, url, "policies", func(s *Source) { s.branch = New("x", name, "x", "x").branch })
+			if got := mustHead(t, s); got != first {
+				t.Errorf("%s: %s is %s, with git %s", url, name, got, first)
+			}
+			if _, contents := mustDelta(t, s, "", first); len(contents) != 1 {
+				t.Errorf("%s: %s has %q", url, name, contents)
+			}
+			repo.Git("push", "-q", "--force", "origin", second+":"+name)
+			if got := mustHead(t, s); got != second {
+				t.Errorf("%s: %s is %s after a move, want %s", url, name, got, second)
+			}
+			if delta, _ := mustDelta(t, s, first, second); delta.Base != first {
+				t.Errorf("%s: %s: the delta is from %q, want %q", url, name, delta.Base, first)
+			}
+			old := first
+			if strings.HasPrefix(name, "refs/tags/") {
+				old = repo.Git("rev-parse", name)
+			}
+			repo.Git("push", "-q", "--force", "origin", old+":"+name)
+		}
+		_, err := open(t, url, "policies", func(s *Source) { s.branch = New("x", "light", "x", "x").branch }).Head(t.Context())
+		wantError(t, err, "BranchMissing", reconciler.WaitForPush)
+		if !strings.Contains(err.Error(), "--branch refs/tags/light") {
+			t.Errorf("the error does not name the tag: %v", err)
+		}
+		_, err = open(t, url, "policies", func(s *Source) { s.branch = "refs/tags/none" }).Head(t.Context())
+		wantError(t, err, "BranchMissing", reconciler.WaitForPush)
+	}
+	repo.Server("gc", "-q")
+	s := open(t, repo.Bare(), "policies", func(s *Source) { s.branch = "refs/tags/twice" })
+	if got := mustHead(t, s); got != first {
+		t.Errorf("packed, the tag is %s, want %s", got, first)
+	}
+}

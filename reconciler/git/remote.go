@@ -82,22 +82,30 @@ func (s *Source) remoteHead(ctx context.Context) (string, error) {
 	remote := gogit.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
 	var references []*plumbing.Reference
 	err := s.withAccess(ctx, func(a access) (err error) {
-		references, err = remote.ListContext(ctx, &gogit.ListOptions{Auth: a.auth, ProxyOptions: a.dialing})
+		references, err = remote.ListContext(ctx, &gogit.ListOptions{Auth: a.auth, ProxyOptions: a.dialing, PeelingOption: gogit.AppendPeeled})
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
 	var others []string
+	head, isTag := "", false
 	for _, reference := range references {
-		if reference.Name() == s.branch && reference.Type() == plumbing.HashReference {
-			return reference.Hash().String(), nil
-		}
-		if reference.Name().IsBranch() {
-			others = append(others, reference.Name().Short())
+		switch name := reference.Name(); {
+		case reference.Type() != plumbing.HashReference:
+		case name == s.branch+"^{}", name == s.branch && head == "":
+			// An annotated tag is followed by its commit, in the order that git lists.
+			head = reference.Hash().String()
+		case name.IsBranch():
+			others = append(others, name.Short())
+		case name == s.tagOfThisName():
+			isTag = true
 		}
 	}
-	return "", s.branchMissing(others)
+	if head == "" {
+		return "", s.branchMissing(others, isTag)
+	}
+	return head, nil
 }
 
 // remoteDelta fetches what the clone lacks of head and compares head with base,

@@ -52,7 +52,8 @@ type Source struct {
 	Logger                        *slog.Logger
 
 	address address
-	branch  plumbing.ReferenceName
+	// branch is the reference that is followed.
+	branch plumbing.ReferenceName
 	// folder is the policy folder without slashes at its ends; empty is the root.
 	folder  string
 	dataDir string
@@ -77,17 +78,26 @@ type Source struct {
 	mu     sync.Mutex
 	local  *objects
 	remote *clone
+	// tag is the last annotated tag that a local reference pointed to, and
+	// tagged its commit.
+	tag, tagged plumbing.Hash
 }
 
 // New returns a source. url is a folder, a file: URL, or a URL for HTTP, HTTPS
-// or SSH (also in the form USER@HOST:PATH). policyPath is the policy folder,
+// or SSH (also in the form USER@HOST:PATH). branch is the name of a branch, or a
+// full reference such as refs/tags/v1. policyPath is the policy folder,
 // "." for the whole repository. dataDir is a folder
 // for the source's exclusive use.
 func New(url, branch, policyPath, dataDir string) *Source {
 	folder := strings.Trim(path.Clean("/"+policyPath), "/")
+	reference := plumbing.ReferenceName(branch)
+	if !strings.HasPrefix(branch, "refs/") {
+		// Never a tag too: a branch that is deleted must not become an older tag.
+		reference = plumbing.NewBranchReferenceName(branch)
+	}
 	return &Source{
 		Timeout: DefaultTimeout, MaxFetches: DefaultMaxFetches, Logger: slog.Default(),
-		address: parseAddress(url), branch: plumbing.NewBranchReferenceName(branch),
+		address: parseAddress(url), branch: reference,
 		folder: folder, dataDir: dataDir, operations: make(chan struct{}, 8),
 	}
 }
@@ -154,7 +164,11 @@ func (s *Source) Head(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return s.localHead(gitFolder)
+		head, err := s.localHead(gitFolder)
+		if err != nil || s.branch.IsBranch() {
+			return head, err
+		}
+		return s.peel(ctx, head)
 	})
 }
 
