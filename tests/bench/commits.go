@@ -49,7 +49,7 @@ func commitsFollowed(ctx context.Context, c config) (rows []row, err error) {
 		return nil, err
 	}
 	return []row{{
-		fmt.Sprintf("the daemon's memory after %d commits, over that after %d, embedded etcd included", c.commits, commitsBefore),
+		fmt.Sprintf("the daemon's memory after %d commits, over that after %d, including the embedded etcd", c.commits, commitsBefore),
 		fmt.Sprintf("%.0f MB (%.0f, %.0f)", after-before, after, before), "≤ 40 MB", after-before <= 40, true,
 	}}, nil
 }
