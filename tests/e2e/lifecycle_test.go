@@ -184,6 +184,35 @@ func TestInvalidRevertedAway(t *testing.T) {
 	seeStatus(t, d, "a push after the outage", synced(next, 3))
 }
 
+// git rm -r of the policy folder removes the policies, though git keeps no empty
+// folder; a restart changes nothing in that, and a push brings them back. A folder
+// that the repository never had is an error, over a restart too.
+func TestTheFolderIsRemoved(t *testing.T) {
+	t.Parallel()
+	for name, serve := range map[string]func(*gittest.Repo) string{
+		"local":  (*gittest.Repo).Bare,
+		"remote": func(repo *gittest.Repo) string { return gittest.ServeHTTP(t, repo, gittest.HTTP{}).URL },
+	} {
+		repo := gittest.New(t)
+		full := commit(repo, "Three", files(5, "a", "b", "c"))
+		d := hfidtest.Run(t, serve(repo), "--interval", "200ms")
+		d.WaitSynced(full)
+		repo.Git("rm", "-rq", "policies")
+		gone := commit(repo, "Remove all policies", nil)
+		empty := synced(gone, 0).with(fields{"source.warnings.#": 1, "history.0.commit": gone, "history.0.outcome": "Applied"})
+		seeStatus(t, d, name+": removed", empty)
+		d.Restart()
+		seeStatus(t, d, name+": restarted", empty)
+		back := commit(repo, "Begin again", files(5, "a"))
+		seeStatus(t, d, name+": begun again", synced(back, 1))
+	}
+	repo := gittest.New(t)
+	commit(repo, "Elsewhere", map[string]string{"README.md": "x"})
+	d := hfidtest.New(t, repo.Bare(), "--interval", "200ms")
+	d.Start()
+	seeStatus(t, d, "never there", fields{"source.error.reason": "PathMissing", "source.last_attempted_revision.commit": repo.Head()})
+}
+
 // The guard stops a push that deletes most policies, until a pushed commit allows
 // it. It never stops the revert.
 func TestPruneGuardByPushes(t *testing.T) {
