@@ -40,7 +40,7 @@ func firstProblems(all []schema.Problem) []schema.Problem {
 
 func cutProblem(problem schema.Problem) schema.Problem {
 	for _, text := range []*string{&problem.File, &problem.Field, &problem.Message} {
-		*text = Cut(*text, maxProblemText)
+		*text = Cut(Escape(*text), maxProblemText)
 	}
 	return problem
 }

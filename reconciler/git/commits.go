@@ -14,8 +14,8 @@ func describe(commit *object.Commit) reconciler.Commit {
 	subject, _, _ := strings.Cut(strings.TrimLeft(commit.Message, "\n"), "\n")
 	return reconciler.Commit{
 		Hash:       commit.Hash.String(),
-		Author:     bounded(strings.ToValidUTF8(commit.Author.Name+" <"+commit.Author.Email+">", "\uFFFD"), 200),
-		Subject:    bounded(strings.ToValidUTF8(strings.TrimSpace(subject), "\uFFFD"), 200),
+		Author:     bounded(reconciler.Escape(commit.Author.Name+" <"+commit.Author.Email+">"), 200),
+		Subject:    bounded(reconciler.Escape(strings.TrimSpace(subject)), 200),
 		AllowPrune: allowsPrune(commit.Message),
 	}
 }

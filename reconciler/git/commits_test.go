@@ -150,3 +150,23 @@ func TestAuthorAndSubjectAreBounded(t *testing.T) {
 		t.Errorf("the author has %d letters and the subject %d", a, s)
 	}
 }
+
+// Control characters of a commit's texts and of file names, with which they
+// could command a terminal, are escaped where the commit is read.
+func TestControlCharactersAreEscaped(t *testing.T) {
+	repo := gittest.New(t)
+	repo.Write(map[string]string{"policies/\u009b31m\x1b.yaml": "x"})
+	repo.Git("add", "-A")
+	repo.GitInput("Red \u009b31m\x1b[1m\x7f\u202etext\x9b\n\nmore", "commit", "-q", "-F", "-", "--author", "Eve\u0085 <e\x9c@example.com>")
+	repo.Push()
+	delta, _ := mustDelta(t, open(t, repo.Bare(), "policies"), "", repo.Head())
+	for got, want := range map[string]string{
+		delta.Commit.Subject: `Red \u009b31m\u001b[1m\u007f\u202etext\u009b`,
+		delta.Commit.Author:  `Eve\u0085 <e\u009c@example.com>`,
+		delta.Files[0].Path:  `policies/\u009b31m\u001b.yaml`,
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

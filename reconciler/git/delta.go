@@ -255,13 +255,13 @@ func (w *walk) entry(folder, name string, from, to entry) error {
 	case to.file():
 		w.add(name, to)
 	case from.file():
-		w.files = append(w.files, schema.File{Path: name, Deleted: true})
+		w.files = append(w.files, schema.File{Path: reconciler.EscapeName(name), Deleted: true})
 	}
 	return nil
 }
 
 func (w *walk) add(name string, e entry) {
-	file := schema.File{Path: name, ID: e.hash.String()}
+	file := schema.File{Path: reconciler.EscapeName(name), ID: e.hash.String()}
 	switch e.mode & typeBits {
 	case typeLink:
 		file.Refusal = "is " + e.kind() + "; policies must be regular files"

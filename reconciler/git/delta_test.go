@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ import (
 // names for random trees: kinds that git accepts and a careless parser breaks.
 // The last is not UTF-8.
 var names = []string{
-	"a", "a.yaml", "a-b", "ab", "b c.yaml", "line\nbreak.json", "tab\t.yaml", "Übung.yaml", "日本", `quo"te.yaml`, `back\slash`, ".dot", "bad\xff\xfe.yaml",
+	"a", "a.yaml", "a-b", "ab", "b c.yaml", "line\nbreak.json", "tab\t.yaml", "c1\u009b.yaml", "\u202egnp.yaml", "Übung.yaml", "日本", `quo"te.yaml`, `back\slash`, ".dot", "bad\xff\xfe.yaml",
 }
 
 // history creates random commits with fast-import, which accepts any path and mode.
@@ -128,6 +129,7 @@ func inForm(t testing.TB, delta *reconciler.Delta) map[string]string {
 	t.Helper()
 	got := map[string]string{}
 	for _, file := range delta.Files {
+		file.Path = unescaped(t, file.Path)
 		if _, twice := got[file.Path]; twice {
 			t.Errorf("%q is in the delta twice", file.Path)
 		}
@@ -144,6 +146,16 @@ func inForm(t testing.TB, delta *reconciler.Delta) map[string]string {
 		}
 	}
 	return got
+}
+
+// unescaped returns the name that a file has in git.
+func unescaped(t testing.TB, path string) string {
+	t.Helper()
+	name, err := strconv.Unquote(`"` + strings.ReplaceAll(path, `"`, `\"`) + `"`)
+	if err != nil {
+		t.Fatalf("the path %q: %v", path, err)
+	}
+	return name
 }
 
 func normal(want map[string]string) map[string]string {
@@ -208,6 +220,7 @@ func TestDeltaAgreesWithGit(t *testing.T) {
 						t.Fatalf("%s, from %q to %s: git (-) and the delta (+) differ:\n%s", folder, base, head, diff)
 					}
 					for path, content := range contents {
+						path = unescaped(t, path)
 						if got := repo.Server("cat-file", "blob", strings.TrimPrefix(want[path], "regular ")); got != content {
 							t.Fatalf("%q reads %q, with git %q", path, content, got)
 						}

@@ -193,6 +193,6 @@ func (s *Source) scrub(err error) error {
 			text = strings.ReplaceAll(text, form, "…")
 		}
 	}
-	text = bounded(strings.Join(strings.Fields(text), " "), maxMessage)
+	text = bounded(reconciler.Escape(strings.Join(strings.Fields(text), " ")), maxMessage)
 	return &scrubbed{text: text, err: err}
 }
