@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -63,7 +64,8 @@ type app struct {
 	now            func() time.Time
 
 	// The global flags.
-	server  string
+	server, secretFile string
+
 	timeout time.Duration
 	output  format
 
@@ -76,6 +78,13 @@ func (a *app) client() (*client.Client, error) {
 	daemon, err := client.New(a.server)
 	if err != nil {
 		return nil, usageError("--server: %v", err)
+	}
+	if a.secretFile != "" {
+		secret, err := os.ReadFile(a.secretFile)
+		if err != nil {
+			return nil, usageError("--webhook-secret-file: %v", err)
+		}
+		daemon.Secret = strings.TrimSpace(string(secret))
 	}
 	return daemon, nil
 }
@@ -103,6 +112,7 @@ The exit code says what happened: see "hfi help exit-codes".`,
 	root.SetVersionTemplate(versionTemplate)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, or HFI_SERVER")
+	flags.StringVar(&a.secretFile, "webhook-secret-file", envOr("HFI_WEBHOOK_SECRET_FILE", ""), "`file` with the secret of the daemon's webhooks, which triggers a fetch from git, or HFI_WEBHOOK_SECRET_FILE (default: none)")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "maximum time that the command may take")
 	flags.VarP(&a.output, "output", "o", "output `format`: table, json or yaml")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))

@@ -32,6 +32,7 @@ type options struct {
 	gitKnownHostsFile, gitCA                   string
 	gitClientCertFile, gitClientKeyFile        string
 	webhookSecretFile                          string
+	allowedHosts                               []string
 
 	kube kubeOptions
 }
@@ -101,7 +102,8 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the CA certificates of the git server (default: those of the system)")
 	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with the client certificate for the git server (default: none)")
 	flags.StringVar(&o.gitClientKeyFile, "git-client-key-file", "", "PEM file with the private key of --git-client-cert-file (default: that file)")
-	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates POST /v1/webhook (default: none)")
+	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates POST /v1/webhook and POST /v1/reconcile (default: none)")
+	flags.StringSliceVar(&o.allowedHosts, "allowed-hosts", nil, "comma-separated further host names of this daemon, for a --listen on a loopback address behind a proxy; * is any (default: those of this machine and of a cluster)")
 	o.kube.bind(flags)
 }
 

@@ -81,7 +81,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	service := http.New(loop, policies, filters)
-	service.Logger, service.Filter = logger, module
+	service.Logger, service.Filter, service.Hosts = logger, module, o.allowedHosts
 	serve := policies.Serve
 	if cluster != nil {
 		service.Cluster = cluster

@@ -77,7 +77,7 @@ func (s *Server) routes() []route {
 		{pattern: api.RouteFilterModule, do: s.filterModule},
 		{pattern: api.RouteFilterModules + "{file}", name: api.FilterModulePath("{sha256}"), do: s.filterModule},
 		{pattern: api.RouteReconcile, post: true, do: s.reconcile},
-		{pattern: api.RouteWebhook, post: true, do: s.webhook},
+		{pattern: api.RouteWebhook, post: true, do: s.reconcile},
 	}
 }
 
@@ -95,8 +95,9 @@ func (s *Server) buildHandler() http.Handler {
 	unknown := s.routeHandler(route{name: otherRoute, do: unknownPath})
 	mux.Handle("/", unknown)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != path.Clean(r.URL.Path) {
-			// ServeMux would redirect to the clean path, also where there is nothing.
+		if !strings.HasPrefix(r.URL.Path, "/") || r.URL.Path != path.Clean(r.URL.Path) {
+			// ServeMux would answer "*" in plain text, and redirect to the clean
+			// path, also where there is nothing.
 			unknown.ServeHTTP(w, r)
 			return
 		}
@@ -110,6 +111,7 @@ func (s *Server) routeHandler(route route) http.Handler {
 			panic(http.ErrAbortHandler)
 		}
 		defer s.requests.leave()
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		s.run(&writer{ResponseWriter: w, limit: s.WriteTimeout}, r, route)
 	})
 }
@@ -139,6 +141,9 @@ func (s *Server) run(w *writer, r *http.Request, route route) {
 
 func (s *Server) try(w *writer, r *http.Request, route route) error {
 	if err := checkMethod(r, route); err != nil {
+		return err
+	}
+	if err := s.checkOrigin(r); err != nil {
 		return err
 	}
 	takesBody := route.post || route.name == otherRoute && r.Method == http.MethodPost
@@ -199,15 +204,16 @@ func writeJSON(w http.ResponseWriter, status int, value any) error {
 	if err := encoder.Encode(value); err != nil {
 		return fmt.Errorf("writing the answer as JSON: %w", err)
 	}
+	body := escapeControls(text.Bytes())
 	header := w.Header()
 	header.Set("Content-Type", jsonType)
-	header.Set("Content-Length", strconv.Itoa(text.Len()))
+	header.Set("Content-Length", strconv.Itoa(len(body)))
 	if header.Get("Cache-Control") == "" {
 		header.Set("Cache-Control", "no-store")
 	}
 	w.WriteHeader(status)
 	// An error means that the client has gone. For HEAD, net/http drops the body.
-	_, _ = w.Write(text.Bytes())
+	_, _ = w.Write(body)
 	return nil
 }
 

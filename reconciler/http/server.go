@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
@@ -71,9 +72,12 @@ type Server struct {
 	Filter []byte
 	// Cluster is the Kubernetes cluster that this daemon runs in, or nil.
 	Cluster Cluster
-	// WebhookSecret, if set, returns the secret with which webhooks must be
-	// authenticated. An error or an empty secret refuses every webhook.
+	// WebhookSecret, if set, returns the secret with which triggers must be
+	// authenticated. An error or an empty secret refuses every one.
 	WebhookSecret func() (string, error)
+	// Hosts are further names that requests may give as their Host while the
+	// service listens on a loopback address. AnyHost allows all.
+	Hosts []string
 
 	// MaxWait bounds the wait that a client may ask for.
 	MaxWait time.Duration
@@ -105,8 +109,11 @@ type Server struct {
 	draining chan struct{}
 	drain    func()
 	requests inFlight
-	triggers triggers
-	module   module
+	// onLoopback: the service listens on a loopback address.
+	onLoopback  atomic.Bool
+	crossOrigin http.CrossOriginProtection
+	triggers    triggers
+	module      module
 
 	handler func() http.Handler
 	server  func() *http.Server
@@ -177,6 +184,7 @@ func (s *Server) buildServer() *http.Server {
 // Serve answers on a listener until Shutdown, and returns when Shutdown has
 // finished. An error means that it stopped by itself.
 func (s *Server) Serve(listener net.Listener) error {
+	s.onLoopback.Store(isLoopback(listener.Addr()))
 	if err := s.server().Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
 	}

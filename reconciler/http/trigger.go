@@ -17,38 +17,30 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// reconcile is POST /v1/reconcile. It answers before the trigger is done.
+// reconcile is POST /v1/reconcile and, for git hosts, POST /v1/webhook. The
+// request is authenticated if there is a secret; else the content of its body
+// does not matter. It answers before the trigger is done.
 func (s *Server) reconcile(w http.ResponseWriter, r *http.Request) error {
-	return s.accept(w)
-}
-
-// webhook is POST /v1/webhook, for git hosts: reconcile, but authenticated if
-// there is a secret. The content of the body does not matter.
-func (s *Server) webhook(w http.ResponseWriter, r *http.Request) error {
 	if s.WebhookSecret != nil {
 		if err := s.verify(w, r); err != nil {
 			return err
 		}
 	}
-	return s.accept(w)
-}
-
-func (s *Server) accept(w http.ResponseWriter) error {
 	s.trigger()
 	return writeJSON(w, http.StatusAccepted, api.Accepted{Status: "accepted"})
 }
 
-// verify authenticates a webhook: by the secret itself, as GitLab sends it and
+// verify authenticates a trigger: by the secret itself, as GitLab sends it and
 // Azure DevOps as a password, or by the body's HMAC-SHA256, as GitHub, Gitea,
 // Forgejo, Bitbucket and Gogs send it.
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) error {
 	forbidden := &httpError{
 		status: http.StatusForbidden, code: "forbidden",
-		message: "the webhook must be signed with the secret: X-Hub-Signature-256, or the header of another git host, is missing or wrong",
+		message: "the request must be signed with the webhook's secret: X-Hub-Signature-256, or the header of another git host, is missing or wrong",
 	}
 	secret, err := s.WebhookSecret()
 	if err != nil || secret == "" {
-		s.Logger.Error("refusing a webhook: its secret cannot be read, or is empty", "error", err)
+		s.Logger.Error("refusing a trigger: the webhook's secret cannot be read, or is empty", "error", err)
 		return &httpError{
 			status: http.StatusServiceUnavailable, code: "no_secret", retryAfter: 30,
 			message: "the daemon cannot read the secret that authenticates webhooks",

@@ -195,6 +195,7 @@ var elsewhere = map[string]string{
 	"GET /v1/status 503":      "a daemon that shuts down: tests of reconciler/http",
 	"GET /v1/filters 503":     "a daemon that shuts down: tests of reconciler/http",
 	"POST /v1/webhook 400":    "a signed body that breaks off: tests of reconciler/http",
+	"POST /v1/reconcile 400":  "a signed body that breaks off: tests of reconciler/http",
 	"GET /v1/filter.wasm 404": "a build without the filter: tests of reconciler/http",
 }
 
@@ -251,7 +252,7 @@ func TestDocumentDescribesTheServer(t *testing.T) {
 			t.Errorf("the document has a response that was not seen: %s", answer)
 		}
 	}
-	for _, code := range []string{"bad_request", "forbidden", "not_found", "method_not_allowed", "too_large", "not_ready", "behind", "no_secret"} {
+	for _, code := range []string{"bad_request", "forbidden", "cross_origin", "not_found", "method_not_allowed", "too_large", "not_ready", "behind", "no_secret"} {
 		if !d.codes[code] {
 			t.Errorf("the error code %s was not seen", code)
 		}
@@ -288,18 +289,20 @@ func (d *document) filterModule(t *testing.T, daemon *hfidtest.Daemon) {
 func (d *document) triggers(t *testing.T, daemon *hfidtest.Daemon, secret string) {
 	post := func(want int, body []byte, header ...string) {
 		t.Helper()
-		q := request{method: http.MethodPost, path: "/v1/webhook", body: body, header: map[string]string{"Content-Type": "application/json"}}
-		for i := 0; i < len(header); i += 2 {
-			q.header[header[i]] = header[i+1]
+		for _, path := range []string{"/v1/webhook", "/v1/reconcile"} {
+			q := request{method: http.MethodPost, path: path, body: body, header: map[string]string{"Content-Type": "application/json"}}
+			for i := 0; i < len(header); i += 2 {
+				q.header[header[i]] = header[i+1]
+			}
+			d.ask(t, daemon, q, want)
 		}
-		d.ask(t, daemon, q, want)
 	}
 	signed := func(body []byte) string {
 		mac := hmac.New(sha256.New, []byte("s3cret"))
 		mac.Write(body)
 		return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 	}
-	d.ask(t, daemon, request{method: http.MethodPost, path: "/v1/reconcile"}, http.StatusAccepted)
+	post(http.StatusForbidden, []byte("{}"), "X-Gitlab-Token", "s3cret", "Origin", "https://another.example")
 	post(http.StatusAccepted, []byte("{}"), "X-Gitlab-Token", "s3cret")
 	post(http.StatusAccepted, []byte("{}"), "X-Hub-Signature-256", signed([]byte("{}")))
 	post(http.StatusForbidden, []byte("{}"), "X-Hub-Signature-256", signed([]byte("{ }")))

@@ -207,6 +207,9 @@ func TestWebhookSecret(t *testing.T) {
 		t.Errorf("a webhook with the token gets %d: %s", status, text)
 	}
 	d.WaitSynced(third)
+	// hfi proves that it knows the secret, and so need not wait for an hour.
+	fourth := commit(repo, "Four", files(500, "a", "b", "c", "d"))
+	want(t, d, repo.Work(), 0, []string{"is served"}, "wait", fourth, "--webhook-secret-file", file)
 
 	// If the secret cannot be read, every webhook is refused.
 	if err := os.Remove(file); err != nil {

@@ -6,6 +6,9 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +39,8 @@ type Client struct {
 	MaxAnswer int64
 	// HTTP sends the requests.
 	HTTP *http.Client
+	// Secret, if set, authenticates Reconcile: it is that of the daemon's webhooks.
+	Secret string
 
 	server string
 }
@@ -217,6 +222,11 @@ func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 		return nil, fmt.Errorf("making a request of %s: %w", redact(c.server+path), err)
 	}
 	request.Header.Set("Accept", "application/json")
+	if c.Secret != "" && method == http.MethodPost {
+		// As git hosts do it: the signature of the body, which is empty.
+		mac := hmac.New(sha256.New, []byte(c.Secret))
+		request.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	}
 	response, err := c.HTTP.Do(request)
 	if err != nil {
 		return nil, c.failed(ctx, limited, err)

@@ -1,0 +1,64 @@
+package http
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// AnyHost in Server.Hosts allows every name.
+const AnyHost = "*"
+
+// checkOrigin refuses what a web page of somebody else's makes a browser on
+// this machine send: a cross-site POST, and a request in the name of a page
+// whose DNS name was pointed at the loopback (DNS rebinding).
+func (s *Server) checkOrigin(r *http.Request) error {
+	if s.crossOrigin.Check(r) != nil {
+		return &httpError{
+			status: http.StatusForbidden, code: "cross_origin",
+			message: "a page of another site sent this request, and may not",
+		}
+	}
+	if !s.onLoopback.Load() || s.isOwn(r.Host) {
+		return nil
+	}
+	return &httpError{
+		status: http.StatusForbidden, code: "foreign_host",
+		message: fmt.Sprintf("hfid listens on the loopback and is not known as %.120q: if that name is yours, add it to --allowed-hosts", r.Host),
+	}
+}
+
+// isOwn reports whether a Host header names this machine, or nothing that
+// somebody else could register: an address, a name without dots, or one in a
+// domain that DNS reserves for machines and clusters.
+func (s *Server) isOwn(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return true
+	}
+	if !strings.Contains(host, ".") {
+		return true
+	}
+	for _, domain := range []string{".localhost", ".internal", ".svc", ".svc.cluster.local"} {
+		if strings.HasSuffix(host, domain) {
+			return true
+		}
+	}
+	if machine, err := os.Hostname(); err == nil && strings.EqualFold(host, machine) {
+		return true
+	}
+	return slices.ContainsFunc(s.Hosts, func(own string) bool { return own == AnyHost || strings.EqualFold(own, host) })
+}
+
+// isLoopback reports whether only this machine reaches the address.
+func isLoopback(address net.Addr) bool {
+	tcp, ok := address.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
