@@ -228,6 +228,19 @@ type ReplicaStatus struct {
 	Role string `json:"role"`
 	// Leader is the ID of the leader, or empty while no leader reports.
 	Leader string `json:"leader"`
+	// Connections are those of clients to this daemon.
+	Connections ConnectionsStatus `json:"connections"`
+}
+
+// ConnectionsStatus counts the connections of clients to a daemon.
+type ConnectionsStatus struct {
+	// Open are at most Limit, which follows from the daemon's limit of open files.
+	Open  int `json:"open"`
+	Limit int `json:"limit"`
+	// Waiting counts the clients that wait for a change.
+	Waiting int `json:"waiting"`
+	// Refused counts the connections refused since the daemon's start.
+	Refused int64 `json:"refused"`
 }
 
 // WithLists is the status with empty lists in place of nil ones, which JSON

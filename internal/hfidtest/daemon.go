@@ -28,6 +28,8 @@ type Daemon struct {
 	DataDir string
 	// LogFile has the standard error of all processes.
 	LogFile string
+	// MaxFiles, if not zero, is the most files that its processes may have open.
+	MaxFiles int
 
 	t         testing.TB
 	arguments []string
@@ -94,7 +96,11 @@ func (d *Daemon) Start(arguments ...string) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	command := exec.Command(binary, slices.Concat(d.arguments, arguments)...)
+	line := slices.Concat([]string{binary}, d.arguments, arguments)
+	if d.MaxFiles > 0 {
+		line = slices.Concat([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, d.MaxFiles), "sh"}, line)
+	}
+	command := exec.Command(line[0], line[1:]...)
 	command.Env = environment()
 	// A file, because a child process of the daemon could keep a pipe open.
 	command.Stdout, command.Stderr = log, log

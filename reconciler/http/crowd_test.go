@@ -54,6 +54,8 @@ type crowd struct {
 
 func gather(t testing.TB, d *daemon, count, services int) *crowd {
 	c := &crowd{t: t, d: d}
+	// Pipes take no descriptors.
+	d.MaxConnections = max(d.MaxConnections, 2*count)
 	listener := newPipes()
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(listener) }()

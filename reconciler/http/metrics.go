@@ -163,7 +163,11 @@ var (
 	filters = prometheus.NewDesc("hfi_filters",
 		"Filters connected to any replica, by state, from the last merged status: each replica merges one for every status request, "+
 			"and in the background at least every 10 seconds. All replicas report the same filters: take the maximum, not the sum.", []string{"state"}, nil)
-	filtersComplete = prometheus.NewDesc("hfi_filters_complete",
+	connectionsOpen  = prometheus.NewDesc("hfi_http_connections", "Connections of clients that are open.", nil, nil)
+	connectionsLimit = prometheus.NewDesc("hfi_http_connections_limit",
+		"The most connections of clients that this daemon allows, by its limit of open files.", nil, nil)
+	connectionsRefused = prometheus.NewDesc("hfi_http_connections_refused_total", "Connections refused because of the limit.", nil, nil)
+	filtersComplete    = prometheus.NewDesc("hfi_filters_complete",
 		"1 if every replica reported its filters to the last merged status, else 0: then hfi_filters may lack some.", nil, nil)
 )
 
@@ -171,7 +175,7 @@ var (
 type stateCollector struct{ *Server }
 
 func (s stateCollector) Describe(into chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{servedInfo, servedPolicies, lastSuccess, driftItems, filters, filtersComplete} {
+	for _, desc := range []*prometheus.Desc{servedInfo, servedPolicies, lastSuccess, driftItems, connectionsOpen, connectionsLimit, connectionsRefused, filters, filtersComplete} {
 		into <- desc
 	}
 }
@@ -191,6 +195,10 @@ func (s stateCollector) Collect(into chan<- prometheus.Metric) {
 	if status.Drift.Status == api.DriftNone || status.Drift.Status == api.DriftDetected {
 		gauge(driftItems, float64(status.Drift.Total))
 	}
+	connections := s.connectionsStatus()
+	gauge(connectionsOpen, float64(connections.Open))
+	gauge(connectionsLimit, float64(connections.Limit))
+	into <- prometheus.MustNewConstMetric(connectionsRefused, prometheus.CounterValue, float64(connections.Refused))
 	// This replica's own filters would be wrong: a VM that was answered here may
 	// wait on another replica.
 	fleet, known := s.fleet.Last()

@@ -70,7 +70,7 @@ func (s *Server) answerQuery(w http.ResponseWriter, r *http.Request, q query) er
 			limit.wait = s.CatchUp
 		}
 		var err error
-		if snapshot, err = s.catchUp(r.Context(), *q.since, limit); err != nil {
+		if snapshot, err = s.catchUp(w, r, *q.since, limit); err != nil {
 			if snapshot != nil {
 				describe(w, snapshot)
 			}
@@ -84,7 +84,7 @@ func (s *Server) answerQuery(w http.ResponseWriter, r *http.Request, q query) er
 		if q.first > 0 {
 			limit.shorten(q.first)
 		}
-		if snapshot, err = s.change(r.Context(), q, limit); err != nil {
+		if snapshot, err = s.change(w, r, q, limit); err != nil {
 			return err
 		}
 	}
@@ -155,11 +155,12 @@ func (l *limit) stop() {
 
 // catchUp waits for a state that is not before since. With the error behind it
 // returns the current state.
-func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *limit) (*served.Snapshot, error) {
-	if !s.Metrics.enterWait(s.MaxWaiting) {
-		return nil, tooManyWaiting()
+func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, since reconciler.Revision, limit *limit) (*served.Snapshot, error) {
+	leave, err := s.enterWait(w, r)
+	if err != nil {
+		return nil, err
 	}
-	defer s.Metrics.leaveWait()
+	defer leave()
 	for {
 		snapshot, advanced := s.hub.next()
 		if !snapshot.State.Revision.Before(since) {
@@ -171,7 +172,7 @@ func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *
 			return snapshot, behind(snapshot.State.Revision, since)
 		case <-s.draining:
 			return snapshot, behind(snapshot.State.Revision, since)
-		case <-ctx.Done():
+		case <-r.Context().Done():
 			return nil, errGone
 		}
 	}
@@ -179,13 +180,14 @@ func (s *Server) catchUp(ctx context.Context, since reconciler.Revision, limit *
 
 // change waits until the client does not have the current selection, its time
 // is over, or the service shuts down, and returns the snapshot to answer from.
-func (s *Server) change(ctx context.Context, q query, limit *limit) (*served.Snapshot, error) {
-	if !s.Metrics.enterWait(s.MaxWaiting) {
-		return nil, tooManyWaiting()
+func (s *Server) change(w http.ResponseWriter, r *http.Request, q query, limit *limit) (*served.Snapshot, error) {
+	leave, err := s.enterWait(w, r)
+	if err != nil {
+		return nil, err
 	}
-	defer s.Metrics.leaveWait()
+	defer leave()
 	for {
-		snapshot, woken, err := s.changeOnce(ctx, q, limit)
+		snapshot, woken, err := s.changeOnce(r.Context(), q, limit)
 		if !woken {
 			return snapshot, err
 		}

@@ -89,6 +89,9 @@ type Server struct {
 	CatchUp time.Duration
 	// MaxWaiting bounds the number of clients that wait at the same time.
 	MaxWaiting int
+	// MaxConnections bounds the connections. Fewer clients than that may wait
+	// with a connection for each, so that others can still connect.
+	MaxConnections int
 	// ReadHeaderTimeout, IdleTimeout and BodyTimeout bound the time that a client
 	// takes to send its headers, its next request, and a body.
 	ReadHeaderTimeout, IdleTimeout, BodyTimeout time.Duration
@@ -112,8 +115,13 @@ type Server struct {
 	// onLoopback: the service listens on a loopback address.
 	onLoopback  atomic.Bool
 	crossOrigin http.CrossOriginProtection
-	triggers    triggers
-	module      module
+	// limited is the listener, once there is one. waitingAlone counts the clients
+	// that wait with a connection for each, and refused the connections refused.
+	limited      atomic.Pointer[limitedListener]
+	waitingAlone atomic.Int64
+	refused      atomic.Int64
+	triggers     triggers
+	module       module
 
 	handler func() http.Handler
 	server  func() *http.Server
@@ -133,6 +141,7 @@ func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 		MaxFilterWait:     DefaultMaxFilterWait,
 		CatchUp:           DefaultCatchUp,
 		MaxWaiting:        DefaultMaxWaiting,
+		MaxConnections:    DefaultMaxConnections(),
 		ReadHeaderTimeout: DefaultReadHeaderTimeout,
 		IdleTimeout:       DefaultIdleTimeout,
 		BodyTimeout:       DefaultBodyTimeout,
@@ -165,8 +174,13 @@ func (s *Server) buildServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Protocols:         &protocols,
-		ConnContext:       new(connections).add,
+		Protocols:   &protocols,
+		ConnContext: new(connections).add,
+		ConnState: func(connection net.Conn, state http.ConnState) {
+			if limited := s.limited.Load(); limited != nil {
+				limited.state(connection, state)
+			}
+		},
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: s.ReadHeaderTimeout,
 		IdleTimeout:       s.IdleTimeout,
@@ -185,7 +199,13 @@ func (s *Server) buildServer() *http.Server {
 // finished. An error means that it stopped by itself.
 func (s *Server) Serve(listener net.Listener) error {
 	s.onLoopback.Store(isLoopback(listener.Addr()))
-	if err := s.server().Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	limited := newLimitedListener(listener, s.MaxConnections, func() {
+		if s.refused.Add(1)%1000 == 1 {
+			s.Logger.Warn("refusing connections: this replica has as many as its limit of open files allows", "limit", s.MaxConnections)
+		}
+	})
+	s.limited.Store(limited)
+	if err := s.server().Serve(limited); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
 	}
 	<-s.stopped

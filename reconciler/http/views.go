@@ -41,6 +41,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	// The filters come last: they are compared with the state that the rest of
 	// the status shows, or a later one.
 	status := s.view.Status().WithLists()
+	status.Replica.Connections = s.connectionsStatus()
 	filters, err := s.fleetStatus(r)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -349,9 +350,9 @@ func TestChangeBetweenComparisonAndWait(t *testing.T) {
 			// yet makes the round another one, which must end as well.
 			time.Sleep(20 * time.Millisecond)
 		}
-		limit := &limit{wait: waitLimit}
+		limit, request := &limit{wait: waitLimit}, httptest.NewRequest("GET", "/v1/policies", nil)
 		began := time.Now()
-		snapshot, err := s.change(context.Background(), q, limit)
+		snapshot, err := s.change(httptest.NewRecorder(), request, q, limit)
 		if err != nil || snapshot.State != next || time.Since(began) >= waitLimit {
 			t.Fatalf("round %d: the change was missed for %v: %v", i, time.Since(began), err)
 		}
