@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ type options struct {
 	repo, branch, path, listen, dataDir, replica string
 	advertise, filter                            string
 	interval, gitTimeout                         time.Duration
-	drift, logLevel                              string
+	drift, logLevel, logFormat                   string
 
 	etcdPrefix, etcdListen string
 	etcd                   etcd.Access
@@ -47,7 +49,11 @@ func newCommand() *cobra.Command {
 		Long: `hfid follows a branch of a git repository, validates every commit's fault
 policies with CUE, publishes them to etcd, and serves them to filters.
 
-Every flag can also be set in the environment: HFID_DATA_DIR sets --data-dir.`,
+Every flag can also be set in the environment: HFID_DATA_DIR sets --data-dir.
+An empty variable counts as unset, and blanks around values are ignored.
+
+The exit code is 0 after SIGTERM or SIGINT, 1 after a failure, and 2 if a flag or a
+variable is wrong.`,
 		Example: `  hfid --repo /srv/policies.git
   hfid --repo https://git.example.com/team/policies.git --git-token-file /run/secrets/token --interval 15s
   hfid --repo git@git.example.com:team/policies.git --git-ssh-key-file id --git-known-hosts-file known_hosts \
@@ -57,13 +63,16 @@ Every flag can also be set in the environment: HFID_DATA_DIR sets --data-dir.`,
 		SilenceErrors: true,
 		Version:       version.Get().String(),
 		PersistentPreRunE: func(command *cobra.Command, _ []string) error {
-			return fromEnvironment(command.Flags())
+			return errors.Join(fromEnvironment(command.Flags()), trim(command.Flags()))
 		},
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			return run(command.Context(), o)
+			if err := run(command.Context(), o); err != nil {
+				return &runError{err}
+			}
+			return nil
 		},
 	}
 	command.SetVersionTemplate("{{.Name}} {{.Version}}\n")
@@ -85,6 +94,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "timeout of one git operation")
 	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do if etcd differs from the published policies: report or heal")
 	flags.StringVar(&o.logLevel, "log-level", "info", "minimum level to log: debug, info, warn or error")
+	flags.StringVar(&o.logFormat, "log-format", textLog, "format of the log on standard error: text or json")
 	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "prefix of all keys in etcd")
 	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "comma-separated URLs of an etcd cluster (default: an etcd embedded in this process)")
 	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT on which the embedded etcd serves clients; port 0 is any free port")
@@ -120,7 +130,8 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 	var problems []error
 	for _, setting := range os.Environ() {
 		name, value, _ := strings.Cut(setting, "=")
-		if !strings.HasPrefix(name, environmentPrefix) {
+		value = strings.TrimSpace(value)
+		if !strings.HasPrefix(name, environmentPrefix) || value == "" {
 			continue
 		}
 		flag, ok := known[name]
@@ -133,6 +144,27 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 			}
 		}
 	}
+	return errors.Join(problems...)
+}
+
+// trim removes blanks around the values of flags, and empty elements of lists: a
+// variable that is read from a file ends with a line end, and lists are written with
+// a blank after each comma.
+func trim(flags *pflag.FlagSet) error {
+	var problems []error
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if list, ok := flag.Value.(pflag.SliceValue); ok {
+			values := list.GetSlice()
+			for i, value := range values {
+				values[i] = strings.TrimSpace(value)
+			}
+			problems = append(problems, list.Replace(slices.DeleteFunc(values, func(value string) bool { return value == "" })))
+			return
+		}
+		if flag.Value.Type() == "string" {
+			problems = append(problems, flag.Value.Set(strings.TrimSpace(flag.Value.String())))
+		}
+	})
 	return errors.Join(problems...)
 }
 
@@ -168,6 +200,9 @@ func (o *options) check() error {
 	}
 	if o.etcdPrefix = strings.TrimRight(o.etcdPrefix, "/"); o.etcdPrefix == "" {
 		refuse("--etcd-prefix must not be empty: hfid could not tell its keys from those of other programs")
+	}
+	if _, err := newLogger(io.Discard, o.logLevel, o.logFormat); err != nil {
+		problems = append(problems, err)
 	}
 	problems = append(problems, o.kube.check()...)
 	return errors.Join(problems...)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,12 +19,29 @@ func main() {
 	tuneCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := newCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "hfid: %v\n", err)
-		stop()
-		os.Exit(1)
+	err := newCommand().ExecuteContext(ctx)
+	if err == nil {
+		return
 	}
+	fmt.Fprintf(os.Stderr, "hfid: %v\n", err)
+	stop()
+	code := exitUsage
+	if failure := (*runError)(nil); errors.As(err, &failure) {
+		code = exitFailure
+	}
+	os.Exit(code)
 }
+
+// The exit codes: a failure of the daemon, and flags or variables that are wrong.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// runError is an error of the daemon itself, after its settings were found to be right.
+type runError struct{ error }
+
+func (e *runError) Unwrap() error { return e.error }
 
 // tuneCollector halves the number of garbage collections, for more memory: a
 // start, which validates all policies, takes about a tenth less time. GOGC in

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -30,7 +31,7 @@ const shutdownLimit = 5 * time.Second
 // run assembles the daemon, runs it until the context ends or the HTTP service
 // fails, and closes what it opened in reverse order.
 func run(ctx context.Context, o options) (err error) {
-	logger, err := newLogger(o.logLevel)
+	logger, err := newLogger(os.Stderr, o.logLevel, o.logFormat)
 	if err != nil {
 		return err
 	}
@@ -186,10 +187,23 @@ func closing(err *error, what string, close func() error) {
 	}
 }
 
-func newLogger(level string) (*slog.Logger, error) {
-	var least slog.Level
-	if err := least.UnmarshalText([]byte(level)); err != nil {
+// The values of --log-format.
+const (
+	textLog = "text"
+	jsonLog = "json"
+)
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var minimum slog.Level
+	if err := minimum.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("--log-level must be debug, info, warn or error, not %q", level)
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: least})), nil
+	options := &slog.HandlerOptions{Level: minimum}
+	switch format {
+	case textLog:
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case jsonLog:
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format must be text or json, not %q", format)
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// refused runs hfid, which must exit by itself with an error.
-func refused(t *testing.T, environment []string, arguments ...string) string {
+// refused runs hfid, which must exit by itself with an exit code.
+func refused(t *testing.T, code int, environment []string, arguments ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), hfidtest.WaitLimit)
 	defer cancel()
@@ -29,8 +29,8 @@ func refused(t *testing.T, environment []string, arguments ...string) string {
 	var out bytes.Buffer
 	command.Stdout, command.Stderr = &out, &out
 	err := command.Run()
-	if exit := (*exec.ExitError)(nil); ctx.Err() != nil || !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		t.Fatalf("hfid %v exited with %v, want exit code 1:\n%s", arguments, err, out.String())
+	if exit := (*exec.ExitError)(nil); ctx.Err() != nil || !errors.As(err, &exit) || exit.ExitCode() != code {
+		t.Fatalf("hfid %v exited with %v, want exit code %d:\n%s", arguments, err, code, out.String())
 	}
 	return out.String()
 }
@@ -50,6 +50,7 @@ func TestWrongFlags(t *testing.T) {
 		{"an argument", nil, []string{"x"}, []string{`"x"`}},
 		{"many at once", nil, []string{"--drift", "maybe", "--interval", "1ms", "--path", "../x"}, []string{"--repo", "--drift must be report or heal", "--interval", "--path"}},
 		{"no duration", nil, []string{"--repo", "x", "--interval", "soon"}, []string{"--interval", "soon"}},
+		{"log format", nil, []string{"--repo", "x", "--log-format", "xml"}, []string{"--log-format must be text or json"}},
 		{"log level", nil, []string{"--repo", "x", "--log-level", "loud"}, []string{"--log-level", "loud"}},
 		{"empty prefix", nil, []string{"--repo", "x", "--etcd-prefix", "/"}, []string{"--etcd-prefix"}},
 		{"unknown variable", []string{"HFID_INTERVALL=3s"}, []string{"--repo", "x"}, []string{"HFID_INTERVALL"}},
@@ -58,13 +59,13 @@ func TestWrongFlags(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			data := filepath.Join(t.TempDir(), "data")
-			out := refused(t, test.environment, append(slices.Clone(test.arguments), "--data-dir", data)...)
+			out := refused(t, 2, test.environment, append(slices.Clone(test.arguments), "--data-dir", data)...)
 			for _, part := range test.says {
 				if !strings.Contains(out, part) {
 					t.Errorf("%q is not in %s", part, out)
 				}
 			}
-			if _, err := os.Stat(data); err == nil && test.name != "log level" {
+			if _, err := os.Stat(data); err == nil {
 				t.Errorf("the data folder was created")
 			}
 		})
@@ -130,12 +131,12 @@ func TestFolderAndPortInUse(t *testing.T) {
 	d.WaitSynced(hash)
 
 	began := time.Now()
-	out := refused(t, nil, "--repo", repo.Bare(), "--listen", "127.0.0.1:0", "--data-dir", d.DataDir)
+	out := refused(t, 1, nil, "--repo", repo.Bare(), "--listen", "127.0.0.1:0", "--data-dir", d.DataDir)
 	if !strings.Contains(out, d.DataDir) || !strings.Contains(out, "in use by another hfid") || !strings.Contains(out, strconv.Itoa(d.PID())) {
 		t.Errorf("a second daemon in the folder of process %d says\n%s", d.PID(), out)
 	}
 	address := strings.TrimPrefix(d.URL(), "http://")
-	out = refused(t, nil, "--repo", repo.Bare(), "--listen", address, "--data-dir", t.TempDir())
+	out = refused(t, 1, nil, "--repo", repo.Bare(), "--listen", address, "--data-dir", t.TempDir())
 	if !strings.Contains(out, address) || !strings.Contains(out, "address already in use") {
 		t.Errorf("a daemon on a port in use says\n%s", out)
 	}
