@@ -36,7 +36,8 @@ hfi runs your git command, with your credentials, signing key and hooks.`,
   hfi apply -f frontend.yaml --dry-run
   hfi get frontend-delay -o yaml | sed s/500/250/ | hfi apply -f -
   HFI_REPO=git@example.org:chaos.git hfi apply -f frontend.yaml`,
-		Args: cobra.NoArgs,
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(files) == 0 {
 				return usageError("apply requires a file or folder: hfi apply -f FILE")

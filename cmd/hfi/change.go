@@ -26,7 +26,7 @@ func (f *changeFlags) register(command *cobra.Command) {
 	flags.StringVar(&f.repo, "repo", envOr("HFI_REPO", ""), "`URL` or folder of the repository to push to, or HFI_REPO (default: the daemon's)")
 	flags.StringVar(&f.branch, "branch", "", "`branch` to push to (default: the daemon's)")
 	flags.StringVar(&f.path, "path", "", "`folder` of the policies in the repository (default: the daemon's)")
-	flags.StringVarP(&f.message, "message", "m", "", "commit `message`")
+	flags.StringVarP(&f.message, "message", "m", "", "commit `message` (default: names the policies)")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return after the push, without waiting until the daemon serves the commit")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "validate, and show what would be committed; push nothing")
 	flags.BoolVar(&f.allowPrune, "allow-prune", false, "allow the commit to remove most policies (trailer hfi-allow-prune)")
@@ -140,25 +140,32 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	answer := changeAnswer{Changed: commit != "", Commit: or(commit, c.base), Branch: to.branch, Policies: names}
 	if !answer.Changed {
 		a.say("No change: branch %s already has this, at %s.", to.branch, short(c.base))
-		_, err := a.value(answer)
-		return err
+		return a.printChange(answer)
 	}
 	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+list(names))
 	if !f.noWait {
 		w := &waiter{app: a, daemon: daemon, commit: commit, contains: c.contains}
 		status, _, failure := w.wait(ctx)
 		if failure != nil {
-			if _, err := a.value(answer); err != nil {
+			if err := a.printChange(answer); err != nil {
 				return err
 			}
 			return failure
 		}
 		answer.Served = true
-		if a.output.String() == "table" {
+		if a.output.forPeople() {
 			return a.printServed(commit, status)
 		}
 	}
-	_, err = a.value(answer)
+	return a.printChange(answer)
+}
+
+// printChange prints the answer in a format for programs.
+func (a *app) printChange(answer changeAnswer) error {
+	if done, err := a.names(answer.Policies); done {
+		return err
+	}
+	_, err := a.value(answer)
 	return err
 }
 
@@ -172,8 +179,8 @@ func (a *app) preview(ctx context.Context, c *clone, names []string, edit func(c
 		return err
 	}
 	answer := changeAnswer{Changed: patch != "", Commit: c.base, Branch: c.target.branch, Policies: names, DryRun: true, Diff: patch}
-	if done, err := a.value(answer); done {
-		return err
+	if !a.output.forPeople() {
+		return a.printChange(answer)
 	}
 	if !answer.Changed {
 		a.say("No change: branch %s already has this, at %s.", c.target.branch, short(c.base))
@@ -196,7 +203,7 @@ func (a *app) preview(ctx context.Context, c *clone, names []string, edit func(c
 
 // say prints a line, unless the output format is for programs.
 func (a *app) say(pattern string, args ...any) {
-	if a.output.String() == "table" {
+	if a.output.forPeople() {
 		fmt.Fprintln(a.stdout, clean(fmt.Sprintf(pattern, args...)))
 	}
 }

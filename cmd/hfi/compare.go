@@ -118,7 +118,23 @@ func flatten(fields map[string]string, at string, value any) {
 	}
 }
 
+// names are the names of all policies that differ.
+func (c changes) names() []string {
+	var names []string
+	for _, one := range slices.Concat(c.Added, c.Removed) {
+		names = append(names, one.Name)
+	}
+	for _, one := range c.Changed {
+		names = append(names, one.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
 func (a *app) printChanges(found changes) error {
+	if done, err := a.names(found.names()); done {
+		return err
+	}
 	if done, err := a.value(found); done {
 		return err
 	}

@@ -276,6 +276,10 @@ func (d *fakeDaemon) status() *api.Status {
 	if len(d.history) > 0 && d.history[0].Outcome == api.Invalid {
 		status.Source.Errors = []schema.Problem{{File: "policies/bad.yaml", Line: 7, Column: 19,
 			Field: "spec.rules[0].fault.percentage", Message: "percentage must be between 0 and 100, not 150"}}
+		// As the daemon does where there is one error.
+		status.Sync.Message += ": " + status.Source.Errors[0].String()
+		status.Conditions = append(status.Conditions, api.Condition{Type: api.Stalled, Status: "True", Reason: "InvalidCommit",
+			Message: status.Sync.Message, LastTransitionTime: now})
 	}
 	return status
 }

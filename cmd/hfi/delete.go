@@ -30,6 +30,7 @@ unless its message allows it: --allow-prune adds that trailer.`,
 			return nil
 		},
 		ValidArgsFunction: a.completeNames(100),
+		Annotations:       map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.change(cmd.Context(), &flags, "Delete", names, func(ctx context.Context, c *clone) error {
 				return a.deleteAll(ctx, c, names, ignoreMissing)

@@ -26,7 +26,9 @@ committed files count, not the work tree.`,
 		Example: `  hfi diff HEAD
   hfi diff origin/game-day --exit-code
   hfi diff main --repo https://example.org/chaos.git`,
-		Args: exactly(1, "REV, a revision of the repository"),
+		Args:              exactly(1, "REV, a revision of the repository"),
+		ValidArgsFunction: completeRevisions,
+		Annotations:       map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			daemon, err := a.client()

@@ -13,15 +13,18 @@ import (
 
 func newGetFilters(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "filters",
-		Short: "List the connected filters and whether they enforce the current policies",
+		Use:     "filters",
+		Aliases: []string{"filter"},
+		Short:   "List the connected filters and whether they enforce the current policies",
 		Long: `List the filters that ask the daemon or its replicas for policies, those with a problem
 first. A filter is Current if all VMs of its sidecar enforce the current policies,
 Behind if one does not, and Silent if one has stopped asking and so enforces nothing.
 It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
 		Example: `  hfi get filters
-  hfi get filters -o json`,
-		Args: cobra.NoArgs,
+  hfi get filters -o wide
+  hfi get filters -o jsonpath='{range .items[*]}{.pod}{"\n"}{end}'`,
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			daemon, err := a.client()
 			if err != nil {
@@ -30,6 +33,13 @@ It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
 			filters, text, err := daemon.Filters(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("getting the filters: %w", err)
+			}
+			names := make([]string, len(filters.Items))
+			for i, item := range filters.Items {
+				names[i] = join("/", item.Namespace, or(item.Pod, item.Node))
+			}
+			if done, err := a.names(names); done {
+				return err
 			}
 			if done, err := a.raw(text); done {
 				return err
@@ -48,13 +58,19 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 		return err
 	}
 	var rows [][]string
+	wide := a.output.String() == wideFormat
 	for _, item := range filters.Items {
-		rows = append(rows, []string{
-			item.Namespace, item.Service, item.Pod, item.Node, string(item.State),
-			fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), digest(item), ago(a.now(), &item.Since), item.Message,
-		})
+		row := []string{item.Namespace, item.Service, or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since)}
+		if wide {
+			row = append(row, item.Node, digest(item), strings.Join(item.Replicas, ","))
+		}
+		rows = append(rows, append(row, item.Message))
 	}
-	if err := a.table([]string{"NAMESPACE", "SERVICE", "POD", "NODE", "STATE", "VMS", "IN FORCE", "SINCE", "MESSAGE"}, rows); err != nil {
+	heading := []string{"NAMESPACE", "SERVICE", "POD", "STATE", "VMS", "SINCE"}
+	if wide {
+		heading = append(heading, "NODE", "IN FORCE", "REPLICAS")
+	}
+	if err := a.table(append(heading, "MESSAGE"), rows); err != nil {
 		return err
 	}
 	if rest := filters.Connected + filters.Unknown - len(filters.Items); rest > 0 {
@@ -115,7 +131,7 @@ func filtersColour(filters api.FiltersStatus) colour {
 	switch {
 	case filters.Silent > 0:
 		return red
-	case filters.Behind > 0 || !filters.Complete:
+	case filters.Behind > 0 || !filters.Complete || filters.Connected == 0:
 		return yellow
 	}
 	return green

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sort"
 	"strings"
 	"time"
 
@@ -14,19 +13,32 @@ import (
 )
 
 func newGet(a *app) *cobra.Command {
+	command := newGetPolicies(a)
+	command.Use, command.Aliases = "get [NAME]", nil
+	command.SuggestionsMinimumDistance = 2
+	command.AddCommand(newGetPolicies(a), newGetFilters(a))
+	return command
+}
+
+// newGetPolicies is "hfi get policies"; "hfi get" is the same with subcommands.
+func newGetPolicies(a *app) *cobra.Command {
 	var service, namespace string
 	command := &cobra.Command{
-		Use:   "get [NAME]",
-		Short: "List the policies that the daemon serves, or show one",
+		Use:     "policies [NAME]",
+		Aliases: []string{"policy"},
+		Short:   "List the policies that the daemon serves, or show one",
 		Long: `List the policies that the daemon serves, or show one and the file it came from.
 --service and --namespace list those that apply to one workload.
 "hfi get filters" lists the filters.`,
 		Example: `  hfi get
   hfi get frontend-delay -o yaml
-  hfi get --service frontend --namespace demo
+  hfi get policies --service frontend --namespace demo
+  hfi get -o name
+  hfi get frontend-delay -o jsonpath='{.spec.rules[0].fault.delay_ms}'
   hfi get filters`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeNames(1),
+		Annotations:       map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := a.client()
 			if err != nil {
@@ -45,12 +57,13 @@ func newGet(a *app) *cobra.Command {
 			if selector != (client.Selector{}) {
 				return usageError("--service and --namespace cannot be combined with NAME")
 			}
-			return a.getOne(cmd.Context(), daemon, args[0])
+			return a.getOne(cmd, daemon, args[0])
 		},
 	}
-	command.Flags().StringVar(&service, "service", "", "`name` of the workload to list the policies of")
-	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload to list the policies of")
-	command.AddCommand(newGetFilters(a))
+	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to list (default: all policies)")
+	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload whose policies to list (default: all policies)")
+	must(command.RegisterFlagCompletionFunc("service", a.completeWorkloads(func(w workload) string { return w.service })))
+	must(command.RegisterFlagCompletionFunc("namespace", a.completeWorkloads(func(w workload) string { return w.namespace })))
 	return command
 }
 
@@ -58,6 +71,13 @@ func (a *app) getAll(ctx context.Context, daemon *client.Client, selector client
 	policies, text, err := daemon.Policies(ctx, selector)
 	if err != nil {
 		return fmt.Errorf("getting policies: %w", err)
+	}
+	names := make([]string, len(policies))
+	for i, policy := range policies {
+		names[i] = policy.Metadata.Name
+	}
+	if done, err := a.names(names); done {
+		return err
 	}
 	if done, err := a.raw(text); done {
 		return err
@@ -69,18 +89,22 @@ func (a *app) getAll(ctx context.Context, daemon *client.Client, selector client
 	var rows [][]string
 	for _, policy := range policies {
 		selector := policy.Spec.Selector
-		rows = append(rows, []string{policy.Metadata.Name, selector.Namespace, selector.Service, faults(policy), state(policy, a.now())})
+		rows = append(rows, []string{policy.Metadata.Name, selector.Namespace, selector.Service, state(policy, a.now()), faults(policy)})
 	}
-	return a.table([]string{"NAME", "NAMESPACE", "SERVICE", "FAULTS", "STATE"}, rows)
+	return a.table([]string{"NAME", "NAMESPACE", "SERVICE", "STATE", "FAULTS"}, rows)
 }
 
-func (a *app) getOne(ctx context.Context, daemon *client.Client, name string) error {
-	policy, origin, text, err := daemon.Policy(ctx, name)
+func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) error {
+	policy, origin, text, err := daemon.Policy(cmd.Context(), name)
 	if client.NotFound(err) {
-		return &exitError{exitNotFound, fmt.Errorf("policy %q is not served: hfi get lists the policies that are", name)}
+		return &exitError{exitNotFound, fmt.Errorf("policy %q is not served%s",
+			name, or(suggestion(cmd, name), ": hfi get lists the policies that are"))}
 	}
 	if err != nil {
 		return fmt.Errorf("getting policy %q: %w", name, err)
+	}
+	if done, err := a.names([]string{policy.Metadata.Name}); done {
+		return err
 	}
 	if done, err := a.raw(text); done {
 		return err
@@ -124,13 +148,17 @@ func state(policy *schema.Policy, now time.Time) string {
 	return "active"
 }
 
-// faults summarizes a policy's rules.
+// faults summarizes a policy's rules, and what each matches unless it is all requests.
 func faults(policy *schema.Policy) string {
 	var all []string
 	for _, rule := range policy.Spec.Rules {
-		all = append(all, fault(rule.Fault))
+		text := fault(rule.Fault)
+		if rule.Match != nil {
+			text += " of " + matching(rule.Match)
+		}
+		all = append(all, text)
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(all, "; ")
 }
 
 func fault(f schema.Fault) string {
@@ -182,35 +210,4 @@ func comparison(match schema.StringMatch) string {
 		return fmt.Sprintf("matching %q", *match.Regex)
 	}
 	return "of any value"
-}
-
-// completionLimit bounds the daemon's answer during completion: the user is waiting at the prompt.
-const completionLimit = time.Second
-
-// completeNames completes the names of served policies, for up to limit arguments.
-func (a *app) completeNames(limit int) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		daemon, err := a.client()
-		if err != nil || len(args) >= limit {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		parent := cmd.Context()
-		if parent == nil {
-			parent = context.Background()
-		}
-		ctx, cancel := context.WithTimeout(parent, completionLimit)
-		defer cancel()
-		policies, _, err := daemon.Policies(ctx, client.Selector{})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, policy := range policies {
-			if name := policy.Metadata.Name; strings.HasPrefix(name, prefix) {
-				names = append(names, name)
-			}
-		}
-		sort.Strings(names)
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
 }

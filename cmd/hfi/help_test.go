@@ -6,7 +6,25 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
+
+// The usage text of every flag that takes a value has its default, or says that it is required.
+func TestUsageHasDefaults(t *testing.T) {
+	var visit func(*cobra.Command)
+	visit = func(command *cobra.Command) {
+		command.LocalFlags().VisitAll(func(flag *pflag.Flag) {
+			if zero := flag.DefValue == "" || flag.DefValue == "[]" || flag.DefValue == "0s"; zero &&
+				!strings.Contains(flag.Usage, "(default: ") && !strings.Contains(flag.Usage, "required") {
+				t.Errorf("%s --%s: %s", command.CommandPath(), flag.Name, flag.Usage)
+			}
+		})
+		for _, child := range command.Commands() {
+			visit(child)
+		}
+	}
+	visit(newRoot(&app{}))
+}
 
 // Every command, cobra's own completion included, has help with a sentence and examples.
 func TestEveryCommandHasHelpWithExamples(t *testing.T) {

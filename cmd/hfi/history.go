@@ -20,7 +20,8 @@ func newHistory(a *app) *cobra.Command {
 		Example: `  hfi history
   hfi history -n 5
   hfi history -o json | jq -r '.[] | select(.outcome == "Applied") | .commit'`,
-		Args: cobra.NoArgs,
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{withNames: "true"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {
 				return usageError("--limit must be 0 or more")
@@ -51,6 +52,17 @@ func (a *app) printHistory(status []byte, limit int) error {
 	if limit > 0 && len(answer.History) > limit {
 		answer.History = answer.History[:limit]
 	}
+	entries := make([]api.HistoryEntry, len(answer.History))
+	commits := make([]string, len(answer.History))
+	for i, raw := range answer.History {
+		if err := json.Unmarshal(raw, &entries[i]); err != nil {
+			return fmt.Errorf("reading the history: %w", err)
+		}
+		commits[i] = entries[i].Commit
+	}
+	if done, err := a.names(commits); done {
+		return err
+	}
 	if done, err := a.value(orEmpty(answer.History)); done {
 		return err
 	}
@@ -59,11 +71,7 @@ func (a *app) printHistory(status []byte, limit int) error {
 		return err
 	}
 	var rows [][]string
-	for _, raw := range answer.History {
-		var entry api.HistoryEntry
-		if err := json.Unmarshal(raw, &entry); err != nil {
-			return fmt.Errorf("reading the history: %w", err)
-		}
+	for _, entry := range entries {
 		note := entry.Message
 		if entry.Restores != "" {
 			note = join(", ", "restores "+short(entry.Restores), note)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/boifi/hfi/internal/api/client"
 	"github.com/boifi/hfi/internal/version"
@@ -106,15 +107,17 @@ The exit code says what happened: see "hfi help exit-codes".`,
 		Version:       version.Get().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Of mistyped commands that are this near, the right one is suggested.
+		SuggestionsMinimumDistance: 2,
+		Args:                       knownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate(versionTemplate)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", envOr("HFI_SERVER", "http://127.0.0.1:8080"), "`address` of the daemon, or HFI_SERVER")
 	flags.StringVar(&a.secretFile, "webhook-secret-file", envOr("HFI_WEBHOOK_SECRET_FILE", ""), "`file` with the secret of the daemon's webhooks, which triggers a fetch from git, or HFI_WEBHOOK_SECRET_FILE (default: none)")
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "maximum time that the command may take")
-	flags.VarP(&a.output, "output", "o", "output `format`: table, json or yaml")
+	flags.VarP(&a.output, "output", "o", "output `format`: table, wide, name, json, yaml or jsonpath=EXPRESSION")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		newInit(a), newVet(a), newApply(a), newDelete(a), newGet(a), newStatus(a),
@@ -123,6 +126,34 @@ The exit code says what happened: see "hfi help exit-codes".`,
 	a.limitAll(root.Commands())
 	addCompletionExamples(root)
 	return root
+}
+
+// trim removes blanks around the values of flags.
+func trim(flags *pflag.FlagSet) error {
+	var problems []error
+	flags.Visit(func(flag *pflag.Flag) {
+		if flag.Value.Type() == "string" {
+			problems = append(problems, flag.Value.Set(strings.TrimSpace(flag.Value.String())))
+		}
+	})
+	return errors.Join(problems...)
+}
+
+// knownCommand refuses arguments of hfi itself, and suggests the command that was probably meant.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown command %q%s", args[0], suggestion(cmd, args[0]))
+}
+
+// suggestion is a question for the commands whose names are near, or empty.
+func suggestion(cmd *cobra.Command, typed string) string {
+	near := cmd.SuggestionsFor(typed)
+	if len(near) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(": did you mean %q?", cmd.CommandPath()+" "+near[0])
 }
 
 // limitAll applies limited to commands and their subcommands.
@@ -141,7 +172,16 @@ func (a *app) limited(run func(*cobra.Command, []string) error) func(*cobra.Comm
 		if a.timeout <= 0 {
 			return usageError("--timeout must be more than 0, not %v", a.timeout)
 		}
+		if a.output.String() == nameFormat && cmd.Annotations[withNames] == "" {
+			return usageError("%s cannot print names: -o name is for get, history, diff, apply and delete", cmd.CommandPath())
+		}
+		if err := trim(cmd.Flags()); err != nil {
+			return usageError("%v", err)
+		}
 		a.running = true
+		if watch := cmd.Flags().Lookup("watch"); watch != nil && watch.Changed && !cmd.Flags().Changed("timeout") {
+			return run(cmd, args) // until it is interrupted
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 		defer cancel()
 		cmd.SetContext(ctx)
@@ -154,7 +194,7 @@ func (a *app) limited(run func(*cobra.Command, []string) error) func(*cobra.Comm
 }
 
 func envOr(name, otherwise string) string {
-	if value := os.Getenv(name); value != "" {
+	if value := strings.TrimSpace(os.Getenv(name)); value != "" {
 		return value
 	}
 	return otherwise

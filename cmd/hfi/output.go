@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,41 +12,99 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/term"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/client-go/util/jsonpath"
 	"sigs.k8s.io/yaml"
 )
 
 // format is the value of --output.
-type format string
-
-var formats = []string{"table", "json", "yaml"}
-
-func (f *format) String() string {
-	if *f == "" {
-		return formats[0]
-	}
-	return string(*f)
+type format struct {
+	// kind is one of formats; the zero value is table.
+	kind string
+	// path is the expression of jsonpath.
+	path *jsonpath.JSONPath
 }
 
+// The formats. Table and wide are for people.
+const (
+	tableFormat    = "table"
+	wideFormat     = "wide"
+	nameFormat     = "name"
+	jsonFormat     = "json"
+	yamlFormat     = "yaml"
+	jsonpathFormat = "jsonpath"
+)
+
+var formats = []string{tableFormat, wideFormat, nameFormat, jsonFormat, yamlFormat, jsonpathFormat + "="}
+
+func (f *format) String() string { return or(f.kind, tableFormat) }
+
 func (f *format) Set(text string) error {
-	if !slices.Contains(formats, text) {
-		return fmt.Errorf("must be one of %s", strings.Join(formats, ", "))
+	kind, expression, given := strings.Cut(text, "=")
+	switch {
+	case kind == jsonpathFormat:
+		if expression == "" {
+			return errors.New("jsonpath requires an expression, such as jsonpath='{.sync.status}'")
+		}
+		if !strings.Contains(expression, "{") {
+			expression = "{." + strings.TrimPrefix(expression, ".") + "}"
+		}
+		f.path = jsonpath.New("output").AllowMissingKeys(true)
+		if err := f.path.Parse(expression); err != nil {
+			return fmt.Errorf("jsonpath: %w", err)
+		}
+	case given || !slices.Contains(formats, kind):
+		return fmt.Errorf("must be one of %sEXPRESSION", strings.Join(formats, ", "))
 	}
-	*f = format(text)
+	f.kind = kind
 	return nil
 }
 
 func (f *format) Type() string { return "format" }
 
-// raw prints a JSON text as JSON or YAML and returns true; with -o table it returns
-// false, and the caller prints the table.
+// forPeople reports whether the output is a table or text.
+func (f *format) forPeople() bool {
+	return f.String() == tableFormat || f.String() == wideFormat
+}
+
+// withNames marks a command that can print -o name.
+const withNames = "names"
+
+// names prints names one a line with -o name, and returns true; otherwise it returns false.
+func (a *app) names(names []string) (done bool, err error) {
+	if a.output.String() != nameFormat {
+		return false, nil
+	}
+	for _, name := range names {
+		if _, err := fmt.Fprintln(a.stdout, clean(name)); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// raw prints a JSON text in a format for programs and returns true; for a table it
+// returns false, and the caller prints it.
 func (a *app) raw(text []byte) (done bool, err error) {
 	switch a.output.String() {
-	case "json":
+	case jsonpathFormat:
+		var value any
+		if err := utiljson.Unmarshal(text, &value); err != nil {
+			return true, fmt.Errorf("reading the answer: %w", err)
+		}
+		var found bytes.Buffer
+		if err := a.output.path.Execute(&found, value); err != nil {
+			return true, fmt.Errorf("-o jsonpath: %w", err)
+		}
+		_, err := fmt.Fprintln(a.stdout, strings.TrimSuffix(found.String(), "\n"))
+		return true, err
+	case jsonFormat:
 		_, err = fmt.Fprintf(a.stdout, "%s\n", bytes.TrimRight(text, "\n"))
 		return true, err
-	case "yaml":
+	case yamlFormat:
 		converted, err := yaml.JSONToYAML(text)
 		if err != nil {
 			return true, fmt.Errorf("writing the answer as YAML: %w", err)
@@ -56,9 +115,9 @@ func (a *app) raw(text []byte) (done bool, err error) {
 	return false, nil
 }
 
-// value prints a value as JSON or YAML, as raw does.
+// value prints a value in a format for programs, as raw does.
 func (a *app) value(value any) (done bool, err error) {
-	if a.output.String() == "table" {
+	if a.output.forPeople() {
 		return false, nil
 	}
 	var text bytes.Buffer
@@ -71,19 +130,30 @@ func (a *app) value(value any) (done bool, err error) {
 	return a.raw(text.Bytes())
 }
 
-// table prints rows in columns under a heading.
+// Between two columns of a table, and the least width that a column is cut to.
+const (
+	columnGap = 3
+	minColumn = 10
+)
+
+// table prints rows in columns under a heading. On a terminal that is too narrow,
+// the widest columns are cut, unless the output is wide.
 func (a *app) table(heading []string, rows [][]string) error {
 	text := &bytes.Buffer{}
-	columns := tabwriter.NewWriter(text, 0, 0, 3, ' ', 0)
+	columns := tabwriter.NewWriter(text, 0, 0, columnGap, ' ', 0)
+	var cells [][]string
 	for _, row := range append([][]string{heading}, rows...) {
-		cells := make([]string, len(row))
+		cleaned := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = clean(cell)
-			if cell == "" {
-				cells[i] = "-"
-			}
+			cleaned[i] = or(clean(cell), "-")
 		}
-		fmt.Fprintln(columns, strings.Join(cells, "\t"))
+		cells = append(cells, cleaned)
+	}
+	if width := terminalWidth(a.stdout); width > 0 && a.output.String() != wideFormat {
+		cutColumns(cells, width)
+	}
+	for _, row := range cells {
+		fmt.Fprintln(columns, strings.Join(row, "\t"))
 	}
 	if err := columns.Flush(); err != nil {
 		return err
@@ -97,6 +167,44 @@ func (a *app) table(heading []string, rows [][]string) error {
 // warn prints a warning on standard error.
 func (a *app) warn(pattern string, args ...any) {
 	fmt.Fprintln(a.stderr, a.paintErr(yellow, clean("warning: "+fmt.Sprintf(pattern, args...))))
+}
+
+// cutColumns shortens the widest columns of a table until its lines fit a width, if they can.
+func cutColumns(rows [][]string, width int) {
+	widths := make([]int, len(rows[0]))
+	total := columnGap * (len(widths) - 1)
+	for i := range widths {
+		for _, row := range rows {
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+		}
+		total += widths[i]
+	}
+	for ; total > width; total-- {
+		widest := slices.Index(widths, slices.Max(widths))
+		if widths[widest] <= minColumn {
+			break
+		}
+		widths[widest]--
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			if runes := []rune(cell); len(runes) > widths[i] {
+				row[i] = string(runes[:widths[i]-1]) + "…"
+			}
+		}
+	}
+}
+
+// terminalWidth is the width of a terminal in characters, or 0 if a writer is none.
+func terminalWidth(w io.Writer) int {
+	if !isTerminal(w) {
+		return 0
+	}
+	width, _, err := term.GetSize(int(w.(*os.File).Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // colour is the number of an ANSI colour or attribute.
@@ -166,12 +274,8 @@ func plural(n int, one, many string) string {
 
 // fit truncates a line to the terminal's width, so that it can be rewritten.
 func fit(line string, w io.Writer) string {
-	file, ok := w.(*os.File)
-	if !ok {
-		return line
-	}
-	width, _, err := term.GetSize(int(file.Fd()))
-	if runes := []rune(line); err == nil && width > 1 && len(runes) >= width {
+	width := terminalWidth(w)
+	if runes := []rune(line); width > 1 && len(runes) >= width {
 		return string(runes[:width-1])
 	}
 	return line

@@ -1,17 +1,22 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/api/client"
 	"github.com/boifi/hfi/schema"
 )
 
 func newStatus(a *app) *cobra.Command {
-	var strict bool
+	var strict, watch bool
 	command := &cobra.Command{
 		Use:   "status",
 		Short: "Show whether git, etcd and the filters agree, and any errors",
@@ -19,6 +24,8 @@ func newStatus(a *app) *cobra.Command {
 The exit code is 0 whenever the daemon answers; with --exit-code it is 5 unless
 git and etcd agree and there is no drift.`,
 		Example: `  hfi status
+  hfi status --watch
+  hfi status -o jsonpath='{.sync.status}'
   hfi status --exit-code -o json > status.json || echo "not in sync"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -26,15 +33,17 @@ git and etcd agree and there is no drift.`,
 			if err != nil {
 				return err
 			}
+			if watch && strict {
+				return usageError("--watch and --exit-code cannot be combined")
+			}
+			if watch {
+				return a.watchStatus(cmd.Context(), daemon)
+			}
 			status, text, err := daemon.Status(cmd.Context())
 			if err != nil {
 				return fmt.Errorf("getting the status: %w", err)
 			}
-			done, err := a.raw(text)
-			if err == nil && !done {
-				err = a.printStatus(status)
-			}
-			if err != nil || !strict {
+			if err := a.showStatus(status, text); err != nil || !strict {
 				return err
 			}
 			if status.Sync.Status != api.Synced || status.Drift.Status != api.DriftNone {
@@ -44,7 +53,65 @@ git and etcd agree and there is no drift.`,
 		},
 	}
 	command.Flags().BoolVar(&strict, "exit-code", false, "exit with 5 if not in sync or drifted")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "show the status again whenever it changes, until interrupted or --timeout")
 	return command
+}
+
+// watchPause is the time between two requests of status --watch.
+const watchPause = time.Second
+
+// watchStatus shows the status whenever something other than a time changes in it. A
+// terminal is cleared before; elsewhere the statuses follow one another.
+func (a *app) watchStatus(ctx context.Context, daemon *client.Client) error {
+	var shown *api.Status
+	failed := ""
+	for {
+		status, text, err := daemon.Status(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil && shown == nil:
+			return fmt.Errorf("getting the status: %w", err)
+		case err != nil:
+			if err.Error() != failed {
+				a.warn("getting the status: %v", err)
+			}
+			failed = err.Error()
+		case isTerminal(a.stdout) && a.output.forPeople():
+			// The ages in it change all the time.
+			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J")
+			fallthrough
+		case shown == nil || failed != "" || !sameStatus(*status, *shown):
+			if shown != nil && a.output.String() == yamlFormat {
+				fmt.Fprintln(a.stdout, "---")
+			} else if shown != nil && a.output.forPeople() {
+				fmt.Fprintln(a.stdout)
+			}
+			failed = ""
+			if err := a.showStatus(status, text); err != nil {
+				return err
+			}
+			shown = status
+		}
+		if !pause(ctx, watchPause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sameStatus compares statuses without the times that move whenever git and etcd are read.
+func sameStatus(a, b api.Status) bool {
+	for _, status := range []*api.Status{&a, &b} {
+		status.Source.LastSeenAt, status.Etcd.LastSeenAt, status.Sync.LastSuccessAt = nil, nil, nil
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+// showStatus prints a status in the output format.
+func (a *app) showStatus(status *api.Status, text []byte) error {
+	if done, err := a.raw(text); done {
+		return err
+	}
+	return a.printStatus(status)
 }
 
 // maxShown bounds the drift items and problems of a table; the others are counted.
@@ -52,20 +119,22 @@ const maxShown = 20
 
 func (a *app) printStatus(status *api.Status) error {
 	source, sync := status.Source, status.Sync
+	once := &onceOnly{}
 	lines := [][2]string{
-		{"Sync", join(": ", string(sync.Status), sync.Message)},
+		{"Sync", join(": ", string(sync.Status), once.text(withoutProblem(sync.Message, source.Errors)))},
 		{"Serving", a.serving(status)},
 	}
 	if tried := source.LastAttemptedRevision; tried != nil && (sync.LastAppliedRevision == nil || tried.Commit != sync.LastAppliedRevision.Commit) {
 		lines = append(lines, [2]string{"Attempted", fmt.Sprintf("%s %s", short(tried.Commit), tried.Subject)})
 	}
-	lines = append(lines, [2]string{"Git", a.git(source)}, [2]string{"Etcd", a.etcd(status.Etcd)}, [2]string{"Drift", drift(status.Drift)})
+	lines = append(lines, [2]string{"Git", a.git(source, once)}, [2]string{"Etcd", a.etcd(status.Etcd)}, [2]string{"Drift", drift(status.Drift)})
 	if heal := status.Drift.Heal; heal != nil {
 		lines = append(lines, [2]string{"Repairs", join(": ", fmt.Sprint(heal.Repairs), heal.Message)})
 	}
 	lines = append(lines, [2]string{"Filters", countFilters(status.Filters)})
 	for _, condition := range status.Conditions {
-		lines = append(lines, [2]string{string(condition.Type), join(": ", condition.Status+" "+condition.Reason, condition.Message)})
+		lines = append(lines, [2]string{string(condition.Type), join(": ", condition.Status+" "+condition.Reason,
+			once.text(withoutProblem(condition.Message, source.Errors)))})
 	}
 	for _, line := range lines {
 		text := fmt.Sprintf("%-11s %s", line[0], clean(line[1]))
@@ -82,6 +151,26 @@ func (a *app) printStatus(status *api.Status) error {
 	a.details("Errors", problemLines(source.Errors), source.ErrorsTotal)
 	a.details("Warnings", problemLines(source.Warnings), source.WarningsTotal)
 	return nil
+}
+
+// onceOnly leaves out what a status says again: its fields and conditions tell of one failure.
+type onceOnly struct{ shown []string }
+
+// text is a text, or empty if one that was shown before contains it.
+func (o *onceOnly) text(text string) string {
+	if slices.ContainsFunc(o.shown, func(before string) bool { return strings.Contains(before, text) }) {
+		return ""
+	}
+	o.shown = append(o.shown, text)
+	return text
+}
+
+// withoutProblem is a message without the only problem of a commit, which has a place of its own.
+func withoutProblem(message string, problems []schema.Problem) string {
+	if len(problems) != 1 {
+		return message
+	}
+	return strings.TrimSuffix(message, ": "+problems[0].String())
 }
 
 // statusColour is green if all is well, red if a person must act, else yellow.
@@ -126,10 +215,10 @@ func (a *app) serving(status *api.Status) string {
 	return text
 }
 
-func (a *app) git(source api.SourceStatus) string {
+func (a *app) git(source api.SourceStatus, once *onceOnly) string {
 	text := fmt.Sprintf("%s of %s, in %s, seen %s", source.Branch, source.URL, source.Path, ago(a.now(), source.LastSeenAt))
 	if source.Error != nil {
-		return join(": ", text, source.Error.Reason, source.Error.Message)
+		return join(": ", text, source.Error.Reason, once.text(source.Error.Message))
 	}
 	return text
 }

@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/boifi/hfi/internal/testtool"
 	"golang.org/x/sys/unix"
@@ -34,6 +36,9 @@ func openTerminal(t *testing.T) (master, terminal *os.File) {
 	}
 	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
 		t.Fatal(err)
 	}
 	return master, terminal
@@ -90,6 +95,10 @@ func TestColour(t *testing.T) {
 	if screen := onTerminal(t, []string{server}, "status"); !strings.Contains(screen, escape+"32mSynced"+escape+"0m") {
 		t.Errorf("a terminal got no green word:\n%q", screen)
 	}
+	// A mesh without any filter is not what anyone wants.
+	if screen := onTerminal(t, []string{server}, "status"); !strings.Contains(screen, escape+"33mnone connected") {
+		t.Errorf("no connected filter is not yellow:\n%q", screen)
+	}
 	for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
 		if screen := onTerminal(t, []string{server, env}, "status"); strings.Contains(screen, escape) || !strings.Contains(screen, "Synced") {
 			t.Errorf("with %s a terminal got colour, or nothing:\n%q", env, screen)
@@ -111,6 +120,43 @@ func TestForeignTextDoesNotSteerTheTerminal(t *testing.T) {
 	}
 	if !strings.Contains(screen, "evil") {
 		t.Errorf("the message is gone:\n%q", screen)
+	}
+}
+
+// Tables fit a terminal of 80 columns, and keep everything if asked to.
+func TestTablesFitTheTerminal(t *testing.T) {
+	const message = "2 of 3 VMs with other policies in force than the current ones, for longer than a minute"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/v1/filters":
+			fmt.Fprintf(w, `{"connected": 1, "behind": 1, "complete": true, "items": [{"namespace": "production", "service": "checkout-frontend",
+				"pod": "checkout-frontend-7d4b9c6f58-x2x9q", "node": "sidecar~10.0.0.1~checkout-frontend-7d4b9c6f58-x2x9q", "state": "Behind",
+				"vms": {"total": 3, "current": 1, "behind": 2}, "message": %q}]}`, message)
+		case "/v1/policies":
+			fmt.Fprint(w, `{"policies": [{"metadata": {"name": "checkout-frontend-of-production-is-slow"}, "spec": {"selector": {"service": "checkout-frontend",
+				"namespace": "production"}, "rules": [{"match": {"path": {"prefix": "/api/v1/orders"}}, "fault": {"delay_ms": 500, "percentage": 50}}]}}]}`)
+		default:
+			fmt.Fprintf(w, `{"sync": {"status": "Synced"}, "history": [{"commit": "1111111111111111111111111111111111111111", "outcome": "Refused",
+				"author": "Grace Hopper <grace@example.org>", "subject": "End all of the experiments of the last quarter", "message": %q}]}`, message)
+		}
+	}))
+	t.Cleanup(server.Close)
+	ansi := regexp.MustCompile(`\x1b\[[0-9;]*m|\r`)
+	for _, args := range [][]string{{"get", "filters"}, {"get"}, {"history"}} {
+		screen := ansi.ReplaceAllString(onTerminal(t, []string{"HFI_SERVER=" + server.URL}, args...), "")
+		for line := range strings.Lines(screen) {
+			if width := utf8.RuneCountInString(strings.TrimSpace(line)); width > 80 {
+				t.Errorf("hfi %v: a line has %d columns: %s", args, width, line)
+			}
+		}
+		if !strings.Contains(screen, "…") {
+			t.Errorf("hfi %v: nothing was cut:\n%s", args, screen)
+		}
+		wide := onTerminal(t, []string{"HFI_SERVER=" + server.URL}, append(args, "-o", "wide")...)
+		if strings.Contains(wide, "…") {
+			t.Errorf("hfi %v -o wide: something was cut:\n%s", args, wide)
+		}
 	}
 }
 

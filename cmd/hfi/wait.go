@@ -47,7 +47,8 @@ acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod
 stopped asking for policies and does not enforce it; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
-		Args: exactly(1, "COMMIT"),
+		Args:              exactly(1, "COMMIT"),
+		ValidArgsFunction: completeRevisions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := a.client()
 			if err != nil {

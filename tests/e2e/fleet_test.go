@@ -206,7 +206,7 @@ func TestFleetOfTwoReplicas(t *testing.T) {
 			t.Fatalf("hfi wait ended, but a VM of %s has %s in force, not %s", v.pod, tag, want)
 		}
 	}
-	want(t, one, work, 0, []string{`demo +frontend +frontend-9 +sidecar~frontend-9 +Current +3/3`}, "get", "filters")
+	want(t, one, work, 0, []string{`demo +frontend +frontend-9 +Current +3/3 .* sidecar~frontend-9 `}, "get", "filters", "-o", "wide")
 	want(t, one, work, 0, []string{"Filters +10 of 10 current"}, "status")
 	if after := f.server.Ctl("get", "/hfi/policies/", "--prefix", "--write-out=json"); before == after {
 		t.Error("the second commit is not in etcd")
