@@ -54,8 +54,8 @@ func (a *app) openClone(ctx context.Context, to target) (*clone, error) {
 
 func (c *clone) open(ctx context.Context) error {
 	// Without --no-local, git ignores --depth for a folder.
-	_, err := repo{filepath.Dir(c.dir)}.git(ctx, "clone", "--quiet", "--no-local", "--depth", "1", "--no-tags", "--single-branch",
-		"--no-checkout", "--branch", c.target.branch, "--", c.target.url, c.dir)
+	_, err := repo{filepath.Dir(c.dir)}.git(ctx, "clone", "--quiet", "--origin", "origin", "--no-local", "--depth", "1", "--no-tags", "--single-branch",
+		"--no-checkout", "--branch", c.target.branch, "--", located(c.target.url), c.dir)
 	if err != nil {
 		return fmt.Errorf("cloning branch %s of %s: %w", c.target.branch, withoutPassword(c.target.url), err)
 	}

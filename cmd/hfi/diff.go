@@ -125,7 +125,7 @@ func (a *app) openRepo(ctx context.Context, from, temporary string) (repo, error
 	}
 	a.step("Cloning %s", withoutPassword(from))
 	bare := filepath.Join(temporary, "bare")
-	if _, err := (repo{temporary}).git(ctx, "clone", "--quiet", "--bare", "--", from, bare); err != nil {
+	if _, err := (repo{temporary}).git(ctx, "clone", "--quiet", "--bare", "--", located(from), bare); err != nil {
 		return repo{}, fmt.Errorf("cloning %s: %w", withoutPassword(from), err)
 	}
 	return repo{bare}, nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,12 +55,32 @@ func (r repo) command(ctx context.Context, args ...string) *exec.Cmd {
 	return command
 }
 
-// isLocalToRepo reports whether a variable binds git to one repository: hfi may run
-// in a hook of another.
+// isLocalToRepo reports whether a variable binds git to one repository, or changes
+// how it takes paths: hfi may run in a hook of another. These are the variables of
+// "git rev-parse --local-env-vars", except for those that pass configuration, in
+// which CI systems give credentials; and some that git does not count there.
 func isLocalToRepo(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
-	return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
-		"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_QUARANTINE_PATH", "GIT_SHALLOW_FILE"}, name)
+	return slices.Contains([]string{
+		"GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_CONFIG",
+		"GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
+		"GIT_REPLACE_REF_BASE", "GIT_NO_REPLACE_OBJECTS",
+		"GIT_NAMESPACE", "GIT_QUARANTINE_PATH", "GIT_ATTR_SOURCE",
+		"GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS",
+	}, name)
+}
+
+// located is the address of a repository as git takes it in any folder: a path that
+// exists here is made absolute.
+func located(address string) string {
+	if _, err := os.Stat(address); err != nil {
+		return address
+	}
+	absolute, err := filepath.Abs(address)
+	if err != nil {
+		return address
+	}
+	return absolute
 }
 
 // limitedBuffer keeps the first bytes written and discards the rest.
