@@ -352,10 +352,12 @@ func (t *term) Report(_ context.Context, report *reconciler.LeaderReport) error 
 type disk struct {
 	kept  *reconciler.State
 	saved []*reconciler.State
-	err   error
+	// The errors of Save, Check and Load.
+	err, check, damage error
 }
 
-func (d *disk) Load() (*reconciler.State, error) { return d.kept, nil }
+func (d *disk) Load() (*reconciler.State, error) { return d.kept, d.damage }
+func (d *disk) Check() error                     { return d.check }
 func (d *disk) Save(state *reconciler.State) error {
 	d.saved = append(d.saved, state)
 	return d.err

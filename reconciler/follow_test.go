@@ -117,7 +117,8 @@ func TestNeverOlder(t *testing.T) {
 	})
 }
 
-// A state that cannot be written to disk is served anyway, and the status says so.
+// A state that cannot be written to disk is served anyway, and the status says so
+// until it is written: that is tried again.
 func TestDiskFull(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.disk.err = errors.New("no space left on device")
@@ -126,6 +127,56 @@ func TestDiskFull(t *testing.T) {
 		d.wantServed("a")
 		if ready := d.wantCondition(api.Ready, "True", "Synced"); !strings.Contains(ready.Message, "no space left on device") {
 			t.Errorf("the message %q does not say why", ready.Message)
+		}
+		if stalled := d.wantCondition(api.Stalled, "True", "DataFolderUnwritable"); !strings.Contains(stalled.Message, "no space left on device") {
+			t.Errorf("the message %q does not say why", stalled.Message)
+		}
+		tries := len(d.disk.saved)
+		d.pass(2 * d.DiskInterval)
+		if len(d.disk.saved) <= tries {
+			t.Error("keeping the state was not tried again")
+		}
+		d.disk.err = nil
+		d.pass(d.DiskInterval)
+		d.wantCondition(api.Stalled, "False", "Progressing")
+		if ready := d.wantCondition(api.Ready, "True", "Synced"); strings.Contains(ready.Message, "no space left on device") {
+			t.Errorf("the disk has room, and the message is %q", ready.Message)
+		}
+		tries = len(d.disk.saved)
+		d.pass(2 * d.DiskInterval)
+		if len(d.disk.saved) != tries {
+			t.Error("a state that is kept was kept again")
+		}
+	})
+}
+
+// A data folder that cannot be written is reported before there is something to keep.
+func TestDiskCannotBeWritten(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.disk.kept = stateOf("a", 1, 5, policies("p"))
+		d.disk.check = errors.New("read-only file system")
+		d.open()
+		d.pass(d.EtcdGrace)
+		d.wantServed("a")
+		if stalled := d.wantCondition(api.Stalled, "True", "DataFolderUnwritable"); !strings.Contains(stalled.Message, "read-only file system") {
+			t.Errorf("the message %q does not say why", stalled.Message)
+		}
+		d.disk.check = nil
+		d.pass(d.DiskInterval)
+		d.wantCondition(api.Stalled, "False", "Progressing")
+	})
+}
+
+// A damaged copy on disk is the reason that nothing can be served while etcd is away.
+func TestDiskDamaged(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.follower()
+		d.disk.damage = errors.New("the journal is damaged")
+		d.open()
+		d.pass(2 * d.EtcdGrace)
+		if ready, _, reason := d.Ready(); ready || !strings.Contains(reason, "the journal is damaged") {
+			t.Errorf("ready %v, because %q", ready, reason)
 		}
 	})
 }

@@ -17,6 +17,7 @@ const (
 	DefaultEtcdGrace = 3 * time.Second
 	// DefaultEtcdStalledAfter is longer than an election in etcd takes.
 	DefaultEtcdStalledAfter = 5 * time.Second
+	DefaultDiskInterval     = 5 * time.Second
 	DefaultRetryMin         = 200 * time.Millisecond
 	DefaultHealMin          = time.Second
 	DefaultHealMax          = time.Minute
@@ -53,6 +54,9 @@ type Reconciler struct {
 	EtcdGrace time.Duration
 	// EtcdStalledAfter is how long etcd does not answer until the status says that a person must act.
 	EtcdStalledAfter time.Duration
+	// DiskInterval is the time between two checks of the disk, and between two
+	// attempts to keep a state that could not be kept.
+	DiskInterval time.Duration
 	// RetryMin is the first wait after a retryable failure; the waits double, up to Interval.
 	RetryMin time.Duration
 	// HealMin is the first wait between two repairs of drift; the waits double, up to HealMax.
@@ -73,6 +77,9 @@ type Reconciler struct {
 	trigger, storeChanged chan struct{}
 	// kept is what the disk held when this replica started, or nil; set by Open.
 	kept *State
+	// unkept is the served state that could not be kept on disk, or nil. Only
+	// the goroutine that serves uses it.
+	unkept *State
 
 	mu sync.Mutex
 	// served is the state last given to Serve: its revision only grows.
@@ -86,8 +93,10 @@ type Reconciler struct {
 	// lastReport is the time in the newest leader's report seen, and
 	// lastReportSeen the time at which this replica first saw it.
 	lastReport, lastReportSeen time.Time
-	// diskError is why the served state could not be kept on disk, or empty.
+	// diskError is why a state could not be kept on disk, or empty.
 	diskError string
+	// keptError is why the state on disk cannot be used, or nil; set by Open.
+	keptError error
 	// conditions are those of the last status.
 	conditions map[api.ConditionType]api.Condition
 }
@@ -97,7 +106,7 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 	return &Reconciler{
 		Source: source, Validator: validator, Store: store, LastGood: lastGood, Serve: serve,
 		DriftMode: ReportDrift,
-		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, RetryMin: DefaultRetryMin,
+		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, DiskInterval: DefaultDiskInterval, RetryMin: DefaultRetryMin,
 		HealMin: DefaultHealMin, HealMax: DefaultHealMax, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
 		Observer: noObserver{}, Logger: slog.Default(), Now: time.Now,
 		trigger: make(chan struct{}, 1), storeChanged: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
@@ -110,6 +119,9 @@ func (r *Reconciler) Open(context.Context) error {
 	if err != nil {
 		// etcd has the set as well: a damaged copy on disk is no reason not to start.
 		r.Logger.Warn("reading the last good set from disk failed; etcd's is used", "error", err)
+		r.mu.Lock()
+		r.keptError = err
+		r.mu.Unlock()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.kept = cancel, kept
@@ -132,6 +144,9 @@ func (r *Reconciler) Close() error {
 func (r *Reconciler) follow(ctx context.Context) {
 	grace := time.NewTimer(r.EtcdGrace)
 	defer grace.Stop()
+	disk := time.NewTicker(r.DiskInterval)
+	defer disk.Stop()
+	r.checkDisk()
 	graceOver := false
 	for {
 		state := r.Store.View().State
@@ -149,6 +164,8 @@ func (r *Reconciler) follow(ctx context.Context) {
 			signal(r.storeChanged)
 		case <-grace.C:
 			graceOver = true
+		case <-disk.C:
+			r.checkDisk()
 		}
 	}
 }
@@ -164,18 +181,49 @@ func (r *Reconciler) apply(state *State) {
 	if served != nil && state.Revision.Before(served.Revision) {
 		return
 	}
-	err := r.LastGood.Save(state)
-	r.mu.Lock()
-	r.diskError = ""
-	if err != nil {
-		r.diskError = err.Error()
-	}
-	r.mu.Unlock()
-	if err != nil {
-		// The set is verified, and traffic comes first: serve it all the same.
-		r.Logger.Error("keeping the served set on disk failed", "commit", state.Head.Commit, "error", err)
-	}
+	// The set is verified, and traffic comes first: it is served though it could not be kept.
+	r.keep(state)
 	r.serve(state, "etcd")
+}
+
+// keep keeps a served state on disk. If that fails, checkDisk tries it again.
+func (r *Reconciler) keep(state *State) {
+	err := r.LastGood.Save(state)
+	r.unkept = nil
+	if err != nil {
+		r.unkept = state
+	}
+	r.setDiskError(err)
+}
+
+// checkDisk keeps the served state if it could not be kept, and else sees
+// whether another could be.
+func (r *Reconciler) checkDisk() {
+	if r.unkept != nil {
+		r.keep(r.unkept)
+		return
+	}
+	r.setDiskError(r.LastGood.Check())
+}
+
+func (r *Reconciler) setDiskError(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	r.mu.Lock()
+	before := r.diskError
+	r.diskError = text
+	r.mu.Unlock()
+	if text == before {
+		return
+	}
+	if err != nil {
+		r.Logger.Error("what is served cannot be kept on disk", "error", err)
+	} else {
+		r.Logger.Info("what is served can be kept on disk again")
+	}
+	signal(r.storeChanged)
 }
 
 func (r *Reconciler) serve(state *State, from string) {

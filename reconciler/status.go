@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/boifi/hfi/internal/api"
 )
@@ -10,8 +11,14 @@ import (
 // cannot serve.
 func (r *Reconciler) Ready() (ready bool, etcd api.EtcdStatus, reason string) {
 	etcd = reportedHealth(r.Store.View().Health)
-	if r.Served() == nil {
-		return false, etcd, "no verified set of policies yet"
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.served == nil {
+		reason = "no verified set of policies yet"
+		if r.keptError != nil {
+			reason += ", and none on disk: " + r.keptError.Error()
+		}
+		return false, etcd, reason
 	}
 	return true, etcd, ""
 }
@@ -192,17 +199,32 @@ func (r *Reconciler) reconcilingCondition(status api.Status, report LeaderReport
 	return reconciling
 }
 
+// stalledCondition says what a person must act upon: the first reason, and
+// besides it a disk that cannot be written. The caller holds the lock.
 func (r *Reconciler) stalledCondition(view *StoreView, report LeaderReport) api.Condition {
-	switch health := view.Health; {
+	stalled := api.Condition{Type: api.Stalled, Status: "True"}
+	health, failure := view.Health, report.stalled()
+	switch {
 	case len(health.Alarms) > 0:
-		return api.Condition{Type: api.Stalled, Status: "True", Reason: "EtcdAlarm", Message: health.Error}
+		stalled.Reason, stalled.Message = "EtcdAlarm", health.Error
 	case !health.Healthy && !view.AwaySince.IsZero() && r.Now().Sub(view.AwaySince) >= r.EtcdStalledAfter:
-		return api.Condition{Type: api.Stalled, Status: "True", Reason: "EtcdUnreachable", Message: "etcd cannot be reached: " + health.Error}
+		stalled.Reason, stalled.Message = "EtcdUnreachable", "etcd cannot be reached: "+health.Error
+	case failure != nil:
+		stalled.Reason, stalled.Message = failure.Reason, failure.Message
+	case r.diskError == "":
+		stalled.Status, stalled.Reason, stalled.Message = "False", "Progressing", "nothing needs a person"
+	default:
+		stalled.Reason, stalled.Message = "DataFolderUnwritable", r.diskMessage()
+		return stalled
 	}
-	if failure := report.stalled(); failure != nil {
-		return api.Condition{Type: api.Stalled, Status: "True", Reason: failure.Reason, Message: failure.Message}
+	if r.diskError != "" && !strings.Contains(stalled.Message, r.diskError) {
+		stalled.Message += "; and " + r.diskMessage()
 	}
-	return api.Condition{Type: api.Stalled, Status: "False", Reason: "Progressing", Message: "nothing needs a person"}
+	return stalled
+}
+
+func (r *Reconciler) diskMessage() string {
+	return "what is served cannot be kept on disk, for a restart while etcd is away: " + r.diskError
 }
 
 // withTransitionTime fills in when the condition's status last changed: the

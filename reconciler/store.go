@@ -165,4 +165,7 @@ type LastGood interface {
 	Load() (*State, error)
 	// Save keeps a state. It returns once the state would survive a crash.
 	Save(state *State) error
+	// Check returns what would prevent Save from keeping a state, as far as can
+	// be seen without trying, or nil.
+	Check() error
 }

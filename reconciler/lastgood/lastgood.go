@@ -121,6 +121,10 @@ func (s *Store) Save(state *reconciler.State) error {
 	return nil
 }
 
+// Check returns what prevents that files are written in the folder's parent,
+// the data folder, or nil.
+func (s *Store) Check() error { return datadir.Folder(filepath.Dir(s.Folder)).Check() }
+
 // extend appends to the journal after its last valid head.
 func (s *Store) extend(state *reconciler.State, changes []byte) error {
 	s.writeOutcomeUnknown = true
@@ -147,7 +151,7 @@ func (s *Store) extend(state *reconciler.State, changes []byte) error {
 func (s *Store) rewrite(state *reconciler.State) error {
 	// If this fails, the file may be the old one or the new one.
 	s.writeOutcomeUnknown = true
-	if err := os.MkdirAll(s.Folder, 0o700); err != nil {
+	if err := datadir.Make(s.Folder); err != nil {
 		return err
 	}
 	text := appendState([]byte(magic), schema.NewSet(), state)
