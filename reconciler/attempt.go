@@ -162,15 +162,20 @@ func (l *leadership) folderGone(ctx context.Context, delta *Delta) error {
 	if published == nil {
 		return delta.Missing
 	}
+	asked := [2]string{published.Head.Commit, delta.Commit.Hash}
+	if asked == l.neverHad {
+		return delta.Missing
+	}
 	// An empty set stays empty, whether its commit had the folder or not.
 	if published.Set.Len() > 0 {
 		had, err := askAndHeal(ctx, l, func(ctx context.Context) (bool, error) {
-			return l.Source.HasFolder(ctx, published.Head.Commit, delta.Commit.Hash)
+			return l.Source.HasFolder(ctx, published.Head.Commit)
 		})
 		if err != nil {
 			return err
 		}
 		if !had {
+			l.neverHad = asked
 			return delta.Missing
 		}
 	}

@@ -51,7 +51,7 @@ type repository struct {
 	without map[string]bool
 
 	headErr, deltaErr, sinceErr, applyErr, folderErr error
-	heads, deltas                                    int
+	heads, deltas, folders                           int
 	headsAt                                          []time.Time
 	base                                             string
 	openDeltas                                       int
@@ -150,9 +150,10 @@ func (f *repository) Delta(ctx context.Context, base, head string) (*reconciler.
 	return delta, nil
 }
 
-func (f *repository) HasFolder(_ context.Context, commit, _ string) (bool, error) {
+func (f *repository) HasFolder(_ context.Context, commit string) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.folders++
 	return f.find(commit) >= 0 && !f.without[commit], f.folderErr
 }
 

@@ -61,6 +61,10 @@ func TestRemovedFolder(t *testing.T) {
 			d.open()
 			d.git.fail(func(f *repository) { f.commits = nil })
 			d.pushWithout("b")
+			d.pass(3 * d.Interval)
+			if d.git.folders != 1 {
+				d.t.Errorf("the history was asked for %d times, want once", d.git.folders)
+			}
 		}, "a", "PathMissing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

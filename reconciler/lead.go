@@ -25,6 +25,10 @@ type leadership struct {
 	// handled is the commit that needs no further attempt: it was published,
 	// or rejected and recorded. Empty after a failure.
 	handled string
+	// neverHad is a published commit that had no policy folder, or was not in
+	// the repository, when the branch was at the second commit. git is asked
+	// once: the answer costs a fetch of history.
+	neverHad [2]string
 	// validated is the set published last, as the validator returned it, and
 	// stamped is the same set with the commit of each policy filled in. Both
 	// are nil until this term has published a commit.

@@ -22,9 +22,9 @@ type Source interface {
 	// and without it; at most MaxSince. If base is no ancestor of head, it lists
 	// the ancestors of head that base does not have.
 	Since(ctx context.Context, base, head string) ([]Commit, error)
-	// HasFolder says whether a commit, head or one before it, is in the
-	// repository and has the policy folder.
-	HasFolder(ctx context.Context, commit, head string) (bool, error)
+	// HasFolder says whether a commit that the branch has, or had, is in the
+	// repository and has the policy folder. It may fetch the branch's history.
+	HasFolder(ctx context.Context, commit string) (bool, error)
 	// Changed receives a value when the branch may have moved; several moves
 	// may give one value. It is nil for a source that cannot detect them.
 	Changed() <-chan struct{}

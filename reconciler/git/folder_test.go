@@ -40,12 +40,12 @@ func TestRemovedFolder(t *testing.T) {
 			}
 			for _, s := range []*Source{s, open(t, url, "team/policies")} {
 				for commit, want := range map[string]bool{before: false, with: true, gone: false, "0123456789012345678901234567890123456789": false} {
-					if got, err := s.HasFolder(t.Context(), commit, gone); got != want || err != nil {
+					if got, err := s.HasFolder(t.Context(), commit); got != want || err != nil {
 						t.Errorf("commit %s has the folder: %v (%v), want %v", commit, got, err, want)
 					}
 				}
 			}
-			if got, err := open(t, url, "polices").HasFolder(t.Context(), with, gone); got || err != nil {
+			if got, err := open(t, url, "polices").HasFolder(t.Context(), with); got || err != nil {
 				t.Errorf("a folder that never was there was there: %v (%v)", got, err)
 			}
 			repo.Git("config", "core.symlinks", "true")

@@ -243,7 +243,7 @@ func (s *Source) remoteSince(ctx context.Context, base, head string) (commits []
 }
 
 // remoteHasFolder looks in the present clone, which seldom lacks the commit, and then in the branch's history.
-func (s *Source) remoteHasFolder(ctx context.Context, commit, head string) (has bool, err error) {
+func (s *Source) remoteHasFolder(ctx context.Context, commit string) (has bool, err error) {
 	s.mu.Lock()
 	m := s.remote
 	if m != nil {
@@ -257,9 +257,6 @@ func (s *Source) remoteHasFolder(ctx context.Context, commit, head string) (has 
 		}
 	}
 	err = s.withHistory(ctx, commit, func(o *objects) error {
-		if _, err := o.commit(ctx, plumbing.NewHash(head)); err != nil {
-			return err
-		}
 		has, err = s.hasFolder(ctx, o, commit)
 		return err
 	})

@@ -205,10 +205,10 @@ func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Com
 }
 
 // HasFolder implements reconciler.Source.
-func (s *Source) HasFolder(ctx context.Context, commit, head string) (bool, error) {
+func (s *Source) HasFolder(ctx context.Context, commit string) (bool, error) {
 	has, err := guarded(ctx, s, "reading commit "+commit, nil, func(ctx context.Context) (bool, error) {
 		if s.address.local == "" {
-			return s.remoteHasFolder(ctx, commit, head)
+			return s.remoteHasFolder(ctx, commit)
 		}
 		o, err := s.localObjects()
 		if err != nil {
