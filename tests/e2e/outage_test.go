@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,4 +192,67 @@ func TestEverythingAwayAtOnce(t *testing.T) {
 	}
 	fixed := commit(repo, "Mend", files(600, "a", "b"))
 	seeStatus(t, d, "all back", synced(fixed, 2))
+}
+
+// A full etcd, with both replicas restarted on it and a push: nobody can lead,
+// and each says so, and that a person must act. Once there is room, the push is
+// applied. That etcd is away is in the log within seconds.
+func TestEtcdFull(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.WithArguments("--quota-backend-bytes", "2000000"))
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	arguments := []string{"--interval", "10s", "--etcd-endpoints", server.Endpoint}
+	one := hfidtest.Run(t, repo.Bare(), append(arguments, "--replica-id", "one")...)
+	two := hfidtest.Run(t, repo.Bare(), append(arguments, "--replica-id", "two")...)
+	one.WaitSynced(first)
+	two.WaitSynced(first)
+
+	filler := strings.Repeat("x", 100_000)
+	full := false
+	for range 100 {
+		if _, err := etcdtest.Ctl(t, "--endpoints", server.Endpoint, "put", "filler", filler); err != nil {
+			full = true
+			break
+		}
+	}
+	if !full {
+		t.Fatal("etcd is not full")
+	}
+	one.Kill()
+	two.Kill()
+	one.Start()
+	two.Start()
+	second := commit(repo, "Two", files(500, "a", "b"))
+	for _, d := range []*hfidtest.Daemon{one, two} {
+		seeStatus(t, d, "etcd is full", fields{
+			"sync.status": "Unknown", "sync.message": matches("database is full"), "sync.last_applied_revision.commit": first,
+			"etcd.healthy": false, "etcd.alarms.0": "NOSPACE", "etcd.error": matches("alarm disarm"), "replica.leader": "",
+			"conditions.Ready.status": "Unknown", "conditions.Stalled.status": "True", "conditions.Stalled.reason": "EtcdAlarm",
+		})
+	}
+
+	server.Ctl("del", "filler")
+	server.Ctl("compact", revisionOf(t, server))
+	server.Ctl("defrag")
+	server.Ctl("alarm", "disarm")
+	for _, d := range []*hfidtest.Daemon{one, two} {
+		d.WaitSynced(second)
+		seeStatus(t, d, "etcd has room", fields{"etcd.healthy": true, "conditions.Stalled.status": "False"})
+	}
+
+	server.Kill()
+	testtool.Eventually(t, "the log says that etcd is away", func() bool {
+		return strings.Contains(one.LogTail(50), `level=WARN msg="etcd does not answer`)
+	})
+}
+
+// revisionOf is etcd's present revision.
+func revisionOf(t *testing.T, server *etcdtest.Server) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(server.Ctl("get", "filler", "-w", "json"), `"revision":`)
+	if !ok {
+		t.Fatal("etcdctl says no revision")
+	}
+	return strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })[0]
 }
