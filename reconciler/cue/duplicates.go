@@ -103,10 +103,17 @@ func conflict(a, b ast.Expr) bool {
 		if !ok || x.Kind != y.Kind {
 			return true
 		}
-		if x.Kind == token.STRING {
+		switch x.Kind {
+		case token.STRING:
 			one, _ := literal.Unquote(x.Value)
 			other, _ := literal.Unquote(y.Value)
 			return one != other
+		case token.INT:
+			one, oneErr := strconv.ParseInt(x.Value, 0, 64)
+			other, otherErr := strconv.ParseInt(y.Value, 0, 64)
+			if oneErr == nil && otherErr == nil {
+				return one != other
+			}
 		}
 		return x.Value != y.Value
 	}

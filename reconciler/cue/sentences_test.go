@@ -46,6 +46,7 @@ func TestSentences(t *testing.T) {
 			`policies/p.yaml:6:21: spec.rules[0].fault.delay_ms: delay_ms is already on line 6, with another value; remove one of them`,
 			`policies/p.yaml:6:34: spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`,
 		}},
+		{inFault("{delay_ms: 16, delay_ms: 0x10, delay: 1}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`}},
 		{inFault("{delay_ms: 5, delay_ms: 5, delay: 1}"), []string{`policies/p.yaml:6:34: spec.rules[0].fault.delay: unknown field "delay"; did you mean "delay_ms"?`}},
 		{inFault("delay_ms: 0"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 0`}},
 		{inFault("delay_ms: 3600001"), []string{`policies/p.yaml:6:17: spec.rules[0].fault.delay_ms: delay_ms must be a whole number from 1 to 3600000, not 3600001`}},
@@ -142,6 +143,10 @@ func TestSentences(t *testing.T) {
 			`policies/p.yaml:1:21: metadata.namespace: unknown field "namespace"; to select the workloads of a namespace, write it as spec.selector.namespace`,
 			`policies/p.yaml:1:38: metadata.labels: unknown field "labels"; policies have no labels; write a comment`,
 			`policies/p.yaml:3:14: spec.selector.matchLabels: unknown field "matchLabels"; a selector has no labels: write service, the name of the workload, and namespace`,
+		}},
+		// Equal keys without a conflict are one struct for CUE, and for the search for errors.
+		{"metadata: {name: p}\nspec:\n  rules: [{fault: {delay_ms: 1}}]\nspec:\n  dry_run: true\n  bogus: 1\n", []string{
+			`policies/p.yaml:6:3: spec.bogus: unknown field "bogus"`,
 		}},
 		{"metadata: {name: p}\nspec:\n  rules:\n  - fault:\n    delay_ms: 5\n", []string{
 			`policies/p.yaml:4:11: spec.rules[0].fault: fault must be a mapping with delay_ms, abort or both, not empty (null); indent its fields below it`,
