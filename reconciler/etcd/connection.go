@@ -72,7 +72,7 @@ const renewEvery = time.Second
 func (s *Store) renew() {
 	waits := backoff.New(renewEvery, 10*time.Second)
 	var failed [32]byte
-	for wait := time.Duration(renewEvery); backoff.Sleep(s.ctx, wait) == nil; {
+	for wait := renewEvery; backoff.Sleep(s.ctx, wait) == nil; {
 		wait = renewEvery
 		files := s.Access.fingerprint()
 		if files == s.connection.Load().files {

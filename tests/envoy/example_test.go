@@ -66,8 +66,11 @@ func TestExampleConfiguration(t *testing.T) {
 	if err := envoy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- envoy.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = envoy.Wait() // it is interrupted, or killed
+	}()
 	t.Cleanup(func() {
 		_ = envoy.Process.Signal(os.Interrupt)
 		select {
