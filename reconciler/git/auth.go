@@ -64,7 +64,11 @@ func (s *Source) sshAuth() (transport.AuthMethod, error) {
 		return nil, err
 	}
 	known, err := s.knownHostsNow()
-	if err != nil {
+	var unwritable *reconciler.SourceError
+	switch {
+	case errors.As(err, &unwritable):
+		return nil, unwritable
+	case err != nil:
 		return nil, fail("HostKeyUnknown", reconciler.Stalled, "reading the known hosts in %s: %w", s.KnownHostsFile, err)
 	}
 	keys.HostKeyCallback = known.HostKeyCallback()

@@ -11,6 +11,8 @@ import (
 
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"github.com/skeema/knownhosts"
+
+	"github.com/boifi/hfi/internal/datadir"
 )
 
 // maxSkipped bounds the malformed lines of the known hosts: a file with more is something else.
@@ -63,14 +65,18 @@ func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
 
 // parseHosts parses known hosts. The parser reads files only.
 func (s *Source) parseHosts(text []byte) (*knownhosts.HostKeyDB, error) {
+	// The known hosts are read before the first clone makes the folder.
+	if err := datadir.Make(s.dataDir); err != nil {
+		return nil, s.cannotWrite(err)
+	}
 	file, err := os.CreateTemp(s.dataDir, "known-hosts-")
 	if err != nil {
-		return nil, err
+		return nil, s.cannotWrite(err)
 	}
 	defer os.Remove(file.Name())
 	_, err = file.Write(text)
 	if err = errors.Join(err, file.Close()); err != nil {
-		return nil, err
+		return nil, s.cannotWrite(err)
 	}
 	return gitssh.NewKnownHostsDb(file.Name())
 }

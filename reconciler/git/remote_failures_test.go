@@ -199,6 +199,15 @@ func TestSSHFailures(t *testing.T) {
 		})
 	}
 	right := func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile }
+	t.Run("a data folder that cannot be written", func(t *testing.T) {
+		s := open(t, server.URL, "policies", right)
+		usual := s.dataDir
+		s.dataDir = filepath.Join(server.KeyFile, "git") // in a file
+		_, err := s.Head(t.Context())
+		wantError(t, err, "DataFolderUnwritable", reconciler.Stalled)
+		s.dataDir = usual
+		mustHead(t, s)
+	})
 	t.Run("a session that hangs", func(t *testing.T) {
 		s := open(t, server.URL, "policies", right)
 		s.Timeout = short
