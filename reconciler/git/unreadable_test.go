@@ -71,7 +71,7 @@ func TestPermissionDenied(t *testing.T) {
 				if err := os.Chmod(file, 0); err != nil {
 					t.Fatal(err)
 				}
-				defer os.Chmod(file, info.Mode())
+				defer func() { _ = os.Chmod(file, info.Mode()) }()
 			}
 			s := open(t, repo.Bare(), "policies")
 			var err error
