@@ -31,7 +31,7 @@ const (
 	DefaultMaxBytes        = 64 << 20
 	DefaultSettleTime      = 40 * time.Second
 	DefaultPeerTimeout     = time.Second
-	DefaultMaxPeerAnswer   = 64 << 20
+	DefaultMaxPeerAnswer   = 48 << 20
 	DefaultRefreshInterval = 10 * time.Second
 )
 
@@ -88,10 +88,12 @@ type Fleet struct {
 	// find another: until then no VM is called silent. A VM that has asked for
 	// this long counts as proven, though it was given no policies.
 	SettleTime time.Duration
-	// PeerTimeout bounds one request to a peer, and MaxPeerAnswer its answer in bytes.
+	// PeerTimeout bounds one request to a peer, and MaxPeerAnswer its answer in
+	// bytes; all answers together may be twice as large.
 	PeerTimeout   time.Duration
 	MaxPeerAnswer int64
-	// RefreshInterval bounds the age of Last between Open and Close.
+	// RefreshInterval bounds the age of Last between Open and Close, unless a
+	// merge takes more than a twentieth of it.
 	RefreshInterval time.Duration
 
 	tracker
@@ -100,6 +102,8 @@ type Fleet struct {
 	client *http.Client
 	// rounds makes concurrent callers share one request to each peer.
 	rounds singleflight.Group
+	// merges makes concurrent callers share one merged status.
+	merges singleflight.Group
 	// cluster is this replica's own report, or nil.
 	cluster atomic.Pointer[api.ClusterReport]
 	last    atomic.Pointer[last]
@@ -141,6 +145,10 @@ func (f *Fleet) Close() error {
 	return nil
 }
 
+// refreshPause is how many times longer the pause between two refreshes is than
+// one takes: a very large fleet is refreshed less often.
+const refreshPause = 20
+
 // refresh merges a status whenever there was none for RefreshInterval.
 func (f *Fleet) refresh() {
 	for wait := time.Duration(0); ; {
@@ -154,8 +162,10 @@ func (f *Fleet) refresh() {
 			wait = max(f.RefreshInterval-f.Now().Sub(last.at), time.Millisecond)
 			continue
 		}
+		began := time.Now()
 		// It fails only if the fleet is closed.
 		_, _ = f.Status(f.ctx)
+		wait = max(f.RefreshInterval, min(refreshPause*time.Since(began), refreshPause*f.PeerTimeout))
 	}
 }
 
@@ -180,8 +190,11 @@ func (f *Fleet) Last() (api.FiltersStatus, bool) {
 
 // Local is what this replica alone knows.
 func (f *Fleet) Local() ReplicaReport {
-	return ReplicaReport{Replica: f.ID, Filters: f.seen(), Full: f.full(), LostAgo: f.lostAgo(), Kubernetes: f.clusterReport()}
+	return ReplicaReport{Replica: f.ID, Filters: f.seen(), reportState: f.state()}
 }
+
+// state is what this replica's report says beside the filters.
+func (f *Fleet) state() reportState { return reportState{f.full(), f.lostAgo(), f.clusterReport()} }
 
 // clusterReport is this replica's own report on the Kubernetes cluster, or nil
 // if it does not lead: whoever sets the report may learn of that later.
@@ -220,9 +233,29 @@ type Status struct {
 // Status asks the peers and merges their reports with that of this replica. It
 // takes PeerTimeout at most. A peer that does not answer is named in the
 // status; the only errors are those of the context and ErrClosed.
+//
+// Callers that come while a status is merged get that one, if it compares the
+// filters with what is served when they come: a merge costs memory and time in
+// proportion to the filters. Its Items are shared.
 func (f *Fleet) Status(ctx context.Context) (Status, error) {
+	result := f.merges.DoChan(fmt.Sprintf("%p", f.Policies.Current()), func() (any, error) {
+		// Not the context of a caller: others share the result.
+		return f.mergeStatus(f.ctx)
+	})
+	select {
+	case merged := <-result:
+		return merged.Val.(Status), merged.Err
+	case <-ctx.Done():
+		return Status{}, ctx.Err()
+	}
+}
+
+func (f *Fleet) mergeStatus(ctx context.Context) (Status, error) {
 	replicas := f.replicas()
 	answers, err := f.askPeers(ctx, replicas.List)
+	if f.ctx.Err() != nil && err != nil {
+		err = ErrClosed
+	}
 	if err != nil {
 		return Status{}, err
 	}

@@ -3,10 +3,8 @@ package fleet
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -77,6 +75,9 @@ func (f *Fleet) waitForRound() {
 
 func (f *Fleet) askAll(ctx context.Context, replicas []api.Replica) []peerAnswer {
 	answers := make([]peerAnswer, len(replicas))
+	var limit answersLimit
+	limit.bytes.Store(maxAnswers * f.MaxPeerAnswer)
+	limit.entries.Store(maxAnswers * int64(f.MaxVMs+maxNewcomers))
 	var requests sync.WaitGroup
 	for i, replica := range replicas {
 		answers[i] = peerAnswer{Replica: replica}
@@ -84,7 +85,7 @@ func (f *Fleet) askAll(ctx context.Context, replicas []api.Replica) []peerAnswer
 			continue
 		}
 		requests.Go(func() {
-			report, err := f.askPeer(ctx, replica)
+			report, err := f.askPeer(ctx, replica, &limit)
 			if err != nil {
 				answers[i].Error = err.Error()
 				return
@@ -97,7 +98,7 @@ func (f *Fleet) askAll(ctx context.Context, replicas []api.Replica) []peerAnswer
 }
 
 // askPeer asks one replica for its report.
-func (f *Fleet) askPeer(ctx context.Context, replica api.Replica) (*ReplicaReport, error) {
+func (f *Fleet) askPeer(ctx context.Context, replica api.Replica, limit *answersLimit) (*ReplicaReport, error) {
 	if replica.URL == "" {
 		return nil, errors.New("its address is not known: start it with --advertise")
 	}
@@ -121,21 +122,22 @@ func (f *Fleet) askPeer(ctx context.Context, replica api.Replica) (*ReplicaRepor
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("it answers %s", response.Status)
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, f.MaxPeerAnswer+1))
-	if err != nil {
-		return nil, fmt.Errorf("its answer broke off: %w", err)
-	}
-	if int64(len(body)) > f.MaxPeerAnswer {
+	body := &limitedBody{from: response.Body, own: f.MaxPeerAnswer, shared: &limit.bytes}
+	report, err := readReport(body, &limit.entries)
+	switch {
+	case body.own < 0:
 		return nil, fmt.Errorf("its answer has more than %d bytes", f.MaxPeerAnswer)
-	}
-	var report ReplicaReport
-	if err := json.Unmarshal(body, &report); err != nil {
+	case body.exceeded || errors.Is(err, errTooManyVMs):
+		return nil, errors.New("its answer is too large, together with those of the other replicas")
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("it did not answer within %s", f.PeerTimeout)
+	case err != nil:
 		return nil, fmt.Errorf("its answer cannot be read: %w", err)
 	}
 	if report.Replica != replica.ID {
 		return nil, fmt.Errorf("replica %.60q answers in its place: check its --advertise", report.Replica)
 	}
-	return &report, nil
+	return report, nil
 }
 
 func sortReplicas(list []api.Replica) {

@@ -12,14 +12,19 @@ import (
 type ReplicaReport struct {
 	Replica string       `json:"replica"`
 	Filters []FilterSeen `json:"filters"`
+	reportState
+	// Age is how long ago the report was received. All ages in it are that much greater now.
+	Age time.Duration `json:"-"`
+}
+
+// reportState is what a report says beside the filters.
+type reportState struct {
 	// Full: more VMs asked than the replica remembers.
 	Full bool `json:"full,omitempty"`
 	// LostAgo is how long ago it saw another replica leave; zero if never.
 	LostAgo time.Duration `json:"lost_ago_ns,omitempty"`
 	// Kubernetes is what it found out about the cluster, if it leads.
 	Kubernetes *api.ClusterReport `json:"kubernetes,omitempty"`
-	// Age is how long ago the report was received. All ages in it are that much greater now.
-	Age time.Duration `json:"-"`
 }
 
 // FilterSeen is what one replica knows of one filter.

@@ -340,24 +340,39 @@ func (f *Fleet) PodGone(namespace, pod string) {
 // seen is all that this replica remembers, in no order. It includes VMs that
 // have gone: another replica may have an older request of them.
 func (f *Fleet) seen() []FilterSeen {
-	now := f.Now()
 	filters := []FilterSeen{}
+	_ = f.parts(func(part []FilterSeen) error { // It fails only if this does.
+		filters = append(filters, part...)
+		return nil
+	})
+	return filters
+}
+
+// parts calls do with all that seen returns, a part at a time, until it fails.
+func (f *Fleet) parts(do func([]FilterSeen) error) error {
 	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		f.sweep(shard, now, f.Remember)
-		for id, vms := range shard.filters {
-			filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
-			for name, v := range vms {
-				seen := v.seen(name, now)
-				seen.Proven = v.tookUp || v.asked.Sub(v.first) >= f.SettleTime
-				filter.VMs = append(filter.VMs, seen)
-			}
-			filters = append(filters, filter)
+		if err := do(f.shardSeen(&f.shards[i], f.Now())); err != nil {
+			return err
 		}
-		shard.mu.Unlock()
 	}
-	return append(filters, f.newcomers.seen(now)...)
+	return do(f.newcomers.seen(f.Now()))
+}
+
+func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f.sweep(shard, now, f.Remember)
+	filters := make([]FilterSeen, 0, len(shard.filters))
+	for id, vms := range shard.filters {
+		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
+		for name, v := range vms {
+			seen := v.seen(name, now)
+			seen.Proven = v.tookUp || v.asked.Sub(v.first) >= f.SettleTime
+			filter.VMs = append(filter.VMs, seen)
+		}
+		filters = append(filters, filter)
+	}
+	return filters
 }
 
 func (v *vm) seen(name string, now time.Time) VMSeen {

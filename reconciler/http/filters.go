@@ -1,6 +1,7 @@
 package http
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net"
@@ -120,7 +121,14 @@ func (s *Server) filters(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch local, given := values["local"]; {
 	case given && local == "true":
-		return writeJSON(w, http.StatusOK, s.fleet.Local())
+		w.Header().Set("Content-Type", jsonType)
+		w.Header().Set("Cache-Control", "no-store")
+		buffered := bufio.NewWriterSize(w, 64<<10)
+		if err := s.fleet.WriteReport(buffered); err != nil {
+			return errGone // Nothing else fails.
+		}
+		_ = buffered.Flush()
+		return nil
 	case given && local != "false":
 		return badRequest("the parameter local is %.40q, and must be true or false", local)
 	}

@@ -1,0 +1,233 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+// heap is what is in use, in bytes.
+func heap() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapInuse + stats.StackInuse
+}
+
+// Names that somebody makes up, long ones and very many, while the status is
+// asked for all the time: memory is bounded, and real filters stay visible,
+// whether each name asks once or, as a filter does, again on its connection.
+func TestInventedNamesTakeBoundedMemory(t *testing.T) {
+	count := 100_000
+	if testtool.Slow() {
+		count = 1_000_000
+	}
+	for _, requests := range []int{1, 2} {
+		t.Run(fmt.Sprint(requests, " requests each"), func(t *testing.T) {
+			f := newFleet()
+			defer f.Close()
+			// From the same address as those that are made up.
+			from := netip.MustParseAddr("10.0.0.1")
+			open := map[string]Request{}
+			for i := range 100 {
+				name := fmt.Sprint("real-", i)
+				f.Ask(podID(name), "1", "", Caller{1, from}).Answered("new", 0)
+				open[name] = f.Ask(podID(name), "1", "new", Caller{1, from})
+			}
+			runtime.GC()
+			before, most, slowest := heap(), uint64(0), time.Duration(0)
+			done := make(chan struct{})
+			var flood, work sync.WaitGroup
+			for range 2 {
+				flood.Go(func() {
+					long := strings.Repeat("x", 240)
+					for i := range count / 2 {
+						id := api.FilterID{Node: fmt.Sprint(long, i), Pod: fmt.Sprint(long, i), Service: "frontend", Namespace: long}
+						for range requests {
+							f.Ask(id, fmt.Sprint(long, i), long, Caller{uint64(i), from}).Answered("", 0)
+						}
+					}
+				})
+			}
+			work.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(20 * time.Millisecond):
+					}
+					began := time.Now()
+					status, err := f.Status(context.Background())
+					slowest = max(slowest, time.Since(began))
+					real := 0
+					for _, item := range status.Items {
+						if strings.HasPrefix(item.Pod, "real-") {
+							real++
+						}
+					}
+					if err != nil || real != len(open) {
+						t.Errorf("%d of %d real filters are visible, %v", real, len(open), err)
+						return
+					}
+					most = max(most, heap())
+				}
+			})
+			flood.Wait()
+			close(done)
+			work.Wait()
+			began := time.Now()
+			if _, err := f.Status(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(began); took > time.Second && requests == 1 {
+				t.Errorf("afterwards a status takes %s", took)
+			}
+			runtime.GC()
+			kept := heap()
+			if more := kept - min(before, kept); more > 150<<20 {
+				t.Errorf("%d MiB stay in use", more>>20)
+			}
+			t.Logf("with %d names: %d MiB more, the slowest status took %s", count, (most-min(before, most))>>20, slowest)
+			// With what the test itself leaves for the collector.
+			if more := most - min(before, most); more > 500<<20 {
+				t.Errorf("it took %d MiB", more>>20)
+			}
+		})
+	}
+}
+
+// A report is the same after its way to a peer.
+func TestReportsAreReadAsWritten(t *testing.T) {
+	f := newFleet()
+	ask(f, podID("p"), "1", "new").Answered("newer", time.Second)
+	ask(f, podID("q"), "1", "new")
+	f.Ask(podID("r"), "1", "new", Caller{})
+	now := f.Now()
+	f.Now = func() time.Time { return now }
+	for _, report := range []*api.ClusterReport{nil, {Error: "no route"}} {
+		f.SetClusterReport(report)
+		var text bytes.Buffer
+		if err := f.WriteReport(&text); err != nil {
+			t.Fatal(err)
+		}
+		var plain ReplicaReport
+		if err := json.Unmarshal(text.Bytes(), &plain); err != nil {
+			t.Fatalf("%v: %s", err, &text)
+		}
+		var limit answersLimit
+		limit.entries.Store(6)
+		read, err := readReport(&text, &limit.entries)
+		if err != nil || !reflect.DeepEqual(*read, plain) || len(read.Filters) != 3 || read.Replica != "a" || !reflect.DeepEqual(read.Kubernetes, report) {
+			t.Errorf("read %+v, %v", read, err)
+		}
+	}
+	for _, text := range []string{"", "[]", `{"filters":{}}`, `{"filters":[{"pod":1}]}`, `{"filters":[{}`, `{"filters":[{"pod":"` + strings.Repeat("x", 254) + `"}]}`} {
+		var limit answersLimit
+		limit.entries.Store(1000)
+		if report, err := readReport(strings.NewReader(text), &limit.entries); err == nil {
+			t.Errorf("%s is read as %+v", text, report)
+		}
+	}
+}
+
+// Twenty peers that send as much as they may, or as many VMs, take little memory.
+func TestLargePeersTakeBoundedMemory(t *testing.T) {
+	for name, item := range map[string]string{"names": `{"pod":"` + strings.Repeat("x", 250) + `","vms":[]},`, "filters": `{},`, "VMs": `{"vms":[` + strings.Repeat(`{},`, 999) + `{}]},`} {
+		t.Run(name, func(t *testing.T) {
+			peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, `{"replica":"b","filters":[`)
+				block := strings.Repeat(item, 1+64<<10/len(item))
+				for sent := 0; sent < 42<<20 && r.Context().Err() == nil; sent += len(block) {
+					if _, err := io.WriteString(w, block); err != nil {
+						return
+					}
+				}
+				_, _ = io.WriteString(w, `{}]}`)
+			}))
+			defer peer.Close()
+			f := newFleet()
+			defer f.Close()
+			f.PeerTimeout = waitLimit
+			f.Replicas = func() Replicas {
+				list := []api.Replica{{ID: "a"}}
+				for i := range 20 {
+					list = append(list, api.Replica{ID: fmt.Sprint("b", i), URL: peer.URL})
+				}
+				return Replicas{List: list}
+			}
+			runtime.GC()
+			before := heap()
+			ended := make(chan Status, 1)
+			go func() {
+				status, _ := f.Status(context.Background())
+				ended <- status
+			}()
+			most := before
+			for {
+				select {
+				case status := <-ended:
+					if status.Complete {
+						t.Error("the status says that it is complete")
+					}
+					t.Logf("%d MiB more", (most-before)>>20)
+					if more := most - before; more > 400<<20 {
+						t.Errorf("it took %d MiB", more>>20)
+					}
+					return
+				case <-time.After(5 * time.Millisecond):
+					most = max(most, heap())
+				}
+			}
+		})
+	}
+}
+
+// The cost of a report of 100,000 VMs: to write it, and to read it.
+func BenchmarkReport(b *testing.B) {
+	f := newFleet()
+	for i := range 33_333 {
+		for _, vm := range []string{"1f0e3dad99908345", "2f0e3dad99908345", "3f0e3dad99908345"} {
+			ask(f, podID(fmt.Sprint("pod-", i)), vm, "v1:1671b4468130954d16febedbd76e4083d9988d1d3412329f325af76aedee7b6a")
+		}
+	}
+	var text bytes.Buffer
+	b.Run("write", func(b *testing.B) {
+		for b.Loop() {
+			text.Reset()
+			if err := f.WriteReport(&text); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(text.Len()), "bytes")
+	})
+	b.Run("read", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var limit answersLimit
+			limit.entries.Store(1_000_000)
+			if _, err := readReport(bytes.NewReader(text.Bytes()), &limit.entries); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("status", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := f.Status(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
