@@ -162,7 +162,7 @@ var (
 		"Keys in etcd that differ from what was published; absent while etcd is unreachable.", nil, nil)
 	filters = prometheus.NewDesc("hfi_filters",
 		"Filters connected to any replica, by state, from the last merged status: each replica merges one for every status request, "+
-			"and in the background at least every 10 seconds. All replicas report the same filters: take the maximum, not the sum.", []string{"state"}, nil)
+			"and in the background every 10 seconds, or less often if that takes long. All replicas report the same filters: take the maximum, not the sum.", []string{"state"}, nil)
 	connectionsOpen  = prometheus.NewDesc("hfi_http_connections", "Connections of clients that are open.", nil, nil)
 	connectionsLimit = prometheus.NewDesc("hfi_http_connections_limit",
 		"The most connections of clients that this daemon allows, by its limit of open files.", nil, nil)
