@@ -12,10 +12,12 @@ import (
 	"syscall"
 
 	"github.com/boifi/hfi/reconciler/cue"
+	"github.com/boifi/hfi/reconciler/etcd"
 )
 
 func main() {
 	cue.RunChild()
+	etcd.RunServer()
 	tuneCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

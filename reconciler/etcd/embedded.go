@@ -1,19 +1,22 @@
 package etcd
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
-
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 
 	"github.com/boifi/hfi/internal/datadir"
 )
@@ -25,12 +28,16 @@ const (
 	DefaultStartTimeout = time.Minute
 )
 
-// Embedded is an etcd server of one member in this process. It keeps its
-// data in a folder that the caller has locked.
+// ErrDamaged means that the embedded server's data cannot be used.
+var ErrDamaged = errors.New("the embedded etcd's data are damaged: move the folder etcd out of hfid's data folder, and hfid publishes from git again")
+
+// Embedded is an etcd server of one member in a child process, which ends with
+// this one. It keeps its data in a folder that the caller has locked. One
+// goroutine calls Open and Close.
 type Embedded struct {
 	// Folder is the daemon's data folder.
 	Folder string
-	// Listen is HOST:PORT for clients; with port 0 a free one is chosen at every start.
+	// Listen is HOST:PORT for clients; with port 0 a free one is chosen, and kept over restarts while it stays free.
 	Listen string
 	// QuotaBytes bounds the size of the database.
 	QuotaBytes int64
@@ -38,10 +45,15 @@ type Embedded struct {
 	StartTimeout time.Duration
 
 	logger *slog.Logger
-	server *embed.Etcd
-	trap   *trap
-	// address is HOST:PORT while the server runs.
-	address string
+	// port is that of the last start, or 0.
+	port int
+
+	mu sync.Mutex
+	// server is the process that was started last and was ready, or nil.
+	server *serverProcess
+	// failure is why no server runs: why the last start failed or, once Err was
+	// called, why the server ended. It is nil while a server runs.
+	failure error
 }
 
 // NewEmbedded is a server with its data under a data folder.
@@ -51,14 +63,27 @@ func NewEmbedded(folder string, logger *slog.Logger) *Embedded {
 	}
 }
 
-// etcd allocates each segment of the write-ahead log in full; its default of
-// 64 MB is for loads that this server never has.
-var smallSegments = sync.OnceFunc(func() { wal.SegmentSizeBytes = 8 << 20 })
-
-// Open starts the server and returns when it is ready. An error that wraps
-// ErrDamaged needs a person; after another one, Open may be tried again.
+// Open starts the server and returns when it is ready. After an error, and
+// after the server has failed, Open may be called again; an error that wraps
+// ErrDamaged recurs until a person acts.
 func (e *Embedded) Open(ctx context.Context) error {
-	smallSegments()
+	err := e.open(ctx)
+	if err != nil {
+		err = fmt.Errorf("starting the embedded etcd: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failure = err
+	return err
+}
+
+func (e *Embedded) open(ctx context.Context) error {
+	// The first start is tried in any case: a server that finds its files in place can be read from, though the disk is full.
+	if datadir.Unwritable(e.Err()) {
+		if err := datadir.Folder(e.Folder).Writable(); err != nil {
+			return err
+		}
+	}
 	listen, err := net.ResolveTCPAddr("tcp", e.Listen)
 	if err != nil {
 		return fmt.Errorf("the address %q for the embedded etcd: %w", e.Listen, err)
@@ -67,55 +92,53 @@ func (e *Embedded) Open(ctx context.Context) error {
 		err := e.start(ctx, listen)
 		// Another process may use a free port before this one does.
 		if listen.Port == 0 && try < 10 && errors.Is(err, syscall.EADDRINUSE) {
+			e.port = 0
 			continue
 		}
-		if err != nil {
-			return fmt.Errorf("starting the embedded etcd: %w", err)
-		}
-		return nil
+		return err
 	}
 }
 
 func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
-	port, err := choosePort(listen)
-	if err != nil {
-		return err
+	data := datadir.Folder(e.Folder)
+	if e.port == 0 {
+		port, err := choosePort(listen)
+		if err != nil {
+			return err
+		}
+		e.port = port
 	}
 	host := listen.IP.String()
 	if listen.IP == nil {
 		host = "0.0.0.0"
 	}
-	address := net.JoinHostPort(host, fmt.Sprint(port))
-	if err := checkData(e.dataFolder()); err != nil {
-		return err
+	address := net.JoinHostPort(host, fmt.Sprint(e.port))
+	if err := datadir.Make(data.Etcd()); err != nil {
+		return fmt.Errorf("creating the folder for the embedded etcd: %w", err)
 	}
-	trap := newTrap(e.logger)
-	config, err := e.config(address, trap)
+	server, err := startServer(serverRequest{Folder: data.Etcd(), Address: address, QuotaBytes: e.QuotaBytes}, e.logger)
 	if err != nil {
 		return err
 	}
-	server, err := trap.start(ctx, config)
-	if err != nil {
-		return err
-	}
-	ready, cancel := context.WithTimeout(ctx, e.StartTimeout)
-	defer cancel()
+	limit := time.NewTimer(e.StartTimeout)
+	defer limit.Stop()
 	select {
-	case <-server.Server.ReadyNotify():
-	case <-trap.sprung:
-		err = trap.err()
-	case <-ready.Done():
-		err = fmt.Errorf("%w: not ready within %s%s", ErrDamaged, e.StartTimeout, trap.lastSaid())
+	case <-server.ready:
+	case <-server.ended:
+		return e.explain(server)
+	case <-limit.C:
+		server.kill()
+		return fmt.Errorf("%w (it was not ready within %s%s)", ErrDamaged, e.StartTimeout, server.lastSaid())
+	case <-ctx.Done():
+		server.kill()
+		return ctx.Err()
 	}
-	if err == nil {
-		err = datadir.WriteFile(datadir.Folder(e.Folder).EtcdAddress(), []byte(address+"\n"))
+	e.mu.Lock()
+	e.server = server
+	e.mu.Unlock()
+	if err := datadir.WriteFile(data.EtcdAddress(), []byte(address+"\n")); err != nil {
+		e.logger.Warn("noting the embedded etcd's address in the data folder failed", "address", address, "error", err)
 	}
-	if err != nil {
-		// A server that is not ready may never finish closing either.
-		closeServer(server, trap, time.Second)
-		return err
-	}
-	e.server, e.trap, e.address = server, trap, address
 	return nil
 }
 
@@ -132,79 +155,233 @@ func choosePort(listen *net.TCPAddr) (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-func (e *Embedded) dataFolder() string { return datadir.Folder(e.Folder).Etcd() }
-
-func (e *Embedded) config(address string, trap *trap) (*embed.Config, error) {
-	client := url.URL{Scheme: "http", Host: address}
-	// With one member, nothing listens on the peer address. It is part of the
-	// member's identity, so it stays the same while the client's port changes.
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
-	config := embed.NewConfig()
-	config.Name = "hfi"
-	config.Dir = e.dataFolder()
-	config.ListenPeerUrls = nil
-	config.AdvertisePeerUrls = []url.URL{peer}
-	config.InitialCluster = config.Name + "=" + peer.String()
-	config.ListenClientUrls = []url.URL{client}
-	config.AdvertiseClientUrls = []url.URL{client}
-	config.EnableGRPCGateway = false
-	// With one member no vote can be late: the shortest election timeout that etcd allows.
-	config.TickMs, config.ElectionMs = 20, 100
-	config.PreVote = false
-	config.QuotaBackendBytes = e.QuotaBytes
-	// A short log keeps restarts fast and memory small.
-	config.SnapshotCount, config.SnapshotCatchUpEntries = 2000, 100
-	config.MaxSnapFiles, config.MaxWalFiles = 2, 2
-	config.AutoCompactionRetention = "0"
-	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(trap.logger())
-	return config, nil
+// explain says why a server ended, and what to do.
+func (e *Embedded) explain(server *serverProcess) error {
+	// etcd does not always say that the disk is the reason: data that could not be written look damaged.
+	if err := datadir.Folder(e.Folder).Writable(); err != nil {
+		return fmt.Errorf("%w; etcd says: %w", err, server.reason)
+	}
+	switch {
+	case datadir.Unwritable(server.reason):
+		return fmt.Errorf("the data folder %s cannot be written: %w", e.Folder, server.reason)
+	case server.wasReady(), server.inUse, server.killed, errors.Is(server.reason, syscall.EADDRINUSE), errors.Is(server.reason, syscall.EADDRNOTAVAIL):
+		return server.reason
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, server.reason)
 }
 
-// Address is HOST:PORT for clients, or empty unless the server runs.
-func (e *Embedded) Address() string { return e.address }
+func (e *Embedded) current() *serverProcess {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.server
+}
 
-// Failed is closed when the running server has failed.
-func (e *Embedded) Failed() <-chan struct{} { return e.trap.sprung }
+// Address is HOST:PORT for clients, or empty unless the server was started.
+func (e *Embedded) Address() string {
+	if server := e.current(); server != nil {
+		return server.address
+	}
+	return ""
+}
 
-// Err is why the server failed, or nil.
-func (e *Embedded) Err() error { return e.trap.err() }
+// Failed is closed when the server that was started has ended by itself.
+func (e *Embedded) Failed() <-chan struct{} { return e.current().ended }
 
-// closeTimeout bounds the wait for a server to close. One that failed may never do so.
+// Err is why no server runs, or nil if one runs or Open was not called.
+func (e *Embedded) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.failure == nil && e.server != nil {
+		select {
+		case <-e.server.ended:
+			e.failure = fmt.Errorf("the embedded etcd has stopped: %w", e.explain(e.server))
+		default:
+		}
+	}
+	return e.failure
+}
+
+// closeTimeout bounds the wait for a server to close.
 const closeTimeout = 10 * time.Second
 
 // Close stops the server. It is safe on one that was never started.
 func (e *Embedded) Close() error {
-	if e.server == nil {
+	server := e.current()
+	if server == nil {
 		return nil
 	}
 	err := os.Remove(datadir.Folder(e.Folder).EtcdAddress())
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || datadir.Unwritable(err) {
 		err = nil
 	}
-	closed := closeServer(e.server, e.trap, closeTimeout)
-	e.server, e.address = nil, ""
-	if !closed {
+	stopped := server.stop(closeTimeout)
+	e.mu.Lock()
+	e.server, e.failure = nil, nil
+	e.mu.Unlock()
+	if !stopped {
 		return errors.Join(err, fmt.Errorf("the embedded etcd did not stop within %s", closeTimeout))
 	}
 	return err
 }
 
-func closeServer(server *embed.Etcd, trap *trap, limit time.Duration) bool {
-	select {
-	case <-trap.sprung:
-		// Parts of the server have ended, and the rest may wait for them.
-		limit = time.Second
-	default:
+// serverProcess is a child process that runs a server.
+type serverProcess struct {
+	address string
+	stdin   io.WriteCloser
+	process *os.Process
+	logger  *slog.Logger
+	// ready is closed when the server serves clients.
+	ready chan struct{}
+	// said is the last error that the server logged.
+	said atomic.Pointer[string]
+	// ended is closed when the process has ended. The fields below are set before.
+	ended chan struct{}
+	// reason is why the process ended.
+	reason error
+	// inUse says that another process still used the data, killed that a signal ended the process.
+	inUse, killed bool
+}
+
+// startServer starts a process, and returns before it is ready.
+func startServer(request serverRequest, logger *slog.Logger) (*serverProcess, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
 	}
-	done := make(chan struct{})
+	line, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	command := exec.Command(self)
+	command.Args[0] = "hfid (embedded etcd)"
+	command.Env = append(os.Environ(), serverVariable+"=1", "GOTRACEBACK=single")
+	var crash firstBytes
+	command.Stderr = &crash
+	command.WaitDelay = closeTimeout
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := command.Start(); err != nil {
+		return nil, err
+	}
+	p := &serverProcess{
+		address: request.Address, stdin: stdin, process: command.Process, logger: logger,
+		ready: make(chan struct{}), ended: make(chan struct{}),
+	}
 	go func() {
-		defer close(done)
-		server.Close()
+		// A write that fails shows as a process that ends.
+		_, _ = stdin.Write(append(line, '\n'))
+		failure := p.listen(stdout)
+		exit := command.Wait()
+		p.conclude(failure, exit, crash.String())
+		close(p.ended)
 	}()
+	return p, nil
+}
+
+// listen reads the server's messages until its end, and returns the one that says why.
+func (p *serverProcess) listen(out io.Reader) (failure serverMessage) {
+	scanner := bufio.NewScanner(out)
+	scanner.Buffer(nil, 8*maxServerText)
+	for scanner.Scan() {
+		var message serverMessage
+		if err := json.Unmarshal(scanner.Bytes(), &message); err != nil {
+			continue // Something in etcd that prints.
+		}
+		switch {
+		case message.Ready:
+			close(p.ready)
+		case message.Failed != "":
+			failure = message
+		case message.Said != "":
+			p.said.Store(&message.Said)
+			p.logger.Debug("embedded etcd: " + message.Said)
+		}
+	}
+	if scanner.Err() != nil {
+		_ = p.process.Kill()
+	}
+	return failure
+}
+
+// conclude sets why the process ended.
+func (p *serverProcess) conclude(failure serverMessage, exit error, crash string) {
+	var status *exec.ExitError
+	p.killed = errors.As(exit, &status) && status.ExitCode() < 0
+	p.inUse = failure.InUse
+	switch {
+	case failure.Errno != 0:
+		p.reason = &serverError{text: failure.Failed, errno: failure.Errno}
+	case failure.Failed != "":
+		p.reason = errors.New(failure.Failed)
+	case p.killed:
+		p.reason = fmt.Errorf("its process was killed (%w); if nobody did that, the machine ran out of memory", exit)
+	case crash != "":
+		first, _, _ := strings.Cut(strings.TrimSpace(crash), "\n")
+		p.reason = fmt.Errorf("its process crashed: %s%s", first, p.lastSaid())
+	case exit != nil:
+		p.reason = fmt.Errorf("its process ended: %w%s", exit, p.lastSaid())
+	default:
+		p.reason = errors.New("its process ended")
+	}
+}
+
+func (p *serverProcess) wasReady() bool {
 	select {
-	case <-done:
+	case <-p.ready:
 		return true
-	case <-time.After(limit):
+	default:
 		return false
 	}
+}
+
+func (p *serverProcess) lastSaid() string {
+	if said := p.said.Load(); said != nil {
+		return " (before that: " + *said + ")"
+	}
+	return ""
+}
+
+// stop stops the server, and reports whether it did so by itself within the limit.
+func (p *serverProcess) stop(limit time.Duration) bool {
+	go func() { _, _ = p.stdin.Write([]byte("stop\n")) }() // It returns at the process's end at the latest.
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-p.ended:
+		return true
+	case <-timer.C:
+		p.kill()
+		return false
+	}
+}
+
+// kill ends the process and waits for its end.
+func (p *serverProcess) kill() {
+	_ = p.process.Kill()
+	<-p.ended
+}
+
+// serverError is an error of the operating system in the server's process.
+type serverError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *serverError) Error() string { return e.text }
+func (e *serverError) Unwrap() error { return e.errno }
+
+// firstBytes keeps the first bytes written to it: of a crash, those say why.
+type firstBytes struct{ bytes.Buffer }
+
+func (b *firstBytes) Write(p []byte) (int, error) {
+	if room := maxServerText - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
 }

@@ -2,12 +2,16 @@ package etcd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -208,6 +212,123 @@ func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 			store.Embedded.StartTimeout = 4 * time.Second
 			openStore(t, store)
 			eventually(t, "the reason is in the health", func() bool { return strings.Contains(store.View().Health.Error, "damaged") })
+		})
+	}
+}
+
+// An embedded server whose process ends is started again, by the address that
+// it had, or by another if that is taken: the store goes on, and so does etcdctl.
+func TestAServerThatEndsIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	for name, taken := range map[string]bool{"same address": false, "address taken": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openStore(t, embeddedStore(t, t.TempDir()))
+			term := campaign(t, s)
+			first := publish(t, term, publication("c1", policies(t, 20, 1)))
+			before := s.Embedded.Address()
+			killed := s.Embedded.current()
+			if taken {
+				// Nobody can listen there while the server does; whoever is first gets it.
+				eventually(t, "its address is taken", func() bool {
+					killed = s.Embedded.current()
+					killed.kill()
+					listener, err := net.Listen("tcp", before)
+					if err == nil {
+						t.Cleanup(func() { listener.Close() })
+					}
+					return err == nil
+				})
+			}
+			killed.kill()
+			eventually(t, "another process runs", func() bool {
+				server := s.Embedded.current()
+				return server != killed && server.wasReady()
+			})
+			eventually(t, "etcd is healthy", func() bool { return s.View().Health.Healthy })
+			if address := s.Embedded.Address(); (address != before) != taken {
+				t.Errorf("it listens on %s, and before on %s", address, before)
+			}
+			eventually(t, "the status has its address", func() bool { return slices.Equal(s.View().Health.Endpoints, []string{s.Embedded.Address()}) })
+			if state := s.View().State; state == nil || state.Revision != first.Revision {
+				t.Errorf("the state is %+v", state)
+			}
+			second := publish(t, lead(t, s, term), publication("c2", policies(t, 20, 2)))
+			if second.Revision.Epoch != first.Revision.Epoch {
+				t.Errorf("epoch %v, before %v", second.Revision.Epoch, first.Revision.Epoch)
+			}
+		})
+	}
+}
+
+// An embedded etcd whose database has reached its quota refuses to publish, and
+// says what to do. It works as it says, by stock etcdctl.
+func TestTheQuotaOfTheEmbeddedServer(t *testing.T) {
+	t.Parallel()
+	store := embeddedStore(t, t.TempDir())
+	store.Embedded.QuotaBytes = 4 << 20
+	s := openStore(t, store)
+	term := campaign(t, s)
+	first := publish(t, term, publication("c1", policies(t, 20, 1)))
+	ctl := func(arguments ...string) string {
+		t.Helper()
+		out, err := etcdtest.Ctl(t, append([]string{"--endpoints", s.Embedded.Address()}, arguments...)...)
+		if err != nil {
+			t.Fatalf("etcdctl %v: %v: %s", arguments, err, out)
+		}
+		return out
+	}
+	eventually(t, "the quota is reached", func() bool {
+		_, err := etcdtest.Ctl(t, "--endpoints", s.Embedded.Address(), "put", "/elsewhere", strings.Repeat("x", 100_000))
+		return err != nil
+	})
+	_, err := term.Publish(testContext(t), publication("c2", policies(t, 20, 2)))
+	if err == nil || !strings.Contains(err.Error(), "etcd's database is full and refuses writes: compact and defragment it, or raise its quota, then run etcdctl alarm disarm") {
+		t.Fatalf("publishing fails with %v", err)
+	}
+	if state := s.View().State; state == nil || state.Revision != first.Revision {
+		t.Errorf("the state is %+v", state)
+	}
+	var status []struct {
+		Status struct{ Header struct{ Revision int64 } }
+	}
+	if err := json.Unmarshal([]byte(ctl("endpoint", "status", "-w", "json")), &status); err != nil || len(status) != 1 {
+		t.Fatal(err)
+	}
+	ctl("compact", fmt.Sprint(status[0].Status.Header.Revision))
+	ctl("defrag")
+	ctl("alarm", "disarm")
+	publish(t, lead(t, s, term), publication("c3", policies(t, 20, 3)))
+}
+
+// A process that crashes is not taken for damaged data, unless it crashes when it starts.
+func TestWhyAServerEnded(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ready   bool
+		failure serverMessage
+		crash   string
+		damaged bool
+		says    string
+	}{
+		"crash at the start": {crash: "panic: page 3 already freed\n\ngoroutine 1", damaged: true, says: "its process crashed: panic: page 3 already freed"},
+		"crash later":        {ready: true, crash: "panic: page 3 already freed", says: "its process crashed: panic: page 3 already freed"},
+		"failure":            {failure: serverMessage{Failed: "snap: crc mismatch"}, damaged: true, says: "snap: crc mismatch"},
+		"full":               {failure: serverMessage{Failed: "write db: no space left on device", Errno: syscall.ENOSPC}, says: "cannot be written: write db: no space left on device"},
+		"locked":             {failure: serverMessage{Failed: "timeout", InUse: true}, says: "timeout"},
+		"port in use":        {failure: serverMessage{Failed: "listen: address already in use", Errno: syscall.EADDRINUSE}, says: "address already in use"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := &serverProcess{ready: make(chan struct{})}
+			if c.ready {
+				close(server.ready)
+			}
+			server.conclude(c.failure, errors.New("exit status 2"), c.crash)
+			err := NewEmbedded(t.TempDir(), quiet()).explain(server)
+			if errors.Is(err, ErrDamaged) != c.damaged || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("the error is %v", err)
+			}
 		})
 	}
 }

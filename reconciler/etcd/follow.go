@@ -24,10 +24,12 @@ func (s *Store) run() {
 			return
 		}
 		s.step(connecting{endpoints: []string{localAddress(s.Embedded.Address())}})
-		s.work.Go(s.watchEmbedded)
 	}
 	if !s.connectAgain() {
 		return
+	}
+	if s.Embedded != nil {
+		s.work.Go(s.keepEmbedded)
 	}
 	if s.several() {
 		s.work.Go(s.tendEndpoints)
@@ -60,22 +62,54 @@ func (s *Store) repeat(doing string, f func() error) {
 	}
 }
 
+// maxEmbeddedWait bounds the wait between two starts of the embedded server.
+const maxEmbeddedWait = 10 * time.Second
+
+// startEmbedded tries until the embedded server runs, or returns false when the store is closed.
 func (s *Store) startEmbedded() bool {
-	for waits := s.waits(); ; {
+	said := ""
+	for waits := backoff.New(50*time.Millisecond, maxEmbeddedWait); ; {
 		began := s.Clock()
 		err := s.Embedded.Open(s.ctx)
 		if err == nil {
 			return true
 		}
-		s.unreachable(began, err)
-		if errors.Is(err, ErrDamaged) {
-			// Parts of the broken server may still hold its files, so this process does not try again.
-			s.logger.Error("the embedded etcd cannot start; the state served last stays served", "error", err)
+		if s.ctx.Err() != nil {
 			return false
 		}
-		s.logger.Warn("the embedded etcd did not start; trying again", "error", err)
+		s.unreachable(began, err)
+		if text := err.Error(); text != said {
+			said = text
+			s.logger.Error("the embedded etcd does not start; it is tried again, and the state served last stays served", "error", err)
+		}
 		if backoff.Sleep(s.ctx, waits.NextBackOff()) != nil {
 			return false
+		}
+	}
+}
+
+// keepEmbedded starts the embedded server again whenever it has failed.
+func (s *Store) keepEmbedded() {
+	for {
+		select {
+		case <-s.Embedded.Failed():
+		case <-s.ctx.Done():
+			return
+		}
+		err, before := s.Embedded.Err(), s.Embedded.Address()
+		s.logger.Error("the embedded etcd is started again", "error", err)
+		s.unreachable(s.Clock(), err)
+		if !s.startEmbedded() {
+			return
+		}
+		s.logger.Info("the embedded etcd runs again")
+		if address := s.Embedded.Address(); address != before {
+			endpoints := []string{localAddress(address)}
+			moved := *s.connection.Load()
+			moved.config.Endpoints = endpoints
+			moved.client.SetEndpoints(endpoints...)
+			s.connection.Store(&moved)
+			s.step(connecting{endpoints: endpoints})
 		}
 	}
 }
@@ -89,20 +123,14 @@ func localAddress(address string) string {
 	return address
 }
 
-func (s *Store) watchEmbedded() {
-	select {
-	case <-s.Embedded.Failed():
-		s.unreachable(s.Clock(), s.Embedded.Err())
-	case <-s.ctx.Done():
-	}
-}
-
 // unreachable tells the tracker that etcd has not answered since an attempt to
-// reach it began. If the embedded
-// server has failed, that is the reason, whatever the client's error.
+// reach it began. If the embedded server has failed, that is the reason,
+// whatever the client's error.
 func (s *Store) unreachable(began time.Time, err error) {
-	if s.Embedded != nil && s.Embedded.trap != nil && s.Embedded.Err() != nil {
-		err = fmt.Errorf("%w; restart hfid once that is mended", s.Embedded.Err())
+	if s.Embedded != nil {
+		if failed := s.Embedded.Err(); failed != nil {
+			err = failed
+		}
 	}
 	s.step(unreachable{reason: err.Error(), began: began})
 }

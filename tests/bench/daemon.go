@@ -95,8 +95,42 @@ func (d *daemon) served(ctx context.Context, count int) error {
 	})
 }
 
-// memory returns a line of the process's status in MB: VmRSS or VmHWM.
-func (d *daemon) memory(line string) (float64, error) { return memoryOf(d.command.Process.Pid, line) }
+// memory adds up a line of the status of the process, and of that of its
+// embedded etcd, in MB: VmRSS or VmHWM.
+func (d *daemon) memory(line string) (float64, error) {
+	pid := d.command.Process.Pid
+	total, err := memoryOf(pid, line)
+	if err != nil {
+		return 0, err
+	}
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // That thread has ended.
+		}
+		for _, child := range strings.Fields(string(text)) {
+			number, err := strconv.Atoi(child)
+			if err != nil {
+				return 0, err
+			}
+			more, err := memoryOf(number, line)
+			if err != nil {
+				return 0, err
+			}
+			// It is the same program, whose pages the two share.
+			shared, err := memoryOf(number, "RssFile")
+			if err != nil {
+				return 0, err
+			}
+			total += more - shared
+		}
+	}
+	return total, nil
+}
 
 func memoryOf(pid int, line string) (float64, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))

@@ -1,0 +1,11 @@
+package etcd
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	RunServer()
+	os.Exit(m.Run())
+}
