@@ -30,8 +30,8 @@ oci: filter ## build the daemon's image and the filter's artefact into dist/, ta
 
 # Flags in the environment must not change the output, including the filter's.
 release: export GOFLAGS = -mod=readonly -buildvcs=false
-release: filter ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
-	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
+release: filter $(TOOLS)/.helm-stamp ## make the release VERSION=v1.2.3 in dist/, or with PLATFORMS=linux/amd64,… a part of it: see docs/releasing.md
+	$(GO) run ./deploy/release -filter $(BIN)/filter.wasm -helm $(TOOLS)/helm -out dist -version $(VERSION) $(if $(PLATFORMS),-platforms $(PLATFORMS))
 
 demo: build $(SERVERS) ## run the daemon and four Envoys, show how faults begin and end, and stay up; SCRIPT=1 exits at the end
 	$(GO) build -o $(BIN)/hfi-demo ./deploy/demo

@@ -21,6 +21,7 @@ func main() {
 	var r release
 	flag.StringVar(&r.source, "source", ".", "the repository's root `folder`")
 	flag.StringVar(&r.filter, "filter", "bin/filter.wasm", "the filter's module, a `file`")
+	flag.StringVar(&r.helm, "helm", ".tools/bin/helm", "Helm's `program`")
 	flag.StringVar(&r.out, "out", "dist", "the `folder` to write to")
 	flag.StringVar(&r.version, "version", "", "the release's `tag`, such as v1.2.3")
 	list := flag.String("platforms", platforms, "the `platforms`, as GOOS/GOARCH, separated by commas")

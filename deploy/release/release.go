@@ -26,6 +26,8 @@ type release struct {
 	source, out string
 	// filter is the file with the filter's module.
 	filter string
+	// helm is Helm's program.
+	helm string
 	// version is a tag such as v1.2.3.
 	version string
 	// commit is empty where it is not known.
@@ -77,6 +79,9 @@ func (r release) make(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	if err := r.images(built, files); err != nil {
+		return nil, err
+	}
+	if err := r.chart(ctx, work, files); err != nil {
 		return nil, err
 	}
 	bom, err := bill(r.version, r.commit, r.at, append(programs, filter))

@@ -142,7 +142,7 @@ func TestReleasesAreReproducible(t *testing.T) {
 	}
 	linux := "-v1.2.3-linux-" + runtime.GOARCH
 	want := []string{
-		"SHA256SUMS", "filter.wasm", "hfi-control-plane-v1.2.3.tar", "hfi-filter-v1.2.3.tar", "hfi" + linux + ".tar.gz",
+		"SHA256SUMS", "filter.wasm", "hfi-1.2.3.tgz", "hfi-control-plane-v1.2.3.tar", "hfi-filter-v1.2.3.tar", "hfi" + linux + ".tar.gz",
 		"hfi-v1.2.3-windows-amd64.zip", "hfi-v1.2.3.cdx.json", "hfid" + linux + ".tar.gz",
 	}
 	if !slices.Equal(names, want) {
