@@ -56,20 +56,23 @@ func (s *Store) leaseTTL() time.Duration { return max(s.LeaseTTL.Truncate(time.S
 // is lost or the context ends.
 func (s *Store) keepAlive(ctx context.Context, lease clientv3.LeaseID, renewed time.Time) {
 	ttl := s.leaseTTL()
+	first := min(s.TryTimeout, ttl/2)
+	limit := first
 	for wait := ttl / 5; backoff.Sleep(ctx, wait) == nil; {
 		began := time.Now()
-		limit, cancel := context.WithTimeout(ctx, min(s.TryTimeout, ttl/2))
-		_, err := s.etcd().KeepAliveOnce(limit, lease)
+		try, cancel := context.WithTimeout(ctx, limit)
+		_, err := s.etcd().KeepAliveOnce(try, lease)
 		cancel()
 		switch {
 		case err == nil:
-			renewed, wait = began, ttl/5
+			renewed, wait, limit = began, ttl/5, first
 			continue
 		case errors.Is(err, rpctypes.ErrLeaseNotFound), time.Since(renewed) >= ttl:
 			return
 		}
 		s.suspect(err)
-		wait = ttl / 50
+		// A slow etcd needs more time, another member less.
+		wait, limit = ttl/50, min(2*limit, ttl/2)
 	}
 }
 

@@ -38,7 +38,7 @@ type Term struct {
 	// reports counts the reports of this term. writing guards it.
 	reports int64
 	// patience bounds the next write: it grows with each that takes longer, and
-	// falls back after one that does not. writing guards it.
+	// then is twice what the last one took, at least TryTimeout. writing guards it.
 	patience time.Duration
 	// maxOps is how many operations a transaction of a publication has at most. writing guards it.
 	maxOps int
@@ -182,6 +182,7 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
+	began := time.Now()
 	limit, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
 	response, err := t.store.etcd().Txn(limit).
@@ -197,7 +198,7 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		t.store.suspect(err)
 		return 0, explain(err)
 	}
-	t.patience = t.store.TryTimeout
+	t.patience = min(max(t.store.TryTimeout, 2*time.Since(began)), t.store.RequestTimeout)
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
