@@ -43,8 +43,8 @@ func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
 		return known.db, nil
 	}
 	lines := bytes.Split(text, []byte("\n"))
+	db, err := gitssh.NewKnownHostsDb(s.KnownHostsFile)
 	for range maxSkipped + 1 {
-		db, err := s.parseHosts(bytes.Join(lines, []byte("\n")))
 		if err == nil {
 			known.text, known.db = text, db
 			return db, nil
@@ -59,6 +59,7 @@ func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
 		}
 		s.Logger.Warn("a line of the known hosts cannot be read, and is passed over", "file", s.KnownHostsFile, "line", number)
 		lines[number-1] = nil
+		db, err = s.parseHosts(bytes.Join(lines, []byte("\n")))
 	}
 	return nil, fmt.Errorf("more than %d lines cannot be read", maxSkipped)
 }
