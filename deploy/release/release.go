@@ -37,14 +37,8 @@ type release struct {
 	targets []gobuild.Target
 }
 
-// programsOf are the programs that a release has for a platform: nobody has
-// tried the daemon on Windows.
-func programsOf(target gobuild.Target) []string {
-	if target.OS == "windows" {
-		return []string{"hfi"}
-	}
-	return []string{"hfi", "hfid"}
-}
+// programs are those that a release has for each platform.
+var programs = []string{"hfi", "hfid"}
 
 // make makes the release in a temporary folder, and moves it to r.out when it is
 // complete. It returns the names of the files.
@@ -104,7 +98,7 @@ func folderOf(built string, target gobuild.Target) string {
 
 // build compiles a platform's programs and packs each into an archive.
 func (r release) build(ctx context.Context, built, files string, target gobuild.Target) ([]program, error) {
-	folder, names := folderOf(built, target), programsOf(target)
+	folder, names := folderOf(built, target), programs
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return nil, fmt.Errorf("building for %s: %w", target, err)
 	}

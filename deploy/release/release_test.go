@@ -143,7 +143,7 @@ func TestReleasesAreReproducible(t *testing.T) {
 	linux := "-v1.2.3-linux-" + runtime.GOARCH
 	want := []string{
 		"SHA256SUMS", "filter.wasm", "hfi-1.2.3.tgz", "hfi-control-plane-v1.2.3.tar", "hfi-filter-v1.2.3.tar", "hfi" + linux + ".tar.gz",
-		"hfi-v1.2.3-windows-amd64.zip", "hfi-v1.2.3.cdx.json", "hfid" + linux + ".tar.gz",
+		"hfi-v1.2.3-windows-amd64.zip", "hfi-v1.2.3.cdx.json", "hfid" + linux + ".tar.gz", "hfid-v1.2.3-windows-amd64.zip",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("the release has %q, want %q", names, want)
@@ -183,12 +183,14 @@ func TestReleasesAreReproducible(t *testing.T) {
 			}
 		}
 	}
+	daemonOfWindows := unpack(t, filepath.Join(dist, "hfid-v1.2.3-windows-amd64.zip"))
 	stripped(t, hfi, hfid, windows["hfi-v1.2.3-windows-amd64/hfi.exe"])
+	stripped(t, hfi, hfid, daemonOfWindows["hfid-v1.2.3-windows-amd64/hfid.exe"])
 	committed, err := time.Parse(time.RFC3339, gittest.Run(t, first, "log", "-1", "--format=%cI"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, archive := range []map[string]unpacked{command, daemon, windows} {
+	for _, archive := range []map[string]unpacked{command, daemon, windows, daemonOfWindows} {
 		for name, file := range archive {
 			if !file.at.Equal(committed) {
 				t.Errorf("%s has the time %s, the commit %s", name, file.at, committed)
@@ -253,11 +255,11 @@ func stripped(t *testing.T, hfi, hfid, windows unpacked) {
 	}
 	file, err := pe.NewFile(bytes.NewReader(windows.content))
 	if err != nil {
-		t.Fatalf("hfi.exe: %v", err)
+		t.Fatalf("the program for Windows: %v", err)
 	}
 	for _, section := range file.Sections {
 		if strings.Contains(section.Name, "debug") {
-			t.Errorf("hfi.exe has the section %s", section.Name)
+			t.Errorf("the program for Windows has the section %s", section.Name)
 		}
 	}
 	if len(file.Symbols) != 0 {

@@ -9,9 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
+
+// errHeld means that another process holds a lock.
+var errHeld = errors.New("another process holds the lock")
 
 // lockWait is how long Lock waits for another process to release the lock. A
 // child process that the former daemon was starting when it was killed
@@ -51,7 +52,7 @@ func (f Folder) Lock(ctx context.Context) (*Lock, error) {
 	l := &Lock{path: f, folder: folder}
 	locked := lock(ctx, folder)
 	switch {
-	case errors.Is(locked, unix.EWOULDBLOCK):
+	case errors.Is(locked, errHeld):
 		err = f.inUse()
 	case ctx.Err() != nil:
 		err = fmt.Errorf("locking %s: %w", f, locked)
@@ -80,7 +81,7 @@ func (l *Lock) lockFile(ctx context.Context) error {
 	}
 	if err := lock(ctx, file); err != nil {
 		file.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, errHeld) {
 			return l.path.inUse()
 		}
 		return fmt.Errorf("locking %s: %w", path, err)
@@ -151,14 +152,14 @@ func same(path string, file *os.File) bool {
 	return err == nil && os.SameFile(found, held)
 }
 
-// lock takes an exclusive lock on a file, and returns unix.EWOULDBLOCK if
-// another process still holds it after lockWait.
+// lock takes an exclusive lock on a file, and returns errHeld if another process
+// still holds it after lockWait.
 func lock(ctx context.Context, file *os.File) error {
 	poll := time.NewTicker(lockPoll)
 	defer poll.Stop()
 	for begun := time.Now(); ; {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begun) >= lockWait {
+		err := tryLock(file)
+		if !errors.Is(err, errHeld) || time.Since(begun) >= lockWait {
 			return err
 		}
 		select {
@@ -180,7 +181,7 @@ func (f Folder) holder() string {
 	n, _ := file.ReadAt(text, 0)
 	// A holder that could not write its own has left that of a process before it.
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text[:n])))
-	if err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+	if err != nil || pid <= 0 || !running(pid) {
 		return ""
 	}
 	return fmt.Sprintf(" (process %d)", pid)

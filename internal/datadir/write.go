@@ -6,8 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"runtime"
+	"slices"
 )
 
 // temporarySuffix ends the name of the file that WriteFile writes before it
@@ -69,8 +69,7 @@ func (f Folder) Writable() error {
 // Check is Writable, but writes only if something suggests that it would fail.
 func (f Folder) Check() error {
 	const enough = 1 << 20
-	var disk unix.Statfs_t
-	if unix.Access(string(f), unix.W_OK) == nil && unix.Statfs(string(f), &disk) == nil && disk.Bavail*uint64(disk.Bsize) >= enough {
+	if hasRoom(string(f), enough) {
 		return nil
 	}
 	return f.Writable()
@@ -79,12 +78,7 @@ func (f Folder) Check() error {
 // Unwritable reports whether an error says that a disk is full or failing, or that a
 // file or folder on it cannot be written.
 func Unwritable(err error) bool {
-	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.EROFS, unix.EACCES, unix.EPERM, unix.EIO} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(unwritable, func(known error) bool { return errors.Is(err, known) })
 }
 
 // Make creates a folder in a data folder, unless it exists. It never creates the
@@ -99,6 +93,9 @@ func Make(path string) error {
 // SyncFolder makes a folder's entries survive a power failure: files created,
 // renamed or removed in it, but not their content.
 func SyncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil // Folders cannot be synced there; NTFS has a journal of their entries.
+	}
 	folder, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("syncing the folder %s: %w", path, err)

@@ -20,7 +20,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"golang.org/x/crypto/ssh/knownhosts"
-	"golang.org/x/sys/unix"
 
 	"github.com/boifi/hfi/reconciler"
 )
@@ -120,7 +119,7 @@ func passing(err error) bool {
 
 // diskFails reports that a clone cannot be written, for the reason of its disk.
 func diskFails(err error) bool {
-	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
 		// go-git passes on some errors as text.
 		if errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error()) {
 			return true
