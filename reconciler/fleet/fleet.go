@@ -157,7 +157,6 @@ func (f *Fleet) refresh() {
 			return
 		case <-time.After(wait):
 		}
-		wait = f.RefreshInterval
 		if last := f.last.Load(); last != nil && f.Now().Sub(last.at) < f.RefreshInterval {
 			wait = max(f.RefreshInterval-f.Now().Sub(last.at), time.Millisecond)
 			continue

@@ -11,5 +11,5 @@ func fileLimit() int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 1024 // the usual limit
 	}
-	return int(min(uint64(limit.Cur), 1<<30))
+	return int(min(limit.Cur, 1<<30))
 }
