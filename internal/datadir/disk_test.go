@@ -3,7 +3,6 @@ package datadir_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -95,7 +94,7 @@ func TestKeepLocksAFolderThatWasRemoved(t *testing.T) {
 func keep(lock *datadir.Lock) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var keeper sync.WaitGroup
-	keeper.Go(func() { lock.Keep(ctx, slog.New(slog.NewTextHandler(io.Discard, nil))) })
+	keeper.Go(func() { lock.Keep(ctx, slog.New(slog.DiscardHandler)) })
 	return func() {
 		cancel()
 		keeper.Wait()
