@@ -199,11 +199,20 @@ func TestSSHFailures(t *testing.T) {
 		})
 	}
 	right := func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, server.KnownHostsFile }
-	t.Run("a data folder that cannot be written", func(t *testing.T) {
-		s := open(t, server.URL, "policies", right)
+	t.Run("known hosts that are parsed in a data folder that cannot be written", func(t *testing.T) {
+		malformed := filepath.Join(t.TempDir(), "known_hosts")
+		text, err := os.ReadFile(server.KnownHostsFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Lines are left out in a copy of the file.
+		if err := os.WriteFile(malformed, append([]byte("malformed\n"), text...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, server.URL, "policies", func(s *Source) { s.SSHKeyFile, s.KnownHostsFile = server.KeyFile, malformed })
 		usual := s.dataDir
 		s.dataDir = filepath.Join(server.KeyFile, "git") // in a file
-		_, err := s.Head(t.Context())
+		_, err = s.Head(t.Context())
 		wantError(t, err, "DataFolderUnwritable", reconciler.Stalled)
 		s.dataDir = usual
 		mustHead(t, s)
