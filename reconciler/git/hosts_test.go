@@ -222,4 +222,13 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("Retry-After %q is a pause of %s, want %s", after, left, most)
 		}
 	}
+	// Only a limit of requests is worth a long pause: an outage may end earlier
+	// than the server expects.
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusForbidden} {
+		var p pause
+		_ = p.begin("server", status, "3600")
+		if left := time.Until(p.until); left > maxOutagePause || left < maxOutagePause-time.Minute {
+			t.Errorf("status %d: a pause of %s, want %s", status, left, maxOutagePause)
+		}
+	}
 }

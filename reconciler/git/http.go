@@ -25,9 +25,12 @@ import (
 
 const (
 	// defaultPause is how long a server is left alone that answers 429 without
-	// saying for how long, and maxPause bounds what servers may ask for.
-	defaultPause = 30 * time.Second
-	maxPause     = time.Hour
+	// saying for how long, and maxPause bounds what servers may ask for. With
+	// another status, of a server that is down or refuses, it is maxOutagePause:
+	// neither a webhook nor a person can end the pause.
+	defaultPause   = 30 * time.Second
+	maxPause       = time.Hour
+	maxOutagePause = 5 * time.Minute
 	// maxExcerpt bounds what a message has of a server's answer, in bytes.
 	maxExcerpt = 300
 )
@@ -196,7 +199,11 @@ func (p *pause) begin(server string, status int, after string) error {
 	} else if at, err := http.ParseTime(after); err == nil {
 		until = at
 	}
-	if latest := now.Add(maxPause); until.After(latest) {
+	latest := now.Add(maxOutagePause)
+	if status == http.StatusTooManyRequests {
+		latest = now.Add(maxPause)
+	}
+	if until.After(latest) {
 		until = latest
 	}
 	p.mu.Lock()
