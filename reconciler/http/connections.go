@@ -28,6 +28,12 @@ const (
 	// room, and refusalTime how long that may take; others are only closed.
 	refusals    = 16
 	refusalTime = time.Second
+	// mostWaitingOnOne requests may wait on one connection, by HTTP/2. The
+	// filters of one Envoy worker share a connection, and are few.
+	mostWaitingOnOne = 64
+	// mostStreams is how many requests a client may have on one connection, by
+	// HTTP/2: a proxy opens another one rather than be refused most waits.
+	mostStreams = mostWaitingOnOne + leastFree
 )
 
 // DefaultMaxConnections is derived from this process's limit of descriptors.
@@ -155,20 +161,31 @@ var noRoom = func() string {
 func (s *Server) waitAlone() int { return s.MaxConnections - max(leastFree, s.MaxConnections/8) }
 
 // enterWait counts a client that begins to wait. It fails if as many wait
-// already as may.
+// already as may, in all or on the client's connection.
 func (s *Server) enterWait(w http.ResponseWriter, r *http.Request) (leave func(), err error) {
+	on := connectionOf(r)
+	if on != nil && on.waiting.Add(1) > mostWaitingOnOne {
+		on.waiting.Add(-1)
+		return nil, tooManyWaiting("connection")
+	}
 	alone := r.ProtoMajor < 2 // By HTTP/2 many wait on one connection.
-	if alone && s.waitingAlone.Add(1) > int64(s.waitAlone()) || !s.Metrics.enterWait(s.MaxWaiting) {
+	uncount := func() {
+		if on != nil {
+			on.waiting.Add(-1)
+		}
 		if alone {
 			s.waitingAlone.Add(-1)
+		}
+	}
+	if alone && s.waitingAlone.Add(1) > int64(s.waitAlone()) || !s.Metrics.enterWait(s.MaxWaiting) {
+		uncount()
+		if alone {
 			w.Header().Set("Connection", "close")
 		}
-		return nil, tooManyWaiting()
+		return nil, tooManyWaiting("replica")
 	}
 	return func() {
-		if alone {
-			s.waitingAlone.Add(-1)
-		}
+		uncount()
 		s.Metrics.leaveWait()
 	}, nil
 }

@@ -57,6 +57,38 @@ func TestConnectionsAreLimited(t *testing.T) {
 	two.await(waits).expect(t, 200)
 }
 
+// One connection, on which many requests wait by HTTP/2, does not take all places.
+func TestWaitsOnOneConnectionAreLimited(t *testing.T) {
+	d := start(t, nil)
+	d.serve(stateOf(1, exampleSet()))
+	tag := d.ask(frontendWaits).header.Get("ETag")
+	two := d.onHTTP2()
+	two.ask("GET /health").expect(t, 200)
+	var waits []<-chan answer
+	for range mostWaitingOnOne {
+		waits = append(waits, two.begin(frontendWaits, "If-None-Match", tag))
+	}
+	d.waiting(mostWaitingOnOne)
+	got := two.ask(frontendWaits, "If-None-Match", tag).expectError(t, 503, "too_many_waiting")
+	if got.header.Get("Retry-After") != "30" {
+		t.Errorf("too many wait on a connection: %v", got.header)
+	}
+	two.ask("GET /health").expect(t, 200)
+	other := d.onHTTP2().begin(frontendWaits, "If-None-Match", tag)
+	d.waiting(mostWaitingOnOne + 1)
+	d.serve(stateOf(2, oneEach(1)))
+	for _, wait := range append(waits, other) {
+		two.await(wait).expect(t, 200)
+	}
+	d.waiting(0)
+	// Those that have left make room.
+	tag = two.ask(frontendWaits).header.Get("ETag")
+	again := two.begin(frontendWaits, "If-None-Match", tag)
+	d.waiting(1)
+	d.serve(stateOf(3, exampleSet()))
+	two.await(again).expect(t, 200)
+}
+
 // A client for which there is no room reads why.
 func TestRefusedConnectionsAreTold(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -103,13 +103,28 @@ func (c *connections) add(ctx context.Context, connection net.Conn) context.Cont
 	if address, ok := connection.RemoteAddr().(*net.TCPAddr); ok {
 		caller.Address = address.AddrPort().Addr()
 	}
-	return context.WithValue(ctx, connectionKey{}, caller)
+	return context.WithValue(ctx, connectionKey{}, &clientConnection{caller: caller})
+}
+
+// clientConnection is what is known of the connection of a request.
+type clientConnection struct {
+	caller fleet.Caller
+	// waiting is how many requests wait on it.
+	waiting atomic.Int64
+}
+
+// connectionOf returns nil for a request that did not come through Serve.
+func connectionOf(r *http.Request) *clientConnection {
+	c, _ := r.Context().Value(connectionKey{}).(*clientConnection)
+	return c
 }
 
 // callerOf is where a request comes from.
 func callerOf(r *http.Request) fleet.Caller {
-	caller, _ := r.Context().Value(connectionKey{}).(fleet.Caller)
-	return caller
+	if c := connectionOf(r); c != nil {
+		return c.caller
+	}
+	return fleet.Caller{}
 }
 
 // filters is GET /v1/filters: the filters of all replicas or, with local=true,

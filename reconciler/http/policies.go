@@ -282,9 +282,10 @@ func notReady() error {
 	}
 }
 
-func tooManyWaiting() error {
+// tooManyWaiting refuses a wait at a bound of the replica or of the connection.
+func tooManyWaiting(on string) error {
 	return &httpError{
 		status: http.StatusServiceUnavailable, code: "too_many_waiting", retryAfter: 30,
-		message: "too many clients wait on this replica: ask another one, or without wait",
+		message: "too many clients wait on this " + on + ": use another one, or ask without wait",
 	}
 }

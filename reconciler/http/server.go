@@ -175,6 +175,7 @@ func (s *Server) buildServer() *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
 		Protocols:   &protocols,
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: mostStreams},
 		ConnContext: new(connections).add,
 		ConnState: func(connection net.Conn, state http.ConnState) {
 			if limited := s.limited.Load(); limited != nil {
