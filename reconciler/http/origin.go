@@ -15,17 +15,23 @@ const AnyHost = "*"
 
 // checkOrigin refuses what a web page of somebody else's makes a browser on
 // this machine send: a cross-site POST, and a request in the name of a page
-// whose DNS name was pointed at the loopback (DNS rebinding).
-func (s *Server) checkOrigin(r *http.Request) error {
+// whose DNS name was pointed at the loopback (DNS rebinding). A trigger that
+// needs a secret, which no such page has, may come under any name: a tunnel or
+// proxy for webhooks passes on its own.
+func (s *Server) checkOrigin(r *http.Request, route route) error {
 	if s.crossOrigin.Check(r) != nil {
 		return &httpError{
 			status: http.StatusForbidden, code: "cross_origin",
 			message: "a page of another site sent this request, and may not",
 		}
 	}
-	if !s.onLoopback.Load() || s.isOwn(r.Host) {
+	authenticated := route.post && s.WebhookSecret != nil
+	if !s.onLoopback.Load() || authenticated || s.isOwn(r.Host) {
 		return nil
 	}
+	s.foreignHost.Do(func() {
+		s.Logger.Warn("refusing requests under a foreign host name: if it is yours, add it to --allowed-hosts", "host", fmt.Sprintf("%.120q", r.Host))
+	})
 	return &httpError{
 		status: http.StatusForbidden, code: "foreign_host",
 		message: fmt.Sprintf("hfid listens on the loopback and is not known as %.120q: if that name is yours, add it to --allowed-hosts", r.Host),
@@ -34,7 +40,7 @@ func (s *Server) checkOrigin(r *http.Request) error {
 
 // isOwn reports whether a Host header names this machine, or nothing that
 // somebody else could register: an address, a name without dots, or one in a
-// domain that DNS reserves for machines and clusters.
+// domain that is reserved for machines, local networks and clusters.
 func (s *Server) isOwn(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -46,7 +52,7 @@ func (s *Server) isOwn(host string) bool {
 	if !strings.Contains(host, ".") {
 		return true
 	}
-	for _, domain := range []string{".localhost", ".internal", ".svc", ".svc.cluster.local"} {
+	for _, domain := range []string{".localhost", ".local", ".localdomain", ".internal", ".svc"} {
 		if strings.HasSuffix(host, domain) {
 			return true
 		}

@@ -24,6 +24,42 @@ func TestReconcileNeedsTheWebhooksSecret(t *testing.T) {
 	d.post("/v1/reconcile", "", "X-Hub-Signature-256", sign("s3cret", "")).expect(t, 202)
 }
 
+// Where triggers have a secret, that decides and not the name by which they
+// came: a tunnel or proxy passes on its own.
+func TestTriggersUnderAForeignHost(t *testing.T) {
+	d := start(t, func(s *Server) { s.WebhookSecret = func() (string, error) { return "s3cret", nil } })
+	const host = "abcd.ngrok.example"
+	for _, path := range []string{"/v1/webhook", "/v1/reconcile"} {
+		d.askAs(host, "POST", path).expectError(t, 403, "forbidden")
+		d.askAs(host, "POST", path, "X-Gitlab-Token", "other").expectError(t, 403, "forbidden")
+		d.askAs(host, "POST", path, "X-Hub-Signature-256", sign("s3cret", "")).expect(t, 202)
+		d.askAs(host, "POST", path, "X-Gitlab-Token", "s3cret", "Origin", "https://evil.example").expectError(t, 403, "cross_origin")
+	}
+	d.askAs(host, "GET", "/v1/status").expectError(t, 403, "foreign_host")
+	start(t, nil).askAs(host, "POST", "/v1/webhook").expectError(t, 403, "foreign_host")
+}
+
+// askAs makes a request without a body that names the host.
+func (d *daemon) askAs(host, method, path string, headers ...string) answer {
+	d.t.Helper()
+	r, err := http.NewRequest(method, d.url+path, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	r.Host = host
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := d.client.Do(r)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var body strings.Builder
+	_, _ = bufio.NewReader(response.Body).WriteTo(&body)
+	return answer{response.StatusCode, response.Header, body.String()}
+}
+
 // A page of another site cannot make a browser trigger anything; a git host,
 // curl and a page of this one can.
 func TestCrossSitePosts(t *testing.T) {
@@ -45,30 +81,19 @@ func TestCrossSitePosts(t *testing.T) {
 // nobody can register: else a page whose name is pointed at 127.0.0.1 reads all.
 func TestForeignHosts(t *testing.T) {
 	d := start(t, func(s *Server) { s.Hosts = []string{"hfi.example.com"} })
-	ask := func(d *daemon, host string) answer {
-		t.Helper()
-		r, err := http.NewRequest("GET", d.url+"/v1/status", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Host = host
-		response, err := d.client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		var body strings.Builder
-		_, _ = bufio.NewReader(response.Body).WriteTo(&body)
-		return answer{response.StatusCode, response.Header, body.String()}
-	}
-	foreign := []string{"evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "evil.svc.example", "127.0.0.1.nip.io:80", "a.cluster.local"}
+	ask := func(d *daemon, host string) answer { return d.askAs(host, "GET", "/v1/status") }
+	foreign := []string{"evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "evil.svc.example", "127.0.0.1.nip.io:80", "local.example"}
 	for _, host := range foreign {
 		ask(d, host).expectError(t, 403, "foreign_host")
+	}
+	// People find it in the log, once.
+	if log := d.log.String(); strings.Count(log, "--allowed-hosts") != 1 || !strings.Contains(log, "level=WARN") || !strings.Contains(log, "evil.example") {
+		t.Errorf("the log has %s", log)
 	}
 	for _, host := range []string{
 		"127.0.0.1", "127.0.0.1:8080", "[::1]:8080", "localhost:8080", "LOCALHOST", "hfid.localhost:1", "daemon", "hfi-control-plane:8080",
 		"hfi-control-plane.boifi.svc", "hfi-control-plane.boifi.svc.cluster.local:8080", "hfi-control-plane.boifi.svc.cluster.local.", "host.docker.internal",
-		"hfi.example.com", "HFI.example.com:8080",
+		"hfi.example.com", "HFI.example.com:8080", "laptop.local:8080", "laptop.localdomain",
 	} {
 		ask(d, host).expect(t, 200)
 	}

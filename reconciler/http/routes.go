@@ -143,7 +143,7 @@ func (s *Server) try(w *writer, r *http.Request, route route) error {
 	if err := checkMethod(r, route); err != nil {
 		return err
 	}
-	if err := s.checkOrigin(r); err != nil {
+	if err := s.checkOrigin(r, route); err != nil {
 		return err
 	}
 	takesBody := route.post || route.name == otherRoute && r.Method == http.MethodPost

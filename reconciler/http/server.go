@@ -115,6 +115,8 @@ type Server struct {
 	// onLoopback: the service listens on a loopback address.
 	onLoopback  atomic.Bool
 	crossOrigin http.CrossOriginProtection
+	// foreignHost logs the first refusal of a host name.
+	foreignHost sync.Once
 	// limited is the listener, once there is one. waitingAlone counts the clients
 	// that wait with a connection for each, and refused the connections refused.
 	limited      atomic.Pointer[limitedListener]
