@@ -33,6 +33,8 @@ type fakeDaemon struct {
 	// mode is ok, invalid, refused, stuck, slow, nofolder, drifted, filters, behind,
 	// silent, partial, or a way to answer badly.
 	mode string
+	// secret: it needs a signature to trigger a read.
+	secret bool
 	// seen is when it last read the branch.
 	seen time.Time
 	// asked counts status requests since the last new commit, for slow.
@@ -48,6 +50,7 @@ type fakeDaemon struct {
 //
 //	daemon start       follow $ORIGIN; sets HFI_SERVER
 //	daemon mode MODE   from now on
+//	daemon secret      require signed triggers
 //	daemon stop        stop listening
 func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	d := ts.Value(daemonKey{}).(*fakeDaemon)
@@ -63,12 +66,14 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			server.CloseClientConnections()
 			server.Close()
 		})
+	case len(args) == 1 && args[0] == "secret":
+		d.secret = true
 	case len(args) == 1 && args[0] == "stop":
 		d.server.Close()
 	case len(args) == 2 && args[0] == "mode":
 		d.mode = args[1]
 	default:
-		ts.Fatalf("usage: daemon start|stop|mode MODE")
+		ts.Fatalf("usage: daemon start|secret|stop|mode MODE")
 	}
 }
 
@@ -126,6 +131,8 @@ func (d *fakeDaemon) answer(w http.ResponseWriter, r *http.Request) {
 	d.look(r.URL.Path == "/v1/status")
 	name, one := strings.CutPrefix(r.URL.Path, "/v1/policies/")
 	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/v1/reconcile" && d.secret && r.Header.Get("X-Hub-Signature-256") == "":
+		fail(w, http.StatusForbidden, "forbidden", "the request must be signed with the webhook's secret")
 	case r.Method == http.MethodPost && r.URL.Path == "/v1/reconcile":
 		w.WriteHeader(http.StatusAccepted)
 		answer(w, map[string]string{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -112,6 +113,8 @@ type waiter struct {
 	// answered is when the daemon last answered, at first when the wait began, and
 	// triggered when it accepted to read the branch.
 	answered, triggered time.Time
+	// warned that the daemon does not accept a trigger.
+	warned bool
 	// seen is when the daemon last read the branch, by its clock, and reads is how
 	// often it has done so during the wait.
 	seen  time.Time
@@ -167,9 +170,23 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 
 // trigger makes the daemon read the branch now. If the request fails, the daemon does so at its interval.
 func (w *waiter) trigger(ctx context.Context) {
-	if w.daemon.Reconcile(ctx) == nil && w.triggered.IsZero() {
+	err := w.daemon.Reconcile(ctx)
+	var answer *client.AnswerError
+	switch {
+	case err == nil && w.triggered.IsZero():
 		w.triggered = time.Now()
+	case errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) && !w.warned:
+		w.warned = true
+		w.warn("the daemon reads the branch only at its interval, because it does not accept this trigger; if it has a --webhook-secret-file, give hfi the same: %v", err)
 	}
+}
+
+// mayBeOld reports whether an error of the source may be from before the wait.
+func (w *waiter) mayBeOld() bool {
+	if w.triggered.IsZero() {
+		return w.reads < enoughReads
+	}
+	return time.Since(w.triggered) < stalledGrace
 }
 
 // noteReads counts the daemon's reads of the branch, and asks for another until there are enough.
@@ -250,7 +267,7 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 // stalled returns an error if the daemon reads no commit of the branch until somebody acts.
 func (w *waiter) stalled(status *api.Status) error {
 	failure := status.Source.Error
-	if failure == nil || failure.Retryable || !idle(status) || w.triggered.IsZero() || time.Since(w.triggered) < stalledGrace {
+	if failure == nil || failure.Retryable || !idle(status) || w.mayBeOld() {
 		return nil
 	}
 	return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", failure.Reason, failure.Message))}
