@@ -184,15 +184,16 @@ func (a *app) publish(ctx context.Context, c *clone, message string, edit func(c
 }
 
 // contains is repo.contains; it first fetches the commits that the clone lacks.
+// That the clone is shallow does not matter: its history begins before the commit.
 func (c *clone) contains(ctx context.Context, tip, commit string) (yes, known bool) {
 	if _, err := c.commitHash(ctx, tip); err != nil {
-		// If the fetch fails the commit stays unknown, and repo.contains reports that.
+		// If the fetch fails the commit stays unknown, and so it is reported.
 		_, _ = c.git(ctx, "fetch", "--quiet", "--no-tags", "origin", "refs/heads/"+c.target.branch)
 		if _, err := c.commitHash(ctx, tip); err != nil {
 			return false, false
 		}
 	}
-	return c.repo.contains(ctx, tip, commit)
+	return c.reaches(ctx, tip, commit)
 }
 
 // write writes a file to the work tree and the index. It follows no symbolic link

@@ -147,8 +147,18 @@ func (r repo) commitHash(ctx context.Context, revision string) (string, error) {
 }
 
 // contains reports whether commit is an ancestor of tip or tip itself; known is
-// false if the repository lacks one of them.
+// false if the repository lacks one of them, or the history in between.
 func (r repo) contains(ctx context.Context, tip, commit string) (yes, known bool) {
+	yes, known = r.reaches(ctx, tip, commit)
+	if yes || !known {
+		return yes, known
+	}
+	shallow, err := r.git(ctx, "rev-parse", "--is-shallow-repository")
+	return false, err == nil && strings.TrimSpace(shallow) != "true"
+}
+
+// reaches is contains by what the repository has of the history.
+func (r repo) reaches(ctx context.Context, tip, commit string) (yes, known bool) {
 	_, err := r.git(ctx, "merge-base", "--is-ancestor", commit, tip)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
