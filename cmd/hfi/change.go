@@ -52,13 +52,15 @@ func (f *changeFlags) target(ctx context.Context, daemon *client.Client) (target
 			to = target{or(to.url, source.URL), or(to.branch, source.Branch), or(to.path, source.Path)}
 		}
 	}
-	to.branch = or(to.branch, "main")
+	to.branch = strings.TrimPrefix(or(to.branch, "main"), "refs/heads/")
 	to.path = path.Clean(strings.Trim(or(to.path, defaultPath), "/"))
 	switch {
 	case to.url == "":
 		return to, usageError("the daemon does not say which repository it follows: set --repo or HFI_REPO")
 	case strings.HasPrefix(to.url, "-"), strings.HasPrefix(to.branch, "-"):
 		return to, usageError("--repo and --branch must not begin with a dash")
+	case strings.HasPrefix(to.branch, "refs/"):
+		return to, usageError("policies can be pushed to a branch only, not to %s: set --branch", to.branch)
 	case to.path == ".." || strings.HasPrefix(to.path, "../") || slices.Contains(strings.Split(to.path, "/"), ".git"):
 		return to, usageError("--path must be a folder in the repository, not %q", to.path)
 	}
