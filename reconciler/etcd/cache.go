@@ -42,10 +42,10 @@ type cache struct {
 	floor   int64
 	report  leaderReport
 	history history
-	// leaders are the candidates by key, at most maxCandidates; leadersDropped
-	// says that there are more.
+	// leaders are the keys under leader/, at most maxCandidates; leadersDropped
+	// is the lowest create revision of those that are not kept, or 0.
 	leaders        map[string]candidate
-	leadersDropped bool
+	leadersDropped int64
 	// term is what the key of that name says, and termModified when it was
 	// written; both are 0 if there is none.
 	term, termModified int64

@@ -50,36 +50,72 @@ func candidateKey(prefix string, lease clientv3.LeaseID) string {
 func (c *cache) putCandidate(kv *mvccpb.KeyValue) {
 	written := newCandidate(c.keys.leader(), kv)
 	if _, known := c.leaders[written.key]; !known && len(c.leaders) >= maxCandidates {
-		c.leadersDropped = true
 		newest := slices.MaxFunc(slices.Collect(maps.Values(c.leaders)), func(a, b candidate) int {
 			return cmp.Compare(a.createRevision, b.createRevision)
 		})
 		if newest.createRevision <= written.createRevision {
+			c.dropLeader(written)
 			return
 		}
+		c.dropLeader(newest)
 		delete(c.leaders, newest.key)
 	}
 	c.leaders[written.key] = written
 }
 
-// leader is the candidate that leads.
+// dropLeader notes that a candidate is not kept.
+func (c *cache) dropLeader(dropped candidate) {
+	if c.leadersDropped == 0 || dropped.createRevision < c.leadersDropped {
+		c.leadersDropped = dropped.createRevision
+	}
+}
+
+// leader is the candidate that leads: the one whose key is the oldest of all,
+// whoever wrote the others. A leader's key that another writer replaced keeps
+// its create revision, and so that leader can still write: nobody else may
+// lead until the key is deleted.
 func (c *cache) leader() (candidate, bool) {
 	var first candidate
 	for _, candidate := range c.leaders {
-		if candidate.lease == 0 {
-			continue // Not written by a candidate: their keys have leases.
-		}
 		if first.createRevision == 0 || candidate.createRevision < first.createRevision {
 			first = candidate
 		}
 	}
-	return first, first.createRevision != 0
+	return first, first.createRevision != 0 && !c.olderDropped(first)
 }
 
-// leads reports whether the candidate leads that has this key.
-func (c *cache) leads(key string) bool {
+// olderDropped reports whether an older key than the candidate's was dropped.
+func (c *cache) olderDropped(first candidate) bool {
+	return c.leadersDropped != 0 && c.leadersDropped < first.createRevision
+}
+
+// leadersMissing reports that candidates were dropped that must be known now:
+// there is room again for them, or one of them may lead.
+func (c *cache) leadersMissing() bool {
+	if c.leadersDropped == 0 {
+		return false
+	}
+	_, leads := c.leader()
+	return !leads || len(c.leaders) < maxCandidates/2
+}
+
+// lost reports that the key of a leader or candidate, which the cache has
+// seen, is gone or was created by another writer since.
+func (c *cache) lost(own termKey) bool {
+	if c.revision < own.revision {
+		return false
+	}
+	present, ok := c.leaders[own.key]
+	if !ok {
+		return c.leadersDropped == 0
+	}
+	return present.createRevision != own.revision
+}
+
+// leads reports whether the candidate leads that has this key, and wrote it.
+func (c *cache) leads(own termKey) bool {
 	leader, ok := c.leader()
-	return ok && leader.key == key
+	return ok && leader.key == own.key && leader.createRevision == own.revision
 }
 
 // trackLeader notes since when the same candidate leads.
@@ -97,7 +133,8 @@ func (t *tracker) leaderProven() bool {
 	return leads && (t.cache.term == leader.createRevision || t.cache.reportCurrent())
 }
 
-// maxForeign bounds the foreign candidates that are deleted at a time.
+// maxForeign bounds the foreign candidates that are deleted at a time, the
+// oldest first, since it is the oldest that everyone waits for.
 const maxForeign = 100
 
 // foreignCandidates are those under leader/ that no replica wrote, but which
@@ -110,10 +147,12 @@ func (t *tracker) foreignCandidates(now time.Time, own string) []candidate {
 	}
 	var foreign []candidate
 	for _, candidate := range t.cache.leaders {
-		if candidate.malformed && len(foreign) < maxForeign {
+		if candidate.malformed {
 			foreign = append(foreign, candidate)
 		}
 	}
+	slices.SortFunc(foreign, func(a, b candidate) int { return cmp.Compare(a.createRevision, b.createRevision) })
+	foreign = foreign[:min(len(foreign), maxForeign)]
 	leader, leads := t.cache.leader()
 	well := t.phase == cacheFollowing && t.health.Healthy && len(t.health.Alarms) == 0
 	if leads && leader.key != own && !leader.malformed && well && !t.leaderProven() && now.Sub(t.leaderSince) >= t.proofGrace {
@@ -138,8 +177,9 @@ func (s *Store) deleteForeignCandidates(ctx context.Context, own string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
 	s.logger.Warn("deleting keys that no replica wrote and that block elections", "keys", len(foreign), "first_key", foreign[0].key)
+	changed := 0
 	for _, candidate := range foreign {
-		_, err := s.etcd().Txn(ctx).If(
+		response, err := s.etcd().Txn(ctx).If(
 			clientv3.Compare(clientv3.ModRevision(candidate.key), "=", candidate.modRevision),
 			clientv3.Compare(clientv3.ModRevision(s.keys.term()), "=", term),
 		).Then(clientv3.OpDelete(candidate.key)).Commit()
@@ -147,6 +187,12 @@ func (s *Store) deleteForeignCandidates(ctx context.Context, own string) error {
 			s.suspect(err)
 			return explain(err)
 		}
+		if !response.Succeeded {
+			changed++
+		}
+	}
+	if changed > 0 {
+		return fmt.Errorf("%d of %d keys, or the leader, have changed meanwhile", changed, len(foreign))
 	}
 	return nil
 }

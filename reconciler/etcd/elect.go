@@ -35,8 +35,7 @@ func (t *Term) elect(ctx context.Context) error {
 			if tracker.cache == nil || tracker.cache.revision < created.revision {
 				return
 			}
-			_, present := tracker.cache.leaders[created.key]
-			leads, lost = tracker.cache.leads(created.key), !present && !tracker.cache.leadersDropped
+			leads, lost = tracker.cache.leads(created), tracker.cache.lost(created)
 		})
 		switch {
 		case err != nil:

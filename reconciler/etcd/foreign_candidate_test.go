@@ -91,11 +91,55 @@ func TestCandidatesAreBounded(t *testing.T) {
 	for i := range int64(3 * maxCandidates) {
 		put(i+1, 10_000-i)
 	}
-	if leader, _ := c.leader(); len(c.leaders) != maxCandidates || !c.leadersDropped || leader.createRevision != 10_001-3*maxCandidates {
+	if leader, _ := c.leader(); len(c.leaders) != maxCandidates || c.leadersDropped == 0 || leader.createRevision != 10_001-3*maxCandidates {
 		t.Errorf("kept %d, and %+v leads", len(c.leaders), leader)
 	}
 	put(1, 20_000)
 	if len(c.leaders) != maxCandidates {
 		t.Errorf("kept %d", len(c.leaders))
+	}
+}
+
+// A leader whose key another writer replaces, without a lease, can still write:
+// no other replica leads until that key is deleted, and then the term has ended.
+func TestAReplacedLeaderKeyMakesNoSecondLeader(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 1, 1)))
+	server.Ctl("put", term.leader.key, "posing")
+	next := campaign(t, b)
+	response, err := a.etcd().Txn(testContext(t)).If(fence(term.leader.key, term.leader.revision)).Then(clientv3.OpGet("/hfi/head")).Commit()
+	if err != nil || response.Succeeded {
+		t.Errorf("two leaders can write (%v)", err)
+	}
+	publish(t, next, publication("c2", policies(t, 1, 2)))
+}
+
+// While the oldest key is there, whoever wrote it, nobody else leads; nor while
+// an older one than those kept was dropped.
+func TestNobodyLeadsBesideAnOlderKey(t *testing.T) {
+	c := newCache("/hfi/", "self")
+	put := func(lease, created int64) termKey {
+		key := termKey{key: candidateKey("/hfi/leader", clientv3.LeaseID(created)), revision: created}
+		c.put(&mvccpb.KeyValue{Key: []byte(key.key), Value: []byte("x"), Lease: lease, CreateRevision: created, ModRevision: created})
+		return key
+	}
+	older, own := put(0, 1), put(2, 2)
+	if c.leads(own) {
+		t.Error("one leads beside an older key without a lease")
+	}
+	c.remove(older.key)
+	if !c.leads(own) || c.leads(termKey{key: own.key, revision: 1}) {
+		t.Error("the oldest does not lead, or leads with another's key")
+	}
+	c.remove(own.key)
+	for i := range int64(maxCandidates + 1) {
+		put(i+1, i+1)
+	}
+	for i := range int64(maxCandidates) {
+		c.remove(candidateKey("/hfi/leader", clientv3.LeaseID(i+1)))
+	}
+	if own := put(2000, 2000); c.leads(own) || !c.leadersMissing() {
+		t.Error("one leads though an older key was dropped")
 	}
 }

@@ -286,14 +286,13 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 	t.updateDrift(now)
 	t.trackLeader(now)
 	if t.term != nil {
-		_, present := t.cache.leaders[t.term.key]
-		if !present && !t.cache.leadersDropped && t.cache.revision >= t.term.revision {
+		if t.cache.lost(*t.term) {
 			out.endTerm = t.term
 		}
 		out.triggerTerm = triggered && out.endTerm == nil
 	}
-	if t.phase == cacheFollowing && (t.cache.foreign.roomAgain() || t.cache.leadersDropped && len(t.cache.leaders) < maxCandidates/2) {
-		// There is room again for those that were dropped.
+	if t.phase == cacheFollowing && (t.cache.foreign.roomAgain() || t.cache.leadersMissing()) {
+		// Those that were dropped can, or must, be known now.
 		t.phase, out.reload = cacheStale, true
 	}
 	out.announceEpoch = t.epoch.announce(t.cache)

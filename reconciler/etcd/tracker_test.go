@@ -179,6 +179,7 @@ func (r *transcript) set(texts []string) *schema.Set {
 //	4 head c1 a=100 b=200      a head that describes these policies
 //	1 epoch 1-x
 //	2 leader/1 a lease=7       likewise publishing and replicas/ID
+//	6 leader/1 x created=2     overwritten, at first created at that revision
 //	6 status a term=2 number=1 the report of a leader; without a number, of an earlier version
 //	5 head future              a head with a digest of an unknown version
 //	5 foreign 200              200 keys policies/x0000 and so on; or: 5 foreign 200 deleted
@@ -218,12 +219,18 @@ func (r *transcript) events(d *datadriven.TestData) []*clientv3.Event {
 			}
 			continue
 		}
+		created := revision
+		if last := len(values) - 1; last >= 0 && strings.HasPrefix(values[last], "created=") {
+			created, _ = strconv.ParseInt(values[last][len("created="):], 10, 64)
+			values = values[:last]
+		}
 		lease := int64(0)
 		if last := len(values) - 1; last >= 0 && strings.HasPrefix(values[last], "lease=") {
 			lease, _ = strconv.ParseInt(values[last][len("lease="):], 10, 64)
 			values = values[:last]
 		}
 		event := putEvent("/hfi/"+key, r.value(key, values), revision, lease)
+		event.Kv.CreateRevision = created
 		if len(values) == 1 && values[0] == "deleted" {
 			event.Type = clientv3.EventTypeDelete
 		}
@@ -321,6 +328,9 @@ func (r *transcript) print(out effects) string {
 	}
 	if taken.view.LeaderReport != nil {
 		show("report", "%s's %d, current %v, lost %v", taken.view.LeaderReport.Leader, k.cache.report.number, taken.view.ReportCurrent, taken.view.ReportLost)
+	}
+	if k.term != nil && k.cache != nil {
+		show("leads", "%v", k.cache.leads(*k.term))
 	}
 	if !k.replicaLostAt.IsZero() {
 		show("replica lost", "at %s", k.replicaLostAt.Sub(r.begun))
