@@ -14,9 +14,10 @@ const (
 	// maxForeignNames and maxForeignBytes bound the names of keys that are no policies.
 	maxForeignNames = 100_000
 	maxForeignBytes = 16 << 20
-	// maxStrayOrigins bounds the names in a bucket of origins that no policy has,
-	// and maxOriginBytes the length of a file's name.
+	// maxStrayOrigins and maxStrayBytes bound the origins in a bucket whose names
+	// no policy has, and maxOriginBytes the length of a file's name.
 	maxStrayOrigins = 64
+	maxStrayBytes   = 64 << 10
 	maxOriginBytes  = 16 << 10
 )
 
@@ -58,21 +59,29 @@ func (f *foreignNames) roomAgain() bool {
 }
 
 // readOrigins decodes a bucket of origins, and keeps what the policies known so
-// far can need. hfi writes policies first.
+// far can need. hfi writes policies first. What is kept is copied, since a map
+// keeps the size that it once had.
 func (c *cache) readOrigins(value []byte) (origins map[string]schema.Origin, valid bool) {
-	origins, valid = decodeOrigins(value)
-	stray := 0
-	for name, origin := range origins {
+	if len(value) > maxValue {
+		return nil, false
+	}
+	decoded, valid := decodeOrigins(value)
+	origins = map[string]schema.Origin{}
+	stray, strayBytes := 0, 0
+	for name, origin := range decoded {
 		if len(origin.File) > maxOriginBytes || len(origin.Commit) > maxOriginBytes {
 			return nil, false
 		}
-		if c.holds(name) {
-			continue
+		if !c.holds(name) {
+			size := len(name) + len(origin.File) + len(origin.Commit)
+			if stray >= maxStrayOrigins || strayBytes+size > maxStrayBytes {
+				valid = false
+				continue
+			}
+			stray++
+			strayBytes += size
 		}
-		if stray++; stray > maxStrayOrigins {
-			delete(origins, name)
-			valid = false
-		}
+		origins[name] = origin
 	}
 	return origins, valid
 }

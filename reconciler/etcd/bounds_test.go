@@ -83,6 +83,20 @@ func TestTheCacheIsBounded(t *testing.T) {
 		t.Errorf("kept the name of a file of %d bytes", maxOriginBytes+1)
 	}
 
+	long := map[string]schema.Origin{}
+	for i := range 16 {
+		long[fmt.Sprintf("stray%d", i)] = schema.Origin{File: strings.Repeat("x", maxOriginBytes)}
+	}
+	put(fmt.Sprintf("origins/%02x", bucket), []byte(encodeOrigins(long)))
+	if kept := c.origins[bucket]; len(kept.byName)*maxOriginBytes > maxStrayBytes || kept.valid {
+		t.Errorf("kept %d origins of %d bytes that no policy has", len(kept.byName), maxOriginBytes)
+	}
+	large := encodeOrigins(map[string]schema.Origin{"p00": {File: "a.yaml"}}) + strings.Repeat(" ", maxValue)
+	put(fmt.Sprintf("origins/%02x", bucket), []byte(large))
+	if kept := c.origins[bucket]; len(kept.byName) > 0 || kept.valid {
+		t.Errorf("kept origins from a value of %d bytes", len(large))
+	}
+
 	// The newest of the history.
 	for i := range 3 * maxHistoryKept {
 		put(fmt.Sprintf("history/%012d", i+1), []byte(encode(api.HistoryEntry{Commit: fmt.Sprint(i + 1)})))
