@@ -133,7 +133,20 @@ func (r *statusRecord) completeFailures(value []byte) {
 func decodeEpoch(value []byte) (reconciler.Epoch, bool) {
 	var epoch reconciler.Epoch
 	err := json.Unmarshal(value, &epoch)
-	return epoch, err == nil && epoch.Number > 0 && epoch.Number <= maxEpoch && epoch.ID != ""
+	return epoch, err == nil && epoch.Number > 0 && epoch.Number <= maxEpoch && validEpochID(epoch.ID)
+}
+
+// maxEpochID bounds an epoch's ID, which is part of every revision. The leader
+// makes IDs of 8 hexadecimal digits.
+const maxEpochID = 64
+
+// validEpochID reports whether an ID has only ASCII letters, digits and
+// hyphens: it goes into headers, names of files and logs.
+func validEpochID(id string) bool {
+	other := func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '-'
+	}
+	return id != "" && len(id) <= maxEpochID && !strings.ContainsFunc(id, other)
 }
 
 // maxEpoch bounds an epoch's number, which anybody who can write to etcd can
