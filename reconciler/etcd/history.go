@@ -80,7 +80,9 @@ func (h *history) newest() []api.HistoryEntry {
 	return h.listed
 }
 
-// historyOps add an entry, if there is one, and delete the oldest.
+// historyOps add an entry, if there is one, and delete the oldest. If another
+// writer has used up the numbers, all from the first on that hfi cannot have
+// reached are deleted, and the numbers before continue.
 func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 	if entry == nil {
 		return nil
@@ -92,8 +94,15 @@ func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 		return nil
 	}
 	if next > maxHistoryNumber {
-		// Another writer has used up the numbers; without the highest they continue.
-		return []clientv3.Op{clientv3.OpDelete(c.keys.history(next - 1))}
+		own, _ := slices.BinarySearch(h.numbers, maxHistoryNumber/2)
+		next = 1
+		if own > 0 {
+			next = h.numbers[own-1] + 1
+		}
+		return []clientv3.Op{
+			clientv3.OpPut(c.keys.history(next), encode(entry)),
+			clientv3.OpDelete(c.keys.history(next+1), clientv3.WithRange(clientv3.GetPrefixRangeEnd(c.keys.histories()))),
+		}
 	}
 	ops := []clientv3.Op{clientv3.OpPut(c.keys.history(next), encode(entry))}
 	if surplus := len(h.numbers) + 1 - reconciler.MaxHistory; surplus > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -234,5 +235,30 @@ func TestAnEtcdWithFewOperations(t *testing.T) {
 	_, err := campaign(t, b).Publish(testContext(t), publication("c1", policies(t, 300, 1)))
 	if err == nil || !strings.Contains(err.Error(), "--max-txn-ops 16") {
 		t.Errorf("publishing with 4 operations: %v", err)
+	}
+}
+
+// A foreign entry with the highest number costs the history neither the entry
+// of the next publication nor those before.
+func TestAForeignHistoryNumberCostsNoEntry(t *testing.T) {
+	t.Parallel()
+	server, a, _, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 1, 1)))
+	for _, number := range []string{"999998999998", "999999000000"} {
+		server.Ctl("put", "/hfi/history/"+number, `{"commit":"foreign"}`)
+	}
+	eventually(t, "the foreign entries are seen", func() bool { return len(a.View().History) == 3 })
+	for i := 2; i <= 3; i++ {
+		publish(t, term, publication(fmt.Sprintf("c%d", i), policies(t, 1, i)))
+	}
+	var commits []string
+	for _, entry := range a.View().History {
+		commits = append(commits, entry.Commit)
+	}
+	if want := []string{"c3", "c2", "c1"}; !slices.Equal(commits, want) {
+		t.Errorf("the history is %v, want %v", commits, want)
+	}
+	if left := server.Ctl("get", "--prefix", "--keys-only", "/hfi/history/9"); left != "" {
+		t.Errorf("foreign entries are left: %s", left)
 	}
 }
