@@ -31,7 +31,7 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	if err != nil {
 		t.Fatal(err)
 	}
-	stale = &Term{store: a, session: session, patience: a.TryTimeout, maxOps: maxOps, leader: old.leader, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
+	stale = &Term{store: a, session: session, maxOps: maxOps, leader: old.leader, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
 	server.Ctl("lease", "revoke", fmt.Sprintf("%x", int64(old.session.lease)))
 	return stale, campaign(t, b)
 }

@@ -1,11 +1,14 @@
 package etcd
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // link forwards connections to etcd, and can be cut, so that etcd changes
@@ -13,6 +16,9 @@ import (
 type link struct {
 	// endpoint is the URL to use in place of etcd's.
 	endpoint string
+
+	// delay is by how much each request is delayed.
+	delay atomic.Int64
 
 	mu sync.Mutex
 	// cut says that new connections end at once; open are the present ones.
@@ -70,7 +76,11 @@ func (l *link) pass(near net.Conn, target string) {
 	ended := make(chan struct{}, 2)
 	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
 		go func() {
-			_, _ = io.Copy(way[0], way[1])
+			if way[1] == near {
+				l.copySlowly(far, near)
+			} else {
+				_, _ = io.Copy(way[0], way[1])
+			}
 			ended <- struct{}{}
 		}()
 	}
@@ -95,4 +105,35 @@ func (l *link) Restore() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cut = false
+}
+
+// copySlowly delivers each piece after the delay, and those after it on time.
+func (l *link) copySlowly(far io.Writer, near io.Reader) {
+	type piece struct {
+		due  time.Time
+		data []byte
+	}
+	pieces := make(chan piece, 1000)
+	go func() {
+		defer close(pieces)
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := near.Read(buffer)
+			if n > 0 {
+				pieces <- piece{time.Now().Add(time.Duration(l.delay.Load())), bytes.Clone(buffer[:n])}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for p := range pieces {
+		time.Sleep(time.Until(p.due))
+		if _, err := far.Write(p.data); err != nil {
+			break
+		}
+	}
+	for range pieces {
+		continue // The reader ends with its connection.
+	}
 }

@@ -106,6 +106,8 @@ type Store struct {
 	// announcements has the number of a later epoch that is to be written.
 	announcements chan int64
 
+	patience patience
+
 	mu sync.Mutex
 	// term is this replica's leadership, or nil.
 	term *Term

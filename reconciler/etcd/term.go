@@ -37,9 +37,6 @@ type Term struct {
 	writing sync.Mutex
 	// reports counts the reports of this term. writing guards it.
 	reports int64
-	// patience bounds the next write: it grows with each that takes longer, and
-	// then is twice what the last one took, at least TryTimeout. writing guards it.
-	patience time.Duration
 	// maxOps is how many operations a transaction of a publication has at most. writing guards it.
 	maxOps int
 	// writes is what is known about this term's own writes. writing guards it.
@@ -90,7 +87,7 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 		return nil, err
 	}
 	term := &Term{
-		store: s, session: session, patience: s.TryTimeout, maxOps: maxOps,
+		store: s, session: session, maxOps: maxOps,
 		done: make(chan struct{}), triggers: make(chan struct{}, 1),
 	}
 	if err := term.elect(ctx); err != nil {
@@ -137,19 +134,30 @@ func (s *Store) noteLease(lease clientv3.LeaseID) {
 }
 
 // begin shows that this leader is a replica, and begins an epoch if necessary.
+// It tries until a request has had all the time that it may take.
 func (t *Term) begin(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*t.store.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 3*t.store.RequestTimeout)
 	defer cancel()
+	defer context.AfterFunc(t.session.ctx, cancel)()
 	if _, err := t.store.waitRevision(ctx, t.leader.revision); err != nil {
 		return err
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	record := encode(termRecord{Format: formatVersion, Leader: t.store.ID, Term: t.leader.revision})
-	if err := t.writeAndWait(ctx, clientv3.OpPut(t.store.keys.term(), record, clientv3.WithLease(t.session.lease))); err != nil {
-		return fmt.Errorf("beginning the term: %w", err)
+	for waits := t.store.waits(); ; {
+		// After this write the cache also shows what an earlier try has done.
+		err := t.writeAndWait(ctx, clientv3.OpPut(t.store.keys.term(), record, clientv3.WithLease(t.session.lease)))
+		if err == nil {
+			err = t.ensureEpoch(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		if !transient(err) || backoff.Sleep(ctx, waits.NextBackOff()) != nil {
+			return fmt.Errorf("beginning the term: %w", err)
+		}
 	}
-	return t.ensureEpoch(ctx)
 }
 
 // ensureEpoch begins another epoch if the one in force has ended.
@@ -182,8 +190,8 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
-	began := time.Now()
-	limit, cancel := context.WithTimeout(ctx, t.patience)
+	began, timeout := time.Now(), t.store.writeLimit()
+	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	response, err := t.store.etcd().Txn(limit).
 		If(append([]clientv3.Cmp{fence(t.leader.key, t.leader.revision)}, conditions...)...).
@@ -193,12 +201,12 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 	if err != nil {
 		t.writes = writesUnknown
 		if limit.Err() != nil && ctx.Err() == nil {
-			t.patience = min(2*t.patience, t.store.RequestTimeout)
+			t.store.writeTimedOut(timeout)
 		}
 		t.store.suspect(err)
 		return 0, explain(err)
 	}
-	t.patience = min(max(t.store.TryTimeout, 2*time.Since(began)), t.store.RequestTimeout)
+	t.store.writeTook(time.Since(began))
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
