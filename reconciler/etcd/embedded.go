@@ -25,6 +25,7 @@ import (
 const (
 	DefaultListen       = "127.0.0.1:0"
 	DefaultQuota        = 2 << 30
+	DefaultCheckTimeout = 10 * time.Minute
 	DefaultStartTimeout = time.Minute
 )
 
@@ -41,8 +42,9 @@ type Embedded struct {
 	Listen string
 	// QuotaBytes bounds the size of the database.
 	QuotaBytes int64
-	// StartTimeout bounds the wait for a started server to be ready.
-	StartTimeout time.Duration
+	// CheckTimeout bounds the time that a started server takes to read all of
+	// its database, StartTimeout the time after that until it is ready.
+	CheckTimeout, StartTimeout time.Duration
 
 	logger *slog.Logger
 	// port is that of the last start, or 0.
@@ -59,7 +61,8 @@ type Embedded struct {
 // NewEmbedded is a server with its data under a data folder.
 func NewEmbedded(folder string, logger *slog.Logger) *Embedded {
 	return &Embedded{
-		Folder: folder, Listen: DefaultListen, QuotaBytes: DefaultQuota, StartTimeout: DefaultStartTimeout, logger: logger,
+		Folder: folder, Listen: DefaultListen, QuotaBytes: DefaultQuota,
+		CheckTimeout: DefaultCheckTimeout, StartTimeout: DefaultStartTimeout, logger: logger,
 	}
 }
 
@@ -120,18 +123,9 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 	if err != nil {
 		return err
 	}
-	limit := time.NewTimer(e.StartTimeout)
-	defer limit.Stop()
-	select {
-	case <-server.ready:
-	case <-server.ended:
-		return e.explain(server)
-	case <-limit.C:
+	if err := e.waitReady(ctx, server); err != nil {
 		server.kill()
-		return fmt.Errorf("%w (it was not ready within %s%s)", ErrDamaged, e.StartTimeout, server.lastSaid())
-	case <-ctx.Done():
-		server.kill()
-		return ctx.Err()
+		return err
 	}
 	e.mu.Lock()
 	e.server = server
@@ -140,6 +134,35 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 		e.logger.Warn("noting the embedded etcd's address in the data folder failed", "address", address, "error", err)
 	}
 	return nil
+}
+
+// waitReady waits until a server is ready. A server that takes too long is not
+// known to be damaged: its disk may be slow.
+func (e *Embedded) waitReady(ctx context.Context, server *serverProcess) error {
+	limit := time.NewTimer(e.CheckTimeout)
+	defer limit.Stop()
+	select {
+	case <-server.checked:
+		limit.Reset(e.StartTimeout)
+	case <-server.ended:
+		return e.explain(server)
+	case <-limit.C:
+		return fmt.Errorf("its database was not read within %s; it is tried again%s", e.CheckTimeout, server.lastSaid())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-server.ready:
+		return nil
+	case <-server.ended:
+		return e.explain(server)
+	case <-limit.C:
+		// A log that lost its end may leave etcd without a leader, without an error.
+		return fmt.Errorf("it was not ready within %s; it is tried again. If it never is ready and the disk is not slow, its data may be damaged: "+
+			"move the folder etcd out of hfid's data folder%s", e.StartTimeout, server.lastSaid())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // choosePort returns the port of listen, or a free one.
@@ -230,8 +253,8 @@ type serverProcess struct {
 	stdin   io.WriteCloser
 	process *os.Process
 	logger  *slog.Logger
-	// ready is closed when the server serves clients.
-	ready chan struct{}
+	// checked is closed when the server has read its database, ready when it serves clients.
+	checked, ready chan struct{}
 	// said is the last error that the server logged.
 	said atomic.Pointer[string]
 	// ended is closed when the process has ended. The fields below are set before.
@@ -271,7 +294,7 @@ func startServer(request serverRequest, logger *slog.Logger) (*serverProcess, er
 	}
 	p := &serverProcess{
 		address: request.Address, stdin: stdin, process: command.Process, logger: logger,
-		ready: make(chan struct{}), ended: make(chan struct{}),
+		checked: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go func() {
 		// A write that fails shows as a process that ends.
@@ -294,6 +317,8 @@ func (p *serverProcess) listen(out io.Reader) (failure serverMessage) {
 			continue // Something in etcd that prints.
 		}
 		switch {
+		case message.Checked:
+			close(p.checked)
 		case message.Ready:
 			close(p.ready)
 		case message.Failed != "":

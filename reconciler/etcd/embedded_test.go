@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/boifi/hfi/internal/datadir"
@@ -175,6 +176,8 @@ func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 	for name, c := range map[string]struct {
 		file   string
 		damage func([]byte) []byte
+		// silent says that etcd reports no error, but never becomes ready.
+		silent bool
 	}{
 		"database: rubbish":   {file: database, damage: overwrite(0, 1<<30)},
 		"database: head gone": {file: database, damage: overwrite(0, 8192)},
@@ -184,7 +187,7 @@ func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 		"log: rubbish":        {file: "wal", damage: overwrite(0, 1<<30)},
 		"log: first bytes":    {file: "wal", damage: overwrite(0, 100)},
 		"log: middle":         {file: "wal", damage: overwrite(10_000, 20_000)},
-		"log: cut":            {file: "wal", damage: func(text []byte) []byte { return text[:1000] }},
+		"log: cut":            {file: "wal", damage: func(text []byte) []byte { return text[:1000] }, silent: true},
 		"log: empty":          {file: "wal", damage: func([]byte) []byte { return nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -201,8 +204,11 @@ func TestDamagedDataAreAnErrorAndSurvived(t *testing.T) {
 			if err == nil {
 				defer server.Close()
 			}
-			if !errors.Is(err, ErrDamaged) {
+			if err == nil || errors.Is(err, ErrDamaged) == c.silent {
 				t.Fatalf("error %v", err)
+			}
+			if c.silent && !strings.Contains(err.Error(), "it was not ready within 4s; it is tried again. If it never is ready and the disk is not slow, its data may be damaged: move the folder etcd") {
+				t.Errorf("error %v", err)
 			}
 			// Parts of a server that broke down may still use its folder, so the store gets a copy.
 			folder = t.TempDir()
@@ -299,6 +305,32 @@ func TestTheQuotaOfTheEmbeddedServer(t *testing.T) {
 	ctl("defrag")
 	ctl("alarm", "disarm")
 	publish(t, lead(t, s, term), publication("c3", policies(t, 20, 3)))
+}
+
+// The time that a server takes to read its database does not count as time to
+// get ready, and one that is late is not taken for damaged.
+func TestAServerMayTakeLongToReadItsDatabase(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		check, start time.Duration
+		says         string
+	}{
+		"large database":  {check: 9 * time.Minute, start: 50 * time.Second},
+		"hanging disk":    {check: time.Hour, says: "its database was not read within 10m0s; it is tried again"},
+		"slow after that": {check: time.Second, start: 2 * time.Minute, says: "it was not ready within 1m0s; it is tried again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &serverProcess{checked: make(chan struct{}), ready: make(chan struct{}), ended: make(chan struct{})}
+				time.AfterFunc(c.check, func() { close(server.checked) })
+				time.AfterFunc(c.check+c.start, func() { close(server.ready) })
+				err := NewEmbedded("", quiet()).waitReady(t.Context(), server)
+				if errors.Is(err, ErrDamaged) || (err == nil) != (c.says == "") || err != nil && !strings.HasPrefix(err.Error(), c.says) {
+					t.Errorf("error %v", err)
+				}
+			})
+		})
+	}
 }
 
 // A process that crashes is not taken for damaged data, unless it crashes when it starts.

@@ -41,6 +41,8 @@ type serverRequest struct {
 // serverMessage is a line of JSON from the server's process. One field is set,
 // and Errno and InUse only with Failed.
 type serverMessage struct {
+	// Checked says that the database has been read.
+	Checked bool `json:"checked,omitempty"`
 	// Ready says that clients are served.
 	Ready bool `json:"ready,omitempty"`
 	// Said is an error that etcd logged. Most are not failures.
@@ -94,6 +96,7 @@ func (r serverRequest) run(out *serverOutput, stop <-chan struct{}) error {
 	if err := checkData(r.Folder); err != nil {
 		return err
 	}
+	out.send(serverMessage{Checked: true})
 	server, err := embed.StartEtcd(r.config(out))
 	if err != nil {
 		return err
