@@ -187,10 +187,29 @@ func (e *Embedded) explain(server *serverProcess) error {
 	switch {
 	case datadir.Unwritable(server.reason):
 		return fmt.Errorf("the data folder %s cannot be written: %w", e.Folder, server.reason)
-	case server.wasReady(), server.inUse, server.killed, errors.Is(server.reason, syscall.EADDRINUSE), errors.Is(server.reason, syscall.EADDRNOTAVAIL):
+	case server.wasReady(), server.inUse, server.killed, noDamage(server.reason):
 		return server.reason
 	}
 	return fmt.Errorf("%w: %w", ErrDamaged, server.reason)
+}
+
+// noDamage reports whether an error says that an address is taken, or that the
+// machine has no memory, files or processes left, rather than that data are damaged.
+func noDamage(err error) bool {
+	for _, known := range []syscall.Errno{
+		syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	// Go's runtime ends a process with these.
+	for _, text := range []string{"out of memory", "cannot allocate memory", "failed to create new OS thread"} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Embedded) current() *serverProcess {

@@ -348,6 +348,10 @@ func TestWhyAServerEnded(t *testing.T) {
 		"failure":            {failure: serverMessage{Failed: "snap: crc mismatch"}, damaged: true, says: "snap: crc mismatch"},
 		"full":               {failure: serverMessage{Failed: "write db: no space left on device", Errno: syscall.ENOSPC}, says: "cannot be written: write db: no space left on device"},
 		"locked":             {failure: serverMessage{Failed: "timeout", InUse: true}, says: "timeout"},
+		"no file left":       {failure: serverMessage{Failed: "open db: too many open files", Errno: syscall.EMFILE}, says: "too many open files"},
+		"no memory left":     {failure: serverMessage{Failed: "mmap: cannot allocate memory", Errno: syscall.ENOMEM}, says: "cannot allocate memory"},
+		"out of memory":      {crash: "fatal error: runtime: out of memory\n\ngoroutine 1", says: "runtime: out of memory"},
+		"no thread left":     {crash: "runtime: failed to create new OS thread (have 5 already; errno=11)", says: "failed to create new OS thread"},
 		"port in use":        {failure: serverMessage{Failed: "listen: address already in use", Errno: syscall.EADDRINUSE}, says: "address already in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
