@@ -111,3 +111,21 @@ func wantInUse(t *testing.T, folder datadir.Folder) {
 		t.Errorf("a second daemon gets the error %v", err)
 	}
 }
+
+// Goroutines that look at the same time whether a folder can be written do not
+// disturb each other.
+func TestWritableFromSeveralGoroutines(t *testing.T) {
+	folder := datadir.Folder(t.TempDir())
+	var users sync.WaitGroup
+	for range 4 {
+		users.Go(func() {
+			for range 50 {
+				if err := folder.Writable(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	users.Wait()
+}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 )
 
 // temporarySuffix ends the name of the file that WriteFile writes before it
@@ -46,12 +47,17 @@ func writeSynced(path string, content []byte) error {
 	return errors.Join(err, file.Close())
 }
 
+// trying is locked while Writable uses its file.
+var trying sync.Mutex
+
 // Writable returns what prevents that files are written in the folder, such as
 // a full disk or a file system that is read-only, or nil. It writes a small file
 // and removes it.
 func (f Folder) Writable() error {
 	const size = 64 << 10
 	path := f.entry("writable" + temporarySuffix)
+	trying.Lock()
+	defer trying.Unlock()
 	err := writeSynced(path, make([]byte, size))
 	if removed := os.Remove(path); err == nil {
 		err = removed
