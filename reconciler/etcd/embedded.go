@@ -49,6 +49,8 @@ type Embedded struct {
 	logger *slog.Logger
 	// port is that of the last start, or 0.
 	port int
+	// killed is the last process that was killed because it was not ready, or nil.
+	killed *serverProcess
 
 	mu sync.Mutex
 	// server is the process that was started last and was ready, or nil.
@@ -103,6 +105,10 @@ func (e *Embedded) open(ctx context.Context) error {
 }
 
 func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
+	// Processes that wait for a disk that hangs must not pile up.
+	if e.killed != nil && !e.killed.hasEnded() {
+		return errors.New("the process started before was killed, but still waits for the disk")
+	}
 	data := datadir.Folder(e.Folder)
 	if e.port == 0 {
 		port, err := choosePort(listen)
@@ -125,6 +131,7 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 	}
 	if err := e.waitReady(ctx, server); err != nil {
 		server.kill()
+		e.killed = server
 		return err
 	}
 	e.mu.Lock()
@@ -232,19 +239,30 @@ func (e *Embedded) Failed() <-chan struct{} { return e.current().ended }
 // Err is why no server runs, or nil if one runs or Open was not called.
 func (e *Embedded) Err() error {
 	e.mu.Lock()
+	server, failure := e.server, e.failure
+	e.mu.Unlock()
+	if failure != nil || server == nil {
+		return failure
+	}
+	if !server.hasEnded() {
+		return nil
+	}
+	// It uses the disk, which may hang.
+	failure = fmt.Errorf("the embedded etcd has stopped: %w", e.explain(server))
+	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.failure == nil && e.server != nil {
-		select {
-		case <-e.server.ended:
-			e.failure = fmt.Errorf("the embedded etcd has stopped: %w", e.explain(e.server))
-		default:
-		}
+	// Meanwhile Open or Close may have been called.
+	if e.server == server && e.failure == nil {
+		e.failure = failure
 	}
 	return e.failure
 }
 
 // closeTimeout bounds the wait for a server to close.
 const closeTimeout = 10 * time.Second
+
+// killTimeout bounds the wait for a process to end after it was killed.
+const killTimeout = 5 * time.Second
 
 // Close stops the server. It is safe on one that was never started.
 func (e *Embedded) Close() error {
@@ -375,9 +393,13 @@ func (p *serverProcess) conclude(failure serverMessage, exit error, crash string
 	}
 }
 
-func (p *serverProcess) wasReady() bool {
+func (p *serverProcess) wasReady() bool { return isClosed(p.ready) }
+
+func (p *serverProcess) hasEnded() bool { return isClosed(p.ended) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-p.ready:
+	case <-c:
 		return true
 	default:
 		return false
@@ -405,10 +427,16 @@ func (p *serverProcess) stop(limit time.Duration) bool {
 	}
 }
 
-// kill ends the process and waits for its end.
+// kill ends the process and waits for its end, though not for one that waits
+// for a disk that hangs: no signal ends that before the disk answers.
 func (p *serverProcess) kill() {
 	_ = p.process.Kill()
-	<-p.ended
+	timer := time.NewTimer(killTimeout)
+	defer timer.Stop()
+	select {
+	case <-p.ended:
+	case <-timer.C:
+	}
 }
 
 // serverError is an error of the operating system in the server's process.

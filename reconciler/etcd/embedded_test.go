@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -331,6 +332,29 @@ func TestAServerMayTakeLongToReadItsDatabase(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A process that waits for a disk that hangs cannot be killed. Nothing waits for its end without a limit.
+func TestAServerThatCannotBeKilled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, stdin := io.Pipe()
+		defer stdin.Close()
+		server := &serverProcess{process: &os.Process{}, stdin: stdin, ended: make(chan struct{})}
+		began := time.Now()
+		if server.stop(closeTimeout) {
+			t.Error("it has stopped")
+		}
+		if took := time.Since(began); took > closeTimeout+killTimeout {
+			t.Errorf("stopping took %s", took)
+		}
+		// No other process is started before it has ended.
+		e := NewEmbedded(t.TempDir(), quiet())
+		e.killed = server
+		if err := e.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "still waits for the disk") {
+			t.Errorf("the error of another start is %v", err)
+		}
+	})
 }
 
 // A process that crashes is not taken for damaged data, unless it crashes when it starts.
