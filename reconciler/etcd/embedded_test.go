@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
@@ -265,6 +266,26 @@ func TestAServerThatEndsIsStartedAgain(t *testing.T) {
 				t.Errorf("epoch %v, before %v", second.Revision.Epoch, first.Revision.Epoch)
 			}
 		})
+	}
+}
+
+// An embedded server that ends again and again, each time shortly after it was
+// ready, is started after pauses that grow.
+func TestAServerThatEndsAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, embeddedStore(t, t.TempDir()))
+	eventually(t, "etcd is healthy", func() bool { return s.View().Health.Healthy })
+	var took time.Duration
+	for range 6 {
+		server := s.Embedded.current()
+		server.kill()
+		began := time.Now()
+		eventually(t, "another process runs", func() bool { return s.Embedded.current() != server })
+		took = time.Since(began)
+	}
+	// The first pause is of 50 ms, and five times it has doubled.
+	if least := time.Duration((1 - backoff.Jitter) * float64(32*50*time.Millisecond)); took < least {
+		t.Errorf("the last start took %s, want %s at least", took, least)
 	}
 }
 

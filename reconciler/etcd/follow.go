@@ -19,8 +19,9 @@ import (
 
 // run follows etcd until the store is closed.
 func (s *Store) run() {
+	starts := backoff.New(50*time.Millisecond, maxEmbeddedWait)
 	if s.Embedded != nil {
-		if !s.startEmbedded() {
+		if !s.startEmbedded(starts) {
 			return
 		}
 		s.step(connecting{endpoints: []string{localAddress(s.Embedded.Address())}})
@@ -29,7 +30,7 @@ func (s *Store) run() {
 		return
 	}
 	if s.Embedded != nil {
-		s.work.Go(s.keepEmbedded)
+		s.work.Go(func() { s.keepEmbedded(starts) })
 	}
 	if s.several() {
 		s.work.Go(s.tendEndpoints)
@@ -65,10 +66,14 @@ func (s *Store) repeat(doing string, f func() error) {
 // maxEmbeddedWait bounds the wait between two starts of the embedded server.
 const maxEmbeddedWait = 10 * time.Second
 
+// embeddedWorks is how long the embedded server has to run until the waits
+// before its next starts begin with the shortest again.
+const embeddedWorks = time.Minute
+
 // startEmbedded tries until the embedded server runs, or returns false when the store is closed.
-func (s *Store) startEmbedded() bool {
+func (s *Store) startEmbedded(waits *backoff.Waits) bool {
 	said := ""
-	for waits := backoff.New(50*time.Millisecond, maxEmbeddedWait); ; {
+	for {
 		began := s.Clock()
 		err := s.Embedded.Open(s.ctx)
 		if err == nil {
@@ -89,8 +94,9 @@ func (s *Store) startEmbedded() bool {
 }
 
 // keepEmbedded starts the embedded server again whenever it has failed.
-func (s *Store) keepEmbedded() {
+func (s *Store) keepEmbedded(waits *backoff.Waits) {
 	for {
+		began := time.Now()
 		select {
 		case <-s.Embedded.Failed():
 		case <-s.ctx.Done():
@@ -99,7 +105,10 @@ func (s *Store) keepEmbedded() {
 		err, before := s.Embedded.Err(), s.Embedded.Address()
 		s.logger.Error("the embedded etcd is started again", "error", err)
 		s.unreachable(s.Clock(), err)
-		if !s.startEmbedded() {
+		if time.Since(began) > embeddedWorks {
+			waits.Reset()
+		}
+		if backoff.Sleep(s.ctx, waits.NextBackOff()) != nil || !s.startEmbedded(waits) {
 			return
 		}
 		s.logger.Info("the embedded etcd runs again")
