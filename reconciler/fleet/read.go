@@ -40,8 +40,8 @@ func (b *limitedBody) Read(into []byte) (int, error) {
 	return n, err
 }
 
-// readReport reads a report filter by filter, so that never the whole text is
-// in memory. Each filter and each VM takes one of the entries that are left.
+// readReport reads a report VM by VM, so that never the whole text is in
+// memory. Each filter and each VM takes one of the entries that are left.
 func readReport(from io.Reader, entries *atomic.Int64) (*ReplicaReport, error) {
 	decoder := json.NewDecoder(from)
 	report := &ReplicaReport{}
@@ -83,24 +83,62 @@ func inObject(decoder *json.Decoder, read func(name string) error) error {
 }
 
 func readFilters(decoder *json.Decoder, report *ReplicaReport, entries *atomic.Int64) error {
+	return inList(decoder, "filters", func() error {
+		filter, err := readFilter(decoder, entries)
+		report.Filters = append(report.Filters, filter)
+		return err
+	})
+}
+
+// readFilter takes the entries before it reads what they are for: a VM takes
+// much more memory than text.
+func readFilter(decoder *json.Decoder, entries *atomic.Int64) (FilterSeen, error) {
+	var filter FilterSeen
+	if entries.Add(-1) < 0 {
+		return filter, errTooManyVMs
+	}
+	err := inObject(decoder, func(name string) error {
+		switch name {
+		case "node":
+			return decoder.Decode(&filter.Node)
+		case "pod":
+			return decoder.Decode(&filter.Pod)
+		case "service":
+			return decoder.Decode(&filter.Service)
+		case "namespace":
+			return decoder.Decode(&filter.Namespace)
+		case "vms":
+			return inList(decoder, "VMs", func() error {
+				if entries.Add(-1) < 0 {
+					return errTooManyVMs
+				}
+				var vm VMSeen
+				err := decoder.Decode(&vm)
+				filter.VMs = append(filter.VMs, vm)
+				return err
+			})
+		}
+		var other json.RawMessage // of a newer release
+		return decoder.Decode(&other)
+	})
+	if err != nil {
+		return filter, err
+	}
+	return filter, filter.check()
+}
+
+// inList calls read for each element of a list, which may be null.
+func inList(decoder *json.Decoder, what string, read func() error) error {
 	switch token, err := decoder.Token(); {
 	case err == nil && token == nil:
 		return nil // null
 	case err != nil || token != json.Delim('['):
-		return fmt.Errorf("its filters are no list: %w", cause(err))
+		return fmt.Errorf("its %s are no list: %w", what, cause(err))
 	}
 	for decoder.More() {
-		var filter FilterSeen
-		if err := decoder.Decode(&filter); err != nil {
+		if err := read(); err != nil {
 			return err
 		}
-		if entries.Add(-int64(1+len(filter.VMs))) < 0 {
-			return errTooManyVMs
-		}
-		if err := filter.check(); err != nil {
-			return err
-		}
-		report.Filters = append(report.Filters, filter)
 	}
 	_, err := decoder.Token()
 	return err
