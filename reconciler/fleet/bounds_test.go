@@ -238,3 +238,17 @@ func BenchmarkReport(b *testing.B) {
 		}
 	})
 }
+
+// A VM for which there is no room leaves the count and the size of the others as they are.
+func TestRefusedVMsTakeNothing(t *testing.T) {
+	f := newFleet()
+	f.MaxVMs = 1
+	ask(f, podID("p"), "1", "new")
+	count, size := f.count.Load(), f.size.Load()
+	for i := range 3 {
+		ask(f, podID("q"), fmt.Sprint(i), "new")
+	}
+	if !f.full() || f.count.Load() != count || f.size.Load() != size {
+		t.Errorf("full: %v, %d VMs of %d bytes, want %d of %d", f.full(), f.count.Load(), f.size.Load(), count, size)
+	}
+}

@@ -200,7 +200,9 @@ func (f *Fleet) add(shard *shard, id api.FilterID, name string, now time.Time) *
 		f.sweep(shard, now, f.Remember)
 	}
 	size := sizeOf(id, name)
-	if f.count.Add(1) > int64(f.MaxVMs) || f.size.Add(size) > f.MaxBytes {
+	// Both, because both are taken back.
+	count, total := f.count.Add(1), f.size.Add(size)
+	if count > int64(f.MaxVMs) || total > f.MaxBytes {
 		f.count.Add(-1)
 		f.size.Add(-size)
 		return nil
