@@ -252,3 +252,18 @@ func TestRefusedVMsTakeNothing(t *testing.T) {
 		t.Errorf("full: %v, %d VMs of %d bytes, want %d of %d", f.full(), f.count.Load(), f.size.Load(), count, size)
 	}
 }
+
+// A request that is not remembered, because too many are open of its address,
+// is missing in the status: it says so.
+func TestStatusWithoutRoomForNewcomersIsIncomplete(t *testing.T) {
+	f := newFleet()
+	for i := range maxNewcomersOf + 1 {
+		if f.full() {
+			t.Fatalf("full after %d requests", i)
+		}
+		f.Ask(podID("p"), fmt.Sprint(i), "", Caller{Connection: uint64(i)})
+	}
+	if status, err := f.Status(context.Background()); err != nil || status.Complete {
+		t.Errorf("the status is complete, %v", err)
+	}
+}

@@ -125,15 +125,23 @@ func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request
 	given, again := f.newcomers.answered(key)
 	if !again {
 		request.newcomer, request.number = f.newcomers.ask(key, source(caller.Address), digest, now)
+		if request.newcomer == nil {
+			f.refuse(now)
+		}
 		request.First = f.brief.AllowN(now, 1)
 		return request
 	}
 	if !request.begin(key, digest, given, now) && (!f.makeRoom(now) || !request.begin(key, digest, given, now)) {
-		f.fullMu.Lock()
-		f.refused = now
-		f.fullMu.Unlock()
+		f.refuse(now)
 	}
 	return request
+}
+
+// refuse records that a VM is not remembered because of a bound.
+func (f *Fleet) refuse(now time.Time) {
+	f.fullMu.Lock()
+	defer f.fullMu.Unlock()
+	f.refused = now
 }
 
 func (f *Fleet) shardOf(id api.FilterID) *shard {
