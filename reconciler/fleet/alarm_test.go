@@ -199,3 +199,17 @@ func TestReportsAge(t *testing.T) {
 		t.Errorf("without a state it is %+v", got)
 	}
 }
+
+// A report of a daemon that is replaced by this release does not say which VMs
+// are proven. One that stopped asking is silent all the same.
+func TestVMsOfAnOlderReportAreProven(t *testing.T) {
+	var limit answersLimit
+	limit.entries.Store(2)
+	report, err := readReport(strings.NewReader(`{"replica":"b","filters":[{"pod":"p","vms":[{"id":"1","state":"answered","ended_ago_ns":9000000000}]}]}`), &limit.entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status := newFleet().merge([]ReplicaReport{*report}, "", nil); status.Silent != 1 {
+		t.Errorf("the filter is %+v", status.Items)
+	}
+}

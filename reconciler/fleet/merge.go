@@ -82,12 +82,12 @@ func (m *merger) merge(parts []part) []mergedVM {
 				}
 				continue
 			}
-			proven := seen.Proven || vm.Proven
+			unproven := seen.Unproven && vm.Unproven
 			if seen.newerThan(vm.VMSeen) {
 				vm.VMSeen, seen = seen, vm.VMSeen
 				vm.replica = part.replica
 			}
-			vm.Proven = proven
+			vm.Unproven = unproven
 			vm.others = append(vm.others, seen)
 		}
 	}

@@ -201,7 +201,7 @@ func (n *newcomers) seen(now time.Time) []FilterSeen {
 	filters := make([]FilterSeen, 0, len(n.known))
 	for key, one := range n.known {
 		ago := now.Sub(one.asked)
-		seen := VMSeen{ID: key.name, Claimed: true, State: one.state, Digest: one.digest, FirstAgo: ago, AskedAgo: ago, SinceAgo: ago, ConnectedAgo: ago}
+		seen := VMSeen{ID: key.name, Claimed: true, Unproven: true, State: one.state, Digest: one.digest, FirstAgo: ago, AskedAgo: ago, SinceAgo: ago, ConnectedAgo: ago}
 		if one.state != VMWaiting {
 			seen.EndedAgo, seen.Retry = now.Sub(one.ended), one.retry
 		}

@@ -40,8 +40,9 @@ type VMSeen struct {
 	Digest string  `json:"digest"`
 	// Claimed: nothing but one request speaks for it, which anybody may have sent.
 	Claimed bool `json:"claimed,omitempty"`
-	// Proven: it took up policies that it was given, or has asked for long.
-	Proven bool `json:"proven,omitempty"`
+	// Unproven: it neither took up policies that it was given, nor has it asked
+	// for long. A report of an older release does not say it.
+	Unproven bool `json:"unproven,omitempty"`
 	// FirstAgo is how long ago its first request began, AskedAgo how long ago
 	// its newest did, and EndedAgo how long ago the newest one ended.
 	FirstAgo time.Duration `json:"first_ago_ns"`

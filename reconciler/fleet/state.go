@@ -167,7 +167,7 @@ func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 		return false
 	case vm.State == VMGone:
 		return true
-	case !vm.Proven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
+	case vm.Unproven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		return vm.Claimed || e.doubt == ""
 	}
 	lasted := vm.firstAgo()-vm.AskedAgo >= e.fleet.SettleTime

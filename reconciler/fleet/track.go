@@ -377,7 +377,7 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
 		for name, v := range vms {
 			seen := v.seen(name, now)
-			seen.Proven = v.tookUp || v.asked.Sub(v.first) >= f.SettleTime
+			seen.Unproven = !v.tookUp && v.asked.Sub(v.first) < f.SettleTime
 			filter.VMs = append(filter.VMs, seen)
 		}
 		filters = append(filters, filter)
