@@ -213,3 +213,33 @@ func TestVMsOfAnOlderReportAreProven(t *testing.T) {
 		t.Errorf("the filter is %+v", status.Items)
 	}
 }
+
+// VMs change their connections, and have asked only once on the new one: to
+// another replica, or to the same one through a proxy. Those requests may be
+// anybody's, so the VMs are behind, but neither silent nor gone.
+func TestVMsOnNewConnectionsAreBehind(t *testing.T) {
+	for name, end := range map[string]func(Request){
+		"answered": func(r Request) { r.Answered("", 0) },
+		"closed":   Request.Left,
+	} {
+		for _, replica := range []string{"a", "b"} {
+			t.Run(name+" to "+replica, func(t *testing.T) {
+				s := newStage(t)
+				end(s.ask("a", "1", "new"))
+				s.advance(time.Second)
+				request := s.fleet[replica].Ask(podID("p"), "1", "new", Caller{Connection: 7})
+				s.advance(19 * time.Second)
+				behind := want{api.FilterBehind, api.VMCounts{Total: 1, Behind: 1}, "new", 20 * time.Second, "a", "its only VM asked on a new connection, and has to ask there once more to be believed"}
+				s.expect(behind)
+				request.Answered("new", 0)
+				s.expect(behind)
+				s.advance(DefaultGrace)
+				s.expect(want{behind.state, behind.vms, "new", 20*time.Second + DefaultGrace, "a", behind.message})
+				s.fleet[replica].Ask(podID("p"), "1", "new", Caller{Connection: 7})
+				if status := s.status(); status.Current != 1 {
+					t.Errorf("after its second request it is %+v", status.Items)
+				}
+			})
+		}
+	}
+}

@@ -45,6 +45,9 @@ type mergedVM struct {
 	replica string
 	// others are what the other replicas know.
 	others []VMSeen
+	// claim is the newest request on a connection on which the VM has not asked
+	// before, if it has asked on others; else nil.
+	claim *VMSeen
 }
 
 // merger finds the newest request of each VM. A load balancer may send each
@@ -76,10 +79,7 @@ func (m *merger) merge(parts []part) []mergedVM {
 			}
 			vm := &m.vms[i]
 			if seen.Claimed != vm.Claimed {
-				// A claim never overrules what has proof.
-				if vm.Claimed {
-					*vm = mergedVM{VMSeen: seen, replica: part.replica}
-				}
+				vm.join(seen, part.replica)
 				continue
 			}
 			unproven := seen.Unproven && vm.Unproven
@@ -92,6 +92,16 @@ func (m *merger) merge(parts []part) []mergedVM {
 		}
 	}
 	return m.vms
+}
+
+// join merges what has proof with a claim, which never overrules it.
+func (v *mergedVM) join(seen VMSeen, replica string) {
+	if v.Claimed {
+		claim := v.VMSeen
+		*v = mergedVM{VMSeen: seen, replica: replica, claim: &claim}
+	} else if v.claim == nil || seen.newerThan(*v.claim) {
+		v.claim = &seen
+	}
 }
 
 func (v VMSeen) older(by time.Duration) VMSeen {

@@ -89,9 +89,10 @@ func (e *evaluation) selection(id api.FilterID) expected {
 // tally counts a filter's VMs.
 type tally struct {
 	api.VMCounts
-	// without counts those behind that enforce nothing, and late those behind
-	// that have not asked in time but may wait somewhere.
-	without, late int
+	// without counts those behind that enforce nothing, late those behind that
+	// have not asked in time but may wait somewhere, and moved those behind that
+	// have asked in time, but on a connection on which they are not believed yet.
+	without, late, moved int
 	// silentFor and lateFor are the longest times since the last request of a
 	// silent and of a late VM.
 	silentFor, lateFor time.Duration
@@ -157,13 +158,19 @@ func (e *evaluation) overdue(vm *mergedVM) bool {
 	return vm.State != VMWaiting && vm.EndedAgo > e.fleet.Grace
 }
 
+// moved reports whether an overdue VM, or somebody in its name, asks on another connection.
+func (e *evaluation) moved(vm *mergedVM) bool {
+	claim := vm.claim
+	return claim != nil && (claim.State == VMWaiting || claim.State == VMAnswered && claim.EndedAgo <= e.fleet.Grace+claim.Retry)
+}
+
 // gone reports whether a VM counts no more: it has left, or stopped asking
 // without ever having proved that it is one, or is forgotten. One is forgotten
 // after Forget, unless it asked for a while and another VM of its filter has
 // asked since before then on the same connection: then the sidecar still runs.
 func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 	switch {
-	case !e.overdue(vm):
+	case !e.overdue(vm), e.moved(vm):
 		return false
 	case vm.State == VMGone:
 		return true
@@ -182,8 +189,9 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 	}
 	t.Total++
 	inForce := vm.inForce()
+	moved := overdue && e.moved(vm)
 	switch {
-	case overdue && e.doubt == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
+	case overdue && !moved && e.doubt == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		t.Silent++
 		t.silentFor = max(t.silentFor, vm.EndedAgo)
 		if t.Behind+t.Current == 0 {
@@ -198,10 +206,13 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 		return true
 	}
 	t.Behind++
-	if overdue {
+	switch {
+	case moved:
+		t.moved++
+	case overdue:
 		t.late++
 		t.lateFor = max(t.lateFor, vm.EndedAgo)
-	} else if vm.Digest == "" {
+	case vm.Digest == "":
 		t.without++
 	}
 	// The choice among several must not depend on their order.
@@ -225,10 +236,13 @@ func (t *tally) message(selection expected, doubt string) string {
 		}
 		parts = append(parts, text)
 	}
+	if t.moved > 0 {
+		parts = append(parts, t.fraction(t.moved)+" asked on a new connection, and has to ask there once more to be believed")
+	}
 	if without := t.without; without > 0 {
 		parts = append(parts, t.fraction(without)+" with no policies in force yet")
 	}
-	if others := t.Behind - t.late - t.without; others > 0 {
+	if others := t.Behind - t.late - t.moved - t.without; others > 0 {
 		parts = append(parts, t.fraction(others)+" with other policies in force than the current ones")
 	}
 	if t.Behind > 0 && selection.problem != "" {
