@@ -62,7 +62,8 @@ const (
 	FilterBehind FilterState = "Behind"
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
-	// FilterUnknown: the Kubernetes cluster is known, and has no such pod.
+	// FilterUnknown: the Kubernetes cluster is known, and has no such pod, and the
+	// filter has not asked for long enough to count all the same.
 	FilterUnknown FilterState = "Unknown"
 )
 

@@ -243,3 +243,35 @@ func TestVMsOnNewConnectionsAreBehind(t *testing.T) {
 		}
 	}
 }
+
+// A filter outside the cluster that the daemon watches, in another cluster or
+// in none, counts like all others once it has asked for long. A deleted pod's
+// request that ends only afterwards is no alarm.
+func TestFiltersOutsideTheClusterCount(t *testing.T) {
+	s := newStage(t)
+	exists := false
+	s.fleet["a"].Pods = func() (func(string, string) bool, bool) {
+		return func(string, string) bool { return exists }, true
+	}
+	s.round("a", "1", "new")
+	if status := s.status(); status.Unknown != 1 || status.Connected != 0 {
+		t.Errorf("at first: %+v", status)
+	}
+	s.round("a", "1", "new")
+	s.ask("a", "1", "new").Answered("", 0)
+	all := api.VMCounts{Total: 1, Current: 1}
+	s.expect(want{api.FilterCurrent, all, "new", 40 * time.Second, "a", "the cluster has no such pod: .*"})
+	s.advance(DefaultGrace + time.Second)
+	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Silent: 1}, "new", 9 * time.Second, "a", "its only VM stopped .*; the cluster has no such pod: .*"})
+	request := s.ask("a", "1", "new")
+	s.fleet["a"].PodGone("demo", "p")
+	request.Answered("", 0)
+	s.advance(DefaultGrace + time.Second)
+	if status := s.status(); len(status.Items) != 0 {
+		t.Errorf("after the pod is deleted: %+v", status)
+	}
+	exists = true
+	s.ask("a", "1", "new").Answered("", 0)
+	s.advance(DefaultGrace + time.Second)
+	s.expect(want{api.FilterSilent, api.VMCounts{Total: 1, Silent: 1}, "new", 9 * time.Second, "a", "its only VM stopped [^;]*; look at the sidecar's log"})
+}

@@ -68,7 +68,8 @@ type Fleet struct {
 	Policies *served.Policies
 	// Pods, if set, returns the function that looks pods of the cluster up; known
 	// is false while they are not known. Filters of pods that do not exist are
-	// marked, and not counted.
+	// marked, and not counted before they have asked for SettleTime: they may run
+	// in another cluster, or in none.
 	Pods func() (exist func(namespace, name string) bool, known bool)
 
 	// Now must be monotonic: ages are computed from it.

@@ -106,6 +106,7 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 	selection := e.selection(id)
 	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
 	var t tally
+	lasted := false
 	oldest := e.oldestAlive(vms)
 	proof := slices.ContainsFunc(vms, func(vm mergedVM) bool { return !vm.Claimed && !e.overdue(&vm) })
 	for i := range vms {
@@ -116,6 +117,7 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 		if !e.count(vm, oldest, selection, &t) {
 			continue
 		}
+		lasted = lasted || e.lasted(vm)
 		if !slices.Contains(status.Replicas, vm.replica) {
 			status.Replicas = append(status.Replicas, vm.replica)
 		}
@@ -132,7 +134,12 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
 	status.Message = t.message(selection, e.doubt)
 	if e.unknown(id) {
-		status.State, status.Message = api.FilterUnknown, "the cluster has no such pod: it is being deleted, or somebody made it up"
+		const why = "the cluster has no such pod: it is being deleted, runs elsewhere, or was made up"
+		if lasted {
+			status.Message = join(status.Message, why)
+		} else {
+			status.State, status.Message = api.FilterUnknown, why
+		}
 	}
 	return status, t.Total > 0
 }
@@ -177,8 +184,12 @@ func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 	case vm.Unproven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		return vm.Claimed || e.doubt == ""
 	}
-	lasted := vm.firstAgo()-vm.AskedAgo >= e.fleet.SettleTime
-	return vm.EndedAgo > e.fleet.Forget && (!lasted || oldestAlive <= vm.EndedAgo)
+	return vm.EndedAgo > e.fleet.Forget && (!e.lasted(vm) || oldestAlive <= vm.EndedAgo)
+}
+
+// lasted reports whether a VM has asked for a while.
+func (e *evaluation) lasted(vm *mergedVM) bool {
+	return !vm.Claimed && vm.firstAgo()-vm.AskedAgo >= e.fleet.SettleTime
 }
 
 // count adds a VM to the tally. It returns false for one that is gone.

@@ -68,6 +68,8 @@ type vm struct {
 	connections []connection
 	// tookUp: on one connection it was given policies, and then asked with them in force.
 	tookUp bool
+	// podGone: its pod was deleted since its newest request began.
+	podGone bool
 }
 
 // connection is one on which a VM has asked.
@@ -197,7 +199,7 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 		v.digest = strings.Clone(digest)
 	}
 	v.tookUp = v.tookUp || digest != "" && digest == on.given
-	v.state, v.asked = VMWaiting, now
+	v.state, v.asked, v.podGone = VMWaiting, now, false
 	v.number++
 	r.vm, r.number = v, v.number
 }
@@ -322,13 +324,16 @@ func (r Request) end(state VMState, given string, retry time.Duration) {
 		}
 	}
 	if r.vm.number == r.number {
+		if r.vm.podGone {
+			state = VMGone
+		}
 		r.vm.state, r.vm.ended, r.vm.retry = state, now, retry
 	}
 }
 
-// PodGone records that a pod was deleted: its VMs that were answered here are
-// not expected to ask again, though the replica that they asked last may have
-// been lost. A VM of it that asks all the same is alive.
+// PodGone records that a pod was deleted: its VMs that were answered here, or
+// wait, are not expected to ask again, though the replica that they asked last
+// may have been lost. A VM of it that asks all the same is alive.
 func (f *Fleet) PodGone(namespace, pod string) {
 	for i := range f.shards {
 		shard := &f.shards[i]
@@ -338,6 +343,7 @@ func (f *Fleet) PodGone(namespace, pod string) {
 				continue
 			}
 			for _, v := range vms {
+				v.podGone = true
 				if v.state == VMAnswered {
 					v.state = VMGone
 				}
