@@ -87,7 +87,7 @@ func (v *vm) addPlugin(id uint32, config config) {
 			poll = p.poll
 		}
 	}
-	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll})
+	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll, program: new(fault.Program)})
 	v.compareConfigs()
 	poll.enforce(poll.policies)
 	poll.restart(id)
