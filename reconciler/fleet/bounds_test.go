@@ -97,7 +97,7 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 			}
 			runtime.GC()
 			kept := heap()
-			if more := kept - min(before, kept); more > 150<<20 {
+			if more := kept - min(before, kept); more > 256<<20 {
 				t.Errorf("%d MiB stay in use", more>>20)
 			}
 			t.Logf("with %d names: %d MiB more, the slowest status took %s", count, (most-min(before, most))>>20, slowest)
