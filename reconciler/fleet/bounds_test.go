@@ -267,3 +267,40 @@ func TestStatusWithoutRoomForNewcomersIsIncomplete(t *testing.T) {
 		t.Errorf("the status is complete, %v", err)
 	}
 }
+
+// A report, with whatever names and digests, is no larger than the size that is
+// counted, which is bounded. Once all is forgotten, nothing is counted.
+func TestReportsAreAsLargeAsCounted(t *testing.T) {
+	for _, character := range []string{"x", "<", `"`, `\\`, "\u2028"} {
+		t.Run(character, func(t *testing.T) {
+			f := newFleet()
+			now := time.Now()
+			f.Now = func() time.Time { return now }
+			text := strings.Repeat(character, maxText/len(character))
+			for i := range 50 {
+				id := api.FilterID{Node: text, Pod: fmt.Sprint(i), Service: text, Namespace: text}
+				ask(f, id, text, "").Answered("", time.Minute)
+				ask(f, id, text, text).Answered("", time.Minute)
+				f.Ask(podID(text), fmt.Sprint(i), "", Caller{Connection: uint64(1 + i)})
+				f.Ask(podID(text), fmt.Sprint(i), text, Caller{Connection: uint64(1 + i)}).Answered("", time.Minute)
+			}
+			now = now.Add(time.Second)
+			var report bytes.Buffer
+			if err := f.WriteReport(&report); err != nil {
+				t.Fatal(err)
+			}
+			counted := f.size.Load() + f.newcomers.size
+			if counted < int64(report.Len()) || counted > 2*int64(report.Len())+100*vmSize {
+				t.Errorf("the report has %d bytes, and %d are counted", report.Len(), counted)
+			}
+			now = now.Add(2 * f.Remember)
+			f.seen()
+			if f.size.Load() != 0 || f.newcomers.size != 0 || len(f.newcomers.from) != 0 {
+				t.Errorf("nothing is known, and %d and %d bytes are counted", f.size.Load(), f.newcomers.size)
+			}
+		})
+	}
+	if all := int64(DefaultMaxBytes + maxNewcomerBytes); DefaultMaxPeerAnswer < all {
+		t.Errorf("a peer's answer may have %d bytes, and a report as many as %d", DefaultMaxPeerAnswer, all)
+	}
+}

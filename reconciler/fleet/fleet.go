@@ -31,7 +31,7 @@ const (
 	DefaultMaxBytes        = 64 << 20
 	DefaultSettleTime      = 40 * time.Second
 	DefaultPeerTimeout     = time.Second
-	DefaultMaxPeerAnswer   = 48 << 20
+	DefaultMaxPeerAnswer   = DefaultMaxBytes + maxNewcomerBytes
 	DefaultRefreshInterval = 10 * time.Second
 )
 

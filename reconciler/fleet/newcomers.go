@@ -96,16 +96,18 @@ func (n *newcomers) ask(key newcomerKey, from netip.Prefix, digest string, now t
 	defer n.mu.Unlock()
 	one := n.known[key]
 	if one == nil {
-		if one = n.add(key, from, now); one == nil {
+		if one = n.add(key, from, digest, now); one == nil {
 			return nil, 0
 		}
 	}
+	more := textSize(digest) - textSize(one.digest)
+	n.size, one.from.size = n.size+more, one.from.size+more
 	one.state, one.asked, one.digest = VMWaiting, now, strings.Clone(digest)
 	one.number++
 	return one, one.number
 }
 
-func (n *newcomers) add(key newcomerKey, from netip.Prefix, now time.Time) *newcomer {
+func (n *newcomers) add(key newcomerKey, from netip.Prefix, digest string, now time.Time) *newcomer {
 	if n.known == nil {
 		n.known, n.from = map[newcomerKey]*newcomer{}, map[netip.Prefix]*address{}
 	}
@@ -114,7 +116,7 @@ func (n *newcomers) add(key newcomerKey, from netip.Prefix, now time.Time) *newc
 	if of == nil {
 		of = &address{prefix: from}
 	}
-	size := sizeOf(key.id, key.name)
+	size := sizeOf(key.id, key.name, digest)
 	for of.count >= maxNewcomersOf || of.size+size > maxNewcomerBytesOf {
 		if !n.evict(&of.ended) {
 			return nil
@@ -126,7 +128,7 @@ func (n *newcomers) add(key newcomerKey, from netip.Prefix, now time.Time) *newc
 		}
 	}
 	key.id, key.name = cloneID(key.id), strings.Clone(key.name)
-	one := &newcomer{key: key, from: of}
+	one := &newcomer{key: key, from: of, digest: strings.Clone(digest)}
 	n.known[key], n.from[from] = one, of
 	of.count, of.size, n.size = of.count+1, of.size+size, n.size+size
 	return one
@@ -160,7 +162,7 @@ func (n *newcomers) remove(key newcomerKey) {
 func (n *newcomers) drop(one *newcomer) {
 	n.unlist(one)
 	delete(n.known, one.key)
-	size := sizeOf(one.key.id, one.key.name)
+	size := sizeOf(one.key.id, one.key.name, one.digest)
 	n.size -= size
 	one.from.count, one.from.size = one.from.count-1, one.from.size-size
 	if one.from.count == 0 {

@@ -169,6 +169,7 @@ func cause(err error) error {
 // text is in memory.
 func (f *Fleet) WriteReport(to io.Writer) error {
 	encoder := json.NewEncoder(to)
+	encoder.SetEscapeHTML(false) // It would make six bytes of one.
 	name, err := json.Marshal(f.ID)
 	if err != nil {
 		return err

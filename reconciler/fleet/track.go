@@ -85,7 +85,8 @@ type connection struct {
 // filter has one to each replica; a proxy between may have more.
 const maxConnections = 8
 
-// vmSize is the memory that a VM takes beside its names, in bytes.
+// vmSize is the memory that a VM takes beside its names and its digest, in
+// bytes. In a report these take less.
 const vmSize = 400
 
 // Caller is where a request comes from.
@@ -175,7 +176,7 @@ func (r *Request) begin(key newcomerKey, digest, given string, now time.Time) bo
 	defer r.shard.mu.Unlock()
 	v := r.shard.filters[key.id][key.name]
 	if v == nil {
-		if v = r.fleet.add(r.shard, key.id, key.name, now); v == nil {
+		if v = r.fleet.add(r.shard, key.id, key.name, digest, now); v == nil {
 			return false
 		}
 		v.first, v.since = now, now
@@ -194,6 +195,7 @@ func (r *Request) begin(key newcomerKey, digest, given string, now time.Time) bo
 // ask records the request. The caller holds the shard's lock.
 func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 	if v.digest != digest {
+		r.fleet.size.Add(textSize(digest) - textSize(v.digest))
 		v.since, v.other = now, v.asked
 		// A header's text may share memory with the whole request.
 		v.digest = strings.Clone(digest)
@@ -205,11 +207,11 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 }
 
 // add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
-func (f *Fleet) add(shard *shard, id api.FilterID, name string, now time.Time) *vm {
+func (f *Fleet) add(shard *shard, id api.FilterID, name, digest string, now time.Time) *vm {
 	if now.Sub(shard.swept) > f.Forget/10 {
 		f.sweep(shard, now, f.Remember)
 	}
-	size := sizeOf(id, name)
+	size := sizeOf(id, name, digest)
 	// Both, because both are taken back.
 	count, total := f.count.Add(1), f.size.Add(size)
 	if count > int64(f.MaxVMs) || total > f.MaxBytes {
@@ -230,9 +232,17 @@ func (f *Fleet) add(shard *shard, id api.FilterID, name string, now time.Time) *
 	return v
 }
 
-// sizeOf is the memory that a VM takes, in bytes.
-func sizeOf(id api.FilterID, name string) int64 {
-	return int64(vmSize + len(id.Node) + len(id.Pod) + len(id.Service) + len(id.Namespace) + len(name))
+// sizeOf is the memory that a VM takes, in bytes, and at least its size in a report.
+func sizeOf(id api.FilterID, name, digest string) int64 {
+	return vmSize + textSize(id.Node) + textSize(id.Pod) + textSize(id.Service) + textSize(id.Namespace) + textSize(name) + textSize(digest)
+}
+
+// textSize is the size of a name or a digest in a report, without the quotes.
+// It has no control characters, and is UTF-8: package http checks it.
+func textSize(text string) int64 {
+	size := len(text) + strings.Count(text, `"`) + strings.Count(text, `\`)
+	// Line and paragraph separators, of three bytes, are escaped as \u2028 and \u2029.
+	return int64(size + 3*(strings.Count(text, "\u2028")+strings.Count(text, "\u2029")))
 }
 
 // cloneID copies an ID's text, which may share memory with a whole request.
@@ -263,7 +273,7 @@ func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
 		if is(v) {
 			delete(vms, name)
 			f.count.Add(-1)
-			f.size.Add(-sizeOf(id, name))
+			f.size.Add(-sizeOf(id, name, v.digest))
 		}
 	}
 	if len(vms) == 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/boifi/hfi/reconciler/fleet"
@@ -33,11 +34,11 @@ func (q *query) identify(r *http.Request) (err error) {
 		return err
 	}
 	q.filter.Service, q.filter.Namespace = q.subject.Workload.Service, q.subject.Workload.Namespace
-	if !utf8.ValidString(q.filter.Service) || !utf8.ValidString(q.filter.Namespace) {
-		return badRequest("the parameters service and namespace must be UTF-8")
+	if !isText(q.filter.Service) || !isText(q.filter.Namespace) {
+		return badRequest("the parameters service and namespace must be UTF-8 without control characters")
 	}
-	if tag := q.inForce(); len(tag) > maxName || !utf8.ValidString(tag) {
-		return badRequest("the tag in If-None-Match must be UTF-8 of at most %d bytes, not %d", maxName, len(tag))
+	if tag := q.inForce(); len(tag) > maxName || !isText(tag) {
+		return badRequest("the tag in If-None-Match must be UTF-8 without control characters of at most %d bytes, not %d", maxName, len(tag))
 	}
 	return nil
 }
@@ -59,11 +60,17 @@ func single(r *http.Request, name string) (string, error) {
 		return "", badRequest("the header %s is given %d times", name, len(values))
 	case len(values[0]) > maxName:
 		return "", badRequest("the header %s has %d bytes, and may have %d", name, len(values[0]), maxName)
-	case !utf8.ValidString(values[0]):
-		return "", badRequest("the header %s is not UTF-8", name)
+	case !isText(values[0]):
+		return "", badRequest("the header %s is not UTF-8 without control characters", name)
 	default:
 		return values[0], nil
 	}
+}
+
+// isText reports whether a text is UTF-8 without control characters, which
+// would be longer in a report to another replica.
+func isText(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 // track records a VM's request, shortens its wait if it is the first on its

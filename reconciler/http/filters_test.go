@@ -198,12 +198,13 @@ func TestFilterHeadersAreChecked(t *testing.T) {
 	for _, headers := range [][]string{
 		{"X-Hfi-Vm", long + "x"}, {"X-Hfi-Vm", "1", "X-Hfi-Node", long + "x"}, {"X-Hfi-Vm", "1", "X-Hfi-Pod", long + "x"},
 		{"X-Hfi-Vm", "1", "If-None-Match", `"` + long + `x"`}, {"X-Hfi-Vm", ""}, {"X-Hfi-Vm", "1", "X-Hfi-Vm", "2"},
-		{"X-Hfi-Vm", "1", "X-Hfi-Pod", "a", "X-Hfi-Pod", "b"}, {"X-Hfi-Vm", "\xff"}, {"X-Hfi-Vm", "1", "If-None-Match", "\"\xff\""},
+		{"X-Hfi-Vm", "1", "X-Hfi-Pod", "a", "X-Hfi-Pod", "b"}, {"X-Hfi-Vm", "\xff"}, {"X-Hfi-Vm", "1\t2"}, {"X-Hfi-Vm", "1\u0085"}, {"X-Hfi-Vm", "1", "If-None-Match", "\"\xff\""},
 	} {
 		d.ask(mine, headers...).expectError(t, 400, "bad_request")
 	}
 	d.ask("GET /v1/policies", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
 	d.ask(mine+"%ff", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
+	d.ask(mine+"%00", "X-Hfi-Vm", "1").expectError(t, 400, "bad_request")
 	if got := d.filterStatus().Connected; got != 2 {
 		t.Errorf("%d filters are known, want those of the 2 valid requests", got)
 	}
