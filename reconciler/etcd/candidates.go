@@ -139,7 +139,8 @@ const maxForeign = 100
 
 // foreignCandidates are those under leader/ that no replica wrote, but which
 // every candidate would wait for: malformed ones, and one that has led for
-// proofGrace without having shown that it is a replica. own is the key of the
+// proofGrace without having shown that it is a replica, and is not registered
+// as one either: an earlier version shows it later. own is the key of the
 // candidate who asks.
 func (t *tracker) foreignCandidates(now time.Time, own string) []candidate {
 	if t.cache == nil {
@@ -155,7 +156,8 @@ func (t *tracker) foreignCandidates(now time.Time, own string) []candidate {
 	foreign = foreign[:min(len(foreign), maxForeign)]
 	leader, leads := t.cache.leader()
 	well := t.phase == cacheFollowing && t.health.Healthy && len(t.health.Alarms) == 0
-	if leads && leader.key != own && !leader.malformed && well && !t.leaderProven() && now.Sub(t.leaderSince) >= t.proofGrace {
+	_, registered := t.cache.replicas[leader.id]
+	if leads && leader.key != own && !leader.malformed && well && !registered && !t.leaderProven() && now.Sub(t.leaderSince) >= t.proofGrace {
 		foreign = append(foreign, leader)
 	}
 	return foreign

@@ -59,7 +59,7 @@ type Store struct {
 	// grows up to RequestTimeout for an etcd that takes longer.
 	TryTimeout time.Duration
 	// ProofGrace is how long a candidate may lead until it has shown that it is
-	// a replica; the others then delete its key.
+	// a replica; the others then delete its key, unless it is registered.
 	ProofGrace time.Duration
 	// ProbeInterval is the time between two probes of etcd's health, and
 	// ProbeTimeout bounds each.

@@ -106,6 +106,12 @@ func (r *transcript) command(d *datadriven.TestData) string {
 		return r.step(elected{term: termKey{key: "/hfi/leader/1", revision: revision}})
 	case "resigned":
 		return r.step(resigned{})
+	case "foreign": // candidates that another one would delete now
+		var foreign []string
+		for _, candidate := range r.tracker.foreignCandidates(r.now, "") {
+			foreign = append(foreign, candidate.key)
+		}
+		return fmt.Sprintln(foreign)
 	case "pass": // time
 		passed, err := time.ParseDuration(d.CmdArgs[0].Key)
 		if err != nil {
