@@ -53,8 +53,8 @@ func askAndHeal[T any](ctx context.Context, l *leadership, ask func(ctx context.
 }
 
 // needsRepair reports whether the last verified state must be published again:
-// the store drifted in drift mode heal, or its head was lost or replaced. In
-// drift mode report too, a lost head (a wiped store, say) is repaired, because
+// the store drifted in drift mode heal, or its head or epoch was lost or replaced. In
+// drift mode report too, a lost head or epoch (a wiped store, say) is repaired, because
 // a replica that starts would have nothing to serve, whatever git's newest
 // commit is; and so is a replaced one, because replicas serve it.
 func (l *leadership) needsRepair(view *StoreView) bool {

@@ -32,11 +32,11 @@ type StoreView struct {
 	// State is the last verified state, or nil before there was one. Its
 	// revision never goes back from one view to the next.
 	State *State
-	// HeadVerified says whether State is what the store's head says; it implies
-	// that State is not nil. While it is false and Health is healthy, the
-	// leader publishes again in either drift mode: the store was wiped,
-	// restored, or written by another version, and a replica that starts would
-	// have nothing to serve.
+	// HeadVerified says whether State is what the store's head says, and the
+	// store holds its epoch; it implies that State is not nil. While it is false
+	// and Health is healthy, the leader publishes again in either drift mode:
+	// the store was wiped, restored, or written by another version, and a
+	// replica that starts would have nothing to serve.
 	HeadVerified bool
 	// Drift is what the store holds and State does not, or the other way
 	// round. Its status is DriftUnknown unless Health is healthy; Mode and Heal

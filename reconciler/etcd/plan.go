@@ -43,7 +43,7 @@ func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark c
 		return nil, err
 	}
 	headStands := t.headVerified() && c.head.valid && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
-	epochStands := c.epoch.valid && c.epoch.value == t.epoch.value
+	epochStands := t.epochStands()
 	p := &plan{headUnmoved: clientv3.Compare(clientv3.ModRevision(c.keys.head()), "=", c.head.modRevision)}
 	if len(changes) == 0 && headStands && epochStands && c.publishing == 0 {
 		return p, nil

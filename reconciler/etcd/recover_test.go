@@ -372,3 +372,21 @@ func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 	again := publish(t, term, publication("c1", a.View().State.Set))
 	eventually(t, "the leader's own version is served", func() bool { return serves(b, again)() && b.View().HeadVerified })
 }
+
+// Without the epoch's key a replica that starts cannot verify the head: so the
+// head counts as not verified, and publishing again restores the key.
+func TestALostEpochKeyIsRestored(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 3, 1)))
+	eventually(t, "the follower has it", func() bool { return b.View().HeadVerified })
+	server.Ctl("del", "/hfi/epoch")
+	for _, s := range []*Store{a, b} {
+		eventually(t, "the loss is seen on "+s.ID, func() bool { return !s.View().HeadVerified })
+	}
+	restored := publish(t, term, reconciler.Publication{Commit: "c1", Set: policies(t, 3, 1)})
+	c := openStore(t, externalStore("c", server.Endpoint))
+	for _, s := range []*Store{a, b, c} {
+		eventually(t, s.ID+" has verified the head", func() bool { return serves(s, restored)() && s.View().HeadVerified })
+	}
+}

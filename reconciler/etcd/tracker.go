@@ -396,3 +396,9 @@ func (t *tracker) headVerified() bool {
 	return t.cache != nil && t.state != nil && !t.dataReplaced() &&
 		t.cache.head.present && t.cache.head.modRevision == t.state.Revision.Number
 }
+
+// epochStands reports that etcd holds the epoch in force. Without it a replica
+// that starts cannot verify any head.
+func (t *tracker) epochStands() bool {
+	return t.cache != nil && t.cache.epoch.valid && t.cache.epoch.value == t.epoch.value
+}
