@@ -92,7 +92,7 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 			if _, err := f.Status(context.Background()); err != nil {
 				t.Error(err)
 			}
-			if took := time.Since(began); took > time.Second && requests == 1 {
+			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("afterwards a status takes %s", took)
 			}
 			runtime.GC()
