@@ -349,17 +349,39 @@ func (t *term) Report(_ context.Context, report *reconciler.LeaderReport) error 
 	return nil
 }
 
-// disk is a LastGood in memory.
+// disk is a LastGood in memory. Its fields are set before it is opened; set and
+// saves are for a disk in use.
 type disk struct {
+	mu    sync.Mutex
 	kept  *reconciler.State
 	saved []*reconciler.State
 	// The errors of Save, Check and Load.
 	err, check, damage error
 }
 
+// set changes the errors of Save and Check.
+func (d *disk) set(err, check error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err, d.check = err, check
+}
+
+// saves is how often a state was to be saved.
+func (d *disk) saves() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.saved)
+}
+
 func (d *disk) Load() (*reconciler.State, error) { return d.kept, d.damage }
-func (d *disk) Check() error                     { return d.check }
+func (d *disk) Check() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.check
+}
 func (d *disk) Save(state *reconciler.State) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.saved = append(d.saved, state)
 	return d.err
 }

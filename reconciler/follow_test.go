@@ -131,20 +131,20 @@ func TestDiskFull(t *testing.T) {
 		if stalled := d.wantCondition(api.Stalled, "True", "DataFolderUnwritable"); !strings.Contains(stalled.Message, "no space left on device") {
 			t.Errorf("the message %q does not say why", stalled.Message)
 		}
-		tries := len(d.disk.saved)
+		tries := d.disk.saves()
 		d.pass(2 * d.DiskInterval)
-		if len(d.disk.saved) <= tries {
+		if d.disk.saves() <= tries {
 			t.Error("keeping the state was not tried again")
 		}
-		d.disk.err = nil
+		d.disk.set(nil, nil)
 		d.pass(d.DiskInterval)
 		d.wantCondition(api.Stalled, "False", "Progressing")
 		if ready := d.wantCondition(api.Ready, "True", "Synced"); strings.Contains(ready.Message, "no space left on device") {
 			t.Errorf("the disk has room, and the message is %q", ready.Message)
 		}
-		tries = len(d.disk.saved)
+		tries = d.disk.saves()
 		d.pass(2 * d.DiskInterval)
-		if len(d.disk.saved) != tries {
+		if d.disk.saves() != tries {
 			t.Error("a state that is kept was kept again")
 		}
 	})
@@ -162,7 +162,7 @@ func TestDiskCannotBeWritten(t *testing.T) {
 		if stalled := d.wantCondition(api.Stalled, "True", "DataFolderUnwritable"); !strings.Contains(stalled.Message, "read-only file system") {
 			t.Errorf("the message %q does not say why", stalled.Message)
 		}
-		d.disk.check = nil
+		d.disk.set(nil, nil)
 		d.pass(d.DiskInterval)
 		d.wantCondition(api.Stalled, "False", "Progressing")
 	})
