@@ -2,6 +2,7 @@ package reconciler_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -146,6 +147,26 @@ func TestDiskFull(t *testing.T) {
 		d.pass(2 * d.DiskInterval)
 		if d.disk.saves() != tries {
 			t.Error("a state that is kept was kept again")
+		}
+	})
+}
+
+// A copy that somebody removes from the disk is kept again, without waiting for
+// another revision.
+func TestDiskLosesTheCopy(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.wantServed("a")
+		saves := d.disk.saves()
+		d.disk.set(errors.New("no space left on device"), fmt.Errorf("the file: %w", reconciler.ErrNotOnDisk))
+		d.pass(d.DiskInterval)
+		d.wantCondition(api.Stalled, "True", "DataFolderUnwritable")
+		d.disk.set(nil, nil)
+		d.pass(d.DiskInterval)
+		d.wantCondition(api.Stalled, "False", "Progressing")
+		if d.disk.saves() != saves+2 {
+			t.Errorf("the copy that was lost was kept %d times, want 2", d.disk.saves()-saves)
 		}
 	})
 }

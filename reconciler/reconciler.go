@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -196,14 +197,20 @@ func (r *Reconciler) keep(state *State) {
 	r.setDiskError(err)
 }
 
-// checkDisk keeps the served state if it could not be kept, and else sees
-// whether another could be.
+// checkDisk keeps the served state if it could not be kept or is gone from the
+// disk, and else sees whether another could be.
 func (r *Reconciler) checkDisk() {
 	if r.unkept != nil {
 		r.keep(r.unkept)
 		return
 	}
-	r.setDiskError(r.LastGood.Check())
+	err := r.LastGood.Check()
+	if served := r.Served(); served != nil && errors.Is(err, ErrNotOnDisk) {
+		r.Logger.Warn("the last good set is not on disk; it is saved again", "error", err)
+		r.keep(served)
+		return
+	}
+	r.setDiskError(err)
 }
 
 func (r *Reconciler) setDiskError(err error) {

@@ -166,6 +166,10 @@ type LastGood interface {
 	// Save keeps a state. It returns once the state would survive a crash.
 	Save(state *State) error
 	// Check returns what would prevent Save from keeping a state, as far as can
-	// be seen without trying, or nil.
+	// be seen without trying, ErrNotOnDisk if the state that was kept is gone, or nil.
 	Check() error
 }
+
+// ErrNotOnDisk is the error of a LastGood whose state was removed from the disk
+// after it was kept. Saving it again mends that.
+var ErrNotOnDisk = errors.New("the last good set was removed from disk")

@@ -122,8 +122,23 @@ func (s *Store) Save(state *reconciler.State) error {
 }
 
 // Check returns what prevents that files are written in the folder's parent,
-// the data folder, or nil.
-func (s *Store) Check() error { return datadir.Folder(filepath.Dir(s.Folder)).Check() }
+// the data folder, reconciler.ErrNotOnDisk if there was a state and the journal
+// is gone, or nil.
+func (s *Store) Check() error {
+	if err := datadir.Folder(filepath.Dir(s.Folder)).Check(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == nil {
+		return nil
+	}
+	if _, err := os.Stat(s.path()); errors.Is(err, os.ErrNotExist) {
+		s.writeOutcomeUnknown = true // There is no file to append to.
+		return fmt.Errorf("%w: %s", reconciler.ErrNotOnDisk, s.path())
+	}
+	return nil
+}
 
 // extend appends to the journal after its last valid head.
 func (s *Store) extend(state *reconciler.State, changes []byte) error {

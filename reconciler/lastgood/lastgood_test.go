@@ -298,6 +298,35 @@ func TestSaveAfterAFailedRewrite(t *testing.T) {
 	}
 }
 
+// A journal that somebody removed, alone or with its folder, is missed, and the
+// next save writes it again.
+func TestCheckMissesARemovedJournal(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "last-good")
+	s := New(folder, quiet())
+	if err := s.Check(); err != nil {
+		t.Errorf("before the first save: %v", err)
+	}
+	want := state(1, schema.NewSet(entry(t, "a", 1)))
+	mustSave(t, s, want)
+	for _, removed := range []string{filepath.Join(folder, "journal"), folder} {
+		if err := s.Check(); err != nil {
+			t.Errorf("with a journal: %v", err)
+		}
+		if err := os.RemoveAll(removed); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := s.Check(); !errors.Is(err, reconciler.ErrNotOnDisk) {
+				t.Errorf("without %s: %v", removed, err)
+			}
+		}
+		mustSave(t, s, want)
+		if loaded := load(t, folder); !same(loaded, want) {
+			t.Errorf("loaded %+v, want %+v", loaded, want)
+		}
+	}
+}
+
 // Invalid input causes no panic and no allocation beyond its size.
 func FuzzLoad(f *testing.F) {
 	text, _, _ := journal(f)
