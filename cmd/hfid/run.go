@@ -28,8 +28,9 @@ import (
 // shutdownLimit bounds the time for open requests when the daemon stops.
 const shutdownLimit = 5 * time.Second
 
-// run assembles the daemon, runs it until the context ends or the HTTP service
-// fails, and closes what it opened in reverse order.
+// run assembles the daemon, runs it until the context ends, the HTTP service
+// fails or another daemon has the data folder, and closes what it opened in
+// reverse order.
 func run(ctx context.Context, o options) (err error) {
 	logger, err := newLogger(os.Stderr, o.logLevel, o.logFormat)
 	if err != nil {
@@ -41,11 +42,20 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer closing(&err, "the data folder's lock", lock.Close)
-	keeping, stopKeeping := context.WithCancel(ctx)
+	// The daemon ends when it has lost the folder to another.
+	ctx, end := context.WithCancel(ctx)
 	var keeper sync.WaitGroup
-	defer keeper.Wait()
-	defer stopKeeping()
-	keeper.Go(func() { lock.Keep(keeping, logger) })
+	var lost error
+	defer func() {
+		end()
+		keeper.Wait()
+		err = errors.Join(err, lost)
+	}()
+	keeper.Go(func() {
+		if lost = lock.Keep(ctx, logger); lost != nil {
+			end()
+		}
+	})
 
 	disk := lastgood.New(data.LastGood(), logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)

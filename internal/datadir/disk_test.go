@@ -58,7 +58,7 @@ func TestLockOnAnUnwritableDisk(t *testing.T) {
 					t.Errorf("Check says %v", err)
 				}
 				wantInUse(t, folder)
-				defer keep(lock)()
+				defer keep(t, lock)()
 				testtool.Eventually(t, "there is a lock file", func() bool {
 					_, err := os.Stat(filepath.Join(string(folder), "lock"))
 					return err == nil
@@ -77,7 +77,7 @@ func TestKeepLocksAFolderThatWasRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	defer keep(lock)()
+	defer keep(t, lock)()
 	for range 2 {
 		if err := os.RemoveAll(string(folder)); err != nil {
 			t.Fatal(err)
@@ -90,11 +90,35 @@ func TestKeepLocksAFolderThatWasRemoved(t *testing.T) {
 	}
 }
 
+// Keep ends with an error when another process has locked the folder that was
+// removed, and leaves the folder to it.
+func TestKeepEndsWhenAnotherHasTheFolder(t *testing.T) {
+	folder := datadir.Folder(filepath.Join(t.TempDir(), "data"))
+	lock, err := folder.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := os.RemoveAll(string(folder)); err != nil {
+		t.Fatal(err)
+	}
+	child(t, string(folder), "hold")
+	ctx, cancel := context.WithTimeout(t.Context(), testtool.WaitLimit)
+	defer cancel()
+	if err := lock.Keep(ctx, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "in use by another hfid (process ") {
+		t.Errorf("Keep ends with %v", err)
+	}
+}
+
 // keep runs Keep until the function that it returns is called.
-func keep(lock *datadir.Lock) (stop func()) {
+func keep(t *testing.T, lock *datadir.Lock) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var keeper sync.WaitGroup
-	keeper.Go(func() { lock.Keep(ctx, slog.New(slog.DiscardHandler)) })
+	keeper.Go(func() {
+		if err := lock.Keep(ctx, slog.New(slog.DiscardHandler)); err != nil {
+			t.Error(err)
+		}
+	})
 	return func() {
 		cancel()
 		keeper.Wait()

@@ -97,25 +97,39 @@ func (l *Lock) lockFile(ctx context.Context) error {
 	return nil
 }
 
-func (f Folder) inUse() error {
-	return fmt.Errorf("the data folder %s is in use by another hfid%s: stop that process, or choose another folder with --data-dir", f, f.holder())
+// inUseError means that another process holds the lock of a folder. The holder
+// is empty if it is not known.
+type inUseError struct {
+	folder Folder
+	holder string
 }
 
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("the data folder %s is in use by another hfid%s: stop that process, or choose another folder with --data-dir", e.folder, e.holder)
+}
+
+func (f Folder) inUse() error { return &inUseError{f, f.holder()} }
+
 // Keep locks the folder anew when somebody has removed it or its lock file, or
-// when a lock file can be created at last, until ctx ends.
-func (l *Lock) Keep(ctx context.Context, logger *slog.Logger) {
+// when a lock file can be created at last, until ctx ends. It returns an error
+// at once if another process has the folder by then: the caller must not use it
+// any more.
+func (l *Lock) Keep(ctx context.Context, logger *slog.Logger) error {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
 	said := ""
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C:
 		}
-		switch err := l.renew(ctx, logger); {
+		err := l.renew(ctx, logger)
+		switch used := (*inUseError)(nil); {
 		case err == nil:
 			said = ""
+		case errors.As(err, &used):
+			return used
 		case err.Error() != said && ctx.Err() == nil:
 			said = err.Error()
 			logger.Error("the data folder is not locked: another hfid may use it too", "error", err)

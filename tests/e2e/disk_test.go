@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -253,6 +254,31 @@ func TestDataFolderRemoved(t *testing.T) {
 	}
 	d.Restart()
 	seeStatus(t, d, "restarted", synced(second, 2))
+}
+
+// The data folder is removed while the daemon runs, and another daemon is started
+// in it before the first has locked it again: the first ends, and the second
+// has the folder for itself.
+func TestDataFolderTakenByAnother(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	hash := commit(repo, "One", files(500, "a"))
+	first := hfidtest.Run(t, repo.Bare())
+	first.Signal(syscall.SIGSTOP)
+	if err := os.RemoveAll(first.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	second := hfidtest.Run(t, repo.Bare(), "--data-dir", first.DataDir)
+	second.WaitSynced(hash)
+	first.Signal(syscall.SIGCONT)
+	if exit := (*exec.ExitError)(nil); !errors.As(first.WaitExit(), &exit) || exit.ExitCode() != 1 {
+		t.Errorf("the first daemon exited with %v", exit)
+	}
+	if last := first.LogTail(2); !strings.Contains(last, fmt.Sprintf("in use by another hfid (process %d)", second.PID())) {
+		t.Errorf("the first daemon's last words are\n%s", last)
+	}
+	second.Restart()
+	seeStatus(t, second, "restarted", synced(hash, 1))
 }
 
 // The data of the embedded etcd are damaged: the last good set is served, and
