@@ -97,7 +97,7 @@ func (s *Source) hasFolder(ctx context.Context, o *objects, hash string) (bool, 
 }
 
 // errOtherTop means that the base's files belong to another folder.
-var errOtherTop = errors.New("the root of the CUE module moved")
+var errOtherTop = errors.New("the folder whose files count is another one")
 
 // since compares with an earlier commit.
 func (w *walk) since(base string, tree plumbing.Hash, top string) error {
@@ -105,13 +105,14 @@ func (w *walk) since(base string, tree plumbing.Hash, top string) error {
 	if err != nil {
 		return err
 	}
-	was, present, err := w.top(before.TreeHash)
+	// Without the policy folder, was is that folder: the files around it do not count either.
+	was, _, err := w.top(before.TreeHash)
 	if known := (*reconciler.SourceError)(nil); errors.As(err, &known) && known.Reason == notAFolder {
-		// The base has no files.
+		was = w.folder
 	} else if err != nil {
 		return err
 	}
-	if present && was != top {
+	if was != top {
 		return errOtherTop
 	}
 	return w.compareFrom(top, before.TreeHash, tree)

@@ -350,3 +350,35 @@ func TestCUEFilesAroundThePolicyFolder(t *testing.T) {
 		t.Errorf("with a nearer module got %q", contents)
 	}
 }
+
+// A policy folder that comes back, after a removal or after a file in its place,
+// comes with the CUE files around it, which do not count without it.
+func TestCUEFilesAroundARestoredPolicyFolder(t *testing.T) {
+	files := map[string]string{"cue.mod/module.cue": "m", "lib/defs.cue": "d", "policies/b.cue": "b"}
+	for name, instead := range map[string]map[string]string{"removed": nil, "a file": {"policies": "f"}} {
+		t.Run(name, func(t *testing.T) {
+			repo, first := pushed(t, files)
+			s := open(t, repo.Bare(), "policies")
+			gone := repo.Remove("No policies", "policies")
+			if instead != nil {
+				gone = repo.Commit("A file in its place", instead)
+			}
+			repo.Push()
+			delta, err := s.Delta(t.Context(), first, gone)
+			if instead != nil {
+				wantError(t, err, "PathNotAFolder", reconciler.WaitForPush)
+				repo.Remove("No file either", "policies")
+			} else if err != nil || delta.Base != "" || len(delta.Files) > 0 {
+				t.Fatalf("without the folder: %+v (%v), want no files, from no base", delta, err)
+			} else {
+				_ = delta.Close()
+			}
+			restored := repo.Commit("Policies again", map[string]string{"policies/b.cue": "b"})
+			repo.Push()
+			delta, contents := mustDelta(t, s, gone, restored)
+			if diff := cmp.Diff(files, contents); diff != "" || delta.Base != "" {
+				t.Errorf("the base is %q; want (-), got (+):\n%s", delta.Base, diff)
+			}
+		})
+	}
+}
