@@ -174,8 +174,8 @@ func TestAnswersThatAreNotGits(t *testing.T) {
 	})
 }
 
-// A server that limits the number of requests is left alone for as long as it
-// says, whatever operation is asked for meanwhile.
+// A server that limits the number of requests, or is unavailable, is left alone
+// for as long as it says, whatever operation is asked for meanwhile.
 func TestRetryAfter(t *testing.T) {
 	repo, head := pushed(t, policy(1))
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
@@ -188,19 +188,23 @@ func TestRetryAfter(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		status int
-		after  string
+		status       int
+		after        string
+		reason, says string
 	}{
-		{http.StatusTooManyRequests, "1"},
-		{http.StatusServiceUnavailable, "1"},
-		{http.StatusForbidden, "1"},
-		{http.StatusTooManyRequests, time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)},
+		{http.StatusTooManyRequests, "1", "RateLimited", "limits the number of requests"},
+		{http.StatusServiceUnavailable, "1", "Unreachable", "is unavailable"},
+		{http.StatusForbidden, "1", "RateLimited", "limits the number of requests"},
+		{http.StatusTooManyRequests, time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat), "RateLimited", "limits the number of requests"},
 	} {
 		s := open(t, server.URL, "policies")
 		server.Break(limited(c.status, c.after))
 		_, err := s.Head(t.Context())
 		began := time.Now()
-		wantError(t, err, "RateLimited", reconciler.Retry)
+		wantError(t, err, c.reason, reconciler.Retry)
+		if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("status %d: got %v, want that the server %s", c.status, err, c.says)
+		}
 		server.Break(nil)
 		before, during := server.Requests(), 0
 		testtool.Eventually(t, "the server is asked again", func() bool {

@@ -209,7 +209,11 @@ func (p *pause) begin(server string, status int, after string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.until = until
-	p.error = fail("RateLimited", reconciler.Retry, "%s limits the number of requests (status %d); hfid asks again after %s", server, status, until.UTC().Format(time.RFC3339))
+	reason, problem := "RateLimited", "limits the number of requests"
+	if status == http.StatusServiceUnavailable {
+		reason, problem = "Unreachable", "is unavailable"
+	}
+	p.error = fail(reason, reconciler.Retry, "%s %s (status %d); hfid asks again after %s", server, problem, status, until.UTC().Format(time.RFC3339))
 	return p.error
 }
 
