@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,7 @@ func (a *sshAddress) hostPort() string { return net.JoinHostPort(a.host, strconv
 func parseAddress(text string) address {
 	if !strings.Contains(text, "://") {
 		if _, err := os.Stat(text); err != nil {
-			if ssh, ok := parseSCPLike(text); ok {
+			if ssh, ok := parseSCPLike(runtime.GOOS, text); ok {
 				return address{remote: sshURL, display: text, ssh: ssh}
 			}
 		}
@@ -107,8 +108,9 @@ func newSSHAddress(user, host string, port int, path string) *sshAddress {
 }
 
 // parseSCPLike parses the form [USER@]HOST:PATH, by git's rules: a colon before
-// any slash makes it one, and brackets enclose an IPv6 address, or HOST:PORT.
-func parseSCPLike(text string) (*sshAddress, bool) {
+// any slash makes it one, and brackets enclose an IPv6 address, or HOST:PORT. On
+// Windows a letter and a colon are a drive.
+func parseSCPLike(system, text string) (*sshAddress, bool) {
 	before, bracketed, found := strings.Cut(text, "[")
 	if found && (before == "" || strings.HasSuffix(before, "@")) && !strings.ContainsAny(before, ":/") {
 		inside, path, closed := strings.Cut(bracketed, "]:")
@@ -126,6 +128,9 @@ func parseSCPLike(text string) (*sshAddress, bool) {
 		return newSSHAddress(user, inside, 0, path), true
 	}
 	place, path, found := strings.Cut(text, ":")
+	if system == "windows" && len(place) == 1 && strings.ToLower(place) >= "a" && strings.ToLower(place) <= "z" {
+		return nil, false
+	}
 	if !found || path == "" || strings.Contains(place, "/") {
 		return nil, false
 	}

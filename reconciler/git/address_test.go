@@ -80,3 +80,19 @@ func TestLocalAddressesAreAbsolute(t *testing.T) {
 		}
 	}
 }
+
+// As in git, C: is a drive on Windows, and a host elsewhere.
+func TestDriveIsNoSSHHost(t *testing.T) {
+	for _, c := range []struct {
+		system, text string
+		want         bool
+	}{
+		{"windows", `C:\chaos`, false}, {"windows", "c:/chaos", false}, {"windows", "C:chaos", false},
+		{"windows", "cc:/chaos", true}, {"windows", "c@h:/chaos", true}, {"windows", "1:/chaos", true},
+		{"linux", "c:/chaos", true},
+	} {
+		if ssh, got := parseSCPLike(c.system, c.text); got != c.want {
+			t.Errorf("%s on %s: an SSH address %v (%+v), want %v", c.text, c.system, got, ssh, c.want)
+		}
+	}
+}
