@@ -119,9 +119,12 @@ func passing(err error) bool {
 
 // diskFails reports that a clone cannot be written, for the reason of its disk.
 func diskFails(err error) bool {
+	var transfer *transferError
+	// go-git passes on some errors as text. During a transfer, a text may be the
+	// server's, about its own disk.
+	byText := !errors.As(err, &transfer)
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
-		// go-git passes on some errors as text.
-		if errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error()) {
+		if errors.Is(err, errno) || byText && strings.Contains(err.Error(), errno.Error()) {
 			return true
 		}
 	}

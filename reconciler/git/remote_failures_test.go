@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/boifi/hfi/internal/gittest"
@@ -245,4 +247,27 @@ func TestSSHFailures(t *testing.T) {
 			wantError(t, err, "TimedOut", reconciler.Retry)
 		}
 	})
+}
+
+// A server whose disk is full says so in the words of this system's errors. It
+// is not the disk of the clones.
+func TestFullDiskOfTheServer(t *testing.T) {
+	repo, head := pushed(t, policy(1))
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	server.Break(func(git http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				git.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", "application/x-git-upload-pack-result")
+			message := "\x03" + syscall.ENOSPC.Error()
+			_, _ = fmt.Fprintf(w, "00000008NAK\n%04x%s0000", len(message)+4, message)
+		})
+	})
+	_, err := open(t, server.URL, "policies").Delta(t.Context(), "", head)
+	if err == nil || !strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+		t.Fatalf("got %v, want the server's words", err)
+	}
+	wantError(t, err, "UnexpectedAnswer", reconciler.Stalled)
 }
