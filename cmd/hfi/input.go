@@ -82,8 +82,8 @@ func (in *input) checked() []document {
 	return texts
 }
 
-// readPolicies reads and validates the files and folders given to apply. Problems
-// are printed with the file names that the user gave.
+// readPolicies reads and validates the files and folders given to apply. Errors and
+// warnings are printed with the file names that the user gave.
 func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
@@ -110,16 +110,16 @@ func (a *app) readPolicies(ctx context.Context, files []string) ([]wantedPolicy,
 	if err != nil {
 		return nil, err
 	}
-	if verdict.Set == nil {
-		for i, problem := range verdict.Errors {
-			if name, ok := names[problem.File]; ok {
-				verdict.Errors[i].File = name
-			}
-			verdict.Errors[i].Message = checkedFile.ReplaceAllStringFunc(verdict.Errors[i].Message, func(checked string) string {
+	for _, problems := range [][]schema.Problem{verdict.Errors, verdict.Warnings} {
+		for i, problem := range problems {
+			problems[i].File = or(names[problem.File], problem.File)
+			problems[i].Message = checkedFile.ReplaceAllStringFunc(problem.Message, func(checked string) string {
 				return or(names[checked], checked)
 			})
 		}
-		a.printProblems(a.stderr, "", &schema.Verdict{Errors: verdict.Errors})
+	}
+	a.printProblems(a.stderr, "", verdict)
+	if verdict.Set == nil {
 		return nil, invalid(verdict.Errors)
 	}
 	return match(docs, verdict.Set)
