@@ -146,7 +146,7 @@ func (a *app) change(ctx context.Context, f *changeFlags, verb string, names []s
 	}
 	a.say("Pushed %s to %s: %s.", short(commit), to.branch, strings.ToLower(verb)+" "+list(names))
 	if !f.noWait {
-		w := &waiter{app: a, daemon: daemon, commit: commit, contains: c.contains}
+		w := &waiter{app: a, daemon: daemon, commit: commit, contains: c.contains, pushedTo: to.branch}
 		status, _, failure := w.wait(ctx)
 		if failure != nil {
 			if err := a.printChange(answer); err != nil {

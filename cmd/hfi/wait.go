@@ -29,8 +29,9 @@ const (
 	// after the wait did: the first may have been under way, and the replicas'
 	// statuses differ in age.
 	enoughReads = 3
-	// stalledGrace is how long an error that only a person can resolve must hold:
-	// the daemon reads the branch meanwhile, and the push may have resolved it.
+	// stalledGrace is how long an error that only a person can resolve, or the lack
+	// of the commit on the branch, must hold: the daemon reads the branch meanwhile,
+	// and the push may have resolved it or may not have reached a mirror.
 	stalledGrace = 5 * time.Second
 )
 
@@ -43,8 +44,8 @@ every connected filter enforces what is served. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
 It fails at once with exit code 7 and the reason if the commit is invalid or refused,
-if the branch does not have it, or if the daemon cannot read the branch until somebody
-acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod if a filter has
+and within seconds if the branch does not have it or if the daemon cannot read the
+branch until somebody acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod if a filter has
 stopped asking for policies and does not enforce it; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
@@ -107,6 +108,8 @@ type waiter struct {
 	commit string
 	// contains reports whether a commit is in a tip's history; known is false if that cannot be determined.
 	contains func(ctx context.Context, tip, commit string) (yes, known bool)
+	// pushedTo is the branch that this command has pushed the commit to, if any.
+	pushedTo string
 
 	// first is the applied commit in the first status.
 	first *string
@@ -181,7 +184,7 @@ func (w *waiter) trigger(ctx context.Context) {
 	}
 }
 
-// mayBeOld reports whether an error of the source may be from before the wait.
+// mayBeOld reports whether an error of the source, or the branch's head, may be from before the wait.
 func (w *waiter) mayBeOld() bool {
 	if w.triggered.IsZero() {
 		return w.reads < enoughReads
@@ -274,10 +277,12 @@ func (w *waiter) stalled(status *api.Status) error {
 }
 
 // notOnBranch returns an error if the daemon has read the branch since the wait
-// began, and it certainly does not contain the commit.
+// began, and it certainly does not contain the commit. A mirror may lag behind the
+// push: the wait goes on for a while, and to its end if this command has pushed.
 func (w *waiter) notOnBranch(ctx context.Context, status *api.Status) error {
 	source := status.Source
-	if w.reads < enoughReads || !idle(status) || source.Error != nil || source.LastAttemptedRevision == nil {
+	pushed := w.pushedTo != "" && w.pushedTo == strings.TrimPrefix(source.Branch, "refs/heads/")
+	if pushed || w.reads < enoughReads || w.mayBeOld() || !idle(status) || source.Error != nil || source.LastAttemptedRevision == nil {
 		return nil
 	}
 	head := source.LastAttemptedRevision.Commit
