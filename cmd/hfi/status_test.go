@@ -33,3 +33,21 @@ func TestStatusCountsTheProblemsThatAreNotListed(t *testing.T) {
 		}
 	}
 }
+
+// Messages of filters have ages, which move each second: they are no change of the status.
+func TestAgesOfFiltersAreNoChange(t *testing.T) {
+	status := func(age string, state api.FilterState) api.Status {
+		return api.Status{Filters: api.FiltersStatus{Message: "asked " + age + " ago",
+			Items: []api.FilterStatus{{State: state, Message: "1 of 3 VMs stopped asking " + age + " ago"}}}}
+	}
+	before := status("12 s", api.FilterSilent)
+	if !sameStatus(before, status("13 s", api.FilterSilent)) {
+		t.Error("statuses that differ in ages alone are not the same")
+	}
+	if sameStatus(before, status("12 s", api.FilterBehind)) {
+		t.Error("statuses with other states of a filter are the same")
+	}
+	if got := before.Filters.Items[0].Message; got != "1 of 3 VMs stopped asking 12 s ago" {
+		t.Errorf("comparing changes a status: its message is %q", got)
+	}
+}
