@@ -121,6 +121,12 @@ func (a *app) vetFile(ctx context.Context, file string) error {
 	if verdict.Set != nil && verdict.Set.Len() == 0 {
 		verdict.Warnings = append(verdict.Warnings, schema.Problem{File: shown(file), Message: "no policy in this file"})
 	}
+	// What comes from a pipe has no name to keep.
+	if info, err := os.Lstat(file); file != "-" && err == nil && info.Mode().IsRegular() && !isPolicyFile(file) {
+		if warning := overlookedPolicy(file, text); warning != nil {
+			verdict.Warnings = append(verdict.Warnings, *warning)
+		}
+	}
 	return a.printVerdict("", verdict)
 }
 
@@ -139,20 +145,28 @@ func overlookedPolicies(ctx context.Context, dir, folder string) ([]schema.Probl
 		if err != nil {
 			return err
 		}
-		docs := splitDocuments(text)
-		if !slices.ContainsFunc(docs, func(doc document) bool { return doc.name != "" && bytes.Contains(doc.text, []byte("spec")) }) {
-			return nil
-		}
 		relative, err := filepath.Rel(dir, file)
 		if err != nil {
 			return err
 		}
-		base := filepath.Base(file)
-		found = append(found, schema.Problem{File: filepath.ToSlash(relative), Message: fmt.Sprintf(
-			"this file is not read, and looks like a policy: rename it to %s", strings.TrimSuffix(base, filepath.Ext(base))+extension(docs[0].json))})
+		if warning := overlookedPolicy(filepath.ToSlash(relative), text); warning != nil {
+			found = append(found, *warning)
+		}
 		return nil
 	})
 	return found, err
+}
+
+// overlookedPolicy is the warning for a file with a name that the daemon does not
+// read, if it looks like a policy.
+func overlookedPolicy(file string, text []byte) *schema.Problem {
+	docs := splitDocuments(text)
+	if !slices.ContainsFunc(docs, func(doc document) bool { return doc.name != "" && bytes.Contains(doc.text, []byte("spec")) }) {
+		return nil
+	}
+	base := filepath.Base(file)
+	return &schema.Problem{File: file, Message: fmt.Sprintf(
+		"this file is not read, and looks like a policy: rename it to %s", strings.TrimSuffix(base, filepath.Ext(base))+extension(docs[0].json))}
 }
 
 func guessPath(dir string) string {
