@@ -93,7 +93,7 @@ func (d *doubter) path(match *schema.StringMatch, at []string) {
 		text := *c.text
 		before := strings.TrimSuffix(strings.TrimRight(text, "*"), ".")
 		switch {
-		case before == "":
+		case before == "" && strings.Contains(text, "*"):
 			message = fmt.Sprintf("* is no wildcard in %s; omit path to match any", c.how)
 		case strings.Contains(before, "*"):
 			message = fmt.Sprintf("* is no wildcard in %s; write a regex", c.how)

@@ -20,6 +20,8 @@ func TestDoubts(t *testing.T) {
 		{path(`{exact: "/api/.*"}`), []string{at + `21: spec.rules[0].match.path.exact: * is no wildcard in exact; write prefix: "/api/"`}},
 		{path(`{exact: "/a/*/b"}`), []string{at + `21: spec.rules[0].match.path.exact: * is no wildcard in exact; write a regex`}},
 		{path(`{prefix: "*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is no wildcard in prefix; omit path to match any`}},
+		{path(`{exact: "."}`), []string{at + `21: spec.rules[0].match.path.exact: no path matches ".": a path begins with /`}},
+		{path(`{prefix: ".*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is no wildcard in prefix; omit path to match any`}},
 		{path(`{exact: "/a?b=c"}`), []string{at + `21: spec.rules[0].match.path.exact: no path matches "/a?b=c": it is compared without the query string, which begins with ?`}},
 		{path(`{prefix: api/}`), []string{at + `22: spec.rules[0].match.path.prefix: no path matches "api/": a path begins with /`}},
 		{path(`{regex: "/topics/*"}`), []string{at + `21: spec.rules[0].match.path.regex: /* in a regex matches slashes alone; for any path below it, write /.*`}},

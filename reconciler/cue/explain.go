@@ -169,7 +169,7 @@ func inMilliseconds(text string) string {
 	return "the unit is milliseconds"
 }
 
-var percent = regexp.MustCompile(`^ *((?:100|\d{1,2})(?:\.\d{1,4})?) *%? *$`)
+var percent = regexp.MustCompile(`^ *(100(?:\.0+)?|[1-9]?\d(?:\.\d{1,4})?) *%? *$`)
 
 // inPercent is for a percentage with a percent sign or in quotes.
 func inPercent(text string) string {
