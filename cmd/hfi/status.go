@@ -99,14 +99,15 @@ func (a *app) watchStatus(ctx context.Context, daemon *client.Client) error {
 }
 
 // sameStatus compares statuses without the times that move whenever git and etcd are
-// read, and without the messages of filters, which have ages.
+// read, and without the messages of filters, which have ages, and their times, which
+// are reckoned from ages.
 func sameStatus(a, b api.Status) bool {
 	for _, status := range []*api.Status{&a, &b} {
 		status.Source.LastSeenAt, status.Etcd.LastSeenAt, status.Sync.LastSuccessAt = nil, nil, nil
 		status.Filters.Message = ""
 		status.Filters.Items = slices.Clone(status.Filters.Items)
 		for i := range status.Filters.Items {
-			status.Filters.Items[i].Message = ""
+			status.Filters.Items[i].Message, status.Filters.Items[i].Since = "", time.Time{}
 		}
 	}
 	return reflect.DeepEqual(a, b)
