@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -127,7 +128,7 @@ func loneSurrogate(content []byte) int {
 var foreignGroup = regexp.MustCompile(`^(v1|[a-z0-9-]+(\.[a-z0-9-]+)+/v[0-9a-z]+|(apps|batch|policy|autoscaling|extensions)/v[0-9a-z]+)$`)
 
 // foreign returns a problem for an invalid document that is not meant to be a policy:
-// an object of another kind of Kubernetes or one of its extensions, without rules.
+// an object of another kind of Kubernetes or one of its extensions, without a rule of a policy.
 func foreign(document ast.Expr) *schema.Problem {
 	text := func(name string) string {
 		field, value, _ := node(document, fieldPath{name})
@@ -138,12 +139,50 @@ func foreign(document ast.Expr) *schema.Problem {
 		return ""
 	}
 	version, kind := text("apiVersion"), text("kind")
-	_, rules, _ := node(document, fieldPath{"spec", "rules"})
-	if rules != nil || !foreignGroup.MatchString(version) || kind == "" || strings.HasPrefix(version, "hfi") {
+	if !foreignGroup.MatchString(version) || kind == "" || strings.HasPrefix(version, "hfi") || isMeantAsPolicy(document) {
 		return nil
 	}
 	return problemAt(document, fmt.Sprintf("this is a Kubernetes object of kind %s (%s), not a fault policy; keep it outside of the policy folder",
 		quote(kind), version))
+}
+
+// isMeantAsPolicy reports whether an invalid document has rules of a policy, or a
+// field that only a fault has: its apiVersion and kind may be any.
+func isMeantAsPolicy(document ast.Expr) bool {
+	_, rules, _ := node(document, fieldPath{"spec", "rules"})
+	list, ok := rules.(*ast.ListLit)
+	if !ok || len(list.Elts) == 0 {
+		return rules != nil || hasFaultField(document)
+	}
+	for _, rule := range list.Elts {
+		fault, _, _ := node(rule, fieldPath{"fault"})
+		match, _, _ := node(rule, fieldPath{"match"})
+		if _, ok := rule.(*ast.StructLit); !ok || fault != nil || match != nil {
+			return true
+		}
+	}
+	return hasFaultField(document)
+}
+
+// hasFaultField reports whether delay_ms, grpc_status or abort.status is anywhere in a value.
+func hasFaultField(value ast.Expr) bool {
+	switch x := value.(type) {
+	case *ast.StructLit:
+		for _, decl := range x.Elts {
+			f, ok := decl.(*ast.Field)
+			if !ok {
+				continue
+			}
+			status, _, _ := node(f.Value, fieldPath{"status"})
+			switch name := labelOf(f); {
+			case name == "delay_ms", name == "grpc_status", name == "abort" && status != nil, hasFaultField(f.Value):
+				return true
+			}
+		}
+	case *ast.ListLit:
+		return slices.ContainsFunc(x.Elts, hasFaultField)
+	}
+	return false
 }
 
 // The functions below return a clause that says what to write in place of a wrong

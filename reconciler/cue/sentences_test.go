@@ -166,6 +166,37 @@ func TestSentences(t *testing.T) {
 		{"apiVersion: chaos-mesh.org/v1alpha1\nkind: HTTPChaos\nmetadata: {name: p}\nspec: {mode: all}\n", []string{
 			`policies/p.yaml:1:1: this is a Kubernetes object of kind "HTTPChaos" (chaos-mesh.org/v1alpha1), not a fault policy; keep it outside of the policy folder`,
 		}},
+		{"apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: p}\nspec: {rules: [{host: a, http: {paths: []}}]}\n", []string{
+			`policies/p.yaml:1:1: this is a Kubernetes object of kind "Ingress" (networking.k8s.io/v1), not a fault policy; keep it outside of the policy folder`,
+		}},
+		{"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: p}\nspec: {rules: [{matches: [], backendRefs: []}]}\n", []string{
+			`policies/p.yaml:1:1: this is a Kubernetes object of kind "HTTPRoute" (gateway.networking.k8s.io/v1), not a fault policy; keep it outside of the policy folder`,
+		}},
+		{"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{}]}\n", []string{
+			`policies/p.yaml:1:1: this is a Kubernetes object of kind "AuthorizationPolicy" (security.istio.io/v1), not a fault policy; keep it outside of the policy folder`,
+		}},
+		{"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: p}\nspec: {http: [{match: [], fault: {abort: {httpStatus: 500, percentage: {value: 5}}}}]}\n", []string{
+			`policies/p.yaml:1:1: this is a Kubernetes object of kind "VirtualService" (networking.istio.io/v1), not a fault policy; keep it outside of the policy folder`,
+		}},
+		// apiVersion and kind are free in a policy: a wrong name in it is told all the same.
+		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rulse: [{fault: {delay_ms: 1}}]}\n", []string{
+			`policies/p.yaml:4:1: spec.rules: rules is missing`,
+			`policies/p.yaml:4:8: spec.rulse: unknown field "rulse"`,
+		}},
+		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rulse: [{fault: {abort: {status: 503}}}]}\n", []string{
+			`policies/p.yaml:4:1: spec.rules: rules is missing`,
+			`policies/p.yaml:4:8: spec.rulse: unknown field "rulse"`,
+		}},
+		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rules: [{falt: {delay_ms: 1}}]}\n", []string{
+			`policies/p.yaml:4:16: spec.rules[0].fault: fault is missing`,
+			`policies/p.yaml:4:17: spec.rules[0].falt: unknown field "falt"; did you mean "fault"?`,
+		}},
+		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rules: [{match: {path: {exact: /}}}]}\n", []string{
+			`policies/p.yaml:4:16: spec.rules[0].fault: fault is missing`,
+		}},
+		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rules: []}\n", []string{
+			`policies/p.yaml:4:8: spec.rules: rules must have at least one rule`,
+		}},
 		{"apiVersion: hfi.dev/v1\nkind: Policy\nmetadata: {name: p}\nspec: {}\n", []string{`policies/p.yaml:4:1: spec.rules: rules is missing`}},
 		// One document in a stream does not hide the next.
 		{minimal + "---\nmetadata: {name: Q}\nspec: {rules: [{fault: {delay_ms: 1}}]}\n---\nmetadata: {name: r}\n", []string{
