@@ -50,10 +50,7 @@ func TestDiskUnwritableForAMoment(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			disk := disktest.New(t, diskSize)
-			repo := gittest.New(t)
-			last := commit(repo, "One", files(500, "a"))
-			d := hfidtest.Run(t, repo.Bare(), "--interval", "1s", "--data-dir", filepath.Join(disk.Path, "data"))
-			d.WaitSynced(last)
+			repo, d, last := runSynced(t, "--data-dir", filepath.Join(disk.Path, "data"))
 			pid := d.PID()
 
 			c.spoil(disk)
@@ -109,10 +106,7 @@ func large(n int) map[string]string {
 // The embedded etcd's process ends, as when the machine runs out of memory: the daemon starts it again.
 func TestEmbeddedServerKilled(t *testing.T) {
 	t.Parallel()
-	repo := gittest.New(t)
-	first := commit(repo, "One", files(500, "a"))
-	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s")
-	d.WaitSynced(first)
+	repo, d, _ := runSynced(t)
 	before, pid := served(d), d.PID()
 	for i := range 3 {
 		killed := killEmbeddedServer(t, d)
@@ -236,10 +230,7 @@ func TestDiskTooFullForAClone(t *testing.T) {
 // again, and filled from git.
 func TestDataFolderRemoved(t *testing.T) {
 	t.Parallel()
-	repo := gittest.New(t)
-	first := commit(repo, "One", files(500, "a"))
-	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s")
-	d.WaitSynced(first)
+	repo, d, _ := runSynced(t)
 	before := served(d)
 	if err := os.RemoveAll(d.DataDir); err != nil {
 		t.Fatal(err)
@@ -285,10 +276,7 @@ func TestDataFolderTakenByAnother(t *testing.T) {
 // when a person takes them away, the running daemon publishes from git.
 func TestDamagedEtcdTakenAway(t *testing.T) {
 	t.Parallel()
-	repo := gittest.New(t)
-	first := commit(repo, "One", files(500, "a"))
-	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s")
-	d.WaitSynced(first)
+	repo, d, _ := runSynced(t)
 	before := served(d)
 	d.Kill()
 	folder := filepath.Join(d.DataDir, "etcd")
@@ -306,6 +294,17 @@ func TestDamagedEtcdTakenAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	seeStatus(t, d, "taken away", synced(second, 2))
+}
+
+// runSynced starts a daemon on a repository with one policy, whose commit it
+// returns, and waits until it is synced.
+func runSynced(t *testing.T, arguments ...string) (*gittest.Repo, *hfidtest.Daemon, string) {
+	t.Helper()
+	repo := gittest.New(t)
+	first := commit(repo, "One", files(500, "a"))
+	d := hfidtest.Run(t, repo.Bare(), append([]string{"--interval", "1s"}, arguments...)...)
+	d.WaitSynced(first)
+	return repo, d, first
 }
 
 func killEmbeddedServer(t *testing.T, d *hfidtest.Daemon) int {
