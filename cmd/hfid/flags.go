@@ -96,7 +96,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.logLevel, "log-level", "info", "minimum level to log: debug, info, warn or error")
 	flags.StringVar(&o.logFormat, "log-format", textLog, "format of the log on standard error: text or json")
 	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "prefix of all keys in etcd")
-	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "comma-separated URLs of an etcd cluster (default: an etcd embedded in this process)")
+	flags.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", nil, "comma-separated URLs of an etcd cluster (default: the embedded etcd)")
 	flags.StringVar(&o.etcdListen, "etcd-listen", etcd.DefaultListen, "HOST:PORT on which the embedded etcd serves clients; port 0 is any free port")
 	flags.StringVar(&o.etcd.CAFile, "etcd-ca-file", "", "PEM file with the CA certificates of the etcd cluster (default: those of the system)")
 	flags.StringVar(&o.etcd.CertFile, "etcd-cert-file", "", "PEM file with the client certificate for etcd (default: none)")
