@@ -100,9 +100,12 @@ func (n *newcomers) ask(key newcomerKey, from netip.Prefix, digest string, now t
 			return nil, 0
 		}
 	}
-	more := textSize(digest) - textSize(one.digest)
-	n.size, one.from.size = n.size+more, one.from.size+more
-	one.state, one.asked, one.digest = VMWaiting, now, strings.Clone(digest)
+	if one.digest != digest {
+		more := textSize(digest) - textSize(one.digest)
+		n.size, one.from.size = n.size+more, one.from.size+more
+		one.digest = strings.Clone(digest)
+	}
+	one.state, one.asked = VMWaiting, now
 	one.number++
 	return one, one.number
 }
