@@ -206,6 +206,20 @@ func (d *daemon) tryAsk(ctx context.Context, request string, headers ...string) 
 	if err != nil {
 		return answer{}, err
 	}
+	return d.try(r, headers...)
+}
+
+// do sends a request with these headers, as name, value pairs.
+func (d *daemon) do(r *http.Request, headers ...string) answer {
+	d.t.Helper()
+	got, err := d.try(r, headers...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return got
+}
+
+func (d *daemon) try(r *http.Request, headers ...string) (answer, error) {
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Add(headers[i], headers[i+1])
 	}

@@ -1,7 +1,6 @@
 package http
 
 import (
-	"bufio"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -47,17 +46,7 @@ func (d *daemon) askAs(host, method, path string, headers ...string) answer {
 		d.t.Fatal(err)
 	}
 	r.Host = host
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := d.client.Do(r)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	var body strings.Builder
-	_, _ = bufio.NewReader(response.Body).WriteTo(&body)
-	return answer{response.StatusCode, response.Header, body.String()}
+	return d.do(r, headers...)
 }
 
 // A page of another site cannot make a browser trigger anything; a git host,

@@ -181,16 +181,7 @@ func (d *daemon) post(path, body string, headers ...string) answer {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := d.client.Do(r)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, _ := io.ReadAll(response.Body)
-	return answer{response.StatusCode, response.Header, string(text)}
+	return d.do(r, headers...)
 }
 
 func sign(secret, body string) string {
