@@ -90,7 +90,7 @@ func TestSilentVMsAreForgotten(t *testing.T) {
 			s := newStage(t)
 			on := func(connection uint64) Request {
 				fleet, caller := s.fleet["a"], Caller{Connection: connection}
-				if request := fleet.Ask(podID("p"), "sibling", "new", caller); request.newcomer == nil {
+				if request := fleet.Ask(podID("p"), "sibling", "new", caller); request.unconfirmed == nil {
 					return request
 				}
 				return ask(fleet, podID("p"), "sibling", "new")
@@ -229,7 +229,7 @@ func TestVMsOnNewConnectionsAreBehind(t *testing.T) {
 				s.advance(time.Second)
 				request := s.fleet[replica].Ask(podID("p"), "1", "new", Caller{Connection: 7})
 				s.advance(19 * time.Second)
-				behind := want{api.FilterBehind, api.VMCounts{Total: 1, Behind: 1}, "new", 20 * time.Second, "a", "its only VM asked on a new connection, and has to ask there once more to be believed"}
+				behind := want{api.FilterBehind, api.VMCounts{Total: 1, Behind: 1}, "new", 20 * time.Second, "a", "its only VM asked on a new connection, and is confirmed by its next request there"}
 				s.expect(behind)
 				request.Answered("new", 0)
 				s.expect(behind)

@@ -255,9 +255,9 @@ func TestRefusedVMsTakeNothing(t *testing.T) {
 
 // A request that is not remembered, because too many are open of its address,
 // is missing in the status: it says so.
-func TestStatusWithoutRoomForNewcomersIsIncomplete(t *testing.T) {
+func TestStatusWithoutRoomForUnconfirmedVMsIsIncomplete(t *testing.T) {
 	f := newFleet()
-	for i := range maxNewcomersOf + 1 {
+	for i := range maxUnconfirmedPerSource + 1 {
 		if f.full() {
 			t.Fatalf("full after %d requests", i)
 		}
@@ -289,18 +289,18 @@ func TestReportsAreAsLargeAsCounted(t *testing.T) {
 			if err := f.WriteReport(&report); err != nil {
 				t.Fatal(err)
 			}
-			counted := f.size.Load() + f.newcomers.size
+			counted := f.size.Load() + f.unconfirmed.size
 			if counted < int64(report.Len()) || counted > 2*int64(report.Len())+100*vmSize {
 				t.Errorf("the report has %d bytes, and %d are counted", report.Len(), counted)
 			}
 			now = now.Add(2 * f.Remember)
 			f.seen()
-			if f.size.Load() != 0 || f.newcomers.size != 0 || len(f.newcomers.from) != 0 {
-				t.Errorf("nothing is known, and %d and %d bytes are counted", f.size.Load(), f.newcomers.size)
+			if f.size.Load() != 0 || f.unconfirmed.size != 0 || len(f.unconfirmed.sources) != 0 {
+				t.Errorf("nothing is known, and %d and %d bytes are counted", f.size.Load(), f.unconfirmed.size)
 			}
 		})
 	}
-	if all := int64(DefaultMaxBytes + maxNewcomerBytes); DefaultMaxPeerAnswer < all {
+	if all := int64(DefaultMaxBytes + maxUnconfirmedBytes); DefaultMaxPeerAnswer < all {
 		t.Errorf("a peer's answer may have %d bytes, and a report as many as %d", DefaultMaxPeerAnswer, all)
 	}
 }

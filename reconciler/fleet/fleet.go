@@ -31,7 +31,7 @@ const (
 	DefaultMaxBytes        = 64 << 20
 	DefaultSettleTime      = 40 * time.Second
 	DefaultPeerTimeout     = time.Second
-	DefaultMaxPeerAnswer   = DefaultMaxBytes + maxNewcomerBytes
+	DefaultMaxPeerAnswer   = DefaultMaxBytes + maxUnconfirmedBytes
 	DefaultRefreshInterval = 10 * time.Second
 )
 
@@ -294,8 +294,8 @@ func (f *Fleet) mergeStatus(ctx context.Context) (Status, error) {
 	if full {
 		message = join(message, fmt.Sprintf("more VMs asked than a replica remembers (%d here): some are missing", f.MaxVMs))
 	}
-	doubt := f.doubt(list, message, lost)
-	status.FiltersStatus = f.merge(reports, doubt, f.selections())
+	incomplete := f.incompleteReason(list, message, lost)
+	status.FiltersStatus = f.merge(reports, incomplete, f.selections())
 	status.Replicas, status.Message = list, message
 	status.Complete = message == "" && !hasErrors(list)
 	f.keepLast(status.FiltersStatus)
@@ -307,19 +307,19 @@ func (f *Fleet) keepLast(status api.FiltersStatus) {
 	f.last.Store(&last{status, f.Now()})
 }
 
-// doubt is why a VM that no replica hears from may still wait on one, or empty.
-func (f *Fleet) doubt(list []api.Replica, message string, lost time.Duration) string {
+// incompleteReason is why a VM that no replica hears from may still wait on one, or empty.
+func (f *Fleet) incompleteReason(list []api.Replica, message string, lost time.Duration) string {
 	var reasons []string
 	for _, replica := range list {
 		if replica.Error != "" {
 			reasons = append(reasons, fmt.Sprintf("replica %s: %s", replica.ID, replica.Error))
 		}
 	}
-	doubt := join(append(reasons, message)...)
-	if doubt == "" && lost > 0 && lost <= f.SettleTime {
-		doubt = fmt.Sprintf("a replica went %d s ago", int(lost.Seconds()))
+	reason := join(append(reasons, message)...)
+	if reason == "" && lost > 0 && lost <= f.SettleTime {
+		reason = fmt.Sprintf("a replica went %d s ago", int(lost.Seconds()))
 	}
-	return doubt
+	return reason
 }
 
 func hasErrors(list []api.Replica) bool {

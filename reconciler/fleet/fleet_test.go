@@ -19,8 +19,8 @@ type stage struct {
 	t     *testing.T
 	now   time.Time
 	fleet map[string]*Fleet
-	// doubt and problem are arguments of merge.
-	doubt, problem string
+	// incompleteReason and problem are arguments of merge.
+	incompleteReason, problem string
 }
 
 func newStage(t *testing.T) *stage {
@@ -46,7 +46,7 @@ func podID(pod string) api.FilterID {
 // was given the policies that it has now.
 func ask(fleet *Fleet, id api.FilterID, vm, digest string) Request {
 	request := fleet.Ask(id, vm, digest, Caller{})
-	if request.newcomer == nil {
+	if request.unconfirmed == nil {
 		return request
 	}
 	request.Answered(digest, 0)
@@ -70,7 +70,7 @@ func (s *stage) status() api.FiltersStatus {
 	for _, replica := range []string{"a", "b"} {
 		reports = append(reports, ReplicaReport{Replica: replica, Filters: s.fleet[replica].seen()})
 	}
-	return s.fleet["a"].merge(reports, s.doubt, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
+	return s.fleet["a"].merge(reports, s.incompleteReason, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
 }
 
 // want describes a filter. Since is an age, and message a regular expression.
@@ -172,7 +172,7 @@ func TestFilterStates(t *testing.T) {
 		"stopped, or waiting on a replica that does not answer": {func(s *stage) {
 			s.ask("a", "1", "new").Answered("", 0)
 			s.advance(9 * time.Second)
-			s.doubt = "replica b does not answer"
+			s.incompleteReason = "replica b does not answer"
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last heard of 9 s ago, and may wait elsewhere: replica b does not answer"}},
 		"told to retry later": {func(s *stage) {
 			s.ask("a", "1", "new").Answered("", 30*time.Second)

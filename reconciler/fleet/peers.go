@@ -77,7 +77,7 @@ func (f *Fleet) askAll(ctx context.Context, replicas []api.Replica) []peerAnswer
 	answers := make([]peerAnswer, len(replicas))
 	var limit answersLimit
 	limit.bytes.Store(maxAnswers * f.MaxPeerAnswer)
-	limit.entries.Store(maxAnswers * int64(f.MaxVMs+maxNewcomers))
+	limit.entries.Store(maxAnswers * int64(f.MaxVMs+maxUnconfirmed))
 	var requests sync.WaitGroup
 	for i, replica := range replicas {
 		answers[i] = peerAnswer{Replica: replica}

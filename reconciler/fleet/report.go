@@ -38,10 +38,10 @@ type VMSeen struct {
 	ID     string  `json:"id"`
 	State  VMState `json:"state"`
 	Digest string  `json:"digest"`
-	// Claimed: nothing but one request speaks for it, which anybody may have sent.
+	// Claimed: it is unconfirmed. All that is known is one request, which anyone may have sent.
 	Claimed bool `json:"claimed,omitempty"`
-	// Unproven: it neither took up policies that it was given, nor has it asked
-	// for long. A report of an older release does not say it.
+	// Unproven: it has neither confirmed that it applied policies, nor asked for
+	// long. Reports of older releases lack it.
 	Unproven bool `json:"unproven,omitempty"`
 	// FirstAgo is how long ago its first request began, AskedAgo how long ago
 	// its newest did, and EndedAgo how long ago the newest one ended.

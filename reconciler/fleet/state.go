@@ -20,10 +20,10 @@ type expected struct {
 
 // merge combines reports into the state of each filter. Selections returns the
 // current selection of a workload, and is called once for each; it is nil if
-// nothing is served yet. Doubt, if not empty, is why a VM that no replica
-// hears from may still wait on one: then no VM is called silent.
-func (f *Fleet) merge(reports []ReplicaReport, doubt string, selections func(service, namespace string) expected) api.FiltersStatus {
-	e := &evaluation{fleet: f, now: f.Now(), doubt: doubt, selections: selections, cached: map[[2]string]expected{}}
+// nothing is served yet. IncompleteReason, if not empty, is why a VM that no
+// replica hears from may still wait on one: then no VM counts as silent.
+func (f *Fleet) merge(reports []ReplicaReport, incompleteReason string, selections func(service, namespace string) expected) api.FiltersStatus {
+	e := &evaluation{fleet: f, now: f.Now(), incompleteReason: incompleteReason, selections: selections, cached: map[[2]string]expected{}}
 	if f.Pods != nil {
 		if exist, known := f.Pods(); known {
 			e.pods = exist
@@ -64,11 +64,11 @@ func urgency(state api.FilterState) int {
 
 // evaluation finds the states of filters at one moment.
 type evaluation struct {
-	fleet      *Fleet
-	now        time.Time
-	doubt      string
-	selections func(service, namespace string) expected
-	cached     map[[2]string]expected
+	fleet            *Fleet
+	now              time.Time
+	incompleteReason string
+	selections       func(service, namespace string) expected
+	cached           map[[2]string]expected
 	// pods reports whether a pod exists; nil if they are not known.
 	pods func(namespace, name string) bool
 }
@@ -91,7 +91,7 @@ type tally struct {
 	api.VMCounts
 	// without counts those behind that enforce nothing, late those behind that
 	// have not asked in time but may wait somewhere, and moved those behind that
-	// have asked in time, but on a connection on which they are not believed yet.
+	// have asked in time, but on a connection on which they are not confirmed yet.
 	without, late, moved int
 	// silentFor and lateFor are the longest times since the last request of a
 	// silent and of a late VM.
@@ -132,7 +132,7 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 		status.State = api.FilterBehind
 	}
 	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
-	status.Message = t.message(selection, e.doubt)
+	status.Message = t.message(selection, e.incompleteReason)
 	if e.unknown(id) {
 		const why = "the cluster has no such pod: it is being deleted, runs elsewhere, or was made up"
 		if lasted {
@@ -182,7 +182,7 @@ func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 	case vm.State == VMGone:
 		return true
 	case vm.Unproven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
-		return vm.Claimed || e.doubt == ""
+		return vm.Claimed || e.incompleteReason == ""
 	}
 	return vm.EndedAgo > e.fleet.Forget && (!e.lasted(vm) || oldestAlive <= vm.EndedAgo)
 }
@@ -202,7 +202,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 	inForce := vm.inForce()
 	moved := overdue && e.moved(vm)
 	switch {
-	case overdue && !moved && e.doubt == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
+	case overdue && !moved && e.incompleteReason == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		t.Silent++
 		t.silentFor = max(t.silentFor, vm.EndedAgo)
 		if t.Behind+t.Current == 0 {
@@ -234,7 +234,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 }
 
 // message describes what is wrong.
-func (t *tally) message(selection expected, doubt string) string {
+func (t *tally) message(selection expected, incompleteReason string) string {
 	var parts []string
 	if t.Silent > 0 {
 		verb := map[bool]string{true: "it is", false: "they are"}[t.Silent == 1]
@@ -242,13 +242,13 @@ func (t *tally) message(selection expected, doubt string) string {
 	}
 	if t.late > 0 {
 		text := fmt.Sprintf("%s last heard of %s ago", t.fraction(t.late), seconds(t.lateFor))
-		if doubt != "" {
-			text += ", and may wait elsewhere: " + doubt
+		if incompleteReason != "" {
+			text += ", and may wait elsewhere: " + incompleteReason
 		}
 		parts = append(parts, text)
 	}
 	if t.moved > 0 {
-		parts = append(parts, t.fraction(t.moved)+" asked on a new connection, and has to ask there once more to be believed")
+		parts = append(parts, t.fraction(t.moved)+" asked on a new connection, and is confirmed by its next request there")
 	}
 	if without := t.without; without > 0 {
 		parts = append(parts, t.fraction(without)+" with no policies in force yet")

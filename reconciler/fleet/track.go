@@ -33,7 +33,7 @@ type tracker struct {
 	// count is the number of VMs in all shards, and those about to be added;
 	// size is the memory that they take, in bytes.
 	count, size atomic.Int64
-	newcomers   newcomers
+	unconfirmed unconfirmedVMs
 
 	fullMu sync.Mutex
 	// sweptAll is when all shards were last swept because a bound was reached;
@@ -66,8 +66,9 @@ type vm struct {
 	retry time.Duration
 	// connections are those that its newest requests came by, the newest last.
 	connections []connection
-	// tookUp: on one connection it was given policies, and then asked with them in force.
-	tookUp bool
+	// confirmedApply: it was given policies on a connection, and then asked on that
+	// one with them in force.
+	confirmedApply bool
 	// podGone: its pod was deleted since its newest request began.
 	podGone bool
 }
@@ -106,29 +107,29 @@ type Request struct {
 	fleet      *Fleet
 	shard      *shard
 	connection uint64
-	// vm and newcomer are nil if the request is not remembered.
-	vm       *vm
-	newcomer *newcomer
-	number   uint64
+	// vm and unconfirmed are nil if the request is not remembered.
+	vm          *vm
+	unconfirmed *unconfirmedVM
+	number      uint64
 }
 
 // Ask records that a request of a VM begins. The digest is that of the
 // policies that the VM enforces, or empty if it enforces none.
 //
-// A request by itself proves nothing: anybody can send it. So a VM is believed
-// from its second request on a connection on, and what others say in its name
-// does not count beside it.
+// One request proves nothing: anyone can send it. So a VM is confirmed by its
+// second request on a connection, and then takes precedence over unconfirmed
+// requests in its name.
 func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request {
 	now := f.Now()
 	request := Request{fleet: f, shard: f.shardOf(id), connection: caller.Connection}
 	if request.continues(id, name, digest, now) {
 		return request
 	}
-	key := newcomerKey{id, name, caller.Connection}
-	given, again := f.newcomers.answered(key)
+	key := unconfirmedKey{id, name, caller.Connection}
+	given, again := f.unconfirmed.answered(key)
 	if !again {
-		request.newcomer, request.number = f.newcomers.ask(key, source(caller.Address), digest, now)
-		if request.newcomer == nil {
+		request.unconfirmed, request.number = f.unconfirmed.ask(key, sourcePrefix(caller.Address), digest, now)
+		if request.unconfirmed == nil {
 			f.refuse(now)
 		}
 		request.First = f.brief.AllowN(now, 1)
@@ -171,7 +172,7 @@ func (r *Request) continues(id api.FilterID, name, digest string, now time.Time)
 
 // begin adds a connection of a VM, and the VM if it is new. It is false if
 // there is no room for it.
-func (r *Request) begin(key newcomerKey, digest, given string, now time.Time) bool {
+func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time) bool {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	v := r.shard.filters[key.id][key.name]
@@ -182,7 +183,7 @@ func (r *Request) begin(key newcomerKey, digest, given string, now time.Time) bo
 		v.first, v.since = now, now
 		v.digest = strings.Clone(digest)
 	}
-	r.fleet.newcomers.remove(key)
+	r.fleet.unconfirmed.remove(key)
 	if len(v.connections) == maxConnections {
 		v.connections = slices.Delete(v.connections, 0, 1)
 	}
@@ -200,7 +201,7 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 		// A header's text may share memory with the whole request.
 		v.digest = strings.Clone(digest)
 	}
-	v.tookUp = v.tookUp || digest != "" && digest == on.given
+	v.confirmedApply = v.confirmedApply || digest != "" && digest == on.given
 	v.state, v.asked, v.podGone = VMWaiting, now, false
 	v.number++
 	r.vm, r.number = v, v.number
@@ -320,8 +321,8 @@ func (r Request) Left() { r.end(VMGone, "", 0) }
 
 func (r Request) end(state VMState, given string, retry time.Duration) {
 	now := r.fleet.Now()
-	if r.newcomer != nil {
-		r.fleet.newcomers.end(r.newcomer, r.number, state, given, retry, now)
+	if r.unconfirmed != nil {
+		r.fleet.unconfirmed.end(r.unconfirmed, r.number, state, given, retry, now)
 	}
 	if r.vm == nil {
 		return
@@ -381,7 +382,7 @@ func (f *Fleet) parts(do func([]FilterSeen) error) error {
 			return err
 		}
 	}
-	return do(f.newcomers.seen(f.Now()))
+	return do(f.unconfirmed.seen(f.Now()))
 }
 
 func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
@@ -393,7 +394,7 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
 		for name, v := range vms {
 			seen := v.seen(name, now)
-			seen.Unproven = !v.tookUp && v.asked.Sub(v.first) < f.SettleTime
+			seen.Unproven = !v.confirmedApply && v.asked.Sub(v.first) < f.SettleTime
 			filter.VMs = append(filter.VMs, seen)
 		}
 		filters = append(filters, filter)

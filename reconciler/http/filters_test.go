@@ -298,7 +298,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 	defer full.Close()
 
 	for name, test := range map[string]struct {
-		url, error, doubt, message string
+		url, error, incompleteReason, message string
 	}{
 		"stopped":            {url: gone.URL, error: "refused"},
 		"hangs":              {url: hangs.URL, error: "within 2s"},
@@ -309,14 +309,14 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 		"an unknown address": {url: "", error: "--advertise"},
 		"no address":         {url: "http://%zz", error: "--advertise"},
 		"full":               {url: full.URL, message: "more VMs asked than"},
-		"etcd unreachable":   {url: "", error: "--advertise", doubt: "etcd is unreachable", message: "etcd is unreachable"},
+		"etcd unreachable":   {url: "", error: "--advertise", incompleteReason: "etcd is unreachable", message: "etcd is unreachable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, func(s *Server) {
 				s.fleet.ID, s.fleet.PeerTimeout, s.fleet.MaxPeerAnswer = "a", 2*time.Second, 1000
 				s.fleet.Grace = 50 * time.Millisecond
 				s.fleet.Replicas = func() fleet.Replicas {
-					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, IncompleteReason: test.doubt}
+					return fleet.Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: test.url}}, IncompleteReason: test.incompleteReason}
 				}
 			})
 			d.serve(stateOf(1, exampleSet()))

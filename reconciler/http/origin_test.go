@@ -98,7 +98,7 @@ func TestForeignHosts(t *testing.T) {
 	ask(any, "hfi.example.org").expect(t, 200)
 }
 
-// Every answer says that its type is to be believed, errors too, and those to
+// Every response has X-Content-Type-Options: nosniff, also errors, and those to
 // requests that have no path.
 func TestAnswersAreNotSniffed(t *testing.T) {
 	d := start(t, nil)

@@ -59,7 +59,7 @@ func TestOneRequestInAVMsNameMakesNothingCurrent(t *testing.T) {
 		t.Errorf("after a stranger's request in the name of a VM that stopped: %+v", status)
 	}
 	d.awaitFilters(0, 0, 1)
-	// The VM itself, on another connection, is believed from its second request on.
+	// The VM itself, on another connection, is confirmed by its second request.
 	again := d.onItsOwn()
 	for range 2 {
 		again.ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
