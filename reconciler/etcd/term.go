@@ -190,7 +190,7 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
-	began, timeout := time.Now(), t.store.writeLimit()
+	began, timeout := time.Now(), t.store.currentWriteTimeout()
 	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	response, err := t.store.etcd().Txn(limit).
@@ -206,7 +206,7 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		t.store.suspect(err)
 		return 0, explain(err)
 	}
-	t.store.writeTook(time.Since(began))
+	t.store.observeWrite(time.Since(began))
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
