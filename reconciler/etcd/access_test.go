@@ -74,9 +74,9 @@ func TestAnExternalClusterWithTLSAndAUser(t *testing.T) {
 	}
 }
 
-// A changed password is taken up without a restart, whether its file or etcd's
+// A changed password is reloaded without a restart, whether its file or etcd's
 // user changes first; a wrong one in between does no harm.
-func TestAChangedPasswordIsTakenUp(t *testing.T) {
+func TestAChangedPasswordIsReloaded(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithTLS())
 	server.RequireUser()
@@ -108,9 +108,9 @@ func TestAChangedPasswordIsTakenUp(t *testing.T) {
 	publish(t, lead(t, a, term), publication("c4", policies(t, 8, 100)))
 }
 
-// A new certificate authority, with new certificates on both sides, is taken up
+// A new certificate authority, with new certificates on both sides, is reloaded
 // without a restart.
-func TestAChangedAuthorityIsTakenUp(t *testing.T) {
+func TestAChangedAuthorityIsReloaded(t *testing.T) {
 	t.Parallel()
 	server, next := etcdtest.Start(t, etcdtest.WithTLS()), etcdtest.Start(t, etcdtest.WithTLS())
 	folder := t.TempDir()

@@ -7,7 +7,7 @@ import (
 )
 
 // Bounds of what is kept of the keys under policies/ and origins/. What
-// exceeds them is no policy to hfi, and so is drift.
+// exceeds them is not treated as a policy, and so is drift.
 const (
 	maxPolicies    = 1 << 20
 	maxPolicyBytes = 512 << 20
@@ -53,8 +53,8 @@ func (f *foreignNames) has(name string) bool {
 	return known
 }
 
-// roomAgain reports that names were dropped, and that there is room for them now.
-func (f *foreignNames) roomAgain() bool {
+// hasRoomForDropped reports that names were dropped, and that there is room for them now.
+func (f *foreignNames) hasRoomForDropped() bool {
 	return f.dropped && len(f.names) < maxForeignNames/2 && f.bytes < maxForeignBytes/2
 }
 

@@ -57,13 +57,13 @@ func TestTheCacheIsBounded(t *testing.T) {
 	for i := range maxForeignNames + 10 {
 		put(fmt.Sprintf("policies/x%d", i), nil)
 	}
-	if len(c.foreign.names) != maxForeignNames || !c.foreign.dropped || c.foreign.roomAgain() {
+	if len(c.foreign.names) != maxForeignNames || !c.foreign.dropped || c.foreign.hasRoomForDropped() {
 		t.Errorf("kept %d foreign names", len(c.foreign.names))
 	}
 	for i := range maxForeignNames {
 		c.remove(fmt.Sprintf("/hfi/policies/x%d", i))
 	}
-	if !c.foreign.roomAgain() {
+	if !c.foreign.hasRoomForDropped() {
 		t.Error("with few foreign names left, those that were dropped are not read")
 	}
 

@@ -17,7 +17,7 @@ type cache struct {
 	keys keys
 	// self is the ID of the replica whose cache this is.
 	self string
-	// revision is the one that the cache stands at: it has all changes up to
+	// revision is the one that the cache is at: it has all changes up to
 	// it, and none after it. It only grows.
 	revision int64
 	// set is what the policy keys and their origins say, except for what
@@ -153,8 +153,8 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 func (c *cache) putPolicy(name string, value []byte) {
 	c.contents++
 	entry, ok := decodePolicy(name, value)
-	c.weigh(name, nil)
-	if ok = ok && c.weigh(name, entry); !ok {
+	c.account(name, nil)
+	if ok = ok && c.account(name, entry); !ok {
 		entry = nil
 	}
 	c.pending[name] = entry
@@ -168,14 +168,14 @@ func (c *cache) putPolicy(name string, value []byte) {
 // removePolicy applies that a key under policies/ was deleted.
 func (c *cache) removePolicy(name string) {
 	c.contents++
-	c.weigh(name, nil)
+	c.account(name, nil)
 	c.pending[name] = nil
 	c.foreign.remove(name)
 }
 
-// weigh adds an entry to what the cache holds or, if it is nil, takes off the
+// account adds an entry to the counts of the cache or, if it is nil, subtracts the
 // one of that name. It returns false, and adds nothing, if that is too much.
-func (c *cache) weigh(name string, entry *schema.Entry) bool {
+func (c *cache) account(name string, entry *schema.Entry) bool {
 	if entry == nil {
 		before, changed := c.pending[name]
 		if !changed {

@@ -164,7 +164,7 @@ func (t *tracker) foreignCandidates(now time.Time, own string) []candidate {
 }
 
 // deleteForeignCandidates deletes them for the candidate with the key own,
-// unless they have changed or the leader has proven itself meanwhile.
+// unless they have changed or the leader has proven itself since.
 func (s *Store) deleteForeignCandidates(ctx context.Context, own string) error {
 	var foreign []candidate
 	var term int64
@@ -194,7 +194,7 @@ func (s *Store) deleteForeignCandidates(ctx context.Context, own string) error {
 		}
 	}
 	if changed > 0 {
-		return fmt.Errorf("%d of %d keys, or the leader, have changed meanwhile", changed, len(foreign))
+		return fmt.Errorf("%d of %d keys, or the leader, have changed since", changed, len(foreign))
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (t *Term) compact() {
 }
 
 // compactable returns the revision up to which etcd may be compacted, which is
-// the verified head's own, or 0, and the revision at which the cache stands.
+// the verified head's own, or 0, and the revision at which the cache is.
 func (s *Store) compactable() (to, current int64) {
 	newest := s.current()
 	if !newest.view.HeadVerified {

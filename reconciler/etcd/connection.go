@@ -63,7 +63,7 @@ func (s *Store) connectAgain() bool {
 	}
 }
 
-// renewEvery is the time between two looks at the files with credentials.
+// renewEvery is the interval between checks of the files with credentials.
 const renewEvery = time.Second
 
 // renew makes another client whenever the files with credentials have changed,
@@ -128,10 +128,10 @@ func (s *Store) several() bool { return s.Embedded == nil && len(s.Access.Endpoi
 // recheckEvery is the time between two checks of the endpoints while some are left out.
 const recheckEvery = 5 * time.Second
 
-// tendEndpoints leaves out endpoints that do not answer, until they do: etcd's
+// monitorEndpoints leaves out endpoints that do not answer, until they do: etcd's
 // client would go on sending every n-th request to a member that hangs, and
 // notices that only after 13 s.
-func (s *Store) tendEndpoints() {
+func (s *Store) monitorEndpoints() {
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	for leftOut := false; ; {

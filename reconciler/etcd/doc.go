@@ -3,7 +3,7 @@
 // default.
 //
 // A Store follows everything under its prefix with one watch, into a cache in
-// memory that changes by whole revisions of etcd. Only when the cache stands at
+// memory that changes by whole revisions of etcd. Only when the cache is at
 // the revision at which the head was written, and the policies in it have the
 // head's digest, do they become the verified state. So half a publication, left
 // by a crash, or another writer's change is never served, and a leader that
@@ -19,7 +19,7 @@
 //	policies/NAME         a policy's canonical JSON
 //	origins/XX            where the policies of bucket XX (schema.BucketOf, two hexadecimal digits) were written
 //	head                  commit, digest, count and time of what is published
-//	epoch                 the epoch: which life of etcd's data this is
+//	epoch                 the epoch: which incarnation of etcd's data this is
 //	epoch-floor           the number of a later epoch, announced by a replica that knows it
 //	status                the leader's report
 //	history/NNNNNNNNNNNN  attempts to apply commits, by ascending number

@@ -8,7 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// cleanInterval is the time between two looks for foreign candidates while a
+// cleanInterval is the interval between checks for foreign candidates while a
 // replica waits to lead.
 const cleanInterval = time.Second
 
@@ -19,7 +19,7 @@ func (t *Term) elect(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(t.session.ctx, cancel)()
 	s := t.store
-	created, err := t.stand(ctx)
+	created, err := t.writeCandidate(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,8 +55,8 @@ func (t *Term) elect(ctx context.Context) error {
 	}
 }
 
-// stand writes the candidate's key.
-func (t *Term) stand(ctx context.Context) (termKey, error) {
+// writeCandidate writes the candidate's key.
+func (t *Term) writeCandidate(ctx context.Context) (termKey, error) {
 	s := t.store
 	ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()

@@ -64,7 +64,7 @@ func NewEmbedded(folder string, logger *slog.Logger) *Embedded {
 
 // Open starts the server and returns when it is ready. After an error, and
 // after the server has failed, Open may be called again; an error that wraps
-// ErrDamaged recurs until a person acts.
+// ErrDamaged recurs until it is repaired manually.
 func (e *Embedded) Open(ctx context.Context) error {
 	err := e.open(ctx)
 	if err != nil {
@@ -132,7 +132,7 @@ func (e *Embedded) start(ctx context.Context, listen *net.TCPAddr) error {
 	e.server = server
 	e.mu.Unlock()
 	if err := datadir.WriteFile(data.EtcdAddress(), []byte(address+"\n")); err != nil {
-		e.logger.Warn("noting the embedded etcd's address in the data folder failed", "address", address, "error", err)
+		e.logger.Warn("writing the embedded etcd's address to the data folder failed", "address", address, "error", err)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (e *Embedded) waitReady(ctx context.Context, server *serverProcess) error {
 	case <-server.ended:
 		return e.explain(server)
 	case <-limit.C:
-		return fmt.Errorf("its database was not read within %s; it is tried again%s", e.CheckTimeout, server.lastSaid())
+		return fmt.Errorf("its database was not read within %s; it is tried again%s", e.CheckTimeout, server.lastError())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -160,7 +160,7 @@ func (e *Embedded) waitReady(ctx context.Context, server *serverProcess) error {
 	case <-limit.C:
 		// A log that lost its end may leave etcd without a leader, without an error.
 		return fmt.Errorf("it was not ready within %s; it is tried again. If it never is ready and the disk is not slow, its data may be damaged: "+
-			"move the folder etcd out of hfid's data folder%s", e.StartTimeout, server.lastSaid())
+			"move the folder etcd out of hfid's data folder%s", e.StartTimeout, server.lastError())
 	case <-ctx.Done():
 		return ctx.Err()
 	}

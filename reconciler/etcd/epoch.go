@@ -13,9 +13,9 @@ const (
 	// epochLost: etcd's data are of another epoch: it was wiped, restored from
 	// a backup, or replaced.
 	epochLost
-	// epochOutbid: etcd's data are of the epoch in force, but another replica
+	// epochSuperseded: etcd's data are of the epoch in force, but another replica
 	// has announced one with the same or a higher number.
-	epochOutbid
+	epochSuperseded
 )
 
 func (s epochState) String() string {
@@ -26,8 +26,8 @@ func (s epochState) String() string {
 		return "current"
 	case epochLost:
 		return "lost"
-	case epochOutbid:
-		return "outbid"
+	case epochSuperseded:
+		return "superseded"
 	}
 	return "invalid"
 }
@@ -60,7 +60,7 @@ func newEpochTracker(known reconciler.Revision) epochTracker {
 // Until then no head of etcd's is verified.
 func (t *epochTracker) ended() bool { return t.state != epochCurrent }
 
-// loaded follows a complete read of etcd, which stood at a revision.
+// loaded follows a complete read of etcd, which was at a revision.
 func (t *epochTracker) loaded(c *cache, revision int64) {
 	t.adopt(c.epoch)
 	switch sameEpoch := c.epoch.valid && c.epoch.value == t.value; {
@@ -74,7 +74,7 @@ func (t *epochTracker) loaded(c *cache, revision int64) {
 	if t.state != epochLost {
 		t.seen = revision
 	}
-	t.outbid(c)
+	t.compareFloor(c)
 }
 
 // advanced follows the events of one revision.
@@ -83,7 +83,7 @@ func (t *epochTracker) advanced(c *cache) {
 	if t.state != epochLost {
 		t.seen = max(t.seen, c.revision)
 	}
-	t.outbid(c)
+	t.compareFloor(c)
 }
 
 // adopt puts etcd's epoch in force if it is a later one. With the highest
@@ -99,13 +99,13 @@ func (t *epochTracker) adopt(stored record[reconciler.Epoch]) {
 	}
 }
 
-// outbid compares the epoch in force with the one that another replica has announced.
-func (t *epochTracker) outbid(c *cache) {
+// compareFloor compares the epoch in force with the one that another replica has announced.
+func (t *epochTracker) compareFloor(c *cache) {
 	switch t.state {
-	case epochCurrent, epochOutbid:
+	case epochCurrent, epochSuperseded:
 		t.state = epochCurrent
 		if c.floor >= t.value.Number && c.epoch.valid && c.epoch.value == t.value {
-			t.state = epochOutbid
+			t.state = epochSuperseded
 		}
 	}
 }

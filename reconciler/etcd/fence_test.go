@@ -120,11 +120,11 @@ func TestTheLossOfAnEarlierKeyEndsNoLaterTerm(t *testing.T) {
 			return false
 		}
 	}
-	s.carryOut(effects{endTerm: &termKey{key: "earlier", revision: 1}})
+	s.perform(effects{endTerm: &termKey{key: "earlier", revision: 1}})
 	if ended() {
 		t.Error("the later term was ended")
 	}
-	s.carryOut(effects{endTerm: &termKey{key: "later", revision: 2}})
+	s.perform(effects{endTerm: &termKey{key: "later", revision: 2}})
 	if !ended() {
 		t.Error("the term continues without its key")
 	}

@@ -33,7 +33,7 @@ func (s *Store) run() {
 		s.work.Go(func() { s.keepEmbedded(starts) })
 	}
 	if s.several() {
-		s.work.Go(s.tendEndpoints)
+		s.work.Go(s.monitorEndpoints)
 	}
 	if s.Embedded == nil && s.Access.hasFiles() {
 		s.work.Go(s.renew)

@@ -164,7 +164,7 @@ func decodePolicy(name string, value []byte) (*schema.Entry, bool) {
 }
 
 // originRecord is a schema.Origin in JSON. A path in git may be no UTF-8;
-// then its bytes stand in Raw, and File is for people.
+// then its bytes are in Raw, and File is for people.
 type originRecord struct {
 	File   string `json:"file"`
 	Raw    []byte `json:"raw,omitempty"`

@@ -40,7 +40,7 @@ func (s *Store) load(ctx context.Context) error {
 
 // readMarkers is a linearizable read of the keys that differ from one state of
 // the store to another.
-func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (sight, error) {
+func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (probeResult, error) {
 	if s.several() && limit > s.TryTimeout {
 		// The first member that is asked may hang, and another one not.
 		if seen, err := s.readMarkersOnce(ctx, s.TryTimeout); err == nil || !transient(err) {
@@ -51,15 +51,15 @@ func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (sight, er
 	return s.readMarkersOnce(ctx, limit)
 }
 
-func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (sight, error) {
+func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (probeResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	response, err := s.etcd().Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
 	if err != nil {
 		s.suspect(err)
-		return sight{}, err
+		return probeResult{}, err
 	}
-	seen := sight{revision: response.Header.Revision, clusterID: response.Header.ClusterId}
+	seen := probeResult{revision: response.Header.Revision, clusterID: response.Header.ClusterId}
 	if kvs := response.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		seen.head = kvs[0]
 	}
@@ -138,7 +138,7 @@ func (s *Store) probe() {
 			s.unreachable(began, s.diagnose(s.connection.Load().config, err))
 		default:
 			alarms, err := s.readAlarms(s.ctx, s.ProbeTimeout)
-			s.step(probed{sight: seen, before: before, alarms: alarms, alarmsKnown: err == nil})
+			s.step(probed{result: seen, before: before, alarms: alarms, alarmsKnown: err == nil})
 		}
 		select {
 		case <-ticker.C:

@@ -42,19 +42,19 @@ func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark c
 	if err != nil {
 		return nil, err
 	}
-	headStands := t.headVerified() && c.head.valid && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
-	epochStands := t.epochStands()
+	headStored := t.headVerified() && c.head.valid && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
+	epochStored := t.epochStored()
 	p := &plan{headUnmoved: clientv3.Compare(clientv3.ModRevision(c.keys.head()), "=", c.head.modRevision)}
-	if len(changes) == 0 && headStands && epochStands && c.publishing == 0 {
+	if len(changes) == 0 && headStored && epochStored && c.publishing == 0 {
 		return p, nil
 	}
 	head := reconciler.Head{Commit: publication.Commit, Digest: target.Digest(), Count: target.Len(), At: now.UTC()}
-	if headStands {
+	if headStored {
 		// A repair publishes nothing new.
 		head = c.head.value
 	}
 	last := []clientv3.Op{clientv3.OpPut(c.keys.head(), encodeHead(head))}
-	if !epochStands {
+	if !epochStored {
 		last = append(last, clientv3.OpPut(c.keys.epoch(), encode(t.epoch.value)))
 	}
 	last = append(last, c.historyOps(publication.Entry)...)
@@ -100,20 +100,20 @@ func (c *cache) changeOps(target *schema.Set) ([]clientv3.Op, error) {
 func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool, maxOps int) [][]clientv3.Op {
 	var transactions [][]clientv3.Op
 	var ops []clientv3.Op
-	weight, reserved := 0, len(last)+2
+	size, reserved := 0, len(last)+2
 	for _, op := range last {
-		weight += weigh(op)
+		size += opSize(op)
 	}
-	base := weight
+	base := size
 	for _, op := range changes {
-		if len(ops) > 0 && (len(ops)+reserved >= maxOps || weight+weigh(op) > maxBytes) {
+		if len(ops) > 0 && (len(ops)+reserved >= maxOps || size+opSize(op) > maxBytes) {
 			transactions = append(transactions, ops)
-			ops, weight = nil, base
+			ops, size = nil, base
 		}
 		ops = append(ops, op)
-		weight += weigh(op)
+		size += opSize(op)
 	}
-	if weight > maxBytes && len(ops) > 0 {
+	if size > maxBytes && len(ops) > 0 {
 		// A very large policy leaves no room for last in its transaction.
 		transactions = append(transactions, ops)
 		ops = nil
@@ -129,4 +129,4 @@ func pack(changes, last []clientv3.Op, mark, unmark clientv3.Op, marked bool, ma
 	return transactions
 }
 
-func weigh(op clientv3.Op) int { return len(op.KeyBytes()) + len(op.ValueBytes()) + opBytes }
+func opSize(op clientv3.Op) int { return len(op.KeyBytes()) + len(op.ValueBytes()) + opBytes }

@@ -66,9 +66,9 @@ func TestAFollowerAnnouncesALaterEpoch(t *testing.T) {
 	eventually(t, "the follower has the state", func() bool { s := known.View().State; return s != nil && s.Revision == state.Revision })
 }
 
-// An epoch that is outbid while a publication is under way is followed by
+// An epoch that is superseded while a publication is under way is followed by
 // another one within that publication.
-func TestAnEpochOutbidDuringAPublication(t *testing.T) {
+func TestAnEpochSupersededDuringAPublication(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	a := openStore(t, externalStore("a", server.Endpoint))

@@ -45,8 +45,8 @@ type serverMessage struct {
 	Checked bool `json:"checked,omitempty"`
 	// Ready says that clients are served.
 	Ready bool `json:"ready,omitempty"`
-	// Said is an error that etcd logged. Most are not failures.
-	Said string `json:"said,omitempty"`
+	// Logged is an error that etcd logged. Most are not failures.
+	Logged string `json:"logged,omitempty"`
 	// Failed is why the process ends.
 	Failed string `json:"failed,omitempty"`
 	// Errno is the operating system's error that Failed comes from, or 0.
@@ -154,7 +154,7 @@ type serverOutput struct {
 }
 
 func (o *serverOutput) send(message serverMessage) {
-	for _, text := range []*string{&message.Said, &message.Failed} {
+	for _, text := range []*string{&message.Logged, &message.Failed} {
 		if len(*text) > maxServerText {
 			*text = (*text)[:maxServerText]
 		}
@@ -202,7 +202,7 @@ func (l serverLog) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	if entry.Level >= zapcore.DPanicLevel {
 		l.out.fail(err)
 	}
-	l.out.send(serverMessage{Said: err.Error()})
+	l.out.send(serverMessage{Logged: err.Error()})
 	return nil
 }
 

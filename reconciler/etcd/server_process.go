@@ -24,8 +24,8 @@ type serverProcess struct {
 	logger  *slog.Logger
 	// checked is closed when the server has read its database, ready when it serves clients.
 	checked, ready chan struct{}
-	// said is the last error that the server logged.
-	said atomic.Pointer[string]
+	// logged is the last error that the server logged.
+	logged atomic.Pointer[string]
 	// ended is closed when the process has ended. The fields below are set before.
 	ended chan struct{}
 	// reason is why the process ended.
@@ -92,9 +92,9 @@ func (p *serverProcess) listen(out io.Reader) (failure serverMessage) {
 			close(p.ready)
 		case message.Failed != "":
 			failure = message
-		case message.Said != "":
-			p.said.Store(&message.Said)
-			p.logger.Debug("embedded etcd: " + message.Said)
+		case message.Logged != "":
+			p.logged.Store(&message.Logged)
+			p.logger.Debug("embedded etcd: " + message.Logged)
 		}
 	}
 	if scanner.Err() != nil {
@@ -117,9 +117,9 @@ func (p *serverProcess) conclude(failure serverMessage, exit error, crash string
 		p.reason = fmt.Errorf("its process was killed (%w); if nobody did that, the machine ran out of memory", exit)
 	case crash != "":
 		first, _, _ := strings.Cut(strings.TrimSpace(crash), "\n")
-		p.reason = fmt.Errorf("its process crashed: %s%s", first, p.lastSaid())
+		p.reason = fmt.Errorf("its process crashed: %s%s", first, p.lastError())
 	case exit != nil:
-		p.reason = fmt.Errorf("its process ended: %w%s", exit, p.lastSaid())
+		p.reason = fmt.Errorf("its process ended: %w%s", exit, p.lastError())
 	default:
 		p.reason = errors.New("its process ended")
 	}
@@ -138,9 +138,9 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-func (p *serverProcess) lastSaid() string {
-	if said := p.said.Load(); said != nil {
-		return " (before that: " + *said + ")"
+func (p *serverProcess) lastError() string {
+	if logged := p.logged.Load(); logged != nil {
+		return " (before that: " + *logged + ")"
 	}
 	return ""
 }

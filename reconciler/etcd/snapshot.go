@@ -28,7 +28,7 @@ type snapshot struct {
 func (t *tracker) snapshot() *snapshot {
 	taken := &snapshot{
 		view: reconciler.StoreView{
-			State: t.state, HeadVerified: t.headVerified() && t.epochStands(), Drift: t.driftView(), Health: t.health, AwaySince: t.awaySince,
+			State: t.state, HeadVerified: t.headVerified() && t.epochStored(), Drift: t.driftView(), Health: t.health, AwaySince: t.awaySince,
 		},
 		phase: t.phase, epoch: t.epoch.value, replicaLostAt: t.replicaLostAt,
 	}

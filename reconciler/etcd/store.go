@@ -197,7 +197,7 @@ func (s *Store) own(tracker *tracker) {
 		if out.wakeIn > 0 {
 			wake.Reset(out.wakeIn)
 		}
-		s.carryOut(out)
+		s.perform(out)
 	}
 }
 
@@ -221,8 +221,8 @@ func (s *Store) show(tracker *tracker, out effects) {
 	}
 }
 
-// carryOut carries out effects. It does not wait for anything.
-func (s *Store) carryOut(out effects) {
+// perform carries out effects. It does not wait for anything.
+func (s *Store) perform(out effects) {
 	if out.reload {
 		s.logger.Warn("etcd no longer holds the data that were followed; reading it again")
 		select {
@@ -238,7 +238,7 @@ func (s *Store) carryOut(out effects) {
 		s.logger.Info("etcd answers again")
 	}
 	if len(out.alarms) > 0 {
-		s.logger.Warn("etcd raises alarms: a person must act", "alarms", out.alarms, "error", s.current().view.Health.Error)
+		s.logger.Warn("etcd raises alarms; manual action is required", "alarms", out.alarms, "error", s.current().view.Health.Error)
 	}
 	if out.announceEpoch > 0 {
 		select {
@@ -256,7 +256,7 @@ func (s *Store) carryOut(out effects) {
 	case term == nil:
 	case out.triggerTerm:
 		term.trigger()
-	case term.leader == *out.endTerm: // Else the next term has begun, and the tracker will hear of it.
+	case term.leader == *out.endTerm: // Else the next term has begun, and the tracker gets an event for it.
 		term.end()
 	}
 }
@@ -359,7 +359,7 @@ func (s *Store) waitClient(ctx context.Context) (*clientv3.Client, error) {
 	}
 }
 
-// waitRevision waits until the cache stands at a revision or after it, and
+// waitRevision waits until the cache is at a revision or after it, and
 // returns what is known then.
 func (s *Store) waitRevision(ctx context.Context, revision int64) (*snapshot, error) {
 	for {

@@ -82,7 +82,7 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 	if _, err := s.waitClient(ctx); err != nil {
 		return nil, err
 	}
-	session, err := s.newSession(ctx, s.noteLease)
+	session, err := s.newSession(ctx, s.recordLease)
 	if err != nil {
 		return nil, err
 	}
@@ -120,16 +120,16 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 	return term, nil
 }
 
-// noteLease writes a lease to the data folder before it is used, so that the
+// recordLease writes a lease to the data folder before it is used, so that the
 // next process can revoke it after a crash.
-func (s *Store) noteLease(lease clientv3.LeaseID) {
+func (s *Store) recordLease(lease clientv3.LeaseID) {
 	path := s.leaseFile()
 	if path == "" {
 		return
 	}
 	if err := datadir.WriteFile(path, fmt.Appendf(nil, "%x\n", int64(lease))); err != nil {
 		// After a crash, the next leader has to wait until the lease expires.
-		s.logger.Warn("noting the lease of a leadership in the data folder failed", "error", err)
+		s.logger.Warn("recording the lease of a leadership in the data folder failed", "error", err)
 	}
 }
 

@@ -93,8 +93,8 @@ type suspicion struct {
 	revision int64
 }
 
-// sight is what one probe of etcd shows.
-type sight struct {
+// probeResult is what one probe of etcd returned.
+type probeResult struct {
 	revision    int64
 	clusterID   uint64
 	head, epoch *mvccpb.KeyValue
@@ -102,8 +102,8 @@ type sight struct {
 
 // The events.
 type (
-	// loaded: etcd was read. The cache stands at the head's revision if that
-	// could be read, else at revision, at which etcd stood at least.
+	// loaded: etcd was read. The cache is at the head's revision if that
+	// could be read, else at revision, at which etcd was at least.
 	loaded struct {
 		cache     *cache
 		clusterID uint64
@@ -113,11 +113,11 @@ type (
 	watched struct{ events []*clientv3.Event }
 	// watchLost: etcd no longer has the events after cache.revision.
 	watchLost struct{}
-	// probed: etcd answered a probe. The cache stood at the revision before
+	// probed: etcd answered a probe. The cache was at the revision before
 	// when the probe began, or before is 0. etcd raises alarms, unless it could
 	// not be asked for them.
 	probed struct {
-		sight       sight
+		result      probeResult
 		before      int64
 		alarms      []string
 		alarmsKnown bool
@@ -254,7 +254,7 @@ func (t *tracker) watch(now time.Time, events []*clientv3.Event, out *effects) {
 }
 
 // verifyHead makes the cache's set the state if it is what the head says. The
-// cache stands at the head's revision, or at a later one if that could not be
+// cache is at the head's revision, or at a later one if that could not be
 // read any more.
 func (t *tracker) verifyHead() {
 	t.cache.flush()
@@ -291,7 +291,7 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 		}
 		out.triggerTerm = triggered && out.endTerm == nil
 	}
-	if t.phase == cacheFollowing && (t.cache.foreign.roomAgain() || t.cache.leadersMissing()) {
+	if t.phase == cacheFollowing && (t.cache.foreign.hasRoomForDropped() || t.cache.leadersMissing()) {
 		// Those that were dropped can, or must, be known now.
 		t.phase, out.reload = cacheStale, true
 	}
@@ -315,15 +315,15 @@ func (t *tracker) probe(now time.Time, e probed, out *effects) {
 }
 
 // stale reports that a probe shows another store than the one that the cache
-// was read from. Since etcd cannot go back, that is certain when it stands
-// before the revision at which the cache stood when the probe began. Any other
+// was read from. Since etcd cannot go back, that is certain when it is
+// before the revision at which the cache was when the probe began. Any other
 // difference may be an event still on its way, or one after the probe: the
-// cache is suspected, and is stale once it has stood still for suspectFor. But
+// cache is suspected, and is stale once its revision has not changed for suspectFor. But
 // what was written up to the probe's revision cannot be on its way once the
 // watch has passed that revision: so an etcd that was wiped, and has caught up
 // with the cache's revision, is recognized while events keep arriving.
 func (t *tracker) stale(now time.Time, e probed) bool {
-	if e.sight.clusterID != t.clusterID || e.sight.revision < e.before {
+	if e.result.clusterID != t.clusterID || e.result.revision < e.before {
 		return true
 	}
 	modified := func(kv *mvccpb.KeyValue) int64 {
@@ -332,11 +332,11 @@ func (t *tracker) stale(now time.Time, e probed) bool {
 		}
 		return kv.ModRevision
 	}
-	differs := modified(e.sight.head) != t.cache.head.modRevision || modified(e.sight.epoch) != t.cache.epoch.modRevision
+	differs := modified(e.result.head) != t.cache.head.modRevision || modified(e.result.epoch) != t.cache.epoch.modRevision
 	switch {
 	case !differs:
 		t.suspicion = suspicion{}
-	case t.cache.revision >= e.sight.revision && max(t.cache.head.modRevision, t.cache.epoch.modRevision) <= e.sight.revision:
+	case t.cache.revision >= e.result.revision && max(t.cache.head.modRevision, t.cache.epoch.modRevision) <= e.result.revision:
 		return true
 	case t.suspicion.since.IsZero() || t.suspicion.revision != t.cache.revision:
 		t.suspicion = suspicion{since: now, revision: t.cache.revision}
@@ -397,8 +397,8 @@ func (t *tracker) headVerified() bool {
 		t.cache.head.present && t.cache.head.modRevision == t.state.Revision.Number
 }
 
-// epochStands reports that etcd holds the epoch in force. Without it a replica
+// epochStored reports that etcd holds the epoch in force. Without it a replica
 // that starts cannot verify any head.
-func (t *tracker) epochStands() bool {
+func (t *tracker) epochStored() bool {
 	return t.cache != nil && t.cache.epoch.valid && t.cache.epoch.value == t.epoch.value
 }

@@ -60,7 +60,7 @@ func (r *transcript) command(d *datadriven.TestData) string {
 		}
 		r.start(known)
 		return r.print(effects{})
-	case "load": // etcd is read: the lines are its keys, as of the head's revision; it stands at revision
+	case "load": // etcd is read: the lines are its keys, as of the head's revision; etcd is at revision
 		c := newCache("/hfi/", "self")
 		last := int64(0)
 		for _, event := range r.events(d) {
@@ -80,8 +80,8 @@ func (r *transcript) command(d *datadriven.TestData) string {
 		return r.step(watched{events: r.events(d)})
 	case "watch-lost": // etcd has compacted the next events
 		return r.step(watchLost{})
-	case "probe": // etcd stands at revision; head and epoch were written at these
-		seen := sight{revision: revision, clusterID: uint64(r.number(d, "cluster"))}
+	case "probe": // etcd is at revision; head and epoch were written at these
+		seen := probeResult{revision: revision, clusterID: uint64(r.number(d, "cluster"))}
 		if head := r.number(d, "head"); head > 0 {
 			seen.head = &mvccpb.KeyValue{ModRevision: head}
 		}
@@ -97,7 +97,7 @@ func (r *transcript) command(d *datadriven.TestData) string {
 			alarms = make([]string, 1)
 			d.ScanArgs(r.t, "alarms", &alarms[0])
 		}
-		return r.step(probed{sight: seen, before: before, alarms: alarms, alarmsKnown: true})
+		return r.step(probed{result: seen, before: before, alarms: alarms, alarmsKnown: true})
 	case "unreachable": // after an attempt of that many seconds
 		return r.step(unreachable{reason: "no answer", began: r.now.Add(-time.Duration(r.number(d, "after")) * time.Second)})
 	case "publishing":
