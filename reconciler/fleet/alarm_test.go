@@ -80,12 +80,12 @@ func TestTrappedVMIsReportedWhileOthersAsk(t *testing.T) {
 }
 
 // What is silent is forgotten after some minutes once the others of its sidecar
-// have connected anew, and if it had not asked for long.
+// have reconnected, and if it had not asked for long.
 func TestSilentVMsAreForgotten(t *testing.T) {
 	for name, test := range map[string]struct {
 		rounds  int
 		sibling uint64
-	}{"the sibling connects anew": {3, 2}, "it asked for a moment": {0, 1}} {
+	}{"the sibling reconnects": {3, 2}, "it asked for a moment": {0, 1}} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t)
 			on := func(connection uint64) Request {

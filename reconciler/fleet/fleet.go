@@ -36,7 +36,7 @@ const (
 )
 
 // briefAnswers bounds, per second, the requests that are answered early because
-// they are a VM's first on a connection: behind a proxy that connects anew for
+// they are a VM's first on a connection: behind a proxy that connects again for
 // each request, all are.
 const briefAnswers = 2000
 
@@ -317,7 +317,7 @@ func (f *Fleet) incompleteReason(list []api.Replica, message string, lost time.D
 	}
 	reason := join(append(reasons, message)...)
 	if reason == "" && lost > 0 && lost <= f.SettleTime {
-		reason = fmt.Sprintf("a replica went %d s ago", int(lost.Seconds()))
+		reason = fmt.Sprintf("a replica left %d s ago", int(lost.Seconds()))
 	}
 	return reason
 }

@@ -20,7 +20,7 @@ func newPeerClient() *http.Client {
 		// No proxy: filters do not use one to reach a replica either.
 		Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("it redirects")
+			return errors.New("it redirects to another address")
 		},
 	}
 }
@@ -120,7 +120,7 @@ func (f *Fleet) askPeer(ctx context.Context, replica api.Replica, limit *answers
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("it answers %s", response.Status)
+		return nil, fmt.Errorf("it responds %s", response.Status)
 	}
 	body := &limitedBody{from: response.Body, own: f.MaxPeerAnswer, shared: &limit.bytes}
 	report, err := readReport(body, &limit.entries)
@@ -135,7 +135,7 @@ func (f *Fleet) askPeer(ctx context.Context, replica api.Replica, limit *answers
 		return nil, fmt.Errorf("its answer cannot be read: %w", err)
 	}
 	if report.Replica != replica.ID {
-		return nil, fmt.Errorf("replica %.60q answers in its place: check its --advertise", report.Replica)
+		return nil, fmt.Errorf("replica %.60q responds at its address: check its --advertise", report.Replica)
 	}
 	return report, nil
 }

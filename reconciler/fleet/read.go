@@ -67,7 +67,7 @@ func readReport(from io.Reader, entries *atomic.Int64) (*ReplicaReport, error) {
 // inObject calls read with the name of each field of an object.
 func inObject(decoder *json.Decoder, read func(name string) error) error {
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
-		return fmt.Errorf("it is no object: %w", cause(err))
+		return fmt.Errorf("it is not an object: %w", cause(err))
 	}
 	for decoder.More() {
 		token, err := decoder.Token()
@@ -133,7 +133,7 @@ func inList(decoder *json.Decoder, what string, read func() error) error {
 	case err == nil && token == nil:
 		return nil // null
 	case err != nil || token != json.Delim('['):
-		return fmt.Errorf("its %s are no list: %w", what, cause(err))
+		return fmt.Errorf("its %s are not a list: %w", what, cause(err))
 	}
 	for decoder.More() {
 		if err := read(); err != nil {
@@ -144,7 +144,7 @@ func inList(decoder *json.Decoder, what string, read func() error) error {
 	return err
 }
 
-// check refuses what no request can have said.
+// check rejects names that no request can have.
 func (f *FilterSeen) check() error {
 	texts := []string{f.Node, f.Pod, f.Service, f.Namespace}
 	for _, vm := range f.VMs {
@@ -160,7 +160,7 @@ func (f *FilterSeen) check() error {
 
 func cause(err error) error {
 	if err == nil {
-		return errors.New("something else is in its place")
+		return errors.New("it has another type")
 	}
 	return err
 }

@@ -134,7 +134,7 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
 	status.Message = t.message(selection, e.incompleteReason)
 	if e.unknown(id) {
-		const why = "the cluster has no such pod: it is being deleted, runs elsewhere, or was made up"
+		const why = "the cluster has no such pod: it is being deleted, runs in another cluster, or never existed"
 		if lasted {
 			status.Message = join(status.Message, why)
 		} else {
@@ -241,7 +241,7 @@ func (t *tally) message(selection expected, incompleteReason string) string {
 		parts = append(parts, fmt.Sprintf("%s stopped asking %s ago: %s not enforcing; look at the sidecar's log", t.fraction(t.Silent), seconds(t.silentFor), verb))
 	}
 	if t.late > 0 {
-		text := fmt.Sprintf("%s last heard of %s ago", t.fraction(t.late), seconds(t.lateFor))
+		text := fmt.Sprintf("%s last seen %s ago", t.fraction(t.late), seconds(t.lateFor))
 		if incompleteReason != "" {
 			text += ", and may wait elsewhere: " + incompleteReason
 		}

@@ -302,7 +302,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 	}{
 		"stopped":            {url: gone.URL, error: "refused"},
 		"hangs":              {url: hangs.URL, error: "within 2s"},
-		"another":            {url: other.URL, error: `replica "z" answers in its place`},
+		"another":            {url: other.URL, error: `replica "z" responds at its address`},
 		"no daemon":          {url: html.URL, error: "cannot be read"},
 		"moved":              {url: moved.URL, error: "redirects"},
 		"too much":           {url: huge.URL, error: "more than 1000 bytes"},
@@ -353,7 +353,7 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 	now := time.Now()
 	lost.Store(&now)
 	for _, d := range []*daemon{a, b} {
-		if status := d.filterStatus(); status.Silent != 0 || status.Behind != 1 || !status.Complete || !strings.Contains(status.Items[0].Message, "a replica went 0 s ago") {
+		if status := d.filterStatus(); status.Silent != 0 || status.Behind != 1 || !status.Complete || !strings.Contains(status.Items[0].Message, "a replica left 0 s ago") {
 			t.Errorf("just after the loss: %+v", status)
 		}
 	}

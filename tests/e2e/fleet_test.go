@@ -273,7 +273,7 @@ func TestLostReplicaIsNoAlarm(t *testing.T) {
 	see(t, one, "frozen, it does not answer", "/v1/filters", fields{"complete": false, "silent": 0, "replicas.1.error": matches("did not answer within")})
 	f.neverSilent(one, "while a replica is frozen", lease+fleet.DefaultGrace+3*time.Second)
 	see(t, one, "held", "/v1/filters", fields{"replicas.#": 1, "complete": true, "connected": 4, "silent": 0, "items.0.state": "Behind",
-		"items.0.message": matches(`last heard of \d+ s ago, and may wait elsewhere: a replica went \d+ s ago`)})
+		"items.0.message": matches(`last seen \d+ s ago, and may wait elsewhere: a replica left \d+ s ago`)})
 	two.Signal(syscall.SIGCONT)
 	f.see("thawed", all)
 }
@@ -311,8 +311,8 @@ func TestWaitNamesWhoIsBehind(t *testing.T) {
 	f.two.Stop()
 	f.two.Start("--advertise", f.one.URL())
 	f.two.WaitReady()
-	see(t, f.one, "a wrong address", "/v1/filters", fields{"complete": false, "replicas.1.id": "two", "replicas.1.error": matches(`"one" answers in its place`), "replicas.0.error": absent})
-	want(t, f.one, f.repo.Work(), 4, []string{`timed out waiting for .*: not all filters may be known: replica two: replica "one" answers in its place`}, "wait", "HEAD", "--timeout", "2s")
+	see(t, f.one, "a wrong address", "/v1/filters", fields{"complete": false, "replicas.1.id": "two", "replicas.1.error": matches(`"one" responds at its address`), "replicas.0.error": absent})
+	want(t, f.one, f.repo.Work(), 4, []string{`timed out waiting for .*: not all filters may be known: replica two: replica "one" responds at its address`}, "wait", "HEAD", "--timeout", "2s")
 	want(t, f.one, f.repo.Work(), 0, []string{"there may be more: replica two:"}, "status")
 }
 
