@@ -194,14 +194,20 @@ func (s *Server) Ctl(arguments ...string) string {
 }
 
 func (s *Server) run(arguments ...string) (string, error) {
-	full := []string{"--endpoints", s.Endpoint}
+	return ctl(s.t, "", append(s.flags(), arguments...)...)
+}
+
+// flags are etcdctl's to connect to the server. Its default timeouts, 2 and 5 seconds,
+// are too short for a busy machine.
+func (s *Server) flags() []string {
+	full := []string{"--endpoints", s.Endpoint, "--dial-timeout", "30s", "--command-timeout", "60s"}
 	if s.CAFile != "" {
 		full = append(full, "--cacert", s.CAFile, "--cert", s.CertFile, "--key", s.KeyFile)
 	}
 	if s.Username != "" {
 		full = append(full, "--user", s.Username+":"+s.password)
 	}
-	return ctl(s.t, "", append(full, arguments...)...)
+	return full
 }
 
 // Ctl runs etcdctl and returns its standard output.
@@ -235,11 +241,7 @@ func (s *Server) RequireUser() {
 // SetPassword gives the user of RequireUser another password. PasswordFile keeps the one before.
 func (s *Server) SetPassword(password string) {
 	s.t.Helper()
-	arguments := []string{"--endpoints", s.Endpoint, "--user", s.Username + ":" + s.password}
-	if s.CAFile != "" {
-		arguments = append(arguments, "--cacert", s.CAFile, "--cert", s.CertFile, "--key", s.KeyFile)
-	}
-	if _, err := ctl(s.t, password+"\n", append(arguments, "user", "passwd", s.Username, "--interactive=false")...); err != nil {
+	if _, err := ctl(s.t, password+"\n", append(s.flags(), "user", "passwd", s.Username, "--interactive=false")...); err != nil {
 		s.t.Fatal(err)
 	}
 	s.password = password
