@@ -1,0 +1,204 @@
+package regex
+
+import (
+	"errors"
+	"unicode/utf8"
+)
+
+// The binary form of a Regex is a sequence of numbers, encoded as by
+// binary.AppendUvarint, and strings of bytes. It is
+//   - formRows or formCode,
+//   - the prefix: its length, and the string,
+//   - the number of classes,
+//   - the number of ranges of characters; then for each, without gaps and beginning
+//     with U+0000: the length of the range before, which is 0 for the first, and its class,
+//   - for formRows: the number of states, and for each state: twice the number of its
+//     pairs, or of maxPairs+1 if the row is dense, plus 1 if the value may end; then as in
+//     Regex.rows, but with the number of a state instead of the index of its row,
+//   - for formCode: the number of the sets, and the string of all of them; the number of
+//     the instructions, and for each: op, next, argument.
+const (
+	formRows = iota
+	formCode
+)
+
+var errInvalid = errors.New("invalid compiled regex")
+
+// Read decodes what AppendBinary returned. It accepts any data: what it returns takes
+// memory proportional to the length of data, and time as MaxValue says. It keeps no
+// reference to data.
+func Read(data []byte) (*Regex, error) {
+	in := reader{data: data}
+	made := &Regex{}
+	form := in.number(formCode)
+	made.prefix = string(in.bytes(in.number(len(data))))
+	made.classes = in.number(maxClasses)
+	in.readClasses(made)
+	switch {
+	case in.failed:
+	case form == formRows:
+		in.readRows(made)
+	default:
+		in.readCode(made)
+	}
+	if in.failed || len(in.data) > 0 {
+		return nil, errInvalid
+	}
+	return made, nil
+}
+
+// reader consumes data. After an error, it has failed, and returns zeros.
+type reader struct {
+	data   []byte
+	failed bool
+}
+
+func (in *reader) fail() int {
+	in.data, in.failed = nil, true
+	return 0
+}
+
+// number reads a number up to limit.
+func (in *reader) number(limit int) int {
+	n := 0
+	for i, b := range in.data {
+		if i == 4 {
+			break
+		}
+		n |= int(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			if n > limit {
+				break
+			}
+			in.data = in.data[i+1:]
+			return n
+		}
+	}
+	return in.fail()
+}
+
+// index reads a number less than limit.
+func (in *reader) index(limit int) int {
+	if limit == 0 {
+		return in.fail()
+	}
+	return in.number(limit - 1)
+}
+
+// count reads a number of items, each of which takes size bytes or more.
+func (in *reader) count(size int) int { return in.number(len(in.data) / size) }
+
+func (in *reader) bytes(n int) []byte {
+	if n > len(in.data) {
+		in.fail()
+		return nil
+	}
+	read := in.data[:n]
+	in.data = in.data[n:]
+	return read
+}
+
+func (in *reader) readClasses(made *Regex) {
+	ranges := in.count(2)
+	// A range that begins in ASCII can continue behind it.
+	made.others = make([]uint32, 0, ranges+1)
+	first, class := 0, 0
+	for i := range ranges {
+		length := in.number(utf8.MaxRune)
+		if (length == 0) != (i == 0) || first+length > utf8.MaxRune {
+			in.fail()
+			return
+		}
+		made.addRange(first, first+length, class)
+		first += length
+		class = in.index(made.classes)
+	}
+	if ranges == 0 {
+		in.fail()
+	}
+	made.addRange(first, utf8.MaxRune+1, class)
+}
+
+// addRange adds a range of characters, from first up to, but not including, end.
+func (r *Regex) addRange(first, end, class int) {
+	for ; first < min(end, len(r.ascii)); first++ {
+		r.ascii[first] = uint8(class)
+	}
+	if n := len(r.others); first < end && (n == 0 || int(r.others[n-1]%maxClasses) != class) {
+		r.others = append(r.others, uint32(first*maxClasses+class))
+	}
+}
+
+func (in *reader) readRows(made *Regex) {
+	states := in.count(2)
+	// The first pass finds where the rows begin.
+	again, length := in.data, 0
+	index := make([]uint16, states)
+	for i := range index {
+		index[i] = uint16(length)
+		pairs := in.number(2*(maxPairs+1)+1) / 2
+		row := 2 + 2*pairs
+		if pairs > maxPairs {
+			row = 1 + made.classes
+		}
+		if length += row; length > maxRows {
+			in.fail()
+			return
+		}
+		for range row - 1 {
+			in.number(maxRows)
+		}
+	}
+	if states == 0 || in.failed {
+		in.fail()
+		return
+	}
+	in.data = again
+	state := func() uint16 { return index[in.index(states)] }
+	rows := make([]uint16, 0, length)
+	for range states {
+		head := in.number(2*(maxPairs+1) + 1)
+		pairs, ends := head/2, uint16(head%2*accepts)
+		if pairs > maxPairs {
+			rows = append(rows, dense|ends)
+			for range made.classes {
+				rows = append(rows, state())
+			}
+			continue
+		}
+		rows = append(rows, uint16(pairs)|ends, state())
+		for range pairs {
+			class := in.index(made.classes)
+			rows = append(rows, uint16(class), state())
+		}
+	}
+	made.rows = rows
+}
+
+func (in *reader) readCode(made *Regex) {
+	size := setSize(made.classes)
+	sets := in.count(size)
+	made.sets = append(made.sets, in.bytes(sets*size)...)
+	length := in.count(3)
+	if length == 0 || length > maxRows {
+		in.fail()
+		return
+	}
+	made.code = make([]instruction, length)
+	for i := range made.code {
+		op := operation(in.number(int(opIf)))
+		next := in.index(length)
+		limit := length
+		switch op {
+		case opMatch:
+			limit = 1
+		case opClass:
+			limit = made.classes
+		case opSet:
+			limit = sets
+		case opIf:
+			limit = allConditions + 1
+		}
+		made.code[i] = instruction{op: op, next: uint16(next), argument: uint16(in.index(limit))}
+	}
+}
