@@ -1,19 +1,21 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// maxAnswer bounds the body of a response, in bytes. The daemon sends none that is longer.
-const maxAnswer = 4 << 20
+const (
+	// maxAnswer bounds the body of a response, in bytes. The daemon sends none that is longer.
+	maxAnswer = program.MaxSize
+	// maxQuoted bounds what a log line quotes of a response, in bytes.
+	maxQuoted = 200
+)
 
 // answer is the response to a request for policies.
 type answer struct {
@@ -24,26 +26,33 @@ type answer struct {
 	unchanged bool
 	// tag is the ETag of the policies. It is not empty if status is 200.
 	tag, revision, commit string
-	policies              []*schema.Policy
-	// bad are policies of the answer that this filter cannot read.
-	bad []error
+	// program has the policies. It is nil unless status is 200.
+	program *program.Program
 }
 
-// errBehind reports that the replica has not seen the revision that the filter has.
-var errBehind = errors.New("the replica's policies are older than the filter's")
+// pollError is why a request for policies failed.
+type pollError struct {
+	text string
+	// behind reports that the replica has not seen the revision that the filter has.
+	behind bool
+}
+
+func (e *pollError) Error() string { return e.text }
+
+func failure(text string) *pollError { return &pollError{text: text} }
 
 // readAnswer reads the response of the current callback. If it returns an error,
 // the answer must not be used.
-func readAnswer(numHeaders, bodySize int) (answer, error) {
+func readAnswer(numHeaders, bodySize int, workload selection.Workload) (answer, *pollError) {
 	var a answer
 	if numHeaders == 0 {
-		return a, errors.New("the response is incomplete")
+		return a, failure("the response is incomplete")
 	}
 	headers, err := proxywasm.GetHttpCallResponseHeaders()
 	if err != nil {
-		return a, fmt.Errorf("reading the response headers: %w", err)
+		return a, failure("reading the response headers: " + err.Error())
 	}
-	length := -1
+	length, mediaType := -1, ""
 	for _, header := range headers {
 		switch value := strings.Clone(header[1]); header[0] {
 		case ":status":
@@ -54,6 +63,8 @@ func readAnswer(numHeaders, bodySize int) (answer, error) {
 			a.revision = value
 		case api.HeaderCommit:
 			a.commit = value
+		case "content-type":
+			mediaType = value
 		case "content-length":
 			length, _ = strconv.Atoi(value)
 		}
@@ -64,62 +75,52 @@ func readAnswer(numHeaders, bodySize int) (answer, error) {
 		a.unchanged = true
 		return a, nil
 	default:
-		return a, a.failure(bodySize)
+		return a, a.refused(bodySize)
 	}
 	if size := max(bodySize, length); size > maxAnswer {
-		return a, fmt.Errorf("the response has %d bytes and is not read: the limit is %d", size, maxAnswer)
+		return a, failure("the response has " + strconv.Itoa(size) + " bytes and is not read: the limit is " + strconv.Itoa(maxAnswer))
 	}
 	if length >= 0 && length != bodySize {
-		return a, fmt.Errorf("the response ended after %d of %d bytes", bodySize, length)
+		return a, failure("the response ended after " + strconv.Itoa(bodySize) + " of " + strconv.Itoa(length) + " bytes")
 	}
 	if a.tag == "" {
-		return a, errors.New("the response has no ETag: it does not come from an hfi control plane")
+		return a, failure("the response has no ETag: it does not come from an hfi control plane")
+	}
+	if mediaType != program.MediaType {
+		return a, failure("the response has the type " + quoted(mediaType) + ": the control plane is older than this filter, or is not hfi's")
 	}
 	body, err := proxywasm.GetHttpCallResponseBody(0, bodySize)
 	if err != nil {
-		return a, fmt.Errorf("reading the response body: %w", err)
+		return a, failure("reading the response body: " + err.Error())
 	}
-	return a, a.parse(body)
+	if a.program, err = program.Read(body, workload); err != nil {
+		return a, failure(err.Error())
+	}
+	return a, nil
 }
 
-// parse reads the policies one by one: an invalid one does not affect the others.
-func (a *answer) parse(body []byte) error {
-	var list struct {
-		Policies []json.RawMessage `json:"policies"`
-	}
-	if err := json.Unmarshal(body, &list); err != nil {
-		return fmt.Errorf("the response is not a JSON list of policies: %w", err)
-	}
-	if list.Policies == nil {
-		return errors.New("the response is JSON without a list of policies")
-	}
-	for _, text := range list.Policies {
-		policy, err := schema.Parse(text)
-		if err != nil {
-			a.bad = append(a.bad, err)
-			continue
-		}
-		a.policies = append(a.policies, policy)
-	}
-	return nil
-}
-
-// failure returns the error for a response that is neither 200 nor 304.
-func (a *answer) failure(bodySize int) error {
-	var message struct {
-		Error struct{ Code, Message string }
-	}
+// refused returns the error for a response that is neither 200 nor 304.
+func (a *answer) refused(bodySize int) *pollError {
 	text := ""
-	if 0 < bodySize && bodySize <= 64<<10 {
-		if body, err := proxywasm.GetHttpCallResponseBody(0, bodySize); err == nil {
-			text = string(body)
-			if json.Unmarshal(body, &message) == nil && message.Error.Message != "" {
-				text = message.Error.Message
-			}
+	if bodySize > 0 {
+		if body, err := proxywasm.GetHttpCallResponseBody(0, min(bodySize, maxQuoted)); err == nil {
+			text = ": " + quoted(string(body))
 		}
 	}
-	if message.Error.Code == "behind" {
-		return fmt.Errorf("%w: %s", errBehind, text)
+	return &pollError{
+		text: "status " + strconv.Itoa(a.status) + text,
+		// Only a daemon names a revision, and refuses with this status if its own is older.
+		behind: a.status == 503 && a.revision != "",
 	}
-	return fmt.Errorf("status %d: %.200q", a.status, text)
+}
+
+// quoted returns text for a log line, without anything that a terminal interprets.
+func quoted(text string) string {
+	printable := []byte(text[:min(len(text), maxQuoted)])
+	for i, b := range printable {
+		if b < ' ' || b >= 0x7f {
+			printable[i] = ' '
+		}
+	}
+	return `"` + strings.TrimSpace(string(printable)) + `"`
 }

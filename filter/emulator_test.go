@@ -2,15 +2,19 @@ package main
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"maps"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
@@ -126,7 +130,10 @@ func (h *host) requests() int {
 func (h *host) answer(status int, body string, changes map[string]string) {
 	h.t.Helper()
 	h.request()
-	headers := map[string]string{":status": strconv.Itoa(status), "content-length": strconv.Itoa(len(body))}
+	if strings.HasPrefix(body, `{"policies":`) {
+		body = compile(h.t, body)
+	}
+	headers := map[string]string{":status": strconv.Itoa(status), "content-length": strconv.Itoa(len(body)), "content-type": program.MediaType}
 	maps.Copy(headers, changes)
 	var list [][2]string
 	for name, value := range headers {
@@ -138,6 +145,33 @@ func (h *host) answer(status int, body string, changes map[string]string) {
 	h.answered++
 	h.CallOnHttpCallResponse(call, list, nil, []byte(body))
 	h.armed = h.at
+}
+
+// compile compiles a JSON list of policies, as the daemon does.
+func compile(t testing.TB, list string) string {
+	t.Helper()
+	var policies struct{ Policies []json.RawMessage }
+	if err := json.Unmarshal([]byte(list), &policies); err != nil {
+		t.Fatal(err)
+	}
+	var compiler program.Compiler
+	var compiled []*program.Compiled
+	for _, text := range policies.Policies {
+		policy, err := schema.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, err := compiler.Compile(policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled = append(compiled, one)
+	}
+	encoded, err := program.Encode(compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(encoded)
 }
 
 // update sends a response with policies that abort with the given statuses.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
+	"github.com/boifi/hfi/filter/program"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
@@ -23,7 +24,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 		return types.ActionContinue
 	}
 	v.trap(onRequest)
-	decision := plugin.program.Decide(&v.request, v.draws)
+	decision := fault.Decide(plugin.program, &v.request, v.draws, fault.Limits{MaxDelay: plugin.config.MaxDelay})
 	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt(&plugin.config) {
 		return types.ActionContinue
 	}
@@ -105,7 +106,7 @@ func (v *vm) finish(stream *pausedStream) {
 
 // abort sends a response in place of the upstream's. It does not panic after that,
 // because the request must not continue.
-func (v *vm) abort(plugin *plugin, abort *fault.Abort, policy string) types.Action {
+func (v *vm) abort(plugin *plugin, abort *program.Abort, policy string) types.Action {
 	headers := abort.Headers
 	if plugin.config.FaultHeader {
 		headers = append(headers[:len(headers):len(headers)], [2]string{"x-hfi-fault", policy})

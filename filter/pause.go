@@ -4,7 +4,7 @@ import (
 	"container/heap"
 	"time"
 
-	"github.com/boifi/hfi/filter/fault"
+	"github.com/boifi/hfi/filter/program"
 )
 
 // pausedStream is a request that is delayed.
@@ -13,7 +13,7 @@ type pausedStream struct {
 	plugin *plugin
 	due    time.Time
 	// abort follows the delay. If it is nil, the request continues.
-	abort *fault.Abort
+	abort *program.Abort
 	// policy is the policy of the abort.
 	policy string
 	// at is the index in the heap.

@@ -84,7 +84,7 @@ func TestPluginContextsHaveTheirOwnPolicies(t *testing.T) {
 	if h.inPlugin(2, "curl/8") != 200 || h.inPlugin(1, "curl/8") != 503 {
 		t.Error("plugin contexts with different control planes have the same policies")
 	}
-	second.enforce(h.poll().policies)
+	second.enforce(h.poll().program)
 	second.tag, second.confirmedAt = `"b"`, h.at
 	if h.inPlugin(2, "curl/8") != 503 {
 		t.Error("no policies in the second plugin context")
@@ -97,28 +97,5 @@ func TestPluginContextsHaveTheirOwnPolicies(t *testing.T) {
 	h.vm.stopPlugin(2)
 	if h.gauge(metricStale) != 0 || h.inPlugin(1, "curl/8") != 503 {
 		t.Errorf("without the plugin context whose policies were stale: %s is %d", metricStale, h.gauge(metricStale))
-	}
-}
-
-// TestPluginContextWithoutProgram checks that a plugin context whose policies cannot be compiled,
-// because of a defect that makes it panic, injects nothing and does not panic on each request.
-func TestPluginContextWithoutProgram(t *testing.T) {
-	h := start(t, frontendConfig, frontend)
-	h.pass(time.Second)
-	h.update("a", 503)
-	config := h.vm.plugins[0].config
-	config.FaultProbes = true
-	poll := h.poll()
-	poll.vm = nil // the defect
-	if h.vm.guard("starting", func() { h.vm.addPlugin(2, config) }) {
-		t.Fatal("no panic")
-	}
-	poll.vm = h.vm
-	panics := h.counter(metricPanics)
-	if got := h.inPlugin(2, "curl/8"); got != 200 || h.counter(metricPanics) != panics {
-		t.Errorf("status %d, %d panics more", got, h.counter(metricPanics)-panics)
-	}
-	if got := h.inPlugin(1, "curl/8"); got != 503 {
-		t.Errorf("status %d in the other plugin context", got)
 	}
 }

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"math/bits"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/boifi/hfi/filter/fault"
-	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
 )
@@ -45,10 +42,8 @@ type poller struct {
 	// in is the plugin context in which it fetches them.
 	in uint32
 
-	// policies are the policies in force, without those of other workloads. inForce
-	// of them could be compiled.
-	policies []*schema.Policy
-	inForce  int
+	// program has the policies in force.
+	program *program.Program
 	// tag and revision are those of the policies in force. tag is empty if there
 	// are none.
 	tag, revision string
@@ -68,33 +63,15 @@ type poller struct {
 	pace time.Time
 }
 
-// enforce puts policies in force, and returns an error for each one that cannot be.
-// If it panics, nothing has changed.
-func (p *poller) enforce(policies []*schema.Policy) (bad []error) {
-	plugins := p.vm.plugins
-	programs := make([]*fault.Program, len(plugins))
-	for i, plugin := range plugins {
-		if plugin.poll != p {
-			continue
-		}
-		limit := plugin.config.MaxDelay
-		for j, other := range plugins[:i] {
-			if other.config.MaxDelay == limit {
-				programs[i] = programs[j]
-			}
-		}
-		if programs[i] == nil {
-			programs[i], bad = fault.Compile(policies, fault.Limits{MaxDelay: limit})
+// enforce puts a program in force.
+func (p *poller) enforce(next *program.Program) {
+	p.program = next
+	for _, plugin := range p.vm.plugins {
+		if plugin.poll == p {
+			plugin.program = next
 		}
 	}
-	for i, program := range programs {
-		if program != nil {
-			plugins[i].program = program
-		}
-	}
-	p.policies, p.inForce = policies, len(policies)-len(bad)
 	p.vm.countPolicies()
-	return bad
 }
 
 // restart starts polling in another plugin context.
@@ -129,9 +106,9 @@ func (p *poller) deadline() time.Time {
 func (p *poller) tick() {
 	now := p.vm.now()
 	if p.tag != "" && now.Sub(p.confirmedAt) >= p.source.StaleAfter {
-		proxywasm.LogWarnf("hfi: no response from the control plane for %s: fault injection stops", p.source.StaleAfter)
+		proxywasm.LogWarn("hfi: no response from the control plane for " + p.source.StaleAfter.String() + ": fault injection stops")
 		p.tag, p.stale = "", true
-		p.enforce(nil)
+		p.enforce(new(program.Program))
 		p.vm.countStale()
 	}
 	if !p.asking && !p.next.IsZero() && !now.Before(p.next) {
@@ -143,7 +120,7 @@ func (p *poller) tick() {
 // the backoff.
 func (p *poller) try(doing string, f func()) {
 	if !p.vm.guard(doing, f) {
-		p.failed(fmt.Errorf("internal error while %s", doing))
+		p.failed(failure("internal error while " + doing))
 	}
 }
 
@@ -158,9 +135,9 @@ func (p *poller) ask(now time.Time) {
 	who, wait := p.vm.identity, p.wait()
 	headers := [][2]string{
 		{":method", "GET"},
-		{":path", fmt.Sprintf(api.RoutePolicies+"?%s&wait=%s", who.query(), wait)},
+		{":path", api.RoutePolicies + "?" + who.query() + "&wait=" + wait.String()},
 		{":authority", headerValue(p.source.authority())},
-		{"accept", "application/json"},
+		{"accept", program.MediaType},
 		{api.HeaderNode, headerValue(who.Node)},
 		{api.HeaderPod, headerValue(who.Pod)},
 		{api.HeaderVM, p.vm.id},
@@ -185,13 +162,13 @@ func (p *poller) ask(now time.Time) {
 			p.asking = true
 			return
 		}
-		if !errors.Is(err, types.ErrorStatusBadArgument) {
-			p.failed(fmt.Errorf("sending a request to cluster %q: %w", cluster, err))
+		if err != types.ErrorStatusBadArgument {
+			p.failed(failure("sending a request to cluster " + quoted(cluster) + ": " + err.Error()))
 			return
 		}
 	}
-	p.failed(fmt.Errorf("this Envoy has no cluster %s: in Istio, add the control plane's service to the egress hosts of the Sidecar resource",
-		strings.Join(p.source.clusters(), " or ")))
+	p.failed(failure("this Envoy has no cluster " + strings.Join(p.source.clusters(), " or ") +
+		": in Istio, add the control plane's service to the egress hosts of the Sidecar resource"))
 }
 
 // answered handles a response and schedules the next request.
@@ -206,9 +183,9 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 
 func (p *poller) read(numHeaders, bodySize int) {
 	p.vm.trap(onAnswer)
-	a, err := readAnswer(numHeaders, bodySize)
+	a, err := readAnswer(numHeaders, bodySize, p.vm.identity.workload())
 	if err == nil && a.unchanged && p.tag == "" {
-		err = errors.New("status 304 in response to an unconditional request")
+		err = failure("status 304 in response to an unconditional request")
 	}
 	if err != nil {
 		p.failed(err)
@@ -233,7 +210,7 @@ func (p *poller) confirmed() {
 	}
 	p.vm.metrics.add(metricHeartbeats, 1)
 	if p.failures > 0 {
-		proxywasm.LogInfof("hfi: the control plane responds again after %d failures", p.failures)
+		proxywasm.LogInfo("hfi: the control plane responds again after " + strconv.Itoa(p.failures) + " failures")
 	}
 	// Last, because a panic above counts as one more failure.
 	p.failures, p.behindSince = 0, time.Time{}
@@ -241,49 +218,35 @@ func (p *poller) confirmed() {
 
 // apply puts the policies of an answer in force.
 func (p *poller) apply(a answer) {
-	mine, others := p.selectPolicies(a.policies)
-	bad := append(a.bad, p.enforce(mine)...)
+	p.enforce(a.program)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
-	p.vm.metrics.add(metricBadPolicies, uint64(len(bad)))
-	proxywasm.LogInfof("hfi: Received config update from control plane: commit %s, %d policies in force, ETag %s",
-		a.commit, p.inForce, a.tag)
-	for _, err := range bad {
-		proxywasm.LogWarnf("hfi: policy skipped: %v", err)
-	}
-	if len(others) > 0 {
-		proxywasm.LogWarnf("hfi: ignoring policies that do not select this workload: %s", strings.Join(others, ", "))
-	}
+	p.vm.metrics.add(metricBadPolicies, uint64(len(a.program.Unsupported)))
+	proxywasm.LogInfo("hfi: Received config update from control plane: commit " + a.commit + ", " +
+		strconv.Itoa(a.program.InForce()) + " policies in force, ETag " + a.tag)
+	warnAbout("hfi: policies that need a newer filter are skipped: ", a.program.Unsupported)
+	warnAbout("hfi: ignoring policies that do not select this workload: ", a.program.Others)
 	for _, plugin := range p.vm.plugins {
-		limit := plugin.config.MaxDelay
-		if names := cutDelays(mine, limit); plugin.poll == p && len(names) > 0 {
-			proxywasm.LogWarnf("hfi: delays are limited to max_delay (%s) in policies: %s", limit, strings.Join(names, ", "))
+		if limit := plugin.config.MaxDelay; plugin.poll == p {
+			warnAbout("hfi: delays are limited to max_delay ("+limit.String()+") in policies: ", longDelays(a.program, limit))
 		}
 	}
 }
 
-// selectPolicies returns the policies that apply to this workload, and the names of
-// those that do not.
-func (p *poller) selectPolicies(policies []*schema.Policy) (mine []*schema.Policy, others []string) {
-	workload := p.vm.identity.workload()
-	for _, policy := range policies {
-		if selection.Matches(policy.Spec.Selector, workload) {
-			mine = append(mine, policy)
-		} else {
-			others = append(others, policy.Metadata.Name)
-		}
+// warnAbout logs a line if there are names.
+func warnAbout(what string, names []string) {
+	if len(names) > 0 {
+		proxywasm.LogWarn(what + strings.Join(names, ", "))
 	}
-	return mine, others
 }
 
-// cutDelays returns the names of the policies with delays longer than most.
-func cutDelays(policies []*schema.Policy, most time.Duration) (names []string) {
-	for _, policy := range policies {
-		for _, rule := range policy.Spec.Rules {
-			if time.Duration(rule.Fault.DelayMS)*time.Millisecond > most {
-				names = append(names, policy.Metadata.Name)
-				break
-			}
+// longDelays returns the names of the policies with delays longer than most.
+func longDelays(p *program.Program, most time.Duration) (names []string) {
+	last := -1
+	for i := range p.Rules {
+		if rule := &p.Rules[i]; rule.Share > 0 && rule.Delay > most && rule.Policy != last {
+			last = rule.Policy
+			names = append(names, p.Policies[last].Name)
 		}
 	}
 	return names
@@ -307,7 +270,7 @@ func (p *poller) scheduleNext(early bool) {
 }
 
 // failed schedules the next request with exponential backoff and jitter.
-func (p *poller) failed(err error) {
+func (p *poller) failed(err *pollError) {
 	now := p.vm.now()
 	p.failures++
 	backoff := min(firstBackoff<<min(p.failures-1, 10), maxBackoff)
@@ -315,15 +278,15 @@ func (p *poller) failed(err error) {
 	p.vm.metrics.add(metricPollErrors, 1)
 	// Log the first failure of an outage, then the second, fourth, eighth and so on.
 	if bits.OnesCount(uint(p.failures)) == 1 {
-		proxywasm.LogWarnf("hfi: fetching policies from the control plane failed (attempt %d): %v", p.failures, err)
+		proxywasm.LogWarn("hfi: fetching policies from the control plane failed (attempt " + strconv.Itoa(p.failures) + "): " + err.text)
 	}
 	switch {
-	case !errors.Is(err, errBehind):
+	case !err.behind:
 		p.behindSince = time.Time{}
 	case p.behindSince.IsZero():
 		p.behindSince = now
 	case now.Sub(p.behindSince) > maxBehind:
-		proxywasm.LogWarnf("hfi: no replica has had revision %s for %s: the filter accepts older ones", p.revision, maxBehind)
+		proxywasm.LogWarn("hfi: no replica has had revision " + p.revision + " for " + maxBehind.String() + ": the filter accepts older ones")
 		p.revision, p.behindSince = "", time.Time{}
 	}
 }

@@ -47,21 +47,23 @@ func TestHostileMetadata(t *testing.T) {
 
 // TestABadAnswerChangesNothing checks that the policies stay in force after an invalid response.
 func TestABadAnswerChangesNothing(t *testing.T) {
+	tag := map[string]string{"etag": `"b"`}
+	empty := compile(t, `{"policies":[]}`)
 	bad := map[string]func(h *host){
-		"500":            func(h *host) { h.answer(500, "oops", nil) },
-		"no JSON":        func(h *host) { h.answer(200, "<html>", map[string]string{"etag": `"b"`}) },
-		"truncated JSON": func(h *host) { h.answer(200, `{"policies":[{"metad`, map[string]string{"etag": `"b"`}) },
+		"500":               func(h *host) { h.answer(500, "oops", nil) },
+		"no program":        func(h *host) { h.answer(200, "<html>", tag) },
+		"truncated program": func(h *host) { h.answer(200, empty[:len(empty)-1], tag) },
 		"shorter than its content-length": func(h *host) {
-			h.answer(200, `{"policies":[]}`, map[string]string{"etag": `"b"`, "content-length": "99"})
+			h.answer(200, empty, map[string]string{"etag": `"b"`, "content-length": "99"})
 		},
-		"no list": func(h *host) { h.answer(200, `{}`, map[string]string{"etag": `"b"`}) },
-		"null":    func(h *host) { h.answer(200, `null`, map[string]string{"etag": `"b"`}) },
-		"no ETag": func(h *host) { h.answer(200, `{"policies":[]}`, nil) },
-		"over 4 MiB": func(h *host) {
-			h.answer(200, `{"policies":[]}`+strings.Repeat(" ", 4<<20), map[string]string{"etag": `"b"`})
+		"JSON": func(h *host) {
+			h.answer(200, `{}`, map[string]string{"etag": `"b"`, "content-type": "application/json"})
 		},
+		"no type":    func(h *host) { h.answer(200, empty, map[string]string{"etag": `"b"`, "content-type": "-"}) },
+		"no ETag":    func(h *host) { h.answer(200, empty, nil) },
+		"over 4 MiB": func(h *host) { h.answer(200, empty+strings.Repeat(" ", 4<<20), tag) },
 		"content-length over 4 MiB": func(h *host) {
-			h.answer(200, `{"policies":[]}`, map[string]string{"etag": `"b"`, "content-length": "50000000"})
+			h.answer(200, empty, map[string]string{"etag": `"b"`, "content-length": "50000000"})
 		},
 		"no headers": func(h *host) { h.answered++; h.poll().answered(h.poll().generation, 0, 0) },
 	}
@@ -85,16 +87,20 @@ func TestABadAnswerChangesNothing(t *testing.T) {
 	}
 }
 
-func TestInvalidPolicyIsSkipped(t *testing.T) {
+// TestNewerPolicyIsSkipped checks that a policy which needs a newer filter does not affect the
+// others.
+func TestNewerPolicyIsSkipped(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	h.pass(time.Second)
-	h.answer(200, `{"policies":[
-		{"metadata":{"name":"a"},"spec":{"rules":[{"match":{"path":{"regex":"("}},"fault":{"abort":{"status":500}}}]}},
-		{"metadata":{"name":7}}, 3,
-		{"metadata":{"name":"b"},"spec":{"rules":[{"fault":{"abort":{"status":418}},"from_the_future":1}],"nor_this":{}}}]}`, map[string]string{"etag": `"a"`})
+	body := compile(t, `{"policies":[
+		{"metadata":{"name":"a"},"spec":{"rules":[{"fault":{"abort":{"status":418}}}]}},
+		{"metadata":{"name":"newer"},"spec":{"rules":[{"fault":{"delay_ms":60000}}]}}]}`)
+	const newer = "\x05newer\x01*\x01*"
+	at := strings.Index(body, newer) + len(newer)
+	h.answer(200, body[:at]+"\x01"+body[at+1:], map[string]string{"etag": `"a"`})
 	h.mustGet(418)
-	if n := h.counter(metricBadPolicies); n != 3 {
-		t.Errorf("the metric counts %d invalid policies: %q", n, h.GetWarnLogs())
+	if n := h.counter(metricBadPolicies); n != 1 || !strings.Contains(strings.Join(h.GetWarnLogs(), ""), "need a newer filter are skipped: newer") {
+		t.Errorf("the metric counts %d policies that are skipped: %q", n, h.GetWarnLogs())
 	}
 }
 
@@ -300,7 +306,7 @@ func TestUnknownRevision(t *testing.T) {
 		if h.at.Sub(begin) > 2*time.Minute {
 			t.Fatal("the filter keeps the revision")
 		}
-		h.answer(503, `{"error":{"code":"behind","message":"this replica is at 1"}}`, nil)
+		h.answer(503, `{"error":{"code":"behind","message":"this replica is at 1"}}`, map[string]string{"x-hfi-revision": "r-old"})
 		for h.requests() == h.answered {
 			h.pass(time.Millisecond)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
+	"github.com/boifi/hfi/filter/program"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -43,8 +44,8 @@ type plugin struct {
 	config config
 	// poll fetches the policies of this and of all other plugins with the same source.
 	poll *poller
-	// program is compiled from the poller's policies with the limits of config.
-	program *fault.Program
+	// program is the poller's. It is never nil.
+	program *program.Program
 }
 
 func newVM(random func() uint64, now func() time.Time) *vm {
@@ -81,15 +82,15 @@ func (v *vm) startPlugin(id uint32) {
 
 // addPlugin adds a plugin context, and has its policies fetched.
 func (v *vm) addPlugin(id uint32, config config) {
-	poll := &poller{vm: v, source: config.source}
+	poll := &poller{vm: v, source: config.source, program: new(program.Program)}
 	for _, p := range v.plugins {
 		if p.config.source == config.source {
 			poll = p.poll
 		}
 	}
-	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll, program: new(fault.Program)})
+	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll, program: poll.program})
 	v.compareConfigs()
-	poll.enforce(poll.policies)
+	v.countPolicies()
 	poll.restart(id)
 	v.arm()
 }
@@ -178,7 +179,7 @@ func (v *vm) stopPlugin(id uint32) {
 func (v *vm) countPolicies() {
 	most := 0
 	for _, p := range v.plugins {
-		most = max(most, p.poll.inForce)
+		most = max(most, p.poll.program.InForce())
 	}
 	v.guard("counting policies", func() { v.metrics.set(metricPolicies, uint64(most)) })
 }

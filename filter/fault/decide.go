@@ -4,119 +4,152 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/boifi/hfi/filter/program"
 )
 
 // Decide makes the decision on a request. It allocates memory only if a dry-run policy
 // applies, or if the rules compare more than 16 different headers.
-func (p *Program) Decide(request Request, random *Random) Decision {
+func Decide(p *program.Program, request Request, random *Random, limits Limits) Decision {
 	decision := Decision{DelayIndex: None, AbortIndex: None}
-	if len(p.rules) == 0 {
+	if p.Idle() {
 		return decision
 	}
 	view := view{request: request, program: p}
-	if more := len(p.headers) - len(view.headers); more > 0 {
+	if more := len(p.Headers) - len(view.headers); more > 0 {
 		view.more = make([]value, more)
 	}
-	var drawn outcome
-	if p.index != nil {
-		p.index.try(&drawn, &view, random)
+	drawn := outcome{delayRule: None, abortRule: None}
+	if p.Index != nil {
+		drawn.tryIndex(p.Index, &view, random, limits)
 	} else {
-		for i := range p.rules {
-			drawn.try(&p.rules[i], &view, random)
+		for i := range p.Rules {
+			drawn.try(i, &view, random, limits)
 		}
 	}
-	if rule := drawn.delay; rule != nil {
-		decision.Delay, decision.DelayIndex, decision.DelayPolicy = rule.delay, rule.policy, p.policies[rule.policy]
+	if drawn.delayRule != None {
+		policy := p.Rules[drawn.delayRule].Policy
+		decision.Delay, decision.DelayIndex, decision.DelayPolicy = drawn.delay, policy, p.Policies[policy].Name
 	}
-	if rule := drawn.abort; rule != nil {
-		decision.Abort, decision.AbortIndex, decision.AbortPolicy = rule.abort, rule.policy, p.policies[rule.policy]
+	if drawn.abortRule != None {
+		rule := &p.Rules[drawn.abortRule]
+		decision.Abort, decision.AbortIndex, decision.AbortPolicy = rule.Abort, rule.Policy, p.Policies[rule.Policy].Name
 	}
 	if drawn.dryRun != nil {
-		decision.DryRun = p.hits(drawn.dryRun)
+		decision.DryRun = hits(p, drawn.dryRun)
 	}
 	return decision
 }
 
 // outcome is the result of the rules tried so far. It does not depend on the order in
-// which they are tried.
+// which they are tried. Rules are indices in Program.Rules, or None.
 type outcome struct {
-	// delay is the first rule with the longest delay.
-	delay *rule
-	// abort is the first rule with an abort.
-	abort  *rule
-	dryRun []*rule
+	// delayRule is the first rule with the longest delay, which is delay.
+	delayRule int
+	delay     time.Duration
+	// abortRule is the first rule with an abort.
+	abortRule int
+	dryRun    []int
+}
+
+// tryIndex tries the rules that may match.
+func (o *outcome) tryIndex(x *program.Index, view *view, random *Random, limits Limits) {
+	o.tryAll(x.Linear, view, random, limits)
+	if len(x.Exact) > 0 {
+		o.tryAll(program.Find(x.Exact, view.path()), view, random, limits)
+	}
+	if len(x.Prefixes) > 0 {
+		path := view.path()
+		for at := program.LastUpTo(x.Prefixes, path); at >= 0; at = int(x.Parents[at]) {
+			if group := &x.Prefixes[at]; strings.HasPrefix(path, group.Key) {
+				o.tryAll(group.Rules, view, random, limits)
+			}
+		}
+	}
+	for i := range x.Headers {
+		if text, present := view.header(x.Headers[i].Slot); present {
+			o.tryAll(program.Find(x.Headers[i].Groups, text), view, random, limits)
+		}
+	}
+}
+
+func (o *outcome) tryAll(rules []uint32, view *view, random *Random, limits Limits) {
+	for _, number := range rules {
+		o.try(int(number), view, random, limits)
+	}
 }
 
 // try adds a rule to the outcome if it applies. It makes the random draw before it
 // evaluates the conditions, because the draw needs no host call.
-func (o *outcome) try(r *rule, view *view, random *Random) {
-	delays, aborts := o.wouldDelay(r), o.wouldAbort(r)
-	if !r.dryRun && !delays && !aborts {
+func (o *outcome) try(number int, view *view, random *Random, limits Limits) {
+	r := &view.program.Rules[number]
+	policy := &view.program.Policies[r.Policy]
+	delay := limits.delay(r.Delay)
+	delays := delay > 0 && (delay > o.delay || delay == o.delay && number < o.delayRule)
+	aborts := r.Abort != nil && (o.abortRule == None || number < o.abortRule)
+	if !policy.DryRun && !delays && !aborts {
 		return
 	}
-	if !random.Draw(r.share) || !r.matches(view) {
+	if !random.Draw(r.Share) || !matches(r, view) {
 		return
 	}
-	if r.expires != nil && !view.now().Before(*r.expires) {
+	if policy.Expires && !view.now().Before(policy.ExpiresAt) {
 		return
 	}
-	if r.dryRun {
-		o.dryRun = append(o.dryRun, r)
+	if policy.DryRun {
+		o.dryRun = append(o.dryRun, number)
 		return
 	}
 	if delays {
-		o.delay = r
+		o.delayRule, o.delay = number, delay
 	}
 	if aborts {
-		o.abort = r
+		o.abortRule = number
 	}
 }
 
-func (o *outcome) wouldDelay(r *rule) bool {
-	if r.delay == 0 || o.delay == nil {
-		return r.delay > 0
+// delay returns a delay within the limits.
+func (l Limits) delay(delay time.Duration) time.Duration {
+	if l.MaxDelay > 0 {
+		return min(delay, l.MaxDelay)
 	}
-	return r.delay > o.delay.delay || r.delay == o.delay.delay && r.order < o.delay.order
-}
-
-func (o *outcome) wouldAbort(r *rule) bool {
-	return r.abort != nil && (o.abort == nil || r.order < o.abort.order)
+	return delay
 }
 
 // hits returns the hits of dry-run rules, at most one for each policy and kind.
-func (p *Program) hits(rules []*rule) []Hit {
-	slices.SortFunc(rules, func(a, b *rule) int { return a.order - b.order })
+func hits(p *program.Program, rules []int) []Hit {
+	slices.Sort(rules)
 	var hits []Hit
 	for first := 0; first < len(rules); {
-		policy := rules[first].policy
+		policy := p.Rules[rules[first]].Policy
 		var delays, aborts bool
-		for first < len(rules) && rules[first].policy == policy {
-			delays = delays || rules[first].delay > 0
-			aborts = aborts || rules[first].abort != nil
+		for first < len(rules) && p.Rules[rules[first]].Policy == policy {
+			delays = delays || p.Rules[rules[first]].Delay > 0
+			aborts = aborts || p.Rules[rules[first]].Abort != nil
 			first++
 		}
 		if delays {
-			hits = append(hits, Hit{Policy: p.policies[policy], Index: policy, Kind: KindDelay})
+			hits = append(hits, Hit{Policy: p.Policies[policy].Name, Index: policy, Kind: KindDelay})
 		}
 		if aborts {
-			hits = append(hits, Hit{Policy: p.policies[policy], Index: policy, Kind: KindAbort})
+			hits = append(hits, Hit{Policy: p.Policies[policy].Name, Index: policy, Kind: KindAbort})
 		}
 	}
 	return hits
 }
 
 // matches reports whether all conditions of a rule hold.
-func (r *rule) matches(view *view) bool {
-	if r.path.how != always && !r.path.holds(view.path()) {
+func matches(r *program.Rule, view *view) bool {
+	if r.Path.How != program.Always && !r.Path.Holds(view.path()) {
 		return false
 	}
-	if len(r.methods) > 0 && !slices.Contains(r.methods, view.method()) {
+	if len(r.Methods) > 0 && !slices.Contains(r.Methods, view.method()) {
 		return false
 	}
-	for i := range r.headers {
-		condition := &r.headers[i]
-		value, present := view.header(condition.slot)
-		if !present && condition.text.how != absent || present && !condition.text.holds(value) {
+	for i := range r.Headers {
+		condition := &r.Headers[i]
+		value, present := view.header(condition.Slot)
+		if !present && condition.Text.How != program.Absent || present && !condition.Text.Holds(value) {
 			return false
 		}
 	}
@@ -126,7 +159,7 @@ func (r *rule) matches(view *view) bool {
 // view caches what one decision reads from a request.
 type view struct {
 	request Request
-	program *Program
+	program *program.Program
 	asked   struct{ path, method, now bool }
 	thePath string
 	verb    string
@@ -180,7 +213,7 @@ func (v *view) header(slot int) (string, bool) {
 	}
 	if !header.asked {
 		header.asked = true
-		header.text, header.present = v.request.Header(v.program.headers[slot])
+		header.text, header.present = v.request.Header(v.program.Headers[slot])
 	}
 	return header.text, header.present
 }

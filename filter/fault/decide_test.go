@@ -94,13 +94,13 @@ func TestComposition(t *testing.T) {
 }
 
 // checkNames compares the indices in a decision with the program's policies.
-func checkNames(t *testing.T, program *Program, d Decision) {
+func checkNames(t *testing.T, program *decider, d Decision) {
 	t.Helper()
 	name := func(index int) string {
 		if index == None {
 			return ""
 		}
-		return program.Policies()[index]
+		return program.Policies[index].Name
 	}
 	if name(d.DelayIndex) != d.DelayPolicy || name(d.AbortIndex) != d.AbortPolicy {
 		t.Errorf("indices %d and %d are not those of %q and %q", d.DelayIndex, d.AbortIndex, d.DelayPolicy, d.AbortPolicy)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -23,7 +25,7 @@ func (r request) Header(name string) (string, bool) {
 	return value, found
 }
 
-func ExampleProgram_Decide() {
+func ExampleDecide() {
 	policy, err := schema.Parse([]byte(`{
 		"metadata": {"name": "checkout-outage"},
 		"spec": {"rules": [{
@@ -34,16 +36,27 @@ func ExampleProgram_Decide() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	program, problems := fault.Compile([]*schema.Policy{policy}, fault.Limits{MaxDelay: time.Minute})
-	for _, problem := range problems {
-		log.Fatal(problem)
+	// The daemon compiles and encodes the policies of a workload.
+	var compiler program.Compiler
+	compiled, err := compiler.Compile(policy)
+	if err != nil {
+		log.Fatal(err)
 	}
-	random := fault.NewRandom(42)
+	encoded, err := program.Encode([]*program.Compiled{compiled})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// The filter reads the program, and decides on each request.
+	frontend, err := program.Read(encoded, selection.Workload{Service: "frontend", Namespace: "demo"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	random, limits := fault.NewRandom(42), fault.Limits{MaxDelay: time.Minute}
 
-	decision := program.Decide(request{method: "POST", path: "/checkout/pay?currency=EUR"}, random)
+	decision := fault.Decide(frontend, request{method: "POST", path: "/checkout/pay?currency=EUR"}, random, limits)
 	fmt.Println(decision.Delay, decision.Abort.Status, string(decision.Abort.Body), "by", decision.AbortPolicy)
 
-	decision = program.Decide(request{method: "GET", path: "/checkout"}, random)
+	decision = fault.Decide(frontend, request{method: "GET", path: "/checkout"}, random, limits)
 	fmt.Println(decision.Delay, decision.Abort == nil)
 	// Output:
 	// 200ms 503 try again later by checkout-outage
@@ -62,18 +75,4 @@ func ExampleRandom_Draw() {
 	}
 	fmt.Println(hits > 24_000 && hits < 26_000)
 	// Output: true
-}
-
-// What no schema can see is found before a policy reaches a filter.
-func ExampleCheck() {
-	pattern := "(unclosed"
-	policy := &schema.Policy{
-		Metadata: schema.Metadata{Name: "broken"},
-		Spec: schema.Spec{Rules: []schema.Rule{{
-			Match: &schema.Match{Path: &schema.StringMatch{Regex: &pattern}},
-			Fault: schema.Fault{Percentage: schema.All, DelayMS: 100},
-		}}},
-	}
-	fmt.Println(fault.Check(policy))
-	// Output: spec.rules[0].match.path: regex "(unclosed": error parsing regexp: missing closing ): `(unclosed`
 }

@@ -1,5 +1,5 @@
-// Package fault decides whether a request is delayed, aborted, or both. It compiles
-// the policies in force into a Program, which makes the decision for each request.
+// Package fault decides whether a request is delayed, aborted, or both, by executing a
+// program.Program.
 //
 // Every rule that matches the request, in every policy, makes its own random draw.
 // The longest of the delays drawn applies, followed by the first abort drawn, in the
@@ -11,7 +11,11 @@
 // can be tested natively and run in a Wasm module.
 package fault
 
-import "time"
+import (
+	"time"
+
+	"github.com/boifi/hfi/filter/program"
+)
 
 // Request is the request to decide on. A call may cost microseconds, so a decision makes
 // each call at most once, and only if a rule needs it.
@@ -62,7 +66,7 @@ type Decision struct {
 	DelayIndex  int
 	// Abort is the response in place of the upstream's. Nil means that the request
 	// continues. AbortPolicy and AbortIndex are as above.
-	Abort       *Abort
+	Abort       *program.Abort
 	AbortPolicy string
 	AbortIndex  int
 	// DryRun has the faults of dry-run policies, sorted by name, at most one for each
@@ -77,23 +81,6 @@ type Hit struct {
 	Index int
 	Kind  Kind
 }
-
-// Abort is a response, prepared by Compile. All decisions share it: it must not be
-// changed.
-type Abort struct {
-	// Status is the HTTP status, 200 to 599. With a GRPCStatus it is 200, as gRPC
-	// requires.
-	Status int
-	// GRPCStatus is 0 to 16, or NoGRPC.
-	GRPCStatus int
-	// Body is nil if the response has none.
-	Body []byte
-	// Headers are pairs of a name in lower case and a value, sorted by name.
-	Headers [][2]string
-}
-
-// NoGRPC is the GRPCStatus of an abort with an HTTP status.
-const NoGRPC = -1
 
 // Limits limit the effect of policies.
 type Limits struct {

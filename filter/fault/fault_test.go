@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -58,20 +60,53 @@ func rules(t testing.TB, name string, each ...string) *schema.Policy {
 	return policy(t, name, `{"rules": [`+strings.Join(each, ",")+`]}`)
 }
 
+// decider decides with a program and limits.
+type decider struct {
+	*program.Program
+	limits Limits
+}
+
+func (d *decider) Decide(request Request, random *Random) Decision {
+	return Decide(d.Program, request, random, d.limits)
+}
+
 // compile compiles policies without errors.
-func compile(t testing.TB, policies ...*schema.Policy) *Program {
+func compile(t testing.TB, policies ...*schema.Policy) *decider {
 	t.Helper()
-	program, failed := Compile(policies, Limits{})
-	if failed != nil {
-		t.Fatal(failed)
+	made, inForce := compileValid(t, policies, Limits{})
+	if len(inForce) != len(policies) {
+		t.Fatalf("only %d of %d policies compile", len(inForce), len(policies))
 	}
-	return program
+	return made
+}
+
+// compileValid compiles those policies that compile, encodes them as the daemon does, and
+// reads them as a filter does.
+func compileValid(t testing.TB, policies []*schema.Policy, limits Limits) (made *decider, inForce []*schema.Policy) {
+	t.Helper()
+	var compiler program.Compiler
+	var compiled []*program.Compiled
+	for _, policy := range policies {
+		if one, err := compiler.Compile(policy); err == nil {
+			compiled = append(compiled, one)
+			inForce = append(inForce, policy)
+		}
+	}
+	encoded, err := program.Encode(compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := program.Read(encoded, selection.Workload{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &decider{read, limits}, inForce
 }
 
 // filler returns enough policies for an index, none of which matches a request of the tests.
 func filler(t testing.TB) []*schema.Policy {
 	var all []*schema.Policy
-	for i := range 3 * maxLinear {
+	for i := range 24 {
 		var match string
 		switch i % 4 {
 		case 0:
@@ -85,7 +120,7 @@ func filler(t testing.TB) []*schema.Policy {
 		}
 		all = append(all, rules(t, fmt.Sprintf("nobody-%d", i), `{"match": `+match+`, "fault": {"abort": {"status": 418}}}`))
 	}
-	for i := range 2 * minPerHeader {
+	for i := range 16 {
 		for _, name := range []string{"x-user", "x-env"} {
 			match := fmt.Sprintf(`{"headers": [{"name": %q, "exact": "nobody-%d"}]}`, name, i)
 			all = append(all, rules(t, fmt.Sprintf("%s-%d", name, i), `{"match": `+match+`, "fault": {"delay_ms": 99000}}`))
@@ -97,7 +132,7 @@ func filler(t testing.TB) []*schema.Policy {
 // TestMatch checks each condition of a match, alone and with others. Every row is decided
 // alone and, with the index, among many policies.
 func TestMatch(t *testing.T) {
-	program := map[string]*Program{}
+	program := map[string]*decider{}
 	for _, test := range matchTable {
 		for _, among := range []string{"alone", "among many"} {
 			t.Run(test.match+" "+test.request.method+" "+test.request.path+" "+among, func(t *testing.T) {
@@ -108,7 +143,7 @@ func TestMatch(t *testing.T) {
 						program[key] = compile(t, one)
 					} else {
 						program[key] = compile(t, append(filler(t), one)...)
-						if program[key].index == nil {
+						if program[key].Index == nil {
 							t.Fatal("the program of many policies has no index")
 						}
 					}

@@ -319,7 +319,7 @@ func TestSkippedPolicyIsWarnedOf(t *testing.T) {
 	))
 	wantSet(t, verdict, "a", "b", "c", "d")
 	got := lines(verdict.Warnings)
-	if len(got) != 2 || !strings.Contains(got[0], `policies/a.yaml:1:1: policy "a" is valid, but filters skip it: spec.rules[1].match.path: regex`) ||
+	if len(got) != 2 || !strings.Contains(got[0], `policies/a.yaml:1:1: policy "a" is valid, but filters do not get it: spec.rules[1].match.path: regex`) ||
 		!strings.Contains(got[1], "policies/team/team.cue:6:1: policy \"c\" is valid") {
 		t.Errorf("warnings: %q", got)
 	}

@@ -4,21 +4,21 @@ import (
 	"fmt"
 	"strings"
 
-	filters "github.com/boifi/hfi/filter/fault"
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/schema"
 )
 
-// skipWarnings returns a warning if filters skip a valid policy because evaluating it
+// skipWarnings returns a warning if filters do not get a valid policy because evaluating it
 // is too expensive. Without the warning the status would only show that the
 // filters are current.
 func skipWarnings(entry *schema.Entry) []schema.Problem {
-	err := filters.Check(entry.Policy)
+	_, err := new(program.Compiler).Compile(entry.Policy)
 	if err == nil {
 		return nil
 	}
 	return []schema.Problem{{
 		File: entry.Origin.File, Line: entry.Origin.Line, Column: 1,
-		Message: fmt.Sprintf("policy %q is valid, but filters skip it: %v", entry.Name(), err),
+		Message: fmt.Sprintf("policy %q is valid, but filters do not get it: %v", entry.Name(), err),
 	}}
 }
 

@@ -339,8 +339,8 @@ func (f *Fleet) selections() func(service, namespace string) expected {
 		return nil
 	}
 	return func(service, namespace string) expected {
-		of := snapshot.Selection(served.Subject{Workload: selection.Workload{Service: service, Namespace: namespace}})
-		return expected{digest: string(of.Digest), problem: of.Problem}
+		subject := served.Subject{Workload: selection.Workload{Service: service, Namespace: namespace}}
+		return expected{digest: string(snapshot.Selection(subject).Digest), problem: snapshot.Refusal(subject)}
 	}
 }
 

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/fleet"
-	"github.com/boifi/hfi/reconciler/served"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -212,15 +212,12 @@ func TestFilterHeadersAreChecked(t *testing.T) {
 
 // A filter whose policies are too large is behind, with a message.
 func TestFilterWithTooLargeASelection(t *testing.T) {
-	if served.DefaultMaxSelection != 4<<20 {
-		t.Errorf("the limit is %d bytes, and filters accept 4 MiB", served.DefaultMaxSelection)
-	}
 	d := start(t, nil)
-	d.policies.MaxSelection = 100
+	d.policies.MaxProgram = 100
 	d.serve(stateOf(1, exampleSet()))
-	d.ask("GET /v1/policies?service=frontend&namespace=demo", vmHeaders("p", "1")...).expectError(t, 500, "too_large")
+	d.ask("GET /v1/policies?service=frontend&namespace=demo", append(vmHeaders("p", "1"), "Accept", program.MediaType)...).expectError(t, 500, "too_large")
 	status := d.awaitFilters(0, 1, 0)
-	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" take`) || !strings.Contains(item.Message, "at most 100") {
+	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" cannot be served: they take`) || !strings.Contains(item.Message, "at most 100") {
 		t.Errorf("the message is %q", item.Message)
 	}
 }

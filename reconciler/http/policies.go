@@ -3,10 +3,13 @@ package http
 import (
 	"context"
 	"fmt"
+	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
@@ -33,6 +36,8 @@ type query struct {
 	// since is the newest revision that the client has seen, or nil.
 	since *reconciler.Revision
 	has   tags
+	// compiled reports that the client asks for a program and not for JSON.
+	compiled bool
 	// vm names the VM of a filter, if one sent the request, else it is empty.
 	vm     string
 	filter api.FilterID
@@ -100,25 +105,46 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, snapshot *served
 	selected := snapshot.Selection(q.subject)
 	tag := string(selected.Digest)
 	describe(w, snapshot)
-	if !q.has.match(tag) && selected.Problem != "" {
-		return &httpError{status: http.StatusInternalServerError, code: "too_large", retryAfter: 30, message: selected.Problem}
-	}
-	header := w.Header()
-	header.Set("ETag", quote(tag))
 	// Caches must revalidate each use, so the request's revision needs no Vary.
+	header := w.Header()
+	header.Set("Vary", "Accept")
 	header.Set("Cache-Control", "no-cache")
 	if q.has.match(tag) {
+		header.Set("ETag", quote(tag))
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	header.Set("Content-Type", jsonType)
-	header.Set("Content-Length", strconv.Itoa(selected.Size))
+	mediaType, size := jsonType, selected.Size
+	write := func() error { return snapshot.WriteJSON(w, q.subject) }
+	if q.compiled {
+		encoded, err := snapshot.Program(q.subject)
+		if err != nil {
+			return &httpError{status: http.StatusInternalServerError, code: "too_large", retryAfter: 30, message: err.Error()}
+		}
+		mediaType, size = program.MediaType, len(encoded)
+		write = func() error { _, err := w.Write(encoded); return err }
+	}
+	header.Set("ETag", quote(tag))
+	header.Set("Content-Type", mediaType)
+	header.Set("Content-Length", strconv.Itoa(size))
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		// An error means that the client has gone.
-		_ = snapshot.WriteJSON(w, q.subject)
+		_ = write()
 	}
 	return nil
+}
+
+// acceptsProgram reports whether a client names the type of compiled programs in Accept.
+func acceptsProgram(r *http.Request) bool {
+	for _, line := range r.Header.Values("Accept") {
+		for part := range strings.SplitSeq(line, ",") {
+			if mediaType, parameters, err := mime.ParseMediaType(part); err == nil && mediaType == program.MediaType && parameters["q"] != "0" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // describe names the state that an answer comes from in its headers.
@@ -249,6 +275,7 @@ func (s *Server) parseQuery(r *http.Request) (q query, err error) {
 	if q.has, err = parseTags(r.Header.Values("If-None-Match")); err != nil {
 		return q, err
 	}
+	q.compiled = !q.subject.All && acceptsProgram(r)
 	if r.Header.Values(headerVM) != nil {
 		err = q.identify(r)
 		q.wait = min(q.wait, s.MaxFilterWait)

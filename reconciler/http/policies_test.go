@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -167,7 +169,55 @@ func TestPoliciesBeforeAnySet(t *testing.T) {
 	d.ask("GET /v1/policies").expect(t, 200)
 }
 
-// A filter accepts at most 4 MiB. The list of all policies has no such limit.
+// TestPoliciesCompiled checks that a workload's policies are answered as a program to a client
+// that accepts it, with the headers of the JSON.
+func TestPoliciesCompiled(t *testing.T) {
+	d := start(t, nil)
+	d.serve(stateOf(7, exampleSet()))
+	const mine = "/v1/policies?service=frontend&namespace=demo"
+	plain := d.ask("GET "+mine).expect(t, 200)
+	for accept, compiled := range map[string]bool{
+		program.MediaType:                              true,
+		"application/json, " + program.MediaType:       true,
+		program.MediaType + ";q=0.5, application/json": true,
+		"application/json":                             false,
+		"*/*":                                          false,
+		"application/*":                                false,
+		program.MediaType + ";q=0":                     false,
+		strings.ReplaceAll(program.MediaType, "v1", "v2"): false,
+	} {
+		got := d.ask("GET "+mine, "Accept", accept).expect(t, 200)
+		for _, name := range []string{"Etag", "X-Hfi-Commit", "X-Hfi-Revision", "Cache-Control", "Vary"} {
+			if got.header.Get(name) != plain.header.Get(name) || got.header.Get(name) == "" {
+				t.Errorf("%s: %s is %q, want %q", accept, name, got.header.Get(name), plain.header.Get(name))
+			}
+		}
+		if got.header.Get("Content-Length") != fmt.Sprint(len(got.body)) {
+			t.Errorf("%s: %d bytes with the headers %v", accept, len(got.body), got.header)
+		}
+		if !compiled {
+			if got.body != plain.body || got.header.Get("Content-Type") != "application/json" {
+				t.Errorf("%s: the answer is not the JSON", accept)
+			}
+			continue
+		}
+		read, err := program.Read([]byte(got.body), selection.Workload{Service: "frontend", Namespace: "demo"})
+		if err != nil || read.InForce() != 4 || got.header.Get("Content-Type") != program.MediaType {
+			t.Errorf("%s: %v, %+v", accept, err, read)
+		}
+		head := d.ask("HEAD "+mine, "Accept", accept).expect(t, 200)
+		if head.body != "" || head.header.Get("Content-Length") != fmt.Sprint(len(got.body)) {
+			t.Errorf("%s: HEAD differs: %+v", accept, head)
+		}
+		d.ask("GET "+mine, "Accept", accept, "If-None-Match", got.header.Get("ETag")).expect(t, 304)
+	}
+	// Without a workload there is no program.
+	if got := d.ask("GET /v1/policies", "Accept", program.MediaType).expect(t, 200); got.header.Get("Content-Type") != "application/json" {
+		t.Errorf("the list of all policies has the type %s", got.header.Get("Content-Type"))
+	}
+}
+
+// A filter accepts at most 4 MiB of compiled policies. Their JSON has no such limit.
 func TestPoliciesTooLarge(t *testing.T) {
 	d := start(t, nil)
 	large := strings.Repeat("x", 900_000)
@@ -177,18 +227,17 @@ func TestPoliciesTooLarge(t *testing.T) {
 			`{"metadata":{"name":"big%d"},"spec":{"selector":{"service":"big"},"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`, i, large))}, nil)
 	}
 	d.serve(stateOf(1, set))
-	got := d.ask("GET /v1/policies?service=big&namespace=demo").expectError(t, 500, "too_large")
+	got := d.ask("GET /v1/policies?service=big&namespace=demo", "Accept", program.MediaType).expectError(t, 500, "too_large")
 	if !strings.Contains(got.body, "5 policies") || !strings.Contains(got.body, "4194304") || got.header.Get("Retry-After") == "" {
 		t.Errorf("the error is %s", got.body)
 	}
 	if got := d.ask("GET /v1/policies").expect(t, 200); len(got.names(t)) != 5 || len(got.body) < 4<<20 {
 		t.Errorf("the list of all has %d bytes", len(got.body))
 	}
-	d.ask("GET /v1/policies?service=other").expect(t, 200)
+	d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200)
+	d.ask("GET /v1/policies?service=other", "Accept", program.MediaType).expect(t, 200)
 	d.serve(stateOf(2, set.With(nil, []string{"big0"})))
-	if got := d.ask("GET /v1/policies?service=big&namespace=demo").expect(t, 200); len(got.names(t)) != 4 {
-		t.Errorf("got %d policies, want 4", len(got.names(t)))
-	}
+	d.ask("GET /v1/policies?service=big&namespace=demo", "Accept", program.MediaType).expect(t, 200)
 }
 
 // GET /v1/policies/{name} is the policy, with its file, line and commit.

@@ -7,31 +7,31 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
-// DefaultMaxSelection is the largest answer that a filter accepts, in bytes.
-const DefaultMaxSelection = 4 << 20
-
 // Policies holds the state that is served. Its exported fields, and its
 // observers, are set before the first call of Serve.
 type Policies struct {
 	Logger *slog.Logger
-	// MaxSelection bounds the policies of one workload, in bytes of JSON.
-	MaxSelection int
+	// MaxProgram bounds the program of one workload, in bytes. The default is what
+	// filters accept.
+	MaxProgram int
 
 	// mu makes calls of Serve follow each other.
 	mu        sync.Mutex
 	observers []func(*Snapshot, []selection.Key)
+	programs  *programs
 	// current is nil before the first state. Its revision never decreases.
 	current atomic.Pointer[Snapshot]
 }
 
 // New returns Policies without a state.
 func New() *Policies {
-	return &Policies{Logger: slog.New(slog.DiscardHandler), MaxSelection: DefaultMaxSelection}
+	return &Policies{Logger: slog.New(slog.DiscardHandler), MaxProgram: program.MaxSize, programs: newPrograms()}
 }
 
 // Observe calls f after each change of the state, one call at a time and in
@@ -61,7 +61,7 @@ func (p *Policies) Serve(state *reconciler.State) {
 		from, index = before.State.Set, before.index
 	}
 	index, touched := index.Apply(schema.Diff(from, state.Set))
-	next := &Snapshot{State: state, index: index, maxSelection: p.MaxSelection, selections: map[Subject]func() Selection{}}
+	next := &Snapshot{State: state, index: index, maxProgram: p.MaxProgram, programs: p.programs, selections: map[Subject]func() Selection{}}
 	p.current.Store(next)
 	for _, observe := range p.observers {
 		observe(next, touched)

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -74,17 +77,75 @@ func TestSelection(t *testing.T) {
 		if err := p.Current().WriteJSON(&text, subject); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.Current().Selection(subject); got.Count != count || got.Size != text.Len() || got.Problem != "" || strings.Count(text.String(), `"metadata"`) != count {
+		if got := p.Current().Selection(subject); got.Count != count || got.Size != text.Len() || strings.Count(text.String(), `"metadata"`) != count {
 			t.Errorf("%+v: got %+v for %s", subject, got, text.String())
 		}
 	}
-	p.MaxSelection = 200
-	p.Serve(stateOf(2, entry("a", "s1"), entry("b", "s1"), entry("c", "s2")))
-	for subject, problem := range map[Subject]bool{{All: true}: false, workload("s1"): true, workload("s2"): false} {
-		if got := p.Current().Selection(subject); (got.Problem != "") != problem {
-			t.Errorf("%+v: %d bytes, and the problem is %q", subject, got.Size, got.Problem)
+}
+
+// TestProgram checks that a workload gets a program of its policies, that workloads with the same
+// policies share it, and that one that filters do not accept is an error with the workload.
+func TestProgram(t *testing.T) {
+	p := New()
+	policies := []*schema.Entry{entry("a", "s1"), entry("b", "s1"), entry("c", "*")}
+	p.Serve(stateOf(1, policies...))
+	for subject, names := range map[Subject]string{workload("s1"): "a b c", workload("s2"): "c"} {
+		encoded, err := p.Current().Program(subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := program.Read(encoded, subject.Workload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, policy := range read.Policies {
+			got = append(got, policy.Name)
+		}
+		if strings.Join(got, " ") != names || read.Idle() {
+			t.Errorf("%+v: the program has the policies %v, want %s", subject, got, names)
 		}
 	}
+	two, _ := p.Current().Program(workload("s2"))
+	if three, _ := p.Current().Program(workload("s3")); &two[0] != &three[0] {
+		t.Error("workloads with the same policies do not share a program")
+	}
+	p.Serve(stateOf(2, policies[1:]...))
+	if again, _ := p.Current().Program(workload("s2")); &two[0] != &again[0] {
+		t.Error("a change of other policies compiles a program again")
+	}
+	p.MaxProgram = len(two)
+	p.Serve(stateOf(3, policies...))
+	if _, err := p.Current().Program(workload("s2")); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Current().Program(workload("s1")); err == nil || !strings.Contains(err.Error(), `the 3 policies of service "s1" in namespace "n" cannot be served: they take `) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// TestProgramsAreBounded checks that old programs and removed policies do not stay in memory.
+func TestProgramsAreBounded(t *testing.T) {
+	p := New()
+	for i := range 3 * maxCached {
+		p.programs.keep(schema.Digest(fmt.Sprint(i)), 100)
+	}
+	if got := len(p.programs.order); got > maxCached {
+		t.Errorf("%d programs are kept", got)
+	}
+	p.programs.keep("large", maxPrograms)
+	if got := p.programs.size; got != maxPrograms || len(p.programs.order) != 1 {
+		t.Errorf("%d bytes of %d programs are kept", got, len(p.programs.order))
+	}
+	for i := range 100 {
+		p.programs.compile(entry(fmt.Sprint("p", i), "s"))
+	}
+	testtool.Eventually(t, "removed policies are forgotten", func() bool {
+		runtime.GC()
+		p.programs.mu.Lock()
+		defer p.programs.mu.Unlock()
+		return len(p.programs.compiled) == 0
+	})
 }
 
 // A workload's selection of 5 policies out of so many, with its digest.

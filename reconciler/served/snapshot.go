@@ -31,8 +31,6 @@ type Selection struct {
 	Digest schema.Digest
 	// Count is the number of policies, and Size the length of their JSON in bytes.
 	Count, Size int
-	// Problem says why a filter cannot have them, or is empty.
-	Problem string
 }
 
 // Snapshot is a verified state with an index by selector. It is immutable,
@@ -40,8 +38,9 @@ type Selection struct {
 type Snapshot struct {
 	State *reconciler.State
 
-	index        *selection.Index
-	maxSelection int
+	index      *selection.Index
+	programs   *programs
+	maxProgram int
 
 	mu sync.Mutex
 	// selections has at most maxCached entries: clients can invent workloads.
@@ -73,6 +72,38 @@ func (s *Snapshot) Selection(subject Subject) Selection {
 	return compute()
 }
 
+// Program returns the policies of a workload, compiled and encoded for filters, which must
+// not be changed. The error says why filters cannot have them.
+func (s *Snapshot) Program(subject Subject) ([]byte, error) {
+	encode := s.programs.of(s.Selection(subject).Digest, func() []*schema.Entry { return s.Entries(subject) })
+	return s.accept(encode, subject)
+}
+
+// Refusal is the error of the last call of Program for the policies of a workload, or empty: it
+// compiles nothing.
+func (s *Snapshot) Refusal(subject Subject) string {
+	encode := s.programs.known(s.Selection(subject).Digest)
+	if encode == nil {
+		return ""
+	}
+	if _, err := s.accept(encode, subject); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (s *Snapshot) accept(encode func() ([]byte, error), subject Subject) ([]byte, error) {
+	encoded, err := encode()
+	if err == nil && len(encoded) > s.maxProgram {
+		err = fmt.Errorf("they take %d bytes when compiled, and a filter accepts at most %d", len(encoded), s.maxProgram)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the %d policies of service %q in namespace %q cannot be served: %w: make them fewer or smaller",
+			s.Selection(subject).Count, subject.Workload.Service, subject.Workload.Namespace, err)
+	}
+	return encoded, nil
+}
+
 // compute is Selection without its cache.
 func (s *Snapshot) compute(subject Subject) Selection {
 	entries := s.Entries(subject)
@@ -80,12 +111,7 @@ func (s *Snapshot) compute(subject Subject) Selection {
 	if !subject.All {
 		set = schema.NewSet(entries...)
 	}
-	result := Selection{Digest: set.Digest(), Count: len(entries), Size: listSize(entries)}
-	if !subject.All && result.Size > s.maxSelection {
-		result.Problem = fmt.Sprintf("the %d policies of service %q in namespace %q take %d bytes, and a filter accepts at most %d: make them fewer or smaller",
-			result.Count, subject.Workload.Service, subject.Workload.Namespace, result.Size, s.maxSelection)
-	}
-	return result
+	return Selection{Digest: set.Digest(), Count: len(entries), Size: listSize(entries)}
 }
 
 const listHead, listTail = `{"policies":[`, "]}\n"

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
@@ -89,7 +90,12 @@ func (s *policyServer) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("ETag", tag)
 	if r.Header.Get("If-None-Match") != tag {
 		// A filter that got no response would send another request.
-		_ = json.NewEncoder(w).Encode(map[string]any{"policies": policies})
+		w.Header().Set("Content-Type", program.MediaType)
+		list, err := json.Marshal(map[string]any{"policies": policies})
+		if err != nil {
+			panic(err)
+		}
+		_, _ = w.Write([]byte(envoytest.MustProgram(string(list))))
 		return
 	}
 	s.mu.Lock()

@@ -43,7 +43,7 @@ var layers = []layer{
 
 	{name: "api", packages: []string{"internal/api"}, imports: []string{"schema"}},
 	{name: "api client", packages: []string{"internal/api/client"}, imports: []string{"schema", "api"}},
-	{name: "test helpers", packages: []string{"internal/*test/...", "internal/testtool"}, imports: []string{"schema", "api", "internal"}, together: true},
+	{name: "test helpers", packages: []string{"internal/*test/...", "internal/testtool"}, imports: []string{"schema", "filter parts", "api", "internal"}, together: true},
 	{name: "internal", packages: []string{"internal/*/..."}, imports: []string{"schema"}, together: true},
 
 	{name: "domain", packages: []string{"reconciler"}, imports: []string{"schema", "filter parts", "api", "internal"}},
@@ -264,6 +264,7 @@ func TestImportRules(t *testing.T) {
 		{"internal/api", "schema", true},
 		{"internal/api", "reconciler", false},
 		{"internal/api", "filter/fault", false},
+		{"internal/envoytest", "filter/program", true},
 		{"internal/datadir", "reconciler", false},
 		{"reconciler", "filter/selection", true},
 		{"reconciler", "internal/api", true},

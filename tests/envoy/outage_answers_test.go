@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/testtool"
 )
@@ -22,22 +24,27 @@ type outage struct {
 	silent bool
 }
 
-// emptyList would end every fault if a filter applied it.
-const emptyList = `{"policies":[]}`
+// emptySet would end every fault if a filter applied it.
+var emptySet = envoytest.MustProgram(`{"policies":[]}`)
+
+// outageType is the header of a response with a program.
+var outageType = "Content-Type: " + program.MediaType + "\r\n"
 
 var outages = []outage{
 	{what: "refuses connections"},
 	{what: "responds with 500", answer: outageStatus(500, "no")},
 	{what: "responds with 503 as hfid does", answer: outageStatus(503, `{"error":{"code":"not_ready","message":"there is no verified set of policies yet"}}`)},
 	{what: "responds with 404", answer: outageStatus(404, "not here")},
-	{what: "responds with 200 without an ETag", answer: outageBody(http.Header{}, emptyList)},
-	{what: "responds with something other than JSON", answer: outageBody(outageTagged(), "<html>Welcome!</html>")},
-	{what: "responds with JSON that is no list", answer: outageBody(outageTagged(), `{"policies":null}`)},
+	{what: "responds with 200 without an ETag", answer: outageBody(http.Header{"Content-Type": {program.MediaType}}, emptySet)},
+	{what: "responds with a web page", answer: outageBody(http.Header{"Etag": {`"v1:bad"`}}, "<html>Welcome!</html>")},
+	{what: "responds with JSON, as an older one", answer: outageBody(http.Header{"Etag": {`"v1:bad"`}, "Content-Type": {"application/json"}}, `{"policies":[]}`)},
+	{what: "responds with something other than a program", answer: outageBody(outageTagged(), "hfi")},
+	{what: "responds with a damaged program", answer: outageBody(outageTagged(), emptySet+"\x03\xff")},
 	{what: "does not speak HTTP", answer: outageRaw("220 mail.example.com ESMTP ready\r\n")},
-	{what: "closes the connection in the body", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-Length: 1000\r\n\r\n" + emptyList)},
-	{what: "closes the connection in a chunk", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + emptyList + "\r\n")},
+	{what: "closes the connection in the body", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-Length: 1000\r\n" + outageType + "\r\n" + emptySet)},
+	{what: "closes the connection in a chunk", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nTransfer-Encoding: chunked\r\n" + outageType + "\r\n" + fmt.Sprintf("%x\r\n", len(emptySet)) + emptySet + "\r\n")},
 	{what: "closes the connection in the headers", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"half\"\r\nContent-")},
-	{what: "announces less than it sends", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"less\"\r\nContent-Length: 10\r\n\r\n" + emptyList)},
+	{what: "announces less than it sends", answer: outageRaw("HTTP/1.1 200 OK\r\nETag: \"less\"\r\nContent-Length: 10\r\n" + outageType + "\r\n" + emptySet)},
 	{what: "responds with 500 and a long body", answer: outageStatus(500, strings.Repeat("x", 1<<20))},
 	{what: "responds with 6 MB", answer: outageLong(6_000_000, true)},
 	{what: "responds with 50 MB", answer: outageLong(50_000_000, true)},
@@ -167,7 +174,9 @@ func (s *sidecar) value(t *testing.T, metric string) float64 {
 	return stats.Value(metric)
 }
 
-func outageTagged() http.Header { return http.Header{"Etag": {`"v1:bad"`}} }
+func outageTagged() http.Header {
+	return http.Header{"Etag": {`"v1:bad"`}, "Content-Type": {program.MediaType}}
+}
 
 func outageStatus(status int, body string) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -203,26 +212,28 @@ func outageRaw(text string) func(http.ResponseWriter, *http.Request) {
 
 // outageLong is a response that would be valid, and end every fault, if it were not too long.
 func outageLong(size int, announced bool) func(http.ResponseWriter, *http.Request) {
-	const head, tail = `{"policies":[],"pad":"`, `"}`
+	// A section that filters skip pads the program.
+	head := append(append([]byte(emptySet), 200), binary.AppendUvarint(nil, uint64(size-len(emptySet)-5))...)
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Etag", `"v1:long"`)
+		w.Header().Set("Content-Type", program.MediaType)
 		if announced {
 			w.Header().Set("Content-Length", fmt.Sprint(size))
 		}
-		_, _ = w.Write([]byte(head))
+		_, _ = w.Write(head)
 		pad := bytes.Repeat([]byte("x"), 1<<16)
-		for left := size - len(head) - len(tail); left > 0; left -= len(pad) {
+		for left := size - len(head); left > 0; left -= len(pad) {
 			if _, err := w.Write(pad[:min(left, len(pad))]); err != nil {
 				return
 			}
 		}
-		_, _ = w.Write([]byte(tail))
 	}
 }
 
 // outageDrip writes a valid response so slowly that it never ends.
 func outageDrip(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Etag", `"v1:drip"`)
+	w.Header().Set("Content-Type", program.MediaType)
 	w.Header().Set("Content-Length", "100000")
 	for {
 		if _, err := w.Write([]byte(" ")); err != nil || http.NewResponseController(w).Flush() != nil {

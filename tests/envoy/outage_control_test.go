@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/testtool"
 )
@@ -139,8 +140,8 @@ func (c *outageControl) serve(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("If-None-Match") != tag {
 			w.Header().Set("ETag", tag)
 			w.Header().Set("X-Hfi-Commit", fmt.Sprintf("c%d", version))
-			w.Header().Set("Content-Type", "application/json")
-			text := policies(version)
+			w.Header().Set("Content-Type", program.MediaType)
+			text := envoytest.MustProgram(policies(version))
 			w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 			_, _ = w.Write([]byte(text))
 			return

@@ -82,8 +82,8 @@ var mutations = []mutation{
 	},
 	{
 		what: "the draw", file: "filter/fault/decide.go",
-		old:    `if !random.Draw(r.share) || !r.matches(view) {`,
-		new:    `if !r.matches(view) {`,
+		old:    `if !random.Draw(r.Share) || !matches(r, view) {`,
+		new:    `if !matches(r, view) {`,
 		folder: "filter/fault", tests: []string{"TestRulesDrawIndependently", "TestRatesCompose"},
 	},
 	{
@@ -124,7 +124,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the expiry of stale policies", file: "filter/poll.go",
-		old:    `p.enforce(nil)`,
+		old:    `p.enforce(new(program.Program))`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestStalePoliciesEnd"},
 	},
@@ -135,14 +135,26 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestABadAnswerChangesNothing"},
 	},
 	{
-		what: "the filter's own selection", file: "filter/poll.go",
-		old:    `if selection.Matches(policy.Spec.Selector, workload) {`,
-		new:    `if true || selection.Matches(policy.Spec.Selector, workload) {`,
-		folder: "filter", tests: []string{"TestPoliciesForOthersAreNotApplied"},
+		what: "the filter's own selection", file: "filter/program/read.go",
+		old:    `mine := p.selects(policy.Selector)`,
+		new:    `mine := p.selects(policy.Selector) || true`,
+		folder: "filter/program", tests: []string{"TestPoliciesForOthersNeverApply"},
+	},
+	{
+		what: "the skipping of policies that need a newer filter", file: "filter/program/read.go",
+		old:    `if needs&^features != 0 {`,
+		new:    `if false {`,
+		folder: "filter/program", tests: []string{"TestNewerPolicyIsSkipped"},
+	},
+	{
+		what: "the bound of a program's items", file: "filter/program/read.go",
+		old:    ` || r.items+int(n) > MaxItems {`,
+		new:    ` {`,
+		folder: "filter/program", tests: []string{"TestReadIsBounded"},
 	},
 	{
 		what: "the pause after a panic", file: "filter/poll.go",
-		old:    `p.failed(fmt.Errorf("internal error while %s", doing))`,
+		old:    `p.failed(failure("internal error while " + doing))`,
 		new:    ``,
 		folder: "filter", tests: []string{"TestAPanicOnAnAnswerBacksOff", "TestAPanicInAskingBacksOff"},
 	},

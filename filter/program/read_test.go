@@ -1,0 +1,375 @@
+package program
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/schema"
+)
+
+// everything has each field of a policy, and enough rules for an index.
+func everything(t testing.TB) []*schema.Policy {
+	all := []*schema.Policy{
+		policy(t, "all-fields", `{"selector": {"service": "frontend", "namespace": "demo"}, "dry_run": true, "expires_at": "2027-01-31T12:00:00.5Z", "rules": [{
+			"match": {"methods": ["GET", "PUT"], "path": {"regex": "/item/[0-9]+"}, "headers": [
+				{"name": "x-user", "exact": "ann"}, {"name": "x-env", "prefix": "dev"}, {"name": "x-id", "regex": "a|b"},
+				{"name": "x-on", "present": true}, {"name": "x-off", "present": false}]},
+			"fault": {"percentage": 12.5, "delay_ms": 250, "abort": {"status": 503, "body": "b", "headers": {"retry-after": "5"}}}}]}`),
+		policy(t, "before-1970", `{"expires_at": "0000-01-01T00:00:00Z", "rules": [{"fault": {"abort": {"grpc_status": 14}}}]}`),
+		policy(t, "far-away", `{"expires_at": "9999-12-31T23:59:59.999999999Z", "rules": [{"fault": {"delay_ms": 1}}]}`),
+	}
+	for i := range 20 {
+		all = append(all,
+			rules(t, fmt.Sprintf("exact-%02d", i), fmt.Sprintf(`{"match": {"path": {"exact": "/e/%d"}}, "fault": {"delay_ms": 1}}`, i)),
+			rules(t, fmt.Sprintf("prefix-%02d", i), fmt.Sprintf(`{"match": {"path": {"prefix": "/p/%s"}}, "fault": {"delay_ms": 1}}`, strings.Repeat("x", i))),
+			rules(t, fmt.Sprintf("header-%02d", i), fmt.Sprintf(`{"match": {"headers": [{"name": "x-user", "exact": "%d"}]}, "fault": {"delay_ms": 1}}`, i)))
+	}
+	return all
+}
+
+var frontend = selection.Workload{Service: "frontend", Namespace: "demo"}
+
+// TestRoundTrip checks that a filter reads all that the daemon has written.
+func TestRoundTrip(t *testing.T) {
+	program, err := Read(encode(t, everything(t)...), frontend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, rule := program.Policies[0], program.Rules[0]
+	if want := (Policy{"all-fields", selection.Key{Service: "frontend", Namespace: "demo"}, true, true, policy.ExpiresAt}); policy != want {
+		t.Errorf("the policy is %+v, want %+v", policy, want)
+	}
+	if want := time.Date(2027, 1, 31, 12, 0, 0, 500_000_000, time.UTC); !policy.ExpiresAt.Equal(want) {
+		t.Errorf("it expires at %v, want %v", policy.ExpiresAt, want)
+	}
+	if want := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC); !program.Policies[1].ExpiresAt.Equal(want) {
+		t.Errorf("the second expires at %v, want %v", program.Policies[1].ExpiresAt, want)
+	}
+	for i, text := range append(headerTexts(rule.Headers), rule.Path) {
+		if (text.How == Regex) != (text.Regex != nil) {
+			t.Errorf("condition %d is %+v", i, text)
+		}
+	}
+	if !rule.Path.Holds("/item/42") || rule.Path.Holds("/item/x") {
+		t.Error("the path is not compared as written")
+	}
+	conditions := map[string]Comparison{}
+	for _, header := range rule.Headers {
+		conditions[program.Headers[header.Slot]] = header.Text.How
+	}
+	if want := map[string]Comparison{"x-user": Exact, "x-env": Prefix, "x-id": Regex, "x-on": Always, "x-off": Absent}; !reflect.DeepEqual(conditions, want) {
+		t.Errorf("the conditions are %v, want %v", conditions, want)
+	}
+	if rule.Share != 125_000 || rule.Delay != 250*time.Millisecond || !slices.Equal(rule.Methods, []string{"GET", "PUT"}) {
+		t.Errorf("the rule is %+v", rule)
+	}
+	if program.Idle() || program.InForce() != len(program.Policies) || program.Index == nil {
+		t.Errorf("idle: %v, in force: %d of %d, index: %v", program.Idle(), program.InForce(), len(program.Policies), program.Index)
+	}
+	countRules(t, program)
+}
+
+func headerTexts(headers []Header) (texts []Text) {
+	for _, header := range headers {
+		texts = append(texts, header.Text)
+	}
+	return texts
+}
+
+// countRules fails unless each rule is in the index exactly once.
+func countRules(t *testing.T, program *Program) {
+	t.Helper()
+	places := make([]int, len(program.Rules))
+	groups := append(slices.Concat(program.Index.Exact, program.Index.Prefixes), Group{Rules: program.Index.Linear})
+	for _, header := range program.Index.Headers {
+		groups = append(groups, header.Groups...)
+	}
+	for _, group := range groups {
+		for _, rule := range group.Rules {
+			places[rule]++
+		}
+	}
+	for rule, times := range places {
+		if times != 1 {
+			t.Errorf("rule %d of %d is in the index %d times", rule, len(places), times)
+		}
+	}
+}
+
+// TestParents checks that the parent of a prefix is the longest other prefix that it
+// begins with.
+func TestParents(t *testing.T) {
+	for range 200 {
+		prefixes := map[string][]uint32{}
+		for range 40 {
+			prefix := "/"
+			for range rand.IntN(8) {
+				prefix += string("ab"[rand.IntN(2)])
+			}
+			prefixes[prefix] = nil
+		}
+		x := &Index{Prefixes: groups(prefixes)}
+		x.connectPrefixes()
+		for i, group := range x.Prefixes {
+			want, got := "", ""
+			for other := range prefixes {
+				if other != group.Key && strings.HasPrefix(group.Key, other) && len(other) > len(want) {
+					want = other
+				}
+			}
+			if x.Parents[i] >= 0 {
+				got = x.Prefixes[x.Parents[i]].Key
+			}
+			if got != want {
+				t.Fatalf("the parent of %s is %q, want %q", group.Key, got, want)
+			}
+		}
+	}
+}
+
+// TestIdle checks that a program is idle if no rule can apply.
+func TestIdle(t *testing.T) {
+	never, delay := `{"fault": {"percentage": 0, "delay_ms": 5}}`, `{"fault": {"delay_ms": 5}}`
+	for _, test := range []struct {
+		policies []*schema.Policy
+		want     bool
+	}{
+		{nil, true},
+		{[]*schema.Policy{rules(t, "a", never), rules(t, "b", never, never)}, true},
+		{[]*schema.Policy{rules(t, "a")}, true},
+		{[]*schema.Policy{policy(t, "a", `{"selector": {"service": "other"}, "rules": [`+delay+`]}`)}, true},
+		{[]*schema.Policy{rules(t, "a", never, delay)}, false},
+		{[]*schema.Policy{rules(t, "a", `{"fault": {"percentage": 0.0001, "delay_ms": 5}}`)}, false},
+		{[]*schema.Policy{policy(t, "a", `{"dry_run": true, "rules": [`+delay+`]}`)}, false},
+	} {
+		program := roundTrip(t, test.policies...)
+		if got := program.Idle(); got != test.want {
+			t.Errorf("idle with %+v: %v, want %v", program.Policies, got, test.want)
+		}
+		if len(program.Policies) != len(test.policies) {
+			t.Errorf("it has %d policies of %d", len(program.Policies), len(test.policies))
+		}
+	}
+	if !new(Program).Idle() {
+		t.Error("the zero Program is not idle")
+	}
+}
+
+// TestPoliciesForOthersNeverApply checks that the reader selects once more.
+func TestPoliciesForOthersNeverApply(t *testing.T) {
+	for selector, mine := range map[string]bool{
+		`{"service":"productcatalog"}`:              false,
+		`{"service":"frontend","namespace":"prod"}`: false,
+		`{"service":"Frontend"}`:                    false,
+		`{"service":"frontend","namespace":"demo"}`: true,
+		`{"service":"*","namespace":"demo"}`:        true,
+		`{}`:                                        true,
+	} {
+		program, err := Read(encode(t, policy(t, "p", `{"selector": `+selector+`, "rules": [{"fault": {"delay_ms": 5}}]}`)), frontend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if program.Idle() == mine || (len(program.Others) == 0) != mine || (program.InForce() == 1) != mine {
+			t.Errorf("%s: %+v", selector, program)
+		}
+	}
+}
+
+// TestNewerPolicyIsSkipped checks that a policy with a feature that the reader lacks is
+// reported and never applies, whatever follows in it, and that the others do.
+func TestNewerPolicyIsSkipped(t *testing.T) {
+	policies := []*schema.Policy{rules(t, "a", `{"fault": {"delay_ms": 1}}`), rules(t, "b", `{"fault": {"delay_ms": 2}}`)}
+	encoded := encode(t, policies...)
+	// The features of "b" are the byte after the selector.
+	at := bytes.Index(encoded, []byte("\x01b\x01*\x01*\x00"))
+	if at < 0 {
+		t.Fatalf("the encoding is %q", encoded)
+	}
+	encoded[at+6] = 64
+	for i := at + 8; i < len(encoded); i++ {
+		encoded[i] = 0xff
+	}
+	program, err := Read(encoded, frontend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(program.Unsupported, []string{"b"}) || program.InForce() != 1 || program.Rules[0].Delay == 0 || program.Rules[1].Share != 0 {
+		t.Errorf("the program is %+v", program)
+	}
+}
+
+// TestUnknownSectionIsSkipped checks that an older filter reads a newer daemon's program.
+func TestUnknownSectionIsSkipped(t *testing.T) {
+	encoded := encode(t, everything(t)...)
+	for _, newer := range [][]byte{append(slices.Clone(encoded), 9, 3, 'n', 'e', 'w'), slices.Concat(encoded[:4], []byte{200, 1, 'x'}, encoded[4:])} {
+		if _, err := Read(newer, frontend); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestReadRefuses checks the errors for programs that are not valid.
+func TestReadRefuses(t *testing.T) {
+	encoded := encode(t, everything(t)...)
+	newer := slices.Clone(encoded)
+	newer[3] = 2
+	twice := slices.Concat(encoded, encoded[4:])
+	for name, test := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"empty":          {nil, "not a compiled program"},
+		"JSON":           {[]byte(`{"policies": []}`), "not a compiled program"},
+		"newer":          {newer, "version 2"},
+		"no sections":    {encoded[:4], "no policies"},
+		"too large":      {make([]byte, MaxSize+1), "may have"},
+		"sections twice": {twice, "invalid"},
+		"trailing bytes": {append(slices.Clone(encoded), 9), "invalid"},
+	} {
+		if _, err := Read(test.data, frontend); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: the error is %v, want %q", name, err, test.want)
+		}
+	}
+	for n := range len(encoded) {
+		if _, err := Read(encoded[:n], frontend); err == nil && n > 0 {
+			// Without its last section, the index, a program is valid.
+			if program, _ := Read(encoded[:n], frontend); program.Index != nil {
+				t.Errorf("the first %d of %d bytes are a valid program", n, len(encoded))
+			}
+		}
+	}
+}
+
+// TestReadIsBounded checks that no short program makes the reader allocate much.
+func TestReadIsBounded(t *testing.T) {
+	huge := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}
+	for kind := byte(1); kind <= 4; kind++ {
+		text := append([]byte("hfi\x01"), kind, byte(len(huge)))
+		if _, err := Read(append(text, huge...), frontend); err == nil {
+			t.Errorf("section %d with a huge count is valid", kind)
+		}
+	}
+	// A program of as many bytes and as few for each item as possible.
+	section := appendNumber(nil, MaxSize-100)
+	section = append(section, make([]byte, MaxSize-100-len(section))...)
+	text := appendBytes(append([]byte("hfi\x01"), sectionHeaders), section)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Read(text, frontend); err == nil {
+		t.Error("a program with millions of items is valid")
+	}
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 3*MaxSize {
+		t.Errorf("reading it allocates %d bytes", allocated)
+	}
+}
+
+// TestDamagedProgramIsReadOrRefused flips bytes: the reader never panics, and what it
+// accepts can be used.
+func TestDamagedProgramIsReadOrRefused(t *testing.T) {
+	encoded := encode(t, everything(t)...)
+	random := rand.New(rand.NewPCG(1, 2))
+	accepted := 0
+	for range 20_000 {
+		damaged := slices.Clone(encoded)
+		for range 1 + random.IntN(3) {
+			damaged[random.IntN(len(damaged))] = byte(random.Uint32())
+		}
+		if program, err := Read(damaged, frontend); err == nil {
+			accepted++
+			use(program)
+		}
+	}
+	if accepted == 0 {
+		t.Error("no damaged program was accepted: the test does not use any")
+	}
+}
+
+// use reads all that a decision could.
+func use(program *Program) {
+	for i := range program.Rules {
+		rule := &program.Rules[i]
+		_ = program.Policies[rule.Policy]
+		rule.Path.Holds("/item/42")
+		for j := range rule.Headers {
+			_ = program.Headers[rule.Headers[j].Slot]
+			rule.Headers[j].Text.Holds("a")
+		}
+	}
+	if x := program.Index; x != nil {
+		for at := LastUpTo(x.Prefixes, "/p/xxxx"); at >= 0; at = int(x.Parents[at]) {
+			for _, rule := range x.Prefixes[at].Rules {
+				_ = program.Rules[rule]
+			}
+		}
+		for _, rule := range Find(x.Exact, "/e/1") {
+			_ = program.Rules[rule]
+		}
+	}
+}
+
+// FuzzRead checks that no bytes make the reader panic, and that it accepts only
+// programs that can be used.
+func FuzzRead(f *testing.F) {
+	f.Add(encode(f, everything(f)...))
+	f.Add(encode(f))
+	f.Add(encode(f, rules(f, "a", `{"match": {"path": {"regex": ".*a.*"}}, "fault": {"delay_ms": 1}}`)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if program, err := Read(data, frontend); err == nil {
+			use(program)
+		}
+	})
+}
+
+// TestEncodeRefuses checks that the daemon knows which programs filters do not accept.
+func TestEncodeRefuses(t *testing.T) {
+	var compiler Compiler
+	crowd := func(count int, spec string) (all []*Compiled) {
+		for i := range count {
+			one, err := compiler.Compile(policy(t, fmt.Sprintf("p%05d", i), spec))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, one)
+		}
+		return all
+	}
+	rule := `{"fault": {"delay_ms": 1}}`
+	headers := strings.TrimSuffix(strings.Repeat(`{"name": "a", "present": true},`, 300), ",")
+	for name, test := range map[string]struct {
+		policies []*Compiled
+		want     string
+	}{
+		"rules": {crowd(51, `{"rules": [`+strings.Repeat(rule+",", 1000)+rule+`]}`), "51051 rules"},
+		"items": {crowd(900, `{"rules": [{"match": {"headers": [`+headers+`]}, "fault": {"delay_ms": 1}}]}`), "conditions"},
+		"bytes": {crowd(50, `{"rules": [{"fault": {"abort": {"status": 503, "body": "`+strings.Repeat("x", 100_000)+`"}}}]}`), "bytes"},
+	} {
+		if _, err := Encode(test.policies); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: the error is %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+// TestLargestProgramIsReadable checks that filters accept all that Encode returns.
+func TestLargestProgramIsReadable(t *testing.T) {
+	var compiler Compiler
+	one, err := compiler.Compile(policy(t, "p", `{"rules": [`+strings.TrimSuffix(strings.Repeat(`{"match": {"path": {"prefix": "/a"}}, "fault": {"delay_ms": 1}},`, MaxRules), ",")+`]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := Encode([]*Compiled{one})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program, err := Read(encoded, frontend); err != nil || len(program.Rules) != MaxRules {
+		t.Errorf("%v", err)
+	}
+}

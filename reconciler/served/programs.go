@@ -1,0 +1,116 @@
+package served
+
+import (
+	"runtime"
+	"sync"
+	"weak"
+
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/schema"
+)
+
+// maxPrograms bounds the encoded programs that are kept for the next filter, in bytes.
+const maxPrograms = 64 << 20
+
+// programs compiles the policies of workloads. Each policy is compiled once, and each
+// selection of policies is encoded once for all workloads that have it. It is safe for
+// concurrent use.
+type programs struct {
+	compiler program.Compiler
+
+	mu sync.Mutex
+	// compiled has the policies that are still referenced elsewhere.
+	compiled map[weak.Pointer[schema.Entry]]*program.Compiled
+	// encoded has programs by the digest of their policies, and order their digests,
+	// the oldest first. Their size is at most maxPrograms, or they are one.
+	encoded map[schema.Digest]func() ([]byte, error)
+	order   []schema.Digest
+	sizes   map[schema.Digest]int
+	size    int
+}
+
+func newPrograms() *programs {
+	return &programs{
+		compiled: map[weak.Pointer[schema.Entry]]*program.Compiled{},
+		encoded:  map[schema.Digest]func() ([]byte, error){},
+		sizes:    map[schema.Digest]int{},
+	}
+}
+
+// of returns a function that encodes the policies with a digest when it is called first.
+func (p *programs) of(digest schema.Digest, entries func() []*schema.Entry) func() ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if encode, known := p.encoded[digest]; known {
+		return encode
+	}
+	encode := sync.OnceValues(func() ([]byte, error) {
+		encoded, err := p.encode(entries())
+		p.keep(digest, len(encoded))
+		return encoded, err
+	})
+	p.encoded[digest] = encode
+	return encode
+}
+
+// known returns what of has returned for a digest, or nil.
+func (p *programs) known(digest schema.Digest) func() ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.encoded[digest]
+}
+
+// keep accounts for a program, and drops the oldest ones beyond the limit.
+func (p *programs) keep(digest schema.Digest, size int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.order = append(p.order, digest)
+	p.sizes[digest] = size
+	p.size += size
+	for len(p.order) > 1 && (p.size > maxPrograms || len(p.order) > maxCached) {
+		oldest := p.order[0]
+		p.order = p.order[1:]
+		p.size -= p.sizes[oldest]
+		delete(p.sizes, oldest)
+		delete(p.encoded, oldest)
+	}
+}
+
+// encode leaves out a policy that cannot be compiled. Validation has warned of it.
+func (p *programs) encode(entries []*schema.Entry) ([]byte, error) {
+	compiled := make([]*program.Compiled, 0, len(entries))
+	for _, entry := range entries {
+		if one := p.compile(entry); one != nil {
+			compiled = append(compiled, one)
+		}
+	}
+	return program.Encode(compiled)
+}
+
+// compile returns nil if filters cannot apply the policy.
+func (p *programs) compile(entry *schema.Entry) *program.Compiled {
+	key := weak.Make(entry)
+	p.mu.Lock()
+	made, known := p.compiled[key]
+	p.mu.Unlock()
+	if known {
+		return made
+	}
+	made, err := p.compiler.Compile(entry.Policy)
+	if err != nil {
+		made = nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, known := p.compiled[key]; !known {
+		p.compiled[key] = made
+		runtime.AddCleanup(entry, p.forget, key)
+	}
+	return made
+}
+
+func (p *programs) forget(key weak.Pointer[schema.Entry]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.compiled, key)
+}
