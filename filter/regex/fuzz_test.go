@@ -38,7 +38,7 @@ func agrees(t *testing.T, expression string, values ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forms := []*Regex{reread(t, made), instructions(t, expression)}
+	forms := []*Regex{reread(t, made), sets(t, expression)}
 	for _, value := range values {
 		want := reference.MatchString(value)
 		for _, form := range forms {
@@ -121,7 +121,7 @@ func TestRandomExpressions(t *testing.T) {
 // FuzzRead checks that no data makes a filter fail, or take memory or time beyond bounds.
 func FuzzRead(f *testing.F) {
 	for _, expression := range expressions {
-		for _, made := range []*Regex{loaded(f, expression), instructions(f, expression)} {
+		for _, made := range []*Regex{loaded(f, expression), sets(f, expression)} {
 			data, _ := made.AppendBinary(nil)
 			f.Add(data, "abc")
 		}

@@ -7,7 +7,7 @@ import (
 
 // The binary form of a Regex is a sequence of numbers, encoded as by
 // binary.AppendUvarint, and strings of bytes. It is
-//   - formRows or formCode,
+//   - formRows or formSets,
 //   - the prefix: its length, and the string,
 //   - the number of classes,
 //   - the number of ranges of characters; then for each, without gaps and beginning
@@ -15,11 +15,12 @@ import (
 //   - for formRows: the number of states, and for each state: twice the number of its
 //     pairs, or of maxPairs+1 if the row is dense, plus 1 if the value may end; then as in
 //     Regex.rows, but with the number of a state instead of the index of its row,
-//   - for formCode: the number of the sets, and the string of all of them; the number of
-//     the instructions, and for each: op, next, argument.
+//   - for formSets: the number of words; the words of Regex.sets; the number of guards, and
+//     for each its conditions and words; the number of jumps, and for each, twice: the first
+//     word, the number of words, and the words.
 const (
 	formRows = iota
-	formCode
+	formSets
 )
 
 var errInvalid = errors.New("invalid compiled regex")
@@ -30,7 +31,7 @@ var errInvalid = errors.New("invalid compiled regex")
 func Read(data []byte) (*Regex, error) {
 	in := reader{data: data}
 	made := &Regex{}
-	form := in.number(formCode)
+	form := in.number(formSets)
 	made.prefix = string(in.bytes(in.number(len(data))))
 	made.classes = in.number(maxClasses)
 	in.readClasses(made)
@@ -39,11 +40,12 @@ func Read(data []byte) (*Regex, error) {
 	case form == formRows:
 		in.readRows(made)
 	default:
-		in.readCode(made)
+		in.readSets(made)
 	}
 	if in.failed || len(in.data) > 0 {
 		return nil, errInvalid
 	}
+	made.limit()
 	return made, nil
 }
 
@@ -75,6 +77,35 @@ func (in *reader) number(limit int) int {
 		}
 	}
 	return in.fail()
+}
+
+// words reads n words, and appends them to a slice.
+func (in *reader) words(to []uint64, n int) []uint64 {
+	if n > len(in.data) {
+		in.fail()
+		return to
+	}
+	if to == nil {
+		to = make([]uint64, 0, n)
+	}
+	for range n {
+		word, done := uint64(0), false
+		for i, b := range in.data {
+			if i == 10 {
+				break
+			}
+			word |= uint64(b&0x7f) << (7 * i)
+			if done = b < 0x80; done {
+				in.data = in.data[i+1:]
+				break
+			}
+		}
+		if !done {
+			in.fail()
+		}
+		to = append(to, word)
+	}
+	return to
 }
 
 // index reads a number less than limit.
@@ -175,30 +206,28 @@ func (in *reader) readRows(made *Regex) {
 	made.rows = rows
 }
 
-func (in *reader) readCode(made *Regex) {
-	size := setSize(made.classes)
-	sets := in.count(size)
-	made.sets = append(made.sets, in.bytes(sets*size)...)
-	length := in.count(3)
-	if length == 0 || length > maxRows {
+func (in *reader) readSets(made *Regex) {
+	made.words = in.count(1)
+	if made.words == 0 || made.words > maxWords {
 		in.fail()
 		return
 	}
-	made.code = make([]instruction, length)
-	for i := range made.code {
-		op := operation(in.number(int(opIf)))
-		next := in.index(length)
-		limit := length
-		switch op {
-		case opMatch:
-			limit = 1
-		case opClass:
-			limit = made.classes
-		case opSet:
-			limit = sets
-		case opIf:
-			limit = allConditions + 1
+	made.sets = in.words(nil, made.words*(classSets+made.classes))
+	made.guards = make([]guard, in.count(1+made.words))
+	for i := range made.guards {
+		conditions := uint16(in.number(allConditions))
+		made.guards[i] = guard{conditions, in.words(nil, made.words)}
+	}
+	total := in.count(1)
+	made.jumps = make([]uint64, 0, total)
+	for !in.failed && len(made.jumps) < total {
+		head := len(made.jumps)
+		made.jumps = append(made.jumps, 0)
+		for shift := 0; shift < 64; shift += 32 {
+			first := in.index(made.words)
+			count := in.number(min(made.words-first, total-len(made.jumps)))
+			made.jumps[head] |= uint64(first|count<<16) << shift
+			made.jumps = in.words(made.jumps, count)
 		}
-		made.code[i] = instruction{op: op, next: uint16(next), argument: uint16(in.index(limit))}
 	}
 }

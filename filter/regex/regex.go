@@ -5,8 +5,9 @@
 //
 // An expression compiles to a minimal deterministic automaton if that is small, as it is
 // for almost every expression on paths and headers. A match then takes one step for each
-// character. Otherwise it compiles to instructions, which a match executes in parallel, so
-// that its time is at most proportional to their number for each character.
+// character. Otherwise it compiles to sets of the positions in the expression, with one bit
+// each. A match then follows all positions in parallel, in a time for each character that
+// is known beforehand.
 //
 // Neither sees characters, but classes: the expression treats all characters of a class
 // alike. A byte that is not valid UTF-8 counts as U+FFFD, as in Go.
@@ -14,9 +15,9 @@ package regex
 
 import "math"
 
-// maxWork limits the instructions of an expression times the bytes of a value. Matching
-// longer values would block a worker thread of Envoy for too long: see MaxValue.
-const maxWork = 2_500_000
+// maxWork limits what a match does: see work. In V8 that takes about 10 ms, for which it
+// blocks a worker thread of Envoy.
+const maxWork = 6_000_000
 
 // Regex is a compiled expression. Methods of one Regex must not be called concurrently.
 type Regex struct {
@@ -34,17 +35,23 @@ type Regex struct {
 	//     and the state that follows it instead; or
 	//   - dense: the state that follows each class.
 	rows []uint16
-	// code has instructions instead, and sets the sets of classes that they refer to:
-	// class c is in set n if bit c%8 of byte n*setSize(classes)+c/8 is set.
-	code []instruction
-	sets []byte
+	// sets has sets of positions instead, of words words each: startSet and so on, and from
+	// classSets on, one for each class. guards and jumps complete them: see run.
+	words  int
+	sets   []uint64
+	guards []guard
+	jumps  []uint64
+	// longest is what MaxValue returns.
+	longest int
 	// now and next are the scratch memory of run.
-	now, next set
+	now, next []uint64
 }
 
 const (
 	// maxClasses limits the classes of an expression.
 	maxClasses = 1 << 11
+	// maxWords limits the words of a set of positions.
+	maxWords = 1 << 10
 	// maxRows limits the length of Regex.rows, because a state has 16 bits.
 	maxRows = 1 << 16
 
@@ -53,30 +60,28 @@ const (
 	maxPairs = 32
 )
 
-// instruction is an instruction of a nondeterministic automaton.
-type instruction struct {
-	op operation
-	// next is the instruction that follows.
-	next uint16
-	// argument is a class (opClass), a set (opSet), the other instruction that follows
-	// (opEither), or a set of conditions (opIf).
-	argument uint16
-}
-
-type operation uint16
-
+// The sets in Regex.sets.
 const (
-	// opMatch ends a match.
-	opMatch operation = iota
-	// opClass continues after a character of a class.
-	opClass
-	// opSet continues after a character of a set of classes.
-	opSet
-	// opEither continues in two ways.
-	opEither
-	// opIf continues if all conditions hold between the characters before and after.
-	opIf
+	// startSet has the positions before the first character.
+	startSet = iota
+	// endSet has the positions at which the value may end.
+	endSet
+	// staySet, moveSet and skipSet have the positions from which a character leads to the
+	// same position, to the next one, and to the one after that.
+	staySet
+	moveSet
+	skipSet
+	// From here on, there is for each class the set of the positions at which the
+	// expression lets a character of the class through.
+	classSets
 )
+
+// guard has positions that count only if conditions hold between the characters before and
+// after.
+type guard struct {
+	conditions uint16
+	positions  []uint64
+}
 
 // Conditions between two characters, with the values that regexp/syntax gives them.
 const (
@@ -135,14 +140,29 @@ func between(before, after kind) uint16 {
 func (r *Regex) Prefix() string { return r.prefix }
 
 // MaxValue returns the maximum length, in bytes, of a value that the expression is run on:
-// a longer value does not match. It is math.MaxInt for an expression that compiled to an
-// automaton, and not less than 60 KiB, the default limit of Envoy for all headers of a
-// request, for one with up to 40 instructions.
-func (r *Regex) MaxValue() int {
-	if r.code == nil {
-		return math.MaxInt
+// a longer value does not match, because the match would block a worker thread of Envoy for
+// too long. It is math.MaxInt for an automaton. Otherwise it is far above 60 KiB, Envoy's
+// default limit for all headers of a request, except for some expressions that leave
+// hundreds of ways open at once.
+func (r *Regex) MaxValue() int { return r.longest }
+
+// work returns how much run does for a character, at most. The unit is a visit of a word
+// of a set.
+func (r *Regex) work() int {
+	const perJump = 4
+	n := r.words*(classSets+1+len(r.guards)) + len(r.jumps)
+	for jumps := r.jumps; len(jumps) > 0; n += perJump {
+		_, _, jumps = split(jumps)
 	}
-	return maxWork / len(r.code)
+	return n
+}
+
+// limit sets longest.
+func (r *Regex) limit() {
+	r.longest = math.MaxInt
+	if r.rows == nil {
+		r.longest = maxWork / r.work()
+	}
 }
 
 // Match reports whether the expression matches the whole value, which must not be longer
@@ -152,10 +172,10 @@ func (r *Regex) Match(value string) bool {
 	if len(value) < n || value[:n] != r.prefix {
 		return false
 	}
-	if r.code == nil {
+	if r.rows != nil {
 		return r.walk(value[n:])
 	}
-	return len(value) <= r.MaxValue() && r.run(value)
+	return len(value) <= r.longest && r.run(value)
 }
 
 // class returns the class of a character.
@@ -203,79 +223,90 @@ func (r *Regex) walk(value string) bool {
 	return rows[state]&accepts != 0
 }
 
-// run executes the instructions. It keeps the set of those that the characters so far lead
-// to, and visits each of them at most once for each character.
+// run keeps the set of the positions in the expression to which the characters so far lead.
+// A character of a class leads from those of them that are in the set of the class to others:
+// near ones, by staySet, moveSet and skipSet, and any others, by jumps. A jump has a set of
+// positions, and the set of the positions that any of these leads to: see split.
 func (r *Regex) run(value string) bool {
-	if r.now.where == nil {
-		r.now, r.next = newSet(len(r.code)), newSet(len(r.code))
+	words := r.words
+	if r.now == nil {
+		scratch := make([]uint64, 2*words)
+		r.now, r.next = scratch[:words:words], scratch[words:]
 	}
-	r.now.members = r.now.members[:0]
-	r.now.add(0)
+	now, next := r.now, r.next
+	stays, moves, skips := r.set(staySet), r.set(moveSet), r.set(skipSet)
+	copy(now, r.set(startSet))
 	before := noCharacter
 	for _, char := range value {
-		after := kindOf(char)
-		r.step(r.class(char), between(before, after))
-		before = after
-		r.now, r.next = r.next, r.now
-		if len(r.now.members) == 0 {
+		if len(r.guards) > 0 {
+			after := kindOf(char)
+			r.check(now, between(before, after))
+			before = after
+		}
+		lets := r.set(classSets + r.class(char))
+		// some has any position that lets the character through.
+		var some, carry uint64
+		for i := range next {
+			in := now[i] & lets[i]
+			now[i] = in
+			some |= in
+			move, skip := in&moves[i], in&skips[i]
+			next[i] = in&stays[i] | move<<1 | skip<<2 | carry
+			carry = move>>63 | skip>>62
+		}
+		if some == 0 {
 			return false
 		}
+		for jumps := r.jumps; len(jumps) > 0; {
+			var from, to part
+			from, to, jumps = split(jumps)
+			some = 0
+			for i, in := range from.words {
+				some |= in & now[from.first+i]
+			}
+			if some != 0 {
+				for i, in := range to.words {
+					next[to.first+i] |= in
+				}
+			}
+		}
+		now, next = next, now
 	}
-	// The end of the value is in a class of its own, which is in no set.
-	return r.step(r.classes, between(before, noCharacter))
+	r.check(now, between(before, noCharacter))
+	for i, in := range r.set(endSet) {
+		if in&now[i] != 0 {
+			return true
+		}
+	}
+	return false
 }
 
-// step executes the instructions in now on a character, and lets next have those that
-// follow. It reports whether the value matches if it ends before the character.
-func (r *Regex) step(class int, conditions uint16) bool {
-	now, next, matches := r.now, r.next, false
-	next.members = next.members[:0]
-	size := setSize(r.classes)
-	// now grows by the instructions that follow others without a character.
-	for i := 0; i < len(now.members); i++ {
-		at := &r.code[now.members[i]]
-		switch at.op {
-		case opMatch:
-			matches = true
-		case opClass:
-			if int(at.argument) == class {
-				next.add(at.next)
-			}
-		case opSet:
-			if r.sets[int(at.argument)*size+class/8]>>(class%8)&1 != 0 {
-				next.add(at.next)
-			}
-		case opEither:
-			now.add(at.next)
-			now.add(at.argument)
-		case opIf:
-			if at.argument&^conditions == 0 {
-				now.add(at.next)
+func (r *Regex) set(index int) []uint64 { return r.sets[index*r.words:][:r.words] }
+
+// check removes the positions whose conditions do not hold.
+func (r *Regex) check(now []uint64, conditions uint16) {
+	for i := range r.guards {
+		if guard := &r.guards[i]; guard.conditions&^conditions != 0 {
+			for i, in := range guard.positions {
+				now[i] &^= in
 			}
 		}
 	}
-	r.now, r.next = now, next
-	return matches
 }
 
-// setSize returns the size, in bytes, of a set of classes and the end of the value.
-func setSize(classes int) int { return classes/8 + 1 }
-
-// set is a set of instructions. Emptying it takes no time.
-type set struct {
-	members []uint16
-	// where has the index in members of each member. Other items may have any value.
-	where []uint16
+// part is a part of a set of positions, which begins at a word. The other words are 0.
+type part struct {
+	first int
+	words []uint64
 }
 
-func newSet(size int) set {
-	return set{members: make([]uint16, 0, size), where: make([]uint16, size)}
-}
-
-func (s *set) add(member uint16) {
-	if at := int(s.where[member]); at < len(s.members) && s.members[at] == member {
-		return
-	}
-	s.where[member] = uint16(len(s.members))
-	s.members = append(s.members, member)
+// split returns the first of jumps, and the others. The head of a jump has four numbers of
+// 16 bits: the first word and the number of words of both parts that follow.
+func split(jumps []uint64) (from, to part, rest []uint64) {
+	head := jumps[0]
+	middle := 1 + int(head>>16&0xffff)
+	end := middle + int(head>>48)
+	from = part{int(head & 0xffff), jumps[1:middle]}
+	to = part{int(head >> 32 & 0xffff), jumps[middle:end]}
+	return from, to, jumps[end:]
 }

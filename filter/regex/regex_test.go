@@ -46,8 +46,8 @@ func reread(t testing.TB, made *Regex) *Regex {
 	return read
 }
 
-// instructions compiles an expression to instructions, whatever its automaton's size.
-func instructions(t testing.TB, expression string) *Regex {
+// sets compiles an expression to sets of positions, whatever its automaton's size.
+func sets(t testing.TB, expression string) *Regex {
 	t.Helper()
 	tree, err := syntax.Parse(whole(t, expression).String(), syntax.Perl)
 	if err != nil {
@@ -57,11 +57,7 @@ func instructions(t testing.TB, expression string) *Regex {
 	if err != nil {
 		t.Fatal(err)
 	}
-	classes := classify(prog)
-	made := &Regex{classes: len(classes.kinds)}
-	made.translate(prog, classes)
-	classes.store(made, nil)
-	return reread(t, made)
+	return reread(t, compileSets(translate(prog), ""))
 }
 
 var expressions = []string{
@@ -86,14 +82,14 @@ var values = []string{
 // TestMatch checks that both forms match what Go's regexp matches.
 func TestMatch(t *testing.T) {
 	for _, expression := range expressions {
-		reference, compiled, code := whole(t, expression), loaded(t, expression), instructions(t, expression)
+		reference, compiled, positions := whole(t, expression), loaded(t, expression), sets(t, expression)
 		for _, value := range values {
 			want := reference.MatchString(value)
 			if got := compiled.Match(value); got != want {
 				t.Errorf("%q on %q: %v, want %v", expression, value, got, want)
 			}
-			if got := code.Match(value); got != want {
-				t.Errorf("%q, as instructions, on %q: %v, want %v", expression, value, got, want)
+			if got := positions.Match(value); got != want {
+				t.Errorf("%q, as sets, on %q: %v, want %v", expression, value, got, want)
 			}
 			if want && !strings.HasPrefix(value, compiled.Prefix()) {
 				t.Errorf("%q matches %q, which does not begin with %q", expression, value, compiled.Prefix())

@@ -31,8 +31,9 @@ type states struct {
 func (s *states) row(state int) []int { return s.next[state*s.classes:][:s.classes] }
 
 // determine turns instructions into an automaton. It returns nil if that gets too large.
-func determine(r *Regex, kinds []kind) *states {
-	made := &states{classes: r.classes}
+func determine(program *program) *states {
+	code, kinds := program.code, program.classes.kinds
+	made := &states{classes: len(kinds)}
 	// A state is a set of instructions, with the kind of the character before if one of
 	// them asks.
 	type key struct {
@@ -41,7 +42,7 @@ func determine(r *Regex, kinds []kind) *states {
 	}
 	var known []key
 	numbers := map[key]int{}
-	scratch := newSet(len(r.code))
+	scratch := newSet(len(code))
 	visits := 0
 	// number returns the state of a set of instructions.
 	number := func(before kind, from []uint16) int {
@@ -49,27 +50,29 @@ func determine(r *Regex, kinds []kind) *states {
 		for _, pc := range from {
 			scratch.add(pc)
 		}
-		var code []uint16
+		var kept []uint16
 		asks := false
 		for i := 0; i < len(scratch.members); i++ {
 			pc := scratch.members[i]
-			switch at := &r.code[pc]; at.op {
+			switch at := &code[pc]; at.op {
 			case opEither:
 				scratch.add(at.next)
-				scratch.add(at.argument)
+				scratch.add(at.other)
 				continue
 			case opIf:
 				asks = true
+			case opFail:
+				continue
 			}
-			code = append(code, pc)
+			kept = append(kept, pc)
 		}
 		visits += len(scratch.members)
 		if !asks {
 			before = other
 		}
-		slices.Sort(code)
-		bytes := make([]byte, 0, 2*len(code))
-		for _, pc := range code {
+		slices.Sort(kept)
+		bytes := make([]byte, 0, 2*len(kept))
+		for _, pc := range kept {
 			bytes = append(bytes, byte(pc), byte(pc>>8))
 		}
 		k := key{before, string(bytes)}
@@ -81,7 +84,7 @@ func determine(r *Regex, kinds []kind) *states {
 		}
 		return n
 	}
-	number(noCharacter, []uint16{0})
+	number(noCharacter, []uint16{program.start})
 	for i := 0; i < len(known); i++ {
 		state := known[i]
 		// tests has the instructions that test a character of each kind, and whether the
@@ -94,12 +97,12 @@ func determine(r *Regex, kinds []kind) *states {
 				scratch.add(uint16(state.code[j]) | uint16(state.code[j+1])<<8)
 			}
 			for j := 0; j < len(scratch.members); j++ {
-				switch at := &r.code[scratch.members[j]]; at.op {
+				switch at := &code[scratch.members[j]]; at.op {
 				case opEither:
 					scratch.add(at.next)
-					scratch.add(at.argument)
+					scratch.add(at.other)
 				case opIf:
-					if at.argument&^conditions == 0 {
+					if at.conditions&^conditions == 0 {
 						scratch.add(at.next)
 					}
 				default:
@@ -108,13 +111,13 @@ func determine(r *Regex, kinds []kind) *states {
 			}
 			visits += len(scratch.members)
 		}
-		made.ends = append(made.ends, slices.ContainsFunc(tests[noCharacter], func(pc uint16) bool { return r.code[pc].op == opMatch }))
+		made.ends = append(made.ends, slices.ContainsFunc(tests[noCharacter], func(pc uint16) bool { return code[pc].op == opMatch }))
 		var from []uint16
 		for class, is := range kinds {
 			from = from[:0]
 			for _, pc := range tests[is] {
-				if r.lets(&r.code[pc], class) {
-					from = append(from, r.code[pc].next)
+				if at := &code[pc]; at.op == opTest && at.lets[class] {
+					from = append(from, at.next)
 				}
 			}
 			visits += len(tests[is])
@@ -351,13 +354,21 @@ func (s *states) regex(prefix string, from *classes) *Regex {
 	return made
 }
 
-// lets reports whether an instruction lets a character of a class through.
-func (r *Regex) lets(at *instruction, class int) bool {
-	switch at.op {
-	case opClass:
-		return int(at.argument) == class
-	case opSet:
-		return r.sets[int(at.argument)*setSize(r.classes)+class/8]>>(class%8)&1 != 0
+// set is a set of small numbers. Emptying it takes no time.
+type set struct {
+	members []uint16
+	// where has the index in members of each member. Other items may have any value.
+	where []uint16
+}
+
+func newSet(size int) set {
+	return set{members: make([]uint16, 0, size), where: make([]uint16, size)}
+}
+
+func (s *set) add(member uint16) {
+	if at := int(s.where[member]); at < len(s.members) && s.members[at] == member {
+		return
 	}
-	return false
+	s.where[member] = uint16(len(s.members))
+	s.members = append(s.members, member)
 }
