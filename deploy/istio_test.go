@@ -43,7 +43,7 @@ func readPlugin(t *testing.T, file string) (*plugin, *extensions.WasmPlugin) {
 }
 
 // The WasmPlugins have the fields that this filter requires.
-func TestWasmPluginsAreAsIstioWantsThem(t *testing.T) {
+func TestWasmPluginsAreValidForIstio(t *testing.T) {
 	urls := map[string]string{
 		"namespace.yaml": "http://hfi-control-plane.boifi:8080/v1/filter.wasm",
 		"workload.yaml":  "oci://",

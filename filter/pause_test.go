@@ -48,9 +48,9 @@ func delayingHost(t *testing.T) *host {
 	return h
 }
 
-// TestAHangUpLeavesNothing checks that nothing is kept of a request whose client disconnects
+// TestADisconnectReleasesAllState checks that nothing is kept of a request whose client disconnects
 // during its delay, and that others continue.
-func TestAHangUpLeavesNothing(t *testing.T) {
+func TestADisconnectReleasesAllState(t *testing.T) {
 	h := delayingHost(t)
 	first, gone, last := h.delay("/short"), h.delay("/long"), h.delay("/long")
 	h.mustPause(3)

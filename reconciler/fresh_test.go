@@ -51,7 +51,7 @@ func TestAnOldReportIsOldWhenItIsFirstRead(t *testing.T) {
 	})
 }
 
-// With an alarm of etcd a person must act: the status says so on each replica,
+// With an alarm of etcd manual action is required: the status says so on each replica,
 // and a follower does not rely on the report of a leader that cannot write.
 func TestAlarmsStall(t *testing.T) {
 	alarm := func(f *storage) {
@@ -88,7 +88,7 @@ func TestAlarmsStall(t *testing.T) {
 	})
 }
 
-// An etcd that is away longer than its own elections take needs a person.
+// An etcd that is away longer than its own elections take requires manual action.
 func TestEtcdAwayStalls(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
 		d.push("a", policies("p"))

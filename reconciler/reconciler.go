@@ -53,7 +53,7 @@ type Reconciler struct {
 	Interval time.Duration
 	// EtcdGrace is how long a starting replica waits for etcd before it serves the last good set from its disk.
 	EtcdGrace time.Duration
-	// EtcdStalledAfter is how long etcd does not answer until the status says that a person must act.
+	// EtcdStalledAfter is how long etcd does not answer until the status says that manual action is required.
 	EtcdStalledAfter time.Duration
 	// DiskInterval is the time between two checks of the disk, and between two
 	// attempts to keep a state that could not be kept.

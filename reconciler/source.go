@@ -72,8 +72,8 @@ const (
 	// WaitForPush: the repository answered, but has no such branch, path or
 	// commit, or the commit is not valid. A push resolves it, a retry does not.
 	WaitForPush
-	// Stalled: a person must act, on credentials, the URL, or a corrupt or
-	// missing repository.
+	// Stalled: manual action is required, on credentials, the URL, or a corrupt
+	// or missing repository.
 	Stalled
 )
 

@@ -199,7 +199,7 @@ func (r *Reconciler) reconcilingCondition(status api.Status, report LeaderReport
 	return reconciling
 }
 
-// stalledCondition says what a person must act upon: the first reason, and
+// stalledCondition says what requires manual action: the first reason, and
 // besides it a disk that cannot be written. The caller holds the lock.
 func (r *Reconciler) stalledCondition(view *StoreView, report LeaderReport) api.Condition {
 	stalled := api.Condition{Type: api.Stalled, Status: "True"}
@@ -212,7 +212,7 @@ func (r *Reconciler) stalledCondition(view *StoreView, report LeaderReport) api.
 	case failure != nil:
 		stalled.Reason, stalled.Message = failure.Reason, failure.Message
 	case r.diskError == "":
-		stalled.Status, stalled.Reason, stalled.Message = "False", "Progressing", "nothing needs a person"
+		stalled.Status, stalled.Reason, stalled.Message = "False", "Progressing", "no manual action is required"
 	default:
 		stalled.Reason, stalled.Message = "DataFolderUnwritable", r.diskMessage()
 		return stalled

@@ -55,7 +55,7 @@ func (a *app) read(file string) (*input, error) {
 	}
 	in := &input{name: shown(file), text: text}
 	for _, doc := range splitDocuments(text) {
-		found, err := unserve(doc)
+		found, err := stripServerFields(doc)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", in.name, err)
 		}

@@ -12,10 +12,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// unserve returns the policies in a document that "hfi get -o yaml" or -o json
+// stripServerFields returns the policies in a document that "hfi get -o yaml" or -o json
 // printed: a list of policies, or one policy with its origin, which only the daemon
 // knows. Any other document is returned as it is.
-func unserve(doc document) ([]document, error) {
+func stripServerFields(doc document) ([]document, error) {
 	root := mappingIn(doc.text)
 	if root == nil {
 		return []document{doc}, nil
@@ -39,7 +39,7 @@ func unserve(doc document) ([]document, error) {
 		policy, err := servedPolicy(root, doc)
 		return []document{policy}, err
 	}
-	// Only the lines of the origin go: the rest stays as somebody may have edited it.
+	// Only the lines of the origin are removed: the rest may have been edited.
 	first, last := linesOfKey(root, "origin")
 	without, blanked := cutLines(doc.text, first, last)
 	doc.alone, doc.text, doc.served = without, without, true

@@ -50,7 +50,7 @@ exists, else DIR itself.`,
 			case args[0] != "-" && info.IsDir():
 				return a.vetFolder(ctx, args[0], path)
 			case path != "":
-				return usageError("--path requires a folder, and %s is none", shown(args[0]))
+				return usageError("--path requires a folder, and %s is not one", shown(args[0]))
 			}
 			return a.vetFile(ctx, args[0])
 		},

@@ -88,9 +88,9 @@ func tagged(digest string) string {
 	return repository + ":1.2.3"
 }
 
-// What comes back from a registry, by tag and by digest, has two layers,
-// as Istio's agent wants them: the module as it is, and what describes it.
-func TestTheFilterComesBackFromARegistryAsIstioWantsIt(t *testing.T) {
+// The image pulled from a registry, by tag and by digest, has two layers,
+// in the format of Istio's agent: the unchanged module, and its metadata.
+func TestTheImageRoundTripsThroughARegistryInIstiosFormat(t *testing.T) {
 	daemon, filter := bothMade(t)
 	byDigest := pushed(t, daemon, filter)[1]
 	if !strings.Contains(byDigest, "/platform/hfi-filter@sha256:") {

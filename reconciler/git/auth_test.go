@@ -171,7 +171,7 @@ func TestMalformedKnownHosts(t *testing.T) {
 			t.Fatalf("the head is %q (%v), want %s", got, err, head)
 		}
 	}
-	if got := strings.Count(log.String(), "passed over"); got != len(malformed)+1 {
+	if got := strings.Count(log.String(), "skipping a line"); got != len(malformed)+1 {
 		t.Errorf("%d lines were logged, want %d:\n%s", got, len(malformed)+1, log.String())
 	}
 	replaceFile(t, file, append([]byte(malformed[0]+"\n"), other...))

@@ -68,11 +68,11 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	case strings.Contains(text, "object-format=sha256"):
 		return fail("Unsupported", reconciler.Stalled, "the repository at %s uses SHA-256, which is not supported: use one with git's default, SHA-1", s.address.display)
 	case strings.Contains(text, "remote error: tls: ") && !strings.Contains(text, "internal error"):
-		return fail("CertificateInvalid", reconciler.Stalled, "%s refuses the TLS connection, for want of a client certificate perhaps: check --git-client-cert-file (%w)", s.address.display, err)
+		return fail("CertificateInvalid", reconciler.Stalled, "%s refuses the TLS connection, perhaps because it requires a client certificate: check --git-client-cert-file (%w)", s.address.display, err)
 	case errors.As(err, &transfer) && !passing(err):
-		return fail("UnexpectedAnswer", reconciler.Stalled, "%s answers in a way that is not understood: %w", s.address.display, err)
+		return fail("UnexpectedAnswer", reconciler.Stalled, "%s returned a response that cannot be parsed: %w", s.address.display, err)
 	case errors.As(err, &transfer):
-		return fail("Unreachable", reconciler.Retry, "%s cannot be reached, or broke off its answer: %w", s.address.display, err)
+		return fail("Unreachable", reconciler.Retry, "%s cannot be reached, or closed the connection mid-response: %w", s.address.display, err)
 	}
 	var object *reconciler.SourceError
 	if errors.As(objectError(err), &object) {
@@ -84,8 +84,8 @@ func (s *Source) classify(ctx context.Context, err error) *reconciler.SourceErro
 	return fail("Unreadable", reconciler.Stalled, "%w", err)
 }
 
-// passing says whether a failure is one of those that are known to pass by
-// themselves: the network's, and the system's lack of something.
+// passing says whether a failure is known to be transient: the network's, or the
+// system's lack of a resource.
 func passing(err error) bool {
 	// An url.Error is a net.Error, whatever it wraps.
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
@@ -94,7 +94,7 @@ func passing(err error) bool {
 	var (
 		operation *net.OpError
 		name      *net.DNSError
-		limit     net.Error // as which every error of the system passes
+		limit     net.Error // which every error of the system implements
 	)
 	if errors.As(err, &operation) || errors.As(err, &name) || errors.As(err, &limit) && limit.Timeout() {
 		return true
@@ -117,7 +117,7 @@ func passing(err error) bool {
 	return false
 }
 
-// diskFails reports that a clone cannot be written, for the reason of its disk.
+// diskFails reports that a clone cannot be written because of its disk.
 func diskFails(err error) bool {
 	var transfer *transferError
 	// go-git passes on some errors as text. During a transfer, a text may be the

@@ -15,7 +15,7 @@ import (
 	"github.com/boifi/hfi/internal/datadir"
 )
 
-// maxSkipped bounds the malformed lines of the known hosts: a file with more is something else.
+// maxSkipped bounds the malformed lines of the known hosts: a file with more has another format.
 const maxSkipped = 100
 
 // knownHosts are the known hosts as last read.
@@ -29,8 +29,8 @@ type knownHosts struct {
 var malformedLine = regexp.MustCompile(`^knownhosts: .*?:([0-9]+): `)
 
 // knownHostsNow returns the known hosts as they are in the file now. As in
-// OpenSSH, a line that cannot be read is passed over: with an error, one such
-// line would disable the hosts of all others.
+// OpenSSH, a line that cannot be read is skipped: with an error, one malformed
+// line would disable all other hosts.
 func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
 	text, err := os.ReadFile(s.KnownHostsFile)
 	if err != nil {
@@ -57,7 +57,7 @@ func (s *Source) knownHostsNow() (*knownhosts.HostKeyDB, error) {
 		if number < 1 || number > len(lines) || len(lines[number-1]) == 0 {
 			return nil, err
 		}
-		s.Logger.Warn("a line of the known hosts cannot be read, and is passed over", "file", s.KnownHostsFile, "line", number)
+		s.Logger.Warn("skipping a line of the known hosts that cannot be read", "file", s.KnownHostsFile, "line", number)
 		lines[number-1] = nil
 		db, err = s.parseHosts(bytes.Join(lines, []byte("\n")))
 	}

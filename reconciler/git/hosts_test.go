@@ -122,25 +122,25 @@ func TestAnswersThatAreNotGits(t *testing.T) {
 		answer       http.HandlerFunc
 		reason, text string
 	}{
-		"a web page": {func(w http.ResponseWriter, _ *http.Request) { page(w) }, "NotGit", "answers with a web page"},
+		"a web page": {func(w http.ResponseWriter, _ *http.Request) { page(w) }, "NotGit", "returned a web page"},
 		"a redirect to one": {func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/users/sign_in" {
 				page(w)
 				return
 			}
 			http.Redirect(w, r, "/users/sign_in?from=x", http.StatusFound)
-		}, "NotGit", "/users/sign_in, answers with a web page"},
+		}, "NotGit", "/users/sign_in, returned a web page"},
 		"a page with the protocol's ending": {func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, "/login") {
 				page(w)
 				return
 			}
 			http.Redirect(w, r, "/login"+r.URL.Path, http.StatusFound)
-		}, "NotGit", "/login/r.git/info/refs, answers with a web page"},
+		}, "NotGit", "/login/r.git/info/refs, returned a web page"},
 		"JSON": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, "{}")
-		}, "NotGit", `answers with "application/json"`},
+		}, "NotGit", `returned the content type "application/json"`},
 		"400": {func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "TF401035: the client is too old\nmore", http.StatusBadRequest)
 		}, "UnexpectedAnswer", "400 Bad Request: TF401035: the client is too old: check the URL"},

@@ -24,14 +24,14 @@ import (
 )
 
 const (
-	// defaultPause is how long a server is left alone that answers 429 without
-	// saying for how long, and maxPause bounds what servers may ask for. With
-	// another status, of a server that is down or refuses, it is maxOutagePause:
-	// neither a webhook nor a person can end the pause.
+	// defaultPause is the pause after a 429 without Retry-After, and maxPause
+	// bounds what Retry-After may ask for. With another status, of a server that
+	// is down or refuses, the bound is maxOutagePause: neither a webhook nor a
+	// manual trigger can end the pause.
 	defaultPause   = 30 * time.Second
 	maxPause       = time.Hour
 	maxOutagePause = 5 * time.Minute
-	// maxExcerpt bounds what a message has of a server's answer, in bytes.
+	// maxExcerpt bounds what a message quotes of a server's response, in bytes.
 	maxExcerpt = 300
 )
 
@@ -45,9 +45,9 @@ func (t httpTransport) NewUploadPackSession(endpoint *transport.Endpoint, auth t
 	return t.Transport.NewUploadPackSession(endpoint, auth)
 }
 
-// httpOperation is an operation on a server over HTTP: its credentials, and
-// the first answer of which it is known what is wrong with it. go-git's own
-// errors do not say that.
+// httpOperation is an operation on a server over HTTP: its credentials, and the
+// first response for which it is known what is wrong. go-git's own errors do not
+// say that.
 type httpOperation struct {
 	source *Source
 	auth   transport.AuthMethod
@@ -97,7 +97,7 @@ func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error)
 	return response, nil
 }
 
-// operationBody notes that a server broke off its answer.
+// operationBody records that a server closed the connection mid-response.
 type operationBody struct {
 	io.Reader
 	request   *http.Request
@@ -107,13 +107,13 @@ type operationBody struct {
 func (b *operationBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF && b.request.Context().Err() == nil {
-		_ = b.operation.note(fail("Unreachable", reconciler.Retry, "%s broke off its answer: %w", b.operation.source.address.display, err))
+		_ = b.operation.note(fail("Unreachable", reconciler.Retry, "%s closed the connection mid-response: %w", b.operation.source.address.display, err))
 	}
 	return n, err
 }
 
 // passingStatuses are those of servers and proxies that are overloaded, or
-// restart. Any other error is there until somebody changes something.
+// restart. Any other error persists until something is changed.
 var passingStatuses = []int{
 	http.StatusRequestTimeout, http.StatusTooEarly,
 	http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
@@ -121,7 +121,7 @@ var passingStatuses = []int{
 	520, 521, 522, 523, 524, 529, 530,
 }
 
-// unusable returns why a response is no answer of a git server, or nil.
+// unusable returns why a response does not come from a git server, or nil.
 // Redirects, and the statuses that go-git has errors for, it leaves to go-git.
 func (s *Source) unusable(request *http.Request, response *http.Response, content *bufio.Reader) error {
 	status := response.StatusCode
@@ -135,11 +135,11 @@ func (s *Source) unusable(request *http.Request, response *http.Response, conten
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusNotFound, status < http.StatusOK:
 		return nil
 	case status == http.StatusGone:
-		return fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s any more: it answers %s", s.address.display, said())
+		return fail("RepositoryMissing", reconciler.Stalled, "there is no repository at %s any more: it returned %s", s.address.display, said())
 	case slices.Contains(passingStatuses, status):
-		return fail("Unreachable", reconciler.Retry, "%s answers %s", s.address.display, said())
+		return fail("Unreachable", reconciler.Retry, "%s returned %s", s.address.display, said())
 	case status >= http.StatusBadRequest:
-		return fail("UnexpectedAnswer", reconciler.Stalled, "%s answers %s: check the URL, and whether a proxy is in between", s.address.display, said())
+		return fail("UnexpectedAnswer", reconciler.Stalled, "%s returned %s: check the URL, and whether a proxy is in between", s.address.display, said())
 	case status >= http.StatusMultipleChoices:
 		return nil
 	}
@@ -150,16 +150,16 @@ func (s *Source) unusable(request *http.Request, response *http.Response, conten
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch {
 	case kind == "text/html":
-		return fail("NotGit", reconciler.Stalled, "%s answers with a web page, of a sign-in perhaps, and not as a git server: check the URL, and give a token or password", from)
+		return fail("NotGit", reconciler.Stalled, "%s returned a web page, perhaps a sign-in page, instead of a git response: check the URL, and give a token or password", from)
 	case request.Method != http.MethodGet || kind == "application/x-git-upload-pack-advertisement":
 		return nil
 	case isDumb(content):
 		return fail("Unsupported", reconciler.Stalled, "%s serves git's files only (the dumb HTTP protocol): let the server run git http-backend, or give another URL", from)
 	}
-	return fail("NotGit", reconciler.Stalled, "%s answers with %.60q, and not as a git server: check the URL", from, kind)
+	return fail("NotGit", reconciler.Stalled, "%s returned the content type %.60q instead of a git response: check the URL", from, kind)
 }
 
-// isDumb says whether an answer is git's own file of references: lines with a
+// isDumb says whether a response is git's own file of references: lines with a
 // hash, a tab and a name, or none.
 func isDumb(content *bufio.Reader) bool {
 	text, _ := content.Peek(maxExcerpt)
@@ -168,7 +168,7 @@ func isDumb(content *bufio.Reader) bool {
 	return len(text) == 0 || found && err == nil
 }
 
-// excerpt returns the beginning of an answer in plain text, with a colon before it.
+// excerpt returns the beginning of a response in plain text, with a colon before it.
 func excerpt(response *http.Response, content *bufio.Reader) string {
 	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); kind != "text/plain" {
 		return ""
@@ -213,7 +213,7 @@ func (p *pause) begin(server string, status int, after string) error {
 	if status == http.StatusServiceUnavailable {
 		reason, problem = "Unreachable", "is unavailable"
 	}
-	p.error = fail(reason, reconciler.Retry, "%s %s (status %d); hfid asks again after %s", server, problem, status, until.UTC().Format(time.RFC3339))
+	p.error = fail(reason, reconciler.Retry, "%s %s (status %d); hfid retries after %s", server, problem, status, until.UTC().Format(time.RFC3339))
 	return p.error
 }
 
@@ -227,8 +227,8 @@ func (p *pause) check() error {
 	return nil
 }
 
-// httpConnections are a source's connections over HTTP. They are used again
-// until the certificates that are used for them change.
+// httpConnections are a source's connections over HTTP. They are reused until
+// their certificates change.
 type httpConnections struct {
 	mu        sync.Mutex
 	made      tlsFiles

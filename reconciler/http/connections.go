@@ -73,7 +73,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return connection, nil
 		}
 		l.refused()
-		l.turnAway(connection)
+		l.reject(connection)
 	}
 }
 
@@ -124,9 +124,9 @@ func (l *limitedListener) state(connection net.Conn, state http.ConnState) {
 	}
 }
 
-// turnAway tells a client that there is no room, if not too many are being
-// told already, and closes its connection.
-func (l *limitedListener) turnAway(connection net.Conn) {
+// reject answers a client with a 503, unless too many are being rejected at the
+// moment, and closes its connection.
+func (l *limitedListener) reject(connection net.Conn) {
 	select {
 	case l.refuse <- struct{}{}:
 	default:
@@ -140,8 +140,8 @@ func (l *limitedListener) turnAway(connection net.Conn) {
 		if _, err := io.WriteString(connection, noRoom); err != nil {
 			return
 		}
-		// Closed with a request unread, the connection would be reset, and the
-		// client might not see the answer.
+		// If the request were left unread, closing would reset the connection,
+		// and the client might not see the response.
 		if tcp, ok := connection.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
 			_, _ = io.Copy(io.Discard, io.LimitReader(tcp, DefaultMaxHeaderBytes))
 		}
@@ -149,7 +149,7 @@ func (l *limitedListener) turnAway(connection net.Conn) {
 }
 
 var noRoom = func() string {
-	body := `{"error":{"code":"too_many_connections","message":"this replica has as many connections as it allows: ask another one, or later"}}` + "\n"
+	body := `{"error":{"code":"too_many_connections","message":"this replica has as many connections as it allows: try another replica, or later"}}` + "\n"
 	return strings.Join([]string{
 		"HTTP/1.1 503 Service Unavailable", "Content-Type: " + jsonType, fmt.Sprintf("Content-Length: %d", len(body)), "Cache-Control: no-store",
 		"X-Content-Type-Options: nosniff", "Retry-After: 30", "Connection: close", "", body,

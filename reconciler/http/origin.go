@@ -13,16 +13,16 @@ import (
 // AnyHost in Server.Hosts allows every name.
 const AnyHost = "*"
 
-// checkOrigin refuses what a web page of somebody else's makes a browser on
-// this machine send: a cross-site POST, and a request in the name of a page
-// whose DNS name was pointed at the loopback (DNS rebinding). A trigger that
-// needs a secret, which no such page has, may come under any name: a tunnel or
+// checkOrigin rejects what a foreign web page makes a browser on this machine
+// send: a cross-site POST, and a request with the host name of a page whose DNS
+// name resolves to the loopback (DNS rebinding). A trigger that requires a
+// secret, which such a page does not have, may use any host name: a tunnel or
 // proxy for webhooks passes on its own.
 func (s *Server) checkOrigin(r *http.Request, route route) error {
 	if s.crossOrigin.Check(r) != nil {
 		return &httpError{
 			status: http.StatusForbidden, code: "cross_origin",
-			message: "a page of another site sent this request, and may not",
+			message: "cross-site requests are not allowed",
 		}
 	}
 	authenticated := route.post && s.WebhookSecret != nil
@@ -30,7 +30,7 @@ func (s *Server) checkOrigin(r *http.Request, route route) error {
 		return nil
 	}
 	s.foreignHost.Do(func() {
-		s.Logger.Warn("refusing requests under a foreign host name: if it is yours, add it to --allowed-hosts", "host", fmt.Sprintf("%.120q", r.Host))
+		s.Logger.Warn("rejecting requests with an unknown host name: if it is yours, add it to --allowed-hosts", "host", fmt.Sprintf("%.120q", r.Host))
 	})
 	return &httpError{
 		status: http.StatusForbidden, code: "foreign_host",
@@ -38,8 +38,8 @@ func (s *Server) checkOrigin(r *http.Request, route route) error {
 	}
 }
 
-// isOwn reports whether a Host header names this machine, or nothing that
-// somebody else could register: an address, a name without dots, or one in a
+// isOwn reports whether a Host header names this machine, or something that
+// nobody can register: an address, a name without dots, or one in a
 // domain that is reserved for machines, local networks and clusters.
 func (s *Server) isOwn(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {

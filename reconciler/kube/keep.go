@@ -358,7 +358,7 @@ func (k *keeper) headFilter(ctx context.Context, address string) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return errors.New("it answers " + response.Status)
+		return errors.New("it returned " + response.Status)
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (k *keeper) checkOwnModule(plugin *wasmPlugin) moduleCheck {
 		return moduleCheck{reason: reasonUnreachable, message: "the control plane has no filter to serve", conclusive: true}
 	case byName && name != k.SHA256+".wasm":
 		return moduleCheck{reason: reasonUnreachable, conclusive: true,
-			message: fmt.Sprintf("the url answers 404: the control plane's filter is %s", api.FilterModulePath(k.SHA256))}
+			message: fmt.Sprintf("the url returns 404: the control plane's filter is %s", api.FilterModulePath(k.SHA256))}
 	case plugin.sha256 != "" && plugin.sha256 != k.SHA256:
 		return moduleCheck{reason: reasonDigest, message: digestMismatch(plugin.sha256, k.SHA256), conclusive: true}
 	}
@@ -127,15 +127,15 @@ func (k *keeper) download(ctx context.Context, at module) moduleCheck {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return moduleCheck{reason: reasonUnreachable, message: "the url answers " + response.Status, conclusive: true}
+		return moduleCheck{reason: reasonUnreachable, message: "the url returned " + response.Status, conclusive: true}
 	}
 	sum := sha256.New()
 	size, err := io.Copy(sum, io.LimitReader(response.Body, k.MaxModule+1))
 	switch digest := hex.EncodeToString(sum.Sum(nil)); {
 	case err != nil:
-		return moduleCheck{reason: reasonUnreachable, message: "the url's answer is incomplete: " + reconciler.Cut(reasonOf(err), 200)}
+		return moduleCheck{reason: reasonUnreachable, message: "the url's response is incomplete: " + reconciler.Cut(reasonOf(err), 200)}
 	case size > k.MaxModule:
-		return moduleCheck{reason: reasonUnreachable, message: fmt.Sprintf("the url's answer has more than %d bytes", k.MaxModule)}
+		return moduleCheck{reason: reasonUnreachable, message: fmt.Sprintf("the url's response has more than %d bytes", k.MaxModule)}
 	case at.sha256 != "" && at.sha256 != digest:
 		return moduleCheck{reason: reasonDigest, message: digestMismatch(at.sha256, digest), conclusive: true}
 	}

@@ -43,7 +43,7 @@ func (k *keeper) resolve(ctx context.Context, reference, sha256 string) moduleCh
 		}
 		return moduleCheck{
 			reason: reasonUnreachable, conclusive: refused.StatusCode == http.StatusNotFound,
-			message: fmt.Sprintf("the registry answers %d %s", refused.StatusCode, http.StatusText(refused.StatusCode)),
+			message: fmt.Sprintf("the registry returned %d %s", refused.StatusCode, http.StatusText(refused.StatusCode)),
 		}
 	case err != nil:
 		return moduleCheck{reason: reasonUnreachable, message: "the registry cannot be reached from the control plane: " + reconciler.Cut(reasonOf(err), 200)}

@@ -161,12 +161,12 @@ func TestReasonOfALoadFailure(t *testing.T) {
 	for _, c := range []struct {
 		what, url, sha256, reason, message string
 	}{
-		{"no such file", files.URL + "/none.wasm", "", reasonUnreachable, "the url answers 404 Not Found"},
+		{"no such file", files.URL + "/none.wasm", "", reasonUnreachable, "the url returned 404 Not Found"},
 		{"another module", files.URL + "/filter.wasm", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + right[:12]},
 		{"no server", gone.URL + "/filter.wasm", "", reasonUnreachable, "the url cannot be reached from the control plane"},
 		{"the right module", files.URL + "/filter.wasm", right, reasonNoContact, "look at the log of istio-proxy"},
-		{"no such tag", artefact + ":none", "", reasonUnreachable, "the registry answers 404 Not Found"},
-		{"no such digest", artefact + "@sha256:" + strings.Repeat("0", 64), "", reasonUnreachable, "the registry answers 404 Not Found"},
+		{"no such tag", artefact + ":none", "", reasonUnreachable, "the registry returned 404 Not Found"},
+		{"no such digest", artefact + "@sha256:" + strings.Repeat("0", 64), "", reasonUnreachable, "the registry returned 404 Not Found"},
 		{"another artefact", artefact + ":1", strings.Repeat("0", 64), reasonDigest, "sha256 differs: spec says 000000000000…, and the module has " + pushed[:12]},
 		{"no registry", "oci://" + strings.TrimPrefix(gone.URL, "http://") + "/hfi/filter:1", "", reasonUnreachable, "the registry cannot be reached from the control plane"},
 		{"no reference", "oci://hfi/filter:a:b", "", reasonUnreachable, "the url is invalid"},
@@ -174,7 +174,7 @@ func TestReasonOfALoadFailure(t *testing.T) {
 		{"the right artefact, by digest", artefact + "@sha256:" + pushed, "", reasonNoContact, "look at the log of istio-proxy"},
 		// A sidecar may have the credentials.
 		{"a private registry", "oci://registry.example.com/filter:1", "", reasonNoContact, "look at the log of istio-proxy"},
-		{"an earlier filter of ours", "http://hfi-control-plane.boifi.svc.cluster.local:8080/v1/filter/" + right + ".wasm", right, reasonUnreachable, "answers 404: the control plane's filter is /v1/filter/" + filterDigest},
+		{"an earlier filter of ours", "http://hfi-control-plane.boifi.svc.cluster.local:8080/v1/filter/" + right + ".wasm", right, reasonUnreachable, "returns 404: the control plane's filter is /v1/filter/" + filterDigest},
 		{"our url with an earlier digest", "http://hfi-control-plane.boifi:8080/v1/filter.wasm", right, reasonDigest, "sha256 differs"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestRegistryWithoutTLS(t *testing.T) {
 	}, pluginObject("demo", "by-hand", func(spec map[string]any) { spec["url"] = "oci://images.example.com/hfi/filter:1" }))
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	s.eventually("the registry answers", func() bool {
-		return strings.Contains(s.condition("demo", "by-hand", conditionLoaded).Message, "the registry answers 404 Not Found")
+		return strings.Contains(s.condition("demo", "by-hand", conditionLoaded).Message, "the registry returned 404 Not Found")
 	})
 }
 

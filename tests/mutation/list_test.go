@@ -96,19 +96,19 @@ var mutations = []mutation{
 		what: "the handling of a disconnect", file: "filter/inject.go",
 		old:    `v.paused.forget(id)`,
 		new:    ``,
-		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
+		folder: "filter", tests: []string{"TestADisconnectReleasesAllState"},
 	},
 	{
 		what: "the notification of a disconnect", file: "filter/main.go",
 		old:    `c.vm.streamDone(c.id)`,
 		new:    ``,
-		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
+		folder: "filter", tests: []string{"TestADisconnectReleasesAllState"},
 	},
 	{
 		what: "the resumption", file: "filter/vm.go",
 		old:    `if v.resume() {`,
 		new:    `if false {`,
-		folder: "filter", tests: []string{"TestDelaysEndInTheirTime", "TestAHangUpLeavesNothing"},
+		folder: "filter", tests: []string{"TestDelaysEndInTheirTime", "TestADisconnectReleasesAllState"},
 	},
 	{
 		what: "the clean-up of resumed streams", file: "filter/pause.go",
@@ -120,7 +120,7 @@ var mutations = []mutation{
 		what: "the clean-up of the queue", file: "filter/pause.go",
 		old:    `heap.Remove(&p.queue, stream.at)`,
 		new:    `_ = stream`,
-		folder: "filter", tests: []string{"TestAHangUpLeavesNothing"},
+		folder: "filter", tests: []string{"TestADisconnectReleasesAllState"},
 	},
 	{
 		what: "the expiry of stale policies", file: "filter/poll.go",

@@ -237,7 +237,7 @@ func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 	case err != nil && limited.Err() != nil:
 		return nil, c.failed(ctx, limited, err)
 	case err != nil:
-		return nil, &MalformedError{c.server + path, fmt.Sprintf("it broke off after %d bytes (%v)", len(body), rootCause(err))}
+		return nil, &MalformedError{c.server + path, fmt.Sprintf("the connection closed after %d bytes (%v)", len(body), rootCause(err))}
 	case int64(len(body)) > c.MaxAnswer:
 		return nil, &MalformedError{c.server + path, fmt.Sprintf("it is longer than %d MiB", c.MaxAnswer>>20)}
 	case response.StatusCode >= 300:
