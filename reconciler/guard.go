@@ -18,7 +18,8 @@ const AllowPruneTrailer = "hfi-allow-prune: true"
 // guard returns why a set must not be published, or nothing. A commit that
 // empties a large set, or removes over half of it, is more often an accident
 // than intended. It passes when a commit since the last applied one has the
-// trailer, or when it restores an earlier published state.
+// trailer, or when it restores an earlier published state. No policies at all
+// is no such state: many a repository begins with none.
 func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, set *schema.Set) (refusal string, err error) {
 	published := l.published(view)
 	if published == nil || published.Set.Len() < GuardedSize {
@@ -30,7 +31,8 @@ func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, 
 			removed++
 		}
 	}
-	if removed*2 <= published.Set.Len() || commit.AllowPrune || l.restores(ctx, view, published, commit, set.Digest()) != "" {
+	if removed*2 <= published.Set.Len() || commit.AllowPrune ||
+		set.Len() > 0 && l.restores(ctx, view, published, commit, set.Digest()) != "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)

@@ -59,11 +59,15 @@ func TestPruneGuard(t *testing.T) {
 			d.push("b", policies(numbered(30)...))
 			d.push("c", policies(numbered(3)...))
 		}, "c"},
+		{"but not the empty one that a repository begins with", 0, func(d *daemon) {
+			d.push("b", policies(numbered(10)...))
+			d.push("c", policies())
+		}, "b"},
 		{"a history that another writer forged does not count", 10, func(d *daemon) {
 			for _, commit := range []string{"nowhere", "a", "b"} {
-				d.forgeHistory(commit, policies())
+				d.forgeHistory(commit, policies("x"))
 			}
-			d.push("b", policies())
+			d.push("b", policies("x"))
 		}, "a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

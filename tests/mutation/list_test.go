@@ -46,8 +46,8 @@ var mutations = []mutation{
 	},
 	{
 		what: "the guard's exception for reverts", file: "reconciler/guard.go",
-		old:    ` || l.restores(ctx, view, published, commit, set.Digest()) != ""`,
-		new:    ``,
+		old:    `set.Len() > 0 && l.restores(ctx, view, published, commit, set.Digest()) != ""`,
+		new:    `false`,
 		folder: "reconciler", tests: []string{"TestPruneGuard"},
 	},
 	{
