@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/boifi/hfi/reconciler/fleet"
 )
 
 // peerProblem says why a replica's address, which anybody who can write to etcd
@@ -38,9 +40,8 @@ func hostOf(address string) (string, bool) {
 	return parsed.Hostname(), true
 }
 
-// maybeServer reports whether a replica can be on that host: not on a
-// link-local address, at which clouds serve the credentials of a machine, nor on
-// one of many hosts or of none.
+// maybeServer reports whether a replica can be on that host. What a name
+// resolves to is checked when it is connected to.
 func maybeServer(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
@@ -49,8 +50,7 @@ func maybeServer(host string) bool {
 		_, err := strconv.ParseUint(strings.TrimSuffix(last, "."), 0, 64)
 		return err != nil
 	}
-	ip = ip.Unmap()
-	return ip.IsGlobalUnicast() || ip.IsLoopback()
+	return fleet.CanBeReplica(ip)
 }
 
 func isLoopback(host string) bool {

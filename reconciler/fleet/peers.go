@@ -18,7 +18,7 @@ import (
 func newPeerClient() *http.Client {
 	return &http.Client{
 		// No proxy: filters do not use one to reach a replica either.
-		Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, DialContext: NewDialer().DialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("it redirects to another address")
 		},

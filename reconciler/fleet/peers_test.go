@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -94,5 +96,30 @@ func TestCloseEndsRequestsToPeers(t *testing.T) {
 	}
 	if err := <-result; !errors.Is(err, ErrClosed) {
 		t.Errorf("the caller gets %v", err)
+	}
+}
+
+// No connection is made to an address that no replica can have, though a name
+// resolves to it: the check is that of the address that is connected to.
+func TestNoConnectionsToAddressesOfNoReplica(t *testing.T) {
+	f := withPeer(t, func(w http.ResponseWriter, _ *http.Request) {
+		t.Error("a peer at an unspecified address was asked")
+		fmt.Fprint(w, `{"replica":"b","filters":[]}`)
+	})
+	peer, err := url.Parse(f.Replicas().List[1].URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"0.0.0.0:" + peer.Port(), "[::]:" + peer.Port(), "169.254.169.254:80", "[fe80::1]:80", "224.0.0.1:80", "[::ffff:169.254.169.254]:80"} {
+		f.Replicas = func() Replicas {
+			return Replicas{List: []api.Replica{{ID: "a"}, {ID: "b", URL: "http://" + host}}}
+		}
+		status, err := f.Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := status.Replicas[1].Error; !strings.Contains(said, "no connections are made to") {
+			t.Errorf("a peer at %s: %q", host, said)
+		}
 	}
 }

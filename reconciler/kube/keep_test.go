@@ -448,3 +448,16 @@ func TestUnresponsiveAPIServerIsReported(t *testing.T) {
 	s.set(func() { delete(s.failed, "watch pods") })
 	s.eventually("the cluster is healthy again", func() bool { return s.view(set).Healthy })
 }
+
+// Neither replicas nor modules are asked for at addresses that only another
+// writer can have put there.
+func TestNoConnectionsToAddressesOfNoServer(t *testing.T) {
+	client := New(Clients{}).HTTP
+	response, err := client.Head("http://0.0.0.0:1/")
+	if err == nil {
+		response.Body.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "no connections are made to") {
+		t.Errorf("a request to an unspecified address: %v", err)
+	}
+}

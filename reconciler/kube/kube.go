@@ -117,7 +117,7 @@ func New(clients Clients) *Cluster {
 		CallTimeout: DefaultCallTimeout, ListTimeout: DefaultListTimeout, RetryMin: DefaultRetryMin, RetryMax: DefaultRetryMax,
 		RepairMin: DefaultRepairMin, RepairMax: DefaultRepairMax, RolloutLimit: DefaultRolloutLimit,
 		CheckEvery: DefaultCheckEvery, MaxModule: DefaultMaxModule,
-		HTTP:   &http.Client{Transport: &http.Transport{IdleConnTimeout: 10 * time.Second}},
+		HTTP:   &http.Client{Transport: &http.Transport{IdleConnTimeout: 10 * time.Second, DialContext: fleet.NewDialer().DialContext}},
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 		problems: newProblems(), wake: make(chan struct{}, 1),
 	}
