@@ -49,8 +49,10 @@ type cache struct {
 	// term is what the key of that name says, and termModified when it was
 	// written; both are 0 if there is none.
 	term, termModified int64
-	// replicas are those registered, by ID, at most maxReplicas.
-	replicas map[string]registration
+	// replicas are those registered, by ID, at most maxRegistrations;
+	// replicasDropped says that there were more.
+	replicas        map[string]registration
+	replicasDropped bool
 	// losses counts the other replicas that left, or whose process was replaced.
 	losses int
 	// publishing is the lease of the leader that has begun a publication and

@@ -1,10 +1,13 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -16,17 +19,19 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// maxReplicas and maxAdvertise, in bytes, bound what is kept of the replicas'
-// keys, since anybody who can write to etcd can write such keys.
+// Bounds of what is kept of the replicas' keys, since anybody who can write to
+// etcd can write such keys: maxReplicas are listed, maxRegistrations kept, and
+// maxAdvertise is in bytes.
 const (
-	maxReplicas  = 64
-	maxAdvertise = 2048
+	maxReplicas      = 64
+	maxRegistrations = 512
+	maxAdvertise     = 2048
 )
 
 // registration is what the key of a replica says. A process has one lease at a time.
 type registration struct {
-	url   string
-	lease int64
+	url                   string
+	lease, createRevision int64
 }
 
 // replicaRecord is the value of a replica's key. URL is empty for a replica
@@ -43,10 +48,57 @@ func (c *cache) putReplica(id string, kv *mvccpb.KeyValue) {
 		c.removeReplica(id)
 	}
 	var record replicaRecord
-	if kv.Lease == 0 || !plausibleID(id) || len(kv.Value) > 2*maxAdvertise || json.Unmarshal(kv.Value, &record) != nil || len(c.replicas) >= maxReplicas {
+	if kv.Lease == 0 || !plausibleID(id) || len(kv.Value) > 2*maxAdvertise || json.Unmarshal(kv.Value, &record) != nil {
 		return
 	}
-	c.replicas[id] = registration{url: record.URL, lease: kv.Lease}
+	if _, known := c.replicas[id]; !known && len(c.replicas) >= maxRegistrations {
+		newest := c.newestReplica()
+		c.replicasDropped = true
+		if id != c.self && c.replicas[newest].createRevision <= kv.CreateRevision {
+			return
+		}
+		delete(c.replicas, newest)
+	}
+	c.replicas[id] = registration{url: record.URL, lease: kv.Lease, createRevision: kv.CreateRevision}
+}
+
+// newestReplica is the ID of the newest key that is kept, other than this replica's.
+func (c *cache) newestReplica() (newest string) {
+	for id, registered := range c.replicas {
+		if id != c.self && (newest == "" || registered.createRevision > c.replicas[newest].createRevision) {
+			newest = id
+		}
+	}
+	return newest
+}
+
+// replicasMissing reports that keys of replicas were dropped, and that there is
+// room for them now.
+func (c *cache) replicasMissing() bool {
+	return c.replicasDropped && len(c.replicas) < maxRegistrations/2
+}
+
+// listedReplicas are the IDs of at most maxReplicas: this one, then candidates,
+// since every replica is one, then the oldest. So keys that another writer adds
+// displace no replica that was there before. candidates are how many each ID has.
+func (c *cache) listedReplicas(candidates map[string]int) []string {
+	listed := slices.Collect(maps.Keys(c.replicas))
+	if len(listed) <= maxReplicas {
+		return listed
+	}
+	rank := func(id string) int {
+		switch {
+		case id == c.self:
+			return 0
+		case candidates[id] > 0:
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(listed, func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(c.replicas[a].createRevision, c.replicas[b].createRevision))
+	})
+	return listed[:maxReplicas]
 }
 
 // plausibleID reports whether a replica can have that ID: nobody names one with
@@ -62,16 +114,16 @@ func (c *cache) removeReplica(id string) {
 	delete(c.replicas, id)
 }
 
-// sharedID reports whether several live daemons have the same ID. Each is a
-// candidate, but they share one key under replicas/.
-func (c *cache) sharedID(id string) bool {
-	count := 0
+// candidateCounts are how many candidates have each ID. Several live daemons
+// with the same ID share one key under replicas/, but each is a candidate.
+func (c *cache) candidateCounts() map[string]int {
+	counts := make(map[string]int, len(c.leaders))
 	for _, candidate := range c.leaders {
-		if candidate.id == id && candidate.lease != 0 {
-			count++
+		if candidate.lease != 0 {
+			counts[candidate.id]++
 		}
 	}
-	return count > 1
+	return counts
 }
 
 // Replicas are the daemons registered in this store.

@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,15 +118,16 @@ func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 	}
 	put("/hfi/leader/1", "a", 1)
 	put("/hfi/leader/2", "b", 2)
-	if c.sharedID("a") {
+	shared := func(id string) bool { return c.candidateCounts()[id] > 1 }
+	if shared("a") {
 		t.Error("one daemon counts as several")
 	}
 	put("/hfi/leader/3", "a", 3)
-	if !c.sharedID("a") || c.sharedID("b") {
+	if !shared("a") || shared("b") {
 		t.Error("two daemons count as one")
 	}
 	c.remove("/hfi/leader/3")
-	if c.sharedID("a") {
+	if shared("a") {
 		t.Error("a daemon that left still counts")
 	}
 	put("/hfi/replicas/foreign", `{"url":"http://x"}`, 0)
@@ -151,10 +154,51 @@ func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 		t.Error("this replica's own leases count as losses")
 	}
 	c.remove("/hfi/replicas/b")
-	for i := range 3 * maxReplicas {
-		put("/hfi/replicas/"+strings.Repeat("r", i+1), `{"url":"http://x"}`, 5)
+}
+
+// However many keys another writer adds under replicas/, a bounded number is
+// kept and listed, and with them this replica, those that were there before,
+// and every candidate before what is none.
+func TestForgedReplicasDisplaceNoReplica(t *testing.T) {
+	s := New(DefaultPrefix, "self", quiet())
+	tracker := s.newTracker()
+	c := newCache("/hfi/", "self")
+	revision := int64(100)
+	put := func(key, value string, lease, created int64) {
+		c.put(&mvccpb.KeyValue{Key: []byte("/hfi/" + key), Value: []byte(value), Lease: lease, CreateRevision: created, ModRevision: created})
 	}
-	if len(c.replicas) != maxReplicas {
+	const record = `{"url":"http://10.0.0.1"}`
+	// etcd is read in the order of its keys, and those are the first.
+	for i := range 2 * maxRegistrations {
+		revision++
+		put(fmt.Sprintf("replicas/0-forged-%d", i), record, 5, revision)
+	}
+	put("replicas/early", record, 6, 10)
+	put("replicas/self", record, 7, revision+10)
+	if len(c.replicas) != maxRegistrations {
 		t.Errorf("kept %d", len(c.replicas))
+	}
+	tracker.step(time.Now(), loaded{cache: c, revision: revision + 20})
+	lists := func(id string) bool {
+		return slices.ContainsFunc(tracker.snapshot().replicas, func(r api.Replica) bool { return r.ID == id })
+	}
+	if !lists("early") || !lists("self") || len(tracker.snapshot().replicas) != maxReplicas {
+		t.Errorf("listed are %v", tracker.snapshot().replicas)
+	}
+	// Then another replica starts, and there is room for its key.
+	c.remove("/hfi/replicas/0-forged-0")
+	put("replicas/late", record, 8, revision+11)
+	put("leader/8", "late", 8, revision+11)
+	if !lists("late") || !lists("early") || !lists("self") {
+		t.Errorf("after the start of another replica those are listed: %v", tracker.snapshot().replicas)
+	}
+	if c.replicasMissing() {
+		t.Error("the keys that were dropped are to be read though there is no room")
+	}
+	for i := range 2 * maxRegistrations {
+		c.remove(fmt.Sprintf("/hfi/replicas/0-forged-%d", i))
+	}
+	if !c.replicasMissing() {
+		t.Error("the keys that were dropped are not read though there is room")
 	}
 }

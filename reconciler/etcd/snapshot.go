@@ -17,7 +17,7 @@ type snapshot struct {
 	phase    cachePhase
 	revision int64
 	epoch    reconciler.Epoch
-	// replicas are those registered, by ID.
+	// replicas are those listed, by ID.
 	replicas      []api.Replica
 	replicaLostAt time.Time
 	// superseded is closed when a later snapshot has something to notice.
@@ -40,9 +40,11 @@ func (t *tracker) snapshot() *snapshot {
 	taken.revision = t.cache.revision
 	leader, _ := t.cache.leader()
 	taken.view.Leader = leader.id
-	for id, registered := range t.cache.replicas {
+	candidates := t.cache.candidateCounts()
+	for _, id := range t.cache.listedReplicas(candidates) {
+		registered := t.cache.replicas[id]
 		replica := api.Replica{ID: id, URL: registered.url}
-		if t.cache.sharedID(id) {
+		if candidates[id] > 1 {
 			replica.Error = "several daemons have this ID: give each its own --replica-id"
 		} else if problem := peerProblem(registered.url, t.advertise); problem != "" {
 			// It is not asked, and its address, which may be anything, not shown.
