@@ -156,26 +156,10 @@ func (s *Store) monitorEndpoints() {
 func (s *Store) checkEndpoints() bool {
 	connection := s.connection.Load()
 	all := connection.config.Endpoints
-	answers := make([]bool, len(all))
-	done := make(chan struct{}, len(all))
-	ctx, cancel := context.WithTimeout(s.ctx, s.TryTimeout)
-	defer cancel()
-	for i, endpoint := range all {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			status, err := connection.client.Status(ctx, endpoint)
-			// One that refuses the request answers; one that sees no leader cannot serve.
-			answers[i] = err == nil && status.Leader != 0 || err != nil && !transient(err)
-		}()
-	}
-	for range all {
-		<-done
-	}
-	var using []string
-	for i, endpoint := range all {
-		if answers[i] {
-			using = append(using, endpoint)
-		}
+	using := s.answering(connection.client, all, s.TryTimeout)
+	if len(using) == 0 {
+		// All may be slow.
+		using = s.answering(connection.client, all, s.RequestTimeout)
 	}
 	if len(using) == 0 {
 		using = slices.Clone(all)
@@ -196,4 +180,30 @@ func (s *Store) checkEndpoints() bool {
 		s.logger.Info("all members of etcd are used again", "using", using)
 	}
 	return len(using) < len(all)
+}
+
+// answering are the endpoints that answer within a limit.
+func (s *Store) answering(client *clientv3.Client, endpoints []string, limit time.Duration) []string {
+	answers := make([]bool, len(endpoints))
+	done := make(chan struct{}, len(endpoints))
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
+	defer cancel()
+	for i, endpoint := range endpoints {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			status, err := client.Status(ctx, endpoint)
+			// One that refuses the request answers; one that sees no leader cannot serve.
+			answers[i] = err == nil && status.Leader != 0 || err != nil && !transient(err)
+		}()
+	}
+	for range endpoints {
+		<-done
+	}
+	var answering []string
+	for i, endpoint := range endpoints {
+		if answers[i] {
+			answering = append(answering, endpoint)
+		}
+	}
+	return answering
 }

@@ -163,12 +163,15 @@ func (s *Store) follow() error {
 	defer cancel()
 	client := s.etcd()
 	// Watch returns when etcd has created the watch, and waits without a limit.
-	limit := time.AfterFunc(s.watchLimit(), cancel)
+	bounds, began, timeout := s.timeoutBounds(), time.Now(), s.watchTimeout()
+	limit := time.AfterFunc(timeout, cancel)
 	watch := client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithFragment(), clientv3.WithRev(s.current().revision+1))
 	if !limit.Stop() {
+		s.timeouts.watch.exceeded(timeout, bounds)
 		s.suspect(context.DeadlineExceeded)
 		return errors.New("etcd did not begin the watch in time")
 	}
+	s.timeouts.watch.observe(time.Since(began), bounds)
 	return s.watch(ctx, client, watch)
 }
 
@@ -194,7 +197,7 @@ func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch client
 				if err != nil {
 					return fmt.Errorf("the watch ended: %w", err)
 				}
-			case time.Since(asked) >= s.watchLimit():
+			case time.Since(asked) >= s.watchTimeout():
 				s.suspect(context.DeadlineExceeded)
 				return errors.New("the watch does not answer")
 			}
@@ -215,11 +218,11 @@ func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch client
 	}
 }
 
-// watchLimit is how long a watch may be silent when it is asked: short if there
-// are other members to go to.
-func (s *Store) watchLimit() time.Duration {
+// watchTimeout is how long a watch may take to begin, or be silent when it is
+// asked: short if there are other members to go to.
+func (s *Store) watchTimeout() time.Duration {
 	if s.several() {
-		return s.TryTimeout
+		return s.timeouts.watch.current(s.timeoutBounds())
 	}
 	return s.RequestTimeout
 }

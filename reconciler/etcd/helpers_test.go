@@ -114,9 +114,9 @@ func embeddedStore(t testing.TB, folder string) *Store {
 	return s
 }
 
-func externalStore(id, endpoint string) *Store {
+func externalStore(id string, endpoints ...string) *Store {
 	s := New(DefaultPrefix, id, quiet())
-	s.Access.Endpoints = []string{endpoint}
+	s.Access.Endpoints = endpoints
 	s.ProbeInterval = 200 * time.Millisecond
 	return s
 }

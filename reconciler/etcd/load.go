@@ -41,24 +41,29 @@ func (s *Store) load(ctx context.Context) error {
 // readMarkers is a linearizable read of the keys that differ from one state of
 // the store to another.
 func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (probeResult, error) {
-	if s.several() && limit > s.TryTimeout {
+	if first := s.timeouts.read.current(s.timeoutBounds()); s.several() && limit > first {
 		// The first member that is asked may hang, and another one not.
-		if seen, err := s.readMarkersOnce(ctx, s.TryTimeout); err == nil || !transient(err) {
+		if seen, err := s.readMarkersOnce(ctx, first); err == nil || !transient(err) {
 			return seen, err
 		}
-		limit -= s.TryTimeout
+		limit -= first
 	}
 	return s.readMarkersOnce(ctx, limit)
 }
 
 func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (probeResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	response, err := s.etcd().Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
+	bounds, began := s.timeoutBounds(), time.Now()
+	response, err := s.etcd().Txn(limited).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
 	if err != nil {
+		if limited.Err() != nil && ctx.Err() == nil {
+			s.timeouts.read.exceeded(limit, bounds)
+		}
 		s.suspect(err)
 		return probeResult{}, err
 	}
+	s.timeouts.read.observe(time.Since(began), bounds)
 	seen := probeResult{revision: response.Header.Revision, clusterID: response.Header.ClusterId}
 	if kvs := response.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		seen.head = kvs[0]

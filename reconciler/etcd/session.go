@@ -56,23 +56,27 @@ func (s *Store) leaseTTL() time.Duration { return max(s.LeaseTTL.Truncate(time.S
 // is lost or the context ends.
 func (s *Store) keepAlive(ctx context.Context, lease clientv3.LeaseID, renewed time.Time) {
 	ttl := s.leaseTTL()
-	first := min(s.TryTimeout, ttl/2)
-	limit := first
+	bounds, adaptive := s.timeoutBounds(), &s.timeouts.renewal
 	for wait := ttl / 5; backoff.Sleep(ctx, wait) == nil; {
-		began := time.Now()
+		// A slow etcd needs more time, another member less.
+		began, limit := time.Now(), min(adaptive.current(bounds), ttl/2)
 		try, cancel := context.WithTimeout(ctx, limit)
 		_, err := s.etcd().KeepAliveOnce(try, lease)
+		late := try.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
 		case err == nil:
-			renewed, wait, limit = began, ttl/5, first
+			adaptive.observe(time.Since(began), bounds)
+			renewed, wait = began, ttl/5
 			continue
 		case errors.Is(err, rpctypes.ErrLeaseNotFound), time.Since(renewed) >= ttl:
 			return
 		}
+		if late {
+			adaptive.exceeded(limit, bounds)
+		}
 		s.suspect(err)
-		// A slow etcd needs more time, another member less.
-		wait, limit = ttl/50, min(2*limit, ttl/2)
+		wait = ttl / 50
 	}
 }
 

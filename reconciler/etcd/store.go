@@ -106,7 +106,7 @@ type Store struct {
 	// announcements has the number of a later epoch that is to be written.
 	announcements chan int64
 
-	writeTimeout writeTimeout
+	timeouts timeouts
 
 	mu sync.Mutex
 	// term is this replica's leadership, or nil.

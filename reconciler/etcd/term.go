@@ -190,7 +190,8 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
-	began, timeout := time.Now(), t.store.currentWriteTimeout()
+	bounds, adaptive := t.store.timeoutBounds(), &t.store.timeouts.write
+	began, timeout := time.Now(), adaptive.current(bounds)
 	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	response, err := t.store.etcd().Txn(limit).
@@ -201,12 +202,12 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 	if err != nil {
 		t.writes = writesUnknown
 		if limit.Err() != nil && ctx.Err() == nil {
-			t.store.writeTimedOut(timeout)
+			adaptive.exceeded(timeout, bounds)
 		}
 		t.store.suspect(err)
 		return 0, explain(err)
 	}
-	t.store.observeWrite(time.Since(began))
+	adaptive.observe(time.Since(began), bounds)
 	if response.Succeeded {
 		return response.Header.Revision, nil
 	}
