@@ -108,6 +108,11 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "failing":
 		fail(w, http.StatusServiceUnavailable, "not_ready", "no set of policies yet")
 		return
+	case "gateway":
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(http.StatusBadGateway)
+		fmt.Fprint(w, "<html>502 Bad Gateway</html>")
+		return
 	case "hang":
 		<-r.Context().Done()
 		return

@@ -37,7 +37,7 @@ const exitCodesText = `hfi's exit codes:
     7  the daemon does not apply the commit: it is invalid, refused by the
        guard against unintended deletion, superseded or not on the branch, or
        the branch cannot be read until somebody acts (wait, apply, delete)
-    8  no daemon answers at --server
+    8  no daemon answers at --server, or a proxy there reaches none
     9  the commit is served, but a filter has stopped asking for policies and
        does not enforce it (wait, apply, delete)
   130  interrupted`

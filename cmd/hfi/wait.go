@@ -156,7 +156,7 @@ func (w *waiter) wait(ctx context.Context) (*api.Status, []byte, error) {
 		case ctx.Err() == nil && (!transient(err) || w.lost()):
 			return nil, nil, fmt.Errorf("waiting for %s: %w", short(w.commit), err)
 		case ctx.Err() == nil:
-			if note = err.Error(); w.first != nil && !unreachable(err) {
+			if note = err.Error(); w.first != nil && !unreachable(err) || isDaemons(err) {
 				w.answered = time.Now()
 			}
 		}
@@ -221,7 +221,13 @@ func transient(err error) bool {
 	return unreachable(err) || errors.As(err, &answer) && answer.Status >= 500
 }
 
-// unreachable reports whether no answer came at all.
+// isDaemons reports whether an error is a daemon's own: it has a code.
+func isDaemons(err error) bool {
+	var answer *client.AnswerError
+	return errors.As(err, &answer) && answer.Code != ""
+}
+
+// unreachable reports whether no daemon answered.
 func unreachable(err error) bool {
 	var unreachable *client.UnreachableError
 	return errors.As(err, &unreachable)

@@ -63,7 +63,7 @@ func New(server string) (*Client, error) {
 	}, nil
 }
 
-// UnreachableError says that no answer came.
+// UnreachableError says that no answer of a daemon came.
 type UnreachableError struct {
 	Server string
 	Err    error
@@ -241,7 +241,7 @@ func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 	case int64(len(body)) > c.MaxAnswer:
 		return nil, &MalformedError{c.server + path, fmt.Sprintf("it is longer than %d MiB", c.MaxAnswer>>20)}
 	case response.StatusCode >= 300:
-		return nil, answerError(response.StatusCode, body)
+		return nil, c.answerError(response.StatusCode, body)
 	}
 	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); method == http.MethodGet && !isJSON(kind, body) {
 		return nil, &MalformedError{c.server + path, fmt.Sprintf("it is %s and not JSON", describe(kind))}
@@ -261,10 +261,18 @@ func (c *Client) failed(ctx, limited context.Context, err error) error {
 	return &UnreachableError{c.server, err}
 }
 
-func answerError(status int, body []byte) error {
+// answerError is the error for an answer with an error status. That of a proxy
+// which reaches no daemon is an UnreachableError.
+func (c *Client) answerError(status int, body []byte) error {
 	var answer api.Error
 	// A body that is not JSON leaves code and message empty.
 	_ = json.Unmarshal(body, &answer)
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		if answer.Error.Code == "" {
+			return &UnreachableError{c.server, fmt.Errorf("a proxy answers %d %s", status, http.StatusText(status))}
+		}
+	}
 	return &AnswerError{status, answer.Error.Code, answer.Error.Message}
 }
 
