@@ -33,6 +33,9 @@ const (
 	// of the commit on the branch, must hold: the daemon reads the branch meanwhile,
 	// and the push may have resolved it or may not have reached a mirror.
 	stalledGrace = 5 * time.Second
+	// unknownGrace is stalledGrace where git here cannot say whether the branch has
+	// the commit, and a mirror that lags behind the push is as likely.
+	unknownGrace = 20 * time.Second
 )
 
 func newWait(a *app) *cobra.Command {
@@ -184,12 +187,13 @@ func (w *waiter) trigger(ctx context.Context) {
 	}
 }
 
-// mayBeOld reports whether an error of the source, or the branch's head, may be from before the wait.
-func (w *waiter) mayBeOld() bool {
+// mayBeOld reports whether an error of the source, or the branch's head, may be
+// from before the wait, or from its beginning, for which grace is given.
+func (w *waiter) mayBeOld(grace time.Duration) bool {
 	if w.triggered.IsZero() {
 		return w.reads < enoughReads
 	}
-	return time.Since(w.triggered) < stalledGrace
+	return time.Since(w.triggered) < grace
 }
 
 // noteReads counts the daemon's reads of the branch, and asks for another until there are enough.
@@ -276,27 +280,34 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 // stalled returns an error if the daemon reads no commit of the branch until somebody acts.
 func (w *waiter) stalled(status *api.Status) error {
 	failure := status.Source.Error
-	if failure == nil || failure.Retryable || !idle(status) || w.mayBeOld() {
+	if failure == nil || failure.Retryable || !idle(status) || w.mayBeOld(stalledGrace) {
 		return nil
 	}
 	return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", failure.Reason, failure.Message))}
 }
 
 // notOnBranch returns an error if the daemon has read the branch since the wait
-// began, and it certainly does not contain the commit. A mirror may lag behind the
-// push: the wait goes on for a while, and to its end if this command has pushed.
+// began, and neither git here nor the daemon's history says that it contains the
+// commit. A mirror may lag behind the push: the wait goes on for a while, and to
+// its end if this command has pushed.
 func (w *waiter) notOnBranch(ctx context.Context, status *api.Status) error {
 	source := status.Source
 	pushed := w.pushedTo != "" && w.pushedTo == strings.TrimPrefix(source.Branch, "refs/heads/")
-	if pushed || w.reads < enoughReads || w.mayBeOld() || !idle(status) || source.Error != nil || source.LastAttemptedRevision == nil {
+	if pushed || w.reads < enoughReads || w.mayBeOld(stalledGrace) || !idle(status) || source.Error != nil || source.LastAttemptedRevision == nil {
 		return nil
 	}
 	head := source.LastAttemptedRevision.Commit
 	if w.is(head) {
 		return nil
 	}
-	if yes, known := w.ancestor(ctx, head, w.commit); yes || !known {
+	yes, known := w.ancestor(ctx, head, w.commit)
+	if yes || !known && w.mayBeOld(unknownGrace) {
 		return nil
+	}
+	if !known {
+		return &exitError{exitRefused, fmt.Errorf(
+			"%s is not %s's head, which is %s, nor in the daemon's history: did you push? If a later commit contains it, wait for that one, or in a complete clone",
+			short(w.commit), source.Branch, short(head))}
 	}
 	return &exitError{exitRefused, fmt.Errorf("%s is not on %s, which is at %s: did you push?", short(w.commit), source.Branch, short(head))}
 }
