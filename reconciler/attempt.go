@@ -106,10 +106,11 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 // fetchHead reads which commit the branch points to.
 func (l *leadership) fetchHead(ctx context.Context) (string, error) {
 	head, err := askAndHeal(ctx, l, l.Source.Head)
+	now := l.Now()
+	l.report.Source.LastTriedAt = &now
 	if err != nil {
 		return "", l.sourceFailed(err)
 	}
-	now := l.Now()
 	l.report.Source.Reachable, l.report.Source.LastSeenAt = true, &now
 	return head, nil
 }

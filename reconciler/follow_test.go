@@ -370,6 +370,45 @@ func TestLeaderKeepsReporting(t *testing.T) {
 	})
 }
 
+// What a trigger makes the leader read is reported to the followers at once,
+// though nothing changed or the read failed: who triggered it may ask one of
+// them. Many triggers make few reports.
+func TestATriggeredReadIsReportedAtOnce(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		for _, trigger := range []func(){
+			func() { _ = d.Trigger(t.Context()) },
+			func() { d.etcd.triggers <- struct{}{} },
+			func() {
+				d.git.fail(func(f *repository) { f.headErr = sourceError("PermissionDenied", reconciler.Stalled) })
+				_ = d.Trigger(t.Context())
+			},
+			func() { _ = d.Trigger(t.Context()) },
+		} {
+			d.pass(2 * time.Second)
+			trigger()
+			synctest.Wait()
+			source := d.etcd.reports[len(d.etcd.reports)-1].Source
+			if source.LastTriedAt == nil || !source.LastTriedAt.Equal(time.Now()) || source.LastSeenAt.Equal(time.Now()) != (source.Error == nil) {
+				t.Errorf("at %s the newest report is of a read that was tried at %v and succeeded at %v", time.Now(), source.LastTriedAt, source.LastSeenAt)
+			}
+		}
+		before := len(d.etcd.reports)
+		for range 100 {
+			_ = d.Trigger(t.Context())
+			d.pass(time.Second / 50)
+		}
+		d.pass(time.Second)
+		if n := len(d.etcd.reports) - before; n < 1 || n > 4 {
+			t.Errorf("100 triggers in two seconds make %d reports", n)
+		}
+		if source := d.Status().Source; !d.etcd.reports[len(d.etcd.reports)-1].Source.LastTriedAt.Equal(*source.LastTriedAt) {
+			t.Errorf("the last read, of %v, is not reported", source.LastTriedAt)
+		}
+	})
+}
+
 // Close resigns the leadership and waits for all goroutines: the bubble fails
 // the test if one is left.
 func TestCloseResigns(t *testing.T) {

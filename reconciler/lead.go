@@ -18,9 +18,12 @@ type leadership struct {
 
 	// report is what is stored for followers next. Reconciler.own is a copy for readers.
 	report LeaderReport
-	// stored is the report that the store holds, stored at storedAt.
-	stored   LeaderReport
-	storedAt time.Time
+	// stored is the report that the store holds, stored at storedAt; triedAt is
+	// when one was last to be stored.
+	stored            LeaderReport
+	storedAt, triedAt time.Time
+	// awaited says that somebody triggered a read, and that it is not reported yet.
+	awaited bool
 
 	// handled is the commit that needs no further attempt: it was published,
 	// or rejected and recorded. Empty after a failure.
@@ -95,7 +98,9 @@ func (r *Reconciler) lead(ctx context.Context, term Term) error {
 			return ctx.Err()
 		case <-r.Source.Changed():
 		case <-term.Triggers():
+			l.awaited = true
 		case <-r.trigger:
+			l.awaited = true
 		case <-poll.C:
 		case <-r.storeChanged:
 			attempt = l.retryDue()
@@ -117,8 +122,8 @@ func (l *leadership) untilDue() time.Duration {
 		wait = min(wait, l.retryAt.Sub(now))
 	}
 	view := l.Store.View()
-	if view.ReportLost {
-		wait = min(wait, l.storedAt.Add(restoreReportAfter).Sub(now))
+	if view.ReportLost || l.awaited {
+		wait = min(wait, l.triedAt.Add(repeatReportAfter).Sub(now))
 	}
 	if l.needsRepair(view) {
 		wait = min(wait, l.healAt.Sub(now))
@@ -152,14 +157,13 @@ func (l *leadership) publishReport() {
 	l.mu.Unlock()
 }
 
-// restoreReportAfter is the least time between two reports that say the same,
-// the first of which another writer removed or replaced.
-const restoreReportAfter = time.Second
+// repeatReportAfter is the least time between two reports that say the same.
+const repeatReportAfter = time.Second
 
-// reportToRestore reports whether the report that was stored last is gone, and
-// is to be stored again now.
-func (l *leadership) reportToRestore(now time.Time) bool {
-	return l.Store.View().ReportLost && now.Sub(l.storedAt) >= restoreReportAfter
+// reportToRepeat reports whether the report is to be stored again now: another
+// writer removed or replaced it, or somebody waits for a read that it dates.
+func (l *leadership) reportToRepeat(now time.Time) bool {
+	return (l.Store.View().ReportLost || l.awaited) && now.Sub(l.triedAt) >= repeatReportAfter
 }
 
 // storeReport stores the report for the followers if it says something new, or
@@ -169,10 +173,10 @@ func (l *leadership) storeReport(ctx context.Context) error {
 	l.publishReport()
 	l.report.Conditions = l.Status().Conditions
 	now := l.Now()
-	if sameReport(l.report, l.stored) && now.Sub(l.storedAt) < l.Interval && !l.reportToRestore(now) {
+	if sameReport(l.report, l.stored) && now.Sub(l.storedAt) < l.Interval && !l.reportToRepeat(now) {
 		return nil
 	}
-	l.report.At = now
+	l.report.At, l.triedAt = now, now
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	copied := l.report
@@ -185,6 +189,6 @@ func (l *leadership) storeReport(ctx context.Context) error {
 		l.Logger.Warn("storing the leader's report failed; followers show an older one until it succeeds", "error", err)
 		return nil
 	}
-	l.stored, l.storedAt = copied, now
+	l.stored, l.storedAt, l.awaited = copied, now, false
 	return nil
 }

@@ -27,6 +27,7 @@ type LeaderReport struct {
 func sameReport(a, b LeaderReport) bool {
 	a.At, b.At = time.Time{}, time.Time{}
 	a.Source.LastSeenAt, b.Source.LastSeenAt = nil, nil
+	a.Source.LastTriedAt, b.Source.LastTriedAt = nil, nil
 	a.LastSuccessAt, b.LastSuccessAt = nil, nil
 	return reflect.DeepEqual(a, b)
 }

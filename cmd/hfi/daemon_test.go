@@ -30,13 +30,13 @@ type fakeDaemon struct {
 	mu     sync.Mutex
 	repo   string
 	server *httptest.Server
-	// mode is ok, invalid, refused, stuck, slow, nofolder, drifted, filters, behind,
+	// mode is ok, invalid, refused, stuck, slow, nofolder, unreadable, drifted, filters, behind,
 	// silent, partial, or a way to answer badly.
 	mode string
 	// secret: it needs a signature to trigger a read.
 	secret bool
-	// seen is when it last read the branch.
-	seen time.Time
+	// seen is when it last read the branch, and tried when it last did or failed to.
+	seen, tried time.Time
 	// asked counts status requests since the last new commit, for slow.
 	asked     int
 	applied   *api.AppliedRevision
@@ -176,6 +176,10 @@ func (d *fakeDaemon) look(isStatus bool) {
 		return
 	}
 	now := time.Now()
+	d.tried = now
+	if d.mode == "unreadable" {
+		return
+	}
 	head := d.git("rev-parse", "refs/heads/main")
 	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "nofolder" {
 		d.seen = now
@@ -262,7 +266,7 @@ func (d *fakeDaemon) filters() api.FiltersStatus {
 func (d *fakeDaemon) status() *api.Status {
 	now := time.Now()
 	status := &api.Status{
-		Source: api.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &d.seen,
+		Source: api.SourceStatus{URL: d.repo, Branch: "main", Path: "policies", Reachable: true, LastSeenAt: &d.seen, LastTriedAt: &d.tried,
 			LastAttemptedRevision: d.attempted},
 		Etcd:    api.EtcdStatus{Mode: api.Embedded, Endpoints: []string{"http://127.0.0.1:2379"}, Healthy: true, LastSeenAt: &now},
 		Sync:    api.SyncStatus{Status: api.Synced, LastAppliedRevision: d.applied, LastSuccessAt: &now, ServedFrom: "etcd"},
@@ -273,6 +277,11 @@ func (d *fakeDaemon) status() *api.Status {
 			{Type: api.Ready, Status: "True", Reason: "Synced", Message: "git and etcd agree", LastTransitionTime: now},
 			{Type: api.Reconciling, Status: "False", Reason: "Idle", Message: "nothing to do", LastTransitionTime: now},
 		},
+	}
+	if d.mode == "unreadable" {
+		status.Source.Reachable = false
+		status.Source.Error = &api.Failure{Reason: "PermissionDenied", Message: "the user that hfid runs as lacks a permission", Since: now}
+		status.Sync.Status = api.Unknown
 	}
 	if d.mode == "nofolder" {
 		status.Source.Error = &api.Failure{Reason: "PathMissing", Message: "the newest commit has no folder \"policies\"", Since: now}

@@ -103,7 +103,7 @@ func (a *app) watchStatus(ctx context.Context, daemon *client.Client) error {
 // are reckoned from ages.
 func sameStatus(a, b api.Status) bool {
 	for _, status := range []*api.Status{&a, &b} {
-		status.Source.LastSeenAt, status.Etcd.LastSeenAt, status.Sync.LastSuccessAt = nil, nil, nil
+		status.Source.LastSeenAt, status.Source.LastTriedAt, status.Etcd.LastSeenAt, status.Sync.LastSuccessAt = nil, nil, nil, nil
 		status.Filters.Message = ""
 		status.Filters.Items = slices.Clone(status.Filters.Items)
 		for i := range status.Filters.Items {

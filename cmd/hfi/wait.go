@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,8 +122,8 @@ type waiter struct {
 	answered, triggered time.Time
 	// warned that the daemon does not accept a trigger.
 	warned bool
-	// seen is when the daemon last read the branch, by its clock, and reads is how
-	// often it has done so during the wait.
+	// seen is when the daemon last read the branch, or failed to, by its clock, and
+	// reads is how often it has done so during the wait.
 	seen  time.Time
 	reads int
 	// ancestry caches the known results of contains, each of which costs a git process.
@@ -199,7 +200,7 @@ func (w *waiter) mayBeOld(grace time.Duration) bool {
 // noteReads counts the daemon's reads of the branch, and asks for another until there are enough.
 func (w *waiter) noteReads(ctx context.Context, status *api.Status) {
 	w.answered = time.Now()
-	seen := status.Source.LastSeenAt
+	seen := cmp.Or(status.Source.LastTriedAt, status.Source.LastSeenAt)
 	if seen == nil || !seen.After(w.seen) {
 		return
 	}

@@ -36,6 +36,8 @@ type SourceStatus struct {
 	Reachable bool `json:"reachable"`
 	// LastSeenAt is when the branch was last fetched successfully.
 	LastSeenAt *time.Time `json:"last_seen_at"`
+	// LastTriedAt is when it was last fetched, successfully or not.
+	LastTriedAt *time.Time `json:"last_tried_at"`
 	// LastAttemptedRevision is the newest commit that was read, valid or not.
 	LastAttemptedRevision *CommitRef `json:"last_attempted_revision"`
 	// Error is why the branch or its commit could not be read, or nil.
