@@ -150,8 +150,7 @@ func tiny(change ...func(*module)) *module {
 	imported := map[string]uint32{}
 	for _, f := range functions {
 		imported[f.name] = uint32(len(m.functions))
-		m.importItem("env", f.name, append([]byte{kindFunction}, appendU32(nil, m.typeIndex(*f.signature))...))
-		m.functions = append(m.functions, m.typeIndex(*f.signature))
+		m.importFunction("env", f.name, *f.signature)
 	}
 	for _, f := range functions {
 		var body code

@@ -44,6 +44,17 @@ func TestSDKModule(t *testing.T) {
 		}
 	}
 
+	// The fixture imports what the filter does.
+	if diff := cmp.Diff(oldest, importsOf(t, rewritten)); diff != "" {
+		t.Errorf("the imports of WASI differ (-want +got):\n%s", diff)
+	}
+	all := importsOf(t, original)
+	for _, r := range replacements {
+		if !slices.Contains(all, r.name) {
+			t.Errorf("a module built with Go does not import %s: is it still to be replaced?", r.name)
+		}
+	}
+
 	e := load(t, rewritten, nil)
 	want := strings.Fields(`_initialize memory proxy_abi_version_0_2_0 proxy_on_configure proxy_on_context_create proxy_on_delete
 		proxy_on_http_call_response proxy_on_memory_allocate proxy_on_request_headers proxy_on_tick proxy_on_vm_start`)

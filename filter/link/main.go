@@ -1,5 +1,5 @@
-// Command link rewrites the filter's Wasm module so that in a sidecar without
-// faults it costs as little as an empty module:
+// Command link rewrites the filter's Wasm module so that it runs in Envoy 1.32 and
+// later, and in a sidecar without faults costs as little as an empty module:
 //
 //	go run ./filter/link -o OUT IN
 //
@@ -11,7 +11,10 @@
 // request enters Go. The data that Envoy returns while the filter decides on a
 // request is written to a fixed buffer instead of through Go's allocator.
 //
-// The original module works too, but is slower.
+// It also has functions of its own in place of those of WASI that Envoys before 1.39
+// lack, or do not allow at every time: see imports.go.
+//
+// The original module works too in Envoy 1.39 and later, but is slower.
 package main
 
 import (

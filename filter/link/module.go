@@ -14,8 +14,11 @@ const (
 	sectionType     = 1
 	sectionImport   = 2
 	sectionFunction = 3
+	sectionTable    = 4
 	sectionGlobal   = 6
 	sectionExport   = 7
+	sectionStart    = 8
+	sectionElement  = 9
 	sectionCode     = 10
 )
 
@@ -25,8 +28,9 @@ var sectionNames = []struct {
 	id   byte
 	name string
 }{
-	{sectionType, "type"}, {sectionImport, "import"}, {sectionFunction, "function"}, {4, "table"}, {5, "memory"}, {13, "tag"},
-	{sectionGlobal, "global"}, {sectionExport, "export"}, {8, "start"}, {9, "element"}, {12, "data count"}, {sectionCode, "code"}, {11, "data"},
+	{sectionType, "type"}, {sectionImport, "import"}, {sectionFunction, "function"}, {sectionTable, "table"}, {5, "memory"}, {13, "tag"},
+	{sectionGlobal, "global"}, {sectionExport, "export"}, {sectionStart, "start"}, {sectionElement, "element"}, {12, "data count"},
+	{sectionCode, "code"}, {11, "data"},
 }
 
 // rank returns the position of a section in the required order, or -1 for an unknown ID.
@@ -39,8 +43,13 @@ func rank(id byte) int {
 	return -1
 }
 
-// The kinds of exports and imports (5.4.3). kindNames has their names.
-const kindFunction = 0
+// The kinds of exports and imports (5.5.5). kindNames has their names.
+const (
+	kindFunction = 0
+	kindTable    = 1
+	kindMemory   = 2
+	kindGlobal   = 3
+)
 
 var kindNames = []string{"function", "table", "memory", "global", "tag"}
 
@@ -80,9 +89,9 @@ type export struct {
 	index uint32
 }
 
-// module is a Wasm binary, parsed as far as needed to add functions and globals and
-// to change the exports. Functions and globals are added at the end, so that
-// existing indices do not change.
+// module is a Wasm binary, parsed as far as needed to add functions and globals, to
+// change the exports, and to remove imports. Functions and globals are added at the
+// end, so that existing indices do not change. Only replaceImports changes them.
 type module struct {
 	sections []section  // in the order of the file
 	types    []funcType // invariant: equal to the type section
@@ -187,30 +196,60 @@ func oneByte(r *reader, valueType byte) {
 }
 
 func (m *module) readImport(r *reader) {
-	r.sized() // The module and the name.
-	r.sized()
-	switch kind := r.byte(); kind {
+	switch r.importItem().kind {
 	case kindFunction:
 		m.readFunction(r)
-	case 1, 2: // A table with its type, or a memory.
-		if kind == 1 {
-			oneByte(r, r.byte())
-		}
-		withMaximum := r.byte()&1 != 0
-		r.limit()
-		if withMaximum {
-			r.limit()
-		}
-	case 3: // A global with its type and mutability.
-		oneByte(r, r.byte())
-		r.byte()
+	case kindGlobal:
 		m.globals++
+	}
+}
+
+// importItem is an item of the import section.
+type importItem struct {
+	from, name string // the module that it is imported from, and its name there
+	kind       byte
+}
+
+// importItem reads an item of the import section. The index of a function's type is
+// still to be read.
+func (r *reader) importItem() importItem {
+	i := importItem{from: string(r.sized()), name: string(r.sized()), kind: r.byte()}
+	switch i.kind {
+	case kindFunction:
+	case kindTable:
+		r.table()
+	case kindMemory:
+		r.limits()
+	case kindGlobal:
+		r.globalType()
 	case 4: // A tag with its attribute and type.
 		r.byte()
 		r.u32()
 	default:
-		r.fail(fmt.Errorf("unknown kind %d of an import", kind))
+		r.fail(fmt.Errorf("unknown kind %d of an import", i.kind))
 	}
+	return i
+}
+
+// table reads the type of a table.
+func (r *reader) table() {
+	oneByte(r, r.byte())
+	r.limits()
+}
+
+// limits reads the limits of a table or memory.
+func (r *reader) limits() {
+	withMaximum := r.byte()&1 != 0
+	r.limit()
+	if withMaximum {
+		r.limit()
+	}
+}
+
+// globalType reads the type and the mutability of a global.
+func (r *reader) globalType() {
+	oneByte(r, r.byte())
+	r.byte()
 }
 
 func (m *module) readFunction(r *reader) {

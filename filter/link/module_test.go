@@ -97,6 +97,11 @@ func FuzzParse(f *testing.F) {
 		m.importItem("other", "a tag", []byte{4, 0, 0})
 		m.globals = 1
 	}).encode())
+	f.Add(tiny(func(m *module) {
+		m.importFunction(wasi, "poll_oneoff", *signature(4, 1))
+		*m.need(sectionTable) = []byte{1, 0x70, 0, 1}
+		*m.need(sectionElement) = []byte{1, 0, opI32Const, 0, opEnd, 1, 0}
+	}).encode())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := parse(data)
 		if err != nil {

@@ -117,8 +117,7 @@ func TestModuleWithoutFunctionsAndGlobals(t *testing.T) {
 			continue
 		}
 		m.exports = append(m.exports, export{name: f.name, index: uint32(len(m.functions))})
-		m.importItem("env", f.name, append([]byte{kindFunction}, appendU32(nil, m.typeIndex(*f.signature))...))
-		m.functions = append(m.functions, m.typeIndex(*f.signature))
+		m.importFunction("env", f.name, *f.signature)
 	}
 	e := load(t, mustRewrite(t, m.encode()), nil)
 	e.answer[exportState] = stateRules

@@ -20,6 +20,7 @@ const (
 	opLocalSet  = 0x21
 	opGlobalGet = 0x23
 	opGlobalSet = 0x24
+	opI32Store  = 0x36
 	opI32Const  = 0x41 // 0 to 63, which are encoded alike with and without sign
 	opI32Eqz    = 0x45
 	opI32Eq     = 0x46
@@ -71,6 +72,9 @@ type wrappers struct {
 func rewrite(original []byte) ([]byte, error) {
 	m, err := parse(original)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.replaceImports(); err != nil {
 		return nil, err
 	}
 	found := map[string]export{}
