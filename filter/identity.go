@@ -21,9 +21,9 @@ type identity struct {
 	TooOld bool
 }
 
-// MinimumEnvoy is the first version of Envoy (major, minor) that does not end a VM
-// built with standard Go.
-var MinimumEnvoy = [2]uint64{1, 39}
+// MinimumEnvoy is the first version of Envoy (major, minor) that the filter is tested
+// for: tests/oldhost.
+var MinimumEnvoy = [2]uint64{1, 32}
 
 // missing returns the metadata that is missing for the selection of policies, and
 // which policies apply without it. Both are empty if nothing is missing.

@@ -4,9 +4,9 @@
 // It implements proxy-wasm 0.2 with the Go SDK. Packages selection and fault
 // decide which policies apply and what they do; this package connects them to
 // Envoy. Each worker thread of Envoy runs its own single-threaded VM, so nothing
-// in this package takes locks. It must not use goroutines, timers or time.Sleep,
-// because the Go runtime would poll, and Envoys older than MinimumEnvoy end a VM
-// that polls. Deferred work runs in Envoy's tick.
+// in this package takes locks. It must not use goroutines, timers or time.Sleep:
+// nothing runs while no callback does, and a wait would block Envoy's thread.
+// Deferred work runs in Envoy's tick.
 //
 // Without further steps the module uses the SDK's callbacks. Command link rewrites
 // the module to call the functions in exports_wasm.go instead, which saves most

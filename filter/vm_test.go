@@ -10,19 +10,19 @@ import (
 
 // TestOldEnvoy checks that the filter does nothing in an Envoy that is too old, and logs this.
 func TestOldEnvoy(t *testing.T) {
-	h := start(t, frontendConfig, frontend, 1, 37)
+	h := start(t, frontendConfig, frontend, 1, 31)
 	h.pass(time.Minute)
 	if h.requests() != 0 || h.GetTickPeriod() != 0 {
 		t.Error("the filter is active")
 	}
-	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.37 is not supported: no faults are injected; the filter needs Envoy 1.39 or newer") {
+	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.31 is not supported: no faults are injected; the filter needs Envoy 1.32 or newer") {
 		t.Errorf("the log is %q", logs)
 	}
 	h.mustGet(200)
 }
 
 func TestSupportedEnvoys(t *testing.T) {
-	for _, version := range [][]uint64{{1, 39}, {1, 40}, {2, 0}, {0, 0}, nil} {
+	for _, version := range [][]uint64{{1, 32}, {1, 40}, {2, 0}, {0, 0}, nil} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			h := start(t, frontendConfig, frontend, version...)
 			h.pass(time.Second)
