@@ -29,10 +29,15 @@ type KubernetesView struct {
 	// MaxPolicyItems, those with a warning first.
 	PoliciesWithWarning int          `json:"policies_with_warning"`
 	Policies            []PolicyPods `json:"policies"`
-	// KeptNamespaces are those in which the leader creates and deletes WasmPlugins.
+	// KeptNamespaces are those in which the leader creates and deletes WasmPlugins:
+	// a pod there that a policy targets gets a filter.
 	KeptNamespaces []string `json:"kept_namespaces"`
-	// WasmPlugins are those of this control plane, by namespace and name.
-	WasmPlugins []WasmPluginStatus `json:"wasmplugins"`
+	// WasmPluginsTotal counts the WasmPlugins of this control plane, or objects of
+	// the kind that delivers the filter in their place. WasmPlugins lists the first
+	// MaxPluginItems: by namespace and name or, if there are more, those that need
+	// attention first.
+	WasmPluginsTotal int                `json:"wasmplugins_total"`
+	WasmPlugins      []WasmPluginStatus `json:"wasmplugins"`
 }
 
 // ClusterReport is what only the leader knows of the cluster, because only the
@@ -44,9 +49,11 @@ type ClusterReport struct {
 	Messages map[string]string `json:"messages,omitempty"`
 }
 
-// MaxPolicyItems bounds KubernetesView.Policies, and MaxPodItems each list of pods.
+// MaxPolicyItems bounds KubernetesView.Policies, MaxPluginItems its WasmPlugins,
+// and MaxPodItems each list of pods.
 const (
 	MaxPolicyItems = 1000
+	MaxPluginItems = 1000
 	MaxPodItems    = 20
 )
 
@@ -60,8 +67,8 @@ type PolicyPods struct {
 	Behind  int `json:"behind"`
 	// WithoutSidecar counts the pods targeted that have no sidecar.
 	WithoutSidecar int `json:"without_sidecar"`
-	// WithoutFilterCount counts those with a sidecar but no working filter;
-	// WithoutFilter lists the first MaxPodItems.
+	// WithoutFilterCount counts those with a sidecar but no working filter, unless
+	// the policy has expired; WithoutFilter lists the first MaxPodItems.
 	WithoutFilterCount int          `json:"without_filter_count"`
 	WithoutFilter      []PodProblem `json:"without_filter"`
 	// Warning says that the policy can have no effect, and why, or is empty.
@@ -75,8 +82,10 @@ type PodProblem struct {
 	Reason    string `json:"reason"`
 }
 
-// WasmPluginStatus is one WasmPlugin of this control plane.
+// WasmPluginStatus is one WasmPlugin of this control plane, or an object in its place.
 type WasmPluginStatus struct {
+	// Kind is WasmPlugin, TrafficExtension or EnvoyFilter.
+	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	// Managed: hfi created it, and repairs and deletes it.

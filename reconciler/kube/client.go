@@ -13,18 +13,15 @@ import (
 )
 
 var (
-	podResource    = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
-	eventResource  = schema.GroupVersionResource{Version: "v1", Resource: "events"}
-	pluginResource = schema.GroupVersionResource{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "wasmplugins"}
+	podResource   = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+	eventResource = schema.GroupVersionResource{Version: "v1", Resource: "events"}
 )
-
-const pluginKind = "WasmPlugin"
 
 // Clients send requests to a cluster.
 type Clients struct {
 	// Metadata reads pods' metadata.
 	Metadata metadata.Interface
-	// Dynamic reads and writes WasmPlugins, and creates Events.
+	// Dynamic reads and writes plugins, and creates Events.
 	Dynamic dynamic.Interface
 }
 
@@ -42,7 +39,8 @@ func Connect(kubeconfig string) (Clients, error) {
 		return Clients{}, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
 	config.UserAgent = "hfid"
-	config.QPS, config.Burst = 20, 50
+	// One policy of many may need a plugin of its own, and each has a status and Events.
+	config.QPS, config.Burst = 100, 200
 	// A watch has no timeout, and its dial has none by default.
 	config.Dial = dialer(5 * time.Second)
 	if err := setHealthCheckIntervals(); err != nil {
@@ -54,7 +52,7 @@ func Connect(kubeconfig string) (Clients, error) {
 	}
 	others, err := dynamic.NewForConfig(config)
 	if err != nil {
-		return Clients{}, fmt.Errorf("creating the client for WasmPlugins: %w", err)
+		return Clients{}, fmt.Errorf("creating the client for plugins: %w", err)
 	}
 	return Clients{Metadata: pods, Dynamic: others}, nil
 }

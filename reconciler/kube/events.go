@@ -36,7 +36,7 @@ func (k *keeper) recordEvent(ctx context.Context, object *unstructured.Unstructu
 		"apiVersion": "v1", "kind": "Event",
 		"metadata": map[string]any{"name": fmt.Sprintf("%s.%x", object.GetName(), now.UnixNano()), "namespace": namespace},
 		"involvedObject": map[string]any{
-			"apiVersion": pluginResource.GroupVersion().String(), "kind": pluginKind,
+			"apiVersion": object.GetAPIVersion(), "kind": object.GetKind(),
 			"namespace": namespace, "name": object.GetName(), "uid": string(object.GetUID()), "resourceVersion": object.GetResourceVersion(),
 		},
 		"type": kind, "reason": reason, "message": reconciler.Cut(message, 1000),

@@ -58,7 +58,10 @@ type fixture struct {
 // newFixture starts a Cluster that leads, makes a pass every 20 ms, and keeps namespace demo.
 func newFixture(t *testing.T, tune func(*fixture), objects ...runtime.Object) *fixture {
 	t.Helper()
-	kinds := map[kubeschema.GroupVersionResource]string{pluginResource: "WasmPluginList", eventResource: "EventList"}
+	kinds := map[kubeschema.GroupVersionResource]string{eventResource: "EventList"}
+	for _, by := range []*delivery{wasmPlugins, trafficExtensions, envoyFilters} {
+		kinds[by.resource] = by.kind + "List"
+	}
 	s := &fixture{
 		t: t, leads: true, fleet: api.FiltersStatus{Complete: true}, denied: map[string]bool{}, failed: map[string]error{},
 		objects: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...),
@@ -82,6 +85,7 @@ func newFixture(t *testing.T, tune func(*fixture), objects ...runtime.Object) *f
 	s.Cluster = c
 	c.Interval, c.Settle, c.RetryMin, c.RetryMax, c.RepairMin = 20*time.Millisecond, time.Millisecond, 5*time.Millisecond, 20*time.Millisecond, time.Millisecond
 	c.Idle = c.Interval
+	c.Linger = 0
 	c.SHA256, c.Keep = filterDigest, []string{"demo"}
 	c.Leads = func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.leads }
 	c.Filters = func(context.Context) (api.FiltersStatus, error) {

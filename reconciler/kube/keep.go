@@ -18,54 +18,19 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/backoff"
+	"github.com/boifi/hfi/schema"
 )
 
-// want is what policies ask for in a namespace.
-type want int
+// maxRounds bounds how often a namespace is planned in one pass. One round
+// creates plugins, and the next deletes what they replace.
+const maxRounds = 3
 
-const (
-	// unchanged: create no WasmPlugin, and keep an existing one.
-	unchanged want = iota
-	present
-	absent
-)
-
-// wanted is what the policies served ask for in a namespace. Pods come and
-// go, and loading a filter takes seconds: where a policy names the namespace,
-// the plugin stays when the last of its pods is gone. Where pods cannot be
-// listed, every policy counts that may target some there.
-func (k *keeper) wanted(namespace string) want {
-	now := k.Now()
-	workloads, known := k.pods.workloadsOf(namespace)
-	switch {
-	case k.targets.set == nil:
-		return unchanged
-	case !known:
-		if !k.problems.any("list pods", "watch pods") {
-			return unchanged // The first list is under way.
-		}
-		if k.targets.mayReach(namespace, now) {
-			return present
-		}
-		return absent
-	case k.targets.anyOf(workloads, now):
-		return present
-	case k.targets.anyNames(namespace, now):
-		return unchanged
-	}
-	return absent
-}
-
-// reconcile creates, repairs and deletes the WasmPlugins of the namespaces in
-// Keep. It does nothing until WasmPlugins were listed once.
+// reconcile creates, repairs and deletes the plugins of the namespaces in Keep
+// for which anything changed or is due. It does nothing until plugins were listed once.
 func (k *keeper) reconcile(ctx context.Context) {
-	plugins, synced := k.plugins.list()
-	if !synced {
+	k.markDue()
+	if !k.listed {
 		return
-	}
-	byNamespace := map[string][]*wasmPlugin{}
-	for _, plugin := range plugins {
-		byNamespace[plugin.Namespace] = append(byNamespace[plugin.Namespace], plugin)
 	}
 	// All namespaces wait for the same replicas, which are asked at most once.
 	asked := false
@@ -73,165 +38,193 @@ func (k *keeper) reconcile(ctx context.Context) {
 		asked = true
 		return k.rolloutPending(ctx)
 	})
+	left := k.MaxChanges
 	for _, namespace := range k.Keep {
 		if ctx.Err() != nil {
 			return
 		}
-		next, message := k.plan(namespace, byNamespace[namespace], waitsFor)
-		if next != nil {
-			k.try(ctx, namespace, next)
-		} else {
-			k.problems.clear("wasmplugins" + inNamespace(namespace))
+		if at, due := k.due[namespace]; !due || at.After(k.Now()) {
+			continue
 		}
-		k.setMessage(namespace, message)
+		next := k.keepNamespace(ctx, namespace, waitsFor, &left)
+		if k.due[namespace] = next; next.IsZero() {
+			delete(k.due, namespace)
+		}
 	}
 	if !asked {
 		k.rolloutSince, k.rolloutExpired = time.Time{}, false
 	}
+	if left <= 0 {
+		k.notify()
+	}
 }
 
-// step is a change to be made in a namespace.
-type step struct {
-	verb   string
-	change func(context.Context) error
+// markDue adds the namespaces of which policies, pods or plugins changed to due,
+// and from time to time all, because policies expire.
+func (k *keeper) markDue() {
+	now := k.Now()
+	var changed map[string]struct{}
+	if state := k.served.Load(); state != nil {
+		changed = k.targets.update(state.Set)
+	}
+	pods := k.pods.takeTouched()
+	plugins, synced := k.plugins.takeTouched()
+	k.listed = synced
+	_, anywhere := changed[schema.Any]
+	_, root := plugins[k.RootNamespace]
+	unseen := k.problems.any("list pods", "watch pods")
+	all := anywhere || root || unseen != k.podsUnseen || now.Sub(k.allDueAt) >= allDueEvery*k.Interval
+	if k.podsUnseen = unseen; all {
+		k.allDueAt = now
+	}
+	for _, namespace := range k.Keep {
+		_, byPolicy := changed[namespace]
+		_, byPod := pods[namespace]
+		_, byPlugin := plugins[namespace]
+		if all || byPolicy || byPod || byPlugin {
+			k.due[namespace] = time.Time{}
+		}
+	}
 }
 
-// plan returns the change that a namespace needs, if any, and a message for
-// the status if something is wrong there. waitsFor returns why no plugin can
-// name the filter yet, or "".
-func (k *keeper) plan(namespace string, plugins []*wasmPlugin, waitsFor func() string) (next *step, message string) {
-	var own *wasmPlugin
-	var others []string
-	taken := false
-	for _, plugin := range plugins {
-		switch {
-		case plugin.managed:
-			own = plugin
-		case plugin.ours:
-			others = append(others, plugin.Name)
-		default:
-			taken = true
+// allDueEvery is the number of Intervals after which all namespaces are due.
+const allDueEvery = 15
+
+// keepNamespace makes the changes that a namespace needs, and returns when it is
+// due again, or zero. It makes at most left changes, and subtracts them.
+func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor func() string, left *int) (next time.Time) {
+	var made plan
+	pending := false
+	for range maxRounds {
+		made = k.planFor(namespace, waitsFor)
+		done := 0
+		pending = false
+		for _, each := range made.steps {
+			switch {
+			case *left <= 0 || ctx.Err() != nil || !k.Leads():
+				pending = true
+			case k.try(ctx, each):
+				done++
+				*left--
+			default:
+				pending = true
+			}
+		}
+		if done == 0 {
+			break
+		}
+		pending = true // until the next round finds nothing to do
+	}
+	k.reportSteps(ctx, namespace, made.steps)
+	message := made.message()
+	k.setMessage(namespace, message)
+	if pending || message != "" {
+		made.again(k.Now().Add(k.Interval / 2))
+	}
+	return made.at
+}
+
+// reportSteps records the failures of the changes that a namespace still needs,
+// one for each verb, and forgets those of others.
+func (k *keeper) reportSteps(ctx context.Context, namespace string, steps []step) {
+	failed := map[string]error{}
+	for _, each := range steps {
+		if err := k.slot(each.podID).err; err != nil {
+			failed[each.verb+" "+k.delivery().resource.Resource+inNamespace(namespace)] = err
 		}
 	}
-	want := k.wanted(namespace)
-	k.noteWanted(namespace, want)
-	switch creates := own == nil && want == present; {
-	case len(others) > 0:
-		message = fmt.Sprintf("WasmPlugin %s leads to this control plane too, and hfi did not create it: requests to pods with two filters are faulted twice", strings.Join(others, ", "))
-		if creates {
-			return nil, message + "; so hfi creates none here"
-		}
-	case taken && creates:
-		return nil, fmt.Sprintf("WasmPlugin %s leads to another control plane, and hfi did not create it: the name is taken, so hfi creates none here", PluginName)
+	k.problems.clear(" "+k.delivery().resource.Resource+inNamespace(namespace), slices.Collect(maps.Keys(failed))...)
+	for tried, err := range failed {
+		k.recordResult(ctx, tried, err)
 	}
-	switch {
-	case own == nil && want != present:
-		return nil, message
-	case own != nil && want == absent:
-		return &step{"delete", func(ctx context.Context) error { return k.prune(ctx, own) }}, message
-	case k.SHA256 == "":
-		return nil, "this daemon has no filter to serve: start it with --filter"
-	}
-	desired := k.desired(namespace)
-	if own == nil {
-		if reason := waitsFor(); reason != "" {
-			return nil, reason
-		}
-		return &step{"create", func(ctx context.Context) error { return k.create(ctx, desired) }}, message
-	}
-	updated, changes := restored(own.object, desired)
-	if updated == nil {
-		return nil, message
-	}
-	if reason := waitsFor(); reason != "" {
-		return nil, reason
-	}
-	return &step{"update", func(ctx context.Context) error { return k.repair(ctx, updated, changes) }}, message
 }
 
 func inNamespace(namespace string) string { return " in namespace " + namespace }
 
-// attempt is the last change that was tried in a namespace.
-type attempt struct {
-	at time.Time
-	// wait is the time from at until the next change may be tried.
+// slot is what the leader remembers of a plugin that it keeps or may have to keep.
+type slot struct {
+	// at is the time of the last change that was tried, wait the time from then
+	// until the next may be tried, and err its failure.
+	at   time.Time
 	wait time.Duration
-	// want is what policies asked for at the last pass.
-	want want
+	err  error
+	// want is what policies asked for at the last pass, and unwantedSince since when that is absent.
+	want          want
+	unwantedSince time.Time
 	// repairs gives the waits after changes that succeeded, retries those after failures.
 	repairs, retries *backoff.Waits
 }
 
-func (a *attempt) reset() {
-	a.repairs.Reset()
-	a.retries.Reset()
+func (s *slot) reset() {
+	s.repairs.Reset()
+	s.retries.Reset()
 }
 
-// noteWanted records what policies ask for in a namespace. If that changed,
-// the next change is not a repair, and does not wait like one.
-func (k *keeper) noteWanted(namespace string, want want) {
-	last := k.attempts[namespace]
-	if last == nil {
-		last = &attempt{repairs: backoff.New(k.RepairMin, k.RepairMax), retries: backoff.New(k.RepairMin, k.RetryMax)}
-		k.attempts[namespace] = last
+// slot returns the slot of a plugin.
+func (k *keeper) slot(id podID) *slot {
+	in := k.slots[id.Namespace]
+	if in == nil {
+		in = map[string]*slot{}
+		k.slots[id.Namespace] = in
 	}
-	if last.want != want {
-		last.want, last.wait = want, min(last.wait, k.RepairMin)
-		last.reset()
+	known := in[id.Name]
+	if known == nil {
+		known = &slot{repairs: backoff.New(k.RepairMin, k.RepairMax), retries: backoff.New(k.RepairMin, k.RetryMax), unwantedSince: k.Now()}
+		in[id.Name] = known
 	}
+	return known
 }
 
-// try makes a change within CallTimeout. If somebody keeps reverting hfi's
-// changes, it waits longer before each.
-func (k *keeper) try(ctx context.Context, namespace string, next *step) {
-	now := k.Now()
-	last := k.attempts[namespace]
-	if since := now.Sub(last.at); since < last.wait {
+// note records what policies ask for. If that changed, the next change of the
+// plugin is not a repair, and does not wait like one.
+func (p *planner) note(name string, want want) {
+	last := p.slot(podID{Namespace: p.namespace, Name: name})
+	if last.want == want {
 		return
+	}
+	if want == absent {
+		last.unwantedSince = p.now
+	}
+	last.want, last.wait = want, min(last.wait, p.RepairMin)
+	last.reset()
+}
+
+// forget drops the slots of plugins that neither exist nor are wanted.
+func (p *planner) forget(d demand) {
+	for name := range p.slots[p.namespace] {
+		if p.own[name] == nil && d.workloads[name] == absent && name != PluginName {
+			delete(p.slots[p.namespace], name)
+		}
+	}
+}
+
+// try makes a change within CallTimeout, and says whether it did. If somebody
+// keeps reverting hfi's changes, it waits longer before each.
+func (k *keeper) try(ctx context.Context, next step) (done bool) {
+	now := k.Now()
+	last := k.slot(next.podID)
+	if since := now.Sub(last.at); since < last.wait {
+		return false
 	} else if since > 2*k.RepairMax {
 		last.reset()
 	}
-	tried := next.verb + " wasmplugins" + inNamespace(namespace)
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
 	err := next.change(limit)
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && next.verb != "create" {
+	if ctx.Err() != nil {
+		return false // The daemon stops, which is not the cluster's failure.
+	}
+	raced := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && next.verb != "create"
+	if raced {
 		err = nil // The object changed since it was read; the watch will deliver its new state.
 	}
-	last.at = now
-	if err != nil {
+	if last.at, last.err = now, err; err != nil {
 		last.wait = last.retries.NextBackOff()
-	} else {
-		last.retries.Reset()
-		last.wait = last.repairs.NextBackOff()
+		return false
 	}
-	k.problems.clear("wasmplugins"+inNamespace(namespace), tried) // Other verbs are no longer needed.
-	k.recordResult(ctx, tried, err)
-}
-
-// desired is the WasmPlugin that hfi keeps in a namespace.
-func (c *Cluster) desired(namespace string) *unstructured.Unstructured {
-	port := c.baseURL.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[c.baseURL.Scheme]
-	}
-	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": pluginResource.GroupVersion().String(),
-		"kind":       pluginKind,
-		"metadata": map[string]any{
-			"name": PluginName, "namespace": namespace,
-			"labels": map[string]any{labelManagedBy: managedBy, labelPartOf: "hfi"},
-		},
-		"spec": map[string]any{
-			"url":    strings.TrimSuffix(c.ControlPlane, "/") + api.FilterModulePath(c.SHA256),
-			"sha256": c.SHA256,
-			// Before Istio's own filters; requests pass if the filter fails.
-			"phase": "AUTHN", "failStrategy": "FAIL_OPEN",
-			// Inbound requests only: by default Istio adds the filter to outbound ones too.
-			"match":        []any{map[string]any{"mode": "SERVER"}},
-			"pluginConfig": map[string]any{"control_plane_address": c.baseURL.Hostname() + ":" + port},
-		},
-	}}
+	last.retries.Reset()
+	last.wait = last.repairs.NextBackOff()
+	return !raced
 }
 
 // restored returns a copy of an object with the desired spec and labels, and
@@ -274,9 +267,9 @@ func (k *keeper) create(ctx context.Context, desired *unstructured.Unstructured)
 	if err != nil {
 		return err
 	}
-	k.Logger.Info("created a WasmPlugin", "namespace", created.GetNamespace(), "sha256", k.SHA256)
+	k.Logger.Info("created a "+created.GetKind(), "namespace", created.GetNamespace(), "name", created.GetName(), "sha256", k.SHA256)
 	k.plugins.setWritten(created, events)
-	k.recordEvent(ctx, created, "Normal", "Created", "hfi created this WasmPlugin: policies target pods of this namespace")
+	k.recordEvent(ctx, created, "Normal", "Created", "hfi created this "+created.GetKind()+": policies target pods that it selects")
 	return nil
 }
 
@@ -290,12 +283,13 @@ func (k *keeper) repair(ctx context.Context, updated *unstructured.Unstructured,
 		return err
 	}
 	k.plugins.setWritten(repaired, events)
-	k.Logger.Info("repaired a WasmPlugin", "namespace", repaired.GetNamespace(), "changed", changes)
+	k.Logger.Info("repaired a "+repaired.GetKind(), "namespace", repaired.GetNamespace(), "name", repaired.GetName(), "changed", changes)
 	k.recordEvent(ctx, repaired, "Normal", "Repaired", "hfi restored what it manages: "+strings.Join(changes, ", "))
 	return nil
 }
 
-func (k *keeper) prune(ctx context.Context, own *wasmPlugin) error {
+func (k *keeper) prune(ctx context.Context, own *filterPlugin, because string) error {
+	events := k.plugins.eventCount()
 	uid := own.object.GetUID()
 	options := metav1.DeleteOptions{}
 	if uid != "" {
@@ -304,8 +298,9 @@ func (k *keeper) prune(ctx context.Context, own *wasmPlugin) error {
 	if err := k.client(own.Namespace).Delete(ctx, own.Name, options); err != nil {
 		return err
 	}
-	k.Logger.Info("deleted a WasmPlugin", "namespace", own.Namespace)
-	k.recordEvent(ctx, own.object, "Normal", "Pruned", "hfi deleted this WasmPlugin: no policy targets this namespace any more")
+	k.plugins.setDeleted(own.podID, events)
+	k.Logger.Info("deleted a "+own.object.GetKind(), "namespace", own.Namespace, "name", own.Name, "reason", because)
+	k.recordEvent(ctx, own.object, "Normal", "Pruned", "hfi deleted this "+own.object.GetKind()+": "+because)
 	return nil
 }
 
@@ -321,7 +316,7 @@ func (k *keeper) rolloutPending(ctx context.Context) string {
 		k.rolloutSince = now
 	case now.Sub(k.rolloutSince) > k.RolloutLimit:
 		if !k.rolloutExpired {
-			k.Logger.Warn("a replica still does not serve this filter; WasmPlugins name it anyway", "reason", reason)
+			k.Logger.Warn("a replica still does not serve this filter; plugins name it anyway", "reason", reason)
 		}
 		k.rolloutExpired = true
 		return ""

@@ -22,6 +22,9 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
+// frontPlugin is the plugin for the workload frontend.
+const frontPlugin = "hfi-frontend"
+
 func pluginObject(namespace, name string, change func(spec map[string]any)) *unstructured.Unstructured {
 	spec := map[string]any{
 		"url": "oci://registry.example.com/filter:1", "phase": "AUTHN",
@@ -44,22 +47,22 @@ func TestPluginExistsWhilePoliciesTargetItsNamespace(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.Keep = []string{"demo", "quiet"} })
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("quiet", "batch", "b", nil), podOfDeployment("other", "frontend", "c", nil))
 	s.serve("front=frontend/*")
-	s.eventually("the plugin is created", func() bool { return s.plugin("demo", PluginName) != nil })
-	spec := s.plugin("demo", PluginName).Object["spec"].(map[string]any)
+	s.eventually("the plugin is created", func() bool { return s.plugin("demo", frontPlugin) != nil })
+	spec := s.plugin("demo", frontPlugin).Object["spec"].(map[string]any)
 	config := spec["pluginConfig"].(map[string]any)
 	if spec["url"] != "http://hfi-control-plane.boifi:8080/v1/filter/"+filterDigest+".wasm" || spec["sha256"] != filterDigest || spec["phase"] != "AUTHN" ||
 		spec["failStrategy"] != "FAIL_OPEN" || config["control_plane_address"] != "hfi-control-plane.boifi:8080" ||
 		spec["match"].([]any)[0].(map[string]any)["mode"] != "SERVER" {
 		t.Errorf("its spec is %v", spec)
 	}
-	if s.plugin("demo", PluginName).GetLabels()[labelManagedBy] != managedBy {
+	if s.plugin("demo", frontPlugin).GetLabels()[labelManagedBy] != managedBy {
 		t.Error("it lacks the label that hfi manages it")
 	}
 	s.consistently("namespaces without targets, or not in Keep, have none", func() bool {
 		return s.plugin("quiet", PluginName) == nil && s.plugin("other", PluginName) == nil
 	})
 	s.serve("elsewhere=frontend/other")
-	s.eventually("the plugin is removed", func() bool { return s.plugin("demo", PluginName) == nil })
+	s.eventually("the plugin is removed", func() bool { return s.plugin("demo", frontPlugin) == nil })
 	s.eventually("Events report both", func() bool {
 		events := s.attemptedEvents()
 		return slices.Contains(events, "Created") && slices.Contains(events, "Pruned")
@@ -76,20 +79,20 @@ func TestPluginOutlivesItsPods(t *testing.T) {
 	pod := podOfDeployment("demo", "frontend", "a", nil)
 	s.addPods(pod)
 	s.serve("front=frontend/demo")
-	s.eventually("the plugin is created", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("the plugin is created", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.deletePod(pod)
-	s.consistently("the plugin stays", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.consistently("the plugin stays", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.serve()
-	s.eventually("without a policy the plugin is deleted", func() bool { return s.plugin("demo", PluginName) == nil })
+	s.eventually("without a policy the plugin is deleted", func() bool { return s.plugin("demo", frontPlugin) == nil })
 }
 
 // No plugin is deleted before the first policy set is served.
 func TestPluginStaysUntilASetIsServed(t *testing.T) {
 	s := newFixture(t, nil, ownPlugin(t))
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
-	s.consistently("the plugin stays", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.consistently("the plugin stays", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.serve()
-	s.eventually("once an empty set is served, the plugin is deleted", func() bool { return s.plugin("demo", PluginName) == nil })
+	s.eventually("once an empty set is served, the plugin is deleted", func() bool { return s.plugin("demo", frontPlugin) == nil })
 }
 
 // ownPlugin returns the plugin that hfi creates in namespace demo.
@@ -101,7 +104,7 @@ func ownPlugin(t *testing.T) *unstructured.Unstructured {
 	if c.baseURL, err = parseControlPlane(c.ControlPlane); err != nil {
 		t.Fatal(err)
 	}
-	own := c.desired("demo")
+	own := c.desired("demo", frontPlugin, map[string]string{"app": "frontend"})
 	own.SetGeneration(1)
 	own.SetCreationTimestamp(metav1.NewTime(time.Now().Add(-time.Hour)))
 	return own
@@ -117,17 +120,17 @@ func TestPluginIsRepaired(t *testing.T) {
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	s.serve("front=frontend/demo")
 	s.eventually("the spec is restored", func() bool {
-		spec := s.plugin("demo", PluginName).Object["spec"].(map[string]any)
+		spec := s.plugin("demo", frontPlugin).Object["spec"].(map[string]any)
 		return spec["failStrategy"] == "FAIL_OPEN" && spec["priority"] == nil
 	})
-	if s.plugin("demo", PluginName).GetAnnotations()["team"] != "shop" {
+	if s.plugin("demo", frontPlugin).GetAnnotations()["team"] != "shop" {
 		t.Error("an annotation of others was removed")
 	}
 	s.eventually("an Event reports it", func() bool { return slices.Contains(s.attemptedEvents(), "Repaired") })
-	if err := s.objects.Tracker().Delete(pluginResource, "demo", PluginName); err != nil {
+	if err := s.objects.Tracker().Delete(wasmPlugins.resource, "demo", frontPlugin); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("a deleted plugin is created again", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("a deleted plugin is created again", func() bool { return s.plugin("demo", frontPlugin) != nil })
 }
 
 // hfi waits longer each time that somebody reverts its change. Changes because
@@ -135,7 +138,7 @@ func TestPluginIsRepaired(t *testing.T) {
 func TestOnlyRepeatedRepairsAreSlowedDown(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.RepairMin = 100 * time.Millisecond })
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
-	exists := func() bool { return s.plugin("demo", PluginName) != nil }
+	exists := func() bool { return s.plugin("demo", frontPlugin) != nil }
 	for range 8 {
 		s.serve("front=frontend/demo")
 		s.eventually("the plugin is created", exists)
@@ -145,7 +148,7 @@ func TestOnlyRepeatedRepairsAreSlowedDown(t *testing.T) {
 	s.serve("front=frontend/demo")
 	s.eventually("the plugin is created", exists)
 	undo := func() {
-		if err := s.objects.Tracker().Delete(pluginResource, "demo", PluginName); err != nil {
+		if err := s.objects.Tracker().Delete(wasmPlugins.resource, "demo", frontPlugin); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,7 +163,7 @@ func TestOnlyRepeatedRepairsAreSlowedDown(t *testing.T) {
 
 // hfi does not change a plugin that it did not create, and adds no second filter to the same pods.
 func TestForeignPluginIsNotTouched(t *testing.T) {
-	for _, name := range []string{PluginName, "hfi-frontend"} {
+	for _, name := range []string{frontPlugin, "somebodys"} {
 		t.Run(name, func(t *testing.T) {
 			foreign := pluginObject("demo", name, nil)
 			s := newFixture(t, nil, foreign, pluginObject("demo", "somebody-elses", func(spec map[string]any) { delete(spec, "pluginConfig") }))
@@ -176,7 +179,7 @@ func TestForeignPluginIsNotTouched(t *testing.T) {
 				return object != nil && object.Object["spec"].(map[string]any)["url"] == "oci://registry.example.com/filter:1"
 			})
 			for _, action := range s.objects.Actions() {
-				if action.GetResource() == pluginResource && action.GetSubresource() == "" && slices.Contains([]string{"create", "update", "delete", "patch"}, action.GetVerb()) {
+				if action.GetResource() == wasmPlugins.resource && action.GetSubresource() == "" && slices.Contains([]string{"create", "update", "delete", "patch"}, action.GetVerb()) {
 					t.Errorf("hfi sent %s", action.GetVerb())
 				}
 			}
@@ -198,7 +201,7 @@ func TestOnlyTheLeaderMakesChanges(t *testing.T) {
 	})
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	set := s.serve("front=frontend/demo")
-	s.consistently("a follower creates nothing", func() bool { return s.plugin("demo", PluginName) == nil })
+	s.consistently("a follower creates nothing", func() bool { return s.plugin("demo", frontPlugin) == nil })
 	if got := row(s.view(set), "front"); got.Pods != 1 {
 		t.Errorf("a follower sees %+v", got)
 	}
@@ -216,7 +219,7 @@ func TestOnlyTheLeaderMakesChanges(t *testing.T) {
 		t.Errorf("a follower reports %+v", report)
 	}
 	s.set(func() { s.leads, s.report = true, nil })
-	s.eventually("the leader creates the plugin", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("the leader creates the plugin", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.eventually("the leader reports to the other replicas", func() bool {
 		select {
 		case report := <-reports:
@@ -256,11 +259,11 @@ func TestPluginWaitsForEveryReplicaToHaveTheFilter(t *testing.T) {
 		view := s.view(set)
 		return len(view.WasmPlugins) == 1 && strings.Contains(view.WasmPlugins[0].Message, "waiting for replica two")
 	})
-	if s.plugin("demo", PluginName) != nil {
+	if s.plugin("demo", frontPlugin) != nil {
 		t.Error("the plugin names a filter that a replica does not serve")
 	}
 	s.set(func() { old = false })
-	s.eventually("then the plugin is created", func() bool { return s.plugin("demo", PluginName) != nil })
+	s.eventually("then the plugin is created", func() bool { return s.plugin("demo", frontPlugin) != nil })
 }
 
 // withoutFilter starts a replica that does not serve the filter, and counts the requests for it.
@@ -333,18 +336,19 @@ func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {
 		does func(s *fixture, view *api.KubernetesView) bool
 	}{
 		{"list pods", "list pods", func(s *fixture, view *api.KubernetesView) bool {
+			// Labels are unknown too, so the plugin selects all pods.
 			return s.plugin("demo", PluginName) != nil && s.condition("demo", PluginName, conditionLoaded).Reason == reasonPodsUnknown
 		}},
 		{"watch pods", "watch pods", func(s *fixture, view *api.KubernetesView) bool {
-			return view.Pods == 1 && s.plugin("demo", PluginName) != nil
+			return view.Pods == 1 && s.plugin("demo", frontPlugin) != nil
 		}},
 		{"list wasmplugins", "list wasmplugins", func(s *fixture, view *api.KubernetesView) bool { return row(view, "front").Pods == 1 }},
 		{"create wasmplugins", "create wasmplugins in namespace demo", func(s *fixture, view *api.KubernetesView) bool { return row(view, "front").Pods == 1 }},
 		{"patch wasmplugins/status", "patch wasmplugins/status in namespace demo", func(s *fixture, view *api.KubernetesView) bool {
-			return s.plugin("demo", PluginName) != nil && len(view.WasmPlugins) == 1 && len(view.WasmPlugins[0].Conditions) == 2
+			return s.plugin("demo", frontPlugin) != nil && len(view.WasmPlugins) == 1 && len(view.WasmPlugins[0].Conditions) == 2
 		}},
 		{"create events", "create events in namespace demo", func(s *fixture, view *api.KubernetesView) bool {
-			return s.condition("demo", PluginName, conditionLoaded).Type != ""
+			return s.condition("demo", frontPlugin, conditionLoaded).Type != ""
 		}},
 	} {
 		t.Run(c.denied, func(t *testing.T) {
@@ -358,7 +362,7 @@ func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {
 			s.grant(c.denied)
 			s.eventually("with the permission all is done", func() bool {
 				view := s.view(set)
-				return view.Healthy && len(view.MissingPermissions) == 0 && s.condition("demo", PluginName, conditionLoaded).Type != ""
+				return view.Healthy && len(view.MissingPermissions) == 0 && s.condition("demo", frontPlugin, conditionLoaded).Type != ""
 			})
 		})
 	}
@@ -388,7 +392,7 @@ func TestFailureIsReportedWhileItLasts(t *testing.T) {
 		{"a plugin is no longer wanted", "create wasmplugins", nil, apply, func(s *fixture) { s.serve() }},
 		{"somebody else creates a plugin", "create wasmplugins", nil, apply,
 			func(s *fixture) {
-				if err := s.objects.Tracker().Create(pluginResource, pluginObject("demo", "by-hand", nil), "demo"); err != nil {
+				if err := s.objects.Tracker().Create(wasmPlugins.resource, pluginObject("demo", "by-hand", nil), "demo"); err != nil {
 					t.Fatal(err)
 				}
 			}},
@@ -417,7 +421,7 @@ func TestOutageOfTheAPIServer(t *testing.T) {
 	s := newFixture(t, nil)
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
 	set := s.serve("front=frontend/demo")
-	s.eventually("all is done", func() bool { return s.view(set).Healthy && s.plugin("demo", PluginName) != nil })
+	s.eventually("all is done", func() bool { return s.view(set).Healthy && s.plugin("demo", frontPlugin) != nil })
 	refused := errors.New("connect: connection refused")
 	calls := []string{"list pods", "watch pods", "list wasmplugins", "watch wasmplugins", "create wasmplugins", "update wasmplugins", "delete wasmplugins", "patch wasmplugins/status"}
 	s.each(calls, func(call string) { s.failed[call] = refused })
@@ -426,14 +430,14 @@ func TestOutageOfTheAPIServer(t *testing.T) {
 		view := s.view(set)
 		return !view.Healthy && strings.Contains(view.Error, "connection refused") && len(view.MissingPermissions) == 0
 	})
-	if s.plugin("demo", PluginName) == nil {
+	if s.plugin("demo", frontPlugin) == nil {
 		t.Error("the plugin was deleted during the outage")
 	}
 	if got := row(s.view(set), "front"); got.Pods != 1 {
 		t.Errorf("the pods were forgotten: %+v", got)
 	}
 	s.each(calls, func(call string) { delete(s.failed, call) })
-	s.eventually("the pending change is made", func() bool { return s.view(set).Healthy && s.plugin("demo", PluginName) == nil })
+	s.eventually("the pending change is made", func() bool { return s.view(set).Healthy && s.plugin("demo", frontPlugin) == nil })
 }
 
 // client-go returns an empty watch and no error if the API server does not

@@ -14,8 +14,13 @@ import (
 type keeper struct {
 	*Cluster
 	targets targets
-	// attempts are by namespace.
-	attempts map[string]*attempt
+	// due has the namespaces in Keep that must be planned, and from when on; allDueAt is when all were.
+	due      map[string]time.Time
+	allDueAt time.Time
+	// listed is set once the plugins are known, and podsUnseen while the pods cannot be watched.
+	listed, podsUnseen bool
+	// slots are by namespace and name.
+	slots map[string]map[string]*slot
 	// rolloutSince is when a replica was first found to lack the filter, or zero.
 	rolloutSince time.Time
 	// rolloutExpired is set when that lasted longer than RolloutLimit and was logged.
@@ -44,7 +49,7 @@ type generationSeen struct {
 
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
-		Cluster: c, attempts: map[string]*attempt{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
+		Cluster: c, due: map[string]time.Time{}, slots: map[string]map[string]*slot{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
 		messages: map[string]string{}, computed: map[podID][]metav1.Condition{}, checks: map[module]*moduleCheck{},
 	}
 }
@@ -74,9 +79,6 @@ func (k *keeper) run(ctx context.Context) {
 			k.publish()
 			continue
 		}
-		if state := k.served.Load(); state != nil {
-			k.targets.update(state.Set)
-		}
 		k.retryEvents(ctx)
 		k.reconcile(ctx)
 		wait := k.Interval / 2
@@ -102,6 +104,9 @@ func (k *keeper) publish() {
 func (k *keeper) stepDown() {
 	k.problems.forgetLeaders()
 	clear(k.pending)
+	clear(k.slots)
+	clear(k.due)
+	k.allDueAt = time.Time{}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.messages)
@@ -119,10 +124,10 @@ func (k *keeper) setMessage(namespace, message string) {
 	}
 	k.mu.Unlock()
 	if message != before && message != "" {
-		k.Logger.Warn("the WasmPlugin of a namespace needs attention", "namespace", namespace, "message", message)
+		k.Logger.Warn("the plugins of a namespace need attention", "namespace", namespace, "message", message)
 	}
 }
 
 func (k *keeper) client(namespace string) dynamic.ResourceInterface {
-	return k.Clients.Dynamic.Resource(pluginResource).Namespace(namespace)
+	return k.Clients.Dynamic.Resource(k.delivery().resource).Namespace(namespace)
 }

@@ -33,6 +33,8 @@ const (
 	DefaultRolloutLimit  = 5 * time.Minute
 	DefaultCheckEvery    = time.Minute
 	DefaultMaxModule     = 64 << 20
+	DefaultLinger        = 10 * time.Minute
+	DefaultMaxChanges    = 100
 )
 
 // Cluster is the daemon's view of its Kubernetes cluster. Its exported fields
@@ -56,8 +58,15 @@ type Cluster struct {
 	// SHA256 is the digest, in hex, of the filter module that this daemon
 	// serves, or empty if it serves none: then it creates no WasmPlugin.
 	SHA256 string
-	// Keep are the namespaces in which WasmPlugins are created, repaired and deleted.
+	// Keep are the namespaces in which plugins are created, repaired and deleted.
 	Keep []string
+	// Delivery is one of Deliveries.
+	Delivery string
+	// Linger is how long a plugin stays after the last policy that needs it, so
+	// that a policy that comes back is in force at once.
+	Linger time.Duration
+	// MaxChanges bounds the changes of one pass, so that the status follows.
+	MaxChanges int
 	// RootNamespace is the mesh's root namespace: a WasmPlugin in it applies to all namespaces.
 	RootNamespace string
 
@@ -96,6 +105,8 @@ type Cluster struct {
 	pods     *podStore
 	plugins  *pluginStore
 	keeper   *keeper
+	// by is how sidecars get the filter: the first of deliveries that the cluster has.
+	by atomic.Pointer[delivery]
 	// served is the state last given to Serve, or nil.
 	served atomic.Pointer[reconciler.State]
 	// wake starts a pass of the keeper.
@@ -113,6 +124,7 @@ func New(clients Clients) *Cluster {
 			return api.FiltersStatus{}, errors.New("no source of filters is set")
 		},
 		ControlPlane: DefaultControlPlane, RootNamespace: DefaultRootNamespace,
+		Delivery: DeliverByWasmPlugin, Linger: DefaultLinger, MaxChanges: DefaultMaxChanges,
 		Interval: DefaultInterval, Idle: DefaultIdle, Settle: DefaultSettle, Grace: DefaultGrace,
 		CallTimeout: DefaultCallTimeout, ListTimeout: DefaultListTimeout, RetryMin: DefaultRetryMin, RetryMax: DefaultRetryMax,
 		RepairMin: DefaultRepairMin, RepairMax: DefaultRepairMax, RolloutLimit: DefaultRolloutLimit,
@@ -126,7 +138,7 @@ func New(clients Clients) *Cluster {
 			c.PodGone(id.Namespace, id.Name)
 		}
 	})
-	c.plugins = newPluginStore(func() *url.URL { return c.baseURL }, c.notify)
+	c.plugins = newPluginStore(func() *url.URL { return c.baseURL }, c.delivery, c.notify)
 	c.keeper = newKeeper(c)
 	return c
 }
@@ -153,6 +165,7 @@ func (c *Cluster) Open(context.Context) error {
 		return fmt.Errorf("the control plane's address: %w", err)
 	}
 	c.baseURL = home
+	c.by.Store(deliveries(c.Delivery)[0])
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	c.tasks.Go(func() { c.watchPods(ctx) })
@@ -169,6 +182,14 @@ func (c *Cluster) Close() error {
 	c.tasks.Wait()
 	c.HTTP.CloseIdleConnections()
 	return nil
+}
+
+// delivery is the kind of the plugins.
+func (c *Cluster) delivery() *delivery {
+	if by := c.by.Load(); by != nil {
+		return by
+	}
+	return deliveries(c.Delivery)[0]
 }
 
 // Serve sets the policies that are served from now on. It does not block.

@@ -46,7 +46,7 @@ const (
 // than CheckEvery if repeat is set or something was wrong. URLs of this
 // control plane need no request; modules that need credentials are not
 // checked, because only Istio's agent has those.
-func (k *keeper) checkModule(ctx context.Context, plugin *wasmPlugin, repeat bool) moduleCheck {
+func (k *keeper) checkModule(ctx context.Context, plugin *filterPlugin, repeat bool) moduleCheck {
 	if servedBy(plugin.url, k.baseURL) {
 		return k.checkOwnModule(plugin)
 	}
@@ -76,7 +76,7 @@ func (k *keeper) checkModule(ctx context.Context, plugin *wasmPlugin, repeat boo
 }
 
 // checkOwnModule checks a URL of this control plane without a request.
-func (k *keeper) checkOwnModule(plugin *wasmPlugin) moduleCheck {
+func (k *keeper) checkOwnModule(plugin *filterPlugin) moduleCheck {
 	at, err := url.Parse(plugin.url)
 	if err != nil {
 		return moduleCheck{}

@@ -20,7 +20,7 @@ import (
 // plugin returns a WasmPlugin in the cluster, or nil.
 func (s *fixture) plugin(namespace, name string) *unstructured.Unstructured {
 	s.t.Helper()
-	found, err := s.objects.Tracker().Get(pluginResource, namespace, name)
+	found, err := s.objects.Tracker().Get(wasmPlugins.resource, namespace, name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (s *fixture) condition(namespace, name string, kind string) metav1.Conditio
 	if object == nil {
 		return metav1.Condition{}
 	}
-	read := readPlugin(object, s.baseURL)
+	read := readPlugin(s.delivery(), object, s.baseURL)
 	if read == nil {
 		s.t.Fatalf("%s/%s does not belong to this control plane", namespace, name)
 	}

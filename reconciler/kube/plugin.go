@@ -2,6 +2,7 @@ package kube
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"net/url"
@@ -10,40 +11,63 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
 )
 
-// PluginName is the name of the WasmPlugins that hfi creates.
+// PluginName is the name of the plugin that hfi creates for all pods of a
+// namespace. That for a workload has the workload's name after it.
 const PluginName = "hfi"
 
+// maxName is the longest name of a Kubernetes object.
+const maxName = 253
+
+// pluginNameOf is the name of a workload's plugin. A workload's name may come
+// from a label: if it is no valid name of an object, or too long, a part of its
+// digest makes it one that no other workload has.
+func pluginNameOf(workload string) string {
+	name := PluginName + "-" + workload
+	if len(name) <= maxName && len(content.IsDNS1123Subdomain(name)) == 0 {
+		return name
+	}
+	valid := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(name))
+	sum := sha256.Sum256([]byte(workload))
+	return fmt.Sprintf("%s-%x", strings.TrimRight(valid[:min(len(valid), maxName-17)], "-"), sum[:8])
+}
+
+// hasOurName says whether a plugin has a name that hfi may want to use.
+func hasOurName(name string) bool {
+	return name == PluginName || strings.HasPrefix(name, PluginName+"-")
+}
+
 // The label labelManagedBy with the value managedBy marks what hfi created.
-// hfi changes nothing else but WasmPlugins' status.
+// hfi changes nothing else but plugins' status.
 const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
 	labelPartOf    = "app.kubernetes.io/part-of"
 	managedBy      = "hfi"
 )
 
-// wasmPlugin is what is read of a WasmPlugin. It is immutable.
-type wasmPlugin struct {
+// filterPlugin is what is read of a plugin. It is immutable.
+type filterPlugin struct {
 	podID
+	pluginSpec
 	object *unstructured.Unstructured
 	// managed is set if hfi created it, maybe for another control plane.
 	managed bool
 	// ours is set if its filters ask this control plane or are loaded from it.
-	// Others are kept only if they have the name PluginName.
-	ours        bool
-	url, sha256 string
-	// pullSecret is set if sidecars have credentials for the registry.
-	pullSecret bool
-	selector   map[string]string
-	// targetsNoPods is set if it is for a gateway or a Service.
-	targetsNoPods bool
-	created       time.Time
-	generation    int64
+	// Others are kept only if they have a name that hfi may want to use.
+	ours       bool
+	created    time.Time
+	generation int64
 	// observedGeneration is the generation that the status describes, or 0.
 	observedGeneration int64
 	// conditions are hfi's. No element may be changed in place.
@@ -60,26 +84,17 @@ const (
 	conditionCurrent = "Current"
 )
 
-// readPlugin returns nil for a WasmPlugin that neither is ours nor has our name.
-func readPlugin(object *unstructured.Unstructured, home *url.URL) *wasmPlugin {
-	text := func(fields ...string) string {
-		value, _, _ := unstructured.NestedString(object.Object, fields...)
-		return value
-	}
-	plugin := &wasmPlugin{
-		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, object: object,
-		managed: object.GetName() == PluginName && object.GetLabels()[labelManagedBy] == managedBy,
-		url:     text("spec", "url"), sha256: strings.ToLower(text("spec", "sha256")), pullSecret: text("spec", "imagePullSecret") != "",
+// readPlugin returns nil for a plugin that neither is ours nor has a name of ours.
+func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) *filterPlugin {
+	plugin := &filterPlugin{
+		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, pluginSpec: by.read(object), object: object,
+		managed: hasOurName(object.GetName()) && object.GetLabels()[labelManagedBy] == managedBy,
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
-	plugin.ours = leadsTo(text("spec", "pluginConfig", "control_plane_address"), home) || servedBy(plugin.url, home)
-	if !plugin.ours && plugin.Name != PluginName {
+	plugin.ours = leadsTo(plugin.controlPlane, home) || servedBy(plugin.url, home)
+	if !plugin.ours && !hasOurName(plugin.Name) {
 		return nil
 	}
-	plugin.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
-	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
-	_, single, _ := unstructured.NestedMap(object.Object, "spec", "targetRef")
-	plugin.targetsNoPods = single || len(references) > 0
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
 	for _, each := range listed {
@@ -143,7 +158,7 @@ func servedBy(address string, home *url.URL) bool {
 
 // appliesTo says whether the plugin applies to a pod. A plugin in the mesh's
 // root namespace applies to pods of every namespace.
-func (p *wasmPlugin) appliesTo(pod *pod, root string) bool {
+func (p *filterPlugin) appliesTo(pod *pod, root string) bool {
 	if pod.Namespace != p.Namespace && p.Namespace != root {
 		return false
 	}
@@ -155,21 +170,27 @@ func (p *wasmPlugin) appliesTo(pod *pod, root string) bool {
 	return true
 }
 
-// pluginStore holds the WasmPlugins that are ours or have our name. It is a
+// pluginStore holds the plugins that are ours or have a name of ours. It is a
 // cache.ReflectorStore.
 type pluginStore struct {
 	changed func()
 	home    func() *url.URL
+	by      func() *delivery
 
 	mu      sync.Mutex
 	synced  bool
-	plugins map[podID]*wasmPlugin
-	// events counts the events of the watch.
-	events int
+	plugins map[string]map[string]*filterPlugin // by namespace and name
+	// touched has the namespaces whose plugins changed.
+	touched map[string]struct{}
+	// events counts the events of the watch. setAt is the last of each plugin, and
+	// removedAt the last that removed any.
+	events    int
+	setAt     map[podID]int
+	removedAt int
 }
 
-func newPluginStore(home func() *url.URL, changed func()) *pluginStore {
-	return &pluginStore{changed: changed, home: home, plugins: map[podID]*wasmPlugin{}}
+func newPluginStore(home func() *url.URL, by func() *delivery, changed func()) *pluginStore {
+	return &pluginStore{changed: changed, home: home, by: by, plugins: map[string]map[string]*filterPlugin{}, touched: map[string]struct{}{}, setAt: map[podID]int{}}
 }
 
 // Transformer drops the managed fields, which are the larger part of an object.
@@ -189,22 +210,44 @@ func (s *pluginStore) Add(object any) error { return s.Update(object) }
 func (s *pluginStore) Update(object any) error {
 	plugin, ok := object.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("expected a WasmPlugin, got %T", object)
+		return fmt.Errorf("expected a plugin, got %T", object)
 	}
 	s.mu.Lock()
 	s.events++
 	s.set(plugin)
+	if id := (podID{Namespace: plugin.GetNamespace(), Name: plugin.GetName()}); s.plugins[id.Namespace][id.Name] != nil {
+		s.setAt[id] = s.events
+	}
 	s.mu.Unlock()
 	s.changed()
 	return nil
 }
 
-// set stores a WasmPlugin. The caller holds mu.
+// set stores a plugin. The caller holds mu.
 func (s *pluginStore) set(object *unstructured.Unstructured) {
-	id := podID{Namespace: object.GetNamespace(), Name: object.GetName()}
-	delete(s.plugins, id)
-	if read := readPlugin(object, s.home()); read != nil {
-		s.plugins[id] = read
+	namespace, name := object.GetNamespace(), object.GetName()
+	read := readPlugin(s.by(), object, s.home())
+	if read == nil {
+		s.remove(namespace, name)
+		return
+	}
+	if s.plugins[namespace] == nil {
+		s.plugins[namespace] = map[string]*filterPlugin{}
+	}
+	s.plugins[namespace][name] = read
+	s.touched[namespace] = struct{}{}
+}
+
+// remove forgets a plugin. The caller holds mu.
+func (s *pluginStore) remove(namespace, name string) {
+	if _, known := s.plugins[namespace][name]; !known {
+		return
+	}
+	s.touched[namespace] = struct{}{}
+	s.removedAt = s.events
+	delete(s.setAt, podID{Namespace: namespace, Name: name})
+	if delete(s.plugins[namespace], name); len(s.plugins[namespace]) == 0 {
+		delete(s.plugins, namespace)
 	}
 }
 
@@ -216,12 +259,23 @@ func (s *pluginStore) eventCount() int {
 }
 
 // setWritten stores the API server's answer to a write, unless there was an
-// event since eventCount returned before the write. That event may be newer than
-// the answer, such as a deletion, and the watch would not send it again.
+// event of this plugin, or a deletion, since eventCount returned before the write.
+// That event may be newer than the answer, and the watch would not send it again.
 func (s *pluginStore) setWritten(object *unstructured.Unstructured, eventsBefore int) {
 	s.mu.Lock()
-	if s.events == eventsBefore {
+	if max(s.setAt[podID{Namespace: object.GetNamespace(), Name: object.GetName()}], s.removedAt) <= eventsBefore {
 		s.set(object)
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+// setDeleted forgets a plugin that was deleted, unless there was an event of it
+// since eventCount returned before that, which may be of another of its name.
+func (s *pluginStore) setDeleted(id podID, eventsBefore int) {
+	s.mu.Lock()
+	if s.setAt[id] <= eventsBefore {
+		s.remove(id.Namespace, id.Name)
 	}
 	s.mu.Unlock()
 	s.changed()
@@ -231,11 +285,12 @@ func (s *pluginStore) setWritten(object *unstructured.Unstructured, eventsBefore
 func (s *pluginStore) Delete(object any) error {
 	plugin, ok := object.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("expected a WasmPlugin, got %T", object)
+		return fmt.Errorf("expected a plugin, got %T", object)
 	}
 	s.mu.Lock()
 	s.events++
-	delete(s.plugins, podID{Namespace: plugin.GetNamespace(), Name: plugin.GetName()})
+	s.removedAt = s.events
+	s.remove(plugin.GetNamespace(), plugin.GetName())
 	s.mu.Unlock()
 	s.changed()
 	return nil
@@ -243,21 +298,23 @@ func (s *pluginStore) Delete(object any) error {
 
 // Replace implements cache.ReflectorStore.
 func (s *pluginStore) Replace(objects []any, _ string) error {
-	all := map[podID]*wasmPlugin{}
+	s.mu.Lock()
+	defer s.changed()
+	defer s.mu.Unlock()
+	s.events++
+	for namespace := range s.plugins {
+		s.touched[namespace] = struct{}{}
+	}
+	s.removedAt = s.events
+	s.plugins, s.setAt = map[string]map[string]*filterPlugin{}, map[podID]int{}
 	for _, object := range objects {
 		plugin, ok := object.(*unstructured.Unstructured)
 		if !ok {
-			return fmt.Errorf("expected a WasmPlugin, got %T", object)
+			return fmt.Errorf("expected a plugin, got %T", object)
 		}
-		if read := readPlugin(plugin, s.home()); read != nil {
-			all[read.podID] = read
-		}
+		s.set(plugin)
 	}
-	s.mu.Lock()
-	s.events++
-	s.plugins, s.synced = all, true
-	s.mu.Unlock()
-	s.changed()
+	s.synced = true
 	return nil
 }
 
@@ -266,10 +323,33 @@ func (s *pluginStore) Resync() error { return nil }
 
 // list returns the plugins by namespace and name. synced is false until they
 // were listed once.
-func (s *pluginStore) list() (plugins []*wasmPlugin, synced bool) {
+func (s *pluginStore) list() (plugins []*filterPlugin, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.SortedFunc(maps.Values(s.plugins), func(a, b *wasmPlugin) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	}), s.synced
+	for _, in := range s.plugins {
+		plugins = slices.AppendSeq(plugins, maps.Values(in))
+	}
+	slices.SortFunc(plugins, byName)
+	return plugins, s.synced
+}
+
+// in returns the plugins of a namespace, by name.
+func (s *pluginStore) in(namespace string) []*filterPlugin {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.plugins[namespace]), byName)
+}
+
+func byName(a, b *filterPlugin) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// takeTouched returns the namespaces whose plugins changed since the last call.
+func (s *pluginStore) takeTouched() (touched map[string]struct{}, synced bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if touched = s.touched; len(touched) > 0 {
+		s.touched = map[string]struct{}{}
+	}
+	return touched, s.synced
 }

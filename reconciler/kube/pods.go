@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,11 +24,8 @@ type pod struct {
 	created time.Time
 }
 
-// Names of podStore's indexes.
-const (
-	bySelection = "selection"
-	byNamespace = "namespace"
-)
+// bySelection is the name of podStore's index.
+const bySelection = "selection"
 
 // podStore holds the cluster's pods, indexed by the selection keys that select
 // them. It is a cache.ReflectorStore.
@@ -45,9 +43,22 @@ type podStore struct {
 	// counts has the number of pods that a key selects: an Indexer cannot
 	// count without copying all their keys.
 	counts map[selection.Key]int
-	// workloads has every workload with pods.
-	workloads map[selection.Workload]*workloadPods
+	// namespaces has every namespace with pods, and workloads counts the workloads in them.
+	namespaces map[string]*namespacePods
+	workloads  int
+	// touched has the namespaces whose workloads or labels changed.
+	touched map[string]struct{}
 }
+
+// namespacePods are a namespace's pods by workload.
+type namespacePods struct {
+	workloads map[string]*workloadPods
+	// labelled counts, for each label but the volatile ones, the pods with it by workload. No entry is empty.
+	labelled map[label]map[string]int
+}
+
+// label is a label's name and value.
+type label struct{ name, value string }
 
 // workloadPods are the pods of a workload.
 type workloadPods struct {
@@ -57,7 +68,7 @@ type workloadPods struct {
 }
 
 func newPodStore(changed func(), deleted func(podID)) *podStore {
-	s := &podStore{changed: changed, deleted: deleted, pods: cache.NewIndexer(
+	s := &podStore{changed: changed, deleted: deleted, touched: map[string]struct{}{}, pods: cache.NewIndexer(
 		func(object any) (string, error) { return object.(*pod).String(), nil },
 		cache.Indexers{
 			bySelection: func(object any) ([]string, error) {
@@ -67,7 +78,6 @@ func newPodStore(changed func(), deleted func(podID)) *podStore {
 				}
 				return values, nil
 			},
-			byNamespace: func(object any) ([]string, error) { return []string{object.(*pod).Namespace}, nil },
 		})}
 	s.reset()
 	return s
@@ -80,7 +90,10 @@ var everything = selection.Key{Service: schema.Any, Namespace: schema.Any}
 func indexValue(key selection.Key) string { return key.Service + "/" + key.Namespace }
 
 func (s *podStore) reset() {
-	s.counts, s.workloads = map[selection.Key]int{}, map[selection.Workload]*workloadPods{}
+	for namespace := range s.namespaces {
+		s.touched[namespace] = struct{}{}
+	}
+	s.counts, s.namespaces, s.workloads = map[selection.Key]int{}, map[string]*namespacePods{}, 0
 }
 
 // Transformer drops the metadata that podOf does not read, before the
@@ -192,6 +205,10 @@ func (s *podStore) Resync() error { return nil }
 // insert adds or replaces a pod. The caller holds mu.
 func (s *podStore) insert(added *pod) error {
 	if before := s.get(added.podID); before != nil {
+		if before.workload == added.workload && maps.Equal(before.labels, added.labels) {
+			added.labels = before.labels
+			return s.pods.Update(added)
+		}
 		s.uncount(before)
 	}
 	s.count(added)
@@ -221,16 +238,32 @@ func (s *podStore) count(added *pod) {
 	for _, key := range added.workload.Keys() {
 		s.counts[key]++
 	}
-	workload := s.workloads[added.workload]
+	s.touched[added.Namespace] = struct{}{}
+	namespace := s.namespaces[added.Namespace]
+	if namespace == nil {
+		namespace = &namespacePods{workloads: map[string]*workloadPods{}, labelled: map[label]map[string]int{}}
+		s.namespaces[added.Namespace] = namespace
+	}
+	name := added.workload.Service
+	workload := namespace.workloads[name]
 	if workload == nil {
 		workload = &workloadPods{}
-		s.workloads[added.workload] = workload
+		namespace.workloads[name] = workload
+		s.workloads++
 	}
 	workload.count++
 	if maps.Equal(workload.labels, added.labels) {
 		added.labels = workload.labels
 	}
 	workload.labels = added.labels
+	for each := range stable(added.labels) {
+		counts := namespace.labelled[each]
+		if counts == nil {
+			counts = map[string]int{}
+			namespace.labelled[each] = counts
+		}
+		counts[name]++
+	}
 }
 
 // uncount reverts count. The caller holds mu.
@@ -240,10 +273,35 @@ func (s *podStore) uncount(removed *pod) {
 			delete(s.counts, key)
 		}
 	}
-	workload := s.workloads[removed.workload]
-	if workload.count--; workload.count == 0 {
-		delete(s.workloads, removed.workload)
+	s.touched[removed.Namespace] = struct{}{}
+	namespace := s.namespaces[removed.Namespace]
+	name := removed.workload.Service
+	for each := range stable(removed.labels) {
+		counts := namespace.labelled[each]
+		if counts[name]--; counts[name] == 0 {
+			delete(counts, name)
+		}
+		if len(counts) == 0 {
+			delete(namespace.labelled, each)
+		}
 	}
+	workload := namespace.workloads[name]
+	if workload.count--; workload.count > 0 {
+		return
+	}
+	s.workloads--
+	if delete(namespace.workloads, name); len(namespace.workloads) == 0 {
+		delete(s.namespaces, removed.Namespace)
+	}
+}
+
+// takeTouched returns the namespaces whose workloads or labels changed since the last call.
+func (s *podStore) takeTouched() map[string]struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	touched := s.touched
+	s.touched = map[string]struct{}{}
+	return touched
 }
 
 // selectedCount is the number of pods that a key selects.
@@ -263,23 +321,20 @@ func (s *podStore) selected(key selection.Key) []*pod {
 	return pods
 }
 
-// workloadsOf returns the workloads of a namespace. known is false until pods
-// were listed once.
-func (s *podStore) workloadsOf(namespace string) (workloads map[selection.Workload]bool, known bool) {
+// workloadsOf returns the names of a namespace's workloads, in no order.
+// known is false until pods were listed once.
+func (s *podStore) workloadsOf(namespace string) (names []string, known bool) {
 	s.mu.Lock()
-	known = s.synced
-	s.mu.Unlock()
-	objects, _ := s.pods.ByIndex(byNamespace, namespace) // The only error is an unknown index.
-	workloads = map[selection.Workload]bool{}
-	for _, object := range objects {
-		workloads[object.(*pod).workload] = true
+	defer s.mu.Unlock()
+	if in := s.namespaces[namespace]; in != nil {
+		names = slices.Collect(maps.Keys(in.workloads))
 	}
-	return workloads, known
+	return names, s.synced
 }
 
 // size costs the same for any number of pods.
 func (s *podStore) size() (pods, workloads int, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.counts[everything], len(s.workloads), s.synced
+	return s.counts[everything], s.workloads, s.synced
 }

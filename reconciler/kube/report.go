@@ -38,11 +38,11 @@ func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
 	return contacts
 }
 
-// report writes the status of each WasmPlugin whose conditions changed. It
+// report writes the status of each plugin whose conditions changed. It
 // returns true if all conditions are True and none had to be written.
 func (k *keeper) report(ctx context.Context) (well bool) {
 	plugins, synced := k.plugins.list()
-	plugins = slices.DeleteFunc(plugins, func(plugin *wasmPlugin) bool {
+	plugins = slices.DeleteFunc(plugins, func(plugin *filterPlugin) bool {
 		return !plugin.ours // Its own control plane reports on it.
 	})
 	k.forgetDeleted(plugins)
@@ -93,14 +93,14 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 func (k *keeper) clearStatusProblems(except map[string]bool) {
 	for namespace := range k.statusFailedAt {
 		if !except[namespace] {
-			k.problems.clear("wasmplugins/status" + inNamespace(namespace))
+			k.problems.clear(k.delivery().resource.Resource + "/status" + inNamespace(namespace))
 			delete(k.statusFailedAt, namespace)
 		}
 	}
 }
 
 // forgetDeleted drops what is known of plugins that no longer exist.
-func (k *keeper) forgetDeleted(plugins []*wasmPlugin) {
+func (k *keeper) forgetDeleted(plugins []*filterPlugin) {
 	exists, modules, namespaces := map[podID]bool{}, map[module]bool{}, map[string]bool{}
 	for _, plugin := range plugins {
 		exists[plugin.podID], modules[module{plugin.url, plugin.sha256}], namespaces[plugin.Namespace] = true, true, true
@@ -114,7 +114,7 @@ func (k *keeper) forgetDeleted(plugins []*wasmPlugin) {
 }
 
 // unchangedSince is the time since when the plugin has its generation, as far as is known.
-func (k *keeper) unchangedSince(plugin *wasmPlugin) time.Time {
+func (k *keeper) unchangedSince(plugin *filterPlugin) time.Time {
 	if plugin.generation <= 1 {
 		return plugin.created
 	}
@@ -132,17 +132,13 @@ func (k *keeper) unchangedSince(plugin *wasmPlugin) time.Time {
 // conditionsOf computes a plugin's conditions, and whether the status in the
 // cluster differs. known is false while a replica that may have contact with
 // more filters does not answer.
-func (k *keeper) conditionsOf(ctx context.Context, plugin *wasmPlugin, contacts map[podID]filterContact) (conditions []metav1.Condition, changed, known bool) {
-	key := selection.Key{Service: schema.Any, Namespace: plugin.Namespace}
-	if plugin.Namespace == k.RootNamespace {
-		key.Namespace = schema.Any
-	}
+func (k *keeper) conditionsOf(ctx context.Context, plugin *filterPlugin, contacts map[podID]filterContact) (conditions []metav1.Condition, changed, known bool) {
 	now := k.Now()
 	graceOver := now.Sub(k.unchangedSince(plugin)) >= k.Grace
 	var tally podTally
-	for _, pod := range k.pods.selected(key) {
+	for _, pod := range k.podsOf(plugin) {
 		contact, found := contacts[pod.podID]
-		if !plugin.appliesTo(pod, k.RootNamespace) || !pod.sidecar && !found {
+		if !pod.sidecar && !found {
 			continue
 		}
 		tally.add(pod, contact, graceOver && now.Sub(pod.created) >= k.Grace)
@@ -172,11 +168,39 @@ func (k *keeper) conditionsOf(ctx context.Context, plugin *wasmPlugin, contacts 
 	return conditions, changed, true
 }
 
+// podsOf returns the pods that a plugin applies to, in time by their number: of
+// a plugin with labels it looks only at the workloads that have them.
+func (c *Cluster) podsOf(plugin *filterPlugin) (pods []*pod) {
+	namespace := plugin.Namespace
+	if namespace == c.RootNamespace {
+		namespace = schema.Any
+	}
+	var found []*pod
+	switch {
+	case namespace == schema.Any || len(plugin.selector) == 0:
+		found = c.pods.selected(selection.Key{Service: schema.Any, Namespace: namespace})
+	default:
+		for workload := range c.pods.workloadsSelected(namespace, plugin.selector) {
+			if workload == "" || workload == schema.Any { // No key selects these alone.
+				found = c.pods.selected(selection.Key{Service: schema.Any, Namespace: namespace})
+				break
+			}
+			found = append(found, c.pods.selected(selection.Key{Service: workload, Namespace: namespace})...)
+		}
+	}
+	for _, pod := range found {
+		if plugin.appliesTo(pod, c.RootNamespace) {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
 // writeStatus patches the status, unless the object changed since it was
 // read. It uses a merge patch with the conditions of others in it, and not
 // server-side apply: the CRD declares conditions as an atomic list, so that
 // applying hfi's would remove those of others.
-func (k *keeper) writeStatus(ctx context.Context, plugin *wasmPlugin, conditions []metav1.Condition) {
+func (k *keeper) writeStatus(ctx context.Context, plugin *filterPlugin, conditions []metav1.Condition) {
 	if k.Now().Sub(k.statusFailedAt[plugin.Namespace]) < k.RetryMax {
 		return
 	}
@@ -189,7 +213,7 @@ func (k *keeper) writeStatus(ctx context.Context, plugin *wasmPlugin, conditions
 		"status":   map[string]any{"conditions": list, "observedGeneration": plugin.generation},
 	})
 	if err != nil {
-		k.Logger.Error("encoding a WasmPlugin's status failed", "namespace", plugin.Namespace, "name", plugin.Name, "error", err)
+		k.Logger.Error("encoding a plugin's status failed", "namespace", plugin.Namespace, "name", plugin.Name, "error", err)
 		return
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
@@ -199,7 +223,7 @@ func (k *keeper) writeStatus(ctx context.Context, plugin *wasmPlugin, conditions
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return // The watch will deliver the new state.
 	}
-	k.recordResult(ctx, "patch wasmplugins/status"+inNamespace(plugin.Namespace), err)
+	k.recordResult(ctx, "patch "+k.delivery().resource.Resource+"/status"+inNamespace(plugin.Namespace), err)
 	if err != nil {
 		k.statusFailedAt[plugin.Namespace] = k.Now()
 		return
@@ -210,7 +234,7 @@ func (k *keeper) writeStatus(ctx context.Context, plugin *wasmPlugin, conditions
 
 // recordTransition creates an Event if the condition Loaded became True or
 // False, or has another reason.
-func (k *keeper) recordTransition(ctx context.Context, plugin *wasmPlugin, conditions []metav1.Condition) {
+func (k *keeper) recordTransition(ctx context.Context, plugin *filterPlugin, conditions []metav1.Condition) {
 	before, now := meta.FindStatusCondition(plugin.conditions, conditionLoaded), meta.FindStatusCondition(conditions, conditionLoaded)
 	if before != nil && now.Status == before.Status && now.Reason == before.Reason {
 		return

@@ -88,7 +88,7 @@ func TestConditionsWithTextForANumber(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plugin := readPlugin(object, home)
+	plugin := readPlugin(wasmPlugins, object, home)
 	if plugin == nil || len(plugin.conditions) != 2 || len(plugin.otherConditions) != 1 {
 		t.Fatalf("the plugin is read as %+v", plugin)
 	}
@@ -295,7 +295,7 @@ func TestNoFilterIsLostWhileAReplicaIsSilent(t *testing.T) {
 // whatever their names: each would overwrite the other's status.
 func TestPluginOfAnotherControlPlaneIsNotReported(t *testing.T) {
 	elsewhere := func(namespace string) *unstructured.Unstructured {
-		object := pluginObject(namespace, PluginName, func(spec map[string]any) {
+		object := pluginObject(namespace, frontPlugin, func(spec map[string]any) {
 			spec["url"] = "http://hfi-control-plane.staging:8080/v1/filter/" + filterDigest + ".wasm"
 			spec["pluginConfig"] = map[string]any{"control_plane_address": "hfi-control-plane.staging:8080"}
 		})

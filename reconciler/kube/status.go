@@ -65,12 +65,38 @@ func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.C
 		view.Error = "the cluster has not answered yet"
 	}
 	view.Healthy = view.Error == "" && len(denied) == 0
-	c.policies(view, set, contactsByPod(fleet.Items), podsKnown)
+	c.policies(view, set, contactsByPod(fleet.Items), c.selecting(plugins), podsKnown)
 	c.wasmPlugins(view, plugins, messages)
 	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, known bool) {
+// selecting returns a function that says whether one of the plugins selects a pod,
+// in time by the number of plugins that hfi did not create.
+func (c *Cluster) selecting(plugins []*filterPlugin) func(*pod) bool {
+	managed := map[podID]*filterPlugin{}
+	others := map[string][]*filterPlugin{}
+	for _, plugin := range plugins {
+		switch {
+		case !plugin.ours || plugin.targetsNoPods:
+		case plugin.managed:
+			managed[plugin.podID] = plugin
+		default:
+			others[plugin.Namespace] = append(others[plugin.Namespace], plugin)
+		}
+	}
+	return func(pod *pod) bool {
+		for _, name := range []string{PluginName, pluginNameOf(pod.workload.Service)} {
+			if plugin := managed[podID{Namespace: pod.Namespace, Name: name}]; plugin != nil && plugin.appliesTo(pod, c.RootNamespace) {
+				return true
+			}
+		}
+		return slices.ContainsFunc(slices.Concat(others[pod.Namespace], others[c.RootNamespace]), func(plugin *filterPlugin) bool {
+			return plugin.appliesTo(pod, c.RootNamespace)
+		})
+	}
+}
+
+func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, selected func(*pod) bool, known bool) {
 	if set == nil || !known {
 		return
 	}
@@ -80,13 +106,14 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 		key := selection.KeyOf(entry.Policy.Spec.Selector)
 		row, done := tallies[key]
 		if !done {
-			row = tallyPods(c.pods.selected(key), contacts)
+			row = c.tallyPods(c.pods.selected(key), contacts, selected)
 			row.Warning = warning(key, row)
 			tallies[key] = row
 		}
 		row.Name = entry.Name()
 		if entry.Policy.Expired(now) {
-			row.Warning = ""
+			// It needs no filter.
+			row.Warning, row.WithoutFilterCount, row.WithoutFilter = "", 0, []api.PodProblem{}
 		}
 		if row.Warning != "" {
 			view.PoliciesWithWarning++
@@ -111,7 +138,7 @@ func urgency(row api.PolicyPods) int {
 	return 3
 }
 
-func tallyPods(pods []*pod, contacts map[podID]filterContact) api.PolicyPods {
+func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) api.PolicyPods {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
 	var without []api.PodProblem
 	for _, pod := range pods {
@@ -121,6 +148,8 @@ func tallyPods(pods []*pod, contacts map[podID]filterContact) api.PolicyPods {
 		case !known && !pod.sidecar:
 			row.WithoutSidecar++
 			continue
+		case !known && !selected(pod):
+			reason = "it has no filter: no " + c.delivery().kind + " selects it"
 		case !known:
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:
@@ -155,7 +184,7 @@ func warning(key selection.Key, row api.PolicyPods) string {
 	return ""
 }
 
-func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*wasmPlugin, messages map[string]string) {
+func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*filterPlugin, messages map[string]string) {
 	c.keeper.mu.Lock()
 	defer c.keeper.mu.Unlock()
 	listed := map[string]bool{}
@@ -165,7 +194,7 @@ func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*wasmPlugin, m
 			continue // It belongs to another control plane.
 		}
 		row := api.WasmPluginStatus{
-			Namespace: plugin.Namespace, Name: plugin.Name, Managed: plugin.managed, URL: plugin.url, CreatedAt: plugin.created.UTC(),
+			Kind: plugin.object.GetKind(), Namespace: plugin.Namespace, Name: plugin.Name, Managed: plugin.managed, URL: plugin.url, CreatedAt: plugin.created.UTC(),
 			Conditions: []api.Condition{}, Message: messages[plugin.Namespace],
 		}
 		conditions, found := c.keeper.computed[plugin.podID]
@@ -188,7 +217,23 @@ func (c *Cluster) wasmPlugins(view *api.KubernetesView, plugins []*wasmPlugin, m
 	for _, namespace := range c.Keep {
 		if message := messages[namespace]; message != "" && !listed[namespace] {
 			view.WasmPlugins = append(view.WasmPlugins, api.WasmPluginStatus{
-				Namespace: namespace, Name: PluginName, Managed: true, Conditions: []api.Condition{}, Message: message})
+				Kind: c.delivery().kind, Namespace: namespace, Name: PluginName, Managed: true, Conditions: []api.Condition{}, Message: message})
 		}
 	}
+	view.WasmPluginsTotal = len(view.WasmPlugins)
+	if view.WasmPluginsTotal <= api.MaxPluginItems {
+		return
+	}
+	slices.SortStableFunc(view.WasmPlugins, func(a, b api.WasmPluginStatus) int { return cmp.Compare(pluginUrgency(a), pluginUrgency(b)) })
+	view.WasmPlugins = slices.Clone(view.WasmPlugins[:api.MaxPluginItems])
+}
+
+func pluginUrgency(row api.WasmPluginStatus) int {
+	switch {
+	case slices.ContainsFunc(row.Conditions, func(c api.Condition) bool { return c.Status == "False" }):
+		return 0
+	case row.Message != "":
+		return 1
+	}
+	return 2
 }

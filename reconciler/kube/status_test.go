@@ -128,7 +128,7 @@ func TestPodIndexAgreesWithSelection(t *testing.T) {
 	if err := store.Replace(nil, ""); err != nil {
 		t.Fatal(err)
 	}
-	if left := len(store.counts) + len(store.workloads) + len(store.pods.ListKeys()) + len(store.pods.ListIndexFuncValues(bySelection)) + len(store.pods.ListIndexFuncValues(byNamespace)); left != 0 {
+	if left := len(store.counts) + len(store.namespaces) + store.workloads + len(store.pods.ListKeys()) + len(store.pods.ListIndexFuncValues(bySelection)); left != 0 {
 		t.Errorf("an empty cluster leaves %d entries: %v", left, store.counts)
 	}
 }

@@ -17,29 +17,35 @@ type targets struct {
 	inNamespace map[string]map[selection.Key]struct{}
 }
 
-// update takes time by the number of policies that changed.
-func (t *targets) update(set *schema.Set) {
+// update takes time by the number of policies that changed. It returns the
+// namespaces in the selectors of those, of which one may be schema.Any.
+func (t *targets) update(set *schema.Set) (changed map[string]struct{}) {
 	if set == nil || set == t.set {
-		return
+		return nil
 	}
+	changed = map[string]struct{}{}
 	before := t.set
 	if before == nil {
 		before = schema.NewSet()
+		changed[schema.Any] = struct{}{}
 		t.byKey = map[selection.Key]map[string]*schema.Policy{}
 		t.inNamespace = map[string]map[selection.Key]struct{}{}
 	}
 	for _, change := range schema.Diff(before, set) {
 		if change.Old != nil {
-			t.remove(change.Name, selection.KeyOf(change.Old.Policy.Spec.Selector))
+			key := selection.KeyOf(change.Old.Policy.Spec.Selector)
+			changed[key.Namespace] = struct{}{}
+			t.remove(change.Name, key)
 		}
 		if change.New != nil {
-			t.add(change.Name, change.New.Policy)
+			changed[t.add(change.Name, change.New.Policy).Namespace] = struct{}{}
 		}
 	}
 	t.set = set
+	return changed
 }
 
-func (t *targets) add(name string, policy *schema.Policy) {
+func (t *targets) add(name string, policy *schema.Policy) selection.Key {
 	key := selection.KeyOf(policy.Spec.Selector)
 	if t.byKey[key] == nil {
 		t.byKey[key] = map[string]*schema.Policy{}
@@ -49,6 +55,7 @@ func (t *targets) add(name string, policy *schema.Policy) {
 		t.inNamespace[key.Namespace] = map[selection.Key]struct{}{}
 	}
 	t.inNamespace[key.Namespace][key] = struct{}{}
+	return key
 }
 
 func (t *targets) remove(name string, key selection.Key) {
@@ -71,16 +78,24 @@ func (t *targets) active(key selection.Key, now time.Time) bool {
 	return false
 }
 
-// anyOf says whether an active policy targets one of the workloads.
-func (t *targets) anyOf(workloads map[selection.Workload]bool, now time.Time) bool {
-	for workload := range workloads {
-		for _, key := range workload.Keys() {
-			if t.active(key, now) {
-				return true
+// services returns the services that active policies name, in this namespace or
+// in any. Of the latter it returns only those that are workloads of
+// the namespace.
+func (t *targets) services(namespace string, workloads []string, now time.Time) map[string]bool {
+	services := map[string]bool{}
+	for key := range t.inNamespace[namespace] {
+		if key.Service != schema.Any && t.active(key, now) {
+			services[key.Service] = true
+		}
+	}
+	if len(t.inNamespace[schema.Any]) > 0 {
+		for _, workload := range workloads {
+			if !services[workload] && workload != schema.Any && t.active(selection.Key{Service: workload, Namespace: schema.Any}, now) {
+				services[workload] = true
 			}
 		}
 	}
-	return false
+	return services
 }
 
 // anyNames says whether an active policy names this namespace in its selector.

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -32,7 +33,7 @@ var (
 // watchPods updates the pods until ctx ends.
 func (c *Cluster) watchPods(ctx context.Context) {
 	client := c.Clients.Metadata.Resource(podResource)
-	c.reflect(ctx, "pods", c.Clients.Metadata, &metav1.PartialObjectMetadata{}, c.pods,
+	c.reflect(ctx, func() string { return "pods" }, c.Clients.Metadata, &metav1.PartialObjectMetadata{}, c.pods,
 		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.FieldSelector = notEnded
 			return client.List(ctx, options)
@@ -43,37 +44,60 @@ func (c *Cluster) watchPods(ctx context.Context) {
 		})
 }
 
-// watchPlugins updates the WasmPlugins until ctx ends.
+// watchPlugins updates the plugins until ctx ends.
 func (c *Cluster) watchPlugins(ctx context.Context) {
-	client := c.Clients.Dynamic.Resource(pluginResource)
-	c.reflect(ctx, "wasmplugins", c.Clients.Dynamic, nil, c.plugins,
-		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.List(ctx, options)
-		}, client.Watch)
+	c.reflect(ctx, func() string { return c.delivery().resource.Resource }, c.Clients.Dynamic, nil, c.plugins,
+		c.listPlugins,
+		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			return c.Clients.Dynamic.Resource(c.delivery().resource).Watch(ctx, options)
+		})
+}
+
+// listPlugins lists the plugins. If the cluster does not have their kind, it
+// lists those of the first that it has, which is the kind from then on.
+func (c *Cluster) listPlugins(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+	list, err := c.Clients.Dynamic.Resource(c.delivery().resource).List(ctx, options)
+	if !apierrors.IsNotFound(err) {
+		return list, err
+	}
+	for _, by := range deliveries(c.Delivery) {
+		if by == c.delivery() {
+			continue
+		}
+		others, failed := c.Clients.Dynamic.Resource(by.resource).List(ctx, options)
+		if failed != nil {
+			continue
+		}
+		c.Logger.Info("the cluster has no "+c.delivery().kind+": the filter is delivered otherwise", "kind", by.kind)
+		c.problems.clear(" " + c.delivery().resource.Resource)
+		c.by.Store(by)
+		return others, nil
+	}
+	return list, err
 }
 
 // reflect updates a store from the cluster until ctx ends. It runs a reflector
 // and not an informer, whose waits between attempts cannot be set.
-func (c *Cluster) reflect(ctx context.Context, what string, client, expected any, store cache.ReflectorStore, list listFunc, watches watchFunc) {
+func (c *Cluster) reflect(ctx context.Context, what func() string, client, expected any, store cache.ReflectorStore, list listFunc, watches watchFunc) {
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			limit, cancel := context.WithTimeout(ctx, c.ListTimeout)
 			defer cancel()
 			objects, err := list(limit, options)
-			c.recordResult(ctx, "list "+what, err)
+			c.recordResult(ctx, "list "+what(), err)
 			return objects, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			stream, err := c.startWatch(ctx, options, watches)
-			c.recordResult(ctx, "watch "+what, err)
+			c.recordResult(ctx, "watch "+what(), err)
 			if err == nil && options.SendInitialEvents != nil {
-				c.recordResult(ctx, "list "+what, nil) // The watch begins with a list; no other is requested.
+				c.recordResult(ctx, "list "+what(), nil) // The watch begins with a list; no other is requested.
 			}
 			return stream, err
 		},
 	}
 	reflector := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, client), expected, store, cache.ReflectorOptions{
-		Name: "hfid", TypeDescription: what,
+		Name: "hfid", TypeDescription: what(),
 		// Shorter than the default, so that a granted permission takes effect soon.
 		Backoff: &wait.Backoff{Duration: c.RetryMin, Cap: c.RetryMax, Steps: 20, Factor: 2, Jitter: 0.5},
 	})

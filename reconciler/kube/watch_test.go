@@ -38,7 +38,7 @@ func TestWatchListClearsFailedList(t *testing.T) {
 	}
 	go func() {
 		defer close(done)
-		c.reflect(ctx, "pods", nil, &metav1.PartialObjectMetadata{}, c.pods, list, watches)
+		c.reflect(ctx, func() string { return "pods" }, nil, &metav1.PartialObjectMetadata{}, c.pods, list, watches)
 	}()
 	eventually(t, "both are a problem", func() bool { return c.problems.any("list pods") && c.problems.any("watch pods") })
 	up.Store(true)
@@ -55,7 +55,7 @@ func TestLateAnswerToAWriteIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := func(s *pluginStore) int { list, _ := s.list(); return len(list) }
-	s := newPluginStore(func() *url.URL { return home }, func() {})
+	s := newPluginStore(func() *url.URL { return home }, func() *delivery { return wasmPlugins }, func() {})
 	events := s.eventCount()
 	s.setWritten(object, events)
 	if known(s) != 1 {
