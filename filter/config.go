@@ -1,11 +1,12 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/boifi/hfi/filter/settings"
 )
 
 // The defaults of the settings.
@@ -51,68 +52,97 @@ func defaultConfig() config {
 // is invalid, which keeps its default, and for each unknown setting.
 func parseConfig(text []byte) (config, []error) {
 	c := defaultConfig()
-	var settings map[string]json.RawMessage
-	if err := json.Unmarshal(text, &settings); err != nil {
-		return c, []error{fmt.Errorf("the configuration is not a JSON object: %w", err)}
+	list, err := settings.Parse(text)
+	if err != nil {
+		return c, []error{errors.New("the configuration is not a JSON object: " + err.Error())}
 	}
 	var problems []error
-	for name, value := range settings {
-		if err := c.set(name, value); err != nil {
-			problems = append(problems, fmt.Errorf("setting %s: %w", name, err))
+	for _, setting := range list {
+		if err := c.set(setting.Name, setting.Value); err != nil {
+			problems = append(problems, errors.New("setting "+shortened(setting.Name)+": "+err.Error()))
 		}
 	}
 	if !c.hasControlPlane() {
-		problems = append(problems, fmt.Errorf("neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"))
+		problems = append(problems, errors.New("neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"))
 	}
 	return c, problems
 }
 
-func (c *config) set(name string, value json.RawMessage) (err error) {
+func (c *config) set(name string, value settings.Value) (err error) {
 	switch name {
 	case "control_plane_address":
-		err = json.Unmarshal(value, &c.Address)
+		err = setText(&c.Address, value)
 		c.Address = strings.TrimRight(strings.TrimPrefix(c.Address, "http://"), "/")
 		if strings.Contains(c.Address, "/") {
-			err = fmt.Errorf("%q is not HOST:PORT", c.Address)
+			err = wrong(value, "is not HOST:PORT")
 			c.Address = ""
 		}
 	case "control_plane_cluster":
-		err = json.Unmarshal(value, &c.Cluster)
+		err = setText(&c.Cluster, value)
 	case "stale_after":
 		err = setDuration(&c.StaleAfter, value)
 	case "max_delay":
 		err = setDuration(&c.MaxDelay, value)
 	case "fault_header":
-		err = json.Unmarshal(value, &c.FaultHeader)
+		err = setBool(&c.FaultHeader, value)
 	case "fault_health_probes":
-		err = json.Unmarshal(value, &c.FaultProbes)
+		err = setBool(&c.FaultProbes, value)
 	case "policy_tag":
-		err = json.Unmarshal(value, &c.PolicyTag)
+		err = setBool(&c.PolicyTag, value)
 	default:
-		err = fmt.Errorf("unknown setting")
+		err = errors.New("unknown setting")
 	}
 	return err
 }
 
+// setText sets a string. Like a missing setting, null changes nothing.
+func setText(to *string, value settings.Value) error {
+	switch value.Kind {
+	case settings.Null:
+	case settings.String:
+		*to = value.Text
+	default:
+		return wrong(value, "is not a string")
+	}
+	return nil
+}
+
+func setBool(to *bool, value settings.Value) error {
+	switch value.Kind {
+	case settings.Null:
+	case settings.Bool:
+		*to = value.JSON == "true"
+	default:
+		return wrong(value, "is neither true nor false")
+	}
+	return nil
+}
+
 // setDuration parses a duration in Go's format, or a number of seconds.
-func setDuration(to *time.Duration, value json.RawMessage) error {
-	var text string
-	var seconds float64
-	var duration time.Duration
-	if err := json.Unmarshal(value, &text); err == nil {
-		if duration, err = time.ParseDuration(text); err != nil {
-			return fmt.Errorf("%q is not a duration such as 10m", text)
-		}
-	} else if err := json.Unmarshal(value, &seconds); err == nil {
-		duration = time.Duration(seconds * float64(time.Second))
-	} else {
-		return fmt.Errorf("%s is not a duration such as \"10m\" or 600", value)
+func setDuration(to *time.Duration, value settings.Value) error {
+	duration, err := value.Duration()
+	if err != nil {
+		return wrong(value, err.Error())
 	}
 	if duration < time.Millisecond {
-		return fmt.Errorf("%s is too short", value)
+		return wrong(value, "is too short")
 	}
 	*to = duration
 	return nil
+}
+
+// wrong returns an error about a setting's value.
+func wrong(value settings.Value, is string) error {
+	return errors.New(shortened(value.JSON) + " " + is)
+}
+
+// shortened returns the beginning of a text from the configuration, for a message.
+func shortened(text string) string {
+	const limit = 100
+	if len(text) <= limit {
+		return text
+	}
+	return text[:limit] + "…"
 }
 
 // hasControlPlane reports whether there is a control plane to fetch policies from.

@@ -40,8 +40,8 @@ type host struct {
 	answered int
 }
 
-// noMetric is the ID of a metric that the host does not have. The SDK panics when it is
-// incremented.
+// noMetric is the ID of a metric that the host does not have. Incrementing it
+// panics.
 const noMetric = 1 << 20
 
 const frontendConfig = `{"control_plane_cluster": "hfi"}`

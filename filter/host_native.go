@@ -9,3 +9,17 @@ func requestHeader(name string) (text string, present bool) {
 	text, err := proxywasm.GetHttpRequestHeader(name)
 	return text, err == nil
 }
+
+// The functions for metrics are those of host_wasm.go. The SDK's gauges only support
+// addition. Its function that records a value in a histogram sets a gauge.
+
+func defineMetric(kind int32, name string) uint32 {
+	if kind == counterMetric {
+		return uint32(proxywasm.DefineCounterMetric(name))
+	}
+	return uint32(proxywasm.DefineGaugeMetric(name))
+}
+
+func incrementMetric(id uint32, by int64) { proxywasm.MetricGauge(id).Add(by) }
+
+func recordMetric(id uint32, value uint64) { proxywasm.MetricHistogram(id).Record(value) }

@@ -1,6 +1,9 @@
 package main
 
-import "unsafe"
+import (
+	"strconv"
+	"unsafe"
+)
 
 // getHeaderMapValue is a host function of proxy-wasm. The SDK's version allocates
 // Go objects for the result, which for each header costs as much as the decision.
@@ -27,4 +30,42 @@ func requestHeader(name string) (text string, present bool) {
 		return "", false
 	}
 	return unsafe.String(result.value, result.size), true
+}
+
+// The SDK's functions for metrics format errors with package fmt, which would be a tenth
+// of the module. They also lack one that sets a gauge.
+//
+//go:wasmimport env proxy_define_metric
+func hostDefineMetric(kind int32, name unsafe.Pointer, nameSize int32, id unsafe.Pointer) (status uint32)
+
+//go:wasmimport env proxy_increment_metric
+func hostIncrementMetric(id uint32, offset int64) (status uint32)
+
+//go:wasmimport env proxy_record_metric
+func hostRecordMetric(id uint32, value uint64) (status uint32)
+
+// metricID receives the result of hostDefineMetric.
+var metricID uint32
+
+// defineMetric returns the ID of a metric, which it defines if the host does not have it.
+// Like the other functions for metrics, it panics if the host rejects the call.
+func defineMetric(kind int32, name string) uint32 {
+	status := hostDefineMetric(kind, unsafe.Pointer(unsafe.StringData(name)), int32(len(name)), unsafe.Pointer(&metricID))
+	mustSucceed("defining the metric "+name, status)
+	return metricID
+}
+
+func incrementMetric(id uint32, by int64) {
+	mustSucceed("incrementing a metric", hostIncrementMetric(id, by))
+}
+
+// recordMetric sets a gauge.
+func recordMetric(id uint32, value uint64) {
+	mustSucceed("setting a metric", hostRecordMetric(id, value))
+}
+
+func mustSucceed(doing string, status uint32) {
+	if status != 0 {
+		panic(doing + ": the host returns status " + strconv.Itoa(int(status)))
+	}
 }

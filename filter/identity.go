@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/boifi/hfi/filter/selection"
@@ -40,7 +40,34 @@ func (i identity) missing() (metadata, applies string) {
 }
 
 func (i identity) String() string {
-	return fmt.Sprintf("service=%q namespace=%q pod=%q node=%q envoy=%q", i.Service, i.Namespace, i.Pod, i.Node, i.Envoy)
+	return "service=" + quote(i.Service) + " namespace=" + quote(i.Namespace) + " pod=" + quote(i.Pod) +
+		" node=" + quote(i.Node) + " envoy=" + quote(i.Envoy)
+}
+
+// quote quotes a text for a log line, which no text can end.
+func quote(text string) string {
+	var quoted strings.Builder
+	quoted.WriteByte('"')
+	for _, b := range []byte(text) {
+		switch {
+		case b == '"', b == '\\':
+			quoted.WriteByte('\\')
+			quoted.WriteByte(b)
+		case b < ' ', b == 0x7f:
+			quoted.WriteString(`\x`)
+			writeHex(&quoted, b)
+		default:
+			quoted.WriteByte(b)
+		}
+	}
+	quoted.WriteByte('"')
+	return quoted.String()
+}
+
+func writeHex(to *strings.Builder, b byte) {
+	const digits = "0123456789ABCDEF"
+	to.WriteByte(digits[b>>4])
+	to.WriteByte(digits[b&0xf])
 }
 
 // readIdentity reads the identity from Envoy.
@@ -58,10 +85,14 @@ func readIdentity() identity {
 	major, hasMajor := version("major_number")
 	minor, hasMinor := version("minor_number")
 	if hasMajor && hasMinor && major > 0 {
-		i.Envoy = fmt.Sprintf("%d.%d", major, minor)
+		i.Envoy = versionName(major, minor)
 		i.TooOld = major < MinimumEnvoy[0] || major == MinimumEnvoy[0] && minor < MinimumEnvoy[1]
 	}
 	return i
+}
+
+func versionName(major, minor uint64) string {
+	return strconv.FormatUint(major, 10) + "." + strconv.FormatUint(minor, 10)
 }
 
 // littleEndian decodes an integer property.
@@ -102,7 +133,8 @@ func escape(text string) string {
 		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '-', b == '.', b == '_', b == '~':
 			escaped.WriteByte(b)
 		default:
-			fmt.Fprintf(&escaped, "%%%02X", b)
+			escaped.WriteByte('%')
+			writeHex(&escaped, b)
 		}
 	}
 	return escaped.String()

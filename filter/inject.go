@@ -100,7 +100,7 @@ func (v *vm) finish(stream *pausedStream) {
 		return
 	}
 	if err := proxywasm.ResumeHttpRequest(); err != nil {
-		proxywasm.LogErrorf("hfi: resuming a request: %v", err)
+		proxywasm.LogError("hfi: resuming a request: " + err.Error())
 	}
 }
 
@@ -118,7 +118,7 @@ func (v *vm) abort(plugin *plugin, abort *program.Abort, policy string) types.Ac
 		body = nil
 	}
 	if err := proxywasm.SendHttpResponse(uint32(status), headers, body, int32(abort.GRPCStatus)); err != nil {
-		proxywasm.LogErrorf("hfi: aborting a request by policy %s: %v", policy, err)
+		proxywasm.LogError("hfi: aborting a request by policy " + policy + ": " + err.Error())
 		return types.ActionContinue
 	}
 	v.guard("counting an abort", func() {
@@ -144,7 +144,7 @@ func (v *vm) streamDone(id uint32) {
 // it as wasm.hfi_fault.
 func mark(what string) {
 	if err := proxywasm.SetProperty([]string{"hfi_fault"}, []byte(what)); err != nil {
-		proxywasm.LogErrorf("hfi: setting the filter state of a request: %v", err)
+		proxywasm.LogError("hfi: setting the filter state of a request: " + err.Error())
 	}
 }
 

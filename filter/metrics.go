@@ -1,7 +1,5 @@
 package main
 
-import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
-
 // Envoy exports a metric hfi.x_total as hfi_x_total in /stats/prometheus. All VMs
 // of a sidecar share a metric: counters are summed, and a gauge has the value
 // written last.
@@ -12,14 +10,17 @@ const maxPolicyTags = 1000
 
 // metrics are the filter's metrics. Each is defined on first use.
 type metrics struct {
-	counters map[string]proxywasm.MetricCounter
-	gauges   map[string]proxywasm.MetricHistogram
+	// counters and gauges have the host's ID of each metric by its name.
+	counters, gauges map[string]uint32
 	// pausedStreams is the only gauge that is summed over the VMs. It is defined
 	// with the first pause.
-	pausedStreams *proxywasm.MetricGauge
+	pausedStreams *uint32
 	// tags are the policies with metrics of their own.
 	tags map[string]struct{}
 }
+
+// The kinds of metrics in the proxy-wasm interface.
+const counterMetric, gaugeMetric = 0, 1
 
 // The names of the metrics.
 const (
@@ -39,8 +40,8 @@ const (
 
 func newMetrics() metrics {
 	return metrics{
-		counters: map[string]proxywasm.MetricCounter{},
-		gauges:   map[string]proxywasm.MetricHistogram{},
+		counters: map[string]uint32{},
+		gauges:   map[string]uint32{},
 		tags:     map[string]struct{}{},
 	}
 }
@@ -61,11 +62,11 @@ func (m *metrics) define(byPolicy bool) {
 func (m *metrics) add(name string, n uint64) {
 	counter, ok := m.counters[name]
 	if !ok {
-		counter = proxywasm.DefineCounterMetric(name)
+		counter = defineMetric(counterMetric, name)
 		m.counters[name] = counter
 	}
 	if n > 0 {
-		counter.Increment(n)
+		incrementMetric(counter, int64(n))
 	}
 }
 
@@ -85,22 +86,21 @@ func (m *metrics) fault(name, policy string, byPolicy bool) {
 	m.add("policy=.="+policy+";.;"+name, 1)
 }
 
-// set sets a gauge. The SDK's gauges only support addition, which would sum over
-// the VMs. Its function that records a value in a histogram sets a gauge.
+// set sets a gauge.
 func (m *metrics) set(name string, value uint64) {
 	gauge, ok := m.gauges[name]
 	if !ok {
-		gauge = proxywasm.MetricHistogram(proxywasm.DefineGaugeMetric(name))
+		gauge = defineMetric(gaugeMetric, name)
 		m.gauges[name] = gauge
 	}
-	gauge.Record(value)
+	recordMetric(gauge, value)
 }
 
 // paused counts a stream that is paused (1) or not any more (-1).
 func (m *metrics) paused(change int64) {
 	if m.pausedStreams == nil {
-		gauge := proxywasm.DefineGaugeMetric(metricPausedStreams)
+		gauge := defineMetric(gaugeMetric, metricPausedStreams)
 		m.pausedStreams = &gauge
 	}
-	m.pausedStreams.Add(change)
+	incrementMetric(*m.pausedStreams, change)
 }

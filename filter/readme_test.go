@@ -1,12 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/boifi/hfi/filter/settings"
 )
 
 // TestReadme checks that README.md has exactly the settings and metrics of the filter.
@@ -39,7 +40,7 @@ func TestReadme(t *testing.T) {
 		t.Errorf("README.md has %q, the filter has %q", documented, real)
 	}
 	for _, name := range names(`case "([a-z_]+)":`, source) {
-		if err := new(config).set(name, json.RawMessage("{}")); err == nil {
+		if err := new(config).set(name, settings.Value{Kind: settings.Object, JSON: "{}"}); err == nil {
 			t.Errorf("setting %s accepts any value", name)
 		}
 	}

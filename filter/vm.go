@@ -1,8 +1,8 @@
 package main
 
 import (
-	"errors"
-	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
@@ -53,7 +53,7 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 		random:  random,
 		now:     now,
 		draws:   fault.NewRandom(random()),
-		id:      fmt.Sprintf("%016x", random()),
+		id:      hex(random()),
 		owners:  map[uint32]*plugin{},
 		request: request{now: now},
 		paused:  newPauses(),
@@ -61,15 +61,21 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 	}
 }
 
+// hex returns 16 digits.
+func hex(n uint64) string {
+	text := strconv.FormatUint(n, 16)
+	return strings.Repeat("0", 16-len(text)) + text
+}
+
 // startPlugin reads the configuration of a new plugin context and adds it.
 func (v *vm) startPlugin(id uint32) {
 	text, err := proxywasm.GetPluginConfiguration()
-	if err != nil && !errors.Is(err, errNotFound) {
-		proxywasm.LogErrorf("hfi: reading the configuration: %v", err)
+	if err != nil && err != errNotFound { //nolint:errorlint // the SDK returns it as it is, and errors.Is adds to the module
+		proxywasm.LogError("hfi: reading the configuration: " + err.Error())
 	}
 	config, problems := parseConfig(text)
 	for _, problem := range problems {
-		proxywasm.LogErrorf("hfi: %v", problem)
+		proxywasm.LogError("hfi: " + problem.Error())
 	}
 	v.metrics.define(config.PolicyTag)
 	v.identify()
@@ -130,13 +136,13 @@ func (v *vm) identify() {
 	}
 	i := readIdentity()
 	v.identity = &i
-	proxywasm.LogInfof("hfi: started for %s, vm=%s", i, v.id)
+	proxywasm.LogInfo("hfi: started for " + i.String() + ", vm=" + v.id)
 	if i.TooOld {
-		proxywasm.LogErrorf("hfi: Envoy %s is not supported: no faults are injected; the filter needs Envoy %d.%d or newer",
-			i.Envoy, MinimumEnvoy[0], MinimumEnvoy[1])
+		proxywasm.LogError("hfi: Envoy " + i.Envoy + " is not supported: no faults are injected; the filter needs Envoy " +
+			versionName(MinimumEnvoy[0], MinimumEnvoy[1]) + " or newer")
 	}
 	if missing, applies := i.missing(); missing != "" {
-		proxywasm.LogWarnf("hfi: the node metadata has no %s: only policies for %s apply", missing, applies)
+		proxywasm.LogWarn("hfi: the node metadata has no " + missing + ": only policies for " + applies + " apply")
 	}
 }
 
@@ -232,7 +238,7 @@ func (v *vm) arm() {
 		period = uint32(min(max(left, 1), longestTick/time.Millisecond))
 	}
 	if err := proxywasm.SetTickPeriodMilliSeconds(period); err != nil {
-		proxywasm.LogErrorf("hfi: setting the tick period to %d ms: %v", period, err)
+		proxywasm.LogError("hfi: setting the tick period to " + strconv.Itoa(int(period)) + " ms: " + err.Error())
 	}
 }
 
@@ -252,6 +258,17 @@ func (v *vm) guard(doing string, f func()) (ended bool) {
 func (v *vm) panicked(doing string, fault any) {
 	// Logging or counting may itself have panicked.
 	defer func() { _ = recover() }()
-	proxywasm.LogErrorf("hfi: panic %s: %v", doing, fault)
+	proxywasm.LogError("hfi: panic " + doing + ": " + textOf(fault))
 	v.metrics.add(metricPanics, 1)
+}
+
+// textOf describes the value of a panic, usually a runtime.Error or a string.
+func textOf(fault any) string {
+	switch fault := fault.(type) {
+	case error:
+		return fault.Error()
+	case string:
+		return fault
+	}
+	return "a value of another type"
 }
