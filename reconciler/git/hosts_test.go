@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -179,26 +180,30 @@ func TestAnswersThatAreNotGits(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	repo, head := pushed(t, policy(1))
 	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
-	limited := func(status int, after string) func(http.Handler) http.Handler {
+	answer := func(status int, headers map[string]string) func(http.Handler) http.Handler {
 		return func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Retry-After", after)
+				for name, value := range headers {
+					w.Header().Set(name, value)
+				}
 				http.Error(w, "slow down", status)
 			})
 		}
 	}
 	for _, c := range []struct {
 		status       int
-		after        string
+		headers      map[string]string
 		reason, says string
 	}{
-		{http.StatusTooManyRequests, "1", "RateLimited", "limits the number of requests"},
-		{http.StatusServiceUnavailable, "1", "Unreachable", "is unavailable"},
-		{http.StatusForbidden, "1", "RateLimited", "limits the number of requests"},
-		{http.StatusTooManyRequests, time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat), "RateLimited", "limits the number of requests"},
+		{http.StatusTooManyRequests, map[string]string{"Retry-After": "1"}, "RateLimited", "limits the number of requests"},
+		{http.StatusServiceUnavailable, map[string]string{"Retry-After": "1"}, "Unreachable", "is unavailable"},
+		{http.StatusTooManyRequests, map[string]string{"Retry-After": time.Now().Add(2 * time.Second).UTC().Format(http.TimeFormat)}, "RateLimited", "limits the number of requests"},
+		// GitHub's, https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+		{http.StatusForbidden, map[string]string{"Retry-After": "1", "X-RateLimit-Remaining": "59"}, "RateLimited", "limits the number of requests"},
+		{http.StatusForbidden, map[string]string{"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": fmt.Sprint(time.Now().Add(2 * time.Second).Unix())}, "RateLimited", "limits the number of requests"},
 	} {
 		s := open(t, server.URL, "policies")
-		server.Break(limited(c.status, c.after))
+		server.Break(answer(c.status, c.headers))
 		_, err := s.Head(t.Context())
 		began := time.Now()
 		wantError(t, err, c.reason, reconciler.Retry)
@@ -215,9 +220,18 @@ func TestRetryAfter(t *testing.T) {
 			_, err = s.Delta(t.Context(), "", head)
 			return err == nil
 		})
-		if took := time.Since(began); c.after == "1" && took < 900*time.Millisecond || during > 0 {
+		if took := time.Since(began); c.headers["Retry-After"] == "1" && took < 900*time.Millisecond || during > 0 {
 			t.Errorf("status %d: the server was asked again after %s, and %d times before", c.status, took, during)
 		}
+	}
+	// Any other server that forbids it has nothing to wait for.
+	s := open(t, server.URL, "policies")
+	server.Break(answer(http.StatusForbidden, map[string]string{"Retry-After": "1"}))
+	_, err := s.Head(t.Context())
+	wantError(t, err, "AuthenticationFailed", reconciler.Stalled)
+	server.Break(nil)
+	if got, err := s.Head(t.Context()); err != nil || got != head {
+		t.Errorf("then it answers %s, %v", got, err)
 	}
 	for after, most := range map[string]time.Duration{"": defaultPause, "soon": defaultPause, "-5": defaultPause, "999999999": maxPause, "Fri, 31 Dec 2199 23:59:59 GMT": maxPause} {
 		var p pause

@@ -130,7 +130,12 @@ func (s *Source) unusable(request *http.Request, response *http.Response, conten
 	}
 	after := response.Header.Get("Retry-After")
 	switch {
-	case status == http.StatusTooManyRequests, after != "" && (status == http.StatusServiceUnavailable || status == http.StatusForbidden):
+	case status == http.StatusTooManyRequests, after != "" && status == http.StatusServiceUnavailable:
+		return s.pause.begin(s.address.display, status, after)
+	case status == http.StatusForbidden && limitedByGitHub(response.Header):
+		if after == "" {
+			after = untilReset(response.Header)
+		}
 		return s.pause.begin(s.address.display, status, after)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusNotFound, status < http.StatusOK:
 		return nil
@@ -157,6 +162,23 @@ func (s *Source) unusable(request *http.Request, response *http.Response, conten
 		return fail("Unsupported", reconciler.Stalled, "%s serves git's files only (the dumb HTTP protocol): let the server run git http-backend, or give another URL", from)
 	}
 	return fail("NotGit", reconciler.Stalled, "%s returned the content type %.60q instead of a git response: check the URL", from, kind)
+}
+
+// limitedByGitHub says whether an answer 403 is GitHub's to too many requests:
+// none remain, or it says when to try again, and how many remain of another kind.
+func limitedByGitHub(header http.Header) bool {
+	remaining := header.Get("X-RateLimit-Remaining")
+	return remaining == "0" || remaining != "" && header.Get("Retry-After") != ""
+}
+
+// untilReset is the Retry-After that GitHub's X-RateLimit-Reset, in seconds
+// since 1970, amounts to, or empty.
+func untilReset(header http.Header) string {
+	seconds, err := strconv.ParseInt(header.Get("X-RateLimit-Reset"), 10, 64)
+	if err != nil {
+		return ""
+	}
+	return time.Unix(seconds, 0).UTC().Format(http.TimeFormat)
 }
 
 // isDumb says whether a response is git's own file of references: lines with a
