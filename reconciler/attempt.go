@@ -28,11 +28,11 @@ func (l *leadership) attempt(ctx context.Context) error {
 		// Only now is it known that no request to git failed.
 		l.report.Source.Error = nil
 	}
+	l.logFailure(err)
 	if err == nil {
 		l.retryWaits.Reset()
 	} else {
 		l.handled = ""
-		l.Logger.Warn("reconciling failed", "error", err)
 		if isRetryable(err) {
 			l.retryAt = l.Now().Add(l.retryWaits.NextBackOff())
 		}
@@ -42,6 +42,30 @@ func (l *leadership) attempt(ctx context.Context) error {
 	}
 	l.publishReport()
 	return nil
+}
+
+// logFailureEvery is how often a failure that lasts is logged again.
+const logFailureEvery = time.Hour
+
+// logFailure logs the result of an attempt, if it says something new: git is
+// read often, and a failure may last for days.
+func (l *leadership) logFailure(err error) {
+	if err == nil {
+		if l.loggedFailure != "" {
+			l.Logger.Info("reconciling succeeded again")
+		}
+		l.loggedFailure = ""
+		return
+	}
+	text := err.Error()
+	// The texts of failures that are retried differ, in ports for example.
+	if source := (*SourceError)(nil); errors.As(err, &source) && source.Consequence == Retry {
+		text = source.Reason
+	}
+	if now := l.Now(); text != l.loggedFailure || now.Sub(l.loggedAt) >= logFailureEvery {
+		l.loggedFailure, l.loggedAt = text, now
+		l.Logger.Warn("reconciling failed", "error", err)
+	}
 }
 
 func (l *leadership) setBusy(busy bool) {

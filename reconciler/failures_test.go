@@ -1,8 +1,11 @@
 package reconciler_test
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +67,10 @@ func TestSourceErrors(t *testing.T) {
 				if e := status.Source.Error; e == nil || e.Reason != test.reason || e.Message != "reading the branch: something is wrong" || !e.Since.Equal(began) {
 					t.Errorf("the error is %+v, want %s since %v", e, test.reason, began)
 				}
+				ready := d.condition(api.Ready)
+				if test.word == api.Unknown && (ready.Status != "Unknown" || ready.Reason != test.reason) {
+					t.Errorf("Ready is %s %s: it does not say what is missing", ready.Status, ready.Reason)
+				}
 				if got := d.condition(api.Stalled).Status; got != test.stalled {
 					t.Errorf("Stalled is %s, want %s", got, test.stalled)
 				}
@@ -85,6 +92,35 @@ func TestSourceErrors(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A failure that lasts is logged when it begins, when it changes, once an hour,
+// and when it ends, and not whenever git is read.
+func TestALastingFailureIsLoggedOnce(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		var log bytes.Buffer
+		d.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		logged := func(text string) int { return strings.Count(log.String(), text) }
+		d.push("a", policies("p"))
+		d.open()
+		for _, failure := range []error{sourceError("BranchMissing", reconciler.WaitForPush), sourceError("Unreachable", reconciler.Retry)} {
+			log.Reset()
+			d.git.fail(func(f *repository) { f.headErr = failure })
+			d.pass(50 * time.Minute)
+			if n := logged("reconciling failed"); n != 1 {
+				t.Errorf("%v is logged %d times in 50 minutes", failure, n)
+			}
+			d.pass(3 * time.Hour)
+			if n := logged("reconciling failed"); n != 4 {
+				t.Errorf("%v is logged %d times in almost four hours", failure, n)
+			}
+		}
+		d.git.fail(func(f *repository) { f.headErr = nil })
+		d.pass(10 * d.Interval)
+		if n := logged("reconciling succeeded again"); n != 1 {
+			t.Errorf("that it ended is logged %d times", n)
+		}
+	})
 }
 
 // Waits do not grow beyond the interval, and start with the first again after a success.

@@ -289,7 +289,7 @@ func TestFollowerAnswersAsLeader(t *testing.T) {
 		if status := follower.wantSync(api.Unknown); status.Sync.LastAppliedRevision.Commit != "c" {
 			t.Errorf("applied is %+v", status.Sync.LastAppliedRevision)
 		}
-		follower.wantCondition(api.Ready, "Unknown", "Unknown")
+		follower.wantCondition(api.Ready, "Unknown", "NoReport")
 	})
 }
 

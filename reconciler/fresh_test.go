@@ -30,7 +30,7 @@ func TestAReportNeedsALeader(t *testing.T) {
 		if status := d.wantSync(api.Unknown); status.Sync.Message != "no replica leads, so nobody reads git" || status.Replica.Leader != "" {
 			t.Errorf("the message is %q, the leader %q", status.Sync.Message, status.Replica.Leader)
 		}
-		d.wantCondition(api.Ready, "Unknown", "Unknown")
+		d.wantCondition(api.Ready, "Unknown", "NoLeader")
 	})
 }
 

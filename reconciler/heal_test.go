@@ -208,6 +208,6 @@ func TestNoRepairWhileEtcdIsAway(t *testing.T) {
 		if status.Drift.Status != api.DriftUnknown {
 			t.Errorf("drift is %s", status.Drift.Status)
 		}
-		d.wantCondition(api.Ready, "Unknown", "Unknown")
+		d.wantCondition(api.Ready, "Unknown", "EtcdUnreachable")
 	})
 }

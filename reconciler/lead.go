@@ -47,6 +47,10 @@ type leadership struct {
 	// was not confirmed, so a state equal to it is no replaced head.
 	lastTried Publication
 
+	// loggedFailure is what was logged last of a failure that lasts, at loggedAt; empty if none does.
+	loggedFailure string
+	loggedAt      time.Time
+
 	// retryAt is when a failed attempt is made again; zero if none is due.
 	retryAt    time.Time
 	retryWaits *backoff.Waits

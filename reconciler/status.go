@@ -51,8 +51,9 @@ func (r *Reconciler) Status() api.Status {
 		// replica leads now, if any, is not known.
 		status.Replica.Leader = ""
 	}
-	status.Sync = r.syncStatus(view, status.Drift, report, fresh)
-	status.Conditions = r.deriveConditions(view, status, report)
+	sync, reason := r.syncStatus(view, status.Drift, report, fresh)
+	status.Sync = sync
+	status.Conditions = r.deriveConditions(view, status, reason, report)
 	r.complete(&status)
 	return status
 }
@@ -110,9 +111,9 @@ func (r *Reconciler) driftStatus(view *StoreView, report LeaderReport) api.Drift
 	return drift
 }
 
-// syncStatus says whether git and etcd agree. The caller holds the lock.
-func (r *Reconciler) syncStatus(view *StoreView, drift api.Drift, report LeaderReport, fresh bool) api.SyncStatus {
-	status := api.SyncStatus{LastSuccessAt: report.LastSuccessAt, ServedFrom: r.servedFrom}
+// syncStatus says whether git and etcd agree, and the reason in one word. The caller holds the lock.
+func (r *Reconciler) syncStatus(view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (status api.SyncStatus, reason string) {
+	status = api.SyncStatus{LastSuccessAt: report.LastSuccessAt, ServedFrom: r.servedFrom}
 	if served := r.served; served != nil {
 		status.LastAppliedRevision = &api.AppliedRevision{
 			Commit: served.Head.Commit, Digest: served.Head.Digest, Count: served.Head.Count,
@@ -123,51 +124,56 @@ func (r *Reconciler) syncStatus(view *StoreView, drift api.Drift, report LeaderR
 		// The leader, if any, may not be able to report.
 		fresh = false
 	}
-	status.Status, status.Message = syncState(r.served, view, drift, report, fresh)
-	return status
+	status.Status, reason, status.Message = syncState(r.served, view, drift, report, fresh)
+	return status, reason
 }
 
-func syncState(served *State, view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (api.SyncState, string) {
+// syncState returns a state, the reason in one word, and a message. For Unknown
+// the reason says what is missing, else it is the state.
+func syncState(served *State, view *StoreView, drift api.Drift, report LeaderReport, fresh bool) (state api.SyncState, reason, message string) {
+	outOfSync := func(message string) (api.SyncState, string, string) {
+		return api.OutOfSync, string(api.OutOfSync), message
+	}
 	source, attempted, health := report.Source, report.Source.LastAttemptedRevision, view.Health
 	switch {
 	case !health.Healthy:
-		return api.Unknown, "etcd cannot be reached: " + health.Error
+		return api.Unknown, "EtcdUnreachable", "etcd cannot be reached: " + health.Error
 	case !fresh && len(health.Alarms) > 0:
-		return api.Unknown, health.Error
+		return api.Unknown, "EtcdAlarm", health.Error
 	case !fresh && view.Leader == "":
-		return api.Unknown, "no replica leads, so nobody reads git"
+		return api.Unknown, "NoLeader", "no replica leads, so nobody reads git"
 	case !fresh:
-		return api.Unknown, "the leader has not reported on git yet, or not for a long time"
+		return api.Unknown, "NoReport", "the leader has not reported on git yet, or not for a long time"
 	case source.Error != nil && !source.Reachable:
-		return api.Unknown, "git cannot be read: " + source.Error.Message
+		return api.Unknown, source.Error.Reason, "git cannot be read: " + source.Error.Message
 	case source.Error != nil:
-		return api.OutOfSync, source.Error.Message
+		return outOfSync(source.Error.Message)
 	case report.SyncError != nil:
-		return api.OutOfSync, report.SyncError.Message
+		return outOfSync(report.SyncError.Message)
 	case attempted == nil:
-		return api.Unknown, "git has not been read yet"
+		return api.Unknown, "NotRead", "git has not been read yet"
 	case served == nil || served.Head.Commit != attempted.Commit:
-		return api.OutOfSync, fmt.Sprintf("commit %s is being applied", short(attempted.Commit))
+		return outOfSync(fmt.Sprintf("commit %s is being applied", short(attempted.Commit)))
 	case drift.Status == api.DriftDetected:
-		return api.OutOfSync, fmt.Sprintf("etcd drifted from what was published: %d keys", drift.Total)
+		return outOfSync(fmt.Sprintf("etcd drifted from what was published: %d keys", drift.Total))
 	}
-	return api.Synced, ""
+	return api.Synced, string(api.Synced), ""
 }
 
 // deriveConditions derives the conditions from the rest of the status. The
 // caller holds the lock.
-func (r *Reconciler) deriveConditions(view *StoreView, status api.Status, report LeaderReport) []api.Condition {
+func (r *Reconciler) deriveConditions(view *StoreView, status api.Status, syncReason string, report LeaderReport) []api.Condition {
 	return []api.Condition{
-		r.withTransitionTime(r.readyCondition(status), report),
+		r.withTransitionTime(r.readyCondition(status, syncReason), report),
 		r.withTransitionTime(r.reconcilingCondition(status, report), report),
 		r.withTransitionTime(r.stalledCondition(view, report), report),
 	}
 }
 
-func (r *Reconciler) readyCondition(status api.Status) api.Condition {
-	ready := api.Condition{Type: api.Ready, Status: "True", Reason: "Synced", Message: "the served policies are those of git's head"}
+func (r *Reconciler) readyCondition(status api.Status, syncReason string) api.Condition {
+	ready := api.Condition{Type: api.Ready, Status: "True", Reason: syncReason, Message: "the served policies are those of git's head"}
 	if status.Sync.Status != api.Synced {
-		ready.Status, ready.Reason, ready.Message = "False", string(status.Sync.Status), status.Sync.Message
+		ready.Status, ready.Message = "False", status.Sync.Message
 	}
 	if status.Sync.Status == api.Unknown {
 		ready.Status = "Unknown"

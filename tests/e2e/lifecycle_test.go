@@ -159,7 +159,7 @@ func TestInvalidRevertedAway(t *testing.T) {
 		"etcd.healthy": true, "etcd.error": absent, "etcd.last_seen_at": present,
 		"sync.status": "Unknown", "sync.message": matches("^git cannot be read: "), "sync.last_applied_revision.commit": back, "sync.served_from": "etcd",
 		"sync.last_success_at": until(began.Add(time.Second)), "drift.status": "None", "drift.total": 0, "drift.since": null, "history.#": 4,
-		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "RepositoryMissing", "conditions.Ready.last_transition_time": since(began),
 		"conditions.Stalled.status": "True", "conditions.Stalled.reason": "RepositoryMissing", "conditions.Stalled.last_transition_time": since(began),
 		"conditions.Reconciling.status": "False", "conditions.Reconciling.reason": "Idle",
 	}

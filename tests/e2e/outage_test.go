@@ -37,7 +37,7 @@ func TestEtcdAway(t *testing.T) {
 		"etcd.mode": "external", "etcd.endpoints.0": server.Endpoint, "etcd.healthy": false, "etcd.error": present, "etcd.last_seen_at": until(began.Add(time.Second)),
 		"sync.status": "Unknown", "sync.message": matches("etcd"), "sync.last_applied_revision.commit": first, "sync.served_from": "etcd",
 		"sync.last_success_at": until(began.Add(2 * time.Second)), "drift.status": "Unknown", "drift.items.#": 0,
-		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+		"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "EtcdUnreachable", "conditions.Ready.last_transition_time": since(began),
 		"conditions.Reconciling.status": "True", "conditions.Reconciling.reason": "Waiting", "conditions.Stalled.status": "True",
 		"conditions.Stalled.reason": "EtcdUnreachable",
 		"history.#":                 1, "history.0.commit": first,
@@ -93,7 +93,7 @@ func TestGitServerAway(t *testing.T) {
 			"source.last_seen_at": present, "source.last_attempted_revision.commit": first, "source.errors.#": 0,
 			"etcd.healthy": true, "sync.status": "Unknown", "sync.message": matches("^git cannot be read: "), "sync.last_applied_revision.commit": first,
 			"sync.last_success_at": present, "sync.served_from": "etcd", "drift.status": "None", "history.#": 1,
-			"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": "Unknown", "conditions.Ready.last_transition_time": since(began),
+			"conditions.#": 3, "conditions.Ready.status": "Unknown", "conditions.Ready.reason": c.reason, "conditions.Ready.last_transition_time": since(began),
 			"conditions.Stalled.status": c.stalled, "conditions.Reconciling.status": c.reconciling, "conditions.Reconciling.reason": c.why,
 		})
 		looks := server.Requests()
