@@ -18,7 +18,7 @@ type File struct {
 	// Deleted reports that the file was deleted. Only Path is set then.
 	Deleted bool
 	// Refusal is a message that says why the file cannot contain a policy,
-	// whatever its name is: it is a symbolic link or a submodule. Empty otherwise.
+	// whatever its name is: it is a symbolic link, or may not be read. Empty otherwise.
 	Refusal string
 	// Read returns the content if it has at most limit bytes. Otherwise the error
 	// is a *TooLarge, and the content is not read. Several goroutines may call

@@ -1,6 +1,7 @@
 package cue
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -26,7 +27,8 @@ func Dir(ctx context.Context, dir, policyPath string) (*schema.Verdict, error) {
 }
 
 // Scan returns a full delta of the files in a folder that the workspace reads.
-// Symbolic links are rejected, as in git. The delta's commit has no hash.
+// Symbolic links are rejected, as in git, and what may not be read. The delta's
+// commit has no hash.
 func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, error) {
 	delta := &reconciler.Delta{Close: func() error { return nil }}
 	if info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(w.policyPath))); err != nil {
@@ -34,34 +36,36 @@ func (w *Workspace) Scan(ctx context.Context, dir string) (*reconciler.Delta, er
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("looking for policies: %s is not a folder", filepath.Join(dir, filepath.FromSlash(w.policyPath)))
 	}
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, failure error) error {
 		relative, err := filepath.Rel(dir, name)
-		if err != nil {
+		if err := cmp.Or(ctx.Err(), err); err != nil {
 			return err
 		}
 		f := schema.File{Path: filepath.ToSlash(relative)}
 		switch {
+		case errors.Is(failure, fs.ErrPermission) && entry.IsDir() && relative != "." && f.Path != w.policyPath:
+			f.Refusal = "this folder cannot be read: permission denied"
+		case failure != nil:
+			return failure
 		case entry.IsDir():
 			if relative != "." && entry.Name() == ".git" {
 				return filepath.SkipDir
 			}
 			return nil
 		case entry.Type()&fs.ModeSymlink != 0:
-			f.Refusal = "this is a symbolic link"
+			f.Refusal = "this is a symbolic link; policies must be regular files"
 		case !entry.Type().IsRegular():
-			f.Refusal = "this is not a regular file"
+			f.Refusal = "this is not a regular file; policies must be regular files"
 		}
 		if kindOf(w.policyPath, &f) == ignoredKind {
 			return nil
 		}
 		if f.Refusal == "" {
-			if exists, err := w.fill(&f, name); !exists {
+			exists, err := w.fill(&f, name)
+			switch {
+			case errors.Is(err, fs.ErrPermission):
+				f.Refusal = "this file cannot be read: permission denied"
+			case !exists:
 				return err
 			}
 		}

@@ -23,7 +23,7 @@ func (w *Workspace) vetFiles(ctx context.Context, changes []change) ([]*unit, er
 		case c.Deleted:
 			u.deleted = true
 		case c.kind == refusedKind:
-			u.errors = []schema.Problem{{File: c.Path, Message: fmt.Sprintf("%s; only regular files can contain policies", c.Refusal)}}
+			u.errors = []schema.Problem{{File: c.Path, Message: c.Refusal}}
 		case c.kind == wrongCaseKind:
 			u.warnings = []schema.Problem{{File: c.Path, Message: "this file is ignored: its extension must be in lower case"}}
 		case c.kind == documentKind:

@@ -3,9 +3,7 @@ package git
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -14,23 +12,6 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
-
-// asNobody runs a function with a user's rights to files that nobody has
-// granted anything. It must not leave the goroutine.
-func asNobody(t *testing.T, run func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		run() // The modes bind this user.
-		return
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := syscall.Setfsuid(65534); err != nil {
-		testtool.Lacks(t, "the user for files cannot be changed: %v", err)
-	}
-	defer func() { _ = syscall.Setfsuid(0) }()
-	run()
-}
 
 // What the daemon may not read is told as that: not as a missing or damaged
 // repository, and not as a failure that passes.
@@ -57,12 +38,6 @@ func TestPermissionDenied(t *testing.T) {
 			if c.packed {
 				repo.Server("gc", "-q")
 			}
-			// Above it all is readable: the test's folder is not everybody's.
-			for folder := filepath.Dir(repo.Bare()); folder != os.TempDir() && folder != "/"; folder = filepath.Dir(folder) {
-				if err := os.Chmod(folder, 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
 			for _, file := range glob(t, filepath.Join(repo.Bare(), c.deny(head))) {
 				info, err := os.Stat(file)
 				if err != nil {
@@ -75,7 +50,7 @@ func TestPermissionDenied(t *testing.T) {
 			}
 			s := open(t, repo.Bare(), "policies")
 			var err error
-			asNobody(t, func() {
+			testtool.AsNobody(t, repo.Bare(), func() {
 				var folder string
 				if folder, err = checkedFolder(s.address.local); err != nil {
 					return
