@@ -151,7 +151,7 @@ func (d *fakeDaemon) answer(w http.ResponseWriter, r *http.Request) {
 		answer(w, map[string]any{"policies": orEmpty(d.policies)})
 	case one && d.files[name] != "":
 		for _, raw := range d.policies {
-			if nameOf(raw) == name {
+			if nameOf(raw, json.Unmarshal) == name {
 				origin, _ := json.Marshal(schema.Origin{File: d.files[name], Line: 1, Commit: d.applied.Commit})
 				answer(w, json.RawMessage(fmt.Sprintf(`%s,"origin":%s}`, bytes.TrimSuffix(raw, []byte("}")), origin)))
 			}

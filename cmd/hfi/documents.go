@@ -34,14 +34,14 @@ type document struct {
 // are left out.
 func splitDocuments(file []byte) []document {
 	if isJSON(file) {
-		return []document{{end: len(file), text: file, alone: file, line: 1, name: nameOf(file), json: true}}
+		return []document{{end: len(file), text: file, alone: file, line: 1, name: nameOf(file, json.Unmarshal), json: true}}
 	}
 	var found []document
 	begin, line, firstLine := 0, 1, 1
 	finish := func(end int) {
 		text := file[begin:end]
 		if !onlyComments(text) {
-			found = append(found, document{start: begin, end: end, text: text, alone: text, line: firstLine, name: nameOf(text)})
+			found = append(found, document{start: begin, end: end, text: text, alone: text, line: firstLine, name: nameOf(text, unmarshalYAML)})
 		}
 	}
 	at := 0
@@ -85,14 +85,16 @@ func isJSON(file []byte) bool {
 	return bytes.HasPrefix(bytes.TrimSpace(file), []byte("{")) && json.Valid(file)
 }
 
+func unmarshalYAML(text []byte, into any) error { return yaml.Unmarshal(text, into) }
+
 // nameOf returns the policy's name, or an empty string if the text is not one policy.
-func nameOf(text []byte) string {
+func nameOf(text []byte, unmarshal func([]byte, any) error) string {
 	var policy struct {
 		Metadata struct {
 			Name string `json:"name"`
 		} `json:"metadata"`
 	}
-	if err := yaml.Unmarshal(text, &policy); err != nil {
+	if err := unmarshal(text, &policy); err != nil {
 		return ""
 	}
 	return policy.Metadata.Name

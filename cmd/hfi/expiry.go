@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -10,18 +13,20 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+var errNoSpec = errors.New("the policy has no plain spec: set expires_at in the file")
+
 // withExpiry returns a policy's text with spec.expires_at set. What its author wrote
-// stays, comments included, unless it is JSON.
-func withExpiry(text []byte, json bool, at time.Time) ([]byte, error) {
+// stays, comments included.
+func withExpiry(text []byte, isJSON bool, at time.Time) ([]byte, error) {
+	stamp := at.UTC().Format(time.RFC3339)
+	if isJSON {
+		return jsonWithExpiry(text, stamp)
+	}
 	root := mappingIn(text)
 	if root == nil || child(root, "spec") == nil || child(root, "spec").Kind != yaml.MappingNode {
-		return nil, fmt.Errorf("the policy has no plain spec: set expires_at in the file")
+		return nil, errNoSpec
 	}
-	spec, stamp := child(root, "spec"), at.UTC().Format(time.RFC3339)
-	if json {
-		setKey(spec, "expires_at", stamp)
-		return indentedJSON(root)
-	}
+	spec := child(root, "spec")
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	edit := func(line, column, length int, insert string) {
 		old := lines[line-1]
@@ -56,14 +61,42 @@ func withExpiry(text []byte, json bool, at time.Time) ([]byte, error) {
 	return nil, fmt.Errorf("the policy is written in a form that hfi cannot change: set expires_at in the file")
 }
 
-// setKey sets a key of a mapping to a string.
-func setKey(mapping *yaml.Node, key, text string) {
-	value := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
-	if old := child(mapping, key); old != nil {
-		*old = *value
-		return
+// jsonWithExpiry is withExpiry for JSON, not all of which is YAML.
+func jsonWithExpiry(text []byte, stamp string) ([]byte, error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if err := findKey(decoder, "spec"); err != nil {
+		return nil, errNoSpec
 	}
-	mapping.Content = append(mapping.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, value)
+	// The text is valid: behind a key is a colon.
+	from := decoder.InputOffset() + int64(bytes.IndexByte(text[decoder.InputOffset():], '{')) + 1
+	if err := findKey(decoder, "expires_at"); err != nil {
+		insert := fmt.Sprintf("%q: %q, ", "expires_at", stamp)
+		return slices.Concat(text[:from], []byte(insert), text[from:]), nil
+	}
+	colon := decoder.InputOffset() + int64(bytes.IndexByte(text[decoder.InputOffset():], ':')) + 1
+	var value json.RawMessage
+	if err := decoder.Decode(&value); err != nil {
+		return nil, fmt.Errorf("reading expires_at: %w", err)
+	}
+	return slices.Concat(text[:colon], fmt.Appendf(nil, " %q", stamp), text[decoder.InputOffset():]), nil
+}
+
+// findKey reads up to the value of a key of the object that comes next.
+func findKey(decoder *json.Decoder, key string) error {
+	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
+		return errNoSpec
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil || name == key {
+			return err
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return fmt.Errorf("reading a policy: %w", err)
+		}
+	}
+	return errNoSpec
 }
 
 // byteOffset is the offset in a line of its nth character.

@@ -58,7 +58,7 @@ func servedPolicy(node *yaml.Node, in document) (document, error) {
 	}
 	// Its lines in the file are the same, since "hfi get" writes them in this form.
 	line := in.line + node.Line - 1
-	doc := document{line: line, name: nameOf(text.Bytes()), served: true, json: in.json}
+	doc := document{line: line, name: nameOf(text.Bytes(), unmarshalYAML), served: true, json: in.json}
 	doc.text = text.Bytes()
 	if in.json {
 		converted, err := indentedJSON(node)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,7 +87,7 @@ func (a *app) vetFolder(ctx context.Context, dir, path string) error {
 		return err
 	}
 	overlooked, err := overlookedPolicies(ctx, dir, folder)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrPermission) { // The verdict names such a folder.
 		return fmt.Errorf("validating policies: %w", err)
 	}
 	if verdict.Set != nil && verdict.Set.Len() == 0 {
@@ -105,7 +107,11 @@ func (a *app) vetFile(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	name := "policy" + extension(isJSON(text) || strings.HasSuffix(file, ".json"))
+	// The daemon goes by the extension. What has none of a policy is judged by its content.
+	name := "policy" + extension(isJSON(text))
+	if isPolicyFile(file) {
+		name = "policy" + filepath.Ext(file)
+	}
 	verdict, err := a.vetAlone(ctx, name, text)
 	if err != nil {
 		return err
@@ -142,6 +148,9 @@ func overlookedPolicies(ctx context.Context, dir, folder string) ([]schema.Probl
 			return err
 		}
 		text, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // It may be anything.
+		}
 		if err != nil {
 			return err
 		}
