@@ -276,13 +276,16 @@ func TestReportsAreAsLargeAsCounted(t *testing.T) {
 			f := newFleet()
 			now := time.Now()
 			f.Now = func() time.Time { return now }
+			address := netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")
 			text := strings.Repeat(character, maxText/len(character))
 			for i := range 50 {
 				id := api.FilterID{Node: text, Pod: fmt.Sprint(i), Service: text, Namespace: text}
-				ask(f, id, text, "").Answered("", time.Minute)
-				ask(f, id, text, text).Answered("", time.Minute)
-				f.Ask(podID(text), fmt.Sprint(i), "", Caller{Connection: uint64(1 + i)})
-				f.Ask(podID(text), fmt.Sprint(i), text, Caller{Connection: uint64(1 + i)}).Answered("", time.Minute)
+				for range 2 {
+					f.Ask(id, text, "", Caller{Address: address}).Answered("", time.Minute)
+				}
+				f.Ask(id, text, text, Caller{Address: address}).Answered("", time.Minute)
+				f.Ask(podID(text), fmt.Sprint(i), "", Caller{uint64(1 + i), address})
+				f.Ask(podID(text), fmt.Sprint(i), text, Caller{uint64(1 + i), address}).Answered("", time.Minute)
 			}
 			now = now.Add(time.Second)
 			var report bytes.Buffer

@@ -60,14 +60,19 @@ type merger struct {
 	index map[string]int
 }
 
-func (m *merger) merge(parts []part) []mergedVM {
+// merge leaves out the requests that do not count, because others come from the
+// filter's address.
+func (m *merger) merge(parts []part, of owners) []mergedVM {
 	m.vms = m.vms[:0]
 	clear(m.index)
 	for _, part := range parts {
 		for _, seen := range part.vms {
 			seen = seen.older(part.age)
-			if len(parts) == 1 {
-				// A replica lists each VM once.
+			if of.foreign(&seen) {
+				continue
+			}
+			if len(parts) == 1 && !of.several {
+				// A replica lists a VM once for each address.
 				m.vms = append(m.vms, mergedVM{VMSeen: seen, replica: part.replica})
 				continue
 			}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
@@ -35,9 +36,12 @@ type FilterSeen struct {
 
 // VMSeen is what one replica knows of one VM.
 type VMSeen struct {
-	ID     string  `json:"id"`
-	State  VMState `json:"state"`
-	Digest string  `json:"digest"`
+	ID string `json:"id"`
+	// Address is where it asked from. A report of an older release does not say
+	// it. A VM is listed once for each address.
+	Address netip.Addr `json:"address,omitzero"`
+	State   VMState    `json:"state"`
+	Digest  string     `json:"digest"`
 	// Claimed: it is unconfirmed. All that is known is one request, which anyone may have sent.
 	Claimed bool `json:"claimed,omitempty"`
 	// Unproven: it has neither confirmed that it applied policies, nor asked for

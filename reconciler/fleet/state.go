@@ -32,7 +32,7 @@ func (f *Fleet) merge(reports []ReplicaReport, incompleteReason string, selectio
 	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
 	merger := &merger{index: map[string]int{}}
 	for id, parts := range byFilter(reports) {
-		filter, connected := e.filter(id, merger.merge(parts))
+		filter, connected := e.filter(id, parts, merger)
 		if !connected {
 			continue
 		}
@@ -102,13 +102,15 @@ type tally struct {
 }
 
 // filter returns the status of a filter; connected is false if all its VMs have gone.
-func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterStatus, connected bool) {
+func (e *evaluation) filter(id api.FilterID, parts []part, merger *merger) (status api.FilterStatus, connected bool) {
+	owners := e.owners(parts)
+	vms := merger.merge(parts, owners)
 	selection := e.selection(id)
 	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
 	var t tally
 	lasted := false
 	oldest := e.oldestAlive(vms)
-	proof := slices.ContainsFunc(vms, func(vm mergedVM) bool { return !vm.Claimed && !e.overdue(&vm) })
+	proof := slices.ContainsFunc(vms, func(vm mergedVM) bool { return !vm.Claimed && !e.overdue(&vm.VMSeen) })
 	for i := range vms {
 		vm := &vms[i]
 		if vm.Claimed && proof {
@@ -132,7 +134,7 @@ func (e *evaluation) filter(id api.FilterID, vms []mergedVM) (status api.FilterS
 		status.State = api.FilterBehind
 	}
 	status.Since = e.now.Add(-since).UTC().Truncate(time.Millisecond)
-	status.Message = t.message(selection, e.incompleteReason)
+	status.Message = join(t.message(selection, e.incompleteReason), owners.message(parts))
 	if e.unknown(id) {
 		const why = "the cluster has no such pod: it is being deleted, runs in another cluster, or never existed"
 		if lasted {
@@ -153,7 +155,7 @@ func (e *evaluation) unknown(id api.FilterID) bool {
 // those that still ask, sent its first request on its connection.
 func (e *evaluation) oldestAlive(vms []mergedVM) (ago time.Duration) {
 	for i := range vms {
-		if !e.overdue(&vms[i]) {
+		if !e.overdue(&vms[i].VMSeen) {
 			ago = max(ago, vms[i].connectedAgo(e.fleet.Forget))
 		}
 	}
@@ -161,14 +163,15 @@ func (e *evaluation) oldestAlive(vms []mergedVM) (ago time.Duration) {
 }
 
 // overdue reports whether a VM should have sent its next request by now.
-func (e *evaluation) overdue(vm *mergedVM) bool {
+func (e *evaluation) overdue(vm *VMSeen) bool {
 	return vm.State != VMWaiting && vm.EndedAgo > e.fleet.Grace
 }
 
-// moved reports whether an overdue VM, or somebody in its name, asks on another connection.
+// moved reports whether an overdue VM, or somebody in its name at its address,
+// asks on another connection.
 func (e *evaluation) moved(vm *mergedVM) bool {
 	claim := vm.claim
-	return claim != nil && (claim.State == VMWaiting || claim.State == VMAnswered && claim.EndedAgo <= e.fleet.Grace+claim.Retry)
+	return claim != nil && !differ(sourcePrefix(claim.Address), sourcePrefix(vm.Address)) && (claim.State == VMWaiting || claim.State == VMAnswered && claim.EndedAgo <= e.fleet.Grace+claim.Retry)
 }
 
 // gone reports whether a VM counts no more: it has left, or stopped asking
@@ -177,7 +180,7 @@ func (e *evaluation) moved(vm *mergedVM) bool {
 // asked since before then on the same connection: then the sidecar still runs.
 func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 	switch {
-	case !e.overdue(vm), e.moved(vm):
+	case !e.overdue(&vm.VMSeen), e.moved(vm):
 		return false
 	case vm.State == VMGone:
 		return true
@@ -194,7 +197,7 @@ func (e *evaluation) lasted(vm *mergedVM) bool {
 
 // count adds a VM to the tally. It returns false for one that is gone.
 func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection expected, t *tally) bool {
-	overdue := e.overdue(vm)
+	overdue := e.overdue(&vm.VMSeen)
 	if e.gone(vm, oldestAlive) {
 		return false
 	}

@@ -44,8 +44,15 @@ type tracker struct {
 // shard has the filters whose ID hashes to it.
 type shard struct {
 	mu      sync.Mutex
-	filters map[api.FilterID]map[string]*vm
+	filters map[api.FilterID]map[vmKey]*vm
 	swept   time.Time
+}
+
+// vmKey is a VM of a filter and the address that it asks from. Requests in one
+// VM's name from two addresses may be of two clients: merge decides.
+type vmKey struct {
+	name    string
+	address netip.Addr
 }
 
 // vm is one VM that has asked more than once on one of its connections. Its
@@ -104,9 +111,9 @@ type Request struct {
 	// sent the request: it should be answered soon, so that the VM asks again.
 	First bool
 
-	fleet      *Fleet
-	shard      *shard
-	connection uint64
+	fleet  *Fleet
+	shard  *shard
+	caller Caller
 	// vm and unconfirmed are nil if the request is not remembered.
 	vm          *vm
 	unconfirmed *unconfirmedVM
@@ -121,14 +128,15 @@ type Request struct {
 // requests in its name.
 func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request {
 	now := f.Now()
-	request := Request{fleet: f, shard: f.shardOf(id), connection: caller.Connection}
+	caller.Address = caller.Address.Unmap().WithZone("")
+	request := Request{fleet: f, shard: f.shardOf(id), caller: caller}
 	if request.continues(id, name, digest, now) {
 		return request
 	}
 	key := unconfirmedKey{id, name, caller.Connection}
 	given, again := f.unconfirmed.answered(key)
 	if !again {
-		request.unconfirmed, request.number = f.unconfirmed.ask(key, sourcePrefix(caller.Address), digest, now)
+		request.unconfirmed, request.number = f.unconfirmed.ask(key, caller.Address, digest, now)
 		if request.unconfirmed == nil {
 			f.refuse(now)
 		}
@@ -156,11 +164,11 @@ func (f *Fleet) shardOf(id api.FilterID) *shard {
 func (r *Request) continues(id api.FilterID, name, digest string, now time.Time) bool {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	v := r.shard.filters[id][name]
+	v := r.shard.filters[id][vmKey{name, r.caller.Address}]
 	if v == nil {
 		return false
 	}
-	at := slices.IndexFunc(v.connections, func(c connection) bool { return c.id == r.connection })
+	at := slices.IndexFunc(v.connections, func(c connection) bool { return c.id == r.caller.Connection })
 	if at < 0 {
 		return false
 	}
@@ -175,9 +183,10 @@ func (r *Request) continues(id api.FilterID, name, digest string, now time.Time)
 func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time) bool {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	v := r.shard.filters[key.id][key.name]
+	vmKey := vmKey{key.name, r.caller.Address}
+	v := r.shard.filters[key.id][vmKey]
 	if v == nil {
-		if v = r.fleet.add(r.shard, key.id, key.name, digest, now); v == nil {
+		if v = r.fleet.add(r.shard, key.id, vmKey, digest, now); v == nil {
 			return false
 		}
 		v.first, v.since = now, now
@@ -187,7 +196,7 @@ func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time)
 	if len(v.connections) == maxConnections {
 		v.connections = slices.Delete(v.connections, 0, 1)
 	}
-	added := connection{id: r.connection, first: now, given: given}
+	added := connection{id: r.caller.Connection, first: now, given: given}
 	v.connections = append(v.connections, added)
 	r.ask(v, added, digest, now)
 	return true
@@ -208,11 +217,11 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 }
 
 // add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
-func (f *Fleet) add(shard *shard, id api.FilterID, name, digest string, now time.Time) *vm {
+func (f *Fleet) add(shard *shard, id api.FilterID, key vmKey, digest string, now time.Time) *vm {
 	if now.Sub(shard.swept) > f.Forget/10 {
 		f.sweep(shard, now, f.Remember)
 	}
-	size := sizeOf(id, name, digest)
+	size := sizeOf(id, key.name, digest)
 	// Both, because both are taken back.
 	count, total := f.count.Add(1), f.size.Add(size)
 	if count > int64(f.MaxVMs) || total > f.MaxBytes {
@@ -221,15 +230,16 @@ func (f *Fleet) add(shard *shard, id api.FilterID, name, digest string, now time
 		return nil
 	}
 	if shard.filters == nil {
-		shard.filters = map[api.FilterID]map[string]*vm{}
+		shard.filters = map[api.FilterID]map[vmKey]*vm{}
 	}
 	vms := shard.filters[id]
 	if vms == nil {
-		vms = map[string]*vm{}
+		vms = map[vmKey]*vm{}
 		shard.filters[cloneID(id)] = vms
 	}
 	v := &vm{}
-	vms[strings.Clone(name)] = v
+	key.name = strings.Clone(key.name)
+	vms[key] = v
 	return v
 }
 
@@ -270,11 +280,11 @@ func (f *Fleet) sweep(shard *shard, now time.Time, limit time.Duration) {
 // removeIf removes some VMs of a filter. The caller holds the shard's lock.
 func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
 	vms := shard.filters[id]
-	for name, v := range vms {
+	for key, v := range vms {
 		if is(v) {
-			delete(vms, name)
+			delete(vms, key)
 			f.count.Add(-1)
-			f.size.Add(-sizeOf(id, name, v.digest))
+			f.size.Add(-sizeOf(id, key.name, v.digest))
 		}
 	}
 	if len(vms) == 0 {
@@ -330,7 +340,7 @@ func (r Request) end(state VMState, given string, retry time.Duration) {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	for i := range r.vm.connections {
-		if c := &r.vm.connections[i]; c.id == r.connection && given != "" {
+		if c := &r.vm.connections[i]; c.id == r.caller.Connection && given != "" {
 			c.given = given
 		}
 	}
@@ -392,8 +402,8 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 	filters := make([]FilterSeen, 0, len(shard.filters))
 	for id, vms := range shard.filters {
 		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
-		for name, v := range vms {
-			seen := v.seen(name, now)
+		for key, v := range vms {
+			seen := v.seen(key, now)
 			seen.Unproven = !v.confirmedApply && v.asked.Sub(v.first) < f.SettleTime
 			filter.VMs = append(filter.VMs, seen)
 		}
@@ -402,9 +412,9 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 	return filters
 }
 
-func (v *vm) seen(name string, now time.Time) VMSeen {
+func (v *vm) seen(key vmKey, now time.Time) VMSeen {
 	seen := VMSeen{
-		ID: name, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ID: key.name, Address: key.address, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
 		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
 	}
 	if v.state != VMWaiting {

@@ -45,11 +45,12 @@ type unconfirmedKey struct {
 
 // unconfirmedVM is a VM's only request on a connection.
 type unconfirmedVM struct {
-	key    unconfirmedKey
-	from   *source
-	number uint64
-	state  VMState
-	digest string
+	key     unconfirmedKey
+	address netip.Addr
+	from    *source
+	number  uint64
+	state   VMState
+	digest  string
 	// given is the digest of the policies that it was answered with, or empty.
 	given        string
 	asked, ended time.Time
@@ -69,7 +70,6 @@ type source struct {
 // sourcePrefix is what unconfirmed VMs are counted by: an IPv4 address, or the
 // network of an IPv6 one.
 func sourcePrefix(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = ipv6PrefixBits
@@ -92,12 +92,12 @@ func (u *unconfirmedVMs) answered(key unconfirmedKey) (given string, is bool) {
 
 // ask records a first request, or another one before the answer to the first.
 // It returns nil if there is no room.
-func (u *unconfirmedVMs) ask(key unconfirmedKey, from netip.Prefix, digest string, now time.Time) (*unconfirmedVM, uint64) {
+func (u *unconfirmedVMs) ask(key unconfirmedKey, address netip.Addr, digest string, now time.Time) (*unconfirmedVM, uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	entry := u.known[key]
 	if entry == nil {
-		if entry = u.add(key, from, digest, now); entry == nil {
+		if entry = u.add(key, address, digest, now); entry == nil {
 			return nil, 0
 		}
 	}
@@ -111,11 +111,12 @@ func (u *unconfirmedVMs) ask(key unconfirmedKey, from netip.Prefix, digest strin
 	return entry, entry.number
 }
 
-func (u *unconfirmedVMs) add(key unconfirmedKey, from netip.Prefix, digest string, now time.Time) *unconfirmedVM {
+func (u *unconfirmedVMs) add(key unconfirmedKey, address netip.Addr, digest string, now time.Time) *unconfirmedVM {
 	if u.known == nil {
 		u.known, u.sources = map[unconfirmedKey]*unconfirmedVM{}, map[netip.Prefix]*source{}
 	}
 	u.expire(now)
+	from := sourcePrefix(address)
 	of := u.sources[from]
 	if of == nil {
 		of = &source{prefix: from}
@@ -132,7 +133,7 @@ func (u *unconfirmedVMs) add(key unconfirmedKey, from netip.Prefix, digest strin
 		}
 	}
 	key.id, key.name = cloneID(key.id), strings.Clone(key.name)
-	entry := &unconfirmedVM{key: key, from: of, digest: strings.Clone(digest)}
+	entry := &unconfirmedVM{key: key, address: address, from: of, digest: strings.Clone(digest)}
 	u.known[key], u.sources[from] = entry, of
 	of.count, of.size, u.size = of.count+1, of.size+size, u.size+size
 	return entry
@@ -207,7 +208,7 @@ func (u *unconfirmedVMs) seen(now time.Time) []FilterSeen {
 	filters := make([]FilterSeen, 0, len(u.known))
 	for key, entry := range u.known {
 		ago := now.Sub(entry.asked)
-		seen := VMSeen{ID: key.name, Claimed: true, Unproven: true, State: entry.state, Digest: entry.digest, FirstAgo: ago, AskedAgo: ago, SinceAgo: ago, ConnectedAgo: ago}
+		seen := VMSeen{ID: key.name, Address: entry.address, Claimed: true, Unproven: true, State: entry.state, Digest: entry.digest, FirstAgo: ago, AskedAgo: ago, SinceAgo: ago, ConnectedAgo: ago}
 		if entry.state != VMWaiting {
 			seen.EndedAgo, seen.Retry = now.Sub(entry.ended), entry.retry
 		}

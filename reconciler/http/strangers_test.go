@@ -2,6 +2,7 @@ package http
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -105,6 +106,28 @@ func TestInventedVMsRaiseNoAlarm(t *testing.T) {
 		}
 		return status.Connected == 1
 	})
+}
+
+// Requests in a pod's name that go on like those of a filter, but come from
+// another address and began later, change nothing.
+func TestRequestsFromAnotherAddressDoNotCount(t *testing.T) {
+	d := start(t, func(s *Server) { s.fleet.SettleTime = time.Millisecond })
+	d.serve(stateOf(1, exampleSet()))
+	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
+	d.awaitFilters(1, 0, 0)
+	stranger := d.onItsOwn()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	stranger.client.Transport.(*http.Transport).DialContext = dialer.DialContext
+	for range 3 {
+		stranger.ask(frontendAsks, append(vmHeaders("frontend-a", "2"), "If-None-Match", `"v1:old"`)...).expect(t, 200)
+		status := d.filterStatus()
+		if status.Current != 1 || status.Items[0].VMs.Total != 1 {
+			t.Fatalf("after a stranger's request: %+v", status)
+		}
+	}
+	if message := d.filterStatus().Items[0].Message; message != "requests in its name from 127.0.0.9 do not count, because it asks from 127.0.0.1" {
+		t.Errorf("the message is %q", message)
+	}
 }
 
 // The first request of a VM on a connection is answered soon, so that it has

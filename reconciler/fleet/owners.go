@@ -1,0 +1,129 @@
+package fleet
+
+import (
+	"fmt"
+	"iter"
+	"net/netip"
+	"time"
+)
+
+// owners are the addresses, at most one of each IP version, that a filter asks
+// from; those of one IPv6 network count as one. Anybody can send requests in a
+// filter's name. So while VMs of it that are proven still ask, requests from
+// another address that began only later do not count: they neither raise an
+// alarm nor hide one.
+//
+// Once the VMs at an address ask no more, another address takes their place: a
+// pod that is replaced by one of the same name has another one. And a VM that
+// asked before counts at any address once it does not ask at the old one: the
+// proxies between it and hfid may have several.
+type owners struct {
+	// several says that there are several addresses.
+	several bool
+	v4, v6  owner
+	// elsewhere are the VMs that count, and ask no more from where they asked.
+	elsewhere map[string]bool
+}
+
+// owner is an address whose VMs are proven and still ask. It is the zero value if there is none.
+type owner struct {
+	address netip.Prefix
+	// since is how long ago a VM of the filter first asked from it, less the
+	// time within which it is not clear who was first.
+	since time.Duration
+}
+
+// differ reports whether two addresses of one IP version are not the same.
+func differ(a, b netip.Prefix) bool {
+	return a != b && a.IsValid() && b.IsValid() && a.Addr().Is4() == b.Addr().Is4()
+}
+
+func (e *evaluation) owners(parts []part) (found owners) {
+	var first netip.Addr
+	for _, part := range parts {
+		for i := range part.vms {
+			switch address := part.vms[i].Address; {
+			case !address.IsValid():
+			case !first.IsValid():
+				first = address
+			case address != first:
+				found.several = true
+			}
+		}
+	}
+	if !found.several {
+		return found
+	}
+	// Those whose VMs are proven: how long ago one first asked, and whether one still does.
+	ages, asking := map[netip.Prefix]time.Duration{}, map[netip.Prefix]bool{}
+	for vm := range each(parts) {
+		if from := sourcePrefix(vm.Address); !vm.Unproven && from.IsValid() {
+			ages[from] = max(ages[from], vm.FirstAgo)
+			asking[from] = asking[from] || !e.overdue(&vm)
+		}
+	}
+	for from, age := range ages {
+		of := found.of(from)
+		since := age - e.fleet.SettleTime
+		// The choice must not depend on the order of the map.
+		if asking[from] && (!of.address.IsValid() || since > of.since || since == of.since && from.Addr().Less(of.address.Addr())) {
+			*of = owner{from, since}
+		}
+	}
+	elsewhere := map[string]bool{}
+	for vm := range each(parts) {
+		if !vm.Claimed && !found.foreign(&vm) {
+			others, known := elsewhere[vm.ID]
+			elsewhere[vm.ID] = e.overdue(&vm) && (others || !known)
+		}
+	}
+	found.elsewhere = elsewhere
+	return found
+}
+
+// each is all VMs in the parts, with their ages as they are now.
+func each(parts []part) iter.Seq[VMSeen] {
+	return func(yield func(VMSeen) bool) {
+		for _, part := range parts {
+			for i := range part.vms {
+				if !yield(part.vms[i].older(part.age)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (o *owners) of(from netip.Prefix) *owner {
+	if from.Addr().Is4() {
+		return &o.v4
+	}
+	return &o.v6
+}
+
+// foreign reports whether a request does not count.
+func (o *owners) foreign(vm *VMSeen) bool {
+	if !o.several || o.elsewhere[vm.ID] {
+		return false
+	}
+	from := sourcePrefix(vm.Address)
+	of := o.of(from)
+	return differ(from, of.address) && vm.FirstAgo < of.since
+}
+
+// message names an address whose requests do not count, or is empty.
+func (o *owners) message(parts []part) string {
+	if !o.several {
+		return ""
+	}
+	var foreign netip.Addr
+	for vm := range each(parts) {
+		if !vm.Claimed && o.foreign(&vm) && (!foreign.IsValid() || vm.Address.Less(foreign)) {
+			foreign = vm.Address
+		}
+	}
+	if !foreign.IsValid() {
+		return ""
+	}
+	return fmt.Sprintf("requests in its name from %s do not count, because it asks from %s", foreign, o.of(sourcePrefix(foreign)).address.Addr())
+}
