@@ -145,7 +145,12 @@ func (u *unit) addPolicy(text []byte, document ast.Expr, origin schema.Origin) e
 // a policy of a package.
 func (u *unit) addEntry(entry *schema.Entry, document ast.Expr) {
 	u.entries = append(u.entries, entry)
-	u.warnings = append(u.warnings, skipWarnings(entry)...)
+	of, warnings := cost(entry)
+	if u.weights == nil {
+		u.weights = map[*schema.Entry]weight{}
+	}
+	u.weights[entry] = of
+	u.warnings = append(u.warnings, warnings...)
 	if len(u.warnings) < maxFindings {
 		u.warnings = append(u.warnings, doubts(entry, document)...)
 	}

@@ -17,7 +17,9 @@ type unit struct {
 	key string
 	// entries are the policies in the order of the source. It is empty if there
 	// are errors.
-	entries  []*schema.Entry
+	entries []*schema.Entry
+	// weights are those of the entries.
+	weights  map[*schema.Entry]weight
 	errors   []schema.Problem
 	warnings []schema.Problem
 	// deleted reports that the file or package was deleted.
@@ -37,14 +39,17 @@ type index struct {
 	withProblems map[string]bool
 	// expiring has the names of the policies with an expiry time.
 	expiring map[string]bool
-	// set has the first owner of each name.
-	set *schema.Set
+	// weights are those of all units' entries.
+	weights map[*schema.Entry]weight
+	// set has the first owner of each name, and totals their weights.
+	set    *schema.Set
+	totals *totals
 }
 
 func newIndex() *index {
 	return &index{
 		units: map[string]*unit{}, owners: map[string][]*schema.Entry{}, duplicated: map[string]bool{},
-		withProblems: map[string]bool{}, expiring: map[string]bool{}, set: schema.NewSet(),
+		withProblems: map[string]bool{}, expiring: map[string]bool{}, weights: map[*schema.Entry]weight{}, set: schema.NewSet(), totals: newTotals(),
 	}
 }
 
@@ -63,6 +68,7 @@ func (x *index) update(units []*unit) {
 		}
 		for _, entry := range before.entries {
 			touched[entry.Name()] = true
+			delete(x.weights, entry)
 			x.owners[entry.Name()] = slices.DeleteFunc(x.owners[entry.Name()], func(e *schema.Entry) bool { return e == entry })
 		}
 		delete(x.units, u.key)
@@ -79,6 +85,7 @@ func (x *index) update(units []*unit) {
 		for _, entry := range u.entries {
 			touched[entry.Name()] = true
 			x.owners[entry.Name()] = append(x.owners[entry.Name()], entry)
+			x.weights[entry] = u.weights[entry]
 		}
 	}
 	var puts []*schema.Entry
@@ -90,6 +97,7 @@ func (x *index) update(units []*unit) {
 		if len(owners) == 0 {
 			delete(x.owners, name)
 			deletes = append(deletes, name)
+			x.totals.put(name, nil, weight{})
 			continue
 		}
 		slices.SortFunc(owners, byOrigin)
@@ -100,6 +108,7 @@ func (x *index) update(units []*unit) {
 			x.expiring[name] = true
 		}
 		puts = append(puts, owners[0])
+		x.totals.put(name, owners[0], x.weights[owners[0]])
 	}
 	x.set = x.set.With(puts, deletes)
 }
@@ -123,6 +132,7 @@ func (x *index) verdict(now time.Time) *schema.Verdict {
 			})
 		}
 	}
+	verdict.Warnings = append(verdict.Warnings, x.totalWarnings()...)
 	slices.SortFunc(verdict.Errors, schema.CompareProblems)
 	slices.SortFunc(verdict.Warnings, schema.CompareProblems)
 	if len(verdict.Errors) == 0 {

@@ -8,15 +8,18 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// skipWarnings returns a warning if filters do not get a valid policy because evaluating it
-// is too expensive. Without the warning the status would only show that the
-// filters are current.
-func skipWarnings(entry *schema.Entry) []schema.Problem {
-	_, err := new(program.Compiler).Compile(entry.Policy)
+// cost returns what a valid policy takes of a filter's limits. If evaluating it is too
+// expensive, filters do not get it, and there is a warning: the status would only show that
+// the filters are current.
+func cost(entry *schema.Entry) (weight, []schema.Problem) {
+	compiled, err := new(program.Compiler).Compile(entry.Policy)
 	if err == nil {
-		return nil
+		var encoded []byte
+		if encoded, err = program.Encode([]*program.Compiled{compiled}); err == nil {
+			return weight{len(encoded), len(entry.Policy.Spec.Rules)}, nil
+		}
 	}
-	return []schema.Problem{{
+	return weight{}, []schema.Problem{{
 		File: entry.Origin.File, Line: entry.Origin.Line, Column: 1,
 		Message: fmt.Sprintf("policy %q is valid, but filters do not get it: %v", entry.Name(), err),
 	}}

@@ -1,0 +1,73 @@
+package cue
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/boifi/hfi/schema"
+)
+
+// TestPoliciesTooLargeTogetherAreWarnedOf checks that the daemon says at the largest policy which
+// workload's filters refuse theirs, before they are served, and no longer than it is so.
+func TestPoliciesTooLargeTogetherAreWarnedOf(t *testing.T) {
+	w := New("policies")
+	// A policy has 64 rules with bodies of 4,096 bytes at most: some 260 kB.
+	large := func(name, selector string, rules int) schema.File {
+		rule := fmt.Sprintf(`{"fault":{"abort":{"status":503,"body":%q}}},`, strings.Repeat("x", 4096))
+		return content("policies/"+name+".json", fmt.Sprintf(
+			`{"metadata":{"name":%q},"spec":{"selector":%s,"rules":[%s]}}`, name, selector, strings.TrimSuffix(strings.Repeat(rule, rules), ",")))
+	}
+	many := func(name, selector string) (files []schema.File) {
+		for i := range 15 {
+			files = append(files, large(fmt.Sprintf("%s-%02d", name, i), selector, 63))
+		}
+		return files
+	}
+	warned := func(commitName, base, want string, changes ...schema.File) {
+		t.Helper()
+		got := lines(apply(t, w, commit(commitName, base, changes...)).Warnings)
+		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.Contains(got[0], want)) {
+			t.Errorf("%s: the warnings are %.400q, want %q", commitName, got, want)
+		}
+	}
+	warned("c1", "", "", many("cart", `{"service":"cart","namespace":"shop"}`)...)
+	// Policies of another workload do not count.
+	warned("c2", "c1", "", large("other", `{"service":"other","namespace":"shop"}`, 64))
+	// Those for any service do, and the sixteenth and seventeenth exceed 4 MiB.
+	warned("c3", "c2", "", large("any", `{"namespace":"shop"}`, 62))
+	warned("c4", "c3", `policies/all.json:1:1: filters refuse the 17 policies of service "cart" in namespace "shop", of which "all" is the largest: they take 4`,
+		large("all", `{}`, 64))
+	warned("c5", "c4", "", gone("policies/cart-00.json"))
+	var removed []schema.File
+	for i := range 14 {
+		removed = append(removed, gone(fmt.Sprintf("policies/cart-%02d.json", i+1)))
+	}
+	warned("c6", "c5", "", append(removed, gone("policies/other.json"))...)
+	// A workload that no selector names by itself has the policies for its service and for its namespace.
+	warned("c7", "c6", `filters refuse the 17 policies of service "pay" in namespace "shop"`, many("pay", `{"service":"pay"}`)...)
+}
+
+// TestManyRulesAreSuspect checks that the limit of rules counts too, and that what was removed
+// does not.
+func TestManyRulesAreSuspect(t *testing.T) {
+	totals := newTotals()
+	entry := &schema.Entry{Policy: &schema.Policy{Spec: schema.Spec{Selector: schema.Selector{Service: "cart", Namespace: "shop"}}}}
+	for i := range 1000 {
+		totals.put(fmt.Sprint(i), entry, weight{100, 50})
+	}
+	if got := totals.suspects(); got != nil {
+		t.Errorf("with 50,000 rules: %v", got)
+	}
+	totals.put("one more", entry, weight{100, 1})
+	if got := totals.suspects(); len(got) != 1 || got[0].Service != "cart" {
+		t.Errorf("with 50,001 rules: %v", got)
+	}
+	for i := range 1000 {
+		totals.put(fmt.Sprint(i), nil, weight{})
+	}
+	totals.put("one more", nil, weight{})
+	if totals.all != (weight{}) || len(totals.byKey) > 0 || len(totals.byName) > 0 {
+		t.Errorf("after all are removed: %+v", totals)
+	}
+}
