@@ -66,6 +66,9 @@ type Reconciler struct {
 	Jitter float64
 	// StepTimeout bounds each step of an attempt: reading git, validating, publishing.
 	StepTimeout time.Duration
+	// ValidateEarly makes Open read and validate git's head at once, while the
+	// store still starts. It is for a replica that will certainly lead.
+	ValidateEarly bool
 
 	Observer Observer
 	Logger   *slog.Logger
@@ -128,6 +131,9 @@ func (r *Reconciler) Open(context.Context) error {
 	r.cancel, r.kept = cancel, kept
 	r.tasks.Go(func() { r.follow(ctx) })
 	r.tasks.Go(func() { r.campaign(ctx) })
+	if r.ValidateEarly {
+		r.tasks.Go(func() { r.validateEarly(ctx) })
+	}
 	return nil
 }
 
@@ -274,6 +280,26 @@ func signal(channel chan struct{}) {
 	case channel <- struct{}{}:
 	default:
 	}
+}
+
+// validateEarly makes the validator know git's head before the first term begins,
+// which then validates only what has changed since. The term reads git itself and
+// reports on it, so nothing depends on the outcome, and errors are ignored.
+func (r *Reconciler) validateEarly(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, r.StepTimeout)
+	defer cancel()
+	head, err := r.Source.Head(ctx)
+	if err != nil {
+		return
+	}
+	delta, err := r.Source.Delta(ctx, "", head)
+	if err != nil {
+		return
+	}
+	if delta.Missing == nil {
+		_, _ = r.Validator.Apply(ctx, delta)
+	}
+	_ = delta.Close()
 }
 
 // campaign leads whenever this replica is elected.

@@ -77,6 +77,7 @@ func run(ctx context.Context, o options) (err error) {
 	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path
 	loop.Interval, loop.DriftMode, loop.Logger = o.interval, o.drift, logger
+	loop.ValidateEarly = store.Embedded != nil // Then there is no other replica.
 	module, err := readFilter(o.filter)
 	if err != nil {
 		return err
