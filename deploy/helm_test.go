@@ -109,7 +109,7 @@ func difference(kustomized, charted []object) string {
 	return cmp.Diff(index(kustomized), index(charted))
 }
 
-// valuesOf has the values files that the guide names, and what stands for each of
+// valuesOf has the values files that the guide names, and what replaces each of
 // them among the kustomizations.
 var valuesOf = map[string]func(t *testing.T) []object{
 	"":              func(t *testing.T) []object { return built(t, "base") },

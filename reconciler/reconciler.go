@@ -121,7 +121,7 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 func (r *Reconciler) Open(context.Context) error {
 	kept, err := r.LastGood.Load()
 	if err != nil {
-		// etcd has the set as well: a damaged copy on disk is no reason not to start.
+		// etcd has the set as well: a damaged copy on disk does not prevent the start.
 		r.Logger.Warn("reading the last good set from disk failed; etcd's is used", "error", err)
 		r.mu.Lock()
 		r.keptError = err

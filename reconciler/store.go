@@ -120,7 +120,7 @@ type Revision struct {
 	Number int64
 }
 
-// Epoch is one life of a store's data. A wiped store starts another.
+// Epoch identifies one incarnation of a store's data. A wiped store starts another.
 type Epoch struct {
 	// Number is one more than the highest known to the leader that began the epoch.
 	Number int64 `json:"number"`
@@ -171,5 +171,5 @@ type LastGood interface {
 }
 
 // ErrNotOnDisk is the error of a LastGood whose state was removed from the disk
-// after it was kept. Saving it again mends that.
+// after it was kept. Saving it again fixes that.
 var ErrNotOnDisk = errors.New("the last good set was removed from disk")

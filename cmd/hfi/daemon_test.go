@@ -24,7 +24,7 @@ import (
 type daemonKey struct{}
 
 // fakeDaemon speaks the daemon's HTTP contract. Whenever it is asked it looks,
-// with stock git, at the bare repository that it follows, and takes up what
+// with stock git, at the bare repository that it follows, and applies what
 // it finds as its mode says.
 type fakeDaemon struct {
 	mu     sync.Mutex
@@ -170,7 +170,7 @@ func (d *fakeDaemon) git(args ...string) string {
 	return strings.TrimSuffix(string(text), "\n")
 }
 
-// look takes up the branch's head, as the mode says.
+// look applies the branch's head, as the mode says.
 func (d *fakeDaemon) look(isStatus bool) {
 	if d.mode == "stuck" {
 		return

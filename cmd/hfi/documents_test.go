@@ -38,7 +38,7 @@ func TestSplitDocuments(t *testing.T) {
 			for _, doc := range splitDocuments([]byte(test.file)) {
 				names, lines = append(names, doc.name), append(lines, doc.line)
 				if string(doc.text) != test.file[doc.start:doc.end] {
-					t.Errorf("the text is not what stands at %d to %d", doc.start, doc.end)
+					t.Errorf("the text is not what is at %d to %d", doc.start, doc.end)
 				}
 			}
 			if diff := cmp.Diff(test.want, names); diff != "" {

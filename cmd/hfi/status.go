@@ -180,7 +180,7 @@ func withoutProblem(message string, problems []schema.Problem) string {
 	return strings.TrimSuffix(message, ": "+problems[0].String())
 }
 
-// statusColour is green if all is well, red if a person must act, else yellow.
+// statusColour is green if all is well, red if manual action is required, else yellow.
 func statusColour(line string, status *api.Status) (colour, bool) {
 	switch line {
 	case "Sync":

@@ -44,7 +44,7 @@ func openTerminal(t *testing.T) (master, terminal *os.File) {
 	return master, terminal
 }
 
-// onTerminal runs hfi with its output on a terminal, and gives what a person's screen got.
+// onTerminal runs hfi with its output on a terminal, and returns what the terminal showed.
 func onTerminal(t *testing.T, env []string, args ...string) string {
 	t.Helper()
 	master, terminal := openTerminal(t)

@@ -30,8 +30,8 @@ const (
 	// after the wait did: the first may have been under way, and the replicas'
 	// statuses differ in age.
 	enoughReads = 3
-	// stalledGrace is how long an error that only a person can resolve, or the lack
-	// of the commit on the branch, must hold: the daemon reads the branch meanwhile,
+	// stalledGrace is how long an error that requires manual action, or the lack of the
+	// commit on the branch, must hold: the daemon reads the branch in that time,
 	// and the push may have resolved it or may not have reached a mirror.
 	stalledGrace = 5 * time.Second
 	// unknownGrace is stalledGrace where git here cannot say whether the branch has

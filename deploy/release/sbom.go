@@ -96,7 +96,7 @@ func moduleComponent(module gobuild.Module) (cdx.Component, error) {
 	text, found := strings.CutPrefix(module.Sum, "h1:")
 	sum, err := base64.StdEncoding.DecodeString(text)
 	if !found || err != nil {
-		return cdx.Component{}, fmt.Errorf("listing %s %s: %q is no checksum as go.sum has them", module.Path, module.Version, module.Sum)
+		return cdx.Component{}, fmt.Errorf("listing %s %s: %q is not a checksum in the form of go.sum", module.Path, module.Version, module.Sum)
 	}
 	reference := packageURL(module.Path, module.Version)
 	return cdx.Component{

@@ -123,7 +123,7 @@ func TestBillNeedsChecksums(t *testing.T) {
 	for _, sum := range []string{"", "h2:AAEC", "h1:%"} {
 		programs := some()
 		programs[0].modules[0].Sum = sum
-		if _, err := bill("v1.2.3", commit, at, programs); err == nil || !strings.Contains(err.Error(), "is no checksum") {
+		if _, err := bill("v1.2.3", commit, at, programs); err == nil || !strings.Contains(err.Error(), "is not a checksum") {
 			t.Errorf("with the checksum %q: %v", sum, err)
 		}
 	}

@@ -64,7 +64,7 @@ type Failure struct {
 	Message string    `json:"message"`
 	Since   time.Time `json:"since"`
 	// Retryable says that the daemon tries again by itself and may succeed.
-	// If it is false, a person must act: push a commit, or mend what Message names.
+	// If it is false, manual action is required: push a commit, or fix what Message names.
 	Retryable bool `json:"retryable"`
 }
 
@@ -210,7 +210,7 @@ const (
 	Ready ConditionType = "Ready"
 	// Reconciling: work is in progress, or will be retried.
 	Reconciling ConditionType = "Reconciling"
-	// Stalled: a person must act.
+	// Stalled: manual action is required.
 	Stalled ConditionType = "Stalled"
 )
 

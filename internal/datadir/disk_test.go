@@ -18,7 +18,7 @@ import (
 )
 
 // A data folder on a disk that is full or read-only is locked as well, whether
-// it has a lock file or not, and a second daemon is told so.
+// it has a lock file or not, and a second daemon gets an error.
 func TestLockOnAnUnwritableDisk(t *testing.T) {
 	for _, spoilt := range []struct {
 		name       string
@@ -52,7 +52,7 @@ func TestLockOnAnUnwritableDisk(t *testing.T) {
 				}
 				defer lock.Close()
 				wantInUse(t, folder)
-				// With the disk mended, the lock holds on, with and without Keep.
+				// Once the disk is repaired, the lock still holds, with and without Keep.
 				spoilt.fix(disk)
 				if err := folder.Check(); err != nil {
 					t.Errorf("Check says %v", err)

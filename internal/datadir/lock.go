@@ -23,7 +23,7 @@ const lockWait = time.Second
 // lockPoll is the time between two attempts to take the lock.
 const lockPoll = 10 * time.Millisecond
 
-// keepInterval is the time between two looks of Keep.
+// keepInterval is the time between two checks of Keep.
 const keepInterval = time.Second
 
 // Lock is a data folder held by this process.
@@ -110,7 +110,7 @@ func (e *inUseError) Error() string {
 
 func (f Folder) inUse() error { return &inUseError{f, f.holder()} }
 
-// Keep locks the folder anew when somebody has removed it or its lock file, or
+// Keep locks the folder again when it or its lock file was removed, or
 // when a lock file can be created at last, until ctx ends. It returns an error
 // at once if another process has the folder by then: the caller must not use it
 // any more.
@@ -160,7 +160,7 @@ func (l *Lock) renew(ctx context.Context, logger *slog.Logger) error {
 func same(path string, file *os.File) bool {
 	found, err := os.Stat(path)
 	if err != nil {
-		return !errors.Is(err, os.ErrNotExist) // What cannot be looked at is not known to be gone.
+		return !errors.Is(err, os.ErrNotExist) // A file that cannot be examined may still exist.
 	}
 	held, err := file.Stat()
 	return err == nil && os.SameFile(found, held)

@@ -181,7 +181,7 @@ func endpoint(address string) (object, error) {
 		return nil, fmt.Errorf("the port of %s: %w", address, err)
 	}
 	if net.ParseIP(host) == nil {
-		return nil, fmt.Errorf("the host of %s is no IP address", address)
+		return nil, fmt.Errorf("the host of %s is not an IP address", address)
 	}
 	return object{"endpoint": object{"address": socket(host, port)}}, nil
 }

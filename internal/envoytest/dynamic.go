@@ -61,11 +61,11 @@ func (e *Envoy) SetDynamic(listeners ...Listener) error {
 	err = testtool.Poll(WaitLimit, func() error {
 		var now float64
 		if now, refused = taken(); refused != nil {
-			return nil // to wait for longer is in vain
+			return nil // waiting longer would not help
 		}
 		found, err := e.askListeners()
 		if err != nil || now <= before || len(found) != len(e.config.Listeners)+len(listeners) {
-			return fmt.Errorf("Envoy did not take up its new listeners (%v): %v", err, found)
+			return fmt.Errorf("Envoy did not apply its new listeners (%v): %v", err, found)
 		}
 		e.listeners = found
 		return nil

@@ -31,7 +31,7 @@ var target = regexp.MustCompile(`^([a-z0-9]+)/([a-z0-9]+)$`)
 func ParseTarget(text string) (Target, error) {
 	parts := target.FindStringSubmatch(text)
 	if parts == nil {
-		return Target{}, fmt.Errorf("%q is no platform such as linux/amd64", text)
+		return Target{}, fmt.Errorf("%q is not a platform such as linux/amd64", text)
 	}
 	return Target{OS: parts[1], Arch: parts[2]}, nil
 }
@@ -109,7 +109,7 @@ func Modules(ctx context.Context, source string, to Target, main string) ([]Modu
 			return nil, fmt.Errorf("listing the modules of %s for %s: %w", main, to, err)
 		case listed.Module == nil || listed.Module.Main:
 		case listed.Module.Replace != nil:
-			return nil, fmt.Errorf("listing the modules of %s: %s is replaced, which nobody's \"go install\" would do", main, listed.Module.Path)
+			return nil, fmt.Errorf("listing the modules of %s: %s is replaced, which \"go install\" rejects", main, listed.Module.Path)
 		default:
 			modules = append(modules, listed.Module.Module)
 		}

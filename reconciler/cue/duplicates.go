@@ -58,7 +58,7 @@ func removeDuplicates(document ast.Expr) []schema.Problem {
 	return problems
 }
 
-// duplicate returns the problem for a field that stands twice in a struct.
+// duplicate returns the problem for a field that occurs twice in a struct.
 func duplicate(at fieldPath, first, second *ast.Field) schema.Problem {
 	line, column := nodePlace(second.Label)
 	firstLine, _ := nodePlace(first.Label)

@@ -67,7 +67,7 @@ func indentingTab(content []byte, line int) int {
 }
 
 func halfSurrogate(escape string) string {
-	return escape + " is only half of a UTF-16 surrogate pair, which is no character; write the character itself"
+	return escape + " is only half of a UTF-16 surrogate pair, which is not a character; write the character itself"
 }
 
 // hasText reports whether a YAML file has more than comments and separators.

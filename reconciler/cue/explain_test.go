@@ -11,7 +11,7 @@ func TestJSONSentences(t *testing.T) {
 	kind := func(text string) string {
 		return `{"kind":"` + text + `","metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":1}}]}}`
 	}
-	const half = " is only half of a UTF-16 surrogate pair, which is no character; write the character itself"
+	const half = " is only half of a UTF-16 surrogate pair, which is not a character; write the character itself"
 	cue := newStock(t)
 	for _, test := range []struct {
 		text string

@@ -152,7 +152,7 @@ func (u *unit) addEntry(entry *schema.Entry, document ast.Expr) {
 	u.weights[entry] = of
 	u.warnings = append(u.warnings, warnings...)
 	if len(u.warnings) < maxFindings {
-		u.warnings = append(u.warnings, doubts(entry, document)...)
+		u.warnings = append(u.warnings, valueWarnings(entry, document)...)
 	}
 }
 

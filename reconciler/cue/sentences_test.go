@@ -136,7 +136,7 @@ func TestSentences(t *testing.T) {
 		{"metadata:\n\tname: p\n", []string{`policies/p.yaml:2:1: invalid YAML: a tab cannot indent; use spaces`}},
 		{inFault("delay_ms: 1\n\t    percentage: 5"), []string{`policies/p.yaml:7:1: invalid YAML: a tab cannot indent; use spaces`}},
 		{"metadata:\r  name: p\rspec:\r  rules: []\r", []string{`policies/p.yaml:1:10: invalid YAML: this line ends in a carriage return without a line feed; save the file with LF line ends`}},
-		{inFault(`abort: {status: 503, body: "\ud800"}`), []string{`policies/p.yaml:6:35: invalid YAML: \ud800 is only half of a UTF-16 surrogate pair, which is no character; write the character itself`}},
+		{inFault(`abort: {status: 503, body: "\ud800"}`), []string{`policies/p.yaml:6:35: invalid YAML: \ud800 is only half of a UTF-16 surrogate pair, which is not a character; write the character itself`}},
 		{inFault("{delay_ms: 1, percentage: 05.5}"), []string{`policies/p.yaml:6:1: invalid YAML: the number 05.5 begins with 0, as an octal number does; write 5.5`}},
 		{"a: *b\n", []string{`policies/p.yaml:1:1: invalid YAML: unknown anchor 'b' referenced`}},
 		{"a: &a\n  <<: *a\n", []string{`policies/p.yaml:2:7: the alias *a refers to a value that contains itself`}},
@@ -178,7 +178,7 @@ func TestSentences(t *testing.T) {
 		{"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: p}\nspec: {http: [{match: [], fault: {abort: {httpStatus: 500, percentage: {value: 5}}}}]}\n", []string{
 			`policies/p.yaml:1:1: this is a Kubernetes object of kind "VirtualService" (networking.istio.io/v1), not a fault policy; keep it outside of the policy folder`,
 		}},
-		// apiVersion and kind are free in a policy: a wrong name in it is told all the same.
+		// apiVersion and kind are free in a policy: a wrong name in it is reported nevertheless.
 		{"apiVersion: chaos.example.org/v1\nkind: Fault\nmetadata: {name: p}\nspec: {rulse: [{fault: {delay_ms: 1}}]}\n", []string{
 			`policies/p.yaml:4:1: spec.rules: rules is missing`,
 			`policies/p.yaml:4:8: spec.rulse: unknown field "rulse"`,

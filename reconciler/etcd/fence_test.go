@@ -26,7 +26,7 @@ func depose(t *testing.T, server *etcdtest.Server, a, b *Store) (stale, next *Te
 	t.Helper()
 	old := campaign(t, a)
 	publish(t, old, publication("c1", policies(t, 3, 100)))
-	// A live session stands for one whose process has not noticed that its lease is gone.
+	// A live session represents one whose process has not noticed that its lease is gone.
 	session, err := a.newSession(testContext(t), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -213,7 +213,7 @@ func TestACancelledPublicationIsRepaired(t *testing.T) {
 }
 
 // With an etcd that allows few operations in a transaction, fewer are used; one
-// that allows too few is told to.
+// that allows too few gives an error.
 func TestAnEtcdWithFewOperations(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.WithArguments("--max-txn-ops", "16"))

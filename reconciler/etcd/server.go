@@ -198,7 +198,7 @@ func (l serverLog) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 			err = fmt.Errorf("%w: %w", err, cause)
 		}
 	}
-	// zap would end the process, or panic, next: the parent is told why before.
+	// zap would end the process, or panic, next: the parent is informed first.
 	if entry.Level >= zapcore.DPanicLevel {
 		l.out.fail(err)
 	}

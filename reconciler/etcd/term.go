@@ -279,7 +279,7 @@ func (t *Term) Resign(ctx context.Context) error {
 		return fmt.Errorf("resigning the leadership: %w", explain(err))
 	}
 	if path := t.store.leaseFile(); path != "" {
-		_ = os.Remove(path) // If it stays, the next start makes one request in vain.
+		_ = os.Remove(path) // If it stays, the next start makes one needless request.
 	}
 	return nil
 }

@@ -174,11 +174,11 @@ func TestFilterStates(t *testing.T) {
 			s.advance(9 * time.Second)
 			s.incompleteReason = "replica b does not answer"
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 9 * time.Second, "a", "its only VM last seen 9 s ago, and may wait elsewhere: replica b does not answer"}},
-		"told to retry later": {func(s *stage) {
+		"asked to retry later": {func(s *stage) {
 			s.ask("a", "1", "new").Answered("", 30*time.Second)
 			s.advance(30 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Current: 0, Behind: 1, Silent: 0}, "new", 30 * time.Second, "a", "its only VM last seen 30 s ago"}},
-		"told to retry later, and did not": {func(s *stage) {
+		"asked to retry later, and did not": {func(s *stage) {
 			s.ask("a", "1", "new").Answered("", 30*time.Second)
 			s.advance(39 * time.Second)
 		}, want{api.FilterSilent, api.VMCounts{Total: 1, Current: 0, Behind: 0, Silent: 1}, "new", 39 * time.Second, "a", "its only VM stopped asking 39 s ago: .*"}},

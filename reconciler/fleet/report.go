@@ -58,6 +58,6 @@ type VMSeen struct {
 	// how long ago it last asked with another one; zero if it never did.
 	SinceAgo time.Duration `json:"since_ago_ns"`
 	OtherAgo time.Duration `json:"other_ago_ns,omitempty"`
-	// Retry is how long its last answer told it to wait before the next request.
+	// Retry is how long its last answer asked it to wait before the next request.
 	Retry time.Duration `json:"retry_ns,omitempty"`
 }

@@ -69,7 +69,7 @@ type vm struct {
 	// since is when it first asked with this digest, and other when it last
 	// asked with another one; zero if it never did.
 	since, other time.Time
-	// retry is how long the last answer told it to wait before the next request.
+	// retry is how long the last answer asked it to wait before the next request.
 	retry time.Duration
 	// connections are those that its newest requests came by, the newest last.
 	connections []connection
@@ -322,8 +322,8 @@ func (f *Fleet) makeRoom(now time.Time) bool {
 }
 
 // Answered records that the request was answered: with policies, whose digest
-// is given, or else with none. Retry is how long the answer told the VM to wait
-// before it asks again, or zero.
+// is given, or else with none. Retry is how long the answer asked the VM to wait
+// before its next request, or zero.
 func (r Request) Answered(given string, retry time.Duration) { r.end(VMAnswered, given, retry) }
 
 // Left records that the VM closed the request: it has stopped, or was replaced.

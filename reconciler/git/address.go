@@ -87,8 +87,8 @@ func parseAddress(text string) address {
 	return a
 }
 
-// localAddress makes a folder's path absolute, so that it means the same to
-// everybody who reads it in the status.
+// localAddress makes a folder's path absolute, so that it is
+// unambiguous in the status.
 func localAddress(folder string) address {
 	if absolute, err := filepath.Abs(folder); err == nil {
 		folder = absolute

@@ -238,7 +238,7 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 	return nil
 }
 
-// entry compares the entries of one name. The zero entry stands for none.
+// entry compares the entries of one name. The zero entry means that there is none.
 func (w *walk) entry(folder, name string, from, to entry) error {
 	if folder != "" {
 		name = folder + "/" + name

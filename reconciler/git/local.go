@@ -60,7 +60,7 @@ func gitFolder(folder string) (string, error) {
 		if _, err := os.Stat(filepath.Join(folder, part)); errors.Is(err, fs.ErrPermission) {
 			return "", err
 		} else if err != nil {
-			return "", fail("RepositoryMissing", reconciler.Stalled, "%s is no git repository: it has neither .git nor %s", folder, part)
+			return "", fail("RepositoryMissing", reconciler.Stalled, "%s is not a git repository: it has neither .git nor %s", folder, part)
 		}
 	}
 	return folder, nil

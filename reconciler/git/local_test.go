@@ -112,7 +112,7 @@ func TestBurst(t *testing.T) {
 				if hash, err := s.Head(ctx); err == nil {
 					head.Store(hash)
 				}
-				time.Sleep(20 * time.Millisecond) // a run takes its time
+				time.Sleep(20 * time.Millisecond) // a run takes a while
 			case <-ctx.Done():
 				return
 			}

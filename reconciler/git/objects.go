@@ -117,7 +117,7 @@ func (o *objects) leave(users int, retired bool) {
 	}
 }
 
-// shut closes the stores; the next packed object opens them afresh.
+// shut closes the stores; the next packed object reopens them.
 func (o *objects) shut() {
 	for _, s := range o.stores {
 		_ = s.Close()

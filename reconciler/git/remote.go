@@ -57,7 +57,7 @@ func folderSize(folder string) (total int64) {
 
 // clearLeftovers removes the clones of an earlier process, which may be
 // incomplete. A shallow clone is cheap to create again. What cannot be removed,
-// on a disk that cannot be written, is in nobody's way.
+// on a disk that cannot be written, does no harm.
 func (s *Source) clearLeftovers() {
 	entries, err := os.ReadDir(s.dataDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -103,7 +103,7 @@ func New(url, branch, policyPath, dataDir string) *Source {
 }
 
 // Open starts watching a local repository. A repository that does not exist yet
-// is no error: Head reports it, and finds it once it exists.
+// is not an error: Head reports it, and finds it once it exists.
 func (s *Source) Open(context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.address.local == "" {

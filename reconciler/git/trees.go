@@ -88,7 +88,7 @@ const (
 	typeFile   = 0o100000
 )
 
-// entry is an entry of a tree. The zero value stands for none. Trees are parsed
+// entry is an entry of a tree. The zero value means no entry. Trees are parsed
 // here because go-git allocates every entry of a tree, where a delta needs the
 // few that differ.
 type entry struct {
@@ -104,7 +104,7 @@ func (e *entry) folder() bool { return e.mode&typeBits == typeFolder }
 // file says whether the entry exists and is not a folder.
 func (e *entry) file() bool { return e.mode != 0 && !e.folder() }
 
-// kind names what an entry is that is no folder.
+// kind names what an entry is that is not a folder.
 func (e *entry) kind() string {
 	switch e.mode & typeBits {
 	case typeLink:

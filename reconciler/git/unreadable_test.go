@@ -13,7 +13,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// What the daemon may not read is told as that: not as a missing or damaged
+// What the daemon may not read is reported as that, not as a missing or damaged
 // repository, and not as a failure that passes.
 func TestPermissionDenied(t *testing.T) {
 	for _, c := range []struct {

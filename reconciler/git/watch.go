@@ -29,7 +29,7 @@ func (s *Source) watch(ctx context.Context) {
 		err := s.watchOnce(ctx)
 		if err != nil && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
-			s.Logger.Warn("watching the repository failed; pushes are detected by polling meanwhile", "folder", s.address.display, "error", err, "retry_every", watchInterval)
+			s.Logger.Warn("watching the repository failed; pushes are detected by polling until it succeeds", "folder", s.address.display, "error", err, "retry_every", watchInterval)
 		}
 		timer := time.NewTimer(watchInterval)
 		select {

@@ -24,8 +24,8 @@ const (
 	// leastFree connections, and at least an eighth of all, are left by clients
 	// that wait for everybody else.
 	leastFree = 8
-	// refusals is how many clients are told at the same time that there is no
-	// room, and refusalTime how long that may take; others are only closed.
+	// refusals bounds the clients that get a 503 at the same time, and refusalTime
+	// the time for each; the connections of others are only closed.
 	refusals    = 16
 	refusalTime = time.Second
 	// mostWaitingOnOne requests may wait on one connection, by HTTP/2. The

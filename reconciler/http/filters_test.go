@@ -60,9 +60,9 @@ func (v *fakeVM) leave() {
 	<-v.done
 }
 
-// takeUp lets a VM of service frontend in namespace demo take up its policies,
+// applies lets a VM of service frontend in namespace demo apply its policies,
 // and ask no more.
-func (d *daemon) takeUp(pod, vm string) {
+func (d *daemon) applies(pod, vm string) {
 	d.t.Helper()
 	mine := d.onItsOwn()
 	tag := mine.ask(frontendAsks, vmHeaders(pod, vm)...).expect(d.t, 200).header.Get("ETag")
@@ -161,7 +161,7 @@ func TestSilentAndGoneFilters(t *testing.T) {
 	d.awaitFilters(2, 0, 0)
 	leaving.leave()
 	d.awaitFilters(1, 0, 0)
-	d.takeUp("frontend-trapped", "1")
+	d.applies("frontend-trapped", "1")
 	status := d.awaitFilters(1, 0, 1)
 	if item := status.Items[0]; item.Pod != "frontend-trapped" || item.State != api.FilterSilent || !strings.Contains(item.Message, "not enforcing") {
 		t.Errorf("first is %+v", item)
@@ -317,7 +317,7 @@ func TestFiltersWithoutAPeersReport(t *testing.T) {
 				}
 			})
 			d.serve(stateOf(1, exampleSet()))
-			d.takeUp("p", "1")
+			d.applies("p", "1")
 			time.Sleep(60 * time.Millisecond) // for longer than the VM's grace
 			status := d.filterStatus()
 			if status.Complete || len(status.Replicas) != 2 || status.Replicas[0].Error != "" || !strings.Contains(status.Replicas[1].Error, test.error) ||
@@ -344,7 +344,7 @@ func TestFiltersAfterTheLossOfAReplica(t *testing.T) {
 		all.LostAt = *lost.Load()
 		return all
 	}
-	a.takeUp("p", "1")
+	a.applies("p", "1")
 	a.awaitFilters(0, 0, 1)
 	b.awaitFilters(0, 0, 1)
 	now := time.Now()
@@ -368,7 +368,7 @@ func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 		now, total = now+1, total+1
 		most = max(most, now)
 		mu.Unlock()
-		time.Sleep(50 * time.Millisecond) // it takes its time, and others could come meanwhile
+		time.Sleep(50 * time.Millisecond) // it takes a while, and others could come in that time
 		mu.Lock()
 		now--
 		mu.Unlock()

@@ -24,13 +24,13 @@ type handle func(w http.ResponseWriter, r *http.Request) error
 
 // route is a path pattern, its handler, and whether it takes POST, or GET and HEAD.
 type route struct {
-	// pattern is ServeMux's. name, if set, stands for it in metrics.
+	// pattern is ServeMux's. name, if set, replaces it in metrics.
 	pattern, name string
 	post          bool
 	do            handle
 }
 
-// otherRoute stands in metrics for every path without a route.
+// otherRoute is the label in metrics of every path without a route.
 const otherRoute = "other"
 
 // httpError is an answer that says that a request failed.
@@ -48,7 +48,7 @@ func (e *httpError) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e
 // errGone says that the client closed its request.
 var errGone = errors.New("the client closed the request")
 
-// statusGone stands in metrics for the status of a request that the client closed.
+// statusGone is the status in metrics of a request that the client closed.
 const statusGone = 499
 
 func badRequest(format string, args ...any) error {
@@ -123,7 +123,7 @@ func (s *Server) run(w *writer, r *http.Request, route route) {
 			s.Logger.Error("panic in an HTTP handler", "route", route.name, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 			begun := w.code != 0
 			if !begun {
-				s.fail(w, &httpError{status: http.StatusInternalServerError, code: "internal", message: "a bug in hfid; its log has more"})
+				s.fail(w, &httpError{status: http.StatusInternalServerError, code: "internal", message: "internal error; see the log of hfid"})
 			}
 			s.Metrics.requests.WithLabelValues(route.name, strconv.Itoa(http.StatusInternalServerError)).Inc()
 			if begun {

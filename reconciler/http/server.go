@@ -170,7 +170,7 @@ func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 func (s *Server) Handler() http.Handler { return s.handler() }
 
 func (s *Server) buildServer() *http.Server {
-	// An Envoy may be told to speak HTTP/2 to the daemon: there is no TLS in
+	// An Envoy may be configured to use HTTP/2 to the daemon: there is no TLS in
 	// which the two could agree on a protocol.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

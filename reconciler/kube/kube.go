@@ -143,7 +143,7 @@ func New(clients Clients) *Cluster {
 	return c
 }
 
-// CheckControlPlane returns an error if base is no valid ControlPlane.
+// CheckControlPlane returns an error if base is not a valid ControlPlane.
 func CheckControlPlane(base string) error {
 	_, err := parseControlPlane(base)
 	return err
@@ -158,7 +158,7 @@ func parseControlPlane(base string) (*url.URL, error) {
 }
 
 // Open starts watching in the background. An unreachable cluster is reported
-// in the status and is no error.
+// in the status and is not an error.
 func (c *Cluster) Open(context.Context) error {
 	home, err := parseControlPlane(c.ControlPlane)
 	if err != nil {

@@ -160,7 +160,7 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 	}
 	p.forget(d)
 	if len(foreign) > 0 {
-		p.say("%s %s leads to this control plane too, and hfi did not create it: requests to pods with two filters are faulted twice", k.delivery().kind, names(foreign))
+		p.say("%s %s refers to this control plane too, and hfi did not create it: requests to pods with two filters are faulted twice", k.delivery().kind, names(foreign))
 	}
 	p.namespacePlugin(d)
 	p.workloadPlugins(d)
@@ -277,7 +277,7 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 		p.say("so hfi creates none here")
 		return
 	case p.taken[name]:
-		p.say("%s %s leads to another control plane, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name)
+		p.say("%s %s refers to another control plane, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name)
 		return
 	case slices.ContainsFunc(p.foreign, func(f *filterPlugin) bool { return f.Name == name && f.Namespace == p.namespace }):
 		p.say("the name %s is taken, so hfi creates none here", name)

@@ -328,7 +328,7 @@ func TestPluginOfAnotherControlPlaneIsNotReported(t *testing.T) {
 	if _, shown := messages["other"]; shown || len(messages) != 2 {
 		t.Errorf("the status lists %v", messages)
 	}
-	if !strings.Contains(messages["demo"], "leads to another control plane") || !strings.Contains(messages["demo"], "hfi creates none here") {
+	if !strings.Contains(messages["demo"], "refers to another control plane") || !strings.Contains(messages["demo"], "hfi creates none here") {
 		t.Errorf("the message about a taken name is %q", messages["demo"])
 	}
 }

@@ -176,7 +176,7 @@ func TestForeignPluginForAnotherWorkload(t *testing.T) {
 	set := s.serve("front=frontend/demo", "catalog=catalog/demo")
 	s.eventually("the other workload has a plugin", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.consistently("this one has none of hfi's", func() bool { return s.plugin("demo", "hfi-catalog") == nil })
-	if view := s.view(set); !strings.Contains(view.WasmPlugins[0].Message, "by-hand leads to this control plane too") {
+	if view := s.view(set); !strings.Contains(view.WasmPlugins[0].Message, "by-hand refers to this control plane too") {
 		t.Errorf("the status lists %+v", view.WasmPlugins)
 	}
 }

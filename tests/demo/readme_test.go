@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-// The README leads a newcomer from a clone to a rollback: every command runs, in
+// The README leads a new user from a clone to a rollback: every command runs, in
 // order and unchanged, except for the build, whose programs exist already, and the
 // port, which may be in use.
 func TestReadmeLeadsFromCloneToRevert(t *testing.T) {

@@ -57,7 +57,7 @@ func keepsSecret(t *testing.T, d *hfidtest.Daemon, secrets ...string) {
 }
 
 // refusedBy returns the fields of a daemon that a git server has refused since its
-// start, so that a person must act.
+// start, so that manual action is required.
 func refusedBy(reason string) fields {
 	return fields{
 		"source.reachable": false, "source.last_seen_at": null, "source.last_attempted_revision": null,
@@ -249,6 +249,6 @@ func TestEtcdWithTLSAndAUser(t *testing.T) {
 	d.Stop()
 	d.Start()
 	next := commit(repo, "Two", files(500, "a", "b"))
-	seeStatus(t, d, "mended", synced(next, 2))
+	seeStatus(t, d, "fixed", synced(next, 2))
 	wantNames(t, "etcd", keysIn(server.Ctl), "a", "b")
 }

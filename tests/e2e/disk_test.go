@@ -35,8 +35,8 @@ func seeServing(t *testing.T, d *hfidtest.Daemon, what, before string) {
 }
 
 // A disk that is full, or becomes read-only, stops the embedded etcd. The
-// daemon serves on and says why; with the disk mended it publishes what was
-// pushed meanwhile, in the same process.
+// daemon continues to serve and says why; once the disk is repaired it publishes
+// what was pushed in between, in the same process.
 func TestDiskUnwritableForAMoment(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -74,7 +74,7 @@ func TestDiskUnwritableForAMoment(t *testing.T) {
 			seeServing(t, d, c.name, before)
 
 			c.fix(disk)
-			seeStatus(t, d, "the disk is mended", fields{
+			seeStatus(t, d, "the disk is repaired", fields{
 				"etcd.healthy": true, "etcd.error": absent, "sync.status": "Synced", "sync.last_applied_revision.commit": last, "sync.served_from": "etcd",
 				"conditions.Ready.status": "True", "conditions.Stalled.status": "False",
 			})
@@ -180,7 +180,7 @@ func TestStartOnAnUnwritableDataFolder(t *testing.T) {
 				if external {
 					server.Restart()
 				}
-				seeStatus(t, d, "the disk is mended", synced(second, 2).with(fields{"conditions.Stalled.status": "False"}))
+				seeStatus(t, d, "the disk is repaired", synced(second, 2).with(fields{"conditions.Stalled.status": "False"}))
 			})
 		}
 	}
@@ -273,7 +273,7 @@ func TestDataFolderTakenByAnother(t *testing.T) {
 }
 
 // The data of the embedded etcd are damaged: the last good set is served, and
-// when a person takes them away, the running daemon publishes from git.
+// when an operator moves them away, the running daemon publishes from git.
 func TestDamagedEtcdTakenAway(t *testing.T) {
 	t.Parallel()
 	repo, d, _ := runSynced(t)

@@ -130,11 +130,11 @@ func TestInvalidRevertedAway(t *testing.T) {
 	})
 
 	// Corrected: the valid changes of the invalid commit are applied now.
-	mended := commit(repo, "Mend it", map[string]string{file("broken"): delay("broken", "broken", 7)})
-	seeStatus(t, d, "mended", synced(mended, 3).with(fields{"history.#": 3, "history.0.commit": mended, "history.0.restores": absent}))
+	fixed := commit(repo, "Fix it", map[string]string{file("broken"): delay("broken", "broken", 7)})
+	seeStatus(t, d, "fixed", synced(fixed, 3).with(fields{"history.#": 3, "history.0.commit": fixed, "history.0.restores": absent}))
 
 	// Rolled back with git revert and a push.
-	repo.Git("revert", "--no-edit", mended)
+	repo.Git("revert", "--no-edit", fixed)
 	repo.Git("revert", "--no-edit", bad)
 	back := repo.Head()
 	repo.Push()

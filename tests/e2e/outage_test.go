@@ -190,12 +190,12 @@ func TestEverythingAwayAtOnce(t *testing.T) {
 	if err := os.Rename(repo.Bare()+".away", repo.Bare()); err != nil {
 		t.Fatal(err)
 	}
-	fixed := commit(repo, "Mend", files(600, "a", "b"))
+	fixed := commit(repo, "Fix", files(600, "a", "b"))
 	seeStatus(t, d, "all back", synced(fixed, 2))
 }
 
 // A full etcd, with both replicas restarted on it and a push: nobody can lead,
-// and each says so, and that a person must act. Once there is room, the push is
+// and each says so, and that manual action is required. Once there is room, the push is
 // applied. That etcd is away is in the log within seconds.
 func TestEtcdFull(t *testing.T) {
 	t.Parallel()

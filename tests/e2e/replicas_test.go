@@ -137,11 +137,11 @@ func TestTwoReplicas(t *testing.T) {
 	if took := time.Since(began); took > lease+grace {
 		t.Errorf("the hand-over after a kill took %s of a lease of %s", took, lease)
 	}
-	mended := commit(repo, "Mend", map[string]string{file("c"): delay("c", "c", 5)})
+	fixed := commit(repo, "Fix", map[string]string{file("c"): delay("c", "c", 5)})
 	one.Post("/v1/reconcile")
-	seeStatus(t, one, "led on", synced(mended, 3))
+	seeStatus(t, one, "led on", synced(fixed, 3))
 	two.Start()
-	alike(t, one, two, "both again", synced(mended, 3))
+	alike(t, one, two, "both again", synced(fixed, 3))
 }
 
 // With --drift heal the leader repairs, and both replicas report the same repair.

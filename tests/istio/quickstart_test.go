@@ -18,7 +18,7 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// quickstart is the guide for newcomers.
+// quickstart is the guide for new users.
 const quickstart = "deploy/quickstart.md"
 
 // quickstartStory runs every command of the quickstart in order, and changes only

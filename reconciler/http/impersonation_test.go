@@ -29,7 +29,7 @@ const frontendAsks = "GET /v1/policies?service=frontend&namespace=demo"
 func TestOneRequestInAVMsNameMakesNothingCurrent(t *testing.T) {
 	d := start(t, func(s *Server) { s.fleet.Grace = 2 * time.Second })
 	d.serve(stateOf(1, exampleSet()))
-	vm, stranger := d.onItsOwn(), d.onItsOwn()
+	vm, impersonator := d.onItsOwn(), d.onItsOwn()
 	headers := vmHeaders("frontend-a", "1")
 	tag := vm.ask(frontendAsks, headers...).expect(t, 200).header.Get("ETag")
 	ask := func(wait string) {
@@ -38,7 +38,7 @@ func TestOneRequestInAVMsNameMakesNothingCurrent(t *testing.T) {
 	}
 	ask("1ms")
 	d.serve(stateOf(2, exampleSet().With([]*schema.Entry{entry("front-demo", "frontend", "demo", 777)}, nil)))
-	// It is given the new policies, and does not take them up.
+	// It is given the new policies, and does not apply them.
 	stays := func() {
 		t.Helper()
 		vm.ask(frontendAsks, append(headers, "If-None-Match", tag)...).expect(t, 200)
@@ -48,16 +48,16 @@ func TestOneRequestInAVMsNameMakesNothingCurrent(t *testing.T) {
 	present := d.ask(frontendAsks).header.Get("ETag")
 	for range 3 {
 		stays()
-		stranger.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
+		impersonator.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
 		if status := d.filterStatus(); status.Current != 0 || status.Behind != 1 {
-			t.Fatalf("after a stranger's request: %+v", status)
+			t.Fatalf("after an impersonated request: %+v", status)
 		}
 	}
 	d.awaitFilters(0, 0, 1)
-	stranger.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
+	impersonator.onItsOwn().ask(frontendAsks+"&wait=1ms", append(headers, "If-None-Match", present)...).expect(t, 304)
 	// It may be that VM, on another connection.
 	if status := d.filterStatus(); status.Current != 0 || status.Behind != 1 || status.Silent != 0 {
-		t.Errorf("after a stranger's request in the name of a VM that stopped: %+v", status)
+		t.Errorf("after an impersonated request in the name of a VM that stopped: %+v", status)
 	}
 	d.awaitFilters(0, 0, 1)
 	// The VM itself, on another connection, is confirmed by its second request.
@@ -70,8 +70,8 @@ func TestOneRequestInAVMsNameMakesNothingCurrent(t *testing.T) {
 	}
 }
 
-// A VM or a pod that somebody made up raises no alarm, and is forgotten as
-// soon as it stops asking; beside VMs with proof it does not count at all.
+// An invented VM or pod raises no alarm, and is forgotten as
+// soon as it stops asking; it does not count beside confirmed VMs.
 func TestInventedVMsRaiseNoAlarm(t *testing.T) {
 	d := start(t, func(s *Server) { s.fleet.Grace = 300 * time.Millisecond })
 	d.serve(stateOf(1, exampleSet()))
@@ -94,7 +94,7 @@ func TestInventedVMsRaiseNoAlarm(t *testing.T) {
 		}
 		return status.Connected == 1
 	})
-	// Two requests on one connection are no proof either: a VM takes up what it is given.
+	// Two requests on one connection are no proof either: a VM applies what it gets.
 	persistent := d.onItsOwn()
 	for range 2 {
 		persistent.ask(frontendAsks+"&wait=1ms", append(vmHeaders("frontend-persistent", "1"), "If-None-Match", tag)...).expect(t, 304)

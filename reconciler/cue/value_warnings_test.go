@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestDoubts checks the warnings of valid policies that probably select or match nothing.
-func TestDoubts(t *testing.T) {
+// TestValueWarnings checks the warnings of valid policies that probably select or match nothing.
+func TestValueWarnings(t *testing.T) {
 	path := func(text string) string { return inMatch("path: " + text) }
 	const at = "policies/p.yaml:6:"
 	cue := newStock(t)
@@ -15,13 +15,13 @@ func TestDoubts(t *testing.T) {
 		text string
 		want []string
 	}{
-		{path(`{exact: "/topics/*"}`), []string{at + `21: spec.rules[0].match.path.exact: * is no wildcard in exact; write prefix: "/topics/"`}},
-		{path(`{prefix: "/topics/*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is no wildcard in prefix; write prefix: "/topics/"`}},
-		{path(`{exact: "/api/.*"}`), []string{at + `21: spec.rules[0].match.path.exact: * is no wildcard in exact; write prefix: "/api/"`}},
-		{path(`{exact: "/a/*/b"}`), []string{at + `21: spec.rules[0].match.path.exact: * is no wildcard in exact; write a regex`}},
-		{path(`{prefix: "*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is no wildcard in prefix; omit path to match any`}},
+		{path(`{exact: "/topics/*"}`), []string{at + `21: spec.rules[0].match.path.exact: * is not a wildcard in exact; write prefix: "/topics/"`}},
+		{path(`{prefix: "/topics/*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is not a wildcard in prefix; write prefix: "/topics/"`}},
+		{path(`{exact: "/api/.*"}`), []string{at + `21: spec.rules[0].match.path.exact: * is not a wildcard in exact; write prefix: "/api/"`}},
+		{path(`{exact: "/a/*/b"}`), []string{at + `21: spec.rules[0].match.path.exact: * is not a wildcard in exact; write a regex`}},
+		{path(`{prefix: "*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is not a wildcard in prefix; omit path to match any`}},
 		{path(`{exact: "."}`), []string{at + `21: spec.rules[0].match.path.exact: no path matches ".": a path begins with /`}},
-		{path(`{prefix: ".*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is no wildcard in prefix; omit path to match any`}},
+		{path(`{prefix: ".*"}`), []string{at + `22: spec.rules[0].match.path.prefix: * is not a wildcard in prefix; omit path to match any`}},
 		{path(`{exact: "/a?b=c"}`), []string{at + `21: spec.rules[0].match.path.exact: no path matches "/a?b=c": it is compared without the query string, which begins with ?`}},
 		{path(`{prefix: api/}`), []string{at + `22: spec.rules[0].match.path.prefix: no path matches "api/": a path begins with /`}},
 		{path(`{regex: "/topics/*"}`), []string{at + `21: spec.rules[0].match.path.regex: /* in a regex matches slashes alone; for any path below it, write /.*`}},
@@ -53,7 +53,7 @@ func TestDoubts(t *testing.T) {
 
 	// In a package, the warning is at the policy.
 	verdict := ours(t, New("policies"), pkg(ok, "", imports+"policies: p: spec: rules: [{match: path: exact: \"/a/*\", fault: delay_ms: 1}]\n"))
-	if got := lines(verdict.Warnings); len(got) != 1 || !strings.HasPrefix(got[0], `policies/team/p.cue:6:1: spec.rules[0].match.path.exact: policy "p": * is no wildcard in exact`) {
+	if got := lines(verdict.Warnings); len(got) != 1 || !strings.HasPrefix(got[0], `policies/team/p.cue:6:1: spec.rules[0].match.path.exact: policy "p": * is not a wildcard in exact`) {
 		t.Errorf("for a package: %q", got)
 	}
 

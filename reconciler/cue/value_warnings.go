@@ -11,11 +11,11 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// doubts returns warnings for the values of a valid policy that probably select or
+// valueWarnings returns warnings for the values of a valid policy that probably select or
 // match nothing, or other requests than its author means: at most maxFindings. The
 // document that it was read from gives the places. It is nil for a policy of a package.
-func doubts(entry *schema.Entry, document ast.Expr) []schema.Problem {
-	d := doubter{entry: entry, document: document}
+func valueWarnings(entry *schema.Entry, document ast.Expr) []schema.Problem {
+	d := valueWarner{entry: entry, document: document}
 	d.name(entry.Policy.Spec.Selector.Service, "spec", "selector", "service")
 	d.name(entry.Policy.Spec.Selector.Namespace, "spec", "selector", "namespace")
 	for i, rule := range entry.Policy.Spec.Rules {
@@ -35,13 +35,13 @@ func doubts(entry *schema.Entry, document ast.Expr) []schema.Problem {
 	return d.warnings
 }
 
-type doubter struct {
+type valueWarner struct {
 	entry    *schema.Entry
 	document ast.Expr
 	warnings []schema.Problem
 }
 
-func (d *doubter) warn(message string, at ...string) {
+func (d *valueWarner) warn(message string, at ...string) {
 	if len(d.warnings) >= maxFindings {
 		return
 	}
@@ -60,7 +60,7 @@ func (d *doubter) warn(message string, at ...string) {
 
 // name warns of a name with quotes or with characters other than ASCII, which may be
 // invisible. Names in Kubernetes have none.
-func (d *doubter) name(name string, at ...string) {
+func (d *valueWarner) name(name string, at ...string) {
 	odd := func(r rune) bool { return r > unicode.MaxASCII || strings.ContainsRune("'\"`", r) }
 	first := strings.IndexFunc(name, odd)
 	if first < 0 {
@@ -81,7 +81,7 @@ func (d *doubter) name(name string, at ...string) {
 }
 
 // path warns of a comparison that no path matches, or few.
-func (d *doubter) path(match *schema.StringMatch, at []string) {
+func (d *valueWarner) path(match *schema.StringMatch, at []string) {
 	for _, c := range []struct {
 		how  string
 		text *string
@@ -94,11 +94,11 @@ func (d *doubter) path(match *schema.StringMatch, at []string) {
 		before := strings.TrimSuffix(strings.TrimRight(text, "*"), ".")
 		switch {
 		case before == "" && strings.Contains(text, "*"):
-			message = fmt.Sprintf("* is no wildcard in %s; omit path to match any", c.how)
+			message = fmt.Sprintf("* is not a wildcard in %s; omit path to match any", c.how)
 		case strings.Contains(before, "*"):
-			message = fmt.Sprintf("* is no wildcard in %s; write a regex", c.how)
+			message = fmt.Sprintf("* is not a wildcard in %s; write a regex", c.how)
 		case strings.HasSuffix(text, "*"):
-			message = fmt.Sprintf("* is no wildcard in %s; write prefix: %s", c.how, quote(before))
+			message = fmt.Sprintf("* is not a wildcard in %s; write prefix: %s", c.how, quote(before))
 		case strings.Contains(text, "?"):
 			message = fmt.Sprintf("no path matches %s: it is compared without the query string, which begins with ?", quote(text))
 		case text[0] != '/':
