@@ -67,7 +67,7 @@ var expressions = []string{
 	`\pL+`, `\p{Greek}+`, `\PN`, `[\pL\d_-]+`, `[^\pL]`, `\d\D\s\S\w\W`, `[[:alpha:]]+[[:^digit:]]`, `\x{FFFD}`, `[^a]`, `[\x{80}-\x{FFFF}]+`,
 	`é+`, `日本.語`, `\x{10FFFF}`, `\Qa.b`, `\Qa.b\E+`, `[^\x00-\x{10FFFF}]`, `x[^\x00-\x{10FFFF}]`, `\C?`[:0], `(?P<name>x)y`, `.*foo.*bar`,
 	`.*a.{3}`, `.*(a|b).{12}`, `(a?){20}a{20}`, `[a-z]{1,63}(\.[a-z]{1,63}){1,4}`, `(GET|PUT|POST|DELETE)`, `(foo|bar|baz)/[0-9]+`,
-	`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, `(?i)(true|yes|on|1)`, `Bearer [A-Za-z0-9._~+/-]+=*`, `\x00*`, `[\x00-\x7f]*`,
+	`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, `(?i)(true|yes|on|1)`, `Bearer [A-Za-z0-9._~+/-]+=*`, `\x00*`, `[\0A]`, `[\0A]b`, `[\x00-\x7f]*`,
 }
 
 var values = []string{
@@ -75,7 +75,7 @@ var values = []string{
 	"/api/v12/users/", "/api/v1/users/x/y", "é", "éé", "\u00e9\xc3", "\xc3", "\xff", "\ufffd", "a\xffb", "\xe2\x82", "\xe2\x82\xac", "\xed\xa0\x80", "\xf4\x90\x80\x80",
 	"STRASSE", "StraßE", "straẞe", "K", "k", "\u212a", "ſx", "sx", "Sx", "Σ", "σ", "ς", "α", "日本x語", "日本\xe6語", "\U0010ffff", "a.b", "a.bbb", "a.b\\E", "xy", "foobar",
 	"xfooxbarx", "xfooxbar", "a b", "a b c", "_a", "a_", "1", "١", "Ж", "1a \tb-", "x9", "baaa", "xxbxxxxxxxxxxxx", strings.Repeat("a", 20), strings.Repeat("a", 41),
-	"www.example.com", "www..com", "GET", "PUTT", "foo/12", "bar/", "123e4567-e89b-12d3-a456-426614174000", "TRUE", "On", "Bearer abc=", "Bearer =", "\x00", "\x00\x00",
+	"www.example.com", "www..com", "GET", "PUTT", "foo/12", "bar/", "123e4567-e89b-12d3-a456-426614174000", "TRUE", "On", "Bearer abc=", "Bearer =", "\x00", "\x00\x00", "A", "Ab", "\x00b",
 	"a\u0300", "\u00a0", "ab\b", "日",
 }
 

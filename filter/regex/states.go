@@ -236,14 +236,14 @@ func (s *states) merge(group []int, first int) {
 // returns the prefix.
 func (s *states) skipPrefix(classes *classes) string {
 	// only has the character of each class that has one only.
-	only := make([]rune, s.classes)
+	const several = -1
+	only, seen := make([]rune, s.classes), make([]bool, s.classes)
 	for i, class := range classes.class {
-		single := i+1 < len(classes.first) && classes.first[i+1] == classes.first[i]+1
-		if only[class] == 0 && single {
+		only[class] = several
+		if single := i+1 < len(classes.first) && classes.first[i+1] == classes.first[i]+1; single && !seen[class] {
 			only[class] = classes.first[i]
-		} else {
-			only[class] = -1
 		}
+		seen[class] = true
 	}
 	dead := s.dead()
 	state, prefix := 0, ""
