@@ -60,21 +60,32 @@ func (in *reader) fail() int {
 	return 0
 }
 
-// number reads a number up to limit.
-func (in *reader) number(limit int) int {
-	n := 0
+// word reads a number of up to 64 bits. Without the directive, the code of the filter would
+// have more than thirty copies of it.
+//
+//go:noinline
+func (in *reader) word() uint64 {
+	word := uint64(0)
 	for i, b := range in.data {
-		if i == 4 {
+		if i == 10 {
 			break
 		}
-		n |= int(b&0x7f) << (7 * i)
+		word |= uint64(b&0x7f) << (7 * i)
 		if b < 0x80 {
-			if n > limit {
-				break
-			}
 			in.data = in.data[i+1:]
-			return n
+			return word
 		}
+	}
+	in.fail()
+	return 0
+}
+
+// number reads a number up to limit.
+//
+//go:noinline
+func (in *reader) number(limit int) int {
+	if n := in.word(); n <= uint64(limit) {
+		return int(n)
 	}
 	return in.fail()
 }
@@ -89,21 +100,7 @@ func (in *reader) words(to []uint64, n int) []uint64 {
 		to = make([]uint64, 0, n)
 	}
 	for range n {
-		word, done := uint64(0), false
-		for i, b := range in.data {
-			if i == 10 {
-				break
-			}
-			word |= uint64(b&0x7f) << (7 * i)
-			if done = b < 0x80; done {
-				in.data = in.data[i+1:]
-				break
-			}
-		}
-		if !done {
-			in.fail()
-		}
-		to = append(to, word)
+		to = append(to, in.word())
 	}
 	return to
 }
