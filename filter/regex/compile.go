@@ -20,8 +20,8 @@ const (
 )
 
 const (
-	// smallRows is the size, in bytes, up to which an automaton is preferred, because it
-	// is faster. Above, it is chosen if it takes less memory, or if sets of positions would
+	// smallRows is the size, in bytes, of the states of an automaton up to which it is
+	// preferred, because it is faster. Above, it is chosen if it takes less memory, or if sets of positions would
 	// be too slow for values of maxHeaders bytes, Envoy's default limit.
 	smallRows  = 2 << 10
 	maxHeaders = 60 << 10
@@ -62,7 +62,7 @@ func compile(program *program, prefix string) (*Regex, error) {
 	}
 	rows, sets := compileRows(program), compileSets(program, prefix)
 	switch {
-	case rows != nil && (rows.Size() <= smallRows || sets == nil || sets.longest < maxHeaders || rows.Size() <= sets.Size()):
+	case rows != nil && (2*len(rows.rows) <= smallRows || sets == nil || sets.longest < maxHeaders || rows.Size() <= sets.Size()):
 		return rows, nil
 	case sets == nil || sets.Size() > maxSize:
 		return nil, fmt.Errorf("it compiles to more than the limit of %d bytes", maxSize)

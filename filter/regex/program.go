@@ -106,10 +106,11 @@ func classify(prog *syntax.Prog) *classes {
 	var keys []string
 	number := map[string]int{}
 	add := func(pairs []rune) string {
-		key := string(binary.LittleEndian.AppendUint32(nil, uint32(len(pairs))))
+		var bytes []byte
 		for _, char := range pairs {
-			key += string(binary.LittleEndian.AppendUint32(nil, uint32(char)))
+			bytes = binary.LittleEndian.AppendUint32(bytes, uint32(char))
 		}
+		key := string(bytes)
 		if _, ok := number[key]; ok {
 			return key
 		}

@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// maxStates and maxVisits limit what determine does before it gives up: states, and
-	// visits of instructions.
+	// maxStates and maxVisits limit what determine does before it gives up, to tens of
+	// milliseconds: states, and visits of instructions.
 	maxStates = 4096
-	maxVisits = 1 << 22
+	maxVisits = 1 << 21
 	// maxAutomaton limits the length of Regex.rows. An expression with a larger automaton
 	// takes less memory as instructions.
 	maxAutomaton = 8 << 10
@@ -120,7 +120,7 @@ func determine(program *program) *states {
 					from = append(from, at.next)
 				}
 			}
-			visits += len(tests[is])
+			visits += 1 + len(tests[is])
 			made.next = append(made.next, number(is, from))
 		}
 		if len(known) > maxStates || visits > maxVisits {
@@ -161,23 +161,31 @@ func (s *states) minimize() {
 		groups[group[state]] = append(groups[group[state]], state)
 	}
 	waiting, waits := []int{0, 1}, []bool{true, true}
-	marked := make([]bool, n)
+	marked, marks := make([]bool, n), []int(nil)
+	// touched has the groups of the marked states, and counts how many of each are marked.
+	touched, counts := []int(nil), []int{0, 0}
 	for len(waiting) > 0 {
 		splitter := waiting[len(waiting)-1]
 		waiting = waiting[:len(waiting)-1]
 		waits[splitter] = false
 		targets := slices.Clone(groups[splitter])
 		for class := range s.classes {
-			var marks []int
-			touched := map[int]int{}
+			marks, touched = marks[:0], touched[:0]
 			for _, t := range targets {
 				for _, state := range before[class][begin[class][t]:begin[class][t+1]] {
 					marks = append(marks, state)
 					marked[state] = true
-					touched[group[state]]++
+					if g := group[state]; counts[g] > 0 {
+						counts[g]++
+					} else {
+						counts[g] = 1
+						touched = append(touched, g)
+					}
 				}
 			}
-			for g, count := range touched {
+			for _, g := range touched {
+				count := counts[g]
+				counts[g] = 0
 				if count == len(groups[g]) {
 					continue
 				}
@@ -196,7 +204,7 @@ func (s *states) minimize() {
 				// waited, so does the other part.
 				made := len(groups)
 				groups[g] = out
-				groups = append(groups, in)
+				groups, counts = append(groups, in), append(counts, 0)
 				for _, state := range in {
 					group[state] = made
 				}
@@ -291,15 +299,15 @@ func (s *states) regex(prefix string, from *classes) *Regex {
 	known := map[string]int{}
 	var columns []int
 	for class := range merged {
-		column := ""
+		column := make([]byte, 0, 2*len(s.ends))
 		for state := range s.ends {
 			next := s.row(state)[class]
-			column += string([]byte{byte(next), byte(next >> 8)})
+			column = append(column, byte(next), byte(next>>8))
 		}
-		n, ok := known[column]
+		n, ok := known[string(column)]
 		if !ok {
 			n = len(columns)
-			known[column] = n
+			known[string(column)] = n
 			columns = append(columns, class)
 		}
 		merged[class] = n
