@@ -15,8 +15,8 @@ package regex
 
 import "math"
 
-// maxWork limits what a match does: see work. In V8 that takes about 10 ms, for which it
-// blocks a worker thread of Envoy.
+// maxWork limits what a match does: see work. In V8 that takes up to 10 ms, for which the
+// match blocks a worker thread of Envoy.
 const maxWork = 6_000_000
 
 // Regex is a compiled expression. Methods of one Regex must not be called concurrently.
@@ -147,10 +147,10 @@ func (r *Regex) Prefix() string { return r.prefix }
 func (r *Regex) MaxValue() int { return r.longest }
 
 // work returns how much run does for a character, at most. The unit is a visit of a word
-// of a set.
+// of a set, which takes 1.5 ns in V8.
 func (r *Regex) work() int {
-	const perJump = 4
-	n := r.words*(classSets+1+len(r.guards)) + len(r.jumps)
+	const perCharacter, perJump = 6, 4
+	n := perCharacter + r.words*(classSets+1+len(r.guards)) + len(r.jumps)
 	for jumps := r.jumps; len(jumps) > 0; n += perJump {
 		_, _, jumps = split(jumps)
 	}
