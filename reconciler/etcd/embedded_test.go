@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"github.com/boifi/hfi/internal/backoff"
 	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -437,5 +439,62 @@ func copyFolder(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A server whose files somebody removes ends, and says so: else it would go on
+// writing to files that are gone with it. The next start begins with what is left,
+// if that is of use, or with nothing.
+func TestAServerWhoseFilesAreRemoved(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, path string }{
+		{"all", ""},
+		{"the folder member", "member"},
+		{"the log's folder", "member/wal"},
+		{"the log", "member/wal/*.wal"},
+		{"the database", "member/snap/db"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var log lines
+			s := New(DefaultPrefix, "a", slog.New(slog.NewTextHandler(&log, nil)))
+			s.DataDir = t.TempDir()
+			s.Embedded = NewEmbedded(s.DataDir, quiet())
+			openStore(t, s)
+			term := campaign(t, s)
+			publish(t, term, publication("c1", policies(t, 3, 1)))
+			paths, err := filepath.Glob(filepath.Join(datadir.Folder(s.DataDir).Etcd(), c.path))
+			if err != nil || len(paths) == 0 {
+				t.Fatalf("removing %v: %v", paths, err)
+			}
+			failed := s.Embedded.Failed()
+			for _, path := range paths {
+				if err := os.RemoveAll(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case <-failed:
+			case <-time.After(waitLimit):
+				t.Fatal("the server goes on")
+			}
+			eventually(t, "the reason is logged", func() bool { return strings.Contains(log.String(), errFilesRemoved.Error()) })
+			// It works again, and keeps what is written.
+			var state *reconciler.State
+			err = testtool.Poll(waitLimit, func() (err error) {
+				term = lead(t, s, term)
+				state, err = term.Publish(testContext(t), publication("c2", policies(t, 3, 2)))
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again := embeddedStore(t, s.DataDir)
+			openStore(t, again)
+			eventually(t, "what was written is there after a restart", serves(again, state))
+		})
 	}
 }

@@ -108,13 +108,25 @@ func (r serverRequest) run(out *serverOutput, stop <-chan struct{}) error {
 		return nil
 	}
 	out.send(serverMessage{Ready: true})
-	select {
-	case err := <-server.Err():
-		return err
-	case <-server.Server.StopNotify():
-		return errors.New("the server stopped by itself")
-	case <-stop:
-		return nil
+	files, err := openedFiles(r.Folder)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errFilesRemoved, err)
+	}
+	tick := time.NewTicker(filesInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-server.Err():
+			return err
+		case <-server.Server.StopNotify():
+			return errors.New("the server stopped by itself")
+		case <-stop:
+			return nil
+		case <-tick.C:
+			if files.removed() {
+				out.fail(errFilesRemoved) // Without closing the server, which would write.
+			}
+		}
 	}
 }
 
@@ -213,9 +225,9 @@ const lockWait = 10 * time.Second
 // checkData reads the database before etcd does. Inconsistent pages make bbolt
 // panic, or read unmapped memory, in goroutines of etcd; here both become an
 // error that says what it is. (bbolt's own Check does not help: it panics in a
-// goroutine of its own.)
+// goroutine of its own.) If the log was removed, it removes the rest.
 func checkData(folder string) (err error) {
-	path := filepath.Join(folder, "member", "snap", "db")
+	path := databaseFile(folder)
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil // A first start, or etcd reports the error itself.
@@ -231,7 +243,9 @@ func checkData(folder string) (err error) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer db.Close()
+	useless := false
 	err = db.View(func(tx *bolt.Tx) error {
+		useless = withoutLog(folder, tx)
 		if tx.Size() > info.Size() {
 			return fmt.Errorf("it has %d bytes of %d", info.Size(), tx.Size())
 		}
@@ -239,6 +253,9 @@ func checkData(folder string) (err error) {
 			return bucket.ForEach(func([]byte, []byte) error { return nil })
 		})
 	})
+	if err == nil && useless {
+		err = os.RemoveAll(filepath.Join(folder, "member"))
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

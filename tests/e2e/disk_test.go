@@ -236,9 +236,12 @@ func TestDataFolderRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	seeServing(t, d, "removed", before)
-	killEmbeddedServer(t, d)
 	second := commit(repo, "Two", files(600, "a", "b"))
 	seeStatus(t, d, "created again", synced(second, 2))
+	testtool.Eventually(t, "the embedded etcd writes to the new folder", func() bool {
+		logs, _ := filepath.Glob(filepath.Join(d.DataDir, "etcd", "member", "wal", "*.wal"))
+		return len(logs) > 0
+	})
 	out := refused(t, 1, nil, "--repo", repo.Bare(), "--listen", "127.0.0.1:0", "--data-dir", d.DataDir)
 	if !strings.Contains(out, "in use by another hfid") {
 		t.Errorf("a second daemon in the folder says\n%s", out)
