@@ -29,7 +29,7 @@ const (
 type tracker struct {
 	seed maphash.Seed
 	// shards keep requests of different filters from contending for one lock.
-	shards [64]shard
+	shards [shards]shard
 	// count is the number of VMs in all shards, and those about to be added;
 	// size is the memory that they take, in bytes.
 	count, size atomic.Int64
@@ -41,23 +41,20 @@ type tracker struct {
 	sweptAll, refused time.Time
 }
 
+// shards is their number.
+const shards = 64
+
 // shard has the filters whose ID hashes to it.
 type shard struct {
 	mu      sync.Mutex
-	filters map[api.FilterID]map[vmKey]*vm
+	filters map[api.FilterID]*vmSet
 	swept   time.Time
-}
-
-// vmKey is a VM of a filter and the address that it asks from. Requests in one
-// VM's name from two addresses may be of two clients: merge decides.
-type vmKey struct {
-	name    string
-	address netip.Addr
 }
 
 // vm is one VM that has asked more than once on one of its connections. Its
 // shard's lock guards it.
 type vm struct {
+	key   vmKey
 	state VMState
 	// number counts its requests: only the end of the newest one matters.
 	number uint64
@@ -156,15 +153,17 @@ func (f *Fleet) refuse(now time.Time) {
 	f.refused = now
 }
 
-func (f *Fleet) shardOf(id api.FilterID) *shard {
-	return &f.shards[maphash.Comparable(f.seed, id)%uint64(len(f.shards))]
+func (f *Fleet) shardOf(id api.FilterID) *shard { return &f.shards[f.shardIndex(id)] }
+
+func (f *Fleet) shardIndex(id api.FilterID) int {
+	return int(maphash.Comparable(f.seed, id) % shards)
 }
 
 // continues is false if the VM has not asked on this connection before.
 func (r *Request) continues(id api.FilterID, name, digest string, now time.Time) bool {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	v := r.shard.filters[id][vmKey{name, r.caller.Address}]
+	v := r.shard.filters[id].get(vmKey{name, r.caller.Address})
 	if v == nil {
 		return false
 	}
@@ -184,7 +183,7 @@ func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time)
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	vmKey := vmKey{key.name, r.caller.Address}
-	v := r.shard.filters[key.id][vmKey]
+	v := r.shard.filters[key.id].get(vmKey)
 	if v == nil {
 		if v = r.fleet.add(r.shard, key.id, vmKey, digest, now); v == nil {
 			return false
@@ -230,16 +229,16 @@ func (f *Fleet) add(shard *shard, id api.FilterID, key vmKey, digest string, now
 		return nil
 	}
 	if shard.filters == nil {
-		shard.filters = map[api.FilterID]map[vmKey]*vm{}
+		shard.filters = map[api.FilterID]*vmSet{}
 	}
 	vms := shard.filters[id]
 	if vms == nil {
-		vms = map[vmKey]*vm{}
+		vms = &vmSet{}
 		shard.filters[cloneID(id)] = vms
 	}
-	v := &vm{}
 	key.name = strings.Clone(key.name)
-	vms[key] = v
+	v := &vm{key: key}
+	vms.add(v)
 	return v
 }
 
@@ -267,7 +266,7 @@ func (f *Fleet) sweep(shard *shard, now time.Time, limit time.Duration) {
 	shard.swept = now
 	for id, vms := range shard.filters {
 		vmLimit := f.Forget
-		for _, v := range vms {
+		for _, v := range vms.list {
 			if !v.endedBefore(now, f.Forget) {
 				vmLimit = limit
 				break
@@ -280,14 +279,15 @@ func (f *Fleet) sweep(shard *shard, now time.Time, limit time.Duration) {
 // removeIf removes some VMs of a filter. The caller holds the shard's lock.
 func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
 	vms := shard.filters[id]
-	for key, v := range vms {
-		if is(v) {
-			delete(vms, key)
-			f.count.Add(-1)
-			f.size.Add(-sizeOf(id, key.name, v.digest))
+	vms.removeIf(func(v *vm) bool {
+		if !is(v) {
+			return false
 		}
-	}
-	if len(vms) == 0 {
+		f.count.Add(-1)
+		f.size.Add(-sizeOf(id, v.key.name, v.digest))
+		return true
+	})
+	if len(vms.list) == 0 {
 		delete(shard.filters, id)
 	}
 }
@@ -363,7 +363,7 @@ func (f *Fleet) PodGone(namespace, pod string) {
 			if id.Pod != pod || id.Namespace != namespace {
 				continue
 			}
-			for _, v := range vms {
+			for _, v := range vms.list {
 				v.podGone = true
 				if v.state == VMAnswered {
 					v.state = VMGone
@@ -401,9 +401,9 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 	f.sweep(shard, now, f.Remember)
 	filters := make([]FilterSeen, 0, len(shard.filters))
 	for id, vms := range shard.filters {
-		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms))}
-		for key, v := range vms {
-			seen := v.seen(key, now)
+		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms.list))}
+		for _, v := range vms.list {
+			seen := v.seen(now)
 			seen.Unproven = !v.confirmedApply && v.asked.Sub(v.first) < f.SettleTime
 			filter.VMs = append(filter.VMs, seen)
 		}
@@ -412,9 +412,9 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
 	return filters
 }
 
-func (v *vm) seen(key vmKey, now time.Time) VMSeen {
+func (v *vm) seen(now time.Time) VMSeen {
 	seen := VMSeen{
-		ID: key.name, Address: key.address, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
 		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
 	}
 	if v.state != VMWaiting {
