@@ -177,7 +177,7 @@ func TestReportsAge(t *testing.T) {
 	seen := s.fleet["b"].seen()
 	selections := func(string, string) expected { return expected{digest: "new"} }
 	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
-		status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen, Age: ago}}, "", selections)
+		status := s.fleet["a"].merge(nil, []ReplicaReport{{Replica: "b", Filters: seen, Age: ago}}, "", selections)
 		if got := status.Items[0].State; got != state {
 			t.Errorf("in a report of %s ago it is %s, want %s", ago, got, state)
 		}
@@ -190,11 +190,11 @@ func TestReportsAge(t *testing.T) {
 	s.ask("b", "1", "new")
 	s.advance(9 * time.Second)
 	reports := []ReplicaReport{{Replica: "b", Filters: s.fleet["b"].seen(), Age: 5 * time.Millisecond}, {Replica: "a", Filters: s.fleet["a"].seen()}}
-	if got := s.fleet["a"].merge(reports, "", selections); got.Current != 1 {
+	if got := s.fleet["a"].merge(nil, reports, "", selections); got.Current != 1 {
 		t.Errorf("a VM that waits is %+v", got.Items)
 	}
 	// Before the first state there is nothing to compare with.
-	status := s.fleet["a"].merge([]ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
+	status := s.fleet["a"].merge(nil, []ReplicaReport{{Replica: "b", Filters: seen}}, "", nil)
 	if got := status.Items[0]; got.State != api.FilterBehind || !strings.Contains(got.Message, "no verified set") {
 		t.Errorf("without a state it is %+v", got)
 	}
@@ -209,7 +209,7 @@ func TestVMsOfAnOlderReportAreProven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status := newFleet().merge([]ReplicaReport{*report}, "", nil); status.Silent != 1 {
+	if status := newFleet().merge(nil, []ReplicaReport{*report}, "", nil); status.Silent != 1 {
 		t.Errorf("the filter is %+v", status.Items)
 	}
 }

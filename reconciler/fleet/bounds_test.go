@@ -20,8 +20,8 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// heap is what is in use, in bytes.
-func heap() uint64 {
+// heapInUse is what is in use, in bytes.
+func heapInUse() uint64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return stats.HeapInuse + stats.StackInuse
@@ -48,7 +48,7 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 				open[name] = f.Ask(podID(name), "1", "new", Caller{1, from})
 			}
 			runtime.GC()
-			before, most, slowest := heap(), uint64(0), time.Duration(0)
+			before, most, slowest := heapInUse(), uint64(0), time.Duration(0)
 			done := make(chan struct{})
 			var flood, work sync.WaitGroup
 			for range 2 {
@@ -82,7 +82,7 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 						t.Errorf("%d of %d real filters are visible, %v", real, len(open), err)
 						return
 					}
-					most = max(most, heap())
+					most = max(most, heapInUse())
 				}
 			})
 			flood.Wait()
@@ -96,7 +96,7 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 				t.Errorf("afterwards a status takes %s", took)
 			}
 			runtime.GC()
-			kept := heap()
+			kept := heapInUse()
 			if more := kept - min(before, kept); more > 256<<20 {
 				t.Errorf("%d MiB stay in use", more>>20)
 			}
@@ -176,7 +176,7 @@ func TestLargePeersTakeBoundedMemory(t *testing.T) {
 				return Replicas{List: list}
 			}
 			runtime.GC()
-			before := heap()
+			before := heapInUse()
 			ended := make(chan Status, 1)
 			go func() {
 				status, _ := f.Status(context.Background())
@@ -195,7 +195,7 @@ func TestLargePeersTakeBoundedMemory(t *testing.T) {
 					}
 					return
 				case <-time.After(5 * time.Millisecond):
-					most = max(most, heap())
+					most = max(most, heapInUse())
 				}
 			}
 		})

@@ -188,11 +188,6 @@ func (f *Fleet) Last() (api.FiltersStatus, bool) {
 	return last.status, true
 }
 
-// Local is what this replica alone knows.
-func (f *Fleet) Local() ReplicaReport {
-	return ReplicaReport{Replica: f.ID, Filters: f.seen(), reportState: f.state()}
-}
-
 // state is what this replica's report says beside the filters.
 func (f *Fleet) state() reportState { return reportState{f.full(), f.lostAgo(), f.clusterReport()} }
 
@@ -236,7 +231,7 @@ type Status struct {
 //
 // Callers that come while a status is merged get that one, if it compares the
 // filters with what is served when they come: a merge costs memory and time in
-// proportion to the filters. Its Items are shared.
+// proportion to the filters. Its Items are shared; the first MaxFilterItems are in order.
 func (f *Fleet) Status(ctx context.Context) (Status, error) {
 	result := f.merges.DoChan(fmt.Sprintf("%p", f.Policies.Current()), func() (any, error) {
 		// Not the context of a caller: others share the result.
@@ -260,9 +255,9 @@ func (f *Fleet) mergeStatus(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	var status Status
-	local := f.Local()
-	reports := []ReplicaReport{local}
-	full, lost := local.Full, local.LostAgo
+	var reports []ReplicaReport
+	state := f.state()
+	full, lost := state.Full, state.LostAgo
 	self := api.Replica{ID: f.ID}
 	list := []api.Replica{}
 	for _, answer := range answers {
@@ -295,7 +290,7 @@ func (f *Fleet) mergeStatus(ctx context.Context) (Status, error) {
 		message = join(message, fmt.Sprintf("more VMs asked than a replica remembers (%d here): some are missing", f.MaxVMs))
 	}
 	incomplete := f.incompleteReason(list, message, lost)
-	status.FiltersStatus = f.merge(reports, incomplete, f.selections())
+	status.FiltersStatus = f.merge(f.known(), reports, incomplete, f.selections())
 	status.Replicas, status.Message = list, message
 	status.Complete = message == "" && !hasErrors(list)
 	f.keepLast(status.FiltersStatus)

@@ -36,6 +36,15 @@ func newStage(t *testing.T) *stage {
 // newFleet is a fleet that serves nothing and has no peers.
 func newFleet() *Fleet { return New("a", served.New()) }
 
+// seen is all that a replica remembers.
+func (f *Fleet) seen() (filters []FilterSeen) {
+	known := f.known()
+	for shard := range f.shards {
+		filters = append(filters, known(shard)...)
+	}
+	return filters
+}
+
 func (s *stage) advance(d time.Duration) { s.now = s.now.Add(d) }
 
 func podID(pod string) api.FilterID {
@@ -70,7 +79,7 @@ func (s *stage) status() api.FiltersStatus {
 	for _, replica := range []string{"a", "b"} {
 		reports = append(reports, ReplicaReport{Replica: replica, Filters: s.fleet[replica].seen()})
 	}
-	return s.fleet["a"].merge(reports, s.incompleteReason, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
+	return s.fleet["a"].merge(nil, reports, s.incompleteReason, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
 }
 
 // want describes a filter. Since is an age, and message a regular expression.
@@ -116,7 +125,7 @@ func TestSlowReportMakesNoVMSilent(t *testing.T) {
 	late := s.fleet["b"].seen()
 	s.advance(3 * time.Millisecond)
 	reports := []ReplicaReport{{Replica: "a", Filters: s.fleet["a"].seen()}, {Replica: "b", Filters: late}}
-	status := s.fleet["a"].merge(reports, "", func(string, string) expected { return expected{digest: "new"} })
+	status := s.fleet["a"].merge(nil, reports, "", func(string, string) expected { return expected{digest: "new"} })
 	if status.Current != 1 || status.Silent != 0 {
 		t.Errorf("the filter is %+v", status.Items)
 	}
@@ -327,7 +336,7 @@ func TestConcurrentRequests(t *testing.T) {
 		})
 	}
 	for range 20 {
-		status := fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
+		status := fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
 		if status.Silent > 0 || status.Connected > 20 {
 			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
 		}
@@ -366,6 +375,6 @@ func BenchmarkFleetStatus(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		fleet.merge([]ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
+		fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
 	}
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"slices"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
@@ -13,28 +14,57 @@ type part struct {
 	vms     []VMSeen
 }
 
-// byFilter groups reports by filter.
-func byFilter(reports []ReplicaReport) map[api.FilterID][]part {
-	most := 0
-	for _, report := range reports {
-		most = max(most, len(report.Filters))
-	}
-	filters := make(map[api.FilterID][]part, most)
-	// Most filters have one part: these share one array.
-	parts := make([]part, 0, most)
-	for _, report := range reports {
-		for _, filter := range report.Filters {
-			next := part{report.Replica, report.Age, filter.VMs}
-			if before, known := filters[filter.FilterID]; known {
-				filters[filter.FilterID] = append(before, next)
-				continue
-			}
-			parts = append(parts, next)
-			last := len(parts) - 1
-			filters[filter.FilterID] = parts[last : last+1 : last+1]
+// grouping groups what several replicas know by filter, a shard at a time: so
+// only the result is ever in memory as a whole, beside the reports.
+type grouping struct {
+	fleet   *Fleet
+	reports []ReplicaReport
+	// inShard are the filters of the reports in each shard.
+	inShard [shards][]place
+	// filters, and parts, of which most filters have one, are those of a shard.
+	filters map[api.FilterID][]part
+	parts   []part
+}
+
+// place is where a filter is in the reports.
+type place struct{ report, filter int32 }
+
+func (f *Fleet) group(reports []ReplicaReport) *grouping {
+	g := &grouping{fleet: f, reports: reports, filters: map[api.FilterID][]part{}}
+	for i := range reports {
+		for j := range reports[i].Filters {
+			shard := f.shardIndex(reports[i].Filters[j].FilterID)
+			g.inShard[shard] = append(g.inShard[shard], place{int32(i), int32(j)})
 		}
 	}
-	return filters
+	return g
+}
+
+// shard is the filters of a shard, with those of own, which this replica knows.
+// It holds until the next call.
+func (g *grouping) shard(i int, own []FilterSeen) map[api.FilterID][]part {
+	clear(g.filters)
+	most := len(own) + len(g.inShard[i])
+	g.parts = slices.Grow(g.parts[:0], most)
+	for j := range own {
+		g.add(own[j].FilterID, part{g.fleet.ID, 0, own[j].VMs})
+	}
+	for _, at := range g.inShard[i] {
+		report := &g.reports[at.report]
+		filter := &report.Filters[at.filter]
+		g.add(filter.FilterID, part{report.Replica, report.Age, filter.VMs})
+	}
+	return g.filters
+}
+
+func (g *grouping) add(id api.FilterID, next part) {
+	if before, known := g.filters[id]; known {
+		g.filters[id] = append(before, next)
+		return
+	}
+	g.parts = append(g.parts, next)
+	last := len(g.parts) - 1
+	g.filters[id] = g.parts[last : last+1 : last+1]
 }
 
 // mergedVM is what all replicas together know of a VM.

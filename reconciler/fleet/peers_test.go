@@ -64,11 +64,11 @@ func TestTheClusterReportEndsWithTheLeadership(t *testing.T) {
 	leads := true
 	f.Leads = func() bool { return leads }
 	f.SetClusterReport(&api.ClusterReport{Error: "x"})
-	if report := f.Local().Kubernetes; report == nil || report.Error != "x" {
+	if report := f.state().Kubernetes; report == nil || report.Error != "x" {
 		t.Errorf("the leader's report is %+v", report)
 	}
 	leads = false
-	if report := f.Local().Kubernetes; report != nil {
+	if report := f.state().Kubernetes; report != nil {
 		t.Errorf("a deposed leader reports %+v", report)
 	}
 }

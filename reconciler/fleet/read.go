@@ -165,8 +165,8 @@ func cause(err error) error {
 	return err
 }
 
-// WriteReport writes Local as JSON, a part at a time, so that never the whole
-// text is in memory.
+// WriteReport writes a ReplicaReport of all that this replica knows as JSON, a
+// part at a time, so that never the whole text is in memory.
 func (f *Fleet) WriteReport(to io.Writer) error {
 	encoder := json.NewEncoder(to)
 	encoder.SetEscapeHTML(false) // It would make six bytes of one.
@@ -177,23 +177,19 @@ func (f *Fleet) WriteReport(to io.Writer) error {
 	if _, err := fmt.Fprintf(to, `{"replica":%s,"filters":[`, name); err != nil {
 		return err
 	}
-	first := true
-	err = f.parts(func(filters []FilterSeen) error {
-		for i := range filters {
+	first, known := true, f.known()
+	for shard := range f.shards {
+		for _, filter := range known(shard) {
 			if !first {
 				if _, err := io.WriteString(to, ","); err != nil {
 					return err
 				}
 			}
 			first = false
-			if err := encoder.Encode(&filters[i]); err != nil {
+			if err := encoder.Encode(&filter); err != nil {
 				return err
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	// The fields behind the filters, without the opening brace.
 	rest, err := json.Marshal(f.state())

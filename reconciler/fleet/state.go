@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,44 +17,67 @@ type expected struct {
 	problem string
 }
 
-// merge combines reports into the state of each filter. Selections returns the
-// current selection of a workload, and is called once for each; it is nil if
-// nothing is served yet. IncompleteReason, if not empty, is why a VM that no
-// replica hears from may still wait on one: then no VM counts as silent.
-func (f *Fleet) merge(reports []ReplicaReport, incompleteReason string, selections func(service, namespace string) expected) api.FiltersStatus {
-	e := &evaluation{fleet: f, now: f.Now(), incompleteReason: incompleteReason, selections: selections, cached: map[[2]string]expected{}}
+// merge combines the reports, and what this replica knows in each shard, if own
+// is set, into the state of each filter. Selections returns the current
+// selection of a workload; it is nil if nothing is served yet.
+// IncompleteReason, if not empty, is why a VM that no replica hears from may
+// still wait on one: then no VM counts as silent.
+func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport, incompleteReason string, selections func(service, namespace string) expected) api.FiltersStatus {
+	e := &evaluation{
+		fleet: f, now: f.Now(), incompleteReason: incompleteReason, selections: selections,
+		cached: map[[2]string]expected{}, alone: map[string][]string{}, merger: merger{index: map[string]int{}},
+	}
 	if f.Pods != nil {
 		if exist, known := f.Pods(); known {
 			e.pods = exist
 		}
 	}
-	status := api.FiltersStatus{Items: []api.FilterStatus{}, Replicas: []api.Replica{}}
-	merger := &merger{index: map[string]int{}}
-	for id, parts := range byFilter(reports) {
-		filter, connected := e.filter(id, parts, merger)
-		if !connected {
-			continue
+	status := api.FiltersStatus{Replicas: []api.Replica{}}
+	items := newFirstItems(f.knownFilters(own != nil, reports))
+	groups := f.group(reports)
+	for i := range f.shards {
+		var known []FilterSeen
+		if own != nil {
+			known = own(i)
 		}
-		if filter.State != api.FilterUnknown {
-			status.Connected++
+		for id, parts := range groups.shard(i, known) {
+			filter, connected := e.filter(id, parts)
+			if !connected {
+				continue
+			}
+			if filter.State != api.FilterUnknown {
+				status.Connected++
+			}
+			switch filter.State {
+			case api.FilterUnknown:
+				status.Unknown++
+			case api.FilterCurrent:
+				status.Current++
+			case api.FilterBehind:
+				status.Behind++
+			case api.FilterSilent:
+				status.Silent++
+			}
+			items.add(filter)
 		}
-		switch filter.State {
-		case api.FilterUnknown:
-			status.Unknown++
-		case api.FilterCurrent:
-			status.Current++
-		case api.FilterBehind:
-			status.Behind++
-		case api.FilterSilent:
-			status.Silent++
-		}
-		status.Items = append(status.Items, filter)
 	}
-	slices.SortFunc(status.Items, func(a, b api.FilterStatus) int {
-		return cmp.Or(cmp.Compare(urgency(a.State), urgency(b.State)), cmp.Compare(a.Namespace, b.Namespace),
-			cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
-	})
+	status.Items = items.list()
 	return status
+}
+
+// knownFilters is about how many filters there are.
+func (f *Fleet) knownFilters(own bool, reports []ReplicaReport) (count int) {
+	for _, report := range reports {
+		count = max(count, len(report.Filters))
+	}
+	if own {
+		known := f.unconfirmed.count()
+		for i := range f.shards {
+			known += f.shards[i].count()
+		}
+		count = max(count, known)
+	}
+	return count
 }
 
 func urgency(state api.FilterState) int {
@@ -69,9 +91,15 @@ type evaluation struct {
 	incompleteReason string
 	selections       func(service, namespace string) expected
 	cached           map[[2]string]expected
+	// alone has for each replica a list of it alone: nearly all filters share one.
+	alone  map[string][]string
+	merger merger
 	// pods reports whether a pod exists; nil if they are not known.
 	pods func(namespace, name string) bool
 }
+
+// maxSelections bounds those that an evaluation keeps: clients can invent workloads.
+const maxSelections = 10_000
 
 func (e *evaluation) selection(id api.FilterID) expected {
 	if e.selections == nil {
@@ -81,7 +109,9 @@ func (e *evaluation) selection(id api.FilterID) expected {
 	selection, known := e.cached[key]
 	if !known {
 		selection = e.selections(id.Service, id.Namespace)
-		e.cached[key] = selection
+		if len(e.cached) < maxSelections {
+			e.cached[key] = selection
+		}
 	}
 	return selection
 }
@@ -102,11 +132,11 @@ type tally struct {
 }
 
 // filter returns the status of a filter; connected is false if all its VMs have gone.
-func (e *evaluation) filter(id api.FilterID, parts []part, merger *merger) (status api.FilterStatus, connected bool) {
+func (e *evaluation) filter(id api.FilterID, parts []part) (status api.FilterStatus, connected bool) {
 	owners := e.owners(parts)
-	vms := merger.merge(parts, owners)
+	vms := e.merger.merge(parts, owners)
 	selection := e.selection(id)
-	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent, Replicas: []string{}}
+	status = api.FilterStatus{FilterID: id, State: api.FilterCurrent}
 	var t tally
 	lasted := false
 	oldest := e.oldestAlive(vms)
@@ -120,7 +150,10 @@ func (e *evaluation) filter(id api.FilterID, parts []part, merger *merger) (stat
 			continue
 		}
 		lasted = lasted || e.lasted(vm)
-		if !slices.Contains(status.Replicas, vm.replica) {
+		switch {
+		case status.Replicas == nil:
+			status.Replicas = e.only(vm.replica)
+		case !slices.Contains(status.Replicas, vm.replica):
 			status.Replicas = append(status.Replicas, vm.replica)
 		}
 	}
@@ -144,6 +177,16 @@ func (e *evaluation) filter(id api.FilterID, parts []part, merger *merger) (stat
 		}
 	}
 	return status, t.Total > 0
+}
+
+// only is a list of one replica, which nobody may change.
+func (e *evaluation) only(replica string) []string {
+	list, known := e.alone[replica]
+	if !known {
+		list = []string{replica}
+		e.alone[replica] = list
+	}
+	return list
 }
 
 // unknown reports whether the cluster certainly has no such pod.

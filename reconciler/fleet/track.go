@@ -374,25 +374,24 @@ func (f *Fleet) PodGone(namespace, pod string) {
 	}
 }
 
-// seen is all that this replica remembers, in no order. It includes VMs that
-// have gone: another replica may have an older request of them.
-func (f *Fleet) seen() []FilterSeen {
-	filters := []FilterSeen{}
-	_ = f.parts(func(part []FilterSeen) error { // It fails only if this does.
-		filters = append(filters, part...)
-		return nil
-	})
-	return filters
+// known returns the function that returns what this replica remembers in a
+// shard, in no order. It includes VMs that have gone: another replica may have
+// an older request of them.
+func (f *Fleet) known() func(shard int) []FilterSeen {
+	var unconfirmed [shards][]FilterSeen
+	for _, filter := range f.unconfirmed.seen(f.Now()) {
+		shard := f.shardIndex(filter.FilterID)
+		unconfirmed[shard] = append(unconfirmed[shard], filter)
+	}
+	return func(shard int) []FilterSeen {
+		return append(f.shardSeen(&f.shards[shard], f.Now()), unconfirmed[shard]...)
+	}
 }
 
-// parts calls do with all that seen returns, a part at a time, until it fails.
-func (f *Fleet) parts(do func([]FilterSeen) error) error {
-	for i := range f.shards {
-		if err := do(f.shardSeen(&f.shards[i], f.Now())); err != nil {
-			return err
-		}
-	}
-	return do(f.unconfirmed.seen(f.Now()))
+func (s *shard) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.filters)
 }
 
 func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {

@@ -200,19 +200,26 @@ func (u *unconfirmedVMs) end(entry *unconfirmedVM, number uint64, state VMState,
 	entry.inEnded, entry.inSource = u.ended.PushBack(entry), entry.from.ended.PushBack(entry)
 }
 
+func (u *unconfirmedVMs) count() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.known)
+}
+
 // seen is all unconfirmed VMs, in no order.
 func (u *unconfirmedVMs) seen(now time.Time) []FilterSeen {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.expire(now)
-	filters := make([]FilterSeen, 0, len(u.known))
+	filters, vms := make([]FilterSeen, 0, len(u.known)), make([]VMSeen, 0, len(u.known))
 	for key, entry := range u.known {
 		ago := now.Sub(entry.asked)
 		seen := VMSeen{ID: key.name, Address: entry.address, Claimed: true, Unproven: true, State: entry.state, Digest: entry.digest, FirstAgo: ago, AskedAgo: ago, SinceAgo: ago, ConnectedAgo: ago}
 		if entry.state != VMWaiting {
 			seen.EndedAgo, seen.Retry = now.Sub(entry.ended), entry.retry
 		}
-		filters = append(filters, FilterSeen{FilterID: key.id, VMs: []VMSeen{seen}})
+		vms = append(vms, seen)
+		filters = append(filters, FilterSeen{FilterID: key.id, VMs: vms[len(vms)-1 : len(vms) : len(vms)]})
 	}
 	return filters
 }
