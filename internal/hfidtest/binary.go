@@ -70,7 +70,8 @@ var buildTrapModule = sync.OnceValues(func() (string, error) {
 
 // TrapModule returns the filter's module with defects: a request with the header
 // x-hfi-trap ends the VM, if it has a policy, and one with the header x-hfi-panic
-// makes it panic from then on, at the request, delay or answer that it names.
+// makes it panic from then on, at the request, delay or answer that it names. One
+// with the header x-hfi-collect waits for a garbage collection while a timer is set.
 func TrapModule(t testing.TB) string {
 	t.Helper()
 	return built(t, buildTrapModule)

@@ -71,6 +71,17 @@ func TestSoak(t *testing.T) {
 		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
 		Listeners: []envoytest.Listener{{Filters: []envoytest.Filter{filter(t, settings())}, Routes: []envoytest.Route{{Prefix: "/direct", Status: 204}, {Timeout: -1}}}},
 	}})
+	requests := 0
+	if testtool.Slow() {
+		requests = soakRequests
+	}
+	soak(t, w, requests)
+}
+
+// soak sends this number of requests through Envoy frontend-1, or as many as it
+// can in soakShort if it is 0, while policies change.
+func soak(t *testing.T, w *world, requests int) {
+	t.Helper()
 	e := w.envoys["frontend-1"]
 	w.push(t, append(slices.Clone(soakSteady), soakChanging(0))...)
 	updates := e.value(t, "hfi_config_updates_total")
@@ -78,7 +89,7 @@ func TestSoak(t *testing.T) {
 	began := time.Now()
 	watch := soakWatch(t, e)
 	pushes := soakPush(t, w.repo)
-	reports := soakLoad(t, e.URL())
+	reports := soakLoad(t, e.URL(), requests)
 	elapsed := time.Since(began)
 	memory := watch.end(t)
 	commits := pushes.end(t)
@@ -107,8 +118,8 @@ func TestSoak(t *testing.T) {
 	if perSecond := changes / elapsed.Seconds(); perSecond < 2 {
 		t.Errorf("only %.1f changes a second reached the filter", perSecond)
 	}
-	if wanted := soakRequests; testtool.Slow() && total < wanted {
-		t.Errorf("only %d requests of %d in %s", total, wanted, soakLimit)
+	if total < requests {
+		t.Errorf("only %d requests of %d in %s", total, requests, soakLimit)
 	}
 	memory.judge(t)
 	soakLeavesNothing(t, e)
@@ -136,8 +147,8 @@ func soakLeavesNothing(t *testing.T, e *sidecar) {
 }
 
 // soakLoad sends all requests, while other clients disconnect in the middle of a
-// delay. It returns the reports by path.
-func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
+// delay. It returns the reports by path. For the number of requests see soak.
+func soakLoad(t *testing.T, url string, requests int) map[string]*envoytest.Report {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -154,8 +165,8 @@ func soakLoad(t *testing.T, url string) map[string]*envoytest.Report {
 				return nil
 			},
 		}
-		if testtool.Slow() {
-			load.Duration, load.Requests = soakLimit, soakRequests/100*path.share
+		if requests > 0 {
+			load.Duration, load.Requests = soakLimit, requests/100*path.share
 		}
 		group := &ending
 		if path.share == 0 {

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -106,7 +107,7 @@ func (w *world) start(t testing.TB, configs map[string]envoytest.Config) {
 		group.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			config.Binary = binary
+			config.Binary = cmp.Or(config.Binary, binary)
 			e, err := envoytest.Start(config, folders[name])
 			mu.Lock()
 			defer mu.Unlock()
