@@ -120,6 +120,11 @@ var valuesOf = map[string]func(t *testing.T) []object{
 	"etcd wasmplugin-manager": func(t *testing.T) []object {
 		return kustomize(t, copied(t, block(t, "README.md", "policies target pods. In your kustomization:\n\n```yaml", "```")))
 	},
+	"etcd envoyfilter-manager": func(t *testing.T) []object {
+		text := block(t, "README.md", "policies target pods. In your kustomization:\n\n```yaml", "```")
+		text = strings.Replace(text, "overlays/wasmplugin-manager", "overlays/envoyfilter-manager", 1)
+		return kustomize(t, copied(t, text+"  - HFID_KUBE_DELIVERY=envoyfilter\n"))
+	},
 }
 
 func valuesArguments(files string) (arguments []string) {

@@ -49,7 +49,7 @@ git:
   secret: {name: my-git, keys: {token: k-token, password: k-password, sshKey: k-ssh, sshPassphrase: k-phrase, knownHosts: k-hosts, ca: k-ca, clientCert: k-cert, clientKey: k-key, webhook: k-hook}}
 drift: heal
 logLevel: debug
-wasmPlugins: {namespaces: [shop, "42"]}
+wasmPlugins: {namespaces: [shop, "42"], linger: 1h, delivery: wasmplugin}
 etcd:
   endpoints: ["https://etcd.example.com:12379", "https://etcd.example.org:12379"]
   prefix: /ours
@@ -96,6 +96,8 @@ networkPolicy: {egressPorts: [8443], dnsPorts: [5353]}
 			"drift":                         "HFID_DRIFT: heal",
 			"logLevel":                      "HFID_LOG_LEVEL: debug",
 			"wasmPlugins.namespaces":        "HFID_KUBE_NAMESPACES: shop,42",
+			"wasmPlugins.linger":            "HFID_KUBE_LINGER: 1h",
+			"wasmPlugins.delivery":          "HFID_KUBE_DELIVERY: wasmplugin",
 			"etcd.endpoints":                "HFID_ETCD_ENDPOINTS: https://etcd.example.com:12379,https://etcd.example.org:12379",
 			"etcd.prefix":                   "HFID_ETCD_PREFIX: /ours",
 			"etcd.username":                 "HFID_ETCD_USERNAME: daemon",
@@ -352,6 +354,7 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 		"git: {secret: {keys: {token: ../token}}}":                        "/git/secret/keys/token",
 		"etcd: {endpoints: [https://etcd.example.com]}":                   "/etcd/endpoints/0",
 		"wasmPlugins: {namespaces: [Demo]}":                               "/wasmPlugins/namespaces/0",
+		"wasmPlugins: {delivery: lua}":                                    "/wasmPlugins/delivery",
 		"networkPolicy: {egressPorts: []}":                                "/networkPolicy/egressPorts",
 		"networkPolicy: {dnsPorts: [70000]}":                              "/networkPolicy/dnsPorts/0",
 		"tolerations: [{keys: dedicated}]":                                "/tolerations/0",

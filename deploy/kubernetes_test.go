@@ -23,7 +23,7 @@ import (
 )
 
 // kustomizations are the folders that a user may apply.
-var kustomizations = []string{"base", "overlays/etcd", "overlays/external-etcd", "overlays/wasmplugin-manager", "example"}
+var kustomizations = []string{"base", "overlays/etcd", "overlays/external-etcd", "overlays/wasmplugin-manager", "overlays/envoyfilter-manager", "example"}
 
 // object is the metadata of every Kubernetes object.
 type object interface {

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -28,14 +30,17 @@ const (
 
 // kubeOptions are the settings for Kubernetes.
 type kubeOptions struct {
-	mode, kubeconfig, controlPlane string
-	namespaces                     []string
+	mode, kubeconfig, controlPlane, delivery string
+	namespaces                               []string
+	linger                                   time.Duration
 }
 
 func (o *kubeOptions) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (on in a pod or with --kubeconfig)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of this pod)")
-	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "comma-separated namespaces in which to create, repair and delete the WasmPlugin hfi as the policies require (default: none)")
+	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "comma-separated namespaces in which to create, repair and delete a WasmPlugin for each workload that policies target (default: none)")
+	flags.DurationVar(&o.linger, "kube-linger", kube.DefaultLinger, "how long such a WasmPlugin stays after the last policy that targets its pods, so that a policy that comes back is in force at once")
+	flags.StringVar(&o.delivery, "kube-delivery", kube.DeliverByWasmPlugin, "Istio's kind of objects by which sidecars get the filter: wasmplugin (or TrafficExtension, in a cluster without WasmPlugins) or envoyfilter, for meshes that refuse WasmPlugins")
 	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "base URL at which sidecars reach this service: WasmPlugins refer to it")
 }
 
@@ -45,6 +50,12 @@ func (o *kubeOptions) check() (problems []error) {
 	}
 	if err := kube.CheckControlPlane(o.controlPlane); err != nil {
 		problems = append(problems, fmt.Errorf("--kube-control-plane: %w", err))
+	}
+	if !slices.Contains(kube.Deliveries(), o.delivery) {
+		problems = append(problems, fmt.Errorf("--kube-delivery must be %s, not %q", strings.Join(kube.Deliveries(), " or "), o.delivery))
+	}
+	if o.linger < 0 {
+		problems = append(problems, fmt.Errorf("--kube-linger must not be negative, as %s is", o.linger))
 	}
 	slices.Sort(o.namespaces)
 	o.namespaces = slices.Compact(o.namespaces)
@@ -87,6 +98,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 	filters.Leads = loop.Leads
 	cluster.PodGone, cluster.Report = filters.PodGone, filters.SetClusterReport
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
+	cluster.Delivery, cluster.Linger = o.delivery, o.linger
 	if len(module) > 0 {
 		sum := sha256.Sum256(module)
 		cluster.SHA256 = hex.EncodeToString(sum[:])

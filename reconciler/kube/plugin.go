@@ -348,8 +348,7 @@ func byName(a, b *filterPlugin) int {
 func (s *pluginStore) takeTouched() (touched map[string]struct{}, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if touched = s.touched; len(touched) > 0 {
-		s.touched = map[string]struct{}{}
-	}
+	touched = s.touched
+	s.touched = map[string]struct{}{}
 	return touched, s.synced
 }

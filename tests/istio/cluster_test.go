@@ -12,11 +12,11 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// loadedCondition is the condition Loaded in a WasmPlugin's status, as users
-// read it with kubectl.
-func (w *world) loadedCondition(name string) (api.Condition, error) {
+// loadedCondition is the condition Loaded in the status of a WasmPlugin or another
+// kind of object, as users read it with kubectl.
+func (w *world) loadedCondition(kind, name string) (api.Condition, error) {
 	var none api.Condition
-	text, err := w.lab.Kubectl(w.ctx, "", "-n", "demo", "get", "wasmplugin", name, "-o", "jsonpath={.status.conditions}")
+	text, err := w.lab.Kubectl(w.ctx, "", "-n", "demo", "get", kind, name, "-o", "jsonpath={.status.conditions}")
 	if err != nil {
 		return none, err
 	}
@@ -32,11 +32,16 @@ func (w *world) loadedCondition(name string) (api.Condition, error) {
 	return none, fmt.Errorf("there is no condition Loaded: %s", text)
 }
 
-// says waits until the condition Loaded has a status, a reason and a message.
+// says waits until the condition Loaded of a WasmPlugin has a status, a reason and a message.
 func (w *world) says(t *testing.T, name, status, reason string, limit time.Duration, parts ...string) {
 	t.Helper()
-	took := eventually(t, fmt.Sprintf("condition Loaded=%s, %s, of WasmPlugin %s", status, reason, name), limit, func() error {
-		condition, err := w.loadedCondition(name)
+	w.saysOf(t, "wasmplugin", name, status, reason, limit, parts...)
+}
+
+func (w *world) saysOf(t *testing.T, kind, name, status, reason string, limit time.Duration, parts ...string) {
+	t.Helper()
+	took := eventually(t, fmt.Sprintf("condition Loaded=%s, %s, of %s %s", status, reason, kind, name), limit, func() error {
+		condition, err := w.loadedCondition(kind, name)
 		if err != nil {
 			return err
 		}
@@ -49,7 +54,7 @@ func (w *world) says(t *testing.T, name, status, reason string, limit time.Durat
 		}
 		return nil
 	})
-	t.Logf("WasmPlugin %s says Loaded=%s, %s, after %.1f s", name, status, reason, took.Seconds())
+	t.Logf("%s %s says Loaded=%s, %s, after %.1f s", kind, name, status, reason, took.Seconds())
 }
 
 // A WasmPlugin's status and Events say whether its module is loaded and, if not, why.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -63,45 +62,126 @@ func artefactStory(t *testing.T, w *world) {
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
 }
 
-// If it manages the WasmPlugin of a namespace, the daemon creates it when a policy
-// targets the namespace, repairs it, and deletes it with the last policy.
+// If it manages the WasmPlugins of a namespace, the daemon creates one for each
+// workload that a policy targets, repairs it, and deletes it with the last policy.
 func keepStory(t *testing.T, w *world) {
+	w.keeps(t, "wasmplugin", `{"spec":{"failStrategy":"FAIL_CLOSE"}}`)
+}
+
+// The daemon delivers the filter by EnvoyFilters just as well.
+func envoyFilterStory(t *testing.T, w *world) {
+	w.keeps(t, "envoyfilter", `{"spec":{"priority":7}}`)
+}
+
+// keeps has the daemon deliver the filter by a kind of objects, which patch damages.
+func (w *world) keeps(t *testing.T, kind, patch string) {
 	w.pushAndWait(t)
 	w.kubectl(t, "-n", "demo", "delete", "wasmplugin", "--all")
-	w.install(t, []string{"external-etcd", "wasmplugin-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo")
+	w.install(t, []string{"external-etcd", kind + "-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo",
+		"HFID_KUBE_DELIVERY="+kind, "HFID_KUBE_LINGER=0s")
 	defer w.installUsual(t)
-	plugins := func() string {
-		return w.kubectl(t, "-n", "demo", "get", "wasmplugins", "-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.url} {.spec.failStrategy}{"\n"}{end}`)
+	defer w.kubectl(t, "-n", "demo", "delete", kind, "--all")
+	list := func(format string) string {
+		return w.kubectl(t, "-n", "demo", "get", kind, "-o", `jsonpath={range .items[*]}`+format+`{"\n"}{end}`)
+	}
+	only := func(names string) func() error {
+		return func() error {
+			if there := strings.Join(strings.Fields(list("{.metadata.name}")), " "); there != names {
+				return fmt.Errorf("there is %q, want %q", there, names)
+			}
+			return nil
+		}
 	}
 	time.Sleep(3 * time.Second) // enough time to create one, which must not happen
-	if made := plugins(); made != "" {
-		t.Errorf("without a policy there is a WasmPlugin: %s", made)
+	if err := only("")(); err != nil {
+		t.Errorf("without a policy: %v", err)
 	}
+	began := time.Now()
+	pods := w.frontends(t)
 	w.push(t, abort("kept", "frontend", "demo", 418, 100))
-	wanted := regexp.MustCompile(`^hfi http://hfi-control-plane\.boifi:8080/v1/filter/[0-9a-f]{64}\.wasm FAIL_OPEN\n$`)
-	made := func() error {
-		if text := plugins(); !wanted.MatchString(text) {
-			return fmt.Errorf("there is %q", text)
-		}
-		return nil
+	took := eventually(t, "the plugin", time.Minute, only("hfi-frontend"))
+	t.Logf("the %s was there %.1f s after the push", kind, took.Seconds())
+	w.untilAll(t, began, pods, 418, 2*time.Minute)
+	t.Logf("it was enforced everywhere %.1f s after the push", time.Since(began).Seconds())
+	w.saysOf(t, kind, "hfi-frontend", "True", "Loaded", time.Minute, "loaded on 3 of 3 pods")
+	filters, err := w.filters()
+	if err != nil {
+		t.Fatal(err)
 	}
-	took := eventually(t, "the WasmPlugin", time.Minute, made)
-	t.Logf("the WasmPlugin was there %.1f s after the push", took.Seconds())
-	w.untilAll(t, time.Now(), w.frontends(t), 418, 2*time.Minute)
-	w.kubectl(t, "-n", "demo", "patch", "wasmplugin", "hfi", "--type=merge", "-p", `{"spec":{"failStrategy":"FAIL_CLOSE"}}`)
-	eventually(t, "the repair", time.Minute, made)
-	w.push(t)
-	eventually(t, "the WasmPlugin is deleted", time.Minute, func() error {
-		if text := plugins(); text != "" {
-			return fmt.Errorf("there is %q", text)
+	for _, filter := range filters.Items {
+		if filter.Service != "frontend" {
+			t.Errorf("the filter is also in %s", filter.Pod)
+		}
+	}
+	spec := list("{.spec}")
+	if !strings.Contains(spec, "/v1/filter/") || !strings.Contains(spec, `"app":"frontend"`) {
+		t.Errorf("its spec is %s", spec)
+	}
+	w.kubectl(t, "-n", "demo", "patch", kind, "hfi-frontend", "--type=merge", "-p", patch)
+	eventually(t, "the repair", time.Minute, func() error {
+		if now := list("{.spec}"); now != spec {
+			return fmt.Errorf("it is %s", now)
 		}
 		return nil
 	})
+
+	w.pushAndWait(t, delay("kept", "frontend", "demo"))
+	w.replaced(t, pods[0], func() {
+		w.push(t, delay("kept", "frontend", "demo"), abort("nobody", "*", "demo", 419, 0))
+		eventually(t, "the plugin for all workloads", time.Minute, only("hfi"))
+		w.awaitFilters(t)
+	})
+	w.replaced(t, pods[0], func() {
+		w.push(t, delay("kept", "frontend", "demo"))
+		eventually(t, "the plugin for the workload", time.Minute, only("hfi-frontend"))
+	})
+
+	w.push(t)
+	eventually(t, "the plugin is deleted", time.Minute, only(""))
 	events := w.kubectl(t, "-n", "demo", "get", "events")
 	for _, word := range []string{"Created", "Repaired", "Pruned"} {
 		if !strings.Contains(events, word) {
 			t.Errorf("no Event says %s:\n%s", word, events)
 		}
+	}
+}
+
+// delay returns a policy that delays all requests of a service.
+func delay(name, service, namespace string) string {
+	return fmt.Sprintf("metadata: {name: %s}\nspec: {selector: {service: %q, namespace: %q}, rules: [{fault: {delay_ms: 5}}]}\n", name, service, namespace)
+}
+
+// replaced sends requests to a pod of which all are delayed while its plugin is
+// replaced, and checks that each was delayed once: none passed without the filter, or
+// through two.
+func (w *world) replaced(t *testing.T, pod appPod, replace func()) {
+	t.Helper()
+	const delays = "hfi_faults_delays_total"
+	before := w.metric(t, pod, delays)
+	ending, sent := make(chan struct{}), make(chan int)
+	go func() {
+		count := 0
+		for {
+			select {
+			case <-ending:
+				sent <- count
+				return
+			default:
+				if pod.answersWith(200) == nil {
+					count++
+				}
+			}
+		}
+	}()
+	replace()
+	// A sidecar keeps the former configuration until it has loaded the next.
+	time.Sleep(5 * time.Second)
+	close(ending)
+	count := <-sent
+	if delayed := w.metric(t, pod, delays) - before; delayed != count || count == 0 {
+		t.Errorf("of %d requests %d were delayed", count, delayed)
+	} else {
+		t.Logf("each of %d requests was delayed once", count)
 	}
 }
 

@@ -31,6 +31,8 @@
   "HFID_GIT_USERNAME" .Values.git.username
   "HFID_LOG_LEVEL" .Values.logLevel
   "HFID_KUBE_NAMESPACES" (join "," .Values.wasmPlugins.namespaces)
+  "HFID_KUBE_LINGER" .Values.wasmPlugins.linger
+  "HFID_KUBE_DELIVERY" .Values.wasmPlugins.delivery
   "HFID_ETCD_PREFIX" .Values.etcd.prefix
   "HFID_ETCD_USERNAME" .Values.etcd.username
 -}}
