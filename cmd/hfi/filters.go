@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -204,4 +205,40 @@ func reached(filters api.FiltersStatus) string {
 		return "no filter is connected"
 	}
 	return fmt.Sprintf("%s current", plural(filters.Current, "filter is", "filters are"))
+}
+
+// deliveries reports whether every pod that policies target has a filter, where the
+// daemon delivers it. Pods that no policy targets run none.
+func (w *waiter) deliveries(_ context.Context, status *api.Status) (bool, string, error) {
+	lines, total := withoutFilter(status.Kubernetes.KubernetesView, true)
+	if total == 0 {
+		return true, "", nil
+	}
+	return false, fmt.Sprintf("%s without a filter yet: %s", plural(total, "targeted pod is", "targeted pods are"), some(lines, total)), nil
+}
+
+// withoutFilter returns a line for each pod that a policy targets and that has a
+// sidecar and no working filter: of those where the daemon delivers the filter, or of
+// the others. Of the pods that the status counts and does not name, total has those of
+// the policy with the most.
+func withoutFilter(view *api.KubernetesView, delivered bool) (lines []string, total int) {
+	if view == nil {
+		return nil, 0
+	}
+	seen := map[string]bool{}
+	more := 0
+	for _, policy := range view.Policies {
+		for _, pod := range policy.WithoutFilter {
+			name := join("/", pod.Namespace, pod.Pod)
+			if !seen[name] && slices.Contains(view.KeptNamespaces, pod.Namespace) == delivered {
+				lines = append(lines, join(": ", "pod "+name, pod.Reason))
+			}
+			seen[name] = true
+		}
+		more = max(more, policy.WithoutFilterCount-len(policy.WithoutFilter))
+	}
+	if len(lines) == 0 {
+		return nil, 0
+	}
+	return lines, len(lines) + more
 }

@@ -44,7 +44,9 @@ func newWait(a *app) *cobra.Command {
 		Use:   "wait COMMIT",
 		Short: "Wait until a commit is served and every filter has it",
 		Long: `Wait until git and etcd agree on COMMIT, or on a later commit that contains it, and
-every connected filter enforces what is served. COMMIT is a hash, abbreviated
+every connected filter enforces what is served. On Kubernetes it also waits for the
+filters of the pods that policies target, in the namespaces where the daemon delivers
+the filter (--kube-namespaces), and for no others. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
 It fails at once with exit code 7 and the reason if the commit is invalid or refused,
@@ -100,8 +102,14 @@ func (a *app) printServed(commit string, status *api.Status) error {
 	if !strings.HasPrefix(applied.Commit, commit) {
 		text = fmt.Sprintf("%s is served, as part of %s", short(commit), short(applied.Commit))
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, text), plural(applied.Count, "policy", "policies"), reached(status.Filters))
-	return err
+	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, text), plural(applied.Count, "policy", "policies"), reached(status.Filters)); err != nil {
+		return err
+	}
+	if lines, total := withoutFilter(status.Kubernetes.KubernetesView, false); total > 0 {
+		_, err := fmt.Fprintf(a.stdout, "%s without a filter: %s\n", a.paint(yellow, plural(total, "targeted pod is", "targeted pods are")), some(lines, total))
+		return err
+	}
+	return nil
 }
 
 // waiter waits for a commit.
@@ -133,7 +141,7 @@ type waiter struct {
 // agreements are the conditions for a commit to count as served. Each returns
 // whether it holds and, if not, what is pending; an error ends the wait.
 func (w *waiter) agreements() []func(context.Context, *api.Status) (bool, string, error) {
-	return []func(context.Context, *api.Status) (bool, string, error){w.gitAndEtcd, w.filters}
+	return []func(context.Context, *api.Status) (bool, string, error){w.gitAndEtcd, w.filters, w.deliveries}
 }
 
 // wait returns the first status in which all agreements hold.
