@@ -25,7 +25,7 @@ build: filter ## build hfid, hfi and the filter into bin/
 # Tests build it by the same two commands: see internal/hfidtest.
 filter: ## build the filter for Envoy and Istio into bin/filter.wasm
 	@mkdir -p $(BIN)
-	GOOS=wasip1 GOARCH=wasm $(GO) build -buildmode=c-shared -trimpath -buildvcs=false -ldflags="-s -w -buildid=" -o $(BIN)/filter.raw.wasm ./filter
+	$(GO) run ./filter/compile -o $(BIN)/filter.raw.wasm
 	$(GO) run ./filter/link -o $(BIN)/filter.wasm $(BIN)/filter.raw.wasm
 	@rm $(BIN)/filter.raw.wasm
 

@@ -37,7 +37,7 @@ type layer struct {
 var layers = []layer{
 	{name: "schema", packages: []string{"schema"}},
 	{name: "scaffold", packages: []string{"schema/scaffold"}, imports: []string{"schema"}},
-	{name: "link", packages: []string{"filter/link/..."}},
+	{name: "link", packages: []string{"filter/compile/...", "filter/link/..."}},
 	{name: "filter parts", packages: []string{"filter/*/..."}, imports: []string{"schema"}, together: true},
 	{name: "filter", packages: []string{"filter"}, imports: []string{"schema", "filter parts", "api"}},
 

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/boifi/hfi/internal/testtool"
+)
+
+func TestEmpty(t *testing.T) {
+	const source = `package p
+
+import (
+	"fmt"
+	tables "unicode"
+	_ "unsafe"
+	"strings"
+)
+
+//go:nosplit
+func none() { fmt.Println() }
+
+func one() string {
+	return strings.ToUpper("x")
+}
+
+func (t *T) two(a int) (int, map[string]bool) { return 1, nil }
+
+func (t T) named() (n int, err error) { return 1, nil }
+
+func kept() { strings.ToLower("x"); tables.IsUpper('x') }
+
+func init() { fmt.Println() }
+`
+	const want = `package p
+
+import (
+	_ "fmt"
+	tables "unicode"
+	_ "unsafe"
+	"strings"
+)
+
+//go:nosplit
+func none() { ; return }
+
+func one() (result0 string) { throw("x y"); return }
+
+func (t *T) two(a int) (result0 int, result1 map[string]bool) { ; return }
+
+func (t T) named() (n int, err error) { ; return }
+
+func kept() { strings.ToLower("x"); tables.IsUpper('x') }
+
+func init() { ; return }
+`
+	wanted := map[string]*function{}
+	for _, f := range functions(`
+		p none
+		p one throw("x y")
+		p (*T).two
+		p T.named
+		p init@file.go
+		p missing
+	`) {
+		wanted[f.name] = &f
+	}
+	got, err := empty([]byte(source), "file.go", wanted)
+	if err != nil || string(got) != want {
+		t.Errorf("%v\n%s", err, got)
+	}
+	for name, f := range wanted {
+		if f.found != (name != "missing") {
+			t.Errorf("%s is found: %v", name, f.found)
+		}
+	}
+	if got, err := empty([]byte(source), "other.go", map[string]*function{"init@file.go": {name: "init@file.go"}}); got != nil || err != nil {
+		t.Errorf("a file without the function: %q, %v", got, err)
+	}
+	if _, err := empty([]byte("package p\nfunc assembly()\n"), "file.go", map[string]*function{"assembly": {name: "assembly"}}); err == nil {
+		t.Error("a function without a body is replaced")
+	}
+}
+
+// TestUnusedFunctionsExist checks unused.go against the sources of this version of Go.
+// If it fails after an upgrade of Go, read what has become of the function, and of the
+// callers of all other functions listed.
+func TestUnusedFunctionsExist(t *testing.T) {
+	goroot, err := root(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (toolchain{goroot}).overlay(t.TempDir(), unused); err != nil {
+		t.Error(err)
+	}
+	for _, g := range unused {
+		if g.why == "" || len(g.functions) == 0 {
+			t.Errorf("a group lacks its reason or its functions: %+v", g)
+		}
+	}
+}
+
+func TestARenamedFunctionIsAnError(t *testing.T) {
+	goroot, err := root(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for list, want := range map[string]string{
+		"runtime renamed":                "runtime has no function renamed",
+		"os (*File).renamed\nos NewFile": "os has no function (*File).renamed",
+		"os NewFile\nos NewFile":         "os.NewFile is listed twice",
+	} {
+		if _, err := (toolchain{goroot}).overlay(t.TempDir(), []group{{"test", functions(list)}}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", list, err, want)
+		}
+	}
+}
+
+// TestAToolchainInTheModuleCache checks the toolchains that the go command downloads.
+func TestAToolchainInTheModuleCache(t *testing.T) {
+	outside, err := root(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resolved, err := filepath.EvalSymlinks(outside); err != nil || resolved != outside {
+		t.Skipf("the toolchain is %s, %v", resolved, err)
+	}
+	t.Setenv("GOMODCACHE", filepath.Dir(outside))
+	linked, err := root(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resolved, err := filepath.EvalSymlinks(linked); err != nil || linked == outside || resolved != outside {
+		t.Errorf("%s leads to %s (%v), want another name of %s", linked, resolved, err, outside)
+	}
+	file, err := (toolchain{linked}).overlay(t.TempDir(), []group{{"test", functions("os NewFile")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(overlay), filepath.Join(linked, "src", "os")) {
+		t.Errorf("%s, %v", overlay, err)
+	}
+}
+
+// TestImports checks which functions of WASI the module imports. Envoy 1.32 has no others
+// that Go would need, and those that it has do not all work while a VM starts.
+func TestImports(t *testing.T) {
+	t.Chdir(testtool.Root())
+	out := filepath.Join(t.TempDir(), "filter.wasm")
+	if err := compile(out, "", "-s -w"); err != nil {
+		t.Fatal(err)
+	}
+	module, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter())
+	defer runtime.Close(t.Context())
+	compiled, err := runtime.CompileModule(t.Context(), module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var imports []string
+	for _, f := range compiled.ImportedFunctions() {
+		if from, name, _ := f.Import(); from == "wasi_snapshot_preview1" {
+			imports = append(imports, name)
+		}
+	}
+	slices.Sort(imports)
+	if want := []string{"clock_time_get", "fd_write", "proc_exit", "random_get"}; !slices.Equal(imports, want) {
+		t.Errorf("the module imports %q, want %q", imports, want)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{nil, {"-o", "x", "y"}, {"-unknown"}} {
+		var said strings.Builder
+		if code := run(args, &said); code != 1 || !strings.Contains(said.String(), "usage: compile") {
+			t.Errorf("%q: exit code %d, %q", args, code, said.String())
+		}
+	}
+}
