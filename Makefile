@@ -68,7 +68,7 @@ lint: $(TOOLS)/.lint-stamp ## run gofmt, go mod tidy, the linters of .golangci.y
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(TOOLS)/golangci-lint run $(PACKAGES)
-	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/selection ./schema
+	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/regex ./filter/selection ./schema
 	@dead=$$($(TOOLS)/deadcode -test $(PACKAGES)); test -z "$$dead" || { echo "$$dead"; exit 1; }
 
 tools: $(SERVERS) $(OLDEST_ENVOY) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/

@@ -81,6 +81,24 @@ var mutations = []mutation{
 		folder: "filter/selection", tests: []string{"TestIndexAgreesWithMatches"},
 	},
 	{
+		what: "the limit on the length of values", file: "filter/regex/regex.go",
+		old:    `return len(value) <= r.longest && r.run(value)`,
+		new:    `return r.run(value)`,
+		folder: "filter/regex", tests: []string{"TestLongValueDoesNotMatch"},
+	},
+	{
+		what: "the check of the states of a compiled expression", file: "filter/regex/read.go",
+		old:    `func() uint16 { return index[in.index(states)] }`,
+		new:    `func() uint16 { return index[in.number(1<<28)%states] }`,
+		folder: "filter/regex", tests: []string{"TestInvalidData"},
+	},
+	{
+		what: "bytes that are not UTF-8", file: "filter/regex/states.go",
+		old:    `|| only[way] == utf8.RuneError`,
+		new:    ``,
+		folder: "filter/regex", tests: []string{"TestMatch"},
+	},
+	{
 		what: "the draw", file: "filter/fault/decide.go",
 		old:    `if !random.Draw(r.Share) || !matches(r, view) {`,
 		new:    `if !matches(r, view) {`,
