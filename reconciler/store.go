@@ -26,7 +26,7 @@ type Store interface {
 }
 
 // StoreView is what is known about the store at one moment. A view never changes,
-// and its fields belong together: whoever decides something, or reports a
+// and its fields belong together: code that decides something, or reports a
 // status, takes one view for all of it.
 type StoreView struct {
 	// State is the last verified state, or nil before there was one. Its

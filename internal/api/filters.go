@@ -63,7 +63,7 @@ const (
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
 	// FilterUnknown: the Kubernetes cluster is known, and has no such pod, and the
-	// filter has not asked for long enough to count all the same.
+	// filter has not asked for long enough to count anyway.
 	FilterUnknown FilterState = "Unknown"
 )
 

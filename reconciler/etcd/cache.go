@@ -32,7 +32,7 @@ type cache struct {
 	// not kept.
 	foreign foreignNames
 	// count and bytes are of the policies in set and pending, at most maxCount
-	// and maxBytes: anybody who can write to etcd can write policies.
+	// and maxBytes: anyone who can write to etcd can write policies.
 	count, bytes       int
 	maxCount, maxBytes int
 	origins            [schema.Buckets]bucketOrigins

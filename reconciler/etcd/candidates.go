@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Bounds of what is kept of the candidates' keys, since anybody who can write
+// Bounds of what is kept of the candidates' keys, since anyone who can write
 // to etcd can write such keys. There are as many candidates as replicas.
 const (
 	maxCandidates = 512

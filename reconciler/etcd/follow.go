@@ -176,7 +176,7 @@ func (s *Store) follow() error {
 }
 
 // watch hands the tracker what a watch sees. From time to time it has the watch
-// say that it is alive, because one with a member that hangs waits for ever.
+// say that it is alive, because one with a member that hangs waits forever.
 func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch clientv3.WatchChan) error {
 	tick := time.NewTicker(s.ProbeInterval)
 	defer tick.Stop()

@@ -10,7 +10,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// Bounds of what is kept of the history's keys, since anybody who can write to
+// Bounds of what is kept of the history's keys, since anyone who can write to
 // etcd can write such keys. hfi's entries are a few hundred bytes.
 const (
 	maxHistoryKept  = 2 * reconciler.MaxHistory

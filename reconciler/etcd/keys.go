@@ -149,7 +149,7 @@ func validEpochID(id string) bool {
 	return id != "" && len(id) <= maxEpochID && !strings.ContainsFunc(id, other)
 }
 
-// maxEpoch bounds an epoch's number, which anybody who can write to etcd can
+// maxEpoch bounds an epoch's number, which anyone who can write to etcd can
 // set. After that epoch come others with the same number: see epochTracker.adopt.
 const maxEpoch = 1 << 53
 

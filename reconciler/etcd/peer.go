@@ -9,7 +9,7 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// peerProblem says why a replica's address, which anybody who can write to etcd
+// peerProblem says why a replica's address, which anyone who can write to etcd
 // can set, is none that a replica can have, or is empty. own is the address of
 // this replica. A name is not looked up here.
 func peerProblem(address, own string) string {

@@ -289,7 +289,7 @@ func TestAFrozenEtcdIsNoticed(t *testing.T) {
 	publish(t, lead(t, a, term), publication("c2", policies(t, 6, 100)))
 }
 
-// If etcd is away at the start, Open returns all the same, and etcd is found when it comes.
+// If etcd is away at the start, Open returns anyway, and etcd is found when it comes.
 func TestEtcdAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)

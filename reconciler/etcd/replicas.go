@@ -19,7 +19,7 @@ import (
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
-// Bounds of what is kept of the replicas' keys, since anybody who can write to
+// Bounds of what is kept of the replicas' keys, since anyone who can write to
 // etcd can write such keys: maxReplicas are listed, maxRegistrations kept, and
 // maxAdvertise is in bytes.
 const (
@@ -35,7 +35,7 @@ type registration struct {
 }
 
 // replicaRecord is the value of a replica's key. URL is empty for a replica
-// that its peers cannot reach; they must know that it exists all the same.
+// that its peers cannot reach; they must know that it exists anyway.
 type replicaRecord struct {
 	Format int    `json:"format"`
 	URL    string `json:"url"`

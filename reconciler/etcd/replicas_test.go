@@ -48,7 +48,7 @@ func TestReplicasFindEachOther(t *testing.T) {
 	publish(t, campaign(t, a), publication("c1", policies(t, 3, 100)))
 	eventuallyKnown(t, a, "a=http://10.0.0.1:8080")
 
-	// A replica without an URL is known all the same.
+	// A replica without an URL is known anyway.
 	b := externalStore("b", server.Endpoint)
 	b.LeaseTTL = time.Minute
 	openStore(t, b)

@@ -32,7 +32,7 @@ type Term struct {
 	done     chan struct{}
 	once     sync.Once
 	triggers chan struct{}
-	// writing is held by whoever writes, from reading the cache until the
+	// writing is held by the writer, from reading the cache until the
 	// write is confirmed, so that each number of the history is used once.
 	writing sync.Mutex
 	// reports counts the reports of this term. writing guards it.

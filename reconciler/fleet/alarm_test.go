@@ -201,7 +201,7 @@ func TestReportsAge(t *testing.T) {
 }
 
 // A report of a daemon that is replaced by this release does not say which VMs
-// are proven. One that stopped asking is silent all the same.
+// are proven. One that stopped asking is silent anyway.
 func TestVMsOfAnOlderReportAreProven(t *testing.T) {
 	var limit answersLimit
 	limit.entries.Store(2)

@@ -192,7 +192,7 @@ func (f *Fleet) Last() (api.FiltersStatus, bool) {
 func (f *Fleet) state() reportState { return reportState{f.full(), f.lostAgo(), f.clusterReport()} }
 
 // clusterReport is this replica's own report on the Kubernetes cluster, or nil
-// if it does not lead: whoever sets the report may learn of that later.
+// if it does not lead: the report's source may notice that later.
 func (f *Fleet) clusterReport() *api.ClusterReport {
 	if f.Leads != nil && !f.Leads() {
 		return nil

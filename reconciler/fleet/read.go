@@ -9,7 +9,7 @@ import (
 )
 
 // maxAnswers is how many times the largest answer all answers of the peers may
-// have, together: whoever can write to etcd can invent peers.
+// have, together: anyone who can write to etcd can invent peers.
 const maxAnswers = 2
 
 // maxText bounds a name or a digest in an answer, in bytes, as in a request.

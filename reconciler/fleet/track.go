@@ -354,7 +354,7 @@ func (r Request) end(state VMState, given string, retry time.Duration) {
 
 // PodGone records that a pod was deleted: its VMs that were answered here, or
 // wait, are not expected to ask again, though the replica that they asked last
-// may have been lost. A VM of it that asks all the same is alive.
+// may have been lost. A VM of it that asks anyway is alive.
 func (f *Fleet) PodGone(namespace, pod string) {
 	for i := range f.shards {
 		shard := &f.shards[i]

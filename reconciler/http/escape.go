@@ -7,7 +7,7 @@ import (
 )
 
 // escapeControls writes the characters of a JSON text that change how a
-// terminal shows it as \uXXXX, which means the same: encoding/json leaves those
+// terminal shows it as \uXXXX, which is equivalent: encoding/json leaves those
 // after U+007E as they are.
 func escapeControls(text []byte) []byte {
 	var escaped []byte

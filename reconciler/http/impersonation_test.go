@@ -115,14 +115,14 @@ func TestRequestsFromAnotherAddressDoNotCount(t *testing.T) {
 	d.serve(stateOf(1, exampleSet()))
 	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
 	d.awaitFilters(1, 0, 0)
-	stranger := d.onItsOwn()
+	impersonator := d.onItsOwn()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
-	stranger.client.Transport.(*http.Transport).DialContext = dialer.DialContext
+	impersonator.client.Transport.(*http.Transport).DialContext = dialer.DialContext
 	for range 3 {
-		stranger.ask(frontendAsks, append(vmHeaders("frontend-a", "2"), "If-None-Match", `"v1:old"`)...).expect(t, 200)
+		impersonator.ask(frontendAsks, append(vmHeaders("frontend-a", "2"), "If-None-Match", `"v1:old"`)...).expect(t, 200)
 		status := d.filterStatus()
 		if status.Current != 1 || status.Items[0].VMs.Total != 1 {
-			t.Fatalf("after a stranger's request: %+v", status)
+			t.Fatalf("after an impersonator's request: %+v", status)
 		}
 	}
 	if message := d.filterStatus().Items[0].Message; message != "requests in its name from 127.0.0.9 do not count, because it asks from 127.0.0.1" {

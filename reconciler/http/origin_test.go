@@ -123,7 +123,7 @@ func TestAnswersAreNotSniffed(t *testing.T) {
 	}
 }
 
-// What a terminal would obey is escaped in every answer, and means the same.
+// What a terminal would obey is escaped in every answer, with the same meaning.
 func TestControlCharactersAreEscaped(t *testing.T) {
 	const text = "a\u009b31m\u007f\u0085\u202eb é 中 \U0001f600"
 	d := start(t, nil)

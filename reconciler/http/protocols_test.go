@@ -21,7 +21,7 @@ func (d *daemon) onHTTP2() *daemon {
 }
 
 // HTTP/2 without TLS does what HTTP/1.1 does: answers, errors, waiting, and a
-// VM that is believed and that leaves.
+// confirmed VM that leaves.
 func TestHTTP2WithoutTLS(t *testing.T) {
 	d := start(t, func(s *Server) { s.fleet.Grace = 300 * time.Millisecond })
 	d.serve(stateOf(1, exampleSet()))

@@ -118,7 +118,7 @@ func TestPluginLingers(t *testing.T) {
 	s.consistently("the policy is back", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.advance(50 * time.Second)
 	s.serve()
-	s.consistently("it lingers anew", func() bool { return s.plugin("demo", frontPlugin) != nil })
+	s.consistently("it lingers again", func() bool { return s.plugin("demo", frontPlugin) != nil })
 	s.advance(time.Minute)
 	s.eventually("then it is deleted", func() bool { return s.plugin("demo", frontPlugin) == nil })
 	if changes := s.changes(); len(changes) != 2 {
@@ -252,7 +252,7 @@ func TestPluginNameOf(t *testing.T) {
 }
 
 // One change among ten thousand workloads costs what one workload costs, wherever
-// it is: nothing is listed anew.
+// it is: nothing is listed again.
 func TestOneChangeAmongTenThousandWorkloads(t *testing.T) {
 	cost := func(namespaces int) float64 {
 		c := New(Clients{})

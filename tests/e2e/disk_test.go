@@ -171,7 +171,7 @@ func TestStartOnAnUnwritableDataFolder(t *testing.T) {
 				if log := d.LogTail(100); !strings.Contains(log, spoilt.says) {
 					t.Errorf("the log does not say %q:\n%s", spoilt.says, log)
 				}
-				// The folder is locked all the same.
+				// The folder is locked anyway.
 				out := refused(t, 1, nil, "--repo", repo.Bare(), "--listen", "127.0.0.1:0", "--data-dir", d.DataDir)
 				if !strings.Contains(out, "in use by another hfid") {
 					t.Errorf("a second daemon in the folder says\n%s", out)

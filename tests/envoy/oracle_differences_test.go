@@ -32,7 +32,7 @@ type oracleDifference struct {
 const (
 	oracleOwnBody   = "an abort of ours has the body that its policy says, or none; the native filter's has a text of its own"
 	oracleOwnFlags  = "a Wasm filter can set neither flags nor details for the access log; ours marks the request in the filter state wasm.hfi_fault"
-	oracleNoContent = "204, 304 and answers to HEAD have no body; the native filter sends its text, or its length, all the same"
+	oracleNoContent = "204, 304 and answers to HEAD have no body; the native filter sends its text, or its length, anyway"
 	oracleGRPCPlain = "a client that does not speak gRPC would take the native filter's 200 for a success; ours answers with the HTTP status for the gRPC status"
 )
 

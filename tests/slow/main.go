@@ -66,7 +66,7 @@ func find(root string) (map[string]string, error) {
 
 // uses are the names that each function and variable of a folder uses. Methods,
 // and what is selected of something, begin with a dot: one method counts as
-// used by whoever calls a method of its name.
+// used by any caller of a method of its name.
 type uses map[string]map[string]bool
 
 func (u uses) add(file *ast.File) {
