@@ -41,6 +41,14 @@ func Encode(policies []*Compiled) ([]byte, error) {
 	if e.err != nil {
 		return nil, e.err
 	}
+	size := 0
+	for _, expression := range e.expressions {
+		size += len(expression)
+	}
+	if len(e.expressions) > MaxExpressions || size > MaxExpressionsSize {
+		return nil, fmt.Errorf("they have %d different expressions that take %d bytes when compiled, and a filter accepts at most %d with %d bytes",
+			len(e.expressions), size, MaxExpressions, MaxExpressionsSize)
+	}
 	if e.items > MaxItems {
 		return nil, fmt.Errorf("they have %d rules, conditions and headers, and a filter accepts at most %d", e.items, MaxItems)
 	}

@@ -52,6 +52,11 @@ const (
 	MaxSize = 4 << 20
 	// MaxRules is the most rules of a program.
 	MaxRules = 50_000
+	// MaxExpressions is the most different expressions, and MaxExpressionsSize the most
+	// bytes that all take together in the encoding. In memory one takes up to 600 bytes
+	// and 20 times its encoding.
+	MaxExpressions     = 10_000
+	MaxExpressionsSize = 1 << 20
 	// MaxItems is the most policies, rules, expressions, methods, conditions and headers
 	// in all.
 	MaxItems = 250_000

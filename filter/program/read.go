@@ -107,7 +107,13 @@ func (p *parser) section(kind byte, r *reader) {
 }
 
 func (p *parser) readExpressions(r *reader) {
-	p.expressions = make([]*regex.Regex, 0, r.count())
+	count := r.count()
+	// Each has a length of up to three bytes.
+	if count > MaxExpressions || len(r.text) > MaxExpressionsSize+3*MaxExpressions {
+		r.bad = true
+		return
+	}
+	p.expressions = make([]*regex.Regex, 0, count)
 	for range cap(p.expressions) {
 		text := r.string()
 		if r.bad {

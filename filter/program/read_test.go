@@ -344,13 +344,22 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 	rule := `{"fault": {"delay_ms": 1}}`
 	headers := strings.TrimSuffix(strings.Repeat(`{"name": "a", "present": true},`, 300), ",")
+	patterns := func(count int, pattern string) (all []*Compiled) {
+		for i := range count {
+			all = append(all, crowd(1, fmt.Sprintf(`{"rules": [{"match": {"path": {"regex": "`+pattern+`%d"}}, "fault": {"delay_ms": 1}}]}`, i))...)
+			all[i].policy.Name = fmt.Sprint("p", i)
+		}
+		return all
+	}
 	for name, test := range map[string]struct {
 		policies []*Compiled
 		want     string
 	}{
-		"rules": {crowd(51, `{"rules": [`+strings.Repeat(rule+",", 1000)+rule+`]}`), "51051 rules"},
-		"items": {crowd(900, `{"rules": [{"match": {"headers": [`+headers+`]}, "fault": {"delay_ms": 1}}]}`), "conditions"},
-		"bytes": {crowd(50, `{"rules": [{"fault": {"abort": {"status": 503, "body": "`+strings.Repeat("x", 100_000)+`"}}}]}`), "bytes"},
+		"expressions":       {patterns(10_001, "/a.*"), "10001 different expressions"},
+		"expressions' size": {patterns(500, `.*\\pL{10}`), "different expressions that take"},
+		"rules":             {crowd(51, `{"rules": [`+strings.Repeat(rule+",", 1000)+rule+`]}`), "51051 rules"},
+		"items":             {crowd(900, `{"rules": [{"match": {"headers": [`+headers+`]}, "fault": {"delay_ms": 1}}]}`), "conditions"},
+		"bytes":             {crowd(50, `{"rules": [{"fault": {"abort": {"status": 503, "body": "`+strings.Repeat("x", 100_000)+`"}}}]}`), "bytes"},
 	} {
 		if _, err := Encode(test.policies); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: the error is %v, want %q", name, err, test.want)
