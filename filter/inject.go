@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
@@ -19,6 +18,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 			action = types.ActionContinue
 		}
 	}()
+	v.request.path = "" // that of the request before
 	plugin := v.owner(id)
 	if plugin == nil || plugin.program.Idle() {
 		return types.ActionContinue
@@ -29,7 +29,11 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 		return types.ActionContinue
 	}
 	for _, hit := range decision.DryRun {
-		v.countDryRun(plugin, hit)
+		kind := dryRunDelays
+		if hit.Kind == fault.KindAbort {
+			kind = dryRunAborts
+		}
+		v.count(kind, hit.Policy, plugin)
 	}
 	switch {
 	case decision.Delay > 0:
@@ -42,13 +46,22 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 	return types.ActionContinue
 }
 
-func (v *vm) countDryRun(plugin *plugin, hit fault.Hit) {
-	name := metricDryRunDelays
-	if hit.Kind == fault.KindAbort {
-		name = metricDryRunAborts
+// count counts a fault.
+func (v *vm) count(kind faultKind, policy string, plugin *plugin) {
+	if v.metrics.fault(kind, policy, plugin.config.PolicyTag) {
+		v.writeAt = v.now().Add(writeFaultsAfter)
+		v.arm()
 	}
-	v.metrics.fault(name, hit.Policy, plugin.config.PolicyTag)
-	proxywasm.LogDebug("hfi: policy " + hit.Policy + " (dry run) would inject a fault into this request")
+}
+
+// writeFaults writes what count has counted.
+func (v *vm) writeFaults() {
+	v.writeAt = time.Time{}
+	v.guard("counting faults", func() {
+		if text := v.metrics.writeFaults(); text != "" {
+			proxywasm.LogDebug("hfi: faults since the last such line: " + text)
+		}
+	})
 }
 
 // pause pauses a request until its delay has passed.
@@ -58,9 +71,7 @@ func (v *vm) pause(id uint32, plugin *plugin, decision *fault.Decision) {
 		what += ";abort=" + decision.AbortPolicy
 	}
 	mark(what)
-	v.metrics.fault(metricDelays, decision.DelayPolicy, plugin.config.PolicyTag)
-	// Not LogDebugf, which takes a microsecond to format the line even if the level is disabled.
-	proxywasm.LogDebug("hfi: policy " + decision.DelayPolicy + " delays this request by " + decision.Delay.String())
+	v.count(delays, decision.DelayPolicy, plugin)
 	v.paused.add(&pausedStream{
 		id: id, plugin: plugin, due: v.now().Add(decision.Delay),
 		abort: decision.Abort, policy: decision.AbortPolicy,
@@ -121,10 +132,7 @@ func (v *vm) abort(plugin *plugin, abort *program.Abort, policy string) types.Ac
 		proxywasm.LogError("hfi: aborting a request by policy " + policy + ": " + err.Error())
 		return types.ActionContinue
 	}
-	v.guard("counting an abort", func() {
-		v.metrics.fault(metricAborts, policy, plugin.config.PolicyTag)
-		proxywasm.LogDebug("hfi: policy " + policy + " aborts this request with status " + strconv.Itoa(status))
-	})
+	v.count(aborts, policy, plugin)
 	return types.ActionPause
 }
 
@@ -149,6 +157,10 @@ func mark(what string) {
 }
 
 var _ fault.Request = (*request)(nil)
+
+// writeFaultsAfter is how long after a fault it is in the metrics at the latest. Users of
+// the metrics may rely on a second.
+const writeFaultsAfter = 200 * time.Millisecond
 
 // longestTick is the longest tick period, within the range of Envoy's timer.
 const longestTick = time.Hour

@@ -1,5 +1,7 @@
 package main
 
+import "strconv"
+
 // Envoy exports a metric hfi.x_total as hfi_x_total in /stats/prometheus. All VMs
 // of a sidecar share a metric: counters are summed, and a gauge has the value
 // written last.
@@ -17,6 +19,32 @@ type metrics struct {
 	pausedStreams *uint32
 	// tags are the policies with metrics of their own.
 	tags map[string]struct{}
+	// faults are the faults that are not yet in the host's counters.
+	faults []faultCount
+}
+
+// faultCount counts the faults of one kind of one policy.
+type faultCount struct {
+	kind     faultKind
+	policy   string
+	byPolicy bool
+	n        uint64
+}
+
+// faultKind is a kind of faults that are counted together.
+type faultKind uint8
+
+const (
+	delays faultKind = iota
+	aborts
+	dryRunDelays
+	dryRunAborts
+)
+
+// faultKinds has the metric of each kind, and its name in the log.
+var faultKinds = [...]struct{ metric, logged string }{
+	delays: {metricDelays, "delays"}, aborts: {metricAborts, "aborts"},
+	dryRunDelays: {metricDryRunDelays, "dry-run delays"}, dryRunAborts: {metricDryRunAborts, "dry-run aborts"},
 }
 
 // The kinds of metrics in the proxy-wasm interface.
@@ -70,12 +98,48 @@ func (m *metrics) add(name string, n uint64) {
 	}
 }
 
+// maxFaults is how many kinds of faults of policies wait to be written.
+const maxFaults = 32
+
 // fault counts one fault of a policy. If byPolicy is set, the counter has the tag policy.
-func (m *metrics) fault(name, policy string, byPolicy bool) {
-	if !byPolicy {
-		m.add(name, 1)
-		return
+// A call to the host for each fault would cost as much as the decision on the request, so
+// writeFaults makes them all at once. fault reports whether that has to be scheduled.
+func (m *metrics) fault(kind faultKind, policy string, byPolicy bool) (first bool) {
+	for i := range m.faults {
+		if f := &m.faults[i]; f.kind == kind && f.policy == policy && f.byPolicy == byPolicy {
+			f.n++
+			return false
+		}
 	}
+	if len(m.faults) == maxFaults {
+		m.writeFaults()
+	}
+	m.faults = append(m.faults, faultCount{kind, policy, byPolicy, 1})
+	return len(m.faults) == 1
+}
+
+// writeFaults adds the faults to the host's counters, and returns a description of them
+// for the log, or "" if there are none. If it panics, the rest is not counted.
+func (m *metrics) writeFaults() (text string) {
+	faults := m.faults
+	m.faults = m.faults[:0]
+	for i, f := range faults {
+		if i > 0 {
+			text += ", "
+		}
+		kind := faultKinds[f.kind]
+		text += strconv.FormatUint(f.n, 10) + " " + kind.logged + " by " + f.policy
+		name := kind.metric
+		if f.byPolicy {
+			name = m.tagged(name, f.policy)
+		}
+		m.add(name, f.n)
+	}
+	return text
+}
+
+// tagged returns the name of a metric with the tag policy.
+func (m *metrics) tagged(name, policy string) string {
 	if _, ok := m.tags[policy]; !ok {
 		if len(m.tags) >= maxPolicyTags {
 			policy = "_other"
@@ -83,7 +147,7 @@ func (m *metrics) fault(name, policy string, byPolicy bool) {
 			m.tags[policy] = struct{}{}
 		}
 	}
-	m.add("policy=.="+policy+";.;"+name, 1)
+	return "policy=.=" + policy + ";.;" + name
 }
 
 // set sets a gauge.

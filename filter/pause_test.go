@@ -132,6 +132,7 @@ func TestPanicAtTheEndOfADelay(t *testing.T) {
 		if h.GetCurrentHttpStreamAction(both) != types.ActionPause {
 			t.Error("an aborted request continues")
 		}
+		h.pass(writeFaultsAfter)
 		if n := h.counter(metricPanics); n != 1 {
 			t.Errorf("the metric counts %d panics", n)
 		}
@@ -150,6 +151,7 @@ func TestPanicAfterAnAbort(t *testing.T) {
 	if response := h.GetSentLocalResponse(id); action != types.ActionPause || response == nil || response.StatusCode != 503 {
 		t.Errorf("action %v with response %+v", action, response)
 	}
+	h.pass(writeFaultsAfter)
 	if n := h.counter(metricPanics); n != 1 {
 		t.Errorf("the metric counts %d panics", n)
 	}

@@ -10,11 +10,28 @@ import (
 
 // request is the request of the current callback. It implements fault.Request.
 // Each method is a host call, which package fault makes at most once.
-type request struct{ now func() time.Time }
+type request struct {
+	now func() time.Time
+	// path is the request's path, if it has been read.
+	path string
+}
 
 func (r *request) Method() string { return pseudoHeader(":method") }
 
-func (r *request) Path() string { return pseudoHeader(":path") }
+func (r *request) Path() string {
+	r.path = pseudoHeader(":path")
+	return r.path
+}
+
+// own reports whether this is a filter's request to the daemon. Usually the path is known
+// and says that it is not, which saves a call to the host.
+func (r *request) own() bool {
+	if r.path != "" && !strings.HasPrefix(r.path, api.RoutePolicies) {
+		return false
+	}
+	_, own := requestHeader(api.HeaderVM)
+	return own && strings.HasPrefix(r.Path(), api.RoutePolicies)
+}
 
 func (r *request) Now() time.Time { return r.now() }
 
@@ -45,7 +62,7 @@ var probeAgents = []string{
 // exempt reports whether no fault must be injected into the request: it is a
 // filter's request to the daemon, or a health probe.
 func (v *vm) exempt(c *config) bool {
-	if _, own := v.request.Header(api.HeaderVM); own {
+	if v.request.own() {
 		return true
 	}
 	if c.FaultProbes {

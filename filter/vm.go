@@ -34,6 +34,8 @@ type vm struct {
 	request request
 	paused  pauses
 	metrics metrics
+	// writeAt is when the faults counted in metrics are written, or zero.
+	writeAt time.Time
 	// stale reports that the policies of some plugin are stale.
 	stale bool
 }
@@ -162,6 +164,7 @@ func (v *vm) stopPlugin(id uint32) {
 	if stopped == nil {
 		return
 	}
+	v.writeFaults() // the tick that would do it may be that of the plugin context
 	v.compareConfigs()
 	v.countPolicies()
 	v.countStale()
@@ -214,6 +217,9 @@ func (v *vm) tick(id uint32) {
 		// Calls from here on must not depend on a stream.
 		_ = proxywasm.SetEffectiveContext(id)
 	}
+	if !v.writeAt.IsZero() && !v.now().Before(v.writeAt) {
+		v.writeFaults()
+	}
 	for _, p := range v.plugins {
 		if p.id == id && p.poll.in == id {
 			p.poll.tick()
@@ -225,11 +231,9 @@ func (v *vm) tick(id uint32) {
 // that an idle filter costs nothing. The timer is that of the current plugin
 // context, or of the current stream's plugin context.
 func (v *vm) arm() {
-	deadline := v.paused.deadline()
+	deadline := earlier(v.paused.deadline(), v.writeAt)
 	for _, p := range v.plugins {
-		if at := p.poll.deadline(); deadline.IsZero() || !at.IsZero() && at.Before(deadline) {
-			deadline = at
-		}
+		deadline = earlier(deadline, p.poll.deadline())
 	}
 	var period uint32
 	if !deadline.IsZero() {
@@ -240,6 +244,14 @@ func (v *vm) arm() {
 	if err := proxywasm.SetTickPeriodMilliSeconds(period); err != nil {
 		proxywasm.LogError("hfi: setting the tick period to " + strconv.Itoa(int(period)) + " ms: " + err.Error())
 	}
+}
+
+// earlier returns the earlier of two times, of which either may be zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // guard runs f, and counts and logs a panic. Without it Envoy would fail the

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
 // TestOldEnvoy checks that the filter does nothing in an Envoy that is too old, and logs this.
@@ -138,15 +140,100 @@ func TestDefaults(t *testing.T) {
 	h.CompleteHttpContext(id)
 }
 
+// TestRequestsOfFiltersAreExempt checks that a filter's requests to the daemon get no faults,
+// whether or not the policy compares the path.
+func TestRequestsOfFiltersAreExempt(t *testing.T) {
+	for _, match := range []string{`{}`, `{"path":{"prefix":"/"}}`} {
+		t.Run(match, func(t *testing.T) {
+			h := start(t, frontendConfig, frontend)
+			h.pass(time.Second)
+			h.answer(200, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"match":`+match+`,"fault":{"abort":{"status":503}}}]}}]}`,
+				map[string]string{"etag": `"a"`})
+			for _, c := range []struct {
+				path   string
+				own    bool
+				status int
+			}{
+				{"/v1/policies?service=a&namespace=b", true, 200}, {"/v1/policies?service=a&namespace=b", false, 503},
+				{"/other", true, 503}, {"/other", false, 503},
+			} {
+				headers := [][2]string{{":method", "GET"}, {":path", c.path}}
+				if c.own {
+					headers = append(headers, [2]string{"x-hfi-vm", "1"})
+				}
+				id := h.InitializeHttpContext()
+				h.CallOnRequestHeaders(id, headers, true)
+				status := 200
+				if response := h.GetSentLocalResponse(id); response != nil {
+					status = int(response.StatusCode)
+				}
+				if status != c.status {
+					t.Errorf("%s by a filter (%v): status %d, want %d", c.path, c.own, status, c.status)
+				}
+				h.CompleteHttpContext(id)
+			}
+		})
+	}
+}
+
+// TestFaultsAreWrittenOnATick checks that faults are counted without a call to the host for
+// each, by one tick that is set only while some are not written.
+func TestFaultsAreWrittenOnATick(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	h.update("a", 503)
+	idle := h.GetTickPeriod()
+	for range 10 {
+		h.mustGet(503)
+	}
+	h.armed = h.at
+	for _, step := range []struct {
+		pass  time.Duration
+		count uint64
+	}{{0, 0}, {writeFaultsAfter - time.Millisecond, 0}, {time.Millisecond, 10}} {
+		h.pass(step.pass)
+		if got := h.counter(metricAborts); got != step.count {
+			t.Errorf("after another %s: %d aborts, want %d", step.pass, got, step.count)
+		}
+	}
+	if period := h.GetTickPeriod(); period < idle/2 {
+		t.Errorf("the tick period is %d ms after the faults are written, %d ms before them", period, idle)
+	}
+	if lines := strings.Join(h.GetDebugLogs(), "\n"); strings.Count(lines, "faults since") != 1 || !strings.Contains(lines, "10 aborts by p0") {
+		t.Errorf("the debug log is %q", lines)
+	}
+	h.mustGet(503)
+	h.vm.stopPlugin(proxytest.PluginContextID)
+	if got := h.counter(metricAborts); got != 11 {
+		t.Errorf("after the end of the plugin context: %d aborts", got)
+	}
+}
+
+// TestFaultsOfManyPolicies checks that faults that are not written yet take little memory.
+func TestFaultsOfManyPolicies(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	for i := range 10 * maxFaults {
+		h.vm.metrics.fault(dryRunDelays, fmt.Sprintf("p%d", i), false)
+		if n := len(h.vm.metrics.faults); n > maxFaults {
+			t.Fatalf("%d counts are kept", n)
+		}
+	}
+	h.vm.writeFaults()
+	if got := h.counter(metricDryRunDelays); got != 10*maxFaults {
+		t.Errorf("%d dry-run delays", got)
+	}
+}
+
 // TestMetricsByPolicyAreBounded checks that a VM has metrics for at most 1,000 policies, because
 // Envoy never removes a metric, and counts the others together.
 func TestMetricsByPolicyAreBounded(t *testing.T) {
 	h := start(t, `{"control_plane_cluster":"hfi","policy_tag":true}`, frontend)
 	for i := range 1500 {
-		h.vm.metrics.fault(metricAborts, fmt.Sprintf("p%d", i), true)
+		h.vm.metrics.fault(aborts, fmt.Sprintf("p%d", i), true)
 	}
-	h.vm.metrics.fault(metricAborts, "p999", true)
-	h.vm.metrics.fault(metricDelays, "p1000", true)
+	h.vm.metrics.fault(aborts, "p999", true)
+	h.vm.metrics.fault(delays, "p1000", true)
+	h.vm.writeFaults()
 	for name, want := range map[string]uint64{
 		"policy=.=p0;.;hfi.faults.aborts_total": 1, "policy=.=p999;.;hfi.faults.aborts_total": 2,
 		"policy=.=_other;.;hfi.faults.aborts_total": 500, "policy=.=_other;.;hfi.faults.delays_total": 1,
