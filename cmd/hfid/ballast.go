@@ -32,13 +32,14 @@ func newBallast() *ballast {
 	return &ballast{weight: make([]byte, ballastSize)}
 }
 
-// before returns serve, which frees the ballast after its first call.
+// before returns serve, which frees the ballast after its first call, and ends tuneCollector.
 func (b *ballast) before(serve func(*reconciler.State)) func(*reconciler.State) {
 	return func(state *reconciler.State) {
 		serve(state)
 		b.once.Do(func() {
 			runtime.KeepAlive(b.weight)
 			b.weight = nil
+			collectAsUsual()
 			b.freeing.Go(debug.FreeOSMemory)
 		})
 	}

@@ -39,6 +39,9 @@ func TestInventedNamesTakeBoundedMemory(t *testing.T) {
 		t.Run(fmt.Sprint(requests, " requests each"), func(t *testing.T) {
 			f := newFleet()
 			defer f.Close()
+			f.Pods = func() (func(namespace, name string) bool, bool) {
+				return func(_, name string) bool { return strings.HasPrefix(name, "real-") }, true
+			}
 			// From the same address as those that are made up.
 			from := netip.MustParseAddr("10.0.0.1")
 			open := map[string]Request{}

@@ -231,7 +231,8 @@ type Status struct {
 //
 // Callers that come while a status is merged get that one, if it compares the
 // filters with what is served when they come: a merge costs memory and time in
-// proportion to the filters. Its Items are shared; the first MaxFilterItems are in order.
+// proportion to the filters. Its Items, which are shared, are the first
+// MaxFilterItems in order and, where the cluster's pods are known, all others of those.
 func (f *Fleet) Status(ctx context.Context) (Status, error) {
 	result := f.merges.DoChan(fmt.Sprintf("%p", f.Policies.Current()), func() (any, error) {
 		// Not the context of a caller: others share the result.

@@ -40,7 +40,10 @@ func newFleet() *Fleet { return New("a", served.New()) }
 func (f *Fleet) seen() (filters []FilterSeen) {
 	known := f.known()
 	for shard := range f.shards {
-		filters = append(filters, known(shard)...)
+		for _, filter := range known(shard) {
+			filter.VMs = slices.Clone(filter.VMs)
+			filters = append(filters, filter)
+		}
 	}
 	return filters
 }

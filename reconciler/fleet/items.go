@@ -8,38 +8,37 @@ import (
 	"github.com/boifi/hfi/internal/api"
 )
 
-// firstItems collects filters, of which the first MaxFilterItems get sorted:
-// no answer lists more, and to sort very many is expensive.
+// firstItems are the first MaxFilterItems filters, in order, and those of the
+// others that somebody needs. There may be very many: to keep and to sort all
+// is expensive.
 type firstItems struct {
-	// all begins with the first ones, once there are more: a heap, whose first
-	// element is the last of them.
-	all []api.FilterStatus
-}
-
-func newFirstItems(capacity int) *firstItems {
-	return &firstItems{make([]api.FilterStatus, 0, capacity)}
+	// first is a heap once it has MaxFilterItems, whose first element is the last of them.
+	first, others []api.FilterStatus
+	// needed reports whether a filter that is not among the first is needed.
+	needed func(*api.FilterStatus) bool
 }
 
 func (f *firstItems) add(item api.FilterStatus) {
-	f.all = append(f.all, item)
-	last := len(f.all) - 1
-	switch {
-	case last < api.MaxFilterItems:
-	case last == api.MaxFilterItems:
-		heap.Init(lastFirst(f.all[:last]))
-		fallthrough
-	default:
-		if compareItems(&f.all[last], &f.all[0]) < 0 {
-			f.all[0], f.all[last] = f.all[last], f.all[0]
-			heap.Fix(lastFirst(f.all[:api.MaxFilterItems]), 0)
+	if len(f.first) < api.MaxFilterItems {
+		f.first = append(f.first, item)
+		if len(f.first) == api.MaxFilterItems {
+			heap.Init(lastFirst(f.first))
 		}
+		return
+	}
+	if compareItems(&item, &f.first[0]) < 0 {
+		item, f.first[0] = f.first[0], item
+		heap.Fix(lastFirst(f.first), 0)
+	}
+	if f.needed(&item) {
+		f.others = append(f.others, item)
 	}
 }
 
-// list is all, the first ones in order.
+// list is all that were kept.
 func (f *firstItems) list() []api.FilterStatus {
-	slices.SortFunc(f.all[:min(len(f.all), api.MaxFilterItems)], func(a, b api.FilterStatus) int { return compareItems(&a, &b) })
-	return f.all
+	slices.SortFunc(f.first, func(a, b api.FilterStatus) int { return compareItems(&a, &b) })
+	return append(f.first, f.others...)
 }
 
 func compareItems(a, b *api.FilterStatus) int {

@@ -33,7 +33,8 @@ func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport,
 		}
 	}
 	status := api.FiltersStatus{Replicas: []api.Replica{}}
-	items := newFirstItems(f.knownFilters(own != nil, reports))
+	// The report on the Kubernetes cluster needs the filters of all its pods.
+	items := firstItems{first: []api.FilterStatus{}, needed: func(item *api.FilterStatus) bool { return e.pods != nil && item.State != api.FilterUnknown }}
 	groups := f.group(reports)
 	for i := range f.shards {
 		var known []FilterSeen
@@ -63,21 +64,6 @@ func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport,
 	}
 	status.Items = items.list()
 	return status
-}
-
-// knownFilters is about how many filters there are.
-func (f *Fleet) knownFilters(own bool, reports []ReplicaReport) (count int) {
-	for _, report := range reports {
-		count = max(count, len(report.Filters))
-	}
-	if own {
-		known := f.unconfirmed.count()
-		for i := range f.shards {
-			known += f.shards[i].count()
-		}
-		count = max(count, known)
-	}
-	return count
 }
 
 func urgency(state api.FilterState) int {

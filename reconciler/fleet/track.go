@@ -375,40 +375,38 @@ func (f *Fleet) PodGone(namespace, pod string) {
 }
 
 // known returns the function that returns what this replica remembers in a
-// shard, in no order. It includes VMs that have gone: another replica may have
-// an older request of them.
+// shard, in no order, until it is called again. It includes VMs that have gone:
+// another replica may have an older request of them.
 func (f *Fleet) known() func(shard int) []FilterSeen {
 	var unconfirmed [shards][]FilterSeen
 	for _, filter := range f.unconfirmed.seen(f.Now()) {
 		shard := f.shardIndex(filter.FilterID)
 		unconfirmed[shard] = append(unconfirmed[shard], filter)
 	}
+	var filters []FilterSeen
+	var vms []VMSeen
 	return func(shard int) []FilterSeen {
-		return append(f.shardSeen(&f.shards[shard], f.Now()), unconfirmed[shard]...)
+		filters, vms = f.shardSeen(&f.shards[shard], f.Now(), filters[:0], vms[:0])
+		filters = append(filters, unconfirmed[shard]...)
+		return filters
 	}
 }
 
-func (s *shard) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.filters)
-}
-
-func (f *Fleet) shardSeen(shard *shard, now time.Time) []FilterSeen {
+// shardSeen appends the filters in a shard, and their VMs, which these refer to.
+func (f *Fleet) shardSeen(shard *shard, now time.Time, filters []FilterSeen, vms []VMSeen) ([]FilterSeen, []VMSeen) {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	f.sweep(shard, now, f.Remember)
-	filters := make([]FilterSeen, 0, len(shard.filters))
-	for id, vms := range shard.filters {
-		filter := FilterSeen{FilterID: id, VMs: make([]VMSeen, 0, len(vms.list))}
-		for _, v := range vms.list {
+	for id, of := range shard.filters {
+		first := len(vms)
+		for _, v := range of.list {
 			seen := v.seen(now)
 			seen.Unproven = !v.confirmedApply && v.asked.Sub(v.first) < f.SettleTime
-			filter.VMs = append(filter.VMs, seen)
+			vms = append(vms, seen)
 		}
-		filters = append(filters, filter)
+		filters = append(filters, FilterSeen{FilterID: id, VMs: vms[first:len(vms):len(vms)]})
 	}
-	return filters
+	return filters, vms
 }
 
 func (v *vm) seen(now time.Time) VMSeen {

@@ -200,12 +200,6 @@ func (u *unconfirmedVMs) end(entry *unconfirmedVM, number uint64, state VMState,
 	entry.inEnded, entry.inSource = u.ended.PushBack(entry), entry.from.ended.PushBack(entry)
 }
 
-func (u *unconfirmedVMs) count() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return len(u.known)
-}
-
 // seen is all unconfirmed VMs, in no order.
 func (u *unconfirmedVMs) seen(now time.Time) []FilterSeen {
 	u.mu.Lock()

@@ -27,7 +27,7 @@ type row struct {
 
 // config is the size of the measurements.
 type config struct {
-	policies, samples, clients, commits int
+	policies, samples, clients, commits, names int
 	// The cost of a request is measured in rounds, each of a number of requests over a
 	// number of connections, after a warm-up.
 	rounds, requestsOfARound, connections, warmUp int
@@ -45,6 +45,7 @@ var sections = []struct {
 	{"drift", driftSeen},
 	{"commits", commitsFollowed},
 	{"waiting", waitingClients},
+	{"names", invented},
 	{"filter", filterCosts},
 	{"push", pushToFault},
 }
@@ -52,13 +53,13 @@ var sections = []struct {
 func main() {
 	quick := flag.Bool("quick", false, "measure with smaller numbers")
 	check := flag.Bool("check", false, "exit with 1 if any bound is missed, and not only if one is missed that does not depend on the load of the machine")
-	only := flag.String("only", "", "run one section: cold, change, drift, commits, waiting, filter or push")
+	only := flag.String("only", "", "run one section: cold, change, drift, commits, waiting, names, filter or push")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	settings := config{policies: 10_000, samples: 40, clients: 10_000, commits: 15_000, rounds: 151, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 5, delayRounds: 10}
+	settings := config{policies: 10_000, samples: 40, clients: 10_000, commits: 15_000, names: 1_000_000, rounds: 151, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 5, delayRounds: 10}
 	if *quick {
-		settings = config{policies: 2_000, samples: 12, clients: 2_000, commits: 1_500, rounds: 15, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 1, delayRounds: 2}
+		settings = config{policies: 2_000, samples: 12, clients: 2_000, commits: 1_500, names: 100_000, rounds: 15, requestsOfARound: 700, connections: 8, warmUp: 20_000, starts: 1, delayRounds: 2}
 	}
 	raiseFileLimit()
 
