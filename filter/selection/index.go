@@ -71,6 +71,40 @@ func (x *Index) Select(workload Workload) []*schema.Entry {
 	return selected
 }
 
+// Reduced returns the workload without the names for which no policy is: the
+// same policies apply to it. All workloads that clients make up are one then.
+func (x *Index) Reduced(workload Workload) Workload {
+	both, service, namespace := x.root.has(keyOf(workload)), false, false
+	if !both {
+		service, namespace = x.root.has(keyOf(Workload{workload.Service, ""})), x.root.has(keyOf(Workload{"", workload.Namespace}))
+	}
+	if !both && !service {
+		workload.Service = ""
+	}
+	if !both && !namespace {
+		workload.Namespace = ""
+	}
+	return workload
+}
+
+// keyOf is the most specific key that matches a workload.
+func keyOf(workload Workload) Key { return workload.Keys()[0] }
+
+// has reports whether there is an entry with a key.
+func (n *node) has(key Key) bool {
+	for n != nil {
+		switch order := compareKeys(n.key, key); {
+		case order == 0:
+			return true
+		case order > 0:
+			n = n.left
+		default:
+			n = n.right
+		}
+	}
+	return false
+}
+
 func newNode(entry *schema.Entry) *node {
 	return &node{
 		key:      KeyOf(entry.Policy.Spec.Selector),

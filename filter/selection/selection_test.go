@@ -154,6 +154,9 @@ func TestIndexAgreesWithMatches(t *testing.T) {
 				if want := plainSelect(next, workload); !same(now, want) {
 					t.Fatalf("Select(%+v) gives %v, want %v", workload, names(now), names(want))
 				}
+				if reduced := after.Reduced(workload); !same(now, after.Select(reduced)) || after.Reduced(reduced) != reduced {
+					t.Fatalf("%+v is reduced to %+v, with %v, want %v", workload, reduced, names(after.Select(reduced)), names(now))
+				}
 				concerned := slices.ContainsFunc(workload.Keys(), func(k Key) bool { return slices.Contains(touched, k) })
 				if changed := schema.NewSet(before...).Digest() != schema.NewSet(now...).Digest(); changed != concerned {
 					t.Fatalf("selection of %+v changed: %v, touched keys %v", workload, changed, touched)

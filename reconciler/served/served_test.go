@@ -148,6 +148,20 @@ func TestProgramsAreBounded(t *testing.T) {
 	})
 }
 
+// Workloads that clients make up share one selection, and take no room for others.
+func TestInventedWorkloadsShareASelection(t *testing.T) {
+	p := New()
+	p.Serve(stateOf(1, entry("a", "s1")))
+	for i := range 10_000 {
+		if got := p.Current().Selection(workload(fmt.Sprint("made-up-", i))); got.Count != 0 {
+			t.Fatalf("a made-up workload has %+v", got)
+		}
+	}
+	if got := p.Current().Selection(workload("s1")); got.Count != 1 || len(p.Current().selections) != 2 {
+		t.Errorf("got %+v, and %d selections are kept", got, len(p.Current().selections))
+	}
+}
+
 // A workload's selection of 5 policies out of so many, with its digest.
 func BenchmarkSelect(b *testing.B) {
 	for _, count := range []int{100, 10_000} {

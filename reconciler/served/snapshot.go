@@ -58,8 +58,11 @@ func (s *Snapshot) Entries(subject Subject) []*schema.Entry {
 }
 
 // Selection describes the subject's policies. It is computed once for all
-// clients of a workload.
+// clients of a workload, and of all those for which there is no policy.
 func (s *Snapshot) Selection(subject Subject) Selection {
+	if !subject.All {
+		subject.Workload = s.index.Reduced(subject.Workload)
+	}
 	s.mu.Lock()
 	compute, known := s.selections[subject]
 	if !known {
