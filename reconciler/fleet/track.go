@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/boifi/hfi/internal/api"
 )
@@ -331,6 +332,8 @@ func (r Request) Left() { r.end(VMGone, "", 0) }
 
 func (r Request) end(state VMState, given string, retry time.Duration) {
 	now := r.fleet.Now()
+	// It may share memory with a whole answer, and many VMs are given the same.
+	given = unique.Make(given).Value()
 	if r.unconfirmed != nil {
 		r.fleet.unconfirmed.end(r.unconfirmed, r.number, state, given, retry, now)
 	}

@@ -25,11 +25,10 @@ func quote(tag string) string { return `"` + tag + `"` }
 // wait of that client would be answered at once, in an endless loop.
 func parseTags(headers []string) (tags, error) {
 	var t tags
-	malformed := badRequest(`the header If-None-Match must be *, or a list of quoted tags such as "v1:…"`)
 	rest := strings.TrimSpace(strings.Join(headers, ","))
 	if rest == "" {
 		if len(headers) > 0 {
-			return t, malformed
+			return t, malformedTags()
 		}
 		return t, nil
 	}
@@ -44,9 +43,13 @@ func parseTags(headers []string) (tags, error) {
 		quoted, found := strings.CutPrefix(strings.TrimPrefix(rest, "W/"), `"`)
 		tag, after, closed := strings.Cut(quoted, `"`)
 		if after = strings.TrimLeft(after, " \t"); !found || !closed || after != "" && after[0] != ',' {
-			return t, malformed
+			return t, malformedTags()
 		}
 		t.list = append(t.list, tag)
 		rest = after
 	}
+}
+
+func malformedTags() error {
+	return badRequest(`the header If-None-Match must be *, or a list of quoted tags such as "v1:…"`)
 }
