@@ -14,8 +14,8 @@ import (
 type firstItems struct {
 	// first is a heap once it has MaxFilterItems, whose first element is the last of them.
 	first, others []api.FilterStatus
-	// needed reports whether a filter that is not among the first is needed.
-	needed func(*api.FilterStatus) bool
+	// needed reports whether filters in a state are needed that are not among the first.
+	needed func(api.FilterState) bool
 }
 
 func (f *firstItems) add(item api.FilterStatus) {
@@ -26,22 +26,22 @@ func (f *firstItems) add(item api.FilterStatus) {
 		}
 		return
 	}
-	if compareItems(&item, &f.first[0]) < 0 {
+	if compareItems(item, f.first[0]) < 0 {
 		item, f.first[0] = f.first[0], item
 		heap.Fix(lastFirst(f.first), 0)
 	}
-	if f.needed(&item) {
+	if f.needed(item.State) {
 		f.others = append(f.others, item)
 	}
 }
 
 // list is all that were kept.
 func (f *firstItems) list() []api.FilterStatus {
-	slices.SortFunc(f.first, func(a, b api.FilterStatus) int { return compareItems(&a, &b) })
+	slices.SortFunc(f.first, compareItems)
 	return append(f.first, f.others...)
 }
 
-func compareItems(a, b *api.FilterStatus) int {
+func compareItems(a, b api.FilterStatus) int {
 	return cmp.Or(cmp.Compare(urgency(a.State), urgency(b.State)), cmp.Compare(a.Namespace, b.Namespace),
 		cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
 }
@@ -50,7 +50,7 @@ func compareItems(a, b *api.FilterStatus) int {
 type lastFirst []api.FilterStatus
 
 func (l lastFirst) Len() int           { return len(l) }
-func (l lastFirst) Less(i, j int) bool { return compareItems(&l[i], &l[j]) > 0 }
+func (l lastFirst) Less(i, j int) bool { return compareItems(l[i], l[j]) > 0 }
 func (l lastFirst) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
 func (lastFirst) Push(any)             { panic("the length is fixed") }
 func (lastFirst) Pop() any             { panic("the length is fixed") }

@@ -34,7 +34,7 @@ func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport,
 	}
 	status := api.FiltersStatus{Replicas: []api.Replica{}}
 	// The report on the Kubernetes cluster needs the filters of all its pods.
-	items := firstItems{first: []api.FilterStatus{}, needed: func(item *api.FilterStatus) bool { return e.pods != nil && item.State != api.FilterUnknown }}
+	items := firstItems{first: []api.FilterStatus{}, needed: func(state api.FilterState) bool { return e.pods != nil && state != api.FilterUnknown }}
 	groups := f.group(reports)
 	for i := range f.shards {
 		var known []FilterSeen
