@@ -42,8 +42,13 @@ func (f *firstItems) list() []api.FilterStatus {
 }
 
 func compareItems(a, b api.FilterStatus) int {
-	return cmp.Or(cmp.Compare(urgency(a.State), urgency(b.State)), cmp.Compare(a.Namespace, b.Namespace),
-		cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
+	if order := cmp.Compare(urgency(a.State), urgency(b.State)); order != 0 {
+		return order
+	}
+	if order := cmp.Compare(a.Namespace, b.Namespace); order != 0 {
+		return order
+	}
+	return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
 }
 
 // lastFirst is a heap.Interface of a fixed length.
