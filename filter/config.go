@@ -42,6 +42,9 @@ type source struct {
 	// StaleAfter is how long policies stay in force without a confirmation by the
 	// daemon. It is positive.
 	StaleAfter time.Duration
+	// Refused is why the policies are not put in force, or empty. Then the daemon is
+	// asked all the same, and told why.
+	Refused string
 }
 
 func defaultConfig() config {
@@ -54,7 +57,9 @@ func parseConfig(text []byte) (config, []error) {
 	c := defaultConfig()
 	list, err := settings.Parse(text)
 	if err != nil {
-		return c, []error{errors.New("the configuration is not a JSON object: " + err.Error())}
+		problem := errors.New("the configuration is not a JSON object: " + err.Error())
+		c.refuse(problem.Error())
+		return c, []error{problem}
 	}
 	var problems []error
 	for _, setting := range list {
@@ -62,8 +67,9 @@ func parseConfig(text []byte) (config, []error) {
 			problems = append(problems, errors.New("setting "+shortened(setting.Name)+": "+err.Error()))
 		}
 	}
-	if !c.hasControlPlane() {
+	if c.Address == "" && c.Cluster == "" {
 		problems = append(problems, errors.New("neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"))
+		c.refuse(problems[0].Error())
 	}
 	return c, problems
 }
@@ -145,8 +151,17 @@ func shortened(text string) string {
 	return text[:limit] + "…"
 }
 
-// hasControlPlane reports whether there is a control plane to fetch policies from.
-func (s *source) hasControlPlane() bool { return s.Address != "" || s.Cluster != "" }
+// defaultControlPlane is where the daemon is in a cluster on which it was installed as
+// deploy/README.md says.
+const defaultControlPlane = "hfi-control-plane.boifi:8080"
+
+// refuse sets why no policies are put in force.
+func (s *source) refuse(why string) {
+	s.Refused = why
+	if s.Address == "" && s.Cluster == "" {
+		s.Address = defaultControlPlane
+	}
+}
 
 const defaultPort = 8080
 

@@ -95,6 +95,12 @@ func versionName(major, minor uint64) string {
 	return strconv.FormatUint(major, 10) + "." + strconv.FormatUint(minor, 10)
 }
 
+// tooOld is why the filter does nothing in this Envoy.
+func (i identity) tooOld() string {
+	return "Envoy " + i.Envoy + " is not supported: no faults are injected; the filter needs Envoy " +
+		versionName(MinimumEnvoy[0], MinimumEnvoy[1]) + " or newer"
+}
+
 // littleEndian decodes an integer property.
 func littleEndian(value []byte) (number uint64) {
 	for i, b := range value {
@@ -140,11 +146,20 @@ func escape(text string) string {
 	return escaped.String()
 }
 
-// headerValue replaces characters that are not allowed in a header. The text comes
-// from Envoy's bootstrap, which must not be able to make the request invalid.
-func headerValue(text string) string {
+// headerValue replaces characters that are not allowed in a header, and spaces. The
+// text comes from Envoy's bootstrap, which must not be able to make the request invalid.
+func headerValue(text string) string { return printable(text, '!') }
+
+// maxHeaderText is less than what the daemon accepts in a header.
+const maxHeaderText = 200
+
+// headerText is headerValue for a sentence, which it shortens.
+func headerText(text string) string { return printable(text[:min(len(text), maxHeaderText)], ' ') }
+
+// printable replaces the characters that are not between first and "~".
+func printable(text string, first rune) string {
 	return strings.Map(func(r rune) rune {
-		if r <= ' ' || r >= 0x7f {
+		if r < first || r >= 0x7f {
 			return '_'
 		}
 		return r

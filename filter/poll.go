@@ -81,9 +81,6 @@ func (p *poller) restart(in uint32) {
 	p.asking = false
 	now := p.vm.now()
 	p.next = now
-	if !p.source.hasControlPlane() {
-		p.next = time.Time{}
-	}
 	if p.confirmedAt.IsZero() {
 		p.confirmedAt = now
 	}
@@ -95,7 +92,7 @@ func (p *poller) deadline() time.Time {
 	if !p.asking {
 		at = p.next
 	}
-	if p.tag != "" {
+	if p.tag != "" && p.source.Refused == "" {
 		if stale := p.confirmedAt.Add(p.source.StaleAfter); at.IsZero() || stale.Before(at) {
 			at = stale
 		}
@@ -105,7 +102,7 @@ func (p *poller) deadline() time.Time {
 
 func (p *poller) tick() {
 	now := p.vm.now()
-	if p.tag != "" && now.Sub(p.confirmedAt) >= p.source.StaleAfter {
+	if p.tag != "" && p.source.Refused == "" && now.Sub(p.confirmedAt) >= p.source.StaleAfter {
 		proxywasm.LogWarn("hfi: no response from the control plane for " + p.source.StaleAfter.String() + ": fault injection stops")
 		p.tag, p.stale = "", true
 		p.enforce(new(program.Program))
@@ -142,6 +139,12 @@ func (p *poller) ask(now time.Time) {
 		{api.HeaderPod, headerValue(who.Pod)},
 		{api.HeaderVM, p.vm.id},
 	}
+	if who.Envoy != "" {
+		headers = append(headers, [2]string{api.HeaderEnvoy, who.Envoy})
+	}
+	if p.source.Refused != "" {
+		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
+	}
 	if p.tag != "" {
 		headers = append(headers, [2]string{"if-none-match", p.tag})
 	}
@@ -166,6 +169,10 @@ func (p *poller) ask(now time.Time) {
 			p.failed(failure("sending a request to cluster " + quoted(cluster) + ": " + err.Error()))
 			return
 		}
+	}
+	if p.source.Refused != "" { // It may not be there at all.
+		p.next = time.Time{}
+		return
 	}
 	p.failed(failure("this Envoy has no cluster " + strings.Join(p.source.clusters(), " or ") +
 		": in Istio, add the control plane's service to the egress hosts of the Sidecar resource"))
@@ -192,9 +199,13 @@ func (p *poller) read(numHeaders, bodySize int) {
 		return
 	}
 	early := false
-	if a.unchanged || a.tag == p.tag {
+	switch {
+	case a.unchanged, a.tag == p.tag:
 		early = p.vm.now().Sub(p.askedAt) < p.wait()/2
-	} else {
+	case p.source.Refused != "":
+		// With the tag, the daemon holds the next request until there is a change.
+		p.tag, p.revision = a.tag, a.revision
+	default:
 		p.apply(a)
 	}
 	p.confirmed()

@@ -343,15 +343,3 @@ func TestShortStaleAfter(t *testing.T) {
 		h.mustGet(503)
 	}
 }
-
-// TestNoControlPlane checks that a filter without a control plane logs this and sends no requests.
-func TestNoControlPlane(t *testing.T) {
-	h := start(t, `{}`, frontend)
-	h.pass(time.Minute)
-	if h.requests() != 0 || h.GetTickPeriod() != 0 {
-		t.Errorf("%d requests, tick period %d ms", h.requests(), h.GetTickPeriod())
-	}
-	if logs := strings.Join(h.GetErrorLogs(), ""); !strings.Contains(logs, "control_plane_address") {
-		t.Errorf("the log is %q", logs)
-	}
-}

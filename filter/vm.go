@@ -82,7 +82,7 @@ func (v *vm) startPlugin(id uint32) {
 	v.metrics.define(config.PolicyTag)
 	v.identify()
 	if v.identity.TooOld {
-		return
+		config.refuse(v.identity.tooOld())
 	}
 	v.stopPlugin(id) // if Envoy configures it once more
 	v.addPlugin(id, config)
@@ -140,8 +140,7 @@ func (v *vm) identify() {
 	v.identity = &i
 	proxywasm.LogInfo("hfi: started for " + i.String() + ", vm=" + v.id)
 	if i.TooOld {
-		proxywasm.LogError("hfi: Envoy " + i.Envoy + " is not supported: no faults are injected; the filter needs Envoy " +
-			versionName(MinimumEnvoy[0], MinimumEnvoy[1]) + " or newer")
+		proxywasm.LogError("hfi: " + i.tooOld())
 	}
 	if missing, applies := i.missing(); missing != "" {
 		proxywasm.LogWarn("hfi: the node metadata has no " + missing + ": only policies for " + applies + " apply")

@@ -10,17 +10,68 @@ import (
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
-// TestOldEnvoy checks that the filter does nothing in an Envoy that is too old, and logs this.
-func TestOldEnvoy(t *testing.T) {
-	h := start(t, frontendConfig, frontend, 1, 31)
-	h.pass(time.Minute)
-	if h.requests() != 0 || h.GetTickPeriod() != 0 {
-		t.Error("the filter is active")
+// refused checks that the filter tells the daemon why it does nothing, waits there as any
+// other, and does nothing.
+func (h *host) refused(why string) {
+	h.t.Helper()
+	h.pass(time.Second)
+	for _, tag := range []string{"a", "b"} {
+		if request := h.request(); request["x-hfi-error"] != why {
+			h.t.Fatalf("the request has %q, want %q", request, why)
+		}
+		h.update(tag, 503)
+		h.mustGet(200)
+		if got := h.request()["if-none-match"]; got != `"`+tag+`"` {
+			h.t.Errorf("the next request has the tag %q, want %q", got, tag)
+		}
 	}
-	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], "Envoy 1.31 is not supported: no faults are injected; the filter needs Envoy 1.32 or newer") {
+	if h.gauge("hfi.policies_loaded") != 0 {
+		h.t.Error("policies are in force")
+	}
+	h.pass(time.Hour)
+	if value, err := h.GetGaugeMetric("hfi.config.stale"); err == nil && value != 0 {
+		h.t.Error("policies that were never in force are stale")
+	}
+}
+
+// TestOldEnvoy checks that the filter does nothing in an Envoy that is too old, and says this
+// in the log and to the daemon.
+func TestOldEnvoy(t *testing.T) {
+	const why = "Envoy 1.31 is not supported: no faults are injected; the filter needs Envoy 1.32 or newer"
+	h := start(t, frontendConfig, frontend, 1, 31)
+	if logs := h.GetErrorLogs(); len(logs) != 1 || !strings.Contains(logs[0], why) {
 		t.Errorf("the log is %q", logs)
 	}
-	h.mustGet(200)
+	h.pass(time.Second)
+	if request := h.request(); request["x-hfi-envoy"] != "1.31" {
+		t.Errorf("the request has %q", request)
+	}
+	h.refused(why)
+}
+
+// TestUselessSettings checks that a filter that does not know the daemon's address asks where it
+// usually is.
+func TestUselessSettings(t *testing.T) {
+	for config, why := range map[string]string{
+		`{}`:             "neither control_plane_address nor control_plane_cluster is set: the filter gets no policies",
+		"[\n\"\u00e9\"]": "the configuration is not a JSON object: ",
+	} {
+		t.Run(config, func(t *testing.T) {
+			h := start(t, config, frontend, 1, 40)
+			if logs := strings.Join(h.GetErrorLogs(), ""); !strings.Contains(logs, why) {
+				t.Errorf("the log is %q", logs)
+			}
+			h.pass(time.Second)
+			got := h.request()["x-hfi-error"]
+			if !strings.HasPrefix(got, why) {
+				t.Errorf("the request says %q, want %q", got, why)
+			}
+			if strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) || len(got) > maxHeaderText {
+				t.Errorf("%q is not fit for a header", got)
+			}
+			h.refused(got)
+		})
+	}
 }
 
 func TestSupportedEnvoys(t *testing.T) {
@@ -272,6 +323,9 @@ func TestConfigurations(t *testing.T) {
 		want := defaultConfig()
 		c.change(&want)
 		got, problems := parseConfig([]byte(c.text))
+		if want.Address == "" && want.Cluster == "" && got.Refused != "" {
+			want.refuse(got.Refused)
+		}
 		if got != want || len(problems) != c.problems {
 			t.Errorf("%s: %+v, %v", c.text, got, problems)
 		}

@@ -31,7 +31,7 @@ type fakeDaemon struct {
 	repo   string
 	server *httptest.Server
 	// mode is ok, invalid, refused, stuck, slow, nofolder, unreadable, drifted, filters, behind,
-	// silent, partial, or a way to answer badly.
+	// silent, unable, partial, or a way to answer badly.
 	mode string
 	// secret: it needs a signature to trigger a read.
 	secret bool
@@ -231,22 +231,26 @@ func (d *fakeDaemon) take(commit string) {
 }
 
 // filters are none or, as the mode says, five: all current, or two behind, or
-// one of those silent, or seen by one of two replicas only.
+// one of those silent, or one unable, or seen by one of two replicas only.
 func (d *fakeDaemon) filters() api.FiltersStatus {
 	filters := api.FiltersStatus{Items: []api.FilterStatus{}, Complete: true, Replicas: []api.Replica{{ID: "one", URL: "http://one"}}}
-	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "partial" {
+	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "unable" && d.mode != "partial" {
 		return filters
 	}
 	add := func(pod string, state api.FilterState, message string, vms api.VMCounts) {
 		filters.Connected++
 		filters.Items = append(filters.Items, api.FilterStatus{
 			FilterID: api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"},
-			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message,
+			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message, Envoy: "1.36",
 		})
 	}
 	if d.mode == "silent" {
 		filters.Silent = 1
 		add("frontend-a", api.FilterSilent, "1 of 3 VMs stopped asking 12 s ago: it is not enforcing", api.VMCounts{Total: 3, Current: 2, Silent: 1})
+	}
+	if d.mode == "unable" {
+		filters.Unable = 1
+		add("frontend-a", api.FilterUnable, "3 of 3 VMs cannot inject faults: Envoy 1.31 is not supported", api.VMCounts{Total: 3, Unable: 3})
 	}
 	if d.mode == "silent" || d.mode == "behind" {
 		filters.Behind = 1

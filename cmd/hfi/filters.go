@@ -19,8 +19,9 @@ func newGetFilters(a *app) *cobra.Command {
 		Short:   "List the connected filters and whether they enforce the current policies",
 		Long: `List the filters that ask the daemon or its replicas for policies, those with a problem
 first. A filter is Current if all VMs of its sidecar enforce the current policies,
-Behind if one does not, and Silent if one has stopped asking and so enforces nothing.
-It is Unknown, and does not count, if the Kubernetes cluster has no such pod.`,
+Behind if one does not, Unable if one says that it cannot, and Silent if one has
+stopped asking and so enforces nothing. It is Unknown, and does not count, if the
+Kubernetes cluster has no such pod. The column WHY says what is wrong.`,
 		Example: `  hfi get filters
   hfi get filters -o wide
   hfi get filters -o jsonpath='{range .items[*]}{.pod}{"\n"}{end}'`,
@@ -61,17 +62,17 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	var rows [][]string
 	wide := a.output.String() == wideFormat
 	for _, item := range filters.Items {
-		row := []string{item.Namespace, item.Service, or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since)}
+		row := []string{item.Namespace, item.Service, or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
 		if wide {
 			row = append(row, item.Node, digest(item), strings.Join(item.Replicas, ","))
 		}
 		rows = append(rows, append(row, item.Message))
 	}
-	heading := []string{"NAMESPACE", "SERVICE", "POD", "STATE", "VMS", "SINCE"}
+	heading := []string{"NAMESPACE", "SERVICE", "POD", "STATE", "VMS", "SINCE", "ENVOY"}
 	if wide {
 		heading = append(heading, "NODE", "IN FORCE", "REPLICAS")
 	}
-	if err := a.table(append(heading, "MESSAGE"), rows); err != nil {
+	if err := a.table(append(heading, "WHY"), rows); err != nil {
 		return err
 	}
 	if rest := filters.Connected + filters.Unknown - len(filters.Items); rest > 0 {
@@ -117,7 +118,7 @@ func countFilters(filters api.FiltersStatus) string {
 	for _, other := range []struct {
 		count int
 		word  string
-	}{{filters.Behind, "behind"}, {filters.Silent, "silent: not enforcing"}, {filters.Unknown, "of pods that the cluster does not have"}} {
+	}{{filters.Behind, "behind"}, {filters.Unable, "unable to inject faults"}, {filters.Silent, "silent: not enforcing"}, {filters.Unknown, "of pods that the cluster does not have"}} {
 		if other.count > 0 {
 			text += fmt.Sprintf(", %d %s", other.count, other.word)
 		}
@@ -130,7 +131,7 @@ func countFilters(filters api.FiltersStatus) string {
 
 func filtersColour(filters api.FiltersStatus) colour {
 	switch {
-	case filters.Silent > 0:
+	case filters.Silent > 0 || filters.Unable > 0:
 		return red
 	case filters.Behind > 0 || !filters.Complete || filters.Connected == 0:
 		return yellow
@@ -163,7 +164,7 @@ func linesOf(filters api.FiltersStatus, states ...api.FilterState) []string {
 }
 
 func filterLines(filters api.FiltersStatus) []string {
-	return linesOf(filters, api.FilterSilent, api.FilterBehind)
+	return linesOf(filters, api.FilterSilent, api.FilterUnable, api.FilterBehind)
 }
 
 // maxNamed bounds the filters named in one line; the others are counted.
@@ -182,12 +183,12 @@ func some(lines []string, total int) string {
 // them with the state that it serves, which contains the commit by now.
 func (w *waiter) filters(_ context.Context, status *api.Status) (bool, string, error) {
 	filters := status.Filters
-	if filters.Silent > 0 && filters.Complete {
-		lines := linesOf(filters, api.FilterSilent)
+	if filters.Silent+filters.Unable > 0 && filters.Complete {
+		lines := linesOf(filters, api.FilterSilent, api.FilterUnable)
 		for i, line := range lines {
 			lines[i] = strings.Replace(line, ": ", " is not enforcing: ", 1)
 		}
-		return false, "", &exitError{exitSilent, fmt.Errorf("%s is served, but %s", short(w.commit), some(lines, filters.Silent))}
+		return false, "", &exitError{exitSilent, fmt.Errorf("%s is served, but %s", short(w.commit), some(lines, filters.Silent+filters.Unable))}
 	}
 	if reason := incomplete(filters); reason != "" {
 		return false, "not all filters may be known: " + reason, nil

@@ -153,7 +153,7 @@ func (a *app) printStatus(status *api.Status) error {
 		}
 	}
 	wrong := filterLines(status.Filters)
-	a.details("Filters with problems", wrong, status.Filters.Behind+status.Filters.Silent)
+	a.details("Filters with problems", wrong, status.Filters.Behind+status.Filters.Unable+status.Filters.Silent)
 	a.details("Drift items", driftLines(status.Drift), status.Drift.Total)
 	a.details("Errors", problemLines(source.Errors), source.ErrorsTotal)
 	a.details("Warnings", problemLines(source.Warnings), source.WarningsTotal)

@@ -11,16 +11,17 @@ import (
 
 // FiltersStatus describes the filters, as all replicas together see them.
 type FiltersStatus struct {
-	// Connected counts the known filters: Current, Behind and Silent together.
+	// Connected counts the known filters: Current, Behind, Unable and Silent together.
 	Connected int `json:"connected"`
 	Current   int `json:"current"`
 	Behind    int `json:"behind"`
+	Unable    int `json:"unable"`
 	Silent    int `json:"silent"`
 	// Unknown counts those of pods that the cluster does not have. They are
 	// listed, and are not among the connected ones.
 	Unknown int `json:"unknown"`
-	// Items lists the filters: silent ones first, then those behind. In an
-	// answer of the daemon it is cut to MaxFilterItems.
+	// Items lists the filters: silent ones first, then those that are unable to
+	// enforce policies, then those behind. In an answer of the daemon it is cut to MaxFilterItems.
 	Items []FilterStatus `json:"items"`
 	// Replicas are the daemons that were asked for their filters.
 	Replicas []Replica `json:"replicas"`
@@ -62,6 +63,8 @@ const (
 	FilterBehind FilterState = "Behind"
 	// FilterSilent: some VM has stopped asking, and so enforces nothing.
 	FilterSilent FilterState = "Silent"
+	// FilterUnable: some VM says that it cannot enforce policies, and why.
+	FilterUnable FilterState = "Unable"
 	// FilterUnknown: the Kubernetes cluster is known, and has no such pod, and the
 	// filter has not asked for long enough to count anyway.
 	FilterUnknown FilterState = "Unknown"
@@ -88,6 +91,8 @@ type FilterStatus struct {
 	// state is Silent, it is when the VM last asked.
 	Since time.Time `json:"since"`
 	VMs   VMCounts  `json:"vms"`
+	// Envoy is the version of its Envoy, such as 1.40, or empty if it does not say it.
+	Envoy string `json:"envoy,omitempty"`
 	// Replicas are the IDs of the replicas that its VMs asked last.
 	Replicas []string `json:"replicas"`
 	// Message says what is wrong, or is empty.
@@ -99,5 +104,6 @@ type VMCounts struct {
 	Total   int `json:"total"`
 	Current int `json:"current"`
 	Behind  int `json:"behind"`
+	Unable  int `json:"unable"`
 	Silent  int `json:"silent"`
 }

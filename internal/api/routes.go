@@ -35,4 +35,8 @@ const (
 	HeaderNode = "x-hfi-node"
 	HeaderPod  = "x-hfi-pod"
 	HeaderVM   = "x-hfi-vm"
+	// HeaderEnvoy is the version of the filter's Envoy, and HeaderError says why the
+	// VM cannot enforce policies, if it cannot.
+	HeaderEnvoy = "x-hfi-envoy"
+	HeaderError = "x-hfi-error"
 )

@@ -70,6 +70,14 @@ func (s *stage) ask(replica, vm, digest string) Request {
 	return ask(s.fleet[replica], podID("p"), vm, digest)
 }
 
+// refuse begins a request of a VM that has taken the policies, and says why it cannot
+// enforce them.
+func (s *stage) refuse(replica, vm, digest, why string) Request {
+	request := s.ask(replica, vm, digest)
+	request.Describe("1.31", why)
+	return request
+}
+
 // round is a request that is answered after 20 s, without a change.
 func (s *stage) round(replica, vm, digest string) {
 	request := s.ask(replica, vm, digest)
@@ -109,8 +117,10 @@ func (s *stage) expect(w want) {
 	if !regexp.MustCompile("^" + w.message + "$").MatchString(got.Message) {
 		s.t.Errorf("the message is %q, want %q", got.Message, w.message)
 	}
-	counts := map[api.FilterState]int{api.FilterCurrent: status.Current, api.FilterBehind: status.Behind, api.FilterSilent: status.Silent}
-	if counts[w.state] != 1 || status.Current+status.Behind+status.Silent != 1 {
+	counts := map[api.FilterState]int{
+		api.FilterCurrent: status.Current, api.FilterBehind: status.Behind, api.FilterUnable: status.Unable, api.FilterSilent: status.Silent,
+	}
+	if counts[w.state] != 1 || status.Current+status.Behind+status.Unable+status.Silent != 1 {
 		s.t.Errorf("%s is counted %+v", w.state, counts)
 	}
 }
@@ -151,6 +161,31 @@ func TestFilterStates(t *testing.T) {
 			s.ask("a", "2", "old")
 			s.advance(3 * time.Second)
 		}, want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1, Silent: 0}, "old", 3 * time.Second, "a", "1 of 2 VMs with other policies in force than the current ones"}},
+		"one cannot enforce them": {func(s *stage) {
+			s.ask("a", "1", "new")
+			s.refuse("a", "2", "new", "Envoy 1.31 is not supported")
+			s.refuse("a", "3", "new", "no address")
+		}, want{api.FilterUnable, api.VMCounts{Total: 3, Current: 1, Unable: 2}, "new", 0, "a", "2 of 3 VMs cannot inject faults: Envoy 1.31 is not supported"}},
+		"one cannot enforce them, and waits on another replica": {func(s *stage) {
+			s.refuse("b", "1", "new", "no address")
+		}, want{api.FilterUnable, api.VMCounts{Total: 1, Unable: 1}, "", 0, "b", "its only VM cannot inject faults: no address"}},
+		"one could not, and can": {func(s *stage) {
+			request := s.refuse("a", "1", "new", "no address")
+			request.Answered("", 0)
+			request = s.ask("a", "1", "new")
+			request.Describe("1.40", "")
+		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1}, "new", 0, "a", ""}},
+		"one says that it cannot, and has proved nothing": {func(s *stage) {
+			request := s.fleet["a"].Ask(podID("p"), "1", "", Caller{})
+			request.Answered("new", 0)
+			request = s.fleet["a"].Ask(podID("p"), "1", "other", Caller{})
+			request.Describe("1.31", "no address")
+		}, want{api.FilterBehind, api.VMCounts{Total: 1, Behind: 1}, "other", 0, "a", "its only VM with no policies in force yet"}},
+		"one cannot, and another stopped": {func(s *stage) {
+			s.ask("a", "1", "new").Answered("", 0)
+			s.advance(9 * time.Second)
+			s.refuse("a", "2", "new", "no address")
+		}, want{api.FilterSilent, api.VMCounts{Total: 2, Unable: 1, Silent: 1}, "new", 9 * time.Second, "a", "1 of 2 VMs stopped asking 9 s ago: .*; 1 of 2 VMs cannot inject faults: no address"}},
 		"one has no policies": {func(s *stage) {
 			s.ask("a", "1", "new")
 			s.ask("a", "2", "")

@@ -148,7 +148,7 @@ func inList(decoder *json.Decoder, what string, read func() error) error {
 func (f *FilterSeen) check() error {
 	texts := []string{f.Node, f.Pod, f.Service, f.Namespace}
 	for _, vm := range f.VMs {
-		texts = append(texts, vm.ID, vm.Digest, vm.Address.Zone())
+		texts = append(texts, vm.ID, vm.Digest, vm.Envoy, vm.Problem, vm.Address.Zone())
 	}
 	for _, text := range texts {
 		if len(text) > maxText {

@@ -42,6 +42,10 @@ type VMSeen struct {
 	Address netip.Addr `json:"address,omitzero"`
 	State   VMState    `json:"state"`
 	Digest  string     `json:"digest"`
+	// Envoy is the version of its Envoy, and Problem why it cannot enforce
+	// policies; empty if it does not say so.
+	Envoy   string `json:"envoy,omitempty"`
+	Problem string `json:"error,omitempty"`
 	// Claimed: it is unconfirmed. All that is known is one request, which anyone may have sent.
 	Claimed bool `json:"claimed,omitempty"`
 	// Unproven: it has neither confirmed that it applied policies, nor asked for

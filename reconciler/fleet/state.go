@@ -56,6 +56,8 @@ func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport,
 				status.Current++
 			case api.FilterBehind:
 				status.Behind++
+			case api.FilterUnable:
+				status.Unable++
 			case api.FilterSilent:
 				status.Silent++
 			}
@@ -67,7 +69,7 @@ func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport,
 }
 
 func urgency(state api.FilterState) int {
-	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent, api.FilterUnknown}, state)
+	return slices.Index([]api.FilterState{api.FilterSilent, api.FilterUnable, api.FilterBehind, api.FilterCurrent, api.FilterUnknown}, state)
 }
 
 // evaluation finds the states of filters at one moment.
@@ -115,6 +117,8 @@ type tally struct {
 	// digest and inForce are of the current VMs, or of one that is behind.
 	digest  string
 	inForce time.Duration
+	// envoy and problem are of one VM that has said so.
+	envoy, problem string
 }
 
 // filter returns the status of a filter; connected is false if all its VMs have gone.
@@ -144,11 +148,13 @@ func (e *evaluation) filter(id api.FilterID, parts []part) (status api.FilterSta
 		}
 	}
 	slices.Sort(status.Replicas)
-	status.Digest, status.VMs = t.digest, t.VMCounts
+	status.Digest, status.VMs, status.Envoy = t.digest, t.VMCounts, t.envoy
 	since := t.inForce
 	switch {
 	case t.Silent > 0:
 		status.State, since = api.FilterSilent, t.silentFor
+	case t.Unable > 0:
+		status.State = api.FilterUnable
 	case t.Behind > 0:
 		status.State = api.FilterBehind
 	}
@@ -233,6 +239,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 	t.Total++
 	inForce := vm.inForce()
 	moved := overdue && e.moved(vm)
+	t.envoy = oneOf(t.envoy, vm.Envoy)
 	switch {
 	case overdue && !moved && e.incompleteReason == "" && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		t.Silent++
@@ -241,7 +248,11 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 			t.digest = vm.Digest
 		}
 		return true
-	case !overdue && selection.digest != "" && vm.Digest == selection.digest:
+	case !overdue && vm.Problem != "" && !vm.Unproven:
+		t.Unable++
+		t.problem = oneOf(t.problem, vm.Problem)
+		return true
+	case !overdue && vm.Problem == "" && selection.digest != "" && vm.Digest == selection.digest:
 		t.Current++
 		if t.Behind == 0 && (t.Current == 1 || inForce < t.inForce) {
 			t.digest, t.inForce = vm.Digest, inForce
@@ -255,7 +266,7 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 	case overdue:
 		t.late++
 		t.lateFor = max(t.lateFor, vm.EndedAgo)
-	case vm.Digest == "":
+	case vm.Digest == "", vm.Problem != "":
 		t.without++
 	}
 	// The choice among several must not depend on their order.
@@ -265,12 +276,23 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 	return true
 }
 
+// oneOf is one of two texts that is not empty, if one is: the same in any order.
+func oneOf(a, b string) string {
+	if a == "" || b != "" && b < a {
+		return b
+	}
+	return a
+}
+
 // message describes what is wrong.
 func (t *tally) message(selection expected, incompleteReason string) string {
 	var parts []string
 	if t.Silent > 0 {
 		verb := map[bool]string{true: "it is", false: "they are"}[t.Silent == 1]
 		parts = append(parts, fmt.Sprintf("%s stopped asking %s ago: %s not enforcing; look at the sidecar's log", t.fraction(t.Silent), seconds(t.silentFor), verb))
+	}
+	if t.Unable > 0 {
+		parts = append(parts, t.fraction(t.Unable)+" cannot inject faults: "+t.problem)
 	}
 	if t.late > 0 {
 		text := fmt.Sprintf("%s last seen %s ago", t.fraction(t.late), seconds(t.lateFor))

@@ -61,6 +61,8 @@ type vm struct {
 	number uint64
 	// digest is that of the policies in force at its newest request, or empty.
 	digest string
+	// envoy and problem are what it says of itself: see Request.Describe.
+	envoy, problem string
 	// first is when its first request began, asked when its newest did, and
 	// ended when the newest one ended.
 	first, asked, ended time.Time
@@ -216,6 +218,22 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 	r.vm, r.number = v, v.number
 }
 
+// Describe records what the VM says of itself: the version of its Envoy, and why it
+// cannot enforce policies, or empty texts. It is recorded once the VM is confirmed.
+func (r *Request) Describe(envoy, problem string) {
+	if r.vm == nil {
+		return
+	}
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	v := r.vm
+	if v.envoy == envoy && v.problem == problem {
+		return
+	}
+	r.fleet.size.Add(textSize(envoy) + textSize(problem) - textSize(v.envoy) - textSize(v.problem))
+	v.envoy, v.problem = strings.Clone(envoy), strings.Clone(problem)
+}
+
 // add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
 func (f *Fleet) add(shard *shard, id api.FilterID, key vmKey, digest string, now time.Time) *vm {
 	if now.Sub(shard.swept) > f.Forget/10 {
@@ -285,7 +303,7 @@ func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
 			return false
 		}
 		f.count.Add(-1)
-		f.size.Add(-sizeOf(id, v.key.name, v.digest))
+		f.size.Add(-sizeOf(id, v.key.name, v.digest) - textSize(v.envoy) - textSize(v.problem))
 		return true
 	})
 	if len(vms.list) == 0 {
@@ -414,7 +432,7 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time, filters []FilterSeen, vms
 
 func (v *vm) seen(now time.Time) VMSeen {
 	seen := VMSeen{
-		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
 		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
 	}
 	if v.state != VMWaiting {

@@ -33,6 +33,12 @@ func (q *query) identify(r *http.Request) (err error) {
 	if q.filter.Pod, err = single(r, headerPod); err != nil {
 		return err
 	}
+	if q.envoy, err = single(r, headerEnvoy); err != nil {
+		return err
+	}
+	if q.problem, err = single(r, headerError); err != nil {
+		return err
+	}
 	q.filter.Service, q.filter.Namespace = q.subject.Workload.Service, q.subject.Workload.Namespace
 	if !isText(q.filter.Service) || !isText(q.filter.Namespace) {
 		return badRequest("the parameters service and namespace must be UTF-8 without control characters")
@@ -77,6 +83,7 @@ func isText(text string) bool {
 // connection, and returns the function that records its end.
 func (s *Server) track(w http.ResponseWriter, r *http.Request, q *query) (end func(error)) {
 	request := s.fleet.Ask(q.filter, q.vm, q.inForce(), callerOf(r))
+	request.Describe(q.envoy, q.problem)
 	if request.First {
 		q.first = s.fleet.FirstWait()
 	}

@@ -98,6 +98,24 @@ func (d *daemon) awaitFilters(current, behind, silent int) api.FiltersStatus {
 	return last
 }
 
+// A VM says which Envoy it runs in, and why it cannot enforce policies.
+func TestAFilterSaysWhyItIsUnable(t *testing.T) {
+	d := start(t, func(*Server) {})
+	d.serve(stateOf(1, exampleSet()))
+	mine := d.onItsOwn()
+	said := append(vmHeaders("frontend-a", "1"), "X-Hfi-Envoy", "1.31", "X-Hfi-Error", `Envoy 1.31 is "too old"`)
+	tag := mine.ask(frontendAsks, said...).expect(t, 200).header.Get("ETag")
+	mine.ask(frontendAsks+"&wait=1ms", append(said, "If-None-Match", tag)...).expect(t, 304)
+	status := d.filterStatus()
+	if status.Unable != 1 || status.Connected != 1 || status.Items[0].State != api.FilterUnable || status.Items[0].Envoy != "1.31" ||
+		status.Items[0].Message != `its only VM cannot inject faults: Envoy 1.31 is "too old"` {
+		t.Errorf("the filters are %+v", status)
+	}
+	for name, value := range map[string]string{"X-Hfi-Envoy": strings.Repeat("1", 254), "X-Hfi-Error": "caf\xe9"} {
+		d.ask(frontendAsks, append(vmHeaders("frontend-a", "1"), name, value)...).expect(t, 400)
+	}
+}
+
 // The VMs with one FilterID are one filter. It is behind until each of them
 // enforces the current policies, and then current.
 func TestFiltersInStatus(t *testing.T) {

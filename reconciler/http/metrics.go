@@ -207,6 +207,7 @@ func (s stateCollector) Collect(into chan<- prometheus.Metric) {
 	}
 	gauge(filters, float64(fleet.Current), "current")
 	gauge(filters, float64(fleet.Behind), "behind")
+	gauge(filters, float64(fleet.Unable), "unable")
 	gauge(filters, float64(fleet.Silent), "silent")
 	gauge(filtersComplete, map[bool]float64{true: 1}[fleet.Complete])
 }

@@ -23,6 +23,8 @@ var (
 	headerNode     = http.CanonicalHeaderKey(api.HeaderNode)
 	headerPod      = http.CanonicalHeaderKey(api.HeaderPod)
 	headerVM       = http.CanonicalHeaderKey(api.HeaderVM)
+	headerEnvoy    = http.CanonicalHeaderKey(api.HeaderEnvoy)
+	headerError    = http.CanonicalHeaderKey(api.HeaderError)
 )
 
 // maxName bounds a service, a namespace and a filter's names in bytes, as DNS does.
@@ -41,6 +43,8 @@ type query struct {
 	// vm names the VM of a filter, if one sent the request, else it is empty.
 	vm     string
 	filter api.FilterID
+	// envoy and problem are what the VM says of itself.
+	envoy, problem string
 	// first, if not zero, bounds the wait for a change: the VM has not asked on
 	// this connection before.
 	first time.Duration

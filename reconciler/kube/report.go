@@ -26,7 +26,7 @@ type filterContact struct {
 }
 
 func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
-	rank := []api.FilterState{api.FilterSilent, api.FilterBehind, api.FilterCurrent}
+	rank := []api.FilterState{api.FilterSilent, api.FilterUnable, api.FilterBehind, api.FilterCurrent}
 	contacts := make(map[podID]filterContact, len(filters))
 	for _, filter := range filters {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}

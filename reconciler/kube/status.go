@@ -154,6 +154,8 @@ func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selec
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:
 			reason = "its filter stopped asking"
+		case contact.state == api.FilterUnable:
+			reason = "its filter says that it cannot inject faults"
 		case contact.service != pod.workload.Service:
 			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(contact.service, 100), pod.workload.Service)
 		case contact.state == api.FilterCurrent:

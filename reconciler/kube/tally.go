@@ -26,7 +26,7 @@ func (t *podTally) add(pod *pod, contact filterContact, due bool) {
 	case contact.state == api.FilterCurrent:
 		t.loaded++
 		t.current++
-	case contact.state == api.FilterBehind:
+	case contact.state == api.FilterBehind, contact.state == api.FilterUnable:
 		t.loaded++
 		t.behind = append(t.behind, pod.Name)
 	case contact.state == api.FilterSilent:

@@ -42,6 +42,11 @@ type world struct {
 // start starts the daemon, and the filter as Envoy does: in a first VM, in one that
 // tries the configuration, and in that of a thread.
 func start(t *testing.T, environment ...string) *world {
+	return startAs(t, 32, settings, environment...)
+}
+
+// startAs starts it in a minor version of Envoy with other settings.
+func startAs(t *testing.T, minor uint64, settings string, environment ...string) *world {
 	w := &world{repo: gittest.New(t)}
 	w.repo.Commit("Begin", policies(1))
 	w.repo.Push()
@@ -54,11 +59,12 @@ func start(t *testing.T, environment ...string) *world {
 		w.host = newHost(t)
 		w.environment = environment
 		w.clusters["daemon"] = w.daemon.URL()
+		w.clusters["outbound|8080||hfi-control-plane.boifi.svc.cluster.local"] = w.daemon.URL()
 		w.properties = map[string]string{
 			// The property xds, of later Envoys, is not needed.
 			"node.id": "sidecar~1", "node.metadata.NAME": "frontend-1", "node.metadata.WORKLOAD_NAME": "frontend", "node.metadata.NAMESPACE": "demo",
 			"xds.node.user_agent_build_version.version.major_number": number(1),
-			"xds.node.user_agent_build_version.version.minor_number": number(32),
+			"xds.node.user_agent_build_version.version.minor_number": number(minor),
 		}
 		if err := w.load(module); err != nil {
 			t.Fatalf("%v\nits log ends with\n%s", err, strings.Join(w.log, "\n"))
@@ -165,6 +171,28 @@ func TestStories(t *testing.T) {
 	}
 	if panics := w.value("hfi.panics_total"); panics != 0 {
 		t.Errorf("%d panics", panics)
+	}
+}
+
+// TestUnable checks that a filter that cannot inject faults tells the daemon why.
+func TestUnable(t *testing.T) {
+	for name, c := range map[string]struct {
+		minor         uint64
+		settings, why string
+	}{
+		"an older Envoy": {31, settings, "its only VM cannot inject faults: Envoy 1.31 is not supported: no faults are injected; the filter needs Envoy 1.32 or newer"},
+		"no settings":    {32, "{}", "its only VM cannot inject faults: neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startAs(t, c.minor, c.settings)
+			w.until("the daemon says why", func() bool {
+				f := w.daemon.Status().Filters
+				return f.Unable == 1 && f.Items[0].Message == c.why && f.Items[0].Envoy == fmt.Sprint("1.", c.minor)
+			})
+			if request := w.request(w.plugin, "/abort"); request.paused || request.response != nil {
+				t.Errorf("request /abort: %+v", request.response)
+			}
+		})
 	}
 }
 
