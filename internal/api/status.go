@@ -206,7 +206,7 @@ type ConditionType string
 
 // The condition types, as kstatus of Kubernetes defines them.
 const (
-	// Ready: a verified set is served and agrees with git.
+	// Ready: a verified set is served and agrees with git, and filters enforce it.
 	Ready ConditionType = "Ready"
 	// Reconciling: work is in progress, or will be retried.
 	Reconciling ConditionType = "Reconciling"

@@ -130,6 +130,9 @@ type Server struct {
 	// stopped is closed when Shutdown has finished.
 	stopped chan struct{}
 	stop    func()
+	// began is when the server was made.
+	began       time.Time
+	enforcement enforcement
 }
 
 // New returns a service of policies and of the filters that ask for them, with
@@ -157,6 +160,7 @@ func New(view View, policies *served.Policies, fleet *fleet.Fleet) *Server {
 		hub:               newHub(),
 		draining:          make(chan struct{}),
 		stopped:           make(chan struct{}),
+		began:             time.Now(),
 	}
 	policies.Observe(s.hub.update)
 	s.drain = sync.OnceFunc(func() { close(s.draining) })

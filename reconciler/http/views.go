@@ -54,6 +54,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		}
 		status.Kubernetes = s.Cluster.Status(set, filters.FiltersStatus, filters.ClusterReport)
 	}
+	s.enforced(&status, filters.FiltersStatus)
 	return writeJSON(w, http.StatusOK, status)
 }
 
