@@ -156,12 +156,13 @@ const maxHeaderText = 200
 // headerText is headerValue for a sentence, which it shortens.
 func headerText(text string) string { return printable(text[:min(len(text), maxHeaderText)], ' ') }
 
-// printable replaces the characters that are not between first and "~".
-func printable(text string, first rune) string {
-	return strings.Map(func(r rune) rune {
-		if r < first || r >= 0x7f {
-			return '_'
+// printable replaces the bytes that are not between first and "~".
+func printable(text string, first byte) string {
+	allowed := []byte(text)
+	for i, b := range allowed {
+		if b < first || b >= 0x7f {
+			allowed[i] = '_'
 		}
-		return r
-	}, text)
+	}
+	return string(allowed)
 }

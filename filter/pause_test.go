@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -154,5 +156,39 @@ func TestPanicAfterAnAbort(t *testing.T) {
 	h.pass(writeFaultsAfter)
 	if n := h.counter(metricPanics); n != 1 {
 		t.Errorf("the metric counts %d panics", n)
+	}
+}
+
+// TestPauseQueue compares the queue with a sorted list, for random streams of which some
+// are removed early.
+func TestPauseQueue(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		var queue pauseQueue
+		var all []*pausedStream
+		for range random.IntN(40) {
+			stream := &pausedStream{due: time.Unix(int64(random.IntN(20)), 0)}
+			queue.push(stream)
+			all = append(all, stream)
+		}
+		for len(all) > 0 {
+			for i, stream := range queue {
+				if stream.at != i {
+					t.Fatalf("the stream at %d has index %d", i, stream.at)
+				}
+			}
+			at := 0
+			if random.IntN(2) == 0 {
+				at = random.IntN(len(queue))
+			}
+			removed := queue.remove(at)
+			if at == 0 && slices.ContainsFunc(all, func(s *pausedStream) bool { return s.due.Before(removed.due) }) {
+				t.Fatal("the first stream is not the earliest")
+			}
+			before := len(all)
+			if all = slices.DeleteFunc(all, func(s *pausedStream) bool { return s == removed }); len(all) != before-1 || len(queue) != len(all) {
+				t.Fatalf("%d streams are left of %d, %d in the queue", len(all), before, len(queue))
+			}
+		}
 	}
 }

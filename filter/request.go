@@ -26,11 +26,12 @@ func (r *request) Path() string {
 // own reports whether this is a filter's request to the daemon. Usually the path is known
 // and says that it is not, which saves a call to the host.
 func (r *request) own() bool {
-	if r.path != "" && !strings.HasPrefix(r.path, api.RoutePolicies) {
+	if r.path != "" && !strings.Contains(r.path, api.RoutePolicies) {
 		return false
 	}
 	_, own := requestHeader(api.HeaderVM)
-	return own && strings.HasPrefix(r.Path(), api.RoutePolicies)
+	// A proxy may have put something before the path.
+	return own && strings.Contains(r.Path(), api.RoutePolicies)
 }
 
 func (r *request) Now() time.Time { return r.now() }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
@@ -65,8 +64,11 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 
 // hex returns 16 digits.
 func hex(n uint64) string {
-	text := strconv.FormatUint(n, 16)
-	return strings.Repeat("0", 16-len(text)) + text
+	var text [16]byte
+	for i := range text {
+		text[i] = "0123456789abcdef"[n>>(60-4*i)&0xf]
+	}
+	return string(text[:])
 }
 
 // startPlugin reads the configuration of a new plugin context and adds it.

@@ -7,6 +7,7 @@ count() {
   pod=$(pods "$FRONTEND" | head -1)
   before=$(stat "$pod" "$1")
   answers "$pod" "$2" 30 || return 1
+  sleep 1 # the filter writes its metrics within a second
   [ $(($(stat "$pod" "$1") - before)) = 30 ] || { echo "30 requests did not raise $1 by 30"; return 1; }
 }
 slow() {

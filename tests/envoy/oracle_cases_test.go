@@ -196,7 +196,7 @@ var oracleCases = []oracleCase{
 	{name: "two-values-last", fault: oracleAbort(503).when(oracleHeader{"x-user", "exact", "b"}), request: oracleWith("X-User: a", "X-User: b"), only: "native", why: oracleJoined},
 	{name: "probe", fault: oracleAbort(503), request: oracleWith("User-Agent: kube-probe/1.37"), only: "native",
 		why: "our filter does not fault health probes by default: a fault in a probe kills the pod"},
-	{name: "own-call", fault: oracleAbort(503), request: oracleWith("X-Hfi-Vm: 0123456789abcdef"), only: "native",
+	{name: "own-call", fault: oracleAbort(503), request: oracleRequest{path: "/v1/policies", header: http.Header{"X-Hfi-Vm": {"0123456789abcdef"}}}, only: "native",
 		why: "our filter does not fault the requests of filters to the daemon: they bring the end of the policy"},
 }
 

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
 )
@@ -125,6 +126,7 @@ type oracleCounters struct{ aborts, delays [2]float64 }
 
 func (w *oracleWorld) counters(t *testing.T) (c oracleCounters) {
 	t.Helper()
+	time.Sleep(faultsAreCounted) // there is no condition: the faults may be counted already
 	stats, err := w.envoy.Stats()
 	if err != nil {
 		t.Fatal(err)

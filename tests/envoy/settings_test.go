@@ -70,8 +70,11 @@ spec:
 		t.Errorf("the fastest delayed requests took %v; the delay is 400 ms, and 50 ms at most on listener short", took)
 	}
 	expect("tag", "/abort", "curl/8", 418, "abort")
-	stats := w.stats(t, "one")
-	if tagged, all := stats.Value("hfi_faults_aborts_total", "policy", "abort"), stats.Value("hfi_faults_aborts_total"); tagged != 1 || all < 34 {
-		t.Errorf("%v of %v aborts are counted by policy", tagged, all)
+	tagged := func(s envoytest.Stats) float64 { return s.Value("hfi_faults_aborts_total", "policy", "abort") }
+	stats, err := one.WaitStats("all aborts counted", envoytest.WaitLimit, func(s envoytest.Stats) bool {
+		return tagged(s) == 1 && s.Value("hfi_faults_aborts_total") >= 34
+	})
+	if err != nil {
+		t.Errorf("%v: %v of %v aborts are counted by policy", err, tagged(stats), stats.Value("hfi_faults_aborts_total"))
 	}
 }

@@ -164,7 +164,7 @@ spec:
   rules: [{match: {path: {prefix: /dry}}, fault: {delay_ms: 3600000, abort: {status: 503}}}]`,
 		faulting("dry-and-real", `{abort: {status: 418}}`))
 	e := w.envoys["frontend-1"]
-	before := w.stats(t, "frontend-1")
+	before := w.counted(t, "frontend-1")
 	c := client(t, false)
 	for range 25 {
 		if answer := get(t, c, e.URL()+"/dry"); answer.Status != 200 {
@@ -174,7 +174,7 @@ spec:
 	if answer := get(t, c, e.URL()+"/dry-and-real"); answer.Status != 418 {
 		t.Errorf("with a dry run and another policy: status %d", answer.Status)
 	}
-	after := w.stats(t, "frontend-1")
+	after := w.counted(t, "frontend-1")
 	for name, want := range map[string]float64{
 		"hfi_faults_dry_run_aborts_total": 26, "hfi_faults_dry_run_delays_total": 26,
 		"hfi_faults_aborts_total": 1, "hfi_faults_delays_total": 0,

@@ -65,7 +65,7 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 	}{{"HTTP/1.1", "/hang", false}, {"HTTP/2", "/hang", true}, {"before an abort", "/hang-abort", true}} {
 		t.Run(c.name, func(t *testing.T) {
 			w.upstream.Reset()
-			aborts := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total")
+			aborts := w.counted(t, "frontend-1").Value("hfi_faults_aborts_total")
 			caller := client(t, c.http2)
 			ctx, disconnect := context.WithCancel(context.Background())
 			var group sync.WaitGroup
@@ -96,7 +96,7 @@ func TestADisconnectDuringADelayLeavesNothing(t *testing.T) {
 			if seen := w.upstream.CountOf(c.path); seen != 0 {
 				t.Errorf("the upstream saw %d of the requests", seen)
 			}
-			if more := w.stats(t, "frontend-1").Value("hfi_faults_aborts_total") - aborts; more != 0 {
+			if more := w.counted(t, "frontend-1").Value("hfi_faults_aborts_total") - aborts; more != 0 {
 				t.Errorf("%v aborts without a client are counted", more)
 			}
 		})

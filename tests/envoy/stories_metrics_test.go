@@ -16,7 +16,7 @@ func TestEnvoysPrometheusEndpointHasTheFaults(t *testing.T) {
 	names := []string{"hfi_faults_aborts_total", "hfi_faults_delays_total", "hfi_config_updates_total", "hfi_heartbeats_total", "hfi_panics_total",
 		"hfi_config_bad_policies_total", "hfi_config_poll_errors_total"}
 	for _, envoy := range []string{"frontend-1", "frontend-2"} {
-		stats := w.stats(t, envoy)
+		stats := w.counted(t, envoy)
 		before[envoy] = map[string]float64{}
 		for _, name := range names {
 			before[envoy][name] = stats.Value(name)
@@ -31,7 +31,7 @@ func TestEnvoysPrometheusEndpointHasTheFaults(t *testing.T) {
 				get(t, c, w.envoys[envoy].URL()+path)
 			}
 		}
-		stats := w.stats(t, envoy)
+		stats := w.counted(t, envoy)
 		grown := func(name string) float64 { return stats.Value(name) - before[envoy][name] }
 		for name, want := range map[string]float64{
 			"hfi_faults_aborts_total": 15, "hfi_faults_delays_total": 12, "hfi_config_updates_total": 3, "hfi_panics_total": 0, "hfi_config_bad_policies_total": 0,

@@ -86,11 +86,11 @@ func TestExamplePolicyDelaysHalfOfFrontendsRequests(t *testing.T) {
 	const requests = 800
 	// On a busy machine more requests may take long, so the filter's own count is
 	// compared with the statistics, and what clients measured with that count.
-	before := w.stats(t, "frontend-1").Value("hfi_faults_delays_total")
+	before := w.counted(t, "frontend-1").Value("hfi_faults_delays_total")
 	report := load(t, envoytest.Load{
 		Request: envoytest.Request{URL: w.envoys["frontend-1"].URL() + "/ok"}, Requests: requests, Connections: 200,
 	})
-	delayed := int(w.stats(t, "frontend-1").Value("hfi_faults_delays_total") - before)
+	delayed := int(w.counted(t, "frontend-1").Value("hfi_faults_delays_total") - before)
 	t.Logf("%d of %d delayed: %s", delayed, requests, report)
 	if k := tolerance(requests, 0.5, 1e-7); math.Abs(float64(delayed)-requests/2) > float64(k) {
 		t.Errorf("%d of %d requests were delayed; independent draws differ from half by more than %d once in ten million runs", delayed, requests, k)
@@ -111,6 +111,16 @@ func (w *world) stats(t *testing.T, name string) envoytest.Stats {
 		t.Fatal(err)
 	}
 	return stats
+}
+
+// faultsAreCounted is how long after a fault it is in the metrics at the latest.
+const faultsAreCounted = time.Second
+
+// counted returns an Envoy's metrics when all faults before the call are in them.
+func (w *world) counted(t *testing.T, name string) envoytest.Stats {
+	t.Helper()
+	time.Sleep(faultsAreCounted) // there is no condition: the faults may be counted already
+	return w.stats(t, name)
 }
 
 // ask sends a request, and fails the test if there is no response.

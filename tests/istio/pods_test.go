@@ -109,6 +109,7 @@ func (p appPod) answersWith(status int) error {
 // read through the API server's proxy.
 func (w *world) metric(t testing.TB, pod appPod, name string) int {
 	t.Helper()
+	time.Sleep(time.Second) // the filter writes faults within a second; there is no condition, because they may be written already
 	text := w.kubectl(t, "get", "--raw", "/api/v1/namespaces/demo/pods/"+pod.name+":15090/proxy/stats/prometheus")
 	sum := 0
 	for _, found := range regexp.MustCompile(`(?m)^`+name+`(?:\{[^}]*\})? (\d+)$`).FindAllStringSubmatch(text, -1) {

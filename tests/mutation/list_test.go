@@ -136,7 +136,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the clean-up of the queue", file: "filter/pause.go",
-		old:    `heap.Remove(&p.queue, stream.at)`,
+		old:    `p.queue.remove(stream.at)`,
 		new:    `_ = stream`,
 		folder: "filter", tests: []string{"TestADisconnectReleasesAllState"},
 	},
