@@ -161,3 +161,25 @@ func FuzzDuration(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseDuration compares texts with time.ParseDuration, which computes fractions with
+// floating-point numbers.
+func FuzzParseDuration(f *testing.F) {
+	for _, seed := range []string{"0", "+0", "-0", "", "-", "10m", "1h2m3.5s", ".5s", "5.s", ".s", "1.", "1", "-1.5h", "+3us", "3µs", "3μs", "1ns1us1ms", "1m1ms", "1x", "1s ", "00s",
+		"0.000000000000000000001h", "2540400h10m10.000000000s", "9223372036854775807ns", "9223372036854775808ns", "-9223372036854775808ns", "2562047h47m16.854775807s", "99999999999999999999s"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		want, wantErr := time.ParseDuration(text)
+		got, err := parseDuration(text)
+		if want == math.MinInt64 {
+			return // a negative duration that has no positive one
+		}
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("%q is %d (%v), time.ParseDuration says %d (%v)", text, got, err, want, wantErr)
+		}
+		if difference := (got - want).Abs(); difference > time.Duration(1+len(text)) {
+			t.Errorf("%q is %d, time.ParseDuration says %d", text, got, want)
+		}
+	})
+}
