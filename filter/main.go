@@ -8,6 +8,10 @@
 // nothing runs while no callback does, and a wait would block Envoy's thread.
 // Deferred work runs in Envoy's tick.
 //
+// Envoy compiles the whole module at its start, so this package must not import what makes
+// it much larger, such as fmt, encoding/json and reflect. Command compile leaves out unused
+// parts of the Go runtime, timers among them, and shows what makes the module large.
+//
 // Without further steps the module uses the SDK's callbacks. Command link rewrites
 // the module to call the functions in exports_wasm.go instead, which saves most
 // of the cost of a request.

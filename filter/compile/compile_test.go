@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,10 +179,30 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestSizes checks that the printed sizes are those of the module
+
+func TestSizes(t *testing.T) {
+	t.Chdir(testtool.Root())
+	var printed, said strings.Builder
+	if code := run([]string{"-sizes"}, &printed, &said); code != 0 {
+		t.Fatal(said.String())
+	}
+	for _, want := range []string{" bytes of code\n", " runtime\n", " runtime.gcMarkTermination\n", " main\n"} {
+		if !strings.Contains(printed.String(), want) {
+			t.Errorf("the output lacks %q:\n%s", want, printed.String())
+		}
+	}
+	for _, module := range []string{"", "\x00asm\x01\x00\x00\x00", "\x00asm\x01\x00\x00\x00\x0a\x05\x01"} {
+		if sizes, err := functionSizes([]byte(module)); err == nil {
+			t.Errorf("%q has sizes %v", module, sizes)
+		}
+	}
+}
+
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{nil, {"-o", "x", "y"}, {"-unknown"}} {
+	for _, args := range [][]string{nil, {"-o", "x", "y"}, {"-unknown"}, {"-o", "x", "-sizes"}} {
 		var said strings.Builder
-		if code := run(args, &said); code != 1 || !strings.Contains(said.String(), "usage: compile") {
+		if code := run(args, io.Discard, &said); code != 1 || !strings.Contains(said.String(), "usage: compile") {
 			t.Errorf("%q: exit code %d, %q", args, code, said.String())
 		}
 	}

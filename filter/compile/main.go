@@ -1,7 +1,8 @@
 // Command compile compiles the filter without the parts of Go's standard library that
 // never run in it:
 //
-//	go run ./filter/compile [-tags TAGS] [-ldflags FLAGS] -o OUT
+//	go run ./filter/compile [-tags TAGS] -o OUT
+//	go run ./filter/compile [-tags TAGS] -sizes
 //
 // Envoy compiles the whole module before the first request, so the start and the memory
 // of each sidecar grow with the module's code. Most of that code is the Go runtime. The
@@ -25,25 +26,31 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run runs the command and returns its exit code, 0 or 1.
-func run(args []string, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("compile", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprintln(stderr, "usage: compile [-tags TAGS] [-ldflags FLAGS] -o OUT") }
+	flags.Usage = func() { fmt.Fprintln(stderr, "usage: compile [-tags TAGS] -o OUT | -sizes") }
 	out := flags.String("o", "", "the file to write")
 	tags := flags.String("tags", "", "build tags, separated by commas")
-	ldflags := flags.String("ldflags", "-s -w -buildid=", "the linker's flags")
+	sizes := flags.Bool("sizes", false, "print what makes the module large, instead of writing it")
 	if err := flags.Parse(args); err != nil {
 		return 1
 	}
-	if *out == "" || flags.NArg() != 0 {
+	if (*out == "") != *sizes || flags.NArg() != 0 {
 		flags.Usage()
 		return 1
 	}
-	if err := compile(*out, *tags, *ldflags); err != nil {
+	var err error
+	if *sizes {
+		err = printSizes(stdout, *tags)
+	} else {
+		err = compile(*out, *tags, "-s -w -buildid=")
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, "compile:", err)
 		return 1
 	}

@@ -112,6 +112,7 @@ var unused = []group{
 	`)},
 	{"The filter prints no times.", functions(`
 		time Time.String return "(a time)"
+		time (*Location).String return "(a location)"
 	`)},
 	{"The filter uses no files and no environment variables. The SDK imports package os through fmt.", functions(`
 		runtime goenvs envs = []string{}
