@@ -41,7 +41,7 @@ type keeper struct {
 	checks   map[module]*moduleCheck
 }
 
-// generationSeen is a WasmPlugin's generation and the time when it was first seen.
+// generationSeen is a plugin's generation and the time when it was first seen.
 type generationSeen struct {
 	generation int64
 	since      time.Time

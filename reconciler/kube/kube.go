@@ -56,7 +56,7 @@ type Cluster struct {
 	// ControlPlane is the base URL at which sidecars reach the daemons.
 	ControlPlane string
 	// SHA256 is the digest, in hex, of the filter module that this daemon
-	// serves, or empty if it serves none: then it creates no WasmPlugin.
+	// serves, or empty if it serves none: then it creates no plugin.
 	SHA256 string
 	// Keep are the namespaces in which plugins are created, repaired and deleted.
 	Keep []string
@@ -65,9 +65,10 @@ type Cluster struct {
 	// Linger is how long a plugin stays after the last policy that needs it, so
 	// that a policy that comes back is in force at once.
 	Linger time.Duration
-	// MaxChanges bounds the changes of one pass, so that the status follows.
+	// MaxChanges bounds the changes of one pass, and the statuses that it writes, so
+	// that neither waits long for the other.
 	MaxChanges int
-	// RootNamespace is the mesh's root namespace: a WasmPlugin in it applies to all namespaces.
+	// RootNamespace is the mesh's root namespace: a plugin in it applies to all namespaces.
 	RootNamespace string
 
 	// Interval is the time between two passes without a change, and Settle the
@@ -77,17 +78,17 @@ type Cluster struct {
 	// fleet, while all conditions are True and nothing changes.
 	Idle time.Duration
 	// Grace is the time that a pod has from its start, or from a change of its
-	// WasmPlugin, until its filter must be in contact.
+	// plugin, until its filter must be in contact.
 	Grace time.Duration
 	// CallTimeout bounds each request other than lists and watches, and the
 	// start of a watch; ListTimeout bounds each list. RetryMin and RetryMax are
 	// the first and the longest wait between two attempts to watch; failed
 	// changes are retried after at most RetryMax.
 	CallTimeout, ListTimeout, RetryMin, RetryMax time.Duration
-	// RepairMin is the wait after the first change of a namespace's WasmPlugin;
-	// the waits double up to RepairMax.
+	// RepairMin is the wait after the first change of a plugin; the waits double
+	// up to RepairMax.
 	RepairMin, RepairMax time.Duration
-	// RolloutLimit is how long a WasmPlugin waits for every replica to serve the
+	// RolloutLimit is how long a plugin waits for every replica to serve the
 	// filter that it is to name.
 	RolloutLimit time.Duration
 	// CheckEvery is the time between two checks of a module's URL, and MaxModule

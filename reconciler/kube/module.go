@@ -15,7 +15,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 )
 
-// module is what a WasmPlugin asks sidecars to load.
+// module is what a plugin asks sidecars to load.
 type module struct{ url, sha256 string }
 
 // moduleCheck is the result of the last check of a module.

@@ -76,7 +76,7 @@ type filterPlugin struct {
 	otherConditions []any
 }
 
-// Types of hfi's conditions in a WasmPlugin's status.
+// Types of hfi's conditions in a plugin's status.
 const (
 	// conditionLoaded: the filter of every pod that the plugin applies to is in contact with this control plane.
 	conditionLoaded = "Loaded"

@@ -64,6 +64,7 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 	// unsettled are the namespaces with a status that may not be up to date.
 	unsettled := map[string]bool{}
 	well = true
+	written := 0
 	for _, plugin := range plugins {
 		if plugin.targetsNoPods || ctx.Err() != nil {
 			continue
@@ -81,7 +82,9 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 		k.mu.Unlock()
 		if changed {
 			unsettled[plugin.Namespace] = true
-			k.writeStatus(ctx, plugin, conditions)
+			if written++; written <= k.MaxChanges && k.Leads() {
+				k.writeStatus(ctx, plugin, conditions)
+			}
 		}
 	}
 	k.clearStatusProblems(unsettled)
