@@ -53,6 +53,8 @@ func start(t *testing.T, config string, node map[string]string, version ...uint6
 	h := &host{t: t, at: time.Unix(1_000_000, 0)}
 	seed := uint64(7)
 	h.vm = newVM(func() uint64 { seed = seed*6364136223846793005 + 1442695040888963407; return seed >> 11 }, func() time.Time { return h.at })
+	// The emulator keeps a property beyond its stream.
+	h.vm.marked = func() bool { return false }
 	options := proxytest.NewEmulatorOption().WithVMContext(&sdkVM{vm: h.vm}).WithPluginConfiguration([]byte(config))
 	for name, value := range node {
 		path := []string{"xds", "node"}

@@ -36,6 +36,9 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 		v.count(kind, hit.Policy, plugin)
 	}
 	switch {
+	case (decision.Delay > 0 || decision.Abort != nil) && v.marked():
+		// The chain has the filter twice, as for a moment while one plugin replaces another.
+		return types.ActionContinue
 	case decision.Delay > 0:
 		v.pause(id, plugin, &decision)
 		return types.ActionPause
@@ -148,10 +151,19 @@ func (v *vm) streamDone(id uint32) {
 	})
 }
 
+// marked reports whether a filter has recorded a fault in the stream's filter state.
+func marked() bool {
+	_, err := proxywasm.GetProperty([]string{faultProperty})
+	return err == nil
+}
+
+// faultProperty is shared by all Wasm filters of a stream.
+const faultProperty = "hfi_fault"
+
 // mark records the fault in the stream's filter state, where access logs can read
 // it as wasm.hfi_fault.
 func mark(what string) {
-	if err := proxywasm.SetProperty([]string{"hfi_fault"}, []byte(what)); err != nil {
+	if err := proxywasm.SetProperty([]string{faultProperty}, []byte(what)); err != nil {
 		proxywasm.LogError("hfi: setting the filter state of a request: " + err.Error())
 	}
 }

@@ -16,6 +16,8 @@ type vm struct {
 	// random returns random bits, now the time.
 	random func() uint64
 	now    func() time.Time
+	// marked reports whether a filter has faulted the current request.
+	marked func() bool
 
 	// id identifies this VM to the daemon.
 	id       string
@@ -53,6 +55,7 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 	return &vm{
 		random:  random,
 		now:     now,
+		marked:  marked,
 		draws:   fault.NewRandom(random()),
 		id:      hex(random()),
 		owners:  map[uint32]*plugin{},

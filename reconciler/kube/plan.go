@@ -127,8 +127,9 @@ type planner struct {
 	plan     plan
 }
 
-// planFor returns the changes that a namespace needs. A pod must never have two
-// filters, because each would draw on its own, nor for a moment none: a plugin is
+// planFor returns the changes that a namespace needs. A pod must not have two
+// filters for long, because each draws for a request that the other has not
+// faulted, nor for a moment none: a plugin is
 // deleted only once what replaces it exists. Both changes reach istiod well
 // within the time for which it waits for more before it sends anything, and a
 // sidecar uses its former configuration until it has loaded the next.
@@ -160,7 +161,7 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 	}
 	p.forget(d)
 	if len(foreign) > 0 {
-		p.say("%s %s refers to this control plane too, and hfi did not create it: requests to pods with two filters are faulted twice", k.delivery().kind, names(foreign))
+		p.say("%s %s refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say", k.delivery().kind, names(foreign))
 	}
 	p.namespacePlugin(d)
 	p.workloadPlugins(d)

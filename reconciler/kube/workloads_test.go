@@ -143,7 +143,7 @@ func TestLingeringPluginSelectsNoOthersPods(t *testing.T) {
 }
 
 // A workload whose labels another one has too is loaded by the plugin for all
-// pods: two plugins for the same pods would fault their requests twice.
+// pods: two plugins for the same pods would fault more requests than the policies say.
 func TestWorkloadsWithTheSameLabels(t *testing.T) {
 	s := newFixture(t, nil)
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "frontend-canary", "b", map[string]string{"app": "frontend"}))
