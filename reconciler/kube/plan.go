@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -117,11 +118,12 @@ type planner struct {
 	*keeper
 	namespace string
 	now       time.Time
-	// own are the plugins that hfi created there, by name; foreign are others that
-	// lead to this control plane and apply there, and taken the names of the rest.
+	// own are the plugins that hfi created there, by name, and foreign others that
+	// lead to this control plane and apply to pods there. taken has, by name, what
+	// all but hfi's own are.
 	own     map[string]*filterPlugin
 	foreign []*filterPlugin
-	taken   map[string]bool
+	taken   map[string]string
 	// waitsFor returns why no plugin can name the filter yet, or "".
 	waitsFor func() string
 	plan     plan
@@ -134,17 +136,20 @@ type planner struct {
 // within the time for which it waits for more before it sends anything, and a
 // sidecar uses its former configuration until it has loaded the next.
 func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
-	p := &planner{keeper: k, namespace: namespace, now: k.Now(), own: map[string]*filterPlugin{}, taken: map[string]bool{}, waitsFor: waitsFor}
+	p := &planner{keeper: k, namespace: namespace, now: k.Now(), own: map[string]*filterPlugin{}, taken: map[string]string{}, waitsFor: waitsFor}
 	var foreign []string
 	for _, plugin := range k.plugins.in(namespace) {
 		switch {
 		case plugin.managed:
 			p.own[plugin.Name] = plugin
-		case plugin.ours:
+		case !plugin.ours:
+			p.taken[plugin.Name] = "refers to another control plane"
+		case plugin.targetsNoPods:
+			p.taken[plugin.Name] = "is not for workloads"
+		default:
+			p.taken[plugin.Name] = "refers to this control plane too"
 			p.foreign = append(p.foreign, plugin)
 			foreign = append(foreign, plugin.Name)
-		default:
-			p.taken[plugin.Name] = true
 		}
 	}
 	if namespace != k.RootNamespace {
@@ -201,7 +206,7 @@ func (p *planner) namespacePlugin(d demand) {
 // replaced says whether every workload that is to have a plugin of hfi's has one.
 func (p *planner) replaced(d demand) bool {
 	for name, want := range d.workloads {
-		if want == present && p.own[name] == nil && !p.taken[name] && len(p.foreignOf(d.services[name])) == 0 {
+		if want == present && p.own[name] == nil && p.taken[name] == "" && len(p.foreignOf(d.services[name])) == 0 {
 			return false
 		}
 	}
@@ -277,11 +282,8 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 	case len(others) > 0:
 		p.say("so hfi creates none here")
 		return
-	case p.taken[name]:
-		p.say("%s %s refers to another control plane, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name)
-		return
-	case slices.ContainsFunc(p.foreign, func(f *filterPlugin) bool { return f.Name == name && f.Namespace == p.namespace }):
-		p.say("the name %s is taken, so hfi creates none here", name)
+	case p.taken[name] != "":
+		p.say("%s %s %s, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name, p.taken[name])
 		return
 	}
 	if p.SHA256 == "" {
@@ -313,5 +315,5 @@ func (p *planner) delete(own *filterPlugin, because string) {
 // message is all messages in one text.
 func (p *plan) message() string {
 	slices.Sort(p.messages[min(1, len(p.messages)):]) // the first introduces the others
-	return strings.Join(slices.Compact(p.messages), "; ")
+	return reconciler.Cut(strings.Join(slices.Compact(p.messages), "; "), 1000)
 }

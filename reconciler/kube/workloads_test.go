@@ -181,6 +181,20 @@ func TestForeignPluginForAnotherWorkload(t *testing.T) {
 	}
 }
 
+// A plugin for a gateway concerns no workload, unless it has the name of one's plugin.
+func TestForeignPluginForAGateway(t *testing.T) {
+	forGateway := func(spec map[string]any) {
+		spec["targetRefs"] = []any{map[string]any{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}}
+	}
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", forGateway), pluginObject("demo", "hfi-catalog", forGateway))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "catalog", "b", nil))
+	set := s.serve("front=frontend/demo", "catalog=catalog/demo")
+	s.eventually("the workload has a plugin, and the name of the other's is reported as taken", func() bool {
+		rows := s.view(set).WasmPlugins
+		return s.plugin("demo", frontPlugin) != nil && len(rows) > 0 && strings.Contains(rows[0].Message, "hfi-catalog is not for workloads")
+	})
+}
+
 // The selector has labels that all pods of the workload have, and no pod of another.
 func TestSelectorOf(t *testing.T) {
 	type pods map[string][]map[string]string // by workload
