@@ -148,6 +148,8 @@ type slot struct {
 	at   time.Time
 	wait time.Duration
 	err  error
+	// checked is the plugin as it was when it needed no change.
+	checked *filterPlugin
 	// want is what policies asked for at the last pass, and unwantedSince since when that is absent.
 	want          want
 	unwantedSince time.Time

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -277,7 +278,10 @@ func (p *planner) foreignOf(workload string) (plugins []*filterPlugin) {
 // others in its place.
 func (p *planner) ensure(name string, selector map[string]string, others []*filterPlugin) {
 	own := p.own[name]
+	known := p.slot(podID{Namespace: p.namespace, Name: name})
 	switch {
+	case own != nil && known.checked == own && maps.Equal(selector, own.selector):
+		return
 	case own != nil:
 	case len(others) > 0:
 		p.say("so hfi creates none here")
@@ -297,6 +301,7 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 	} else {
 		updated, changes := restored(own.object, desired)
 		if updated == nil {
+			known.checked = own
 			return
 		}
 		next = step{own.podID, "update", func(ctx context.Context) error { return p.repair(ctx, updated, changes) }}

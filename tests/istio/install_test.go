@@ -73,6 +73,21 @@ func envoyFilterStory(t *testing.T, w *world) {
 	w.keeps(t, "envoyfilter", `{"spec":{"priority":7}}`)
 }
 
+// In a cluster that has no WasmPlugins any more, the daemon delivers the filter by
+// TrafficExtensions.
+func trafficExtensionStory(t *testing.T, w *world) {
+	w.pushAndWait(t)
+	w.kubectl(t, "delete", "crd", "wasmplugins.extensions.istio.io")
+	w.install(t, []string{"external-etcd", "wasmplugin-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo")
+	began := time.Now()
+	w.pushAndWait(t, abort("kept", "frontend", "demo", 418, 100))
+	t.Logf("every targeted pod had the filter %.1f s after the push", time.Since(began).Seconds())
+	for _, pod := range w.frontends(t) {
+		w.all(t, pod, 418)
+	}
+	w.saysOf(t, "trafficextension", "hfi-frontend", "True", "Loaded", time.Minute, "loaded on 3 of 3 pods")
+}
+
 // keeps has the daemon deliver the filter by a kind of objects, which patch damages.
 func (w *world) keeps(t *testing.T, kind, patch string) {
 	w.pushAndWait(t)

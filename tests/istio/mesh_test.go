@@ -33,6 +33,8 @@ func TestMesh(t *testing.T) {
 		{"a thousand pods", crowdStory},
 		{"scripts", scriptsStory},
 		{"quickstart", quickstartStory},
+		// The last, because the cluster has no WasmPlugins afterwards.
+		{"TrafficExtensions", trafficExtensionStory},
 	} {
 		t.Run(story.name, func(t *testing.T) { story.run(t, w) })
 	}
