@@ -79,8 +79,15 @@ func trafficExtensionStory(t *testing.T, w *world) {
 	w.pushAndWait(t)
 	w.kubectl(t, "delete", "crd", "wasmplugins.extensions.istio.io")
 	w.install(t, []string{"external-etcd", "wasmplugin-manager"}, "HFID_ETCD_ENDPOINTS="+w.lab.Etcd.Endpoint, "HFID_KUBE_NAMESPACES=demo")
+	eventually(t, "the end of the filters that WasmPlugins delivered", 2*time.Minute, func() error {
+		filters, err := w.filters()
+		if err == nil && len(filters.Items) > 0 {
+			err = fmt.Errorf("there are %+v", filters.Items)
+		}
+		return err
+	})
 	began := time.Now()
-	w.pushAndWait(t, abort("kept", "frontend", "demo", 418, 100))
+	w.hfi(t, "", "wait", w.push(t, abort("kept", "frontend", "demo", 418, 100)), "--timeout", "110s")
 	t.Logf("every targeted pod had the filter %.1f s after the push", time.Since(began).Seconds())
 	for _, pod := range w.frontends(t) {
 		w.all(t, pod, 418)
