@@ -33,11 +33,7 @@ func (k *keeper) reconcile(ctx context.Context) {
 		return
 	}
 	// All namespaces wait for the same replicas, which are asked at most once.
-	asked := false
-	waitsFor := sync.OnceValue(func() string {
-		asked = true
-		return k.rolloutPending(ctx)
-	})
+	waitsFor := sync.OnceValue(func() string { return k.rolloutPending(ctx) })
 	left := k.MaxChanges
 	for _, namespace := range k.Keep {
 		if ctx.Err() != nil {
@@ -51,7 +47,7 @@ func (k *keeper) reconcile(ctx context.Context) {
 			delete(k.due, namespace)
 		}
 	}
-	if !asked {
+	if len(k.asking) == 0 {
 		k.rolloutSince, k.rolloutExpired = time.Time{}, false
 	}
 	if left <= 0 {
@@ -114,6 +110,11 @@ func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor f
 			break
 		}
 		pending = true // until the next round finds nothing to do
+	}
+	if made.asked {
+		k.asking[namespace] = struct{}{}
+	} else {
+		delete(k.asking, namespace)
 	}
 	k.reportSteps(ctx, namespace, made.steps)
 	message := made.message()

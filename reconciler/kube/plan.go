@@ -104,6 +104,8 @@ type plan struct {
 	steps []step
 	// messages say what is wrong.
 	messages []string
+	// asked is set if a plugin is to name the filter that replicas may not serve yet.
+	asked bool
 	// at is when the plan must be made again although nothing changes, or zero.
 	at time.Time
 }
@@ -306,6 +308,7 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 		}
 		next = step{own.podID, "update", func(ctx context.Context) error { return p.repair(ctx, updated, changes) }}
 	}
+	p.plan.asked = true
 	if reason := p.waitsFor(); reason != "" {
 		p.say("%s", reason)
 		return
