@@ -117,7 +117,7 @@ func TestReportsAreReadAsWritten(t *testing.T) {
 	f := newFleet()
 	ask(f, podID("p"), "1", "new").Answered("newer", time.Second)
 	ask(f, podID("q"), "1", "new")
-	f.Ask(podID("r"), "1", "new", Caller{})
+	f.Ask(podID("r"), "1", "new", Caller{Address: netip.MustParseAddr("2001:db8::1")})
 	now := f.Now()
 	f.Now = func() time.Time { return now }
 	for _, report := range []*api.ClusterReport{nil, {Error: "no route"}} {
