@@ -56,8 +56,14 @@ func (s *Server) unenforced(status *api.Status, filters api.FiltersStatus, now t
 	case !filters.Complete || filters.Current > 0:
 		return "", ""
 	case filters.Unable > 0 && filters.Unable+filters.Silent == filters.Connected:
-		first := filters.Items[slices.IndexFunc(filters.Items, func(item api.FilterStatus) bool { return item.State == api.FilterUnable })]
-		return "NoFilterEnforces", fmt.Sprintf("no filter enforces policies: none of %d can; the first, of pod %s: %s", filters.Connected, first.Pod, first.Message)
+		message := fmt.Sprintf("no filter enforces policies: none of %d can", filters.Connected)
+		// The list may be cut.
+		for _, item := range filters.Items {
+			if item.State == api.FilterUnable {
+				return "NoFilterEnforces", fmt.Sprintf("%s; the first, of pod %s: %s", message, item.Pod, item.Message)
+			}
+		}
+		return "NoFilterEnforces", message
 	}
 	applied := status.Sync.LastAppliedRevision
 	if applied == nil || now.Sub(applied.At) < filterLoadTime || now.Sub(s.began) < filterLoadTime {
