@@ -204,6 +204,8 @@ func (w *world) replaced(t *testing.T, pod appPod, replace func()) {
 	time.Sleep(5 * time.Second)
 	close(ending)
 	count := <-sent
+	// Each VM writes its metrics once a second.
+	time.Sleep(3 * time.Second)
 	if delayed := w.metric(t, pod, delays) - before; delayed != count || count == 0 {
 		t.Errorf("of %d requests %d were delayed", count, delayed)
 	} else {
