@@ -15,8 +15,13 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// maxCached is the most expressions that a Compiler keeps.
-const maxCached = 10_000
+const (
+	// maxCached is the most expressions that a Compiler keeps.
+	maxCached = 10_000
+	// maxEffort bounds what the expressions of a policy take to compile, to some
+	// hundred milliseconds: see regex.Regex.Effort.
+	maxEffort = 8 << 20
+)
 
 // Compiler compiles policies. It compiles equal expressions once. It is safe for
 // concurrent use. The zero value is ready.
@@ -29,7 +34,11 @@ type Compiler struct {
 type Compiled struct {
 	policy Policy
 	rules  []rule
+	weight Weight
 }
+
+// Weight returns what the policy takes of the limits of a program.
+func (c *Compiled) Weight() Weight { return c.weight }
 
 // rule is a Rule whose headers have names and no slots yet.
 type rule struct {
@@ -52,8 +61,9 @@ func (c *Compiler) Compile(policy *schema.Policy) (*Compiled, error) {
 	if at := policy.Spec.ExpiresAt; at != nil {
 		made.policy.Expires, made.policy.ExpiresAt = true, at.UTC()
 	}
+	work := &compilation{compiler: c, expressions: map[string]bool{}}
 	for i := range policy.Spec.Rules {
-		rule, err := c.rule(&policy.Spec.Rules[i])
+		rule, err := work.rule(&policy.Spec.Rules[i])
 		if err != nil {
 			return nil, fmt.Errorf("spec.rules[%d].%w", i, err)
 		}
@@ -61,10 +71,22 @@ func (c *Compiler) Compile(policy *schema.Policy) (*Compiled, error) {
 			made.rules = append(made.rules, rule)
 		}
 	}
+	var err error
+	if made.weight, err = weigh(made); err != nil {
+		return nil, fmt.Errorf("spec: it is too large: %w", err)
+	}
 	return made, nil
 }
 
-func (c *Compiler) rule(from *schema.Rule) (rule, error) {
+// compilation is the work on one policy.
+type compilation struct {
+	compiler *Compiler
+	// expressions are those so far, and effort is what they take.
+	expressions map[string]bool
+	effort      int
+}
+
+func (c *compilation) rule(from *schema.Rule) (rule, error) {
 	fault := &from.Fault
 	made := rule{Rule: Rule{Share: fault.Percentage}}
 	if fault.Percentage < 0 || fault.Percentage > schema.All {
@@ -103,7 +125,7 @@ func (c *Compiler) rule(from *schema.Rule) (rule, error) {
 	return made, nil
 }
 
-func (c *Compiler) header(match schema.HeaderMatch) (header, error) {
+func (c *compilation) header(match schema.HeaderMatch) (header, error) {
 	if !isToken(match.Name) {
 		return header{}, fmt.Errorf("name: %q is not a valid header name", match.Name)
 	}
@@ -123,7 +145,7 @@ func (c *Compiler) header(match schema.HeaderMatch) (header, error) {
 }
 
 // text compiles a comparison, of which exactly one field must be set.
-func (c *Compiler) text(match schema.StringMatch) (Text, error) {
+func (c *compilation) text(match schema.StringMatch) (Text, error) {
 	set := 0
 	var made Text
 	if match.Exact != nil {
@@ -151,16 +173,36 @@ func (c *Compiler) text(match schema.StringMatch) (Text, error) {
 	return made, nil
 }
 
+// expression compiles an expression. The limit does not depend on what has been compiled
+// before, so that all replicas agree on each policy.
+func (c *compilation) expression(expression string) (*regex.Regex, error) {
+	made, err := c.compiler.expression(expression)
+	if err != nil {
+		return nil, err
+	}
+	if !c.expressions[expression] {
+		c.expressions[expression] = true
+		c.effort += made.Effort()
+	}
+	if c.effort > maxEffort {
+		return nil, fmt.Errorf("regex %q: the expressions of the policy are too many and too costly together", expression)
+	}
+	return made, nil
+}
+
 func (c *Compiler) expression(expression string) (*regex.Regex, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if made := c.expressions[expression]; made != nil {
+	made := c.expressions[expression]
+	c.mu.Unlock()
+	if made != nil {
 		return made, nil
 	}
 	made, err := regex.Compile(expression)
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.expressions == nil || len(c.expressions) >= maxCached {
 		c.expressions = map[string]*regex.Regex{}
 	}

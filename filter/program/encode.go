@@ -20,7 +20,11 @@ func Encode(policies []*Compiled) ([]byte, error) {
 		}
 		return 1
 	})
-	e := newEncoder(ordered)
+	return newEncoder(ordered).encode()
+}
+
+// encode returns the encoded program.
+func (e *encoder) encode() ([]byte, error) {
 	if len(e.rules) > MaxRules {
 		return nil, fmt.Errorf("they have %d rules, and a filter accepts at most %d", len(e.rules), MaxRules)
 	}

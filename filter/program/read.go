@@ -177,6 +177,10 @@ func (p *parser) readPolicy(r *reader, number int, policy *Policy) {
 		return
 	}
 	flags := r.byte()
+	if flags&^(flagDryRun|flagExpires) != 0 {
+		r.bad = true
+		return
+	}
 	policy.DryRun, policy.Expires = flags&flagDryRun != 0, flags&flagExpires != 0
 	if policy.Expires {
 		policy.ExpiresAt = r.time()

@@ -48,10 +48,12 @@ func Compile(expression string) (*Regex, error) {
 	if err != nil {
 		return nil, fmt.Errorf("regex %q: %w", expression, err)
 	}
-	made, err := compile(translate(prog), literalPrefix(tree))
+	translated := translate(prog)
+	made, err := compile(translated, literalPrefix(tree))
 	if err != nil {
 		return nil, fmt.Errorf("regex %q: %w", expression, err)
 	}
+	made.effort = len(prog.Inst) + translated.effort
 	return made, nil
 }
 

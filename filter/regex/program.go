@@ -14,6 +14,8 @@ type program struct {
 	code    []instruction
 	start   uint16
 	classes *classes
+	// effort is the work that compiling it took.
+	effort int
 }
 
 type instruction struct {

@@ -21,6 +21,8 @@ const maxWork = 6_000_000
 
 // Regex is a compiled expression. Methods of one Regex must not be called concurrently.
 type Regex struct {
+	// effort is what Effort returns. Read does not set it.
+	effort int
 	prefix string
 	// classes is the number of classes. ascii has the class of each ASCII character.
 	// others has a range of other characters in each item, in ascending order: the

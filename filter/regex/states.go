@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// maxStates and maxVisits limit what determine does before it gives up, to tens of
+	// maxStates and maxVisits limit what determine does before it gives up, to some ten
 	// milliseconds: states, and visits of instructions.
-	maxStates = 4096
-	maxVisits = 1 << 21
+	maxStates = 1024
+	maxVisits = 1 << 18
 	// maxAutomaton limits the length of Regex.rows. An expression with a larger automaton
 	// takes less memory as instructions.
 	maxAutomaton = 8 << 10
@@ -44,6 +44,7 @@ func determine(program *program) *states {
 	numbers := map[key]int{}
 	scratch := newSet(len(code))
 	visits := 0
+	defer func() { program.effort += visits }()
 	// number returns the state of a set of instructions.
 	number := func(before kind, from []uint16) int {
 		scratch.members = scratch.members[:0]
@@ -122,9 +123,9 @@ func determine(program *program) *states {
 			}
 			visits += 1 + len(tests[is])
 			made.next = append(made.next, number(is, from))
-		}
-		if len(known) > maxStates || visits > maxVisits {
-			return nil
+			if len(known) > maxStates || visits > maxVisits {
+				return nil
+			}
 		}
 	}
 	return made

@@ -8,6 +8,7 @@ import (
 	"cuelang.org/go/cue/ast"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -147,7 +148,7 @@ func (u *unit) addEntry(entry *schema.Entry, document ast.Expr) {
 	u.entries = append(u.entries, entry)
 	of, warnings := cost(entry)
 	if u.weights == nil {
-		u.weights = map[*schema.Entry]weight{}
+		u.weights = map[*schema.Entry]program.Weight{}
 	}
 	u.weights[entry] = of
 	u.warnings = append(u.warnings, warnings...)

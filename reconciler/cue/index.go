@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -19,7 +20,7 @@ type unit struct {
 	// are errors.
 	entries []*schema.Entry
 	// weights are those of the entries.
-	weights  map[*schema.Entry]weight
+	weights  map[*schema.Entry]program.Weight
 	errors   []schema.Problem
 	warnings []schema.Problem
 	// deleted reports that the file or package was deleted.
@@ -40,16 +41,18 @@ type index struct {
 	// expiring has the names of the policies with an expiry time.
 	expiring map[string]bool
 	// weights are those of all units' entries.
-	weights map[*schema.Entry]weight
+	weights map[*schema.Entry]program.Weight
 	// set has the first owner of each name, and totals their weights.
 	set    *schema.Set
 	totals *totals
+	// refusals has errors of program.Encode by the digest of the policies.
+	refusals map[schema.Digest]error
 }
 
 func newIndex() *index {
 	return &index{
 		units: map[string]*unit{}, owners: map[string][]*schema.Entry{}, duplicated: map[string]bool{},
-		withProblems: map[string]bool{}, expiring: map[string]bool{}, weights: map[*schema.Entry]weight{}, set: schema.NewSet(), totals: newTotals(),
+		withProblems: map[string]bool{}, expiring: map[string]bool{}, weights: map[*schema.Entry]program.Weight{}, set: schema.NewSet(), totals: newTotals(), refusals: map[schema.Digest]error{},
 	}
 }
 
@@ -97,7 +100,7 @@ func (x *index) update(units []*unit) {
 		if len(owners) == 0 {
 			delete(x.owners, name)
 			deletes = append(deletes, name)
-			x.totals.put(name, nil, weight{})
+			x.totals.put(name, nil, program.Weight{})
 			continue
 		}
 		slices.SortFunc(owners, byOrigin)

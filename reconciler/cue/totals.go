@@ -12,41 +12,30 @@ import (
 // maxTotalWarnings limits the warnings about policies that are too large together.
 const maxTotalWarnings = 10
 
-// weight is what policies take of a filter's limits, as an upper bound: expressions
-// count once for each policy that has them.
-type weight struct{ size, rules int }
-
-func (w weight) plus(other weight) weight { return weight{w.size + other.size, w.rules + other.rules} }
-
-func (w weight) minus(other weight) weight { return weight{w.size - other.size, w.rules - other.rules} }
-
-// exceeds says whether filters may refuse the policies.
-func (w weight) exceeds() bool { return w.size > program.MaxSize || w.rules > program.MaxRules }
-
 // totals has the weights of policies, of all together and by selector. Only if all
 // together exceed a filter's limits does a workload have to be looked at.
 type totals struct {
-	all   weight
-	byKey map[selection.Key]weight
+	all   program.Weight
+	byKey map[selection.Key]program.Weight
 	// byName has what was added for each policy.
 	byName map[string]share
 }
 
 type share struct {
 	key    selection.Key
-	weight weight
+	weight program.Weight
 }
 
 func newTotals() *totals {
-	return &totals{byKey: map[selection.Key]weight{}, byName: map[string]share{}}
+	return &totals{byKey: map[selection.Key]program.Weight{}, byName: map[string]share{}}
 }
 
 // put replaces the weight of a policy. A nil entry removes it.
-func (t *totals) put(name string, entry *schema.Entry, of weight) {
+func (t *totals) put(name string, entry *schema.Entry, of program.Weight) {
 	if before, known := t.byName[name]; known {
 		delete(t.byName, name)
-		t.all = t.all.minus(before.weight)
-		if t.byKey[before.key] = t.byKey[before.key].minus(before.weight); t.byKey[before.key] == (weight{}) {
+		t.all = t.all.Minus(before.weight)
+		if t.byKey[before.key] = t.byKey[before.key].Minus(before.weight); t.byKey[before.key] == (program.Weight{}) {
 			delete(t.byKey, before.key)
 		}
 	}
@@ -55,14 +44,14 @@ func (t *totals) put(name string, entry *schema.Entry, of weight) {
 	}
 	added := share{selection.KeyOf(entry.Policy.Spec.Selector), of}
 	t.byName[name] = added
-	t.all = t.all.plus(of)
-	t.byKey[added.key] = t.byKey[added.key].plus(of)
+	t.all = t.all.Plus(of)
+	t.byKey[added.key] = t.byKey[added.key].Plus(of)
 }
 
 // suspects returns the workloads named by selectors whose policies may exceed a filter's
 // limits together, sorted.
 func (t *totals) suspects() []selection.Workload {
-	if !t.all.exceeds() {
+	if !t.all.Exceeds() {
 		return nil
 	}
 	// A policy for any service, or in any namespace, also applies to workloads that no
@@ -78,11 +67,11 @@ func (t *totals) suspects() []selection.Workload {
 		if key.Namespace == schema.Any {
 			workload.Namespace = heaviestNamespace
 		}
-		var sum weight
+		var sum program.Weight
 		for _, each := range workload.Keys() {
-			sum = sum.plus(t.byKey[each])
+			sum = sum.Plus(t.byKey[each])
 		}
-		if sum.exceeds() {
+		if sum.Exceeds() {
 			found[workload] = true
 		}
 	}
@@ -98,10 +87,10 @@ func (t *totals) suspects() []selection.Workload {
 
 // heaviest returns the name with the largest policies among the keys that name accepts.
 func (t *totals) heaviest(name func(selection.Key) (string, bool)) (heaviest string) {
-	most := weight{size: -1}
+	most := -1
 	for key, sum := range t.byKey {
-		if of, ok := name(key); ok && of != schema.Any && (sum.size > most.size || sum.size == most.size && of < heaviest) {
-			heaviest, most = of, sum
+		if of, ok := name(key); ok && of != schema.Any && (sum.Size() > most || sum.Size() == most && of < heaviest) {
+			heaviest, most = of, sum.Size()
 		}
 	}
 	return heaviest
@@ -117,18 +106,13 @@ func (x *index) totalWarnings() (warnings []schema.Problem) {
 	selected, _ := new(selection.Index).Apply(schema.Diff(schema.NewSet(), x.set))
 	for _, workload := range suspects[:min(len(suspects), maxTotalWarnings)] {
 		entries := selected.Select(workload)
-		var compiler program.Compiler
-		var compiled []*program.Compiled
 		largest := entries[0]
 		for _, entry := range entries {
-			if one, err := compiler.Compile(entry.Policy); err == nil {
-				compiled = append(compiled, one)
-			}
 			if len(entry.Canonical) > len(largest.Canonical) {
 				largest = entry
 			}
 		}
-		if _, err := program.Encode(compiled); err != nil {
+		if err := x.encode(entries); err != nil {
 			warnings = append(warnings, schema.Problem{
 				File: largest.Origin.File, Line: largest.Origin.Line, Column: 1,
 				Message: fmt.Sprintf("filters refuse the %d policies of service %q in namespace %q, of which %q is the largest: %v: make them fewer or smaller",
@@ -137,4 +121,25 @@ func (x *index) totalWarnings() (warnings []schema.Problem) {
 		}
 	}
 	return warnings
+}
+
+// encode returns the error for which filters refuse the policies together. It keeps that
+// of the last policies, because most commits change others.
+func (x *index) encode(entries []*schema.Entry) error {
+	digest := schema.NewSet(entries...).Digest()
+	if err, known := x.refusals[digest]; known {
+		return err
+	}
+	var compiled []*program.Compiled
+	for _, entry := range entries {
+		if one, err := compiler.Compile(entry.Policy); err == nil {
+			compiled = append(compiled, one)
+		}
+	}
+	_, err := program.Encode(compiled)
+	if len(x.refusals) >= 2*maxTotalWarnings {
+		clear(x.refusals)
+	}
+	x.refusals[digest] = err
+	return err
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -48,26 +50,56 @@ func TestPoliciesTooLargeTogetherAreWarnedOf(t *testing.T) {
 	warned("c7", "c6", `filters refuse the 17 policies of service "pay" in namespace "shop"`, many("pay", `{"service":"pay"}`)...)
 }
 
-// TestManyRulesAreSuspect checks that the limit of rules counts too, and that what was removed
-// does not.
-func TestManyRulesAreSuspect(t *testing.T) {
+// TestTotalsForgetWhatWasRemoved checks that only what is there counts, for every limit of a program.
+func TestTotalsForgetWhatWasRemoved(t *testing.T) {
+	policy := func(name string) *schema.Entry {
+		rules := strings.TrimSuffix(strings.Repeat(`{"fault":{"delay_ms":1}},`, 64), ",")
+		parsed, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":"cart","namespace":"shop"},"rules":[%s]}}`, name, rules))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return schema.NewEntry(parsed, schema.Origin{})
+	}
 	totals := newTotals()
-	entry := &schema.Entry{Policy: &schema.Policy{Spec: schema.Spec{Selector: schema.Selector{Service: "cart", Namespace: "shop"}}}}
-	for i := range 1000 {
-		totals.put(fmt.Sprint(i), entry, weight{100, 50})
+	const most = 50_000 / 64
+	for i := range most + 1 {
+		if got := totals.suspects(); got != nil {
+			t.Fatalf("with %d rules: %v", 64*i, got)
+		}
+		entry := policy(fmt.Sprint(i))
+		of, _ := cost(entry)
+		totals.put(entry.Name(), entry, of)
 	}
-	if got := totals.suspects(); got != nil {
-		t.Errorf("with 50,000 rules: %v", got)
-	}
-	totals.put("one more", entry, weight{100, 1})
 	if got := totals.suspects(); len(got) != 1 || got[0].Service != "cart" {
-		t.Errorf("with 50,001 rules: %v", got)
+		t.Errorf("with more than 50,000 rules: %v", got)
 	}
-	for i := range 1000 {
-		totals.put(fmt.Sprint(i), nil, weight{})
+	for i := range most + 1 {
+		totals.put(fmt.Sprint(i), nil, program.Weight{})
 	}
-	totals.put("one more", nil, weight{})
-	if totals.all != (weight{}) || len(totals.byKey) > 0 || len(totals.byName) > 0 {
+	if totals.all != (program.Weight{}) || len(totals.byKey) > 0 || len(totals.byName) > 0 {
 		t.Errorf("after all are removed: %+v", totals)
+	}
+}
+
+// TestCostlyPoliciesAreValidatedInTime checks that policies whose expressions take long to compile
+// hold up no other commit, and that filters do not get them.
+func TestCostlyPoliciesAreValidatedInTime(t *testing.T) {
+	var rules []string
+	for i := range 64 {
+		var headers []string
+		for j := range 5 {
+			headers = append(headers, fmt.Sprintf(`{"name":"x-%d","regex":"%d-%d(?:(?i)[\\pL\\pN]?\\b){150}"}`, j, i, j))
+		}
+		rules = append(rules, fmt.Sprintf(`{"match":{"headers":[%s]},"fault":{"delay_ms":1}}`, strings.Join(headers, ",")))
+	}
+	began := time.Now()
+	verdict := apply(t, New("policies"), commit("c1", "",
+		content("policies/costly.json", fmt.Sprintf(`{"metadata":{"name":"costly"},"spec":{"rules":[%s]}}`, strings.Join(rules, ",")))))
+	got := lines(verdict.Warnings)
+	if len(got) != 1 || !strings.Contains(got[0], "filters do not get it") || !strings.Contains(got[0], "too many and too costly together") {
+		t.Errorf("warnings: %.300q", got)
+	}
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("it took %s", took)
 	}
 }

@@ -8,18 +8,18 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
+// compiler has the expressions of all workspaces, so that none is compiled twice.
+var compiler program.Compiler
+
 // cost returns what a valid policy takes of a filter's limits. If evaluating it is too
 // expensive, filters do not get it, and there is a warning: the status would only show that
 // the filters are current.
-func cost(entry *schema.Entry) (weight, []schema.Problem) {
-	compiled, err := new(program.Compiler).Compile(entry.Policy)
+func cost(entry *schema.Entry) (program.Weight, []schema.Problem) {
+	compiled, err := compiler.Compile(entry.Policy)
 	if err == nil {
-		var encoded []byte
-		if encoded, err = program.Encode([]*program.Compiled{compiled}); err == nil {
-			return weight{len(encoded), len(entry.Policy.Spec.Rules)}, nil
-		}
+		return compiled.Weight(), nil
 	}
-	return weight{}, []schema.Problem{{
+	return program.Weight{}, []schema.Problem{{
 		File: entry.Origin.File, Line: entry.Origin.Line, Column: 1,
 		Message: fmt.Sprintf("policy %q is valid, but filters do not get it: %v", entry.Name(), err),
 	}}

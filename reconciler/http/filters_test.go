@@ -231,11 +231,16 @@ func TestFilterHeadersAreChecked(t *testing.T) {
 // A filter whose policies are too large is behind, with a message.
 func TestFilterWithTooLargeASelection(t *testing.T) {
 	d := start(t, nil)
-	d.policies.MaxProgram = 100
-	d.serve(stateOf(1, exampleSet()))
+	set := exampleSet()
+	for i := range 5 {
+		set = set.With([]*schema.Entry{entryFrom(fmt.Sprintf(
+			`{"metadata":{"name":"big%d"},"spec":{"selector":{"service":"frontend"},"rules":[{"fault":{"abort":{"status":503,"body":%q}}}]}}`,
+			i, strings.Repeat("x", 900_000)))}, nil)
+	}
+	d.serve(stateOf(1, set))
 	d.ask("GET /v1/policies?service=frontend&namespace=demo", append(vmHeaders("p", "1"), "Accept", program.MediaType)...).expectError(t, 500, "too_large")
 	status := d.awaitFilters(0, 1, 0)
-	if item := status.Items[0]; !strings.Contains(item.Message, `the 4 policies of service "frontend" in namespace "demo" cannot be served: they take`) || !strings.Contains(item.Message, "at most 100") {
+	if item := status.Items[0]; !strings.Contains(item.Message, `the 9 policies of service "frontend" in namespace "demo" cannot be served: they take`) || !strings.Contains(item.Message, "at most 4194304") {
 		t.Errorf("the message is %q", item.Message)
 	}
 }

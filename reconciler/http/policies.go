@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"mime"
@@ -143,8 +144,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, snapshot *served
 func acceptsProgram(r *http.Request) bool {
 	for _, line := range r.Header.Values("Accept") {
 		for part := range strings.SplitSeq(line, ",") {
-			if mediaType, parameters, err := mime.ParseMediaType(part); err == nil && mediaType == program.MediaType && parameters["q"] != "0" {
-				return true
+			if mediaType, parameters, err := mime.ParseMediaType(part); err == nil && mediaType == program.MediaType {
+				quality, err := strconv.ParseFloat(cmp.Or(parameters["q"], "1"), 64)
+				return err == nil && quality > 0
 			}
 		}
 	}

@@ -177,13 +177,15 @@ func TestPoliciesCompiled(t *testing.T) {
 	const mine = "/v1/policies?service=frontend&namespace=demo"
 	plain := d.ask("GET "+mine).expect(t, 200)
 	for accept, compiled := range map[string]bool{
-		program.MediaType:                              true,
-		"application/json, " + program.MediaType:       true,
-		program.MediaType + ";q=0.5, application/json": true,
-		"application/json":                             false,
-		"*/*":                                          false,
-		"application/*":                                false,
-		program.MediaType + ";q=0":                     false,
+		program.MediaType:                                 true,
+		"application/json, " + program.MediaType:          true,
+		program.MediaType + ";q=0.5, application/json":    true,
+		"application/json":                                false,
+		"*/*":                                             false,
+		"application/*":                                   false,
+		program.MediaType + ";q=0":                        false,
+		program.MediaType + ";q=0.000":                    false,
+		program.MediaType + ";q=high":                     false,
 		strings.ReplaceAll(program.MediaType, "v1", "v2"): false,
 	} {
 		got := d.ask("GET "+mine, "Accept", accept).expect(t, 200)

@@ -1,6 +1,7 @@
 package served
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 	"weak"
@@ -23,7 +24,7 @@ type programs struct {
 	compiled map[weak.Pointer[schema.Entry]]*program.Compiled
 	// encoded has programs by the digest of their policies, and order their digests,
 	// the oldest first. Their size is at most maxPrograms, or they are one.
-	encoded map[schema.Digest]func() ([]byte, error)
+	encoded map[schema.Digest]*encoding
 	order   []schema.Digest
 	sizes   map[schema.Digest]int
 	size    int
@@ -32,32 +33,62 @@ type programs struct {
 func newPrograms() *programs {
 	return &programs{
 		compiled: map[weak.Pointer[schema.Entry]]*program.Compiled{},
-		encoded:  map[schema.Digest]func() ([]byte, error){},
+		encoded:  map[schema.Digest]*encoding{},
 		sizes:    map[schema.Digest]int{},
 	}
 }
 
-// of returns a function that encodes the policies with a digest when it is called first.
-func (p *programs) of(digest schema.Digest, entries func() []*schema.Entry) func() ([]byte, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if encode, known := p.encoded[digest]; known {
-		return encode
-	}
-	encode := sync.OnceValues(func() ([]byte, error) {
-		encoded, err := p.encode(entries())
-		p.keep(digest, len(encoded))
-		return encoded, err
-	})
-	p.encoded[digest] = encode
-	return encode
+// encoding is a program that is encoded when it is needed first.
+type encoding struct {
+	once sync.Once
+	// done is closed when the result is known.
+	done    chan struct{}
+	encoded []byte
+	err     error
 }
 
-// known returns what of has returned for a digest, or nil.
-func (p *programs) known(digest schema.Digest) func() ([]byte, error) {
+// known reports whether the result is known.
+func (e *encoding) known() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// of returns the program of the policies with a digest.
+func (p *programs) of(digest schema.Digest, entries func() []*schema.Entry) ([]byte, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.encoded[digest]
+	e, ok := p.encoded[digest]
+	if !ok {
+		e = &encoding{done: make(chan struct{})}
+		p.encoded[digest] = e
+	}
+	p.mu.Unlock()
+	e.once.Do(func() {
+		defer func() {
+			// A defect must not affect other policies, or stay after an upgrade of the policies.
+			if fault := recover(); fault != nil {
+				e.err = fmt.Errorf("compiling them failed: %v", fault)
+			}
+			close(e.done)
+			p.keep(digest, len(e.encoded))
+		}()
+		e.encoded, e.err = p.encode(entries())
+	})
+	return e.encoded, e.err
+}
+
+// refusal returns the error that of has returned for a digest, or nil.
+func (p *programs) refusal(digest schema.Digest) error {
+	p.mu.Lock()
+	e := p.encoded[digest]
+	p.mu.Unlock()
+	if e == nil || !e.known() {
+		return nil
+	}
+	return e.err
 }
 
 // keep accounts for a program, and drops the oldest ones beyond the limit.

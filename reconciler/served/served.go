@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
@@ -17,9 +16,6 @@ import (
 // observers, are set before the first call of Serve.
 type Policies struct {
 	Logger *slog.Logger
-	// MaxProgram bounds the program of one workload, in bytes. The default is what
-	// filters accept.
-	MaxProgram int
 
 	// mu makes calls of Serve follow each other.
 	mu        sync.Mutex
@@ -31,7 +27,7 @@ type Policies struct {
 
 // New returns Policies without a state.
 func New() *Policies {
-	return &Policies{Logger: slog.New(slog.DiscardHandler), MaxProgram: program.MaxSize, programs: newPrograms()}
+	return &Policies{Logger: slog.New(slog.DiscardHandler), programs: newPrograms()}
 }
 
 // Observe calls f after each change of the state, one call at a time and in
@@ -61,7 +57,7 @@ func (p *Policies) Serve(state *reconciler.State) {
 		from, index = before.State.Set, before.index
 	}
 	index, touched := index.Apply(schema.Diff(from, state.Set))
-	next := &Snapshot{State: state, index: index, maxProgram: p.MaxProgram, programs: p.programs, selections: map[Subject]func() Selection{}}
+	next := &Snapshot{State: state, index: index, programs: p.programs, selections: map[Subject]func() Selection{}}
 	p.current.Store(next)
 	for _, observe := range p.observers {
 		observe(next, touched)

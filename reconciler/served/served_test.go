@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/boifi/hfi/filter/program"
@@ -114,14 +115,98 @@ func TestProgram(t *testing.T) {
 	if again, _ := p.Current().Program(workload("s2")); &two[0] != &again[0] {
 		t.Error("a change of other policies compiles a program again")
 	}
-	p.MaxProgram = len(two)
-	p.Serve(stateOf(3, policies...))
-	if _, err := p.Current().Program(workload("s2")); err != nil {
-		t.Error(err)
+	large := func(name string) *schema.Entry {
+		policy := entry(name, "s1").Policy
+		policy.Spec.Rules[0].Fault.Abort = &schema.Abort{Status: 503, Body: strings.Repeat("x", 1_500_000)}
+		return schema.NewEntry(policy, schema.Origin{})
 	}
-	if _, err := p.Current().Program(workload("s1")); err == nil || !strings.Contains(err.Error(), `the 3 policies of service "s1" in namespace "n" cannot be served: they take `) {
+	p.Serve(stateOf(3, large("x"), large("y"), large("z"), policies[2]))
+	if _, err := p.Current().Program(workload("s2")); err != nil || p.Current().Refusal(workload("s1")) != "" {
+		t.Errorf("before a client asks for a program that is too large: %v, %q", err, p.Current().Refusal(workload("s1")))
+	}
+	_, err := p.Current().Program(workload("s1"))
+	if err == nil || !strings.Contains(err.Error(), `the 4 policies of service "s1" in namespace "n" cannot be served: they take `) {
 		t.Errorf("the error is %v", err)
 	}
+	if got := p.Current().Refusal(workload("s1")); got != err.Error() || p.Current().Refusal(workload("s2")) != "" {
+		t.Errorf("the refusal is %q", got)
+	}
+}
+
+// TestATooLargePolicyIsLeftOut checks that a policy which no filter accepts takes no other policy's
+// faults.
+func TestATooLargePolicyIsLeftOut(t *testing.T) {
+	policy := entry("big", "s1").Policy
+	policy.Spec.Rules[0].Fault.Abort = &schema.Abort{Status: 503, Body: strings.Repeat("x", 5_000_000)}
+	p := New()
+	p.Serve(stateOf(1, schema.NewEntry(policy, schema.Origin{}), entry("small", "s1")))
+	encoded, err := p.Current().Program(workload("s1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := program.Read(encoded, workload("s1").Workload); err != nil || len(read.Policies) != 1 || read.Policies[0].Name != "small" {
+		t.Errorf("%v, %+v", err, read)
+	}
+}
+
+// TestProgramsAreSharedByClients asks for programs from many goroutines, while the policies change:
+// the race detector must find nothing, and the status must not wait.
+func TestProgramsAreSharedByClients(t *testing.T) {
+	p := New()
+	p.Serve(stateOf(1, entry("a", "s1")))
+	var clients sync.WaitGroup
+	for client := range 8 {
+		clients.Go(func() {
+			for i := range 50 {
+				subject := workload(fmt.Sprint("s", (client+i)%3))
+				encoded, err := p.Current().Program(subject)
+				if err != nil || p.Current().Refusal(subject) != "" {
+					t.Error(err)
+				}
+				if _, err := program.Read(encoded, subject.Workload); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		p.Serve(stateOf(int64(2+i), entry("a", "s1"), entry(fmt.Sprint("b", i), fmt.Sprint("s", i%3))))
+	}
+	clients.Wait()
+}
+
+// TestAPanicIsARefusal checks that a defect in compiling affects only the policies concerned, and is
+// reported.
+func TestAPanicIsARefusal(t *testing.T) {
+	p := newPrograms()
+	for range 2 {
+		if _, err := p.of("digest", func() []*schema.Entry { panic("a defect") }); err == nil || !strings.Contains(err.Error(), "a defect") {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	if p.refusal("digest") == nil || len(p.order) != 1 {
+		t.Error("the refusal is not kept")
+	}
+}
+
+// TestRefusalDoesNotWait checks that a status does not wait until a program is compiled.
+func TestRefusalDoesNotWait(t *testing.T) {
+	p := newPrograms()
+	began, end := make(chan struct{}), make(chan struct{})
+	var work sync.WaitGroup
+	work.Go(func() {
+		_, _ = p.of("digest", func() []*schema.Entry {
+			close(began)
+			<-end
+			return nil
+		})
+	})
+	<-began
+	if err := p.refusal("digest"); err != nil {
+		t.Error(err)
+	}
+	close(end)
+	work.Wait()
 }
 
 // TestProgramsAreBounded checks that old programs and removed policies do not stay in memory.

@@ -38,9 +38,8 @@ type Selection struct {
 type Snapshot struct {
 	State *reconciler.State
 
-	index      *selection.Index
-	programs   *programs
-	maxProgram int
+	index    *selection.Index
+	programs *programs
 
 	mu sync.Mutex
 	// selections has at most maxCached entries: clients can invent workloads.
@@ -78,33 +77,25 @@ func (s *Snapshot) Selection(subject Subject) Selection {
 // Program returns the policies of a workload, compiled and encoded for filters, which must
 // not be changed. The error says why filters cannot have them.
 func (s *Snapshot) Program(subject Subject) ([]byte, error) {
-	encode := s.programs.of(s.Selection(subject).Digest, func() []*schema.Entry { return s.Entries(subject) })
-	return s.accept(encode, subject)
+	encoded, err := s.programs.of(s.Selection(subject).Digest, func() []*schema.Entry { return s.Entries(subject) })
+	if err != nil {
+		return nil, s.refused(subject, err)
+	}
+	return encoded, nil
 }
 
-// Refusal is the error of the last call of Program for the policies of a workload, or empty: it
-// compiles nothing.
+// Refusal returns why Program has refused the policies of a workload, or "". It compiles
+// nothing, and does not wait.
 func (s *Snapshot) Refusal(subject Subject) string {
-	encode := s.programs.known(s.Selection(subject).Digest)
-	if encode == nil {
-		return ""
-	}
-	if _, err := s.accept(encode, subject); err != nil {
-		return err.Error()
+	if err := s.programs.refusal(s.Selection(subject).Digest); err != nil {
+		return s.refused(subject, err).Error()
 	}
 	return ""
 }
 
-func (s *Snapshot) accept(encode func() ([]byte, error), subject Subject) ([]byte, error) {
-	encoded, err := encode()
-	if err == nil && len(encoded) > s.maxProgram {
-		err = fmt.Errorf("they take %d bytes when compiled, and a filter accepts at most %d", len(encoded), s.maxProgram)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the %d policies of service %q in namespace %q cannot be served: %w: make them fewer or smaller",
-			s.Selection(subject).Count, subject.Workload.Service, subject.Workload.Namespace, err)
-	}
-	return encoded, nil
+func (s *Snapshot) refused(subject Subject, err error) error {
+	return fmt.Errorf("the %d policies of service %q in namespace %q cannot be served: %w: make them fewer or smaller",
+		s.Selection(subject).Count, subject.Workload.Service, subject.Workload.Namespace, err)
 }
 
 // compute is Selection without its cache.
