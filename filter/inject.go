@@ -49,12 +49,18 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 	return types.ActionContinue
 }
 
-// count counts a fault.
+// count counts a fault. It does not panic, so that the fault is injected in any case.
 func (v *vm) count(kind faultKind, policy string, plugin *plugin) {
-	if v.metrics.fault(kind, policy, plugin.config.PolicyTag) {
-		v.writeAt = v.now().Add(writeFaultsAfter)
-		v.arm()
-	}
+	v.guard("counting a fault", func() {
+		first := v.metrics.fault(kind, policy, plugin.config.PolicyTag)
+		switch {
+		case len(v.metrics.faults) >= maxFaults:
+			v.writeFaults()
+		case first:
+			v.writeAt = v.now().Add(writeFaultsAfter)
+			v.arm()
+		}
+	})
 }
 
 // writeFaults writes what count has counted.

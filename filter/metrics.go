@@ -98,21 +98,19 @@ func (m *metrics) add(name string, n uint64) {
 	}
 }
 
-// maxFaults is how many kinds of faults of policies wait to be written.
+// maxFaults is the number of kinds of faults of policies at which they are written at once.
 const maxFaults = 32
 
 // fault counts one fault of a policy. If byPolicy is set, the counter has the tag policy.
 // A call to the host for each fault would cost as much as the decision on the request, so
-// writeFaults makes them all at once. fault reports whether that has to be scheduled.
+// writeFaults makes them all at once. fault reports whether that has to be scheduled. The
+// caller calls it at once when there are maxFaults.
 func (m *metrics) fault(kind faultKind, policy string, byPolicy bool) (first bool) {
 	for i := range m.faults {
 		if f := &m.faults[i]; f.kind == kind && f.policy == policy && f.byPolicy == byPolicy {
 			f.n++
 			return false
 		}
-	}
-	if len(m.faults) == maxFaults {
-		m.writeFaults()
 	}
 	m.faults = append(m.faults, faultCount{kind, policy, byPolicy, 1})
 	return len(m.faults) == 1

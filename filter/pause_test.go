@@ -3,6 +3,8 @@ package main
 import (
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +158,44 @@ func TestPanicAfterAnAbort(t *testing.T) {
 	h.pass(writeFaultsAfter)
 	if n := h.counter(metricPanics); n != 1 {
 		t.Errorf("the metric counts %d panics", n)
+	}
+}
+
+// TestPanicInCountingAFault checks that a fault is injected even if the faults before it cannot be
+// counted. These are written when there are many.
+func TestPanicInCountingAFault(t *testing.T) {
+	for path, status := range map[string]uint32{"/abort": 503, "/both": 503, "/short": 0} {
+		t.Run(path, func(t *testing.T) {
+			h := start(t, frontendConfig, frontend)
+			h.pass(time.Second)
+			h.answer(200, strings.Replace(delaying, "[", `[{"metadata":{"name":"abort"},"spec":{"rules":[
+				{"match":{"path":{"exact":"/abort"}},"fault":{"abort":{"status":503}}}]}},`, 1), map[string]string{"etag": `"a"`})
+			h.vm.metrics.counters[metricDryRunDelays] = noMetric
+			fill := func() {
+				h.vm.writeAt = time.Time{}
+				for i := range maxFaults {
+					h.vm.metrics.fault(dryRunDelays, strconv.Itoa(i), false)
+				}
+			}
+			fill()
+			id := h.delay(path)
+			if path != "/abort" && len(h.vm.paused.streams) != 1 {
+				t.Error("the request is not delayed")
+			}
+			fill()
+			h.pass(time.Second)
+			switch response := h.GetSentLocalResponse(id); {
+			case status == 0 && (response != nil || h.GetCurrentHttpStreamAction(id) != types.ActionContinue):
+				t.Errorf("a delayed request does not continue: %+v", response)
+			case status != 0 && (response == nil || response.StatusCode != status):
+				t.Errorf("the response is %+v, want an abort", response)
+			case status != 0 && h.GetCurrentHttpStreamAction(id) != types.ActionPause:
+				t.Error("an aborted request continues")
+			}
+			if n := h.counter(metricPanics); n == 0 {
+				t.Error("nothing has failed")
+			}
+		})
 	}
 }
 

@@ -264,12 +264,15 @@ func TestFaultsAreWrittenOnATick(t *testing.T) {
 func TestFaultsOfManyPolicies(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
 	for i := range 10 * maxFaults {
-		h.vm.metrics.fault(dryRunDelays, fmt.Sprintf("p%d", i), false)
+		h.vm.count(dryRunDelays, fmt.Sprintf("p%d", i), h.vm.plugins[0])
 		if n := len(h.vm.metrics.faults); n > maxFaults {
 			t.Fatalf("%d counts are kept", n)
 		}
 	}
 	h.vm.writeFaults()
+	if lines := strings.Join(h.GetDebugLogs(), "\n"); strings.Count(lines, " dry-run delays by p") != 10*maxFaults {
+		t.Errorf("the debug log is %q", lines)
+	}
 	if got := h.counter(metricDryRunDelays); got != 10*maxFaults {
 		t.Errorf("%d dry-run delays", got)
 	}
