@@ -71,7 +71,7 @@ lint: $(TOOLS)/.lint-stamp ## run gofmt, go mod tidy, the linters of .golangci.y
 	GOOS=wasip1 GOARCH=wasm $(TOOLS)/golangci-lint run --tests=false ./filter ./filter/fault ./filter/regex ./filter/selection ./schema
 	@dead=$$($(TOOLS)/deadcode -test $(PACKAGES)); test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-tools: $(SERVERS) $(OLDEST_ENVOY) $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
+tools: $(SERVERS) $(OLDEST_ENVOY) $(TOOLS)/kube-1.28 $(TOOLS)/.helm-stamp $(TOOLS)/.lint-stamp ## build or fetch what the tests use, into .tools/
 
 envoys: $(patsubst %,$(TOOLS)/envoy-%,$(filter-out $(NEWEST_ENVOY),$(ENVOYS))) ## fetch the older Envoys that test-slow uses
 
@@ -100,6 +100,11 @@ $(TOOLS)/.helm-stamp: tools/helm/go.mod tools/helm/go.sum
 	@mkdir -p $(TOOLS)
 	cd tools/helm && $(GO) build -trimpath -ldflags "-s -w" -o ../../$(TOOLS)/helm helm.sh/helm/v4/cmd/helm
 	@touch $@
+
+# A separate module for an old version of Kubernetes' API: tools/kube128/go.mod has the version.
+$(TOOLS)/kube-1.28: tools/kube128/main.go tools/kube128/go.mod tools/kube128/go.sum
+	@mkdir -p $(TOOLS)
+	cd tools/kube128 && $(GO) build -ldflags="-s -w" -o ../../$@ .
 
 # Real servers for test-istio: tools/istio/*/go.mod has the versions.
 $(TOOLS)/.%-stamp: tools/istio/build.sh tools/istio/%/go.mod tools/istio/%/go.sum

@@ -41,19 +41,28 @@ func built(t *testing.T, folder string) []object {
 // kustomize does what "kubectl kustomize FOLDER" does.
 func kustomize(t *testing.T, folder string) []object {
 	t.Helper()
+	var objects []object
+	for _, text := range kustomizedText(t, folder) {
+		objects = append(objects, decode(t, text))
+	}
+	return objects
+}
+
+// kustomizedText is the objects as YAML.
+func kustomizedText(t *testing.T, folder string) (texts [][]byte) {
+	t.Helper()
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
 	if err != nil {
 		t.Fatalf("kustomize build %s: %v", folder, err)
 	}
-	var objects []object
 	for _, resource := range resources.Resources() {
 		text, err := resource.AsYAML()
 		if err != nil {
 			t.Fatal(err)
 		}
-		objects = append(objects, decode(t, text))
+		texts = append(texts, text)
 	}
-	return objects
+	return texts
 }
 
 var codecs = func() serializer.CodecFactory {

@@ -23,7 +23,7 @@ import (
 type options struct {
 	repo, branch, path, listen, dataDir, replica string
 	advertise, filter                            string
-	interval, gitTimeout                         time.Duration
+	interval, gitTimeout, terminationDelay       time.Duration
 	drift, logLevel, logFormat                   string
 
 	etcdPrefix, etcdListen string
@@ -69,7 +69,9 @@ variable is wrong.`,
 			if err := o.check(); err != nil {
 				return err
 			}
-			if err := run(command.Context(), o); err != nil {
+			ctx, cancel := delayed(command.Context(), o.terminationDelay)
+			defer cancel()
+			if err := run(ctx, o); err != nil {
 				return &runError{err}
 			}
 			return nil
@@ -92,6 +94,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.filter, "filter", "", "file with the Wasm module of the filter to serve (default: filter.wasm in the folder of this program, if it exists)")
 	flags.DurationVar(&o.interval, "interval", reconciler.DefaultInterval, "time between two fetches from git")
 	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "timeout of one git operation")
+	flags.DurationVar(&o.terminationDelay, "termination-delay", 0, "time to continue to work after SIGTERM or SIGINT, until all proxies know that this replica ends")
 	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do if etcd differs from the published policies: report or heal")
 	flags.StringVar(&o.logLevel, "log-level", "info", "minimum level to log: debug, info, warn or error")
 	flags.StringVar(&o.logFormat, "log-format", textLog, "format of the log on standard error: text or json")
@@ -185,6 +188,9 @@ func (o *options) check() error {
 	}
 	if o.gitTimeout <= 0 {
 		refuse("--git-timeout must be positive, not %s", o.gitTimeout)
+	}
+	if o.terminationDelay < 0 {
+		refuse("--termination-delay must not be negative, as %s is", o.terminationDelay)
 	}
 	if o.replica == "" {
 		refuse("--replica-id must not be empty")

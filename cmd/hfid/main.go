@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/reconciler/etcd"
@@ -32,6 +33,16 @@ func main() {
 		code = exitFailure
 	}
 	os.Exit(code)
+}
+
+// delayed returns a context that ends some time after another one does.
+func delayed(ctx context.Context, delay time.Duration) (context.Context, context.CancelFunc) {
+	if delay <= 0 {
+		return context.WithCancel(ctx)
+	}
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(delay, cancel) })
+	return later, cancel
 }
 
 // The exit codes: a failure of the daemon, and flags or variables that are wrong.
