@@ -27,6 +27,9 @@ func hfiOnCreate(id, plugin uint32) { current.startStream(id, plugin) }
 //go:wasmexport hfi_on_delete
 func hfiOnDelete(id uint32) { current.streamDone(id) }
 
+//go:wasmexport hfi_plugin
+func hfiPlugin(id uint32) bool { return current.hasPlugin(id) }
+
 // buffer receives the data that Envoy returns during hfiOnRequestHeaders. If it is
 // full, the SDK allocates Go objects instead.
 var buffer [4 << 10]byte

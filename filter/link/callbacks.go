@@ -168,6 +168,10 @@ func (c *code) copyGlobal(global, local uint32) {
 //		state = hfi_state()
 //		return
 //	}
+//	if more != 0 && hfi_plugin(id) { // one without a slot
+//		more--
+//		the same
+//	}
 //	if state&(statePaused|stateMixed) != 0 {
 //		hfi_on_delete(id)
 //		state = hfi_state()
@@ -176,13 +180,19 @@ func (w *wrappers) onDelete(original uint32) (c code) {
 	c.arguments(1)
 	c.op(opCall, w.forget)
 	c.op(opIf)
+	w.pluginEnds(&c, original)
+	c.op(opEnd)
+	c.op(opGlobalGet, w.more)
+	c.op(opIf)
 	c.arguments(1)
-	c.op(opCall, w.sdkOnDone)
-	c.op(opDrop)
-	c.arguments(1)
-	c.op(opCall, original)
-	w.refresh(&c)
-	c.op(opReturn)
+	c.op(opCall, w.isPlugin)
+	c.op(opIf)
+	c.op(opGlobalGet, w.more)
+	c.op(opI32Const, 1)
+	c.op(opI32Sub)
+	c.op(opGlobalSet, w.more)
+	w.pluginEnds(&c, original)
+	c.op(opEnd)
 	c.op(opEnd)
 	w.stateHas(&c, statePaused|stateMixed)
 	c.op(opIf)
@@ -191,6 +201,17 @@ func (w *wrappers) onDelete(original uint32) (c code) {
 	w.refresh(&c)
 	c.op(opEnd)
 	return c
+}
+
+// pluginEnds appends the end of a plugin context, and a return.
+func (w *wrappers) pluginEnds(c *code, original uint32) {
+	c.arguments(1)
+	c.op(opCall, w.sdkOnDone)
+	c.op(opDrop)
+	c.arguments(1)
+	c.op(opCall, original)
+	w.refresh(c)
+	c.op(opReturn)
 }
 
 // stateHas appends: state & bits
@@ -214,6 +235,7 @@ func (w *wrappers) stateHas(c *code, bits uint32) {
 //			return
 //		}
 //	}
+//	more++
 func (w *wrappers) rememberPlugin() (c code) {
 	for _, slot := range w.slots {
 		c.op(opGlobalGet, slot)
@@ -232,6 +254,10 @@ func (w *wrappers) rememberPlugin() (c code) {
 		c.op(opReturn)
 		c.op(opEnd)
 	}
+	c.op(opGlobalGet, w.more)
+	c.op(opI32Const, 1)
+	c.op(opI32Add)
+	c.op(opGlobalSet, w.more)
 	return c
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 )
 
@@ -130,12 +131,20 @@ func TestPluginContextsAndStreams(t *testing.T) {
 	pluginEnds(800)
 	streamEnds(0)
 
-	// A freed slot is used again. One more plugin context than there are slots
-	// works, but its end is handled as that of a stream.
+	// A freed slot is used again. While there is a plugin context without a slot, the
+	// filter is asked which contexts are plugin contexts.
 	e.call("proxy_on_context_create", is(9000, 0), "proxy_on_context_create 9000 0")
+	streamEnds(3)
 	e.call("proxy_on_context_create", is(9001, 0), "proxy_on_context_create 9001 0")
+	e.call("proxy_on_context_create", is(9002, 0), "proxy_on_context_create 9002 0")
 	pluginEnds(9000)
-	streamEnds(9001)
+	e.call("proxy_on_delete", is(3), "hfi_plugin 3", "hfi_on_delete 3", "hfi_state")
+	e.answer[exportPlugin] = 1
+	for _, id := range []string{"9001", "9002"} {
+		number, _ := strconv.Atoi(id)
+		e.call("proxy_on_delete", is(uint32(number)), "hfi_plugin "+id, "proxy_on_done "+id, "proxy_on_delete "+id, "hfi_state")
+	}
+	streamEnds(3)
 
 	pluginEnds(1)
 	for id := uint32(maxPlugins); id >= 2; id-- {

@@ -18,6 +18,8 @@ const (
 	exportCreate = "hfi_on_create"
 	// exportDelete is called when a stream has ended, paused or not.
 	exportDelete = "hfi_on_delete"
+	// exportPlugin returns whether an ID is that of a live plugin context.
+	exportPlugin = "hfi_plugin"
 	// exportBuffer and exportBufferEnd return the start and the end of a buffer in
 	// the module's memory. It receives the data that the host returns while the
 	// filter decides on a request, and is valid until the filter has decided.
@@ -92,6 +94,7 @@ var interfaceExports = []interfaceExport{
 	{name: exportRequestHeaders, signature: signature(3, 1), need: true, hide: true},
 	{name: exportCreate, signature: signature(2, 0), need: true, hide: true},
 	{name: exportDelete, signature: signature(1, 0), need: true, hide: true},
+	{name: exportPlugin, signature: signature(1, 1), need: true, hide: true},
 	{name: exportBuffer, signature: signature(0, 1), need: true, hide: true},
 	{name: exportBufferEnd, signature: signature(0, 1), need: true, hide: true},
 }

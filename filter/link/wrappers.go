@@ -2,11 +2,10 @@ package main
 
 import "errors"
 
-// maxPlugins is the maximum number of plugin contexts in a VM that the wrappers can
-// distinguish from streams. A VM has one for each configuration of the filter in
-// use, and for a while those of former configurations. Additional plugin contexts
-// work, but their end is handled as that of a stream: the SDK and the filter keep
-// them until the VM ends.
+// maxPlugins is the maximum number of plugin contexts in a VM that the wrappers
+// themselves distinguish from streams. A VM has one for each configuration of the
+// filter in use, and for a while those of former configurations. While there are more,
+// the wrappers ask the filter at the end of each stream.
 const maxPlugins = 16
 
 // The instructions used in the wrappers (Wasm specification, 5.4).
@@ -62,9 +61,11 @@ type wrappers struct {
 	// from the buffer.
 	buffer, bufferEnd, left, leftEnd uint32
 
+	more uint32 // the global with the number of live plugin contexts without a slot
+
 	remember, forget                         uint32 // see rememberPlugin, forgetPlugin
 	askState, decide, begin, tell, sdkOnDone uint32 // functions of the module
-	askBuffer, askBufferEnd                  uint32 // likewise
+	askBuffer, askBufferEnd, isPlugin        uint32 // likewise
 }
 
 // rewrite rewrites a module that was built with the SDK, as described in the package
@@ -104,6 +105,8 @@ func rewrite(original []byte) ([]byte, error) {
 		sdkOnDone: found["proxy_on_done"].index,
 
 		buffer: m.addGlobal(), bufferEnd: m.addGlobal(), left: m.addGlobal(), leftEnd: m.addGlobal(),
+		more: m.addGlobal(), isPlugin: found[exportPlugin].index,
+
 		askBuffer: found[exportBuffer].index, askBufferEnd: found[exportBufferEnd].index,
 	}
 	for i := range w.slots {

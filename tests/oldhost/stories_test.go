@@ -174,6 +174,34 @@ func TestStories(t *testing.T) {
 	}
 }
 
+// TestManyConfigurations checks that a VM with many plugin contexts, of which all but the first
+// end, continues to ask for policies.
+func TestManyConfigurations(t *testing.T) {
+	w := start(t)
+	w.until("the first policies are in force", func() bool { return w.said("Received config update from control plane") })
+	var others []uint32
+	for i := range 25 {
+		others = append(others, w.startPlugin(fmt.Sprintf(`{"control_plane_cluster": "daemon", "stale_after": "1s", "max_delay": %d}`, 1+i)))
+	}
+	for _, id := range others {
+		if c := w.request(id, "/abort"); c.response == nil {
+			t.Errorf("request /abort in plugin context %d is not aborted", id)
+		} else {
+			w.end(c)
+		}
+	}
+	for _, id := range others {
+		w.end(w.contexts[id])
+	}
+	w.push(2)
+	w.wantAbort(2)
+	held := w.request(w.plugin, "/held")
+	w.end(held)
+	if paused := w.value("hfi.paused_streams"); !held.paused || paused != 0 {
+		t.Errorf("%d streams are paused", paused)
+	}
+}
+
 // TestUnable checks that a filter that cannot inject faults tells the daemon why.
 func TestUnable(t *testing.T) {
 	for name, c := range map[string]struct {
