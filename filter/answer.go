@@ -56,7 +56,7 @@ func readAnswer(numHeaders, bodySize int, workload selection.Workload) (answer, 
 	for _, header := range headers {
 		switch value := strings.Clone(header[1]); header[0] {
 		case ":status":
-			a.status, _ = strconv.Atoi(value)
+			a.status = number(value)
 		case "etag":
 			a.tag = value
 		case api.HeaderRevision:
@@ -66,7 +66,7 @@ func readAnswer(numHeaders, bodySize int, workload selection.Workload) (answer, 
 		case "content-type":
 			mediaType = value
 		case "content-length":
-			length, _ = strconv.Atoi(value)
+			length = number(value)
 		}
 	}
 	switch a.status {
@@ -97,6 +97,18 @@ func readAnswer(numHeaders, bodySize int, workload selection.Workload) (answer, 
 		return a, failure(err.Error())
 	}
 	return a, nil
+}
+
+// number returns a number from a header, or 0 for anything else. (The errors of strconv.Atoi
+// would make the module larger.) One beyond a billion becomes a billion.
+func number(text string) (n int) {
+	for i := range len(text) {
+		if text[i] < '0' || text[i] > '9' {
+			return 0
+		}
+		n = min(n*10+int(text[i]-'0'), 1e9)
+	}
+	return n
 }
 
 // refused returns the error for a response that is neither 200 nor 304.
