@@ -26,12 +26,20 @@ func (r *request) Path() string {
 // own reports whether this is a filter's request to the daemon. Usually the path is known
 // and says that it is not, which saves a call to the host.
 func (r *request) own() bool {
-	if r.path != "" && !strings.Contains(r.path, api.RoutePolicies) {
+	if r.path != "" && !ofPolicies(r.path) {
 		return false
 	}
 	_, own := requestHeader(api.HeaderVM)
-	// A proxy may have put something before the path.
-	return own && strings.Contains(r.Path(), api.RoutePolicies)
+	return own && ofPolicies(r.Path())
+}
+
+// ofPolicies reports whether a path is that of a request for policies. A proxy may have put
+// something before it.
+func ofPolicies(path string) bool {
+	if end := strings.IndexByte(path, '?'); end >= 0 {
+		path = path[:end]
+	}
+	return strings.HasSuffix(path, api.RoutePolicies)
 }
 
 func (r *request) Now() time.Time { return r.now() }
@@ -71,7 +79,8 @@ func (v *vm) exempt(c *config) bool {
 	}
 	agent, _ := requestHeader("user-agent")
 	for _, prefix := range probeAgents {
-		if strings.HasPrefix(agent, prefix) {
+		// The first byte tells most of them apart.
+		if agent != "" && agent[0] == prefix[0] && strings.HasPrefix(agent, prefix) {
 			return true
 		}
 	}

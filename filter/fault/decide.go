@@ -35,7 +35,7 @@ func Decide(p *program.Program, request Request, random *Random, limits Limits) 
 		rule := &p.Rules[drawn.abortRule]
 		decision.Abort, decision.AbortIndex, decision.AbortPolicy = rule.Abort, rule.Policy, p.Policies[rule.Policy].Name
 	}
-	if drawn.dryRun != nil {
+	if len(drawn.dryRun) > 0 {
 		decision.DryRun = hits(p, drawn.dryRun)
 	}
 	return decision
@@ -119,7 +119,7 @@ func (l Limits) delay(delay time.Duration) time.Duration {
 // hits returns the hits of dry-run rules, at most one for each policy and kind.
 func hits(p *program.Program, rules []int) []Hit {
 	slices.Sort(rules)
-	var hits []Hit
+	hits := make([]Hit, 0, 2*len(rules))
 	for first := 0; first < len(rules); {
 		policy := p.Rules[rules[first]].Policy
 		var delays, aborts bool
