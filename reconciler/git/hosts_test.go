@@ -151,7 +151,7 @@ func TestAnswersThatAreNotGits(t *testing.T) {
 		"nonsense under the right type": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 			_, _ = io.WriteString(w, "001e# service=git-upload-pack\n00000010no hash here")
-		}, "UnexpectedAnswer", "not understood"},
+		}, "UnexpectedAnswer", "cannot be parsed"},
 		"an endless redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.Path+"?again", http.StatusFound)
 		}, "UnexpectedAnswer", "too many redirects"},
