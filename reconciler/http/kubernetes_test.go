@@ -50,7 +50,12 @@ func TestStatusOutsideACluster(t *testing.T) {
 // In a cluster the policies served are compared with all filters, however
 // many, and the status of the policies counts the pods targeted where known.
 func TestStatusInACluster(t *testing.T) {
-	d := start(t, func(s *Server) { s.Cluster = fakeCluster{} })
+	d := start(t, func(s *Server) {
+		s.Cluster = fakeCluster{}
+		s.fleet.Pods = func() (func(namespace, name string) bool, bool) {
+			return func(string, string) bool { return true }, true
+		}
+	})
 	d.serve(stateOf(1, exampleSet()))
 	for i := range api.MaxFilterItems + 5 {
 		d.fleet.Ask(api.FilterID{Pod: fmt.Sprint(i)}, "1", "", fleet.Caller{})
