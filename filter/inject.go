@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"github.com/boifi/hfi/filter/fault"
@@ -83,7 +84,8 @@ func (v *vm) pause(id uint32, plugin *plugin, decision *fault.Decision) {
 	v.count(delays, decision.DelayPolicy, plugin)
 	v.paused.add(&pausedStream{
 		id: id, plugin: plugin, due: v.now().Add(decision.Delay),
-		abort: decision.Abort, policy: decision.AbortPolicy,
+		// A part of the text of the whole program, which may be replaced during the delay.
+		abort: decision.Abort, policy: strings.Clone(decision.AbortPolicy),
 	})
 	v.metrics.paused(1)
 	v.arm()

@@ -1,6 +1,9 @@
 package main
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // Envoy exports a metric hfi.x_total as hfi_x_total in /stats/prometheus. All VMs
 // of a sidecar share a metric: counters are summed, and a gauge has the value
@@ -112,7 +115,8 @@ func (m *metrics) fault(kind faultKind, policy string, byPolicy bool) (first boo
 			return false
 		}
 	}
-	m.faults = append(m.faults, faultCount{kind, policy, byPolicy, 1})
+	// The name is a part of the text of the whole program, which tags would keep.
+	m.faults = append(m.faults, faultCount{kind, strings.Clone(policy), byPolicy, 1})
 	return len(m.faults) == 1
 }
 

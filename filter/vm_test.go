@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/program"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
@@ -298,6 +300,46 @@ func TestMetricsByPolicyAreBounded(t *testing.T) {
 	}
 	if _, err := h.GetCounterMetric("policy=.=p1000;.;hfi.faults.aborts_total"); err == nil {
 		t.Error("the 1,001st policy has its own metric")
+	}
+}
+
+// TestReplacedProgramsAreFreed checks that neither the counts of faults nor the requests that are
+// delayed keep the text of programs that have been replaced.
+func TestReplacedProgramsAreFreed(t *testing.T) {
+	const programs, rules, size = 100, 50, 4000
+	h := start(t, `{"control_plane_cluster":"hfi","policy_tag":true}`, frontend)
+	heap := func() int64 {
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	before := heap()
+	for i := range programs {
+		policy := func(name, faults string) string {
+			return fmt.Sprintf(`{"metadata":{"name":"%s%d"},"spec":{"rules":[%s]}}`, name, i, faults)
+		}
+		body := strings.Repeat("x", size)
+		text := compile(t, `{"policies":[`+strings.Join([]string{
+			policy("abort", `{"match":{"path":{"exact":"/abort"}},"fault":{"abort":{"status":503}}}`),
+			policy("both", `{"match":{"path":{"exact":"/both"}},"fault":{"delay_ms":60000,"abort":{"status":503,"headers":{"x-name":"value"}}}}`),
+			policy("large", strings.TrimSuffix(strings.Repeat(`{"match":{"path":{"exact":"/large"}},"fault":{"abort":{"status":503,"body":"`+body+`"}}},`, rules), ",")),
+		}, ",")+`]}`)
+		read, err := program.Read([]byte(text), h.vm.identity.workload())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.poll().enforce(read)
+		h.delay("/abort")
+		h.delay("/both")
+		h.vm.writeFaults()
+	}
+	h.poll().enforce(new(program.Program))
+	if kept := heap() - before; kept > programs*rules*size/4 {
+		t.Errorf("%d bytes are kept of %d programs with %d bytes of text each", kept, programs, rules*size)
+	}
+	if n := len(h.vm.paused.streams); n != programs {
+		t.Errorf("%d requests are delayed", n)
 	}
 }
 

@@ -126,7 +126,7 @@ type Header struct {
 	Text Text
 }
 
-// Abort is a response. It must not be changed.
+// Abort is a response. It must not be changed. It keeps nothing else of the program.
 type Abort struct {
 	// Status is the HTTP status, 200 to 599. With a GRPCStatus it is 200, as gRPC
 	// requires.

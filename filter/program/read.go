@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/boifi/hfi/filter/regex"
@@ -32,7 +33,7 @@ func Read(data []byte, workload selection.Workload) (*Program, error) {
 	if len(data) > MaxSize {
 		return nil, errors.New("the program has " + strconv.Itoa(len(data)) + " bytes, and may have " + strconv.Itoa(MaxSize))
 	}
-	// One string, which all names and values share.
+	// One string, which all names and values share, except those of an Abort.
 	r := reader{text: string(data)}
 	if len(data) < len(magic)+1 || r.text[:len(magic)] != magic {
 		return nil, errors.New("the response is not a compiled program")
@@ -280,7 +281,7 @@ func readAbort(r *reader, grpc bool) *Abort {
 	if n := r.count(); n > 0 {
 		abort.Headers = make([][2]string, n)
 		for i := range abort.Headers {
-			abort.Headers[i] = [2]string{r.string(), r.string()}
+			abort.Headers[i] = [2]string{strings.Clone(r.string()), strings.Clone(r.string())}
 		}
 	}
 	return abort
