@@ -4,15 +4,13 @@ package main
 
 import (
 	"runtime"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
-
-// timer is one that never fires.
-var timer *time.Timer
 
 // panics is the place at which this VM panics, or empty.
 var panics place
@@ -23,8 +21,8 @@ var panics place
 // The header x-hfi-trap ends the VM with a fatal error, which cannot be recovered.
 // (Envoy ignores a module's call to exit.) The header x-hfi-panic names the place
 // at which the VM panics from that request on; "none" stops this. The header
-// x-hfi-collect waits for a garbage collection while a timer is set, so the Go
-// runtime polls.
+// x-hfi-collect makes the VM collect garbage as often as it can from that request on,
+// and logs the number of collections.
 func (v *vm) trap(at place) {
 	if at == onRequest {
 		if _, err := proxywasm.GetHttpRequestHeader("x-hfi-trap"); err == nil {
@@ -32,10 +30,11 @@ func (v *vm) trap(at place) {
 			new(sync.Mutex).Unlock()
 		}
 		if _, err := proxywasm.GetHttpRequestHeader("x-hfi-collect"); err == nil {
-			if timer == nil {
-				timer = time.AfterFunc(time.Hour, func() {})
-			}
+			debug.SetGCPercent(1)
 			runtime.GC()
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			proxywasm.LogInfo("hfi: vm=" + v.id + " has collected garbage " + strconv.Itoa(int(stats.NumGC)) + " times")
 		}
 		if named, err := proxywasm.GetHttpRequestHeader("x-hfi-panic"); err == nil {
 			panics = place(strings.Clone(named))

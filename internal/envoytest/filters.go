@@ -30,8 +30,6 @@ type Wasm struct {
 	// Configuration is the plugin configuration: a string unchanged, any other value as JSON. Nil
 	// means none.
 	Configuration any
-	// Environment has the environment variables of the VM.
-	Environment map[string]string
 	// FailurePolicy is FAIL_OPEN, FAIL_CLOSED or FAIL_RELOAD; empty means FAIL_OPEN.
 	FailurePolicy string
 }
@@ -50,9 +48,6 @@ func (w Wasm) Filter() Filter {
 		}}
 	}
 	vm := object{"vm_id": name, "runtime": "envoy.wasm.runtime.v8", "code": code}
-	if w.Environment != nil {
-		vm["environment_variables"] = object{"key_values": w.Environment}
-	}
 	plugin := object{
 		"name":           name,
 		"root_id":        name,

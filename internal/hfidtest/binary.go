@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -71,10 +73,26 @@ var buildTrapModule = sync.OnceValues(func() (string, error) {
 // TrapModule returns the filter's module with defects: a request with the header
 // x-hfi-trap ends the VM, if it has a policy, and one with the header x-hfi-panic
 // makes it panic from then on, at the request, delay or answer that it names. One
-// with the header x-hfi-collect waits for a garbage collection while a timer is set.
+// with the header x-hfi-collect makes the VM collect garbage as often as it can from then
+// on; Collections counts that.
 func TrapModule(t testing.TB) string {
 	t.Helper()
 	return built(t, buildTrapModule)
+}
+
+var collections = regexp.MustCompile(`hfi: vm=(\w+) has collected garbage (\d+) times`)
+
+// Collections returns the number of garbage collections in the VMs with TrapModule that
+// an Envoy's log names.
+func Collections(log string) (all int) {
+	last := map[string]int{}
+	for _, line := range collections.FindAllStringSubmatch(log, -1) {
+		last[line[1]], _ = strconv.Atoi(line[2])
+	}
+	for _, n := range last {
+		all += n
+	}
+	return all
 }
 
 // CompileModule builds the filter's Wasm module into a file with Go build tags,

@@ -210,21 +210,10 @@ var functions = []function{
 	{"fd_seek", "ilii", "i", nil},
 	{"fd_close", "i", "i", nil},
 	{"fd_fdstat_get", "ii", "i", nil},
-	{"environ_get", "ii", "i", func(h *host, a []uint64) uint32 {
-		for _, one := range h.environment {
-			h.set32(a[0], uint32(a[1]))
-			h.memory.Write(uint32(a[1]), append([]byte(one), 0))
-			a[0], a[1] = a[0]+4, a[1]+uint64(len(one))+1
-		}
-		return statusOK
-	}},
+	{"environ_get", "ii", "i", nil},
 	{"environ_sizes_get", "ii", "i", func(h *host, a []uint64) uint32 {
-		size := 0
-		for _, one := range h.environment {
-			size += len(one) + 1
-		}
-		h.set32(a[0], uint32(len(h.environment)))
-		h.set32(a[1], uint32(size))
+		h.set32(a[0], 0)
+		h.set32(a[1], 0)
 		return statusOK
 	}},
 	{"args_get", "ii", "i", nil},

@@ -42,7 +42,6 @@ type host struct {
 	// err is set when the VM has ended.
 	err error
 
-	environment   []string
 	configuration string
 	// properties are those of the node, by their path, joined with dots.
 	properties map[string]string
@@ -372,16 +371,8 @@ func header(headers [][2]string, name string) string {
 }
 
 // said reports whether a line of the log contains a text.
-func (h *host) said(text string) bool { return h.count(text) > 0 }
-
-// count returns the number of lines of the log that contain a text.
-func (h *host) count(text string) (n int) {
-	for _, line := range h.log {
-		if strings.Contains(line, text) {
-			n++
-		}
-	}
-	return n
+func (h *host) said(text string) bool {
+	return slices.ContainsFunc(h.log, func(line string) bool { return strings.Contains(line, text) })
 }
 
 // value returns the value of a metric.

@@ -41,23 +41,22 @@ type world struct {
 
 // start starts the daemon, and the filter as Envoy does: in a first VM, in one that
 // tries the configuration, and in that of a thread.
-func start(t *testing.T, environment ...string) *world {
-	return startAs(t, 32, settings, environment...)
+func start(t *testing.T) *world {
+	return startAs(t, hfidtest.Module(t), 32, settings)
 }
 
-// startAs starts it in a minor version of Envoy with other settings.
-func startAs(t *testing.T, minor uint64, settings string, environment ...string) *world {
+// startAs starts another build of it, in a minor version of Envoy, with other settings.
+func startAs(t *testing.T, file string, minor uint64, settings string) *world {
 	w := &world{repo: gittest.New(t)}
 	w.repo.Commit("Begin", policies(1))
 	w.repo.Push()
 	w.daemon = hfidtest.Run(t, w.repo.Bare())
-	module, err := os.ReadFile(hfidtest.Module(t))
+	module, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
 		w.host = newHost(t)
-		w.environment = environment
 		w.clusters["daemon"] = w.daemon.URL()
 		w.clusters["outbound|8080||hfi-control-plane.boifi.svc.cluster.local"] = w.daemon.URL()
 		w.properties = map[string]string{
@@ -212,7 +211,7 @@ func TestUnable(t *testing.T) {
 		"no settings":    {32, "{}", "its only VM cannot inject faults: neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := startAs(t, c.minor, c.settings)
+			w := startAs(t, hfidtest.Module(t), c.minor, c.settings)
 			w.until("the daemon says why", func() bool {
 				f := w.daemon.Status().Filters
 				return f.Unable == 1 && f.Items[0].Message == c.why && f.Items[0].Envoy == fmt.Sprint("1.", c.minor)
@@ -230,12 +229,15 @@ const maxGrowth = 1 << 20
 // TestCollectionsUnderLoad makes the Go runtime collect garbage all the time while
 // requests are delayed and policies change. Its memory does not grow.
 func TestCollectionsUnderLoad(t *testing.T) {
-	// In Envoy, these are environment_variables of the VM's configuration.
-	w := start(t, "GOGC=1", "GODEBUG=gctrace=1")
+	w := startAs(t, hfidtest.TrapModule(t), 32, settings)
 	w.until("the first policies are in force", func() bool { return w.said("Received config update from control plane") })
 	// A header that does not fit into the filter's buffer, so that it allocates memory for it.
 	large := [2]string{"x-user", strings.Repeat("x", 16<<10)}
-	versions, collections, requests := 1, 0, 0
+	collect := func() int {
+		w.end(w.request(w.plugin, "/ok", [2]string{"x-hfi-collect", "1"}))
+		return hfidtest.Collections(strings.Join(w.log, "\n"))
+	}
+	versions, collections, requests := 1, collect(), 0
 	rounds := 6
 	var delayed []*contextOf
 	var warm uint32
@@ -265,7 +267,8 @@ func TestCollectionsUnderLoad(t *testing.T) {
 		versions++
 		w.push(versions)
 		w.wantAbort(versions)
-		collections, w.log = collections+w.count(" @"), nil
+		w.log = nil
+		collections = collect()
 		if round == rounds/2 {
 			warm = w.memory.Size()
 		}
