@@ -1,11 +1,13 @@
 package envoy
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
 // TestListenersOfOneVMKeepTheirSettings runs listeners in one Envoy that share a VM,
@@ -76,5 +78,56 @@ spec:
 	})
 	if err != nil {
 		t.Errorf("%v: %v of %v aborts are counted by policy", err, tagged(stats), stats.Value("hfi_faults_aborts_total"))
+	}
+}
+
+// TestSettingsThatComeBack changes a listener's settings from A to B and back, several times,
+// while the replaced listeners still drain. Envoy then uses A's plugin context again, without
+// starting it. Each time, the settings are in force at once, with the policies.
+func TestSettingsThatComeBack(t *testing.T) {
+	testtool.SlowOnly(t)
+	w := newWorld(t)
+	a, b := settings(), settings("stale_after", "5m", "fault_header", false)
+	listener := func(configuration map[string]any) envoytest.Listener { return dynamic(t, configuration) }
+	w.start(t, map[string]envoytest.Config{"one": {
+		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Concurrency: 2, Clusters: w.clusters(),
+		Listeners: []envoytest.Listener{{Routes: []envoytest.Route{{Status: 200}}}},
+		Dynamic:   []envoytest.Listener{listener(a)},
+		// Replaced listeners drain for longer than the test takes.
+		Arguments: []string{"--drain-time-s", "600"},
+	}})
+	one := w.envoys["one"]
+	push := func(status int) {
+		t.Helper()
+		commit := w.repo.Commit("Change", map[string]string{"policies/all.yaml": fmt.Sprintf("metadata: {name: all}\nspec: {rules: [{fault: {abort: {status: %d}}}]}\n", status)})
+		w.repo.Push()
+		w.daemon.WaitSynced(commit)
+	}
+	for i, configuration := range []map[string]any{a, b, a, b, a, {}, a} {
+		if i > 0 {
+			if err := one.SetDynamic(listener(configuration)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		status, header := 418+i, "all"
+		switch {
+		case len(configuration) == 0: // It says nothing of the daemon.
+			status, header = 200, ""
+		case i%2 == 1:
+			header = ""
+		}
+		push(418 + i)
+		changed := time.Now()
+		// Several connections, so that each worker has answered.
+		await(t, fmt.Sprintf("settings %d in force", i), func() bool {
+			for range 6 {
+				answer := getOnce(t, one.ListenerURL("dynamic")+"/ok")
+				if answer.Status != status || answer.Header.Get("X-Hfi-Fault") != header {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("settings %d were in force after %s", i, time.Since(changed).Round(time.Millisecond))
 	}
 }
