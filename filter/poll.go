@@ -165,7 +165,7 @@ func (p *poller) ask(now time.Time) {
 			p.asking = true
 			return
 		}
-		if err != types.ErrorStatusBadArgument {
+		if err != types.ErrorStatusBadArgument { //nolint:errorlint // the SDK returns it as it is, and errors.Is adds to the module
 			p.failed(failure("sending a request to cluster " + quoted(cluster) + ": " + err.Error()))
 			return
 		}

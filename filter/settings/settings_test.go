@@ -2,6 +2,7 @@ package settings
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"math/big"
 	"reflect"
@@ -120,7 +121,7 @@ func TestDuration(t *testing.T) {
 		`"soon"`: errNoDuration, `""`: errNoDuration, `"10"`: errNoDuration, `true`: errNoDuration, `null`: errNoDuration, `[1]`: errNoDuration, `{}`: errNoDuration,
 		`9223372036.854775808`: errTooLong, `1e10`: errTooLong, `-1e10`: errTooLong, `1e999999999999999999999`: errTooLong, `99999999999999999999`: errTooLong,
 	} {
-		if got, err := durationOf(t, json); err != want {
+		if got, err := durationOf(t, json); !errors.Is(err, want) {
 			t.Errorf("%s is %d (%v), want %q", json, got, err, want)
 		}
 	}
