@@ -211,18 +211,32 @@ func reached(filters api.FiltersStatus) string {
 // deliveries reports whether every pod that policies target has a filter, where the
 // daemon delivers it. Pods that no policy targets run none.
 func (w *waiter) deliveries(_ context.Context, status *api.Status) (bool, string, error) {
-	lines, total := withoutFilter(status.Kubernetes.KubernetesView, true)
-	if total == 0 {
+	view := status.Kubernetes.KubernetesView
+	if view == nil || len(view.KeptNamespaces) == 0 {
 		return true, "", nil
 	}
-	return false, fmt.Sprintf("%s without a filter yet: %s", plural(total, "targeted pod is", "targeted pods are"), some(lines, total)), nil
+	if view.Error != "" {
+		return false, "the daemon may not know all pods: " + view.Error, nil
+	}
+	if view.AwaitedPodsCount == 0 {
+		return true, "", nil
+	}
+	var lines []string
+	for _, pod := range view.AwaitedPods {
+		lines = append(lines, podLine(pod))
+	}
+	return false, fmt.Sprintf("%s without a filter yet: %s",
+		plural(view.AwaitedPodsCount, "targeted pod is", "targeted pods are"), some(lines, view.AwaitedPodsCount)), nil
 }
 
-// withoutFilter returns a line for each pod that a policy targets and that has a
-// sidecar and no working filter: of those where the daemon delivers the filter, or of
-// the others. Of the pods that the status counts and does not name, total has those of
-// the policy with the most.
-func withoutFilter(view *api.KubernetesView, delivered bool) (lines []string, total int) {
+func podLine(pod api.PodProblem) string {
+	return join(": ", "pod "+join("/", pod.Namespace, pod.Pod), pod.Reason)
+}
+
+// withoutFilter returns a line for each pod that a policy targets, that has a sidecar and no
+// working filter, and to which the daemon does not deliver it. Of the pods that the status
+// counts and does not name, total has those of the policy with the most.
+func withoutFilter(view *api.KubernetesView) (lines []string, total int) {
 	if view == nil {
 		return nil, 0
 	}
@@ -231,8 +245,8 @@ func withoutFilter(view *api.KubernetesView, delivered bool) (lines []string, to
 	for _, policy := range view.Policies {
 		for _, pod := range policy.WithoutFilter {
 			name := join("/", pod.Namespace, pod.Pod)
-			if !seen[name] && slices.Contains(view.KeptNamespaces, pod.Namespace) == delivered {
-				lines = append(lines, join(": ", "pod "+name, pod.Reason))
+			if !seen[name] && !slices.Contains(view.KeptNamespaces, pod.Namespace) {
+				lines = append(lines, podLine(pod))
 			}
 			seen[name] = true
 		}

@@ -105,7 +105,7 @@ func (a *app) printServed(commit string, status *api.Status) error {
 	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, text), plural(applied.Count, "policy", "policies"), reached(status.Filters)); err != nil {
 		return err
 	}
-	if lines, total := withoutFilter(status.Kubernetes.KubernetesView, false); total > 0 {
+	if lines, total := withoutFilter(status.Kubernetes.KubernetesView); total > 0 {
 		_, err := fmt.Fprintf(a.stdout, "%s without a filter: %s\n", a.paint(yellow, plural(total, "targeted pod is", "targeted pods are")), some(lines, total))
 		return err
 	}

@@ -47,27 +47,35 @@ func TestACommitIsMissingOnlyAfterAGracePeriod(t *testing.T) {
 // Where the daemon delivers the filter, a pod that a policy targets is waited for and
 // named. Elsewhere it is named only, and pods that no policy targets are neither.
 func TestWaitForTargetedPods(t *testing.T) {
-	view := &api.KubernetesView{KeptNamespaces: []string{"demo"}, Policies: []api.PolicyPods{
-		{Name: "front", Pods: 30, WithoutFilterCount: 23, WithoutFilter: []api.PodProblem{
-			{Namespace: "demo", Pod: "frontend-1", Reason: "no contact from its filter"},
-			{Namespace: "shop", Pod: "frontend-1", Reason: "no contact from its filter"},
-		}},
-		{Name: "all", Pods: 30, WithoutFilterCount: 1, WithoutFilter: []api.PodProblem{{Namespace: "demo", Pod: "frontend-1", Reason: "no contact from its filter"}}},
-		{Name: "catalog", Pods: 2, Current: 2},
-	}}
+	elsewhere := api.PodProblem{Namespace: "shop", Pod: "frontend-1", Reason: "no contact from its filter"}
+	view := &api.KubernetesView{
+		KeptNamespaces: []string{"demo"},
+		// The list of a policy's pods is cut, and may have none of those that are waited for.
+		AwaitedPodsCount: 22, AwaitedPods: []api.PodProblem{{Namespace: "demo", Pod: "frontend-1", Reason: "no contact from its filter"}},
+		Policies: []api.PolicyPods{
+			{Name: "front", Pods: 30, WithoutFilterCount: 23, WithoutFilter: []api.PodProblem{elsewhere}},
+			{Name: "catalog", Pods: 2, Current: 2},
+		},
+	}
 	w := &waiter{}
 	status := &api.Status{Kubernetes: api.KubernetesStatus{Enabled: true, KubernetesView: view}}
-	done, note, err := w.deliveries(t.Context(), status)
-	if want := "22 targeted pods are without a filter yet: pod demo/frontend-1: no contact from its filter; and 21 more"; done || err != nil || note != want {
-		t.Errorf("done %t, %q, %v; want %q", done, note, err, want)
+	expect := func(done bool, note string) {
+		t.Helper()
+		if got, text, err := w.deliveries(t.Context(), status); got != done || text != note || err != nil {
+			t.Errorf("done %t, %q, %v; want %t, %q", got, text, err, done, note)
+		}
 	}
-	if lines, total := withoutFilter(view, false); total != 22 || len(lines) != 1 || lines[0] != "pod shop/frontend-1: no contact from its filter" {
+	expect(false, "22 targeted pods are without a filter yet: pod demo/frontend-1: no contact from its filter; and 21 more")
+	if lines, total := withoutFilter(view); total != 23 || len(lines) != 1 || lines[0] != "pod shop/frontend-1: no contact from its filter" {
 		t.Errorf("elsewhere: %d, %q", total, lines)
 	}
-	view.KeptNamespaces = []string{"quiet"}
-	if done, note, err := w.deliveries(t.Context(), status); !done || note != "" || err != nil {
-		t.Errorf("nothing is delivered to these: done %t, %q, %v", done, note, err)
-	}
+	view.AwaitedPodsCount, view.AwaitedPods = 0, nil
+	expect(true, "")
+	// What the daemon does not know is not there.
+	view.Error = "the cluster has not answered yet"
+	expect(false, "the daemon may not know all pods: the cluster has not answered yet")
+	view.KeptNamespaces = nil
+	expect(true, "")
 	if done, _, _ := w.deliveries(t.Context(), &api.Status{}); !done {
 		t.Error("without Kubernetes it waits for pods")
 	}

@@ -32,6 +32,10 @@ type KubernetesView struct {
 	// KeptNamespaces are those in which the leader creates and deletes WasmPlugins:
 	// a pod there that a policy targets gets a filter.
 	KeptNamespaces []string `json:"kept_namespaces"`
+	// AwaitedPodsCount counts the pods in KeptNamespaces that a policy targets and that
+	// have a sidecar but no working filter; AwaitedPods lists the first MaxPodItems.
+	AwaitedPodsCount int          `json:"awaited_pods_count"`
+	AwaitedPods      []PodProblem `json:"awaited_pods"`
 	// WasmPluginsTotal counts the WasmPlugins of this control plane, or objects of
 	// the kind that delivers the filter in their place. WasmPlugins lists the first
 	// MaxPluginItems: by namespace and name or, if there are more, those that need

@@ -43,7 +43,7 @@ func (c *Cluster) OwnReport() *api.ClusterReport {
 // filters in contact with any replica. The report is the leader's, or nil if
 // this replica leads or no leader is known.
 func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.ClusterReport) api.KubernetesStatus {
-	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...)}
+	view := &api.KubernetesView{Policies: []api.PolicyPods{}, WasmPlugins: []api.WasmPluginStatus{}, KeptNamespaces: append([]string{}, c.Keep...), AwaitedPods: []api.PodProblem{}}
 	denied, failure := c.problems.list()
 	messages := map[string]string{}
 	if own := c.OwnReport(); own != nil {
@@ -102,11 +102,13 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 	}
 	now := c.Now()
 	tallies := map[selection.Key]api.PolicyPods{}
+	awaited := map[podID]api.PodProblem{}
+	missing := map[selection.Key][]api.PodProblem{}
 	for _, entry := range set.Entries() {
 		key := selection.KeyOf(entry.Policy.Spec.Selector)
 		row, done := tallies[key]
 		if !done {
-			row = c.tallyPods(c.pods.selected(key), contacts, selected)
+			row, missing[key] = c.tallyPods(c.pods.selected(key), contacts, selected)
 			row.Warning = warning(key, row)
 			tallies[key] = row
 		}
@@ -114,12 +116,22 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 		if entry.Policy.Expired(now) {
 			// It needs no filter.
 			row.Warning, row.WithoutFilterCount, row.WithoutFilter = "", 0, []api.PodProblem{}
+		} else {
+			for _, pod := range missing[key] {
+				if slices.Contains(c.Keep, pod.Namespace) {
+					awaited[podID{Namespace: pod.Namespace, Name: pod.Pod}] = pod
+				}
+			}
+			delete(missing, key) // they are the same for other policies with the key
 		}
 		if row.Warning != "" {
 			view.PoliciesWithWarning++
 		}
 		view.Policies = append(view.Policies, row)
 	}
+	view.AwaitedPodsCount = len(awaited)
+	pods := slices.SortedFunc(maps.Values(awaited), comparePods)
+	view.AwaitedPods = append(view.AwaitedPods, pods[:min(len(pods), api.MaxPodItems)]...)
 	slices.SortStableFunc(view.Policies, func(a, b api.PolicyPods) int { return cmp.Compare(urgency(a), urgency(b)) })
 	if len(view.Policies) > api.MaxPolicyItems {
 		view.Policies = slices.Clone(view.Policies[:api.MaxPolicyItems])
@@ -138,7 +150,12 @@ func urgency(row api.PolicyPods) int {
 	return 3
 }
 
-func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) api.PolicyPods {
+func comparePods(a, b api.PodProblem) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
+}
+
+// tallyPods also returns all pods without a working filter.
+func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) (api.PolicyPods, []api.PodProblem) {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
 	var without []api.PodProblem
 	for _, pod := range pods {
@@ -167,12 +184,10 @@ func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selec
 		}
 		without = append(without, api.PodProblem{Namespace: pod.Namespace, Pod: pod.Name, Reason: reason})
 	}
-	slices.SortFunc(without, func(a, b api.PodProblem) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
-	})
+	slices.SortFunc(without, comparePods)
 	row.WithoutFilterCount = len(without)
 	row.WithoutFilter = append(row.WithoutFilter, without[:min(len(without), api.MaxPodItems)]...)
-	return row
+	return row, without
 }
 
 // warning says why policies with a selector can have no effect, or is empty.

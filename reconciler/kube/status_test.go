@@ -167,6 +167,9 @@ func TestStatusIsBounded(t *testing.T) {
 	set := setOf(t, policies...)
 	s.eventually("it knows the pods", func() bool { return s.view(set).Pods == 3*api.MaxPodItems })
 	view := s.view(set)
+	if view.AwaitedPodsCount != 3*api.MaxPodItems || len(view.AwaitedPods) != api.MaxPodItems {
+		t.Errorf("%d of %d awaited pods are listed", len(view.AwaitedPods), view.AwaitedPodsCount)
+	}
 	if len(view.Policies) != api.MaxPolicyItems || len(view.Policies[0].WithoutFilter) != api.MaxPodItems ||
 		view.Policies[0].WithoutFilterCount != 3*api.MaxPodItems {
 		t.Errorf("%d policies, %d of %d pods", len(view.Policies), len(view.Policies[0].WithoutFilter), view.Policies[0].WithoutFilterCount)

@@ -330,6 +330,9 @@ func TestStatusNamesTargetedPodsWithoutAFilter(t *testing.T) {
 		list := without()
 		return len(list) == 1 && list[0].Pod == "frontend-abc12-a" && list[0].Reason == "it has no filter: no WasmPlugin selects it"
 	})
+	if view := s.view(set); view.AwaitedPodsCount != 1 || len(view.AwaitedPods) != 1 || view.AwaitedPods[0].Pod != "frontend-abc12-a" {
+		t.Errorf("awaited are %d pods: %+v", view.AwaitedPodsCount, view.AwaitedPods)
+	}
 	s.grant("create wasmplugins")
 	s.eventually("with the plugin, its filter is waited for", func() bool {
 		list := without()
