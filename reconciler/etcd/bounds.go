@@ -10,7 +10,7 @@ import (
 // exceeds them is not treated as a policy, and so is drift.
 const (
 	maxPolicies    = 1 << 20
-	maxPolicyBytes = 512 << 20
+	maxPolicyBytes = 512 << 20 // of memory
 	// maxForeignNames and maxForeignBytes bound the names of keys that are no policies.
 	maxForeignNames = 100_000
 	maxForeignBytes = 16 << 20
@@ -20,6 +20,15 @@ const (
 	maxStrayBytes   = 64 << 10
 	maxOriginBytes  = 16 << 10
 )
+
+// memoryOf is about how much memory a policy takes, decoded.
+func memoryOf(entry *schema.Entry) int { return 8*len(entry.Canonical) + 512 }
+
+// policiesMissing reports that policies were dropped, and that there is room
+// for one of them now.
+func (c *cache) policiesMissing() bool {
+	return c.policyDropped > 0 && c.count < c.maxCount && c.bytes+c.policyDropped <= c.maxBytes
+}
 
 // foreignNames is a bounded set of names.
 type foreignNames struct {

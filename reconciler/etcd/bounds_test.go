@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
@@ -43,15 +44,19 @@ func TestTheCacheIsBounded(t *testing.T) {
 	}
 	total := 0
 	for _, entry := range c.set.Entries() {
-		total += len(entry.Canonical)
+		total += memoryOf(entry)
 	}
 	if c.bytes != total {
 		t.Errorf("%d bytes are counted as %d", total, c.bytes)
 	}
 	c.maxCount, c.maxBytes = 100, c.bytes+10
 	put("policies/p01", policy(t, "p01", 1).Canonical)
-	if !c.foreign.has("p01") {
+	if !c.foreign.has("p01") || c.policiesMissing() {
 		t.Error("a policy of more bytes than are kept is kept")
+	}
+	c.remove("/hfi/policies/p19")
+	if !c.policiesMissing() {
+		t.Error("a policy is not read again though there is room for it")
 	}
 
 	for i := range maxForeignNames + 10 {
@@ -130,4 +135,69 @@ func TestLargeForeignValuesAreReadInPieces(t *testing.T) {
 	b := openStore(t, externalStore("b", server.Endpoint))
 	eventually(t, "the drift is seen by a replica that starts", func() bool { return b.View().Drift.Total == count })
 	eventually(t, "the state is verified anyway", func() bool { return b.View().State == nil || b.View().State.Revision == state.Revision })
+}
+
+// A replica that was away while another writer wrote much reads what is there
+// now, and not what was there in between.
+func TestCatchingUpIsBounded(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	path := newLink(t, server.Endpoint)
+	a := openStore(t, externalStore("a", path.endpoint))
+	state := publish(t, campaign(t, a), publication("c1", policies(t, 3, 100)))
+	path.Cut()
+	writer, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	large := strings.Repeat("x", 1_000_000)
+	for range maxCatchUp + 20 {
+		if _, err := writer.Put(testContext(t), "/hfi/policies/large", large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := path.received.Load()
+	path.Restore()
+	eventually(t, "the drift is seen", func() bool { return a.View().Drift.Total == 1 })
+	if received := path.received.Load() - before; received > 20<<20 {
+		t.Errorf("%d bytes were read", received)
+	}
+	// The watch goes on from there.
+	for range 5 {
+		if _, err := writer.Put(testContext(t), "/hfi/policies/other", "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "more drift is seen", func() bool { return a.View().Drift.Total == 2 })
+	if !serves(a, state)() {
+		t.Error("the state is another one")
+	}
+}
+
+// Responses of a watch that nobody handles are kept up to a bound.
+func TestTheQueueOfAWatchIsBounded(t *testing.T) {
+	responses := make(chan clientv3.WatchResponse)
+	q := newWatchQueue()
+	filled := make(chan struct{})
+	go func() {
+		defer close(filled)
+		q.fill(responses)
+	}()
+	large := clientv3.WatchResponse{Events: []*clientv3.Event{{Kv: &mvccpb.KeyValue{Value: make([]byte, maxQueuedBytes+1)}}}}
+	responses <- large // However large, one is taken.
+	q.taken(<-q.responses)
+	small := clientv3.WatchResponse{Events: []*clientv3.Event{{Kv: &mvccpb.KeyValue{Value: make([]byte, maxQueuedBytes/4)}}}}
+	for range 5 {
+		responses <- small
+	}
+	<-filled
+	select {
+	case <-q.full:
+	default:
+		t.Error("the queue is not full")
+	}
+	if len(q.responses) != 4 {
+		t.Errorf("%d responses are kept", len(q.responses))
+	}
 }

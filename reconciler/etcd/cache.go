@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 
@@ -23,6 +24,8 @@ type cache struct {
 	// set is what the policy keys and their origins say, except for what
 	// pending and stale have still to change in it; flush empties both.
 	set *schema.Set
+	// known has policies that need not be decoded again while etcd is read.
+	known *schema.Set
 	// pending are policies changed since set was built; nil for deleted ones.
 	pending map[string]*schema.Entry
 	// stale are the buckets whose origins changed since set was built.
@@ -31,10 +34,13 @@ type cache struct {
 	// that name, or are one too many. None of them is in set. Their values are
 	// not kept.
 	foreign foreignNames
-	// count and bytes are of the policies in set and pending, at most maxCount
-	// and maxBytes: anyone who can write to etcd can write policies.
+	// count and bytes, of memory, are of the policies in set and pending, at
+	// most maxCount and maxBytes: anyone who can write to etcd can write
+	// policies. policyDropped are the bytes of the smallest that was one too
+	// many, or 0.
 	count, bytes       int
 	maxCount, maxBytes int
+	policyDropped      int
 	origins            [schema.Buckets]bucketOrigins
 	head               record[reconciler.Head]
 	epoch              record[reconciler.Epoch]
@@ -86,7 +92,7 @@ type bucketOrigins struct {
 
 func newCache(keys keys, self string) *cache {
 	return &cache{
-		keys: keys, self: self, set: schema.NewSet(),
+		keys: keys, self: self, set: schema.NewSet(), known: schema.NewSet(),
 		pending: map[string]*schema.Entry{}, foreign: foreignNames{names: map[string]struct{}{}}, maxCount: maxPolicies, maxBytes: maxPolicyBytes, stale: map[int]struct{}{},
 		history: history{entries: map[int64]api.HistoryEntry{}}, leaders: map[string]candidate{},
 		replicas: map[string]registration{},
@@ -154,7 +160,10 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 
 func (c *cache) putPolicy(name string, value []byte) {
 	c.contents++
-	entry, ok := decodePolicy(name, value)
+	entry, ok := c.known.Get(name), true
+	if entry == nil || !bytes.Equal(entry.Canonical, value) {
+		entry, ok = decodePolicy(name, value)
+	}
 	c.account(name, nil)
 	if ok = ok && c.account(name, entry); !ok {
 		entry = nil
@@ -185,17 +194,21 @@ func (c *cache) account(name string, entry *schema.Entry) bool {
 		}
 		if before != nil {
 			c.count--
-			c.bytes -= len(before.Canonical)
+			c.bytes -= memoryOf(before)
 		}
 		// Whatever comes next under that name is not counted against it twice.
 		c.pending[name] = nil
 		return true
 	}
-	if c.count >= c.maxCount || c.bytes+len(entry.Canonical) > c.maxBytes {
+	size := memoryOf(entry)
+	if c.count >= c.maxCount || c.bytes+size > c.maxBytes {
+		if c.policyDropped == 0 || size < c.policyDropped {
+			c.policyDropped = size
+		}
 		return false
 	}
 	c.count++
-	c.bytes += len(entry.Canonical)
+	c.bytes += size
 	return true
 }
 

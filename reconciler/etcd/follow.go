@@ -159,6 +159,10 @@ func (s *Store) follow() error {
 			return err
 		}
 	}
+	if err := s.catchUp(s.ctx); err != nil {
+		s.suspect(err)
+		return err
+	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
 	defer cancel()
 	client := s.etcd()
@@ -172,12 +176,14 @@ func (s *Store) follow() error {
 		return errors.New("etcd did not begin the watch in time")
 	}
 	s.timeouts.watch.observe(time.Since(began), bounds)
-	return s.watch(ctx, client, watch)
+	queue := newWatchQueue()
+	s.work.Go(func() { queue.fill(watch) })
+	return s.watch(ctx, client, queue)
 }
 
 // watch hands the tracker what a watch sees. From time to time it has the watch
 // say that it is alive, because one with a member that hangs waits forever.
-func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch clientv3.WatchChan) error {
+func (s *Store) watch(ctx context.Context, client *clientv3.Client, queue *watchQueue) error {
 	tick := time.NewTicker(s.ProbeInterval)
 	defer tick.Stop()
 	var asked time.Time // zero unless an answer is due
@@ -201,11 +207,15 @@ func (s *Store) watch(ctx context.Context, client *clientv3.Client, watch client
 				s.suspect(context.DeadlineExceeded)
 				return errors.New("the watch does not answer")
 			}
-		case response, ok := <-watch:
+		case <-queue.full:
+			s.step(watchLost{})
+			return errTooFarBehind
+		case response, ok := <-queue.responses:
 			asked = time.Time{}
 			if !ok {
 				return errors.New("the watch ended")
 			}
+			queue.taken(response)
 			if err := response.Err(); err != nil {
 				if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev) {
 					s.step(watchLost{})

@@ -19,6 +19,8 @@ type link struct {
 
 	// delay is by how much each request is delayed.
 	delay atomic.Int64
+	// received are the bytes that came from etcd.
+	received atomic.Int64
 
 	mu sync.Mutex
 	// cut says that new connections end at once; open are the present ones.
@@ -79,7 +81,7 @@ func (l *link) pass(near net.Conn, target string) {
 			if way[1] == near {
 				l.copySlowly(far, near)
 			} else {
-				_, _ = io.Copy(way[0], way[1])
+				_, _ = io.Copy(io.MultiWriter(way[0], countingWriter{&l.received}), way[1])
 			}
 			ended <- struct{}{}
 		}()
@@ -136,4 +138,12 @@ func (l *link) copySlowly(far io.Writer, near io.Reader) {
 	for range pieces {
 		continue // The reader ends with its connection.
 	}
+}
+
+// countingWriter counts the bytes written to it.
+type countingWriter struct{ bytes *atomic.Int64 }
+
+func (w countingWriter) Write(p []byte) (int, error) {
+	w.bytes.Add(int64(len(p)))
+	return len(p), nil
 }

@@ -11,6 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/boifi/hfi/schema"
 )
 
 // load reads everything under the prefix: as it was at the head's revision, so
@@ -86,6 +88,9 @@ const (
 func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
 	c := newCache(s.keys, s.ID)
 	c.revision = revision
+	if state := s.View().State; state != nil {
+		c.known = state.Set
+	}
 	policies, end := clientv3.GetPrefixRangeEnd(s.keys.policies()), clientv3.GetPrefixRangeEnd(string(s.keys))
 	// Policies first: of the origins only those of policies are kept.
 	for _, part := range [][2]string{{s.keys.policies(), policies}, {string(s.keys), s.keys.policies()}, {policies, end}} {
@@ -94,6 +99,7 @@ func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
 		}
 		c.flush()
 	}
+	c.known = schema.NewSet()
 	return c, nil
 }
 

@@ -291,7 +291,7 @@ func (t *tracker) conclude(now time.Time, triggered bool, out *effects) {
 		}
 		out.triggerTerm = triggered && out.endTerm == nil
 	}
-	if t.phase == cacheFollowing && (t.cache.foreign.hasRoomForDropped() || t.cache.leadersMissing() || t.cache.replicasMissing()) {
+	if t.phase == cacheFollowing && (t.cache.foreign.hasRoomForDropped() || t.cache.policiesMissing() || t.cache.leadersMissing() || t.cache.replicasMissing()) {
 		// Those that were dropped can, or must, be known now.
 		t.phase, out.reload = cacheStale, true
 	}
