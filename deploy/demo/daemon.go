@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/child"
 )
 
 // daemon is a running hfid.
@@ -39,7 +40,7 @@ func (s *demo) startDaemon(ctx context.Context, listen string) (*daemon, error) 
 		"--data-dir", filepath.Join(s.folder, "data"), "--listen", listen)
 	command.Stderr = log
 	// In its own process group it does not get Ctrl-C before the demo stops the sidecars.
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(command, true)
 	if err := command.Start(); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/testtool"
 )
 
@@ -105,7 +106,7 @@ func Start(config Config, folder string) (*Envoy, error) {
 	command.Stdout, command.Stderr = log, log
 	// Its own process group protects it from Ctrl-C in the terminal; the test stops it. If the
 	// test's process is killed, Envoy is killed too.
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(command, true)
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("starting Envoy: %w", err)
 	}
@@ -197,7 +198,7 @@ func (e *Envoy) WaitExit(limit time.Duration) error {
 
 // kill kills the process group and waits until the process has ended.
 func (e *Envoy) kill() {
-	_ = syscall.Kill(-e.process.Pid, syscall.SIGKILL)
+	_ = child.KillGroup(e.process.Pid)
 	<-e.exited
 }
 

@@ -170,19 +170,6 @@ func (s *Server) Wipe() {
 	}
 }
 
-// Freeze suspends the server until Thaw.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
-
-// Thaw resumes a frozen server.
-func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(number syscall.Signal) {
-	s.t.Helper()
-	if err := s.process.Process.Signal(number); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // Ctl runs etcdctl on the server and returns its output.
 func (s *Server) Ctl(arguments ...string) string {
 	s.t.Helper()

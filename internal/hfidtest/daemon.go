@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/testtool"
 )
 
@@ -105,7 +106,7 @@ func (d *Daemon) Start(arguments ...string) {
 	// A file, because a child process of the daemon could keep a pipe open.
 	command.Stdout, command.Stderr = log, log
 	// The daemon ends even if the test's process is killed.
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(command, false)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.run != nil {
@@ -176,18 +177,6 @@ func (d *Daemon) Restart() {
 	d.Kill()
 	d.Start()
 	d.WaitReady()
-}
-
-// Signal sends a signal, such as SIGSTOP.
-func (d *Daemon) Signal(signal syscall.Signal) {
-	d.t.Helper()
-	run := d.current()
-	if run == nil {
-		d.t.Fatal("the daemon does not run")
-	}
-	if err := run.process.Signal(signal); err != nil {
-		d.t.Fatal(err)
-	}
 }
 
 // WaitExit waits until the process exits by itself, and returns its error: nil

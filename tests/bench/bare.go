@@ -9,7 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
+
+	"github.com/boifi/hfi/internal/child"
 )
 
 // bareVariable makes this program run as the plain server, in a separate process.
@@ -44,7 +45,7 @@ func startBare(ctx context.Context) (*bare, error) {
 	command := exec.CommandContext(ctx, self)
 	command.Env = append(os.Environ(), bareVariable+"=1")
 	command.Stderr = os.Stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(command, false)
 	output, err := command.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/boifi/hfi/internal/child"
 )
 
 // daemon is a running hfid.
@@ -38,7 +40,7 @@ func start(ctx context.Context, repo, data string, flags ...string) (*daemon, er
 	args := append([]string{"--repo", repo, "--data-dir", data, "--listen", "127.0.0.1:0"}, flags...)
 	command := exec.CommandContext(ctx, "bin/hfid", args...)
 	command.Stderr = log
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(command, false)
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("starting bin/hfid (make build): %w", err)
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package demo runs the demo and the commands of the README.
 package demo
 
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/testtool"
 )
 
@@ -28,8 +31,8 @@ func makeDemo(t *testing.T, temp string, args ...string) (*exec.Cmd, *bytes.Buff
 	command := exec.CommandContext(ctx, "make", append([]string{"--no-print-directory", "demo"}, args...)...)
 	command.Dir = testtool.Root()
 	command.Env = append(os.Environ(), "TMPDIR="+temp, "MAKEFLAGS=", "MAKELEVEL=")
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	child.OwnGroup(command)
+	command.Cancel = func() error { return child.KillGroup(command.Process.Pid) }
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
 	return command, &output

@@ -1,3 +1,5 @@
+//go:build linux
+
 package demo
 
 import (
@@ -7,10 +9,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/internal/testtool"
@@ -52,8 +54,8 @@ func TestReadmeLeadsFromCloneToRevert(t *testing.T) {
 	defer cancel()
 	// Each command is printed before it runs. In the end the daemon must have exited.
 	command := exec.CommandContext(ctx, "bash", "-c", "set -veuo pipefail\n"+script+"wait\n")
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	child.OwnGroup(command)
+	command.Cancel = func() error { return child.KillGroup(command.Process.Pid) }
 	command.Dir = clone
 	command.Env = append(gittest.Environment(), "HFID_LISTEN="+address, "HFI_SERVER=http://"+address)
 	command.WaitDelay = 10 * time.Second

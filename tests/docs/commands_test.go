@@ -9,10 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
 	"github.com/boifi/hfi/internal/testtool"
@@ -184,8 +184,8 @@ func shell(t *testing.T, folder string, environment []string, script string, str
 	}
 	command := exec.CommandContext(ctx, "bash", "-c", script)
 	command.Dir, command.Env = folder, environment
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	child.OwnGroup(command)
+	command.Cancel = func() error { return child.KillGroup(command.Process.Pid) }
 	command.WaitDelay = 10 * time.Second
 	out, err := command.CombinedOutput()
 	if command.Process != nil {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -82,10 +81,10 @@ func TestABurstOfPushesIsOneRun(t *testing.T) {
 	}
 
 	before += live
-	d.Signal(syscall.SIGSTOP)
+	d.Freeze()
 	slices.Reverse(hashes)
 	burst(hashes[1:])
-	d.Signal(syscall.SIGCONT)
+	d.Thaw()
 	if held := settled(first) - before; held != 1 {
 		t.Errorf("%d pushes that were over before the daemon fetched caused %v runs, want one", pushes, held)
 	}

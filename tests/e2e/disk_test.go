@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/boifi/hfi/internal/disktest"
@@ -258,13 +257,13 @@ func TestDataFolderTakenByAnother(t *testing.T) {
 	repo := gittest.New(t)
 	hash := commit(repo, "One", files(500, "a"))
 	first := hfidtest.Run(t, repo.Bare())
-	first.Signal(syscall.SIGSTOP)
+	first.Freeze()
 	if err := os.RemoveAll(first.DataDir); err != nil {
 		t.Fatal(err)
 	}
 	second := hfidtest.Run(t, repo.Bare(), "--data-dir", first.DataDir)
 	second.WaitSynced(hash)
-	first.Signal(syscall.SIGCONT)
+	first.Thaw()
 	if exit := (*exec.ExitError)(nil); !errors.As(first.WaitExit(), &exit) || exit.ExitCode() != 1 {
 		t.Errorf("the first daemon exited with %v", exit)
 	}
@@ -317,7 +316,11 @@ func killEmbeddedServer(t *testing.T, d *hfidtest.Daemon) int {
 		// It has no other child: these repositories have no CUE packages.
 		t.Fatalf("process %d has the children %v", d.PID(), all)
 	}
-	if err := syscall.Kill(all[0], syscall.SIGKILL); err != nil {
+	server, err := os.FindProcess(all[0])
+	if err == nil {
+		err = server.Kill()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return all[0]

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -269,12 +268,12 @@ func TestLostReplicaIsNoAlarm(t *testing.T) {
 
 	// While frozen it does not release the VMs' requests, for longer than the grace
 	// period and its own lease together.
-	two.Signal(syscall.SIGSTOP)
+	two.Freeze()
 	see(t, one, "frozen, it does not answer", "/v1/filters", fields{"complete": false, "silent": 0, "replicas.1.error": matches("did not answer within")})
 	f.neverSilent(one, "while a replica is frozen", lease+fleet.DefaultGrace+3*time.Second)
 	see(t, one, "held", "/v1/filters", fields{"replicas.#": 1, "complete": true, "connected": 4, "silent": 0, "items.0.state": "Behind",
 		"items.0.message": matches(`last seen \d+ s ago, and may wait elsewhere: a replica left \d+ s ago`)})
-	two.Signal(syscall.SIGCONT)
+	two.Thaw()
 	f.see("thawed", all)
 }
 

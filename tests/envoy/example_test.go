@@ -7,11 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
@@ -62,7 +62,7 @@ func TestExampleConfiguration(t *testing.T) {
 	var log bytes.Buffer
 	envoy := exec.Command(testtool.Path(t, "envoy"), "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart")
 	envoy.Dir, envoy.Stderr = clone, &log
-	envoy.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	child.EndWithParent(envoy, true)
 	if err := envoy.Start(); err != nil {
 		t.Fatal(err)
 	}

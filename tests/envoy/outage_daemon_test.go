@@ -2,7 +2,6 @@ package envoy
 
 import (
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
@@ -56,9 +55,9 @@ func TestDaemonCrashesFailNoRequest(t *testing.T) {
 			w.daemon.Start()
 		}},
 		{"frozen for a while", func() {
-			w.daemon.Signal(syscall.SIGSTOP)
+			w.daemon.Freeze()
 			time.Sleep(away)
-			w.daemon.Signal(syscall.SIGCONT)
+			w.daemon.Thaw()
 		}},
 	} {
 		death.die()

@@ -10,11 +10,11 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/child"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/gittest"
 	"github.com/boifi/hfi/internal/hfidtest"
@@ -144,7 +144,7 @@ func trapKillable(t *testing.T, config envoytest.Config) (kill func()) {
 		t.Fatal(err)
 	}
 	kill = sync.OnceFunc(func() {
-		_ = syscall.Kill(e.PID(), syscall.SIGKILL)
+		_ = child.KillGroup(e.PID())
 		if err := e.WaitExit(envoytest.WaitLimit); err != nil {
 			t.Error(err)
 		}
