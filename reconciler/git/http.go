@@ -85,7 +85,11 @@ func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error)
 	if err != nil {
 		return nil, err
 	}
-	content := bufio.NewReader(&operationBody{response.Body, request, o})
+	limit := o.source.MaxFetch
+	if request.Method == http.MethodGet {
+		limit = o.source.MaxRefs
+	}
+	content := bufio.NewReader(&operationBody{response.Body, request, o, limit, limit})
 	if problem := o.source.unusable(request, response, content); problem != nil {
 		_ = response.Body.Close()
 		return nil, o.note(problem)
@@ -97,15 +101,20 @@ func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error)
 	return response, nil
 }
 
-// operationBody records that a server closed the connection mid-response.
+// operationBody records that a server closed the connection mid-response, or sent
+// too much.
 type operationBody struct {
 	io.Reader
-	request   *http.Request
-	operation *httpOperation
+	request     *http.Request
+	operation   *httpOperation
+	limit, left int64
 }
 
 func (b *operationBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, b.operation.note(fail("AnswerTooLarge", reconciler.Stalled, "%s sends more than %d MiB: check the URL", b.operation.source.address.display, b.limit>>20))
+	}
 	if err != nil && err != io.EOF && b.request.Context().Err() == nil {
 		_ = b.operation.note(fail("Unreachable", reconciler.Retry, "%s closed the connection mid-response: %w", b.operation.source.address.display, err))
 	}

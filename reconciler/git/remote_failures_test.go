@@ -271,3 +271,36 @@ func TestFullDiskOfTheServer(t *testing.T) {
 	}
 	wantError(t, err, "UnexpectedAnswer", reconciler.Stalled)
 }
+
+// A server that sends without an end does not fill the disk, or the memory.
+func TestAServerThatSendsWithoutEnd(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	endless := func(method, content, begin, piece string) func(http.Handler) http.Handler {
+		return func(git http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != method {
+					git.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", content)
+				_, err := w.Write([]byte(begin))
+				for err == nil {
+					_, err = w.Write([]byte(piece))
+				}
+			})
+		}
+	}
+	line := func(text string) string { return fmt.Sprintf("%04x%s", 4+len(text), text) }
+	s := open(t, server.URL, "policies", func(s *Source) { s.MaxRefs, s.MaxFetch = 1<<20, 1<<20 })
+	server.Break(endless(http.MethodGet, "application/x-git-upload-pack-advertisement",
+		"001e# service=git-upload-pack\n0000"+line(first+" refs/heads/a\x00ofs-delta\n"), line(first+" refs/heads/b\n")))
+	_, err := s.Head(t.Context())
+	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	// A progress message of the side band.
+	server.Break(endless(http.MethodPost, "application/x-git-upload-pack-result", "0008NAK\n", line("\x02....")))
+	_, err = s.Delta(t.Context(), "", first)
+	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	server.Break(nil)
+	mustDelta(t, s, "", first)
+}

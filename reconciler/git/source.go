@@ -24,6 +24,9 @@ import (
 const (
 	DefaultTimeout    = time.Minute
 	DefaultMaxFetches = 50
+	// DefaultMaxRefs and DefaultMaxFetch are in bytes.
+	DefaultMaxRefs  = 64 << 20
+	DefaultMaxFetch = 4 << 30
 )
 
 // closeLimit bounds the wait of Close for operations that it canceled.
@@ -33,6 +36,9 @@ const closeLimit = 10 * time.Second
 type Source struct {
 	// Timeout bounds each operation.
 	Timeout time.Duration
+	// MaxRefs bounds a remote's list of its branches and tags, and MaxFetch what
+	// it sends for a fetch, in bytes; over HTTP only.
+	MaxRefs, MaxFetch int64
 	// MaxFetches is the number of fetches after which the clone of a remote is
 	// replaced, so that its disk use follows the branch's size and not its pushes.
 	MaxFetches int
@@ -96,7 +102,7 @@ func New(url, branch, policyPath, dataDir string) *Source {
 		reference = plumbing.NewBranchReferenceName(branch)
 	}
 	return &Source{
-		Timeout: DefaultTimeout, MaxFetches: DefaultMaxFetches, Logger: slog.Default(),
+		Timeout: DefaultTimeout, MaxFetches: DefaultMaxFetches, MaxRefs: DefaultMaxRefs, MaxFetch: DefaultMaxFetch, Logger: slog.Default(),
 		address: parseAddress(url), branch: reference,
 		folder: folder, dataDir: dataDir, operations: make(chan struct{}, 8),
 	}
