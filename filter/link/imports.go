@@ -30,8 +30,8 @@ type replacement struct {
 //   - Envoy 1.32 has no poll_oneoff, sched_yield and fd_fdstat_set_flags, and does not
 //     allow fd_fdstat_get while the VM starts.
 //   - In Envoy before 1.39, poll_oneoff fails, which is fatal to Go, and is not allowed
-//     in proxy_on_memory_allocate. Go calls it when it has a timer, of which it has its
-//     own, and a garbage collection has to wait.
+//     in proxy_on_memory_allocate. Go calls it when there is a timer and a garbage
+//     collection has to wait.
 //   - The others are there, and not allowed in proxy_on_memory_allocate.
 var replacements = []replacement{
 	{"poll_oneoff", signature(4, 1), pollNothing},
