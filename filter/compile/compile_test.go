@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/boifi/hfi/internal/testtool"
 )
@@ -89,8 +90,6 @@ func init() { ; return }
 }
 
 // TestUnusedFunctionsExist checks unused.go against the sources of this version of Go.
-// If it fails after an upgrade of Go, read what has become of the function, and of the
-// callers of all other functions listed.
 func TestUnusedFunctionsExist(t *testing.T) {
 	goroot, err := root(t.TempDir())
 	if err != nil {
@@ -119,6 +118,74 @@ func TestARenamedFunctionIsAnError(t *testing.T) {
 		if _, err := (toolchain{goroot}).overlay(t.TempDir(), []group{{"test", functions(list)}}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", list, err, want)
 		}
+	}
+}
+
+// TestAnotherVersionOfGoIsAnError checks that functions are replaced only in the minor version of
+// Go for which their callers have been read.
+func TestAnotherVersionOfGoIsAnError(t *testing.T) {
+	for version, right := range map[string]bool{
+		reviewed: true, reviewed + ".8": true, reviewed + ".8 X:nodwarf5": true, reviewed + "rc1": false,
+		reviewed + "9": false, reviewed + "9.1": false, "go1.2": false, "go1.999.1": false, "devel go1.27-0a1b2c": false, "": false,
+	} {
+		err := review(version)
+		if (err == nil) != right || !right && !strings.Contains(err.Error(), "unused.go") {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+	// A toolchain that says it is of another version.
+	folder := t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "bin", "go"), []byte("#!/bin/sh\necho go1.999.1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (toolchain{folder}).overlay(t.TempDir(), unused); err == nil || !strings.Contains(err.Error(), "this is go1.999.1") {
+		t.Errorf("the functions are replaced in another version: %v", err)
+	}
+}
+
+// TestFunctionsThatMustNotBeUsed checks that a program that uses what unused.go leaves out of
+// sync says so, and does not go on without it.
+func TestFunctionsThatMustNotBeUsed(t *testing.T) {
+	goroot, err := root(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	build, folder := toolchain{goroot}, t.TempDir()
+	overlay, err := build.overlay(folder, unused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, out := filepath.Join(folder, "main.go"), filepath.Join(folder, "out.wasm")
+	if err := os.WriteFile(source, []byte(`package main
+
+import "sync"
+
+func main() {
+	defer func() { println(recover().(string)) }()
+	sync.OnceFunc(func() { println("done") })()
+}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := build.run("build", "-overlay", overlay, "-o", out, source); err != nil {
+		t.Fatal(err)
+	}
+	module, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter())
+	defer runtime.Close(t.Context())
+	wasi_snapshot_preview1.MustInstantiate(t.Context(), runtime)
+	var printed strings.Builder
+	if _, err := runtime.InstantiateWithConfig(t.Context(), module, wazero.NewModuleConfig().WithStderr(&printed)); err != nil {
+		t.Error(err)
+	}
+	if want := "the filter must not use sync.OnceFunc\n"; printed.String() != want {
+		t.Errorf("the program printed %q, want %q", printed.String(), want)
 	}
 }
 
@@ -179,8 +246,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestSizes checks that the printed sizes are those of the module
-
+// TestSizes checks that the printed sizes are those of the module.
 func TestSizes(t *testing.T) {
 	t.Chdir(testtool.Root())
 	var printed, said strings.Builder

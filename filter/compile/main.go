@@ -110,6 +110,14 @@ func (t toolchain) run(args ...string) ([]byte, error) {
 	return output, nil
 }
 
+// review returns an error unless a version of Go is of the minor version reviewed.
+func review(version string) error {
+	if release, _, _ := strings.Cut(version, " "); release != reviewed && !strings.HasPrefix(release, reviewed+".") {
+		return fmt.Errorf("unused.go is reviewed for %s, and this is %s: read what it says about another version", reviewed, version)
+	}
+	return nil
+}
+
 // overlay writes the changed sources and the go command's description of them, whose
 // name it returns, into a folder.
 func (t toolchain) overlay(folder string, groups []group) (string, error) {
@@ -128,7 +136,14 @@ func (t toolchain) overlay(folder string, groups []group) (string, error) {
 			byPackage[f.pkg][f.name] = f
 		}
 	}
-	output, err := t.run(append([]string{"list", "-json=ImportPath,Dir,GoFiles"}, paths...)...)
+	output, err := t.run("env", "GOVERSION")
+	if err != nil {
+		return "", err
+	}
+	if err := review(strings.TrimSpace(string(output))); err != nil {
+		return "", err
+	}
+	output, err = t.run(append([]string{"list", "-json=ImportPath,Dir,GoFiles"}, paths...)...)
 	if err != nil {
 		return "", err
 	}
