@@ -20,10 +20,6 @@ func (r *Regex) Steps() int {
 	return n
 }
 
-// Effort says how much work Compile had with the expression: a million takes some ten
-// milliseconds. It depends on the expression alone.
-func (r *Regex) Effort() int { return r.effort }
-
 // Size returns the approximate number of bytes that the compiled expression takes in a
 // filter.
 func (r *Regex) Size() int {

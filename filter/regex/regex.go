@@ -49,6 +49,10 @@ type Regex struct {
 	now, next []uint64
 }
 
+// Effort says how much work Compile had with the expression: a million takes some ten
+// milliseconds. It depends on the expression alone.
+func (r *Regex) Effort() int { return r.effort }
+
 const (
 	// maxClasses limits the classes of an expression.
 	maxClasses = 1 << 11
