@@ -36,6 +36,7 @@ type FilterSeen struct {
 
 // VMSeen is what one replica knows of one VM.
 type VMSeen struct {
+	// ID is a hash of the name by which it asks.
 	ID string `json:"id"`
 	// Address is where it asked from. A report of an older release does not say
 	// it. A VM is listed once for each address.

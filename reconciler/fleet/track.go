@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -128,6 +130,7 @@ type Request struct {
 // requests in its name.
 func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request {
 	now := f.Now()
+	name = publicName(name)
 	caller.Address = caller.Address.Unmap().WithZone("")
 	request := Request{fleet: f, shard: f.shardOf(id), caller: caller}
 	if request.continues(id, name, digest, now) {
@@ -148,6 +151,18 @@ func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request
 	}
 	return request
 }
+
+// publicName is what a VM is known by here and in reports, which anybody may read: a
+// hash of its random name, so that no reader can ask in its name. All replicas
+// compute the same.
+func publicName(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return base64.RawURLEncoding.EncodeToString(sum[:publicNameBytes])
+}
+
+// publicNameBytes is how much of the hash is kept: enough that nobody finds another
+// name with the same one.
+const publicNameBytes = 12
 
 // refuse records that a VM is not remembered because of a bound.
 func (f *Fleet) refuse(now time.Time) {
