@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/boifi/hfi/internal/testtool"
 )
@@ -130,4 +131,45 @@ func TestSettingsThatComeBack(t *testing.T) {
 		})
 		t.Logf("settings %d were in force after %s", i, time.Since(changed).Round(time.Millisecond))
 	}
+}
+
+// TestManySettingsInOneVM has listeners with 40 different settings in one VM, half of them with
+// policies of their own, and removes them from the last on.
+func TestManySettingsInOneVM(t *testing.T) {
+	testtool.SlowOnly(t)
+	w := newWorld(t)
+	var all []envoytest.Listener
+	for i := range 40 {
+		configuration := settings("max_delay", fmt.Sprintf("%dm", i+1))
+		if i%2 == 1 {
+			configuration = settings("stale_after", fmt.Sprintf("%dm", i+20))
+		}
+		all = append(all, envoytest.Listener{Name: fmt.Sprintf("l%d", i), Filters: []envoytest.Filter{filter(t, configuration)}})
+	}
+	w.start(t, map[string]envoytest.Config{"one": {
+		Node: envoytest.Workload("frontend", "demo", "frontend-1"), Clusters: w.clusters(), Arguments: []string{"--drain-time-s", "1"},
+		Listeners: []envoytest.Listener{{Name: "without"}}, Dynamic: all,
+	}})
+	one, status := w.envoys["one"], 418
+	for left := len(all); left > 0; left -= 13 {
+		if left < len(all) {
+			if err := one.SetDynamic(all[:left]...); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the end of the listeners that are removed", func() bool {
+				return w.stats(t, "one").Value("envoy_listener_manager_total_listeners_draining") == 0
+			})
+		}
+		w.repo.Commit("Change", map[string]string{"policies/all.yaml": fmt.Sprintf("metadata: {name: all}\nspec: {rules: [{fault: {abort: {status: %d}}}]}\n", status)})
+		w.repo.Push()
+		for _, listener := range all[:left] {
+			await(t, fmt.Sprintf("status %d of listener %s, one of %d", status, listener.Name, left), func() bool {
+				return getOnce(t, one.ListenerURL(listener.Name)).Status == status
+			})
+		}
+		status++
+	}
+	w.daemon.WaitStatus("the filter current", func(s *api.Status) bool {
+		return s.Filters.Current == 1 && s.Filters.Items[0].VMs.Current == 2
+	})
 }
