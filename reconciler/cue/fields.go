@@ -167,6 +167,9 @@ var (
 	}
 )
 
+// connectionHeaders are the headers that an abort cannot have, in lower case.
+var connectionHeaders = []string{"connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"}
+
 // headersField is the only field whose keys the author chooses.
 const headersField = "spec.rules[].fault.abort.headers"
 

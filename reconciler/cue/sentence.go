@@ -209,6 +209,10 @@ func unknownField(document ast.Expr, at fieldPath) finding {
 		f.problem.Line, f.problem.Column = nodePlace(field.Label)
 	}
 	if parent.general() == headersField {
+		if slices.Contains(connectionHeaders, strings.ToLower(name)) {
+			f.problem.Message = fmt.Sprintf("an abort must not have the header %s: it concerns the connection, and HTTP/2 forbids it in a response", quote(name))
+			return f
+		}
 		f.problem.Message = fmt.Sprintf("%s is not a valid header name: use at most 128 letters, digits and hyphens, without spaces and colons", quote(name))
 		return f
 	}

@@ -78,6 +78,7 @@ func TestSentences(t *testing.T) {
 		{inFault("abort: {status: 503, body: {error: 1}}"), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.body: body must be a string, not a mapping`}},
 		{inFault("abort: {status: 503, body: " + rep("x", 4097) + "}"), []string{`policies/p.yaml:6:34: spec.rules[0].fault.abort.body: body must have at most 4096 characters`}},
 		{inFault("abort: {status: 503, headers: {a b: x}}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.abort.headers["a b"]: "a b" is not a valid header name: use at most 128 letters, digits and hyphens, without spaces and colons`}},
+		{inFault("abort: {status: 503, headers: {Te: trailers}}"), []string{`policies/p.yaml:6:38: spec.rules[0].fault.abort.headers.Te: an abort must not have the header "Te": it concerns the connection, and HTTP/2 forbids it in a response`}},
 		{inFault("abort: {status: 503, headers: {retry: 5}}"), []string{`policies/p.yaml:6:45: spec.rules[0].fault.abort.headers.retry: the value of header "retry" must be a string on one line, without control characters, not 5`}},
 		{inFault(`abort: {status: 503, headers: {X-A: "a\nb"}}`), []string{`policies/p.yaml:6:43: spec.rules[0].fault.abort.headers["X-A"]: the value of header "X-A" must be a string on one line, without control characters, not "a\nb"`}},
 		{inFault(`abort: {status: 503, headers: {X-A: a, x-a: b}}`), []string{`policies/p.yaml:6:28: spec.rules[0].fault.abort.headers: headers must have each name once; header names are not case-sensitive`}},
@@ -228,6 +229,24 @@ func lines(problems []schema.Problem) []string {
 		all = append(all, p.String())
 	}
 	return all
+}
+
+// TestConnectionHeadersAreTheSchemas checks that the headers with a sentence of their own are
+// those that the schema refuses as names of an abort's headers, and no others.
+func TestConnectionHeadersAreTheSchemas(t *testing.T) {
+	schemas := cuecontext.New().CompileString(schema.CUE).LookupPath(cue.ParsePath("#AbortHeaderName"))
+	var refused []string
+	for _, name := range []string{
+		"connection", "content-length", "content-type", "host", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-connection", "te",
+		"trailer", "transfer-encoding", "upgrade", "x-te",
+	} {
+		if schemas.Unify(schemas.Context().Encode(name)).Err() != nil {
+			refused = append(refused, name)
+		}
+	}
+	if !slices.Equal(refused, connectionHeaders) {
+		t.Errorf("the schema refuses %q, want %q", refused, connectionHeaders)
+	}
 }
 
 // TestFieldsAreTheSchemas checks that fields has every field of the schema and no

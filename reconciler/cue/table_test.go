@@ -264,6 +264,10 @@ var samples = []sample{
 	fault(bad, `{"abort":{"status":503,"headers":{"a b":"x"}}}`), fault(bad, `{"abort":{"status":503,"headers":{":status":"200"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"":"x"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"é":"x"}}}`),
 	fault(bad, `{"abort":{"status":503,"headers":{"a":5}}}`), fault(bad, `{"abort":{"status":503,"headers":{"a":"x\ny"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"a":"x\u0000"}}}`), fault(ok, `{"abort":{"status":503,"headers":{"a":"x\ty é"}}}`),
 	fault(bad, `{"abort":{"status":503,"headers":{"X-A":"1","x-a":"1"}}}`), fault(bad, `{"abort":{"status":503,"headers":["a"]}}`), fault(bad, `{"abort":{"status":503,"headers":null}}`),
+	fault(bad, `{"abort":{"status":503,"headers":{"te":"trailers"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"Keep-Alive":"timeout=5"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"CONNECTION":"close"}}}`),
+	fault(bad, `{"abort":{"status":503,"headers":{"proxy-connection":"close"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"transfer-encoding":"chunked"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"upgrade":"h2c"}}}`),
+	fault(ok, `{"abort":{"status":503,"headers":{"content-length":"5","x-te":"1","trailer":"x","upgrade-insecure-requests":"1"}}}`), match(ok, `{"headers":[{"name":"te","exact":"trailers"}]}`),
+	pkg(bad, "a header of the connection", imports+`policies: p: spec: rules: [{fault: abort: {status: 503, headers: te: "trailers"}}]`+"\n"),
 	fault(ok, `{"abort":{"status":503,"headers":{"`+rep("h", 128)+`":"`+rep("v", 1024)+`"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"`+rep("h", 129)+`":"v"}}}`), fault(bad, `{"abort":{"status":503,"headers":{"h":"`+rep("v", 1025)+`"}}}`),
 	fault(ok, `{"abort":{"status":503,"headers":{`+headers(32)+`}}}`), fault(bad, `{"abort":{"status":503,"headers":{`+headers(33)+`}}}`),
 
