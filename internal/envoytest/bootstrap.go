@@ -91,6 +91,9 @@ func (l *Listener) build(c *Config, folder string) (object, error) {
 		// The default depends on the version, and Envoy warns if it is not set.
 		"internal_address_config": object{},
 	}
+	if l.StreamIdleTimeout != 0 {
+		manager["stream_idle_timeout"] = seconds(l.StreamIdleTimeout)
+	}
 	if l.AccessLog != "" {
 		manager["access_log"] = []object{{
 			"name": "envoy.access_loggers.file",

@@ -52,6 +52,9 @@ type Listener struct {
 	Filters []Filter
 	// Routes are tried in order. With none, every request goes to the first cluster.
 	Routes []Route
+	// StreamIdleTimeout ends a stream in which nothing happens for so long. 0 means Envoy's
+	// default of 5 minutes.
+	StreamIdleTimeout time.Duration
 	// AccessLog is the format of a line in the access log; empty means no log.
 	// See Envoy.AccessLog.
 	AccessLog string

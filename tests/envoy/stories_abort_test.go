@@ -27,7 +27,7 @@ func TestAnAbortAnswersInTheUpstreamsPlace(t *testing.T) {
 	w.push(t,
 		faulting("full", `{abort: {status: 429, body: "not now", headers: {retry-after: "7", Content-Type: text/x-test}}}`),
 		faulting("bare", `{abort: {status: 204}}`),
-		faulting("delayed", `{delay_ms: 300, abort: {status: 504, body: late, headers: {x-one: "1"}}}`))
+		faulting("delayed", `{delay_ms: 300, abort: {status: 504, body: late, headers: {x-one: "1", content-length: "99"}}}`))
 	url := w.envoys["frontend-2"].URL()
 	w.upstream.Reset()
 	for _, http2 := range []bool{false, true} {

@@ -1,10 +1,12 @@
 package envoy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -44,6 +46,50 @@ func TestDelaysAreAsPreciseAsTheNativeFilters(t *testing.T) {
 	}
 	if median, theirs := ours.Quantile(0.5), native.Quantile(0.5); median > 2*theirs || median > 5*time.Second {
 		t.Errorf("the median is %s, and the native filter's %s", median, theirs)
+	}
+}
+
+// Envoy's stream_idle_timeout ends a delay that is longer, as a delay of its own fault filter: with
+// 504, or with 408 if the request is not complete. Nothing of the request is left.
+func TestTheStreamIdleTimeoutEndsADelay(t *testing.T) {
+	w := mesh(t)
+	w.push(t, faulting("long", `{delay_ms: 600000}`), faulting("long-abort", `{delay_ms: 600000, abort: {status: 503}}`))
+	e := w.envoys["frontend-1"]
+	w.upstream.Reset()
+	for _, http2 := range []bool{false, true} {
+		for _, path := range []string{"/long", "/long-abort"} {
+			if answer := get(t, client(t, http2), e.ListenerURL("impatient")+path); answer.Status != 504 || answer.Body != "stream timeout" || answer.Elapsed < 900*time.Millisecond {
+				t.Errorf("request %s: %d %q after %s", path, answer.Status, answer.Body, answer.Elapsed)
+			}
+		}
+	}
+	incomplete, err := net.Dial("tcp", strings.TrimPrefix(e.ListenerURL("impatient"), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer incomplete.Close()
+	if err := incomplete.SetDeadline(time.Now().Add(envoytest.WaitLimit)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(incomplete, "POST /long HTTP/1.1\r\nHost: frontend\r\nContent-Length: 5\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(incomplete), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != 408 {
+		t.Errorf("an incomplete request: %s", answer.Status)
+	}
+	for _, line := range []string{"stream_idle_timeout /long 504 [delay=long]", "stream_idle_timeout /long-abort 504 [delay=long-abort;abort=long-abort]", "stream_idle_timeout /long 408 [delay=long]"} {
+		if err := e.WaitAccessLog("impatient", line, envoytest.WaitLimit); err != nil {
+			t.Error(err)
+		}
+	}
+	await(t, "no paused request", func() bool { return w.stats(t, "frontend-1").Value("hfi_paused_streams") == 0 })
+	if seen := w.upstream.Count(); seen != 0 {
+		t.Errorf("the upstream saw %d of the requests", seen)
 	}
 }
 

@@ -42,6 +42,9 @@ func startMesh(owner testing.TB, w *sharedWorld) {
 	first := frontend("frontend-1", settings())
 	first.Listeners = append(first.Listeners, envoytest.Listener{
 		Name: "native", Filters: []envoytest.Filter{envoytest.AlwaysDelay(nativeDelay).Filter()},
+	}, envoytest.Listener{
+		Name: "impatient", Filters: []envoytest.Filter{filter(owner, settings())}, StreamIdleTimeout: time.Second,
+		AccessLog: "%RESPONSE_CODE_DETAILS% " + faultLog,
 	})
 	catalog := envoytest.Config{
 		Node: envoytest.Workload("productcatalog", "demo", "catalog-1"), Clusters: w.clusters(),
