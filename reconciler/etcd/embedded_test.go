@@ -489,6 +489,12 @@ func TestAServerWhoseFilesAreRemoved(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if strings.HasPrefix(c.path, "member/wal") {
+				// Somebody may want to put the log back.
+				if _, err := os.Stat(filepath.Join(datadir.Folder(s.DataDir).Etcd(), "member.without-log", "snap", "db")); err != nil {
+					t.Error(err)
+				}
+			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -43,6 +43,8 @@ type serverRequest struct {
 type serverMessage struct {
 	// Checked says that the database has been read.
 	Checked bool `json:"checked,omitempty"`
+	// MovedAside is where data are that cannot be used, because their log is missing.
+	MovedAside string `json:"moved_aside,omitempty"`
 	// Ready says that clients are served.
 	Ready bool `json:"ready,omitempty"`
 	// Logged is an error that etcd logged. Most are not failures.
@@ -93,8 +95,12 @@ func RunServer() {
 
 // run runs a server until stop is closed.
 func (r serverRequest) run(out *serverOutput, stop <-chan struct{}) error {
-	if err := checkData(r.Folder); err != nil {
+	aside, err := checkData(r.Folder)
+	if err != nil {
 		return err
+	}
+	if aside != "" {
+		out.send(serverMessage{MovedAside: aside})
 	}
 	out.send(serverMessage{Checked: true})
 	server, err := embed.StartEtcd(r.config(out))
@@ -225,12 +231,13 @@ const lockWait = 10 * time.Second
 // checkData reads the database before etcd does. Inconsistent pages make bbolt
 // panic, or read unmapped memory, in goroutines of etcd; here both become an
 // error that says what it is. (bbolt's own Check does not help: it panics in a
-// goroutine of its own.) If the log was removed, it removes the rest.
-func checkData(folder string) (err error) {
+// goroutine of its own.) If the log is missing, etcd would wait for it for ever: the rest
+// is moved aside, to the path returned, in place of what was moved before.
+func checkData(folder string) (aside string, err error) {
 	path := databaseFile(folder)
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil // A first start, or etcd reports the error itself.
+		return "", nil // A first start, or etcd reports the error itself.
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -240,7 +247,7 @@ func checkData(folder string) (err error) {
 	}()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: lockWait})
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	defer db.Close()
 	useless := false
@@ -254,10 +261,13 @@ func checkData(folder string) (err error) {
 		})
 	})
 	if err == nil && useless {
-		err = os.RemoveAll(filepath.Join(folder, "member"))
+		aside = filepath.Join(folder, "member.without-log")
+		if err = os.RemoveAll(aside); err == nil {
+			err = os.Rename(filepath.Join(folder, "member"), aside)
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	return nil
+	return aside, nil
 }

@@ -88,6 +88,8 @@ func (p *serverProcess) listen(out io.Reader) (failure serverMessage) {
 		switch {
 		case message.Checked:
 			close(p.checked)
+		case message.MovedAside != "":
+			p.logger.Warn("the embedded etcd's data have no log: starting without them", "moved_to", message.MovedAside)
 		case message.Ready:
 			close(p.ready)
 		case message.Failed != "":
