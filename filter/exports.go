@@ -14,16 +14,6 @@ const (
 	stateMixed = 4
 )
 
-// hasPlugin reports whether an ID is that of a live plugin context.
-func (v *vm) hasPlugin(id uint32) bool {
-	for _, p := range v.plugins {
-		if p.id == id {
-			return true
-		}
-	}
-	return false
-}
-
 // state returns which callbacks the filter needs at present.
 func (v *vm) state() int32 {
 	var state int32

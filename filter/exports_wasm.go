@@ -27,8 +27,17 @@ func hfiOnCreate(id, plugin uint32) { current.startStream(id, plugin) }
 //go:wasmexport hfi_on_delete
 func hfiOnDelete(id uint32) { current.streamDone(id) }
 
+// hfiPlugin reports whether an ID is that of a live plugin context.
+//
 //go:wasmexport hfi_plugin
-func hfiPlugin(id uint32) bool { return current.hasPlugin(id) }
+func hfiPlugin(id uint32) bool {
+	for _, p := range current.plugins {
+		if p.id == id {
+			return true
+		}
+	}
+	return false
+}
 
 // buffer receives the data that Envoy returns during hfiOnRequestHeaders. If it is
 // full, the SDK allocates Go objects instead.
