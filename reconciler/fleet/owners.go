@@ -14,7 +14,9 @@ import (
 // alarm nor hide one.
 //
 // Once the VMs at an address ask no more, another address takes their place: a
-// pod that is replaced by one of the same name has another one. And a VM that
+// pod that is replaced by one of the same name has another one. In Kubernetes, VMs
+// that asked already when the pod before was deleted have no claim to its name, and
+// do not count once the new pod's VMs ask. And a VM that
 // asked before counts at any address once it does not ask at the old one: the
 // proxies between it and hfid may have several.
 type owners struct {
@@ -57,7 +59,7 @@ func (e *evaluation) owners(parts []part) (found owners) {
 	// Those whose VMs are proven: how long ago one first asked, and whether one still does.
 	ages, asking := map[netip.Prefix]time.Duration{}, map[netip.Prefix]bool{}
 	for vm := range each(parts) {
-		if from := sourcePrefix(vm.Address); !vm.Unproven && from.IsValid() {
+		if from := sourcePrefix(vm.Address); !vm.Unproven && !vm.Outlived && from.IsValid() {
 			ages[from] = max(ages[from], vm.FirstAgo)
 			asking[from] = asking[from] || !e.overdue(&vm)
 		}
@@ -108,7 +110,7 @@ func (o *owners) foreign(vm *VMSeen) bool {
 	}
 	from := sourcePrefix(vm.Address)
 	of := o.of(from)
-	return differ(from, of.address) && vm.FirstAgo < of.since
+	return differ(from, of.address) && (vm.Outlived || vm.FirstAgo < of.since)
 }
 
 // message names an address whose requests do not count, or is empty.
@@ -118,7 +120,7 @@ func (o *owners) message(parts []part) string {
 	}
 	var foreign netip.Addr
 	for vm := range each(parts) {
-		if !vm.Claimed && o.foreign(&vm) && (!foreign.IsValid() || vm.Address.Less(foreign)) {
+		if !vm.Claimed && vm.State != VMGone && o.foreign(&vm) && (!foreign.IsValid() || vm.Address.Less(foreign)) {
 			foreign = vm.Address
 		}
 	}

@@ -52,6 +52,8 @@ type VMSeen struct {
 	// Unproven: it has neither confirmed that it applied policies, nor asked for
 	// long. Reports of older releases lack it.
 	Unproven bool `json:"unproven,omitempty"`
+	// Outlived: it began to ask before a pod of its name was deleted.
+	Outlived bool `json:"outlived,omitempty"`
 	// FirstAgo is how long ago its first request began, AskedAgo how long ago
 	// its newest did, and EndedAgo how long ago the newest one ended.
 	FirstAgo time.Duration `json:"first_ago_ns"`

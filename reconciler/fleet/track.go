@@ -80,6 +80,8 @@ type vm struct {
 	confirmedApply bool
 	// podGone: its pod was deleted since its newest request began.
 	podGone bool
+	// outlived: its pod was deleted since its first request began, and not just then.
+	outlived bool
 }
 
 // connection is one on which a VM has asked.
@@ -390,8 +392,11 @@ func (r Request) end(state VMState, given string, retry time.Duration) {
 
 // PodGone records that a pod was deleted: its VMs that were answered here, or
 // wait, are not expected to ask again, though the replica that they asked last
-// may have been lost. A VM of it that asks anyway is alive.
+// may have been lost. A VM of it that asks anyway is alive, but has no claim to the
+// address of the next pod of that name, unless it may be of that one: the news of the
+// deletion may be a little late.
 func (f *Fleet) PodGone(namespace, pod string) {
+	now := f.Now()
 	for i := range f.shards {
 		shard := &f.shards[i]
 		shard.mu.Lock()
@@ -401,6 +406,7 @@ func (f *Fleet) PodGone(namespace, pod string) {
 			}
 			for _, v := range vms.list {
 				v.podGone = true
+				v.outlived = v.outlived || now.Sub(v.first) > f.Grace
 				if v.state == VMAnswered {
 					v.state = VMGone
 				}
@@ -447,7 +453,7 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time, filters []FilterSeen, vms
 
 func (v *vm) seen(now time.Time) VMSeen {
 	seen := VMSeen{
-		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, Outlived: v.outlived, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
 		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
 	}
 	if v.state != VMWaiting {
