@@ -47,9 +47,6 @@ func (k *keeper) reconcile(ctx context.Context) {
 			delete(k.due, namespace)
 		}
 	}
-	if len(k.asking) == 0 {
-		k.rolloutSince, k.rolloutExpired = time.Time{}, false
-	}
 	if left <= 0 {
 		k.notify()
 	}
@@ -110,11 +107,6 @@ func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor f
 			break
 		}
 		pending = true // until the next round finds nothing to do
-	}
-	if made.asked {
-		k.asking[namespace] = struct{}{}
-	} else {
-		delete(k.asking, namespace)
 	}
 	k.reportSteps(ctx, namespace, made.steps)
 	message := made.message()
@@ -309,40 +301,58 @@ func (k *keeper) prune(ctx context.Context, own *filterPlugin, because string) e
 
 // rolloutPending returns which replica does not serve this daemon's filter
 // yet, as during a rollout of a new version: a sidecar that asks that replica
-// would get no filter. It returns "" if all serve it, or after RolloutLimit.
-func (k *keeper) rolloutPending(ctx context.Context) string {
-	reason := k.replicaWithoutFilter(ctx)
-	switch now := k.Now(); {
-	case reason == "":
-		k.rolloutSince, k.rolloutExpired = time.Time{}, false
-	case k.rolloutSince.IsZero():
-		k.rolloutSince = now
-	case now.Sub(k.rolloutSince) > k.RolloutLimit:
-		if !k.rolloutExpired {
-			k.Logger.Warn("a replica still does not serve this filter; plugins name it anyway", "reason", reason)
-		}
-		k.rolloutExpired = true
-		return ""
-	}
-	return reason
-}
-
-func (k *keeper) replicaWithoutFilter(ctx context.Context) string {
+// would get no filter. It returns "" if all serve it, except those that did not
+// for RolloutLimit: none is waited for again until it has served it.
+func (k *keeper) rolloutPending(ctx context.Context) (reason string) {
 	if k.Replicas == nil {
 		return ""
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
-	for _, replica := range k.Replicas().List {
-		if replica.URL == "" {
-			continue
-		}
-		err := k.headFilter(limit, strings.TrimSuffix(replica.URL, "/")+api.FilterModulePath(k.SHA256))
-		if err != nil {
-			return fmt.Sprintf("waiting for replica %s to serve the filter %.12s: %v", replica.ID, k.SHA256, err)
+	replicas := k.Replicas().List
+	failures := make([]error, len(replicas))
+	var asked sync.WaitGroup // all at once, so that a slow one does not use up the others' time
+	for i, replica := range replicas {
+		if replica.URL != "" {
+			asked.Go(func() {
+				failures[i] = k.headFilter(limit, strings.TrimSuffix(replica.URL, "/")+api.FilterModulePath(k.SHA256))
+			})
 		}
 	}
-	return ""
+	asked.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err().Error()
+	}
+	now, lacking := k.Now(), map[string]*lackingFilter{}
+	for i, replica := range replicas {
+		if failures[i] == nil {
+			continue
+		}
+		id := replica.ID + " " + replica.URL
+		known := k.lacking[id]
+		if known == nil {
+			known = &lackingFilter{since: now}
+		}
+		lacking[id] = known
+		switch {
+		case now.Sub(known.since) <= k.RolloutLimit:
+			if reason == "" {
+				reason = fmt.Sprintf("waiting for replica %s to serve the filter %.12s: %v", replica.ID, k.SHA256, failures[i])
+			}
+		case !known.expired:
+			known.expired = true
+			k.Logger.Warn("a replica still does not serve this filter; plugins name it anyway", "replica", replica.ID, "reason", failures[i])
+		}
+	}
+	k.lacking = lacking
+	return reason
+}
+
+// lackingFilter is a replica that was found not to serve the filter.
+type lackingFilter struct {
+	since time.Time
+	// expired is set once that lasted longer than RolloutLimit and was logged.
+	expired bool
 }
 
 func (k *keeper) headFilter(ctx context.Context, address string) error {
@@ -350,7 +360,10 @@ func (k *keeper) headFilter(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	response, err := k.HTTP.Do(request)
+	client := *k.HTTP
+	// A replica answers itself; its address may be another writer's.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	response, err := client.Do(request)
 	if err != nil {
 		return err
 	}

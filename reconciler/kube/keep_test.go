@@ -326,6 +326,55 @@ func TestWaitForAReplicaIsBoundedAndLoggedOnce(t *testing.T) {
 	}
 }
 
+// A replica that did not serve the filter for as long as plugins wait is not
+// waited for again.
+func TestReplicaWithoutFilterIsWaitedForOnce(t *testing.T) {
+	replicas, _ := withoutFilter(t)
+	s := newFixture(t, func(s *fixture) { s.Replicas = replicas })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil))
+	set := s.serve("front=frontend/demo")
+	s.eventually("the first plugin waits", func() bool {
+		view := s.view(set)
+		return len(view.WasmPlugins) == 1 && strings.Contains(view.WasmPlugins[0].Message, "waiting for replica")
+	})
+	s.advance(s.RolloutLimit + time.Second)
+	s.eventually("then it is created", func() bool { return s.plugin("demo", frontPlugin) != nil })
+	s.serve()
+	s.eventually("it is deleted", func() bool { return s.plugin("demo", frontPlugin) == nil })
+	s.serve("cart=cart/demo")
+	s.eventually("the next does not wait", func() bool { return s.plugin("demo", "hfi-cart") != nil })
+}
+
+// While a plugin names the filter, no other waits for a replica without it, such
+// as one that cannot be reached for a moment.
+func TestFurtherPluginsDoNotWaitForReplicas(t *testing.T) {
+	replicas, _ := withoutFilter(t)
+	var listed atomic.Pointer[fleet.Replicas]
+	listed.Store(&fleet.Replicas{})
+	s := newFixture(t, func(s *fixture) { s.Replicas = func() fleet.Replicas { return *listed.Load() } })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil))
+	s.serve("front=frontend/demo")
+	s.eventually("the first plugin is created", func() bool { return s.plugin("demo", frontPlugin) != nil })
+	with := replicas()
+	listed.Store(&with)
+	s.serve("front=frontend/demo", "cart=cart/demo")
+	s.eventually("the second is, too", func() bool { return s.plugin("demo", "hfi-cart") != nil })
+}
+
+// A redirect by a replica is not followed to wherever it leads.
+func TestRedirectByAReplicaIsNotFollowed(t *testing.T) {
+	var followed atomic.Bool
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Store(true) }))
+	defer elsewhere.Close()
+	replica := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusFound))
+	defer replica.Close()
+	c := New(Clients{})
+	if err := c.keeper.headFilter(t.Context(), replica.URL); err == nil || followed.Load() {
+		t.Errorf("the redirect was followed: %v, error %v", followed.Load(), err)
+	}
+	c.HTTP.CloseIdleConnections()
+}
+
 // Each missing permission is named, and everything that does not need it is
 // done. Once it is granted, the rest is done too.
 func TestMissingPermissionIsNamedAndTheRestIsDone(t *testing.T) {

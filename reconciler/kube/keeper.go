@@ -21,12 +21,8 @@ type keeper struct {
 	listed, podsUnseen bool
 	// slots are by namespace and name.
 	slots map[string]map[string]*slot
-	// asking are the namespaces that need to know whether all replicas have the filter.
-	asking map[string]struct{}
-	// rolloutSince is when a replica was first found to lack the filter, or zero.
-	rolloutSince time.Time
-	// rolloutExpired is set when that lasted longer than RolloutLimit and was logged.
-	rolloutExpired bool
+	// lacking are the replicas that did not serve the filter when they were last asked.
+	lacking map[string]*lackingFilter
 	// incompleteSince is when a replica first failed to report its filters, or zero.
 	incompleteSince time.Time
 	generations     map[podID]generationSeen
@@ -51,7 +47,7 @@ type generationSeen struct {
 
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
-		Cluster: c, due: map[string]time.Time{}, asking: map[string]struct{}{}, slots: map[string]map[string]*slot{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
+		Cluster: c, due: map[string]time.Time{}, slots: map[string]map[string]*slot{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
 		messages: map[string]string{}, computed: map[podID][]metav1.Condition{}, checks: map[module]*moduleCheck{},
 	}
 }
@@ -108,7 +104,7 @@ func (k *keeper) stepDown() {
 	clear(k.pending)
 	clear(k.slots)
 	clear(k.due)
-	clear(k.asking)
+	k.lacking = nil
 	k.allDueAt = time.Time{}
 	k.mu.Lock()
 	defer k.mu.Unlock()

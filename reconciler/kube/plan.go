@@ -104,8 +104,6 @@ type plan struct {
 	steps []step
 	// messages say what is wrong.
 	messages []string
-	// asked is set if a plugin is to name the filter that replicas may not serve yet.
-	asked bool
 	// at is when the plan must be made again although nothing changes, or zero.
 	at time.Time
 }
@@ -308,10 +306,12 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 		}
 		next = step{own.podID, "update", func(ctx context.Context) error { return p.repair(ctx, updated, changes) }}
 	}
-	p.plan.asked = true
-	if reason := p.waitsFor(); reason != "" {
-		p.say("%s", reason)
-		return
+	// Once a plugin names this filter, another sidecar that asks for it changes little.
+	if own == nil && !p.plugins.name(p.SHA256) || own != nil && own.sha256 != p.SHA256 {
+		if reason := p.waitsFor(); reason != "" {
+			p.say("%s", reason)
+			return
+		}
 	}
 	p.plan.steps = append(p.plan.steps, next)
 }

@@ -340,6 +340,20 @@ func (s *pluginStore) in(namespace string) []*filterPlugin {
 	return slices.SortedFunc(maps.Values(s.plugins[namespace]), byName)
 }
 
+// name says whether a plugin that hfi created for this control plane names a filter.
+func (s *pluginStore) name(sha256 string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, in := range s.plugins {
+		for _, plugin := range in {
+			if plugin.managed && plugin.ours && plugin.sha256 == sha256 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func byName(a, b *filterPlugin) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
