@@ -66,6 +66,12 @@ func (k *keeper) markDue() {
 	_, anywhere := changed[schema.Any]
 	_, root := plugins[k.RootNamespace]
 	unseen := k.problems.any("list pods", "watch pods")
+	switch {
+	case !unseen:
+		k.unseenSince = time.Time{}
+	case k.unseenSince.IsZero():
+		k.unseenSince = now
+	}
 	all := anywhere || root || unseen != k.podsUnseen || now.Sub(k.allDueAt) >= allDueEvery*k.Interval
 	if k.podsUnseen = unseen; all {
 		k.allDueAt = now

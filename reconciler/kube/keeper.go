@@ -19,6 +19,8 @@ type keeper struct {
 	allDueAt time.Time
 	// listed is set once the plugins are known, and podsUnseen while the pods cannot be watched.
 	listed, podsUnseen bool
+	// unseenSince is when the pods were first found not to be watched, or zero.
+	unseenSince time.Time
 	// slots are by namespace and name.
 	slots map[string]map[string]*slot
 	// lacking are the replicas that did not serve the filter when they were last asked.
@@ -105,7 +107,7 @@ func (k *keeper) stepDown() {
 	clear(k.slots)
 	clear(k.due)
 	k.lacking = nil
-	k.allDueAt = time.Time{}
+	k.allDueAt, k.unseenSince = time.Time{}, time.Time{}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.messages)

@@ -35,42 +35,43 @@ type demand struct {
 	// selectors are those of the workloads to be present, by the plugin's name.
 	selectors map[string]map[string]string
 	services  map[string]string // by the plugin's name
+	// unseen is set if the pods are unknown, so that no plugin may replace another.
+	unseen bool
 }
 
 // demanded computes what policies ask for in a namespace. Pods come and go, and
 // loading a filter takes seconds: where a policy names a namespace or one of its
-// workloads, the plugin stays when the last of the pods is gone. Where pods
-// cannot be listed, labels are unknown, and every policy counts that may target
-// some pod there.
-func (k *keeper) demanded(namespace string, own map[string]*filterPlugin) demand {
+// workloads, the plugin stays when the last of the pods is gone. Where a plugin
+// for all pods would give those a second filter that a plugin of others selects,
+// each of the other workloads gets its own.
+func (p *planner) demanded() demand {
 	d := demand{known: true, workloads: map[string]want{}, selectors: map[string]map[string]string{}, services: map[string]string{}}
-	now := k.Now()
-	workloads, podsKnown := k.pods.workloadsOf(namespace)
+	workloads, podsKnown := p.pods.workloadsOf(p.namespace)
 	switch {
-	case k.targets.set == nil:
+	case p.targets.set == nil:
 		return demand{}
 	case !podsKnown:
-		if !k.problems.any("list pods", "watch pods") {
-			return demand{} // The first list is under way.
-		}
-		if k.targets.mayReach(namespace, now) {
-			d.namespace = present
-		}
-		return d
+		return p.demandedUnseen(d)
 	}
-	named := k.targets.active(selection.Key{Service: schema.Any, Namespace: namespace}, now)
+	named := p.targets.active(selection.Key{Service: schema.Any, Namespace: p.namespace}, p.now)
+	all := len(workloads) > 0 && (named || p.targets.active(everything, p.now))
+	blocked := p.own[PluginName] == nil && len(p.foreign) > 0
 	switch {
-	case len(workloads) > 0 && (named || k.targets.active(everything, now)):
+	case all && !blocked:
 		d.namespace = present
 		return d
-	case named:
+	case named && !all:
 		d.namespace = unchanged
 	}
+	services := p.targets.services(p.namespace, workloads, p.now)
 	exist := make(map[string]bool, len(workloads))
 	for _, workload := range workloads {
 		exist[workload] = true
+		if all {
+			services[workload] = true
+		}
 	}
-	for service := range k.targets.services(namespace, workloads, now) {
+	for service := range services {
 		name := pluginNameOf(service)
 		d.services[name] = service
 		if !exist[service] {
@@ -78,16 +79,45 @@ func (k *keeper) demanded(namespace string, own map[string]*filterPlugin) demand
 			continue
 		}
 		var current map[string]string
-		if plugin := own[name]; plugin != nil {
+		if plugin := p.own[name]; plugin != nil {
 			current = plugin.selector
 		}
-		selector, found := k.pods.selectorOf(namespace, service, current)
-		if !found {
+		selector, found := p.pods.selectorOf(p.namespace, service, current)
+		switch {
+		case found:
+			d.workloads[name], d.selectors[name] = present, selector
+		case !blocked:
 			d.namespace = present
 			d.workloads = nil
 			return d
+		case !p.elsewhere[service]:
+			d.workloads[name] = unchanged
+			p.say("workload %q has no labels that tell it from others, so hfi creates none for it", reconciler.Cut(service, 100))
 		}
-		d.workloads[name], d.selectors[name] = present, selector
+	}
+	return d
+}
+
+// demandedUnseen is for a namespace whose pods cannot be listed: every policy
+// counts that may target some pod there. Workloads that have plugins of their own
+// keep these, because one for all pods would put the filter on others as well.
+// A list that fails, and is not denied, is waited for during RolloutLimit.
+func (p *planner) demandedUnseen(d demand) demand {
+	if !p.problems.isDenied("list pods") && (p.unseenSince.IsZero() || p.now.Sub(p.unseenSince) <= p.RolloutLimit) {
+		return demand{}
+	}
+	if !p.targets.mayReach(p.namespace, p.now) {
+		return d
+	}
+	d.namespace = present
+	for name := range p.own {
+		if name != PluginName {
+			d.workloads[name] = unchanged
+			d.namespace, d.unseen = unchanged, true
+		}
+	}
+	if d.unseen {
+		p.say("the pods are unknown, so only the plugins that exist are kept")
 	}
 	return d
 }
@@ -120,11 +150,13 @@ type planner struct {
 	namespace string
 	now       time.Time
 	// own are the plugins that hfi created there, by name, and foreign others that
-	// lead to this control plane and apply to pods there. taken has, by name, what
+	// lead to this control plane and select pods there. taken has, by name, what
 	// all but hfi's own are.
 	own     map[string]*filterPlugin
 	foreign []*filterPlugin
 	taken   map[string]string
+	// elsewhere are the workloads with pods that foreign plugins select.
+	elsewhere map[string]bool
 	// waitsFor returns why no plugin can name the filter yet, or "".
 	waitsFor func() string
 	plan     plan
@@ -138,7 +170,6 @@ type planner struct {
 // sidecar uses its former configuration until it has loaded the next.
 func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 	p := &planner{keeper: k, namespace: namespace, now: k.Now(), own: map[string]*filterPlugin{}, taken: map[string]string{}, waitsFor: waitsFor}
-	var foreign []string
 	for _, plugin := range k.plugins.in(namespace) {
 		switch {
 		case plugin.managed:
@@ -150,28 +181,60 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 		default:
 			p.taken[plugin.Name] = "refers to this control plane too"
 			p.foreign = append(p.foreign, plugin)
-			foreign = append(foreign, plugin.Name)
 		}
 	}
 	if namespace != k.RootNamespace {
 		for _, plugin := range k.plugins.in(k.RootNamespace) {
 			if plugin.ours && !plugin.targetsNoPods {
 				p.foreign = append(p.foreign, plugin)
-				foreign = append(foreign, k.RootNamespace+"/"+plugin.Name)
 			}
 		}
 	}
-	d := k.demanded(namespace, p.own)
+	p.selectedElsewhere()
+	d := p.demanded()
 	if !d.known {
 		return plan{at: p.now.Add(k.Interval)}
 	}
 	p.forget(d)
-	if len(foreign) > 0 {
-		p.say("%s %s refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say", k.delivery().kind, names(foreign))
+	p.keepAllForTaken(&d)
+	if len(p.foreign) > 0 {
+		var foreign []string
+		for _, plugin := range p.foreign {
+			foreign = append(foreign, strings.TrimPrefix(plugin.String(), namespace+"/"))
+		}
+		// First, because it introduces the others.
+		p.plan.messages = append([]string{fmt.Sprintf("%s %s refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say", k.delivery().kind, names(foreign))}, p.plan.messages...)
 	}
 	p.namespacePlugin(d)
 	p.workloadPlugins(d)
+	p.replaceNamespacePlugin(d)
 	return p.plan
+}
+
+// selectedElsewhere finds the workloads that foreign plugins select, and ignores
+// such plugins that select no pods. Where the pods are unknown it ignores none.
+func (p *planner) selectedElsewhere() {
+	p.elsewhere = map[string]bool{}
+	_, podsKnown := p.pods.workloadsOf(p.namespace)
+	p.foreign = slices.DeleteFunc(p.foreign, func(plugin *filterPlugin) bool {
+		selected := p.pods.workloadsSelected(p.namespace, plugin.selector)
+		maps.Copy(p.elsewhere, selected)
+		return podsKnown && len(selected) == 0
+	})
+}
+
+// keepAllForTaken keeps the plugin for all pods for a workload whose own
+// cannot be created, because its name is taken by what gives it no filter.
+func (p *planner) keepAllForTaken(d *demand) {
+	if p.own[PluginName] == nil || d.namespace != absent {
+		return
+	}
+	for name, want := range d.workloads {
+		if want == present && p.own[name] == nil && p.taken[name] != "" && !p.elsewhere[d.services[name]] {
+			p.sayTaken(name)
+			d.namespace = unchanged
+		}
+	}
 }
 
 func (p *planner) say(format string, arguments ...any) {
@@ -191,36 +254,47 @@ func (p *planner) lingers(name string) bool {
 
 // namespacePlugin plans the plugin for all pods.
 func (p *planner) namespacePlugin(d demand) {
-	own := p.own[PluginName]
 	p.note(PluginName, d.namespace)
 	switch {
 	case d.namespace == present:
-		p.ensure(PluginName, nil, p.foreign)
-	case own == nil:
-	case d.namespace == unchanged || p.lingers(PluginName):
-		p.ensure(PluginName, nil, nil)
-	case p.replaced(d):
-		p.delete(own, "no policy targets all workloads of this namespace any more")
+		p.ensure(PluginName, nil, len(p.foreign) > 0)
+	case p.own[PluginName] != nil && (d.namespace == unchanged || p.lingers(PluginName)):
+		p.ensure(PluginName, nil, false)
 	}
 }
 
-// replaced says whether every workload that is to have a plugin of hfi's has one.
-func (p *planner) replaced(d demand) bool {
+// replaceNamespacePlugin plans the deletion of the plugin for all pods once
+// every workload that is to have a plugin of hfi's has one.
+func (p *planner) replaceNamespacePlugin(d demand) {
+	own := p.own[PluginName]
+	if own == nil || d.namespace != absent || p.lingers(PluginName) {
+		return
+	}
 	for name, want := range d.workloads {
-		if want == present && p.own[name] == nil && p.taken[name] == "" && len(p.foreignOf(d.services[name])) == 0 {
-			return false
+		if want == present && !p.inEffect(name, d.selectors[name]) && !p.elsewhere[d.services[name]] {
+			return
 		}
 	}
-	return true
+	p.delete(own, "no policy targets all workloads of this namespace any more")
+}
+
+// inEffect says whether a plugin exists and is as hfi wants it.
+func (p *planner) inEffect(name string, selector map[string]string) bool {
+	own := p.own[name]
+	return own != nil && p.slot(own.podID).checked == own && maps.Equal(selector, own.selector)
 }
 
 // workloadPlugins plans the plugins of workloads.
 func (p *planner) workloadPlugins(d demand) {
 	all := p.own[PluginName]
 	// While the plugin for all pods exists, and is not about to be replaced, it is the only one.
-	covered := d.namespace != absent || all != nil && p.lingers(PluginName)
+	covered := !d.unseen && (d.namespace != absent || all != nil && p.lingers(PluginName))
+	replaced := covered && p.inEffect(PluginName, nil)
 	var wanted []string
 	for name, want := range d.workloads {
+		if replaced {
+			want = absent
+		}
 		p.note(name, want)
 		if !covered && want == present {
 			wanted = append(wanted, name)
@@ -228,25 +302,27 @@ func (p *planner) workloadPlugins(d demand) {
 	}
 	slices.Sort(wanted)
 	for _, name := range wanted {
-		p.ensure(name, d.selectors[name], p.foreignOf(d.services[name]))
+		p.ensure(name, d.selectors[name], p.elsewhere[d.services[name]])
 	}
 	for name, own := range p.own {
 		switch want := d.workloads[name]; {
 		case name == PluginName:
-		case covered:
-			if all != nil {
-				p.note(name, absent)
-				p.delete(own, "the plugin for all workloads of this namespace has replaced it")
+		case replaced:
+			p.note(name, absent)
+			p.delete(own, "the plugin for all workloads of this namespace has replaced it")
+		case covered || d.unseen:
+			if len(own.selector) > 0 {
+				p.ensure(name, own.selector, false)
 			}
 		case want == present:
 		case p.overlaps(own, d, name) || len(own.selector) == 0:
 			p.delete(own, "it selects pods of workloads that have plugins of their own")
 		case want == unchanged:
-			p.ensure(name, own.selector, nil)
+			p.ensure(name, own.selector, false)
 		default:
 			p.note(name, absent)
 			if p.lingers(name) {
-				p.ensure(name, own.selector, nil)
+				p.ensure(name, own.selector, false)
 			} else {
 				p.delete(own, "no policy targets this workload any more")
 			}
@@ -257,37 +333,27 @@ func (p *planner) workloadPlugins(d demand) {
 // overlaps says whether a plugin selects pods of another workload that has its own plugin.
 func (p *planner) overlaps(plugin *filterPlugin, d demand, except string) bool {
 	for workload := range p.pods.workloadsSelected(p.namespace, plugin.selector) {
-		if name := pluginNameOf(workload); name != except && d.workloads[name] == present && p.own[name] != nil {
+		if name := pluginNameOf(workload); name != except && d.workloads[name] == present && p.inEffect(name, d.selectors[name]) {
 			return true
 		}
 	}
 	return false
 }
 
-// foreignOf returns the plugins of others that select pods of a workload.
-func (p *planner) foreignOf(workload string) (plugins []*filterPlugin) {
-	for _, plugin := range p.foreign {
-		if p.pods.workloadsSelected(p.namespace, plugin.selector)[workload] {
-			plugins = append(plugins, plugin)
-		}
-	}
-	return plugins
-}
-
 // ensure plans that a plugin exists and is as hfi wants it, unless there are
 // others in its place.
-func (p *planner) ensure(name string, selector map[string]string, others []*filterPlugin) {
+func (p *planner) ensure(name string, selector map[string]string, others bool) {
 	own := p.own[name]
 	known := p.slot(podID{Namespace: p.namespace, Name: name})
 	switch {
 	case own != nil && known.checked == own && maps.Equal(selector, own.selector):
 		return
 	case own != nil:
-	case len(others) > 0:
+	case others:
 		p.say("so hfi creates none here")
 		return
 	case p.taken[name] != "":
-		p.say("%s %s %s, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name, p.taken[name])
+		p.sayTaken(name)
 		return
 	}
 	if p.SHA256 == "" {
@@ -314,6 +380,10 @@ func (p *planner) ensure(name string, selector map[string]string, others []*filt
 		}
 	}
 	p.plan.steps = append(p.plan.steps, next)
+}
+
+func (p *planner) sayTaken(name string) {
+	p.say("%s %s %s, and hfi did not create it: the name is taken, so hfi creates none here", p.delivery().kind, name, p.taken[name])
 }
 
 func (p *planner) delete(own *filterPlugin, because string) {

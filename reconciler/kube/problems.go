@@ -59,6 +59,14 @@ func (p *problems) any(tried ...string) bool {
 	})
 }
 
+// isDenied says whether this was denied when it was last tried.
+func (p *problems) isDenied(tried string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, denied := p.denied[tried]
+	return denied
+}
+
 // clear removes the entries with a suffix, except some.
 func (p *problems) clear(suffix string, except ...string) {
 	p.remove(func(tried string) bool { return strings.HasSuffix(tried, suffix) && !slices.Contains(except, tried) })
