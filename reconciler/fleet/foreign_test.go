@@ -147,16 +147,75 @@ func TestAReplacedPodHasAnotherAddress(t *testing.T) {
 	}
 }
 
-// VMs of one pod have several addresses: of both IP versions, or those of
-// proxies, through any of which a VM may ask next. All count, and none raises an alarm.
-func TestVMsWithSeveralAddresses(t *testing.T) {
-	s, _ := ofPod(t)
-	other := s.client("2001:db8::1", 2)
-	other.starts("a", "2", "old")
-	s.expect(want{api.FilterBehind, api.VMCounts{Total: 2, Current: 1, Behind: 1}, "old", 0, "a", "1 of 2 VMs with other policies .*"})
+// A pod with addresses of both IP versions may use both from the start, and any of its
+// VMs may change to the other one: all count. Others that begin later do not.
+func TestBothIPVersions(t *testing.T) {
+	const v4, v6 = podsAddress, "2001:db8::1"
+	for _, addresses := range [][2]string{{v4, v6}, {v6, v4}} {
+		t.Run(addresses[0], func(t *testing.T) {
+			s := newStage(t)
+			one, other := s.client(addresses[0], 1), s.client(addresses[1], 2)
+			one.starts("a", "1", "new").Answered("", 0)
+			s.advance(10 * time.Second)
+			other.starts("b", "2", "old").Answered("", 0)
+			both := func() {
+				t.Helper()
+				one.ask("a", "1", "new").Answered("", 0)
+				other.ask("b", "2", "old").Answered("", 0)
+				if got := s.status().Items[0]; got.VMs != (api.VMCounts{Total: 2, Current: 1, Behind: 1}) || got.Message != "1 of 2 VMs with other policies in force than the current ones" {
+					t.Errorf("from the start: %+v", got)
+				}
+			}
+			for range 60 {
+				both()
+				s.advance(5 * time.Second)
+			}
+			// Neither address is new, but the VM is.
+			other.starts("b", "2", "old")
+			other.starts("b", "3", "old")
+			one.ask("a", "1", "new")
+			if got := s.status().Items[0]; got.VMs != (api.VMCounts{Total: 3, Current: 1, Behind: 2}) {
+				t.Errorf("a new VM: %+v", got)
+			}
 
+			s = newStage(t)
+			one, other = s.client(addresses[0], 1), s.client(addresses[1], 2)
+			foreign := s.client(map[string]string{v4: "2001:db8:9::9", v6: foreignAddress}[addresses[0]], 3)
+			one.starts("a", "1", "new").Answered("", 0)
+			for range 3 {
+				one.round("a", "1", "new")
+			}
+			for range 20 {
+				foreign.starts("b", "made up", "old").Answered("", 0)
+				one.ask("a", "1", "new").Answered("", 0)
+				s.advance(5 * time.Second)
+				if got := s.status().Items[0]; got.VMs != (api.VMCounts{Total: 1, Current: 1}) || got.State != api.FilterCurrent {
+					t.Fatalf("with requests from elsewhere: %+v", got)
+				}
+			}
+			// The VM itself asks by the other version as well, and brings a second one along.
+			for range 12 {
+				foreign.ask("b", "made up", "old").Answered("", 0)
+				one.ask("a", "1", "new").Answered("", 0)
+				other.starts("b", "1", "new").Answered("", 0)
+				other.starts("b", "2", "new").Answered("", 0)
+				s.advance(5 * time.Second)
+				if got := s.status().Items[0]; got.VMs.Behind > 0 || got.State != api.FilterCurrent {
+					t.Fatalf("after a change of the version: %+v", got)
+				}
+			}
+			if got := s.status().Items[0]; got.VMs != (api.VMCounts{Total: 2, Current: 2}) {
+				t.Errorf("after a change of the version: %+v", got)
+			}
+		})
+	}
+}
+
+// VMs of one pod have several addresses, those of proxies, through any of which a VM
+// may ask next. All count, and none raises an alarm.
+func TestVMsWithSeveralAddresses(t *testing.T) {
 	// The proxies of a mesh have one address for all.
-	s = newStage(t)
+	s := newStage(t)
 	for i := range 3 {
 		s.client("127.0.0.6", uint64(i+1)).starts("a", string(rune('1'+i)), "new")
 	}

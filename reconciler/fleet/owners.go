@@ -8,7 +8,8 @@ import (
 )
 
 // owners are the addresses, at most one of each IP version, that a filter asks
-// from; those of one IPv6 network count as one. Anybody can send requests in a
+// from; those of one IPv6 network count as one. There are two only if VMs began to ask
+// from both at about the same time, or one VM asks from both. Anybody can send requests in a
 // filter's name. So while VMs of it that are proven still ask, requests from
 // another address that began only later do not count: they neither raise an
 // alarm nor hide one.
@@ -23,6 +24,8 @@ type owners struct {
 	// several says that there are several addresses.
 	several bool
 	v4, v6  owner
+	// also are addresses of the owner's other IP version that the filter asks from too.
+	also map[netip.Prefix]bool
 	// elsewhere are the VMs that count, and ask no more from where they asked.
 	elsewhere map[string]bool
 }
@@ -72,6 +75,7 @@ func (e *evaluation) owners(parts []part) (found owners) {
 			*of = owner{from, since}
 		}
 	}
+	found.chooseVersion(parts)
 	elsewhere := map[string]bool{}
 	for vm := range each(parts) {
 		if !vm.Claimed && !found.foreign(&vm) {
@@ -81,6 +85,34 @@ func (e *evaluation) owners(parts []part) (found owners) {
 	}
 	found.elsewhere = elsewhere
 	return found
+}
+
+// chooseVersion drops the owner of the IP version that began later, unless it is known
+// to be the same filter.
+func (o *owners) chooseVersion(parts []part) {
+	first, second := &o.v4, &o.v6
+	if !first.address.IsValid() || second.address.IsValid() && second.since > first.since {
+		first, second = second, first
+	}
+	if !first.address.IsValid() {
+		return
+	}
+	ids := map[string]bool{}
+	for vm := range each(parts) {
+		if !vm.Claimed && sourcePrefix(vm.Address) == first.address {
+			ids[vm.ID] = true
+		}
+	}
+	o.also = map[netip.Prefix]bool{}
+	for vm := range each(parts) {
+		from := sourcePrefix(vm.Address)
+		if from.IsValid() && !vm.Claimed && !vm.Outlived && from.Addr().Is4() != first.address.Addr().Is4() && (ids[vm.ID] || vm.FirstAgo >= first.since) {
+			o.also[from] = true
+		}
+	}
+	if !o.also[second.address] {
+		*second = owner{}
+	}
 }
 
 // each is all VMs in the parts, with their ages as they are now.
@@ -109,8 +141,21 @@ func (o *owners) foreign(vm *VMSeen) bool {
 		return false
 	}
 	from := sourcePrefix(vm.Address)
+	of := o.against(from)
+	return from.IsValid() && !o.also[from] && of.address.IsValid() && from != of.address && (vm.Outlived || vm.FirstAgo < of.since)
+}
+
+// against is the owner beside which requests from an address may not count: that of
+// its IP version, or else the only one.
+func (o *owners) against(from netip.Prefix) *owner {
 	of := o.of(from)
-	return differ(from, of.address) && (vm.Outlived || vm.FirstAgo < of.since)
+	if !of.address.IsValid() && of == &o.v4 {
+		return &o.v6
+	}
+	if !of.address.IsValid() {
+		return &o.v4
+	}
+	return of
 }
 
 // message names an address whose requests do not count, or is empty.
@@ -127,5 +172,5 @@ func (o *owners) message(parts []part) string {
 	if !foreign.IsValid() {
 		return ""
 	}
-	return fmt.Sprintf("requests in its name from %s do not count, because it asks from %s", foreign, o.of(sourcePrefix(foreign)).address.Addr())
+	return fmt.Sprintf("requests in its name from %s do not count, because it asks from %s", foreign, o.against(sourcePrefix(foreign)).address.Addr())
 }
