@@ -310,3 +310,51 @@ func TestReportsAreAsLargeAsCounted(t *testing.T) {
 		t.Errorf("a peer's answer may have %d bytes, and a report as many as %d", DefaultMaxPeerAnswer, all)
 	}
 }
+
+// Longer texts of VMs that are known take no more memory than the bounds allow. Those
+// for which there is no room are missing, and the status says so.
+func TestLongerTextsKeepTheBounds(t *testing.T) {
+	const vms, connections = 1000, maxUnconfirmedBytesPerSource / 1000
+	long := strings.Repeat("x", maxText)
+	f := newFleet()
+	f.MaxBytes = vms * 700
+	for i := range vms {
+		ask(f, podID(fmt.Sprint(i)), "1", "")
+	}
+	if f.full() {
+		t.Fatalf("full with %d bytes", f.size.Load())
+	}
+	for i := range vms {
+		request := ask(f, podID(fmt.Sprint(i)), "1", "current")
+		request.Describe("1.38.0", "")
+		request.Describe(long, long)
+		if i == vms/2 {
+			request = ask(f, podID(fmt.Sprint(i)), "1", long)
+			request.Describe(long, "")
+		}
+		ask(f, podID(fmt.Sprint(i)), "1", long).Answered("", 0)
+	}
+	var report bytes.Buffer
+	if err := f.WriteReport(&report); err != nil {
+		t.Fatal(err)
+	}
+	if size := f.size.Load(); size > f.MaxBytes || int64(report.Len()) > f.MaxBytes || !f.full() {
+		t.Errorf("%d bytes are counted, and a report has %d, of %d; full: %v", size, report.Len(), f.MaxBytes, f.full())
+	}
+	// A VM whose digest has no room has not got the one that it had.
+	for _, filter := range f.seen() {
+		if digest := filter.VMs[0].Digest; digest != "" && digest != long {
+			t.Fatalf("a VM that has another digest now is said to have %q", digest)
+		}
+	}
+
+	f = newFleet()
+	for _, digest := range []string{"", long} {
+		for i := range connections {
+			f.Ask(podID(long[:200]), fmt.Sprint(i), digest, Caller{Connection: uint64(i), Address: netip.MustParseAddr(podsAddress)})
+		}
+	}
+	if size := f.unconfirmed.size; size > maxUnconfirmedBytesPerSource || len(f.unconfirmed.known) == connections || !f.full() {
+		t.Errorf("%d unconfirmed VMs of one address take %d bytes; full: %v", len(f.unconfirmed.known), size, f.full())
+	}
+}

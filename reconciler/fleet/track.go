@@ -38,10 +38,13 @@ type tracker struct {
 	count, size atomic.Int64
 	unconfirmed unconfirmedVMs
 
-	fullMu sync.Mutex
-	// sweptAll is when all shards were last swept because a bound was reached;
-	// refused is when a VM was last not remembered because of it. fullMu guards both.
-	sweptAll, refused time.Time
+	// refused is when a VM, or a text of it, was last not remembered because of a
+	// bound; nil if never.
+	refused atomic.Pointer[time.Time]
+
+	sweepMu sync.Mutex
+	// sweptAll is when all shards were last swept because a bound was reached. sweepMu guards it.
+	sweptAll time.Time
 }
 
 // shards is their number.
@@ -99,7 +102,7 @@ const maxConnections = 8
 
 // vmSize is the memory that a VM takes beside its names and its digest, in
 // bytes. In a report these take less.
-const vmSize = 400
+const vmSize = 450
 
 // Caller is where a request comes from.
 type Caller struct {
@@ -166,11 +169,20 @@ func publicName(name string) string {
 // name with the same one.
 const publicNameBytes = 12
 
-// refuse records that a VM is not remembered because of a bound.
-func (f *Fleet) refuse(now time.Time) {
-	f.fullMu.Lock()
-	defer f.fullMu.Unlock()
-	f.refused = now
+// refuse records that a VM, or a text of it, is not remembered because of a bound.
+func (f *Fleet) refuse(now time.Time) { f.refused.Store(&now) }
+
+// replaced is the text that takes the place of a VM's old one: next, or fallback if there
+// is no room for that. The caller holds the shard's lock.
+func (f *Fleet) replaced(old, next, fallback string, now time.Time) string {
+	if more := textSize(next) - textSize(old); f.size.Add(more) > f.MaxBytes && more > 0 {
+		f.size.Add(-more)
+		f.refuse(now)
+		f.size.Add(textSize(fallback) - textSize(old))
+		return fallback
+	}
+	// A header's text may share memory with the whole request.
+	return strings.Clone(next)
 }
 
 func (f *Fleet) shardOf(id api.FilterID) *shard { return &f.shards[f.shardIndex(id)] }
@@ -224,10 +236,8 @@ func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time)
 // ask records the request. The caller holds the shard's lock.
 func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 	if v.digest != digest {
-		r.fleet.size.Add(textSize(digest) - textSize(v.digest))
 		v.since, v.other = now, v.asked
-		// A header's text may share memory with the whole request.
-		v.digest = strings.Clone(digest)
+		v.digest = r.fleet.replaced(v.digest, digest, "", now)
 	}
 	v.confirmedApply = v.confirmedApply || digest != "" && digest == on.given
 	v.state, v.asked, v.podGone = VMWaiting, now, false
@@ -247,8 +257,9 @@ func (r *Request) Describe(envoy, problem string) {
 	if v.envoy == envoy && v.problem == problem {
 		return
 	}
-	r.fleet.size.Add(textSize(envoy) + textSize(problem) - textSize(v.envoy) - textSize(v.problem))
-	v.envoy, v.problem = strings.Clone(envoy), strings.Clone(problem)
+	now := r.fleet.Now()
+	v.envoy = r.fleet.replaced(v.envoy, envoy, v.envoy, now)
+	v.problem = r.fleet.replaced(v.problem, problem, v.problem, now)
 }
 
 // add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
@@ -337,10 +348,9 @@ func (v *vm) endedBefore(now time.Time, limit time.Duration) bool {
 // and reports whether it did. It does so at most once a second, which bounds
 // the cost of requests with invented names.
 func (f *Fleet) makeRoom(now time.Time) bool {
-	f.fullMu.Lock()
-	defer f.fullMu.Unlock()
+	f.sweepMu.Lock()
+	defer f.sweepMu.Unlock()
 	if now.Sub(f.sweptAll) < time.Second {
-		f.refused = now
 		return false
 	}
 	f.sweptAll = now
@@ -467,7 +477,6 @@ func (v *vm) seen(now time.Time) VMSeen {
 
 // full reports whether a VM was recently not remembered because of a bound.
 func (f *Fleet) full() bool {
-	f.fullMu.Lock()
-	defer f.fullMu.Unlock()
-	return !f.refused.IsZero() && f.Now().Sub(f.refused) <= f.Forget
+	refused := f.refused.Load()
+	return refused != nil && f.Now().Sub(*refused) <= f.Forget
 }

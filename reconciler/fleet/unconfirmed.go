@@ -96,15 +96,15 @@ func (u *unconfirmedVMs) ask(key unconfirmedKey, address netip.Addr, digest stri
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	entry := u.known[key]
+	if entry != nil && entry.digest != digest {
+		// Its size is another one.
+		u.drop(entry)
+		entry = nil
+	}
 	if entry == nil {
 		if entry = u.add(key, address, digest, now); entry == nil {
 			return nil, 0
 		}
-	}
-	if entry.digest != digest {
-		more := textSize(digest) - textSize(entry.digest)
-		u.size, entry.from.size = u.size+more, entry.from.size+more
-		entry.digest = strings.Clone(digest)
 	}
 	entry.state, entry.asked = VMWaiting, now
 	entry.number++
