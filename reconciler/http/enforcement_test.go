@@ -81,3 +81,51 @@ func TestReadyNeedsAFilterThatEnforces(t *testing.T) {
 		})
 	}
 }
+
+// While it is not known what all filters enforce, what was known last holds. A commit
+// gives filters time only if some enforced what was served before it. All times are
+// those at which this daemon saw a change.
+func TestReadyKeepsWhatIsKnown(t *testing.T) {
+	started := time.Now()
+	now := started
+	s := &Server{Now: func() time.Time { return now }, began: started.Add(-time.Hour)}
+	policies := []api.PolicyPods{{Name: "p", Pods: 2, WithoutFilterCount: 2}}
+	commit := "a"
+	// Of another machine, whose clock is far ahead.
+	applied := started.Add(24 * time.Hour)
+	ready := func(filters api.FiltersStatus, healthy bool) api.Condition {
+		status := &api.Status{Conditions: []api.Condition{{Type: api.Ready, Status: "True", Reason: "Synced", LastTransitionTime: started.Add(-time.Hour)}}}
+		status.Sync.LastAppliedRevision = &api.AppliedRevision{Commit: commit, At: applied}
+		status.Kubernetes.KubernetesView = &api.KubernetesView{Healthy: healthy, Policies: policies}
+		s.enforced(status, filters)
+		return status.Conditions[0]
+	}
+	none, unknown, current := api.FiltersStatus{Complete: true}, api.FiltersStatus{}, api.FiltersStatus{Complete: true, Connected: 1, Current: 1}
+	want := func(when string, got api.Condition, reason string, since time.Time) {
+		t.Helper()
+		if got.Reason != reason || (got.Status == "True") != (reason == "Synced") || !got.LastTransitionTime.Equal(since) {
+			t.Errorf("%s: got %+v, want %s since %s", when, got, reason, since)
+		}
+	}
+	before := started.Add(-time.Hour)
+	want("at first", ready(none, true), "Synced", before)
+	now = now.Add(filterLoadTime)
+	failed := now
+	want("after a minute", ready(none, true), "NoFilterIsCurrent", failed)
+	now = now.Add(time.Second)
+	want("without a peer", ready(unknown, true), "NoFilterIsCurrent", failed)
+	want("without the cluster", ready(none, false), "NoFilterIsCurrent", failed)
+	now = now.Add(time.Second)
+	commit = "b"
+	want("after a commit that nothing enforces either", ready(none, true), "NoFilterIsCurrent", failed)
+	now = now.Add(time.Second)
+	enforced := now
+	want("a filter is current", ready(current, true), "Synced", enforced)
+	want("without a peer", ready(unknown, true), "Synced", enforced)
+	want("one is current, and others are not known", ready(api.FiltersStatus{Connected: 2, Current: 1}, true), "Synced", enforced)
+	now = now.Add(time.Hour)
+	commit = "c"
+	want("after a commit that is not loaded yet", ready(none, true), "Synced", enforced)
+	now = now.Add(filterLoadTime)
+	want("after another minute", ready(none, true), "NoFilterIsCurrent", now)
+}
