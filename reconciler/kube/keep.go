@@ -35,14 +35,22 @@ func (k *keeper) reconcile(ctx context.Context) {
 	// All namespaces wait for the same replicas, which are asked at most once.
 	waitsFor := sync.OnceValue(func() string { return k.rolloutPending(ctx) })
 	left := k.MaxChanges
-	for _, namespace := range k.Keep {
+	// A pass begins where the last one ended, so that none waits for another's failures.
+	first := k.first
+	for i := range k.Keep {
 		if ctx.Err() != nil {
 			return
 		}
-		if at, due := k.due[namespace]; !due || at.After(k.Now()) {
+		at := (first + i) % len(k.Keep)
+		namespace := k.Keep[at]
+		if due, is := k.due[namespace]; !is || due.After(k.Now()) {
 			continue
 		}
+		before := left
 		next := k.keepNamespace(ctx, namespace, waitsFor, &left)
+		if before > 0 && left <= 0 {
+			k.first = at + 1
+		}
 		if k.due[namespace] = next; next.IsZero() {
 			delete(k.due, namespace)
 		}
@@ -90,7 +98,8 @@ func (k *keeper) markDue() {
 const allDueEvery = 15
 
 // keepNamespace makes the changes that a namespace needs, and returns when it is
-// due again, or zero. It makes at most left changes, and subtracts them.
+// due again, or zero. It tries at most left changes, and subtracts them: all
+// that are left after one that failed slowly, as the next would.
 func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor func() string, left *int) (next time.Time) {
 	var made plan
 	pending := false
@@ -98,14 +107,23 @@ func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor f
 		made = k.planFor(namespace, waitsFor)
 		done := 0
 		pending = false
+		k.failedLast(made.steps)
 		for _, each := range made.steps {
-			switch {
-			case *left <= 0 || ctx.Err() != nil || !k.Leads():
+			if *left <= 0 || ctx.Err() != nil || !k.Leads() {
 				pending = true
-			case k.try(ctx, each):
+				continue
+			}
+			switch k.try(ctx, each) {
+			case succeeded:
 				done++
 				*left--
-			default:
+			case failed:
+				pending = true
+				*left--
+			case failedSlowly:
+				pending = true
+				*left = 0
+			case waits:
 				pending = true
 			}
 		}
@@ -123,17 +141,29 @@ func (k *keeper) keepNamespace(ctx context.Context, namespace string, waitsFor f
 	return made.at
 }
 
+// failedLast puts changes that failed when last tried after the others, the
+// latest at the end, so that each is tried in turn.
+func (k *keeper) failedLast(steps []step) {
+	failedAt := func(s step) time.Time {
+		if last := k.slot(s.podID); last.err != nil {
+			return last.at
+		}
+		return time.Time{}
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return failedAt(a).Compare(failedAt(b)) })
+}
+
 // reportSteps records the failures of the changes that a namespace still needs,
 // one for each verb, and forgets those of others.
 func (k *keeper) reportSteps(ctx context.Context, namespace string, steps []step) {
-	failed := map[string]error{}
+	failures := map[string]error{}
 	for _, each := range steps {
 		if err := k.slot(each.podID).err; err != nil {
-			failed[each.verb+" "+k.delivery().resource.Resource+inNamespace(namespace)] = err
+			failures[each.verb+" "+k.delivery().resource.Resource+inNamespace(namespace)] = err
 		}
 	}
-	k.problems.clear(" "+k.delivery().resource.Resource+inNamespace(namespace), slices.Collect(maps.Keys(failed))...)
-	for tried, err := range failed {
+	k.problems.clear(" "+k.delivery().resource.Resource+inNamespace(namespace), slices.Collect(maps.Keys(failures))...)
+	for tried, err := range failures {
 		k.recordResult(ctx, tried, err)
 	}
 }
@@ -199,21 +229,34 @@ func (p *planner) forget(d demand) {
 	}
 }
 
-// try makes a change within CallTimeout, and says whether it did. If somebody
+// outcome is what became of a change.
+type outcome int
+
+const (
+	// waits: too little time has passed since it was last tried.
+	waits outcome = iota
+	succeeded
+	failed
+	// failedSlowly: it failed after much of CallTimeout, as with a webhook that does not answer.
+	failedSlowly
+)
+
+// try makes a change within CallTimeout. If somebody
 // keeps reverting hfi's changes, it waits longer before each.
-func (k *keeper) try(ctx context.Context, next step) (done bool) {
+func (k *keeper) try(ctx context.Context, next step) outcome {
 	now := k.Now()
 	last := k.slot(next.podID)
 	if since := now.Sub(last.at); since < last.wait {
-		return false
+		return waits
 	} else if since > 2*k.RepairMax {
 		last.reset()
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
+	started := time.Now()
 	err := next.change(limit)
 	if ctx.Err() != nil {
-		return false // The daemon stops, which is not the cluster's failure.
+		return failed // The daemon stops, which is not the cluster's failure.
 	}
 	raced := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) && next.verb != "create"
 	if raced {
@@ -221,12 +264,21 @@ func (k *keeper) try(ctx context.Context, next step) (done bool) {
 	}
 	if last.at, last.err = now, err; err != nil {
 		last.wait = last.retries.NextBackOff()
-		return false
+		if k.slow(started) {
+			return failedSlowly
+		}
+		return failed
 	}
 	last.retries.Reset()
 	last.wait = last.repairs.NextBackOff()
-	return !raced
+	if raced {
+		return failed
+	}
+	return succeeded
 }
+
+// slow says whether a request that started then took so long that a pass cannot have many such.
+func (c *Cluster) slow(started time.Time) bool { return time.Since(started) >= c.CallTimeout/2 }
 
 // restored returns a copy of an object with the desired spec and labels, and
 // the names of the fields that this changes; nil if none.

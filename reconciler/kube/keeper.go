@@ -17,6 +17,10 @@ type keeper struct {
 	// due has the namespaces in Keep that must be planned, and from when on; allDueAt is when all were.
 	due      map[string]time.Time
 	allDueAt time.Time
+	// first is the element of Keep at which the next pass begins, and reportAfter
+	// the plugin after which the next writes of statuses do.
+	first       int
+	reportAfter podID
 	// listed is set once the plugins are known, and podsUnseen while the pods cannot be watched.
 	listed, podsUnseen bool
 	// unseenSince is when the pods were first found not to be watched, or zero.

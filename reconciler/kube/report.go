@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -64,8 +65,15 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 	// unsettled are the namespaces with a status that may not be up to date.
 	unsettled := map[string]bool{}
 	well = true
-	written := 0
-	for _, plugin := range plugins {
+	left := k.MaxChanges
+	// Begin after the last one written, so that each has its turn.
+	from, _ := slices.BinarySearchFunc(plugins, k.reportAfter, func(plugin *filterPlugin, after podID) int {
+		if cmp.Or(cmp.Compare(plugin.Namespace, after.Namespace), cmp.Compare(plugin.Name, after.Name)) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	for _, plugin := range slices.Concat(plugins[from:], plugins[:from]) {
 		if plugin.targetsNoPods || ctx.Err() != nil {
 			continue
 		}
@@ -82,8 +90,14 @@ func (k *keeper) report(ctx context.Context) (well bool) {
 		k.mu.Unlock()
 		if changed {
 			unsettled[plugin.Namespace] = true
-			if written++; written <= k.MaxChanges && k.Leads() {
-				k.writeStatus(ctx, plugin, conditions)
+			if left <= 0 || k.Now().Sub(k.statusFailedAt[plugin.Namespace]) < k.RetryMax || !k.Leads() {
+				continue
+			}
+			started := time.Now()
+			left--
+			k.reportAfter = plugin.podID
+			if !k.writeStatus(ctx, plugin, conditions) && k.slow(started) {
+				left = 0 // The next would fail as slowly.
 			}
 		}
 	}
@@ -200,13 +214,10 @@ func (c *Cluster) podsOf(plugin *filterPlugin) (pods []*pod) {
 }
 
 // writeStatus patches the status, unless the object changed since it was
-// read. It uses a merge patch with the conditions of others in it, and not
+// read, and says whether that did not fail. It uses a merge patch with the conditions of others in it, and not
 // server-side apply: the CRD declares conditions as an atomic list, so that
 // applying hfi's would remove those of others.
-func (k *keeper) writeStatus(ctx context.Context, plugin *filterPlugin, conditions []metav1.Condition) {
-	if k.Now().Sub(k.statusFailedAt[plugin.Namespace]) < k.RetryMax {
-		return
-	}
+func (k *keeper) writeStatus(ctx context.Context, plugin *filterPlugin, conditions []metav1.Condition) (ok bool) {
 	list := slices.Clone(plugin.otherConditions)
 	for _, condition := range conditions {
 		list = append(list, condition)
@@ -217,22 +228,23 @@ func (k *keeper) writeStatus(ctx context.Context, plugin *filterPlugin, conditio
 	})
 	if err != nil {
 		k.Logger.Error("encoding a plugin's status failed", "namespace", plugin.Namespace, "name", plugin.Name, "error", err)
-		return
+		return false
 	}
 	limit, cancel := context.WithTimeout(ctx, k.CallTimeout)
 	defer cancel()
 	events := k.plugins.eventCount()
 	patched, err := k.client(plugin.Namespace).Patch(limit, plugin.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: managedBy}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return // The watch will deliver the new state.
+		return true // The watch will deliver the new state.
 	}
 	k.recordResult(ctx, "patch "+k.delivery().resource.Resource+"/status"+inNamespace(plugin.Namespace), err)
 	if err != nil {
 		k.statusFailedAt[plugin.Namespace] = k.Now()
-		return
+		return false
 	}
 	k.plugins.setWritten(patched, events)
 	k.recordTransition(limit, plugin, conditions)
+	return true
 }
 
 // recordTransition creates an Event if the condition Loaded became True or
