@@ -64,6 +64,9 @@ func (o *kubeOptions) check() (problems []error) {
 			problems = append(problems, fmt.Errorf("--kube-namespaces: %q is not a valid name of a namespace: %s", namespace, wrong[0]))
 		}
 	}
+	if slices.Contains(o.namespaces, kube.DefaultRootNamespace) {
+		problems = append(problems, fmt.Errorf("--kube-namespaces: a WasmPlugin in %s, the mesh's root namespace, applies to every namespace: name those of the workloads", kube.DefaultRootNamespace))
+	}
 	if len(o.namespaces) > 0 && o.mode == kubeOff {
 		problems = append(problems, fmt.Errorf("--kube-namespaces needs the cluster, and --kube is off"))
 	}

@@ -55,11 +55,12 @@ func TestKubeOptionsCheck(t *testing.T) {
 	for problem, change := range map[string]func(*kubeOptions){
 		"":                               func(o *kubeOptions) { o.namespaces = []string{"demo", "shop-2", "demo"} },
 		"--kube must be off, auto or on": func(o *kubeOptions) { o.mode = "yes" },
-		`"Demo" is not a valid name of a namespace`:         func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
-		"--kube-control-plane: it must be":                  func(o *kubeOptions) { o.controlPlane = "hfi-control-plane.boifi:8080" },
-		"--kube-delivery must be wasmplugin or envoyfilter": func(o *kubeOptions) { o.delivery = "lua" },
-		"--kube-linger must not be negative":                func(o *kubeOptions) { o.linger = -time.Second },
-		"needs the cluster, and --kube is off":              func(o *kubeOptions) { o.mode, o.namespaces = kubeOff, []string{"demo"} },
+		`"Demo" is not a valid name of a namespace`:             func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
+		"the mesh's root namespace, applies to every namespace": func(o *kubeOptions) { o.namespaces = []string{"istio-system"} },
+		"--kube-control-plane: it must be":                      func(o *kubeOptions) { o.controlPlane = "hfi-control-plane.boifi:8080" },
+		"--kube-delivery must be wasmplugin or envoyfilter":     func(o *kubeOptions) { o.delivery = "lua" },
+		"--kube-linger must not be negative":                    func(o *kubeOptions) { o.linger = -time.Second },
+		"needs the cluster, and --kube is off":                  func(o *kubeOptions) { o.mode, o.namespaces = kubeOff, []string{"demo"} },
 	} {
 		o := settings()
 		change(&o)
