@@ -82,12 +82,36 @@ func TestEnvoyFiltersAreKept(t *testing.T) {
 		t.Errorf("the status lists %+v", rows)
 	}
 	for _, action := range s.objects.Actions() {
-		if action.GetResource() == wasmPlugins.resource {
+		if action.GetResource() == wasmPlugins.resource && action.GetVerb() != "list" {
 			t.Errorf("hfi sent %s wasmplugins", action.GetVerb())
 		}
 	}
 	s.serve()
 	s.eventually("it is deleted", func() bool { _, err := s.get(envoyFilters); return apierrors.IsNotFound(err) })
+}
+
+// Plugins that the daemon created before --kube-delivery was changed are
+// reported, because their pods have two filters.
+func TestPluginsOfAnotherDeliveryAreReported(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.Delivery = DeliverByEnvoyFilter }, ownPlugin(t), pluginObject("demo", "by-hand", nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	set := s.serve("front=frontend/demo")
+	message := func() string {
+		rows := s.view(set).WasmPlugins
+		if len(rows) == 0 {
+			return ""
+		}
+		return rows[0].Message
+	}
+	s.eventually("the plugin is named", func() bool {
+		return strings.Contains(message(), "WasmPlugin hfi-frontend is left from another --kube-delivery")
+	})
+	s.keepsBy(t, envoyFilters)
+	if err := s.objects.Tracker().Delete(wasmPlugins.resource, "demo", frontPlugin); err != nil {
+		t.Fatal(err)
+	}
+	s.advance(s.CheckEvery)
+	s.eventually("once deleted, it is not", func() bool { return message() == "" })
 }
 
 // In a cluster without WasmPlugins the daemon keeps TrafficExtensions.

@@ -32,6 +32,7 @@ func (k *keeper) reconcile(ctx context.Context) {
 	if !k.listed {
 		return
 	}
+	k.findLeftovers(ctx)
 	// All namespaces wait for the same replicas, which are asked at most once.
 	waitsFor := sync.OnceValue(func() string { return k.rolloutPending(ctx) })
 	left := k.MaxChanges

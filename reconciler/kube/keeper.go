@@ -21,6 +21,9 @@ type keeper struct {
 	// the plugin after which the next writes of statuses do.
 	first       int
 	reportAfter podID
+	// leftovers are the plugins of other kinds by namespace, and leftoversAt is when they were listed.
+	leftovers   map[string][]string
+	leftoversAt time.Time
 	// listed is set once the plugins are known, and podsUnseen while the pods cannot be watched.
 	listed, podsUnseen bool
 	// unseenSince is when the pods were first found not to be watched, or zero.
@@ -111,6 +114,7 @@ func (k *keeper) stepDown() {
 	clear(k.slots)
 	clear(k.due)
 	k.lacking = nil
+	k.leftovers, k.leftoversAt = nil, time.Time{}
 	k.allDueAt, k.unseenSince = time.Time{}, time.Time{}
 	k.mu.Lock()
 	defer k.mu.Unlock()

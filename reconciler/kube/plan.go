@@ -205,6 +205,9 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 		// First, because it introduces the others.
 		p.plan.messages = append([]string{fmt.Sprintf("%s %s refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say", k.delivery().kind, names(foreign))}, p.plan.messages...)
 	}
+	if left := k.leftovers[namespace]; len(left) > 0 {
+		p.say("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left))
+	}
 	p.namespacePlugin(d)
 	p.workloadPlugins(d)
 	p.replaceNamespacePlugin(d)

@@ -298,6 +298,7 @@ func TestOneChangeAmongTenThousandWorkloads(t *testing.T) {
 		}
 		c.Leads = func() bool { return true }
 		k := c.keeper
+		k.leftoversAt = time.Now() // There is no API server to list them.
 		k.targets.update(setOf(t, policies...))
 		k.reconcile(t.Context()) // All are due, and nothing is to be done.
 		if len(k.due) > 0 {
