@@ -141,6 +141,9 @@ func (l *leadership) fetchHead(ctx context.Context) (string, error) {
 
 // validate reads a commit and validates it.
 func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema.Verdict, error) {
+	if _, err := askAndHeal(ctx, l, l.earlyValidated); err != nil {
+		return Commit{}, nil, l.validationFailed(head, err)
+	}
 	delta, err := askAndHeal(ctx, l, func(ctx context.Context) (*Delta, error) {
 		return l.Source.Delta(ctx, l.Validator.Base(), head)
 	})
@@ -170,12 +173,17 @@ func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema
 		if errors.As(err, &failed) {
 			return Commit{}, nil, l.sourceFailed(err)
 		}
-		l.report.SyncError = l.failure(l.report.SyncError, "ValidationFailed", err.Error(), Retry)
-		return Commit{}, nil, fmt.Errorf("validating commit %s: %w", short(head), err)
+		return Commit{}, nil, l.validationFailed(head, err)
 	}
 	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
 	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
 	return delta.Commit, verdict, nil
+}
+
+// validationFailed records a failure of the validator, and returns it.
+func (l *leadership) validationFailed(head string, err error) error {
+	l.report.SyncError = l.failure(l.report.SyncError, "ValidationFailed", err.Error(), Retry)
+	return fmt.Errorf("validating commit %s: %w", short(head), err)
 }
 
 // folderGone decides on a commit without the policy folder. If the last applied

@@ -76,6 +76,8 @@ type Reconciler struct {
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+	// early is closed when validateEarly has ended; nil if it never began.
+	early chan struct{}
 	// trigger makes this replica's own term read git; storeChanged tells it
 	// that the store's view, or a condition, may have changed.
 	trigger, storeChanged chan struct{}
@@ -129,10 +131,16 @@ func (r *Reconciler) Open(context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.kept = cancel, kept
+	if r.ValidateEarly {
+		r.early = make(chan struct{})
+	}
 	r.tasks.Go(func() { r.follow(ctx) })
 	r.tasks.Go(func() { r.campaign(ctx) })
 	if r.ValidateEarly {
-		r.tasks.Go(func() { r.validateEarly(ctx) })
+		r.tasks.Go(func() {
+			defer close(r.early)
+			r.validateEarly(ctx)
+		})
 	}
 	return nil
 }
@@ -300,6 +308,20 @@ func (r *Reconciler) validateEarly(ctx context.Context) {
 		_, _ = r.Validator.Apply(ctx, delta)
 	}
 	_ = delta.Close()
+}
+
+// earlyValidated waits until validateEarly has ended: the validator does one thing at a
+// time, and calls of it wait for each other whatever their context.
+func (r *Reconciler) earlyValidated(ctx context.Context) (struct{}, error) {
+	if r.early == nil {
+		return struct{}{}, nil
+	}
+	select {
+	case <-r.early:
+		return struct{}{}, nil
+	case <-ctx.Done():
+		return struct{}{}, ctx.Err()
+	}
 }
 
 // campaign leads whenever this replica is elected.
