@@ -53,13 +53,14 @@ func (s *Store) newSession(ctx context.Context, note func(clientv3.LeaseID)) (*s
 func (s *Store) leaseTTL() time.Duration { return max(s.LeaseTTL.Truncate(time.Second), time.Second) }
 
 // keepAlive renews a lease, which was granted or renewed at a time, until it
-// is lost or the context ends.
+// is lost or the context ends. It returns no later than the lease ends.
 func (s *Store) keepAlive(ctx context.Context, lease clientv3.LeaseID, renewed time.Time) {
 	ttl := s.leaseTTL()
 	bounds, adaptive := s.timeoutBounds(), &s.timeouts.renewal
 	for wait := ttl / 5; backoff.Sleep(ctx, wait) == nil; {
 		// A slow etcd needs more time, another member less.
-		began, limit := time.Now(), min(adaptive.current(bounds), ttl/2)
+		began := time.Now()
+		limit := min(adaptive.current(bounds), ttl/2, ttl-began.Sub(renewed))
 		try, cancel := context.WithTimeout(ctx, limit)
 		_, err := s.etcd().KeepAliveOnce(try, lease)
 		late := try.Err() != nil && ctx.Err() == nil
@@ -76,7 +77,7 @@ func (s *Store) keepAlive(ctx context.Context, lease clientv3.LeaseID, renewed t
 			adaptive.exceeded(limit, bounds)
 		}
 		s.suspect(err)
-		wait = ttl / 50
+		wait = min(ttl/50, ttl-time.Since(renewed))
 	}
 }
 
