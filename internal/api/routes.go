@@ -39,4 +39,20 @@ const (
 	// VM cannot enforce policies, if it cannot.
 	HeaderEnvoy = "x-hfi-envoy"
 	HeaderError = "x-hfi-error"
+	// HeaderVMs names the other VMs of the same Envoy, for which that VM asks too,
+	// at most MaxVMs. Each is its ID, alone if it has the policies of If-None-Match
+	// in force, else followed by "=" and a VM's state: the ETag of those that it has
+	// in force, VMWithout or VMGone. Commas separate them.
+	HeaderVMs = "x-hfi-vms"
 )
+
+// The states of a VM in HeaderVMs, beside an ETag.
+const (
+	// VMWithout: it has no policies in force yet.
+	VMWithout = "none"
+	// VMGone: it has stopped or was replaced, and will not be named again.
+	VMGone = "gone"
+)
+
+// MaxVMs bounds the VMs in HeaderVMs.
+const MaxVMs = 256

@@ -121,40 +121,122 @@ type Request struct {
 	fleet  *Fleet
 	shard  *shard
 	caller Caller
-	// vm and unconfirmed are nil if the request is not remembered.
+	// sighting is that of the VM that asks, and others are those of the VMs that it names.
+	sighting
+	others []sighting
+}
+
+// sighting is what a request says of one VM.
+type sighting struct {
+	// vm and unconfirmed are nil if it is not remembered.
 	vm          *vm
 	unconfirmed *unconfirmedVM
 	number      uint64
+	// first: the VM has not asked on this connection before.
+	first bool
+}
+
+// VM is a VM for which another one of its filter asks.
+type VM struct {
+	Name string
+	// Digest is that of the policies that it enforces, or empty if it enforces none.
+	Digest string
+	// Gone: it has been replaced or stopped.
+	Gone bool
 }
 
 // Ask records that a request of a VM begins. The digest is that of the
-// policies that the VM enforces, or empty if it enforces none.
+// policies that the VM enforces, or empty if it enforces none. The VMs of one
+// Envoy have one of them ask for all: the others count as if they asked on its
+// connection themselves.
 //
 // One request proves nothing: anyone can send it. So a VM is confirmed by its
 // second request on a connection, and then takes precedence over unconfirmed
-// requests in its name.
-func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller) Request {
+// requests in its name. VMs that a confirmed one names are confirmed with it.
+func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller, others ...VM) Request {
 	now := f.Now()
 	name = publicName(name)
 	caller.Address = caller.Address.Unmap().WithZone("")
-	request := Request{fleet: f, shard: f.shardOf(id), caller: caller}
-	if request.continues(id, name, digest, now) {
-		return request
+	r := Request{fleet: f, shard: f.shardOf(id), caller: caller}
+	r.sighting = r.see(id, VM{Name: name, Digest: digest}, now)
+	r.First = r.first && f.brief.AllowN(now, 1)
+	for _, other := range others {
+		other.Name = publicName(other.Name)
+		switch {
+		case other.Name == name:
+		case other.Gone:
+			r.left(id, other.Name, now)
+		default:
+			r.others = append(r.others, r.seeOther(id, other, now))
+		}
 	}
-	key := unconfirmedKey{id, name, caller.Connection}
+	return r
+}
+
+// see records a request of a VM.
+func (r *Request) see(id api.FilterID, of VM, now time.Time) (s sighting) {
+	if s, known := r.continues(id, of, now); known {
+		return s
+	}
+	f := r.fleet
+	key := unconfirmedKey{id, of.Name, r.caller.Connection}
 	given, again := f.unconfirmed.answered(key)
 	if !again {
-		request.unconfirmed, request.number = f.unconfirmed.ask(key, caller.Address, digest, now)
-		if request.unconfirmed == nil {
+		s.first = true
+		s.unconfirmed, s.number = f.unconfirmed.ask(key, r.caller.Address, of.Digest, now)
+		if s.unconfirmed == nil {
 			f.refuse(now)
 		}
-		request.First = f.brief.AllowN(now, 1)
-		return request
+		return s
 	}
-	if !request.begin(key, digest, given, now) && (!f.makeRoom(now) || !request.begin(key, digest, given, now)) {
-		f.refuse(now)
+	return r.confirm(key, of.Digest, given, now)
+}
+
+// seeOther records that the VM that asks names another one.
+func (r *Request) seeOther(id api.FilterID, other VM, now time.Time) sighting {
+	if r.vm == nil {
+		return r.see(id, other, now)
 	}
-	return request
+	if s, known := r.continues(id, other, now); known {
+		return s
+	}
+	return r.confirm(unconfirmedKey{id, other.Name, r.caller.Connection}, other.Digest, r.given(), now)
+}
+
+// given is the digest of the policies that the VM that asks was last given on its connection.
+func (r *Request) given() string {
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	if at := r.vm.on(r.caller.Connection); at >= 0 {
+		return r.vm.connections[at].given
+	}
+	return ""
+}
+
+// confirm adds a connection of a VM, and the VM if it is new and there is room for it.
+func (r *Request) confirm(key unconfirmedKey, digest, given string, now time.Time) sighting {
+	s, added := r.begin(key, digest, given, now)
+	if !added && r.fleet.makeRoom(now) {
+		s, added = r.begin(key, digest, given, now)
+	}
+	if !added {
+		r.fleet.refuse(now)
+	}
+	return s
+}
+
+// left records that a VM has been replaced or stopped, as the one that asks says. It
+// counts once that one is confirmed on its connection.
+func (r *Request) left(id api.FilterID, name string, now time.Time) {
+	if r.vm == nil {
+		return
+	}
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	if v := r.shard.filters[id].get(vmKey{name, r.caller.Address}); v != nil && v.state != VMGone {
+		v.state, v.ended, v.retry = VMGone, now, 0
+		v.number++ // The end of an older request does not count.
+	}
 }
 
 // publicName is what a VM is known by here and in reports, which anybody may read: a
@@ -192,33 +274,37 @@ func (f *Fleet) shardIndex(id api.FilterID) int {
 }
 
 // continues is false if the VM has not asked on this connection before.
-func (r *Request) continues(id api.FilterID, name, digest string, now time.Time) bool {
+func (r *Request) continues(id api.FilterID, of VM, now time.Time) (s sighting, known bool) {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	v := r.shard.filters[id].get(vmKey{name, r.caller.Address})
+	v := r.shard.filters[id].get(vmKey{of.Name, r.caller.Address})
 	if v == nil {
-		return false
+		return s, false
 	}
-	at := slices.IndexFunc(v.connections, func(c connection) bool { return c.id == r.caller.Connection })
+	at := v.on(r.caller.Connection)
 	if at < 0 {
-		return false
+		return s, false
 	}
 	on := v.connections[at]
 	v.connections = append(slices.Delete(v.connections, at, at+1), on)
-	r.ask(v, on, digest, now)
-	return true
+	return r.ask(v, on, of.Digest, now), true
+}
+
+// on is the index of a connection, or -1 if the VM has not asked on it.
+func (v *vm) on(id uint64) int {
+	return slices.IndexFunc(v.connections, func(c connection) bool { return c.id == id })
 }
 
 // begin adds a connection of a VM, and the VM if it is new. It is false if
 // there is no room for it.
-func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time) bool {
+func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time) (s sighting, added bool) {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	vmKey := vmKey{key.name, r.caller.Address}
 	v := r.shard.filters[key.id].get(vmKey)
 	if v == nil {
 		if v = r.fleet.add(r.shard, key.id, vmKey, digest, now); v == nil {
-			return false
+			return s, false
 		}
 		v.first, v.since = now, now
 		v.digest = strings.Clone(digest)
@@ -227,14 +313,13 @@ func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time)
 	if len(v.connections) == maxConnections {
 		v.connections = slices.Delete(v.connections, 0, 1)
 	}
-	added := connection{id: r.caller.Connection, first: now, given: given}
-	v.connections = append(v.connections, added)
-	r.ask(v, added, digest, now)
-	return true
+	on := connection{id: r.caller.Connection, first: now, given: given}
+	v.connections = append(v.connections, on)
+	return r.ask(v, on, digest, now), true
 }
 
 // ask records the request. The caller holds the shard's lock.
-func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
+func (r *Request) ask(v *vm, on connection, digest string, now time.Time) sighting {
 	if v.digest != digest {
 		v.since, v.other = now, v.asked
 		v.digest = r.fleet.replaced(v.digest, digest, "", now)
@@ -242,18 +327,25 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) {
 	v.confirmedApply = v.confirmedApply || digest != "" && digest == on.given
 	v.state, v.asked, v.podGone = VMWaiting, now, false
 	v.number++
-	r.vm, r.number = v, v.number
+	return sighting{vm: v, number: v.number}
 }
 
-// Describe records what the VM says of itself: the version of its Envoy, and why it
-// cannot enforce policies, or empty texts. It is recorded once the VM is confirmed.
+// Describe records what the VM that asks says of itself: the version of its Envoy, and
+// why it cannot enforce policies, or empty texts. Those that it names run in the same
+// Envoy. It is recorded once a VM is confirmed.
 func (r *Request) Describe(envoy, problem string) {
-	if r.vm == nil {
+	r.describe(r.vm, envoy, problem)
+	for _, other := range r.others {
+		r.describe(other.vm, envoy, "")
+	}
+}
+
+func (r *Request) describe(v *vm, envoy, problem string) {
+	if v == nil {
 		return
 	}
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	v := r.vm
 	if v.envoy == envoy && v.problem == problem {
 		return
 	}
@@ -379,24 +471,29 @@ func (r Request) end(state VMState, given string, retry time.Duration) {
 	now := r.fleet.Now()
 	// It may share memory with a whole answer, and many VMs are given the same.
 	given = unique.Make(given).Value()
-	if r.unconfirmed != nil {
-		r.fleet.unconfirmed.end(r.unconfirmed, r.number, state, given, retry, now)
+	r.endOf(r.sighting, state, given, retry, now)
+	for _, other := range r.others {
+		r.endOf(other, state, given, retry, now)
 	}
-	if r.vm == nil {
+}
+
+func (r *Request) endOf(s sighting, state VMState, given string, retry time.Duration, now time.Time) {
+	if s.unconfirmed != nil {
+		r.fleet.unconfirmed.end(s.unconfirmed, s.number, state, given, retry, now)
+	}
+	if s.vm == nil {
 		return
 	}
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	for i := range r.vm.connections {
-		if c := &r.vm.connections[i]; c.id == r.caller.Connection && given != "" {
-			c.given = given
-		}
+	if at := s.vm.on(r.caller.Connection); at >= 0 && given != "" {
+		s.vm.connections[at].given = given
 	}
-	if r.vm.number == r.number {
-		if r.vm.podGone {
+	if s.vm.number == s.number {
+		if s.vm.podGone {
 			state = VMGone
 		}
-		r.vm.state, r.vm.ended, r.vm.retry = state, now, retry
+		s.vm.state, s.vm.ended, s.vm.retry = state, now, retry
 	}
 }
 

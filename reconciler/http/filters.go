@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler/fleet"
 )
 
@@ -46,7 +47,44 @@ func (q *query) identify(r *http.Request) (err error) {
 	if tag := q.inForce(); len(tag) > maxName || !isText(tag) {
 		return badRequest("the tag in If-None-Match must be UTF-8 without control characters of at most %d bytes, not %d", maxName, len(tag))
 	}
-	return nil
+	q.others, err = parseVMs(r.Header.Values(headerVMs), q.inForce())
+	return err
+}
+
+// parseVMs parses the header that names other VMs of the same Envoy. Those that
+// have no state have the given policies in force.
+func parseVMs(values []string, inForce string) ([]fleet.VM, error) {
+	switch {
+	case len(values) == 0:
+		return nil, nil
+	case len(values) > 1:
+		return nil, badRequest("the header %s is given %d times", headerVMs, len(values))
+	case strings.Count(values[0], ",") >= api.MaxVMs:
+		return nil, badRequest("the header %s names more than %d VMs", headerVMs, api.MaxVMs)
+	}
+	var vms []fleet.VM
+	for part := range strings.SplitSeq(values[0], ",") {
+		name, state, given := strings.Cut(strings.TrimSpace(part), "=")
+		vm := fleet.VM{Name: name, Digest: inForce}
+		tag, opened := strings.CutPrefix(state, `"`)
+		tag, closed := strings.CutSuffix(tag, `"`)
+		switch {
+		case !given:
+		case state == api.VMGone:
+			vm.Gone = true
+		case state == api.VMWithout:
+			vm.Digest = ""
+		case opened && closed:
+			vm.Digest = tag
+		default:
+			return nil, badRequest("the header %s has the state %.40q of a VM, and must have none, gone or an ETag", headerVMs, state)
+		}
+		if name == "" || len(name) > maxName || len(vm.Digest) > maxName || !isText(name) || !isText(vm.Digest) {
+			return nil, badRequest("the header %s must have names and ETags of at most %d bytes, UTF-8 without control characters", headerVMs, maxName)
+		}
+		vms = append(vms, vm)
+	}
+	return vms, nil
 }
 
 // inForce is the digest of the policies that the VM enforces, or empty.
@@ -82,7 +120,7 @@ func isText(text string) bool {
 // track records a VM's request, shortens its wait if it is the first on its
 // connection, and returns the function that records its end.
 func (s *Server) track(w http.ResponseWriter, r *http.Request, q *query) (end func(error)) {
-	request := s.fleet.Ask(q.filter, q.vm, q.inForce(), callerOf(r))
+	request := s.fleet.Ask(q.filter, q.vm, q.inForce(), callerOf(r), q.others...)
 	request.Describe(q.envoy, q.problem)
 	if request.First {
 		q.first = s.fleet.FirstWait()

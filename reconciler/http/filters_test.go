@@ -425,3 +425,45 @@ func TestStatusRequestsShareOneRequestToAPeer(t *testing.T) {
 		t.Errorf("the peer got %d requests, %d at the same time", total, most)
 	}
 }
+
+// One VM asks for all of its Envoy, and names the others with their states.
+func TestOneVMAsksForOthers(t *testing.T) {
+	d := start(t, nil)
+	d.serve(stateOf(1, exampleSet()))
+	mine := d.onItsOwn()
+	tag := mine.ask(frontendAsks, append(vmHeaders("a", "1"), "X-Hfi-Vms", "2=none, 3=none")...).expect(t, 200).header.Get("ETag")
+	ask := func(others string) {
+		t.Helper()
+		mine.ask(frontendAsks+"&wait=1ms", append(vmHeaders("a", "1"), "If-None-Match", tag, "X-Hfi-Vms", others)...).expect(t, 304)
+	}
+	ask("2, 3=none,4=" + `"v1:other"`)
+	if got := d.awaitFilters(0, 1, 0); got.Items[0].VMs != (api.VMCounts{Total: 4, Current: 2, Behind: 2}) {
+		t.Errorf("the filter is %+v", got.Items[0])
+	}
+	ask("2,3,4=" + tag)
+	if got := d.awaitFilters(1, 0, 0); got.Items[0].VMs != (api.VMCounts{Total: 4, Current: 4}) {
+		t.Errorf("the filter is %+v", got.Items[0])
+	}
+
+	for name, others := range map[string][]string{
+		"empty":                  {""},
+		"an empty name":          {"1,,2"},
+		"another state":          {"2=ready"},
+		"an open quote":          {`2="v1:`},
+		"a long name":            {strings.Repeat("x", maxName+1)},
+		"a long tag":             {`2="` + strings.Repeat("x", maxName+1) + `"`},
+		"no UTF-8":               {"\xff"},
+		"more than MaxVMs":       {"x" + strings.Repeat(",x", api.MaxVMs)},
+		"given more than once":   {"2", "3"},
+		"only a separator":       {","},
+		"a tag that has a comma": {`2="a,b"`},
+	} {
+		headers := vmHeaders("b", "1")
+		for _, value := range others {
+			headers = append(headers, "X-Hfi-Vms", value)
+		}
+		if got := d.ask(frontendAsks, headers...); got.code != 400 || !strings.Contains(got.body, "X-Hfi-Vms") {
+			t.Errorf("%s: %d %s", name, got.code, got.body)
+		}
+	}
+}

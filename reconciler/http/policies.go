@@ -14,6 +14,7 @@ import (
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/served"
 )
 
@@ -26,6 +27,7 @@ var (
 	headerVM       = http.CanonicalHeaderKey(api.HeaderVM)
 	headerEnvoy    = http.CanonicalHeaderKey(api.HeaderEnvoy)
 	headerError    = http.CanonicalHeaderKey(api.HeaderError)
+	headerVMs      = http.CanonicalHeaderKey(api.HeaderVMs)
 )
 
 // maxName bounds a service, a namespace and a filter's names in bytes, as DNS does.
@@ -46,6 +48,8 @@ type query struct {
 	filter api.FilterID
 	// envoy and problem are what the VM says of itself.
 	envoy, problem string
+	// others are the VMs for which that one asks too.
+	others []fleet.VM
 	// first, if not zero, bounds the wait for a change: the VM has not asked on
 	// this connection before.
 	first time.Duration

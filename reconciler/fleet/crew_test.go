@@ -1,0 +1,144 @@
+package fleet
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// crew asks for several VMs of one Envoy, on a connection of its own.
+type crew struct {
+	s      *stage
+	caller Caller
+}
+
+func (c crew) ask(vm, digest string, others ...VM) Request {
+	return c.s.fleet["a"].Ask(podID("p"), vm, digest, c.caller, others...)
+}
+
+// round is a request that is answered after 20 s, without a change.
+func (c crew) round(vm, digest string, others ...VM) {
+	request := c.ask(vm, digest, others...)
+	c.s.advance(20 * time.Second)
+	request.Answered("", 0)
+}
+
+func newCrew(s *stage, connection uint64) crew {
+	return crew{s, Caller{Connection: connection, Address: netip.MustParseAddr("10.0.0.1")}}
+}
+
+// vms are VMs with the same policies in force.
+func vms(digest string, names ...string) (all []VM) {
+	for _, name := range names {
+		all = append(all, VM{Name: name, Digest: digest})
+	}
+	return all
+}
+
+// TestOneVMAsksForAll checks that VMs which another one names count as if they asked themselves,
+// are confirmed with it, and are silent when they are not named any more.
+func TestOneVMAsksForAll(t *testing.T) {
+	s := newStage(t)
+	c := newCrew(s, 1)
+	c.ask("1", "", vms("", "2", "3")...).Answered("new", 0)
+	if seen := s.fleet["a"].seen(); len(seen) != 3 || !seen[0].VMs[0].Claimed {
+		t.Fatalf("after one request: %+v", seen)
+	}
+	// The first one has taken up the policies, and the third has others.
+	request := c.ask("1", "new", append(vms("new", "2"), vms("old", "3")...)...)
+	s.expect(want{api.FilterBehind, api.VMCounts{Total: 3, Current: 2, Behind: 1}, "old", 0, "a", "1 of 3 VMs with other policies in force than the current ones"})
+	s.advance(time.Second)
+	request.Answered("", 0)
+	request = c.ask("1", "new", vms("new", "2", "3", "4")...)
+	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 4, Current: 4}, "new", 0, "a", ""})
+	for _, vm := range s.fleet["a"].seen()[0].VMs {
+		if vm.Claimed || vm.Unproven {
+			t.Errorf("VM %s has no proof: %+v", vm.ID, vm)
+		}
+	}
+	s.advance(20 * time.Second)
+	request.Answered("", 0)
+
+	// VM 3 has trapped: it is not named any more. VM 4 has stopped.
+	request = c.ask("1", "new", append(vms("new", "2"), VM{Name: "4", Gone: true})...)
+	s.advance(DefaultGrace + time.Second)
+	s.expect(want{api.FilterSilent, api.VMCounts{Total: 3, Current: 2, Silent: 1}, "new", 9 * time.Second, "a", "1 of 3 VMs stopped asking 9 s ago: it is not enforcing; .*"})
+	request.Answered("", 0)
+}
+
+// TestAnotherVMTakesOver checks that no VM is silent or missing when another one asks for all, on
+// a connection of its own.
+func TestAnotherVMTakesOver(t *testing.T) {
+	for _, left := range []bool{true, false} {
+		s := newStage(t)
+		first := newCrew(s, 1)
+		for range 3 {
+			first.round("1", "new", vms("new", "2", "3")...)
+		}
+		request := first.ask("1", "new", vms("new", "2", "3")...)
+		s.advance(5 * time.Second)
+		if left {
+			request.Left()
+		}
+		s.advance(4 * time.Second)
+		// VM 1 has trapped.
+		second := newCrew(s, 2)
+		claim := second.ask("2", "new", vms("new", "3")...)
+		s.advance(time.Second)
+		claim.Answered("", 0)
+		next := second.ask("2", "new", vms("new", "3")...)
+		status := s.status().Items[0]
+		if status.State != api.FilterCurrent || status.VMs.Silent != 0 || status.VMs.Current < 2 {
+			t.Errorf("left %v: after another VM took over, the status is %+v", left, status)
+		}
+		if !left {
+			s.advance(10 * time.Second)
+			request.Answered("", 0)
+			s.advance(9 * time.Second)
+			s.expect(want{api.FilterSilent, api.VMCounts{Total: 3, Current: 2, Silent: 1}, "new", 9 * time.Second, "a", "1 of 3 VMs stopped asking .*"})
+		}
+		next.Answered("", 0)
+	}
+}
+
+// TestOnlyAConfirmedVMSaysWhoIsGone checks that neither a first request, nor one from another address, makes VMs disappear.
+func TestOnlyAConfirmedVMSaysWhoIsGone(t *testing.T) {
+	s := newStage(t)
+	c := newCrew(s, 1)
+	for range 3 {
+		c.round("1", "new", vms("new", "2")...)
+	}
+	c.ask("1", "new", vms("new", "2")...)
+	elsewhere := Caller{Connection: 2, Address: netip.MustParseAddr("10.0.0.2")}
+	for range 3 {
+		s.fleet["a"].Ask(podID("p"), "5", "new", elsewhere, VM{Name: "1", Gone: true}, VM{Name: "2", Gone: true}).Answered("new", 0)
+	}
+	newCrew(s, 3).ask("6", "new", VM{Name: "1", Gone: true}, VM{Name: "2", Gone: true})
+	if status := s.status().Items[0]; status.VMs.Current < 2 {
+		t.Errorf("the status is %+v", status)
+	}
+}
+
+// TestNamedVMsAreBounded checks that the VMs which requests name count for the bounds.
+func TestNamedVMsAreBounded(t *testing.T) {
+	s := newStage(t)
+	s.fleet["a"].MaxVMs = 10
+	c := newCrew(s, 1)
+	for round := range 5 {
+		var others []VM
+		for i := range 8 {
+			others = append(others, VM{Name: fmt.Sprint(round, "-", i)})
+		}
+		c.ask("1", "", others...).Answered("new", 0)
+		s.advance(time.Millisecond)
+	}
+	if n := s.fleet["a"].count.Load(); n > 10 {
+		t.Errorf("%d VMs are remembered", n)
+	}
+	if !s.fleet["a"].full() {
+		t.Error("nothing says that VMs are missing")
+	}
+}
