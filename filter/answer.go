@@ -28,6 +28,8 @@ type answer struct {
 	tag, revision, commit string
 	// program has the policies. It is nil unless status is 200.
 	program *program.Program
+	// encoded is the program as it came.
+	encoded []byte
 }
 
 // pollError is why a request for policies failed.
@@ -96,6 +98,7 @@ func readAnswer(numHeaders, bodySize int, workload selection.Workload) (answer, 
 	if a.program, err = program.Read(body, workload); err != nil {
 		return a, failure(err.Error())
 	}
+	a.encoded = body
 	return a, nil
 }
 

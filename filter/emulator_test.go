@@ -147,6 +147,7 @@ func (h *host) answer(status int, body string, changes map[string]string) {
 	h.answered++
 	h.CallOnHttpCallResponse(call, list, nil, []byte(body))
 	h.armed = h.at
+	h.pass(time.Millisecond) // The next request is sent in a tick.
 }
 
 // compile compiles a JSON list of policies, as the daemon does.

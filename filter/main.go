@@ -65,6 +65,10 @@ func (c *sdkPlugin) OnTick() {
 	c.vm.guard("on a tick", func() { c.vm.tick(c.id) })
 }
 
+func (c *sdkPlugin) OnQueueReady(queue uint32) {
+	c.vm.guard("on a note of another VM", func() { c.vm.queueReady(queue) })
+}
+
 func (c *sdkPlugin) NewHttpContext(id uint32) types.HttpContext {
 	c.vm.startStream(id, c.id)
 	return &sdkStream{vm: c.vm, id: id}

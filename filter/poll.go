@@ -34,13 +34,16 @@ const (
 	minPace, burst = 50 * time.Millisecond, 20
 )
 
-// poller fetches policies from the daemon for the plugin contexts with one source. It
-// has at most one request in flight.
+// poller fetches policies for the plugin contexts with one source: from the daemon, or
+// from the VM of this Envoy that asks the daemon for all. It has at most one request in
+// flight.
 type poller struct {
 	vm     *vm
 	source source
 	// in is the plugin context in which it fetches them.
 	in uint32
+	// share is how it does so for the other VMs of this Envoy too.
+	share share
 
 	// program has the policies in force.
 	program *program.Program
@@ -51,6 +54,8 @@ type poller struct {
 	generation int
 	asking     bool
 	askedAt    time.Time
+	// asked is how long the daemon was asked to hold the request.
+	asked time.Duration
 	// next is the time of the next request, if none is in flight. Zero means never.
 	next time.Time
 	// confirmedAt is when the daemon last confirmed the policies in force.
@@ -61,6 +66,12 @@ type poller struct {
 	behindSince time.Time
 	// pace is the state of the token bucket: the time when it was last full.
 	pace time.Time
+}
+
+func newPoller(v *vm, source source) *poller {
+	p := &poller{vm: v, source: source, program: new(program.Program)}
+	p.share.poll = p
+	return p
 }
 
 // enforce puts a program in force.
@@ -84,13 +95,17 @@ func (p *poller) restart(in uint32) {
 	if p.confirmedAt.IsZero() {
 		p.confirmedAt = now
 	}
+	p.share.restart(now)
 }
 
 // deadline returns when tick has to be called, or zero.
 func (p *poller) deadline() time.Time {
 	var at time.Time
-	if !p.asking {
+	if !p.asking && p.share.asks() {
 		at = p.next
+	}
+	if !p.share.alone {
+		at = earlier(at, p.share.next)
 	}
 	if p.tag != "" && p.source.Refused == "" {
 		if stale := p.confirmedAt.Add(p.source.StaleAfter); at.IsZero() || stale.Before(at) {
@@ -108,7 +123,8 @@ func (p *poller) tick() {
 		p.enforce(new(program.Program))
 		p.vm.countStale()
 	}
-	if !p.asking && !p.next.IsZero() && !now.Before(p.next) {
+	p.vm.guard("sharing policies", func() { p.share.tick(now) })
+	if p.share.asks() && !p.asking && !p.next.IsZero() && !now.Before(p.next) {
 		p.try("asking the control plane", func() { p.ask(now) })
 	}
 }
@@ -122,14 +138,19 @@ func (p *poller) try(doing string, f func()) {
 }
 
 // wait returns how long the daemon may hold a request: short enough that policies
-// are confirmed long before they are stale.
-func (p *poller) wait() time.Duration {
-	return max(min(maxWait, (p.source.StaleAfter/2).Truncate(time.Millisecond)), minWait)
+// are confirmed long before they are stale, and that changes of the VMs are reported.
+func (p *poller) wait(now time.Time) time.Duration {
+	most := maxWait
+	if now.Before(p.share.unsettled) {
+		most = unsettledWait
+	}
+	return max(min(most, (p.source.StaleAfter/2).Truncate(time.Millisecond)), minWait)
 }
 
 // ask sends a request to the first of the daemon's clusters that exists.
 func (p *poller) ask(now time.Time) {
-	who, wait := p.vm.identity, p.wait()
+	who, others := p.vm.identity, p.share.report(now)
+	wait := p.wait(now)
 	headers := [][2]string{
 		{":method", "GET"},
 		{":path", api.RoutePolicies + "?" + who.query() + "&wait=" + wait.String()},
@@ -145,13 +166,16 @@ func (p *poller) ask(now time.Time) {
 	if p.source.Refused != "" {
 		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
 	}
-	if p.tag != "" {
+	if p.tag != "" && !p.share.renew {
 		headers = append(headers, [2]string{"if-none-match", p.tag})
+	}
+	if others != "" {
+		headers = append(headers, [2]string{api.HeaderVMs, others})
 	}
 	if p.revision != "" {
 		headers = append(headers, [2]string{api.HeaderRevision, p.revision})
 	}
-	p.askedAt = now
+	p.askedAt, p.asked, p.share.gathering = now, wait, false
 	generation := p.generation
 	for _, cluster := range p.source.clusters() {
 		if cluster == "" {
@@ -185,6 +209,9 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 	}
 	p.asking = false
 	defer p.vm.arm()
+	if !p.share.asks() {
+		return // Another VM has taken over.
+	}
 	p.try("reading a response of the control plane", func() { p.read(numHeaders, bodySize) })
 }
 
@@ -201,34 +228,41 @@ func (p *poller) read(numHeaders, bodySize int) {
 	early := false
 	switch {
 	case a.unchanged, a.tag == p.tag:
-		early = p.vm.now().Sub(p.askedAt) < p.wait()/2
+		early = p.vm.now().Sub(p.askedAt) < p.asked/2
 	case p.source.Refused != "":
 		// With the tag, the daemon holds the next request until there is a change.
 		p.tag, p.revision = a.tag, a.revision
 	default:
-		p.apply(a)
+		p.put(a)
 	}
-	p.confirmed()
+	p.confirmed(p.vm.now())
+	if p.failures > 0 {
+		proxywasm.LogInfo("hfi: the control plane responds again after " + strconv.Itoa(p.failures) + " failures")
+	}
+	awaited := p.share.publish(&a)
+	// Not before, because a panic above counts as one more failure.
+	p.failures, p.behindSince = 0, time.Time{}
+	if awaited {
+		// The next request reports what they have in force.
+		p.share.gathering = true
+		p.next = p.vm.now().Add(gatherLimit)
+		return
+	}
 	p.scheduleNext(early)
 }
 
-// confirmed records that the daemon has confirmed the policies in force.
-func (p *poller) confirmed() {
-	p.confirmedAt = p.vm.now()
+// confirmed records when the daemon confirmed the policies in force.
+func (p *poller) confirmed(at time.Time) {
+	p.confirmedAt = at
 	if p.stale {
 		p.stale = false
 		p.vm.countStale()
 	}
 	p.vm.metrics.add(metricHeartbeats, 1)
-	if p.failures > 0 {
-		proxywasm.LogInfo("hfi: the control plane responds again after " + strconv.Itoa(p.failures) + " failures")
-	}
-	// Last, because a panic above counts as one more failure.
-	p.failures, p.behindSince = 0, time.Time{}
 }
 
-// apply puts the policies of an answer in force.
-func (p *poller) apply(a answer) {
+// put puts the policies of an answer in force.
+func (p *poller) put(a answer) {
 	p.enforce(a.program)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
@@ -263,8 +297,9 @@ func longDelays(p *program.Program, most time.Duration) (names []string) {
 	return names
 }
 
-// scheduleNext sends the next request at once, unless the daemon has responded
-// early without a change, or the rate of requests is too high.
+// scheduleNext schedules the next request for the next tick, unless the daemon has
+// responded early without a change, or the rate of requests is too high. Envoy would open
+// another connection for a request that is sent in the callback for a response.
 func (p *poller) scheduleNext(early bool) {
 	now := p.vm.now()
 	if early {
@@ -275,9 +310,7 @@ func (p *poller) scheduleNext(early bool) {
 		p.pace = full
 	}
 	p.pace = p.pace.Add(minPace)
-	if p.next = p.pace; !p.next.After(now) {
-		p.ask(now)
-	}
+	p.next = p.pace
 }
 
 // failed schedules the next request with exponential backoff and jitter.

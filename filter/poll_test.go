@@ -15,7 +15,7 @@ func TestRequest(t *testing.T) {
 	h.pass(time.Second)
 	request := h.request()
 	for name, want := range map[string]string{
-		":method": "GET", ":path": "/v1/policies?service=frontend&namespace=demo&wait=20s", ":authority": "hfi-control-plane.boifi:8080",
+		":method": "GET", ":path": "/v1/policies?service=frontend&namespace=demo&wait=1s", ":authority": "hfi-control-plane.boifi:8080",
 		api.HeaderNode: "node-1", api.HeaderPod: "frontend-1", api.HeaderVM: h.vm.id,
 	} {
 		if request[name] != want {
@@ -34,6 +34,11 @@ func TestRequest(t *testing.T) {
 		t.Errorf("after an update the request is %v", request)
 	}
 	h.mustGet(503)
+	h.pass(unsettledTime)
+	h.answer(304, "", nil)
+	if path := h.request()[":path"]; path != "/v1/policies?service=frontend&namespace=demo&wait=20s" {
+		t.Errorf("later the path is %s", path)
+	}
 }
 
 func TestHostileMetadata(t *testing.T) {

@@ -7,4 +7,6 @@ const (
 	onRequest  place = "request"
 	onDelayEnd place = "delay"
 	onAnswer   place = "answer"
+	// onLead is the tick of the VM that asks the daemon for all.
+	onLead place = "lead"
 )

@@ -95,7 +95,7 @@ func (v *vm) startPlugin(id uint32) {
 
 // addPlugin adds a plugin context, and has its policies fetched.
 func (v *vm) addPlugin(id uint32, config config) {
-	poll := &poller{vm: v, source: config.source, program: new(program.Program)}
+	poll := newPoller(v, config.source)
 	for _, p := range v.plugins {
 		if p.config.source == config.source {
 			poll = p.poll
@@ -182,6 +182,18 @@ func (v *vm) stopPlugin(id uint32) {
 			poll.restart(p.id)
 			v.arm()
 			_ = proxywasm.SetEffectiveContext(id)
+			return
+		}
+	}
+	v.guard("leaving the other VMs", poll.share.leave)
+}
+
+// queueReady handles a note in a queue of this VM.
+func (v *vm) queueReady(queue uint32) {
+	defer v.arm()
+	for _, p := range v.plugins {
+		if share := &p.poll.share; share.joined && share.queue == queue {
+			share.woken()
 			return
 		}
 	}

@@ -54,8 +54,8 @@ func signature(params, results int) *funcType {
 // interfaceExports has every export of the rewritten module and every export that
 // the wrappers call. All others are removed, because Envoy calls each callback that
 // is exported: those of TCP streams, bodies, trailers and responses, without which
-// Envoy continues; proxy_on_log, without which it does nothing; those of shared
-// queues, gRPC calls and foreign functions, which the filter does not use.
+// Envoy continues; proxy_on_log, without which it does nothing; those of gRPC
+// calls and foreign functions, which the filter does not use.
 var interfaceExports = []interfaceExport{
 	// The host starts the module with these: Envoy calls _initialize and then main
 	// or __main_void or, without _initialize, _start.
@@ -73,12 +73,13 @@ var interfaceExports = []interfaceExport{
 	{name: "proxy_on_memory_allocate", signature: signature(1, 1), need: true, wrap: (*wrappers).allocate},
 	{name: "malloc", signature: signature(1, 1)},
 
-	// Start, configuration, ticks and responses of the control plane. The filter's
-	// state can change in each of these, so it is read after each.
+	// Start, configuration, ticks, responses of the control plane and notes of other
+	// VMs. The filter's state can change in each of these, so it is read after each.
 	{name: "proxy_on_vm_start", signature: signature(2, 1), need: true, wrap: (*wrappers).vmStart},
 	{name: "proxy_on_configure", signature: signature(2, 1), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_tick", signature: signature(1, 0), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_http_call_response", signature: signature(5, 0), need: true, wrap: (*wrappers).control},
+	{name: "proxy_on_queue_ready", signature: signature(2, 0), need: true, wrap: (*wrappers).control},
 
 	// The callbacks for every request. The filter needs proxy_on_delete to notice
 	// that a paused request has ended.

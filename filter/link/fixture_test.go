@@ -57,7 +57,7 @@ func TestSDKModule(t *testing.T) {
 
 	e := load(t, rewritten, nil)
 	want := strings.Fields(`_initialize memory proxy_abi_version_0_2_0 proxy_on_configure proxy_on_context_create proxy_on_delete
-		proxy_on_http_call_response proxy_on_memory_allocate proxy_on_request_headers proxy_on_tick proxy_on_vm_start`)
+		proxy_on_http_call_response proxy_on_memory_allocate proxy_on_queue_ready proxy_on_request_headers proxy_on_tick proxy_on_vm_start`)
 	if diff := cmp.Diff(want, e.exported()); diff != "" {
 		t.Errorf("the exports differ (-want +got):\n%s", diff)
 	}

@@ -100,6 +100,12 @@ func (s *policyServer) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	s.inForce[set][r.Header.Get("X-Hfi-Vm")] = struct{}{}
+	// That VM asks for the others of its Envoy too.
+	for vm := range strings.SplitSeq(r.Header.Get("X-Hfi-Vms"), ",") {
+		if vm != "" && !strings.Contains(vm, "=") {
+			s.inForce[set][vm] = struct{}{}
+		}
+	}
 	s.mu.Unlock()
 	wait, _ := time.ParseDuration(r.URL.Query().Get("wait"))
 	select {

@@ -68,10 +68,10 @@ func TestPanicsFailNoRequest(t *testing.T) {
 	})
 	got := panics() - before
 	lasted, during := time.Since(began), control.count()-asked
-	if most := vms * outageTries(lasted); during > most {
+	if most := 2 * outageTries(lasted); during > most { // another VM may try too
 		t.Errorf("the control plane got %d requests in %s; at most %d are allowed", during, lasted, most)
 	}
-	if got > float64(during) {
+	if got > float64(during+1) { // and one that waited before
 		t.Errorf("%v panics on the responses to %d requests are counted", got, during)
 	}
 	expect("with a panic on each response", "/version-1", 50, 410)

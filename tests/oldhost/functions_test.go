@@ -21,6 +21,8 @@ const (
 	statusOK = iota
 	statusNotFound
 	statusBadArgument
+	statusEmpty       = 7
+	statusCasMismatch = 8
 )
 
 // wasiInvalid and wasiNotSupported are results of functions of WASI.
@@ -70,11 +72,30 @@ var functions = []function{
 		c.response = &response{status: uint32(a[0]), body: string(h.bytes(a[3], a[4])), headers: pairs(h.bytes(a[5], a[6])), at: time.Now()}
 		return statusOK
 	}},
-	{"env.proxy_get_shared_data", "iiiii", "i", nil},
-	{"env.proxy_set_shared_data", "iiiii", "i", nil},
-	{"env.proxy_register_shared_queue", "iii", "i", nil},
+	{"env.proxy_get_shared_data", "iiiii", "i", func(h *host, a []uint64) uint32 {
+		value, ok := h.shared[string(h.bytes(a[0], a[1]))]
+		if !ok {
+			return statusNotFound
+		}
+		h.set32(a[4], value.version)
+		return h.give(value.data, a[2], a[3])
+	}},
+	{"env.proxy_set_shared_data", "iiiii", "i", func(h *host, a []uint64) uint32 {
+		name := string(h.bytes(a[0], a[1]))
+		value := h.shared[name]
+		if value.version != 0 && a[4] != 0 && uint32(a[4]) != value.version {
+			return statusCasMismatch
+		}
+		h.shared[name] = sharedValue{h.bytes(a[2], a[3]), value.version + 1}
+		return statusOK
+	}},
+	{"env.proxy_register_shared_queue", "iii", "i", func(h *host, a []uint64) uint32 {
+		const token = 1 // There is one VM, and so one queue, in which nobody puts anything.
+		h.set32(a[2], token)
+		return statusOK
+	}},
 	{"env.proxy_resolve_shared_queue", "iiiii", "i", nil},
-	{"env.proxy_dequeue_shared_queue", "iii", "i", nil},
+	{"env.proxy_dequeue_shared_queue", "iii", "i", func(*host, []uint64) uint32 { return statusEmpty }},
 	{"env.proxy_enqueue_shared_queue", "iii", "i", nil},
 	{"env.proxy_get_header_map_value", "iiiii", "i", func(h *host, a []uint64) uint32 {
 		const ofRequest = 0

@@ -63,9 +63,18 @@ type host struct {
 	// answer is the response of the current callback.
 	answer *answer
 
+	// shared is the shared data.
+	shared map[string]sharedValue
+
 	metrics     map[uint32]*metric
 	metricNames map[string]uint32
 	log         []string
+}
+
+// sharedValue is a value in the shared data. Each change changes its version.
+type sharedValue struct {
+	data    []byte
+	version uint32
 }
 
 // contextOf is a plugin context or a stream.
@@ -109,7 +118,7 @@ func newHost(t testing.TB) *host {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return &host{
-		t: t, ctx: ctx, contexts: map[uint32]*contextOf{}, metrics: map[uint32]*metric{}, metricNames: map[string]uint32{},
+		t: t, ctx: ctx, contexts: map[uint32]*contextOf{}, metrics: map[uint32]*metric{}, metricNames: map[string]uint32{}, shared: map[string]sharedValue{},
 		properties: map[string]string{}, clusters: map[string]string{}, answers: make(chan *answer, 100),
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(hfidtest.Main(m)) }
 
-const settings = `{"control_plane_cluster": "daemon", "stale_after": "1s"}`
+const settings = `{"control_plane_cluster": "daemon", "stale_after": "10s"}`
 
 // policies are a fault of each kind for service frontend, in a version.
 func policies(version int) map[string]string {
@@ -154,7 +154,7 @@ func TestStories(t *testing.T) {
 	})
 
 	// A second listener's settings, and the end of the first's.
-	second := w.startPlugin(`{"control_plane_cluster": "daemon", "stale_after": "1s", "fault_header": false}`)
+	second := w.startPlugin(`{"control_plane_cluster": "daemon", "stale_after": "10s", "fault_header": false}`)
 	if c := w.request(second, "/abort"); c.response == nil || header(c.response.headers, "x-hfi-fault") != "" {
 		t.Errorf("request /abort of the second listener: %+v", c.response)
 	} else {
@@ -180,7 +180,7 @@ func TestManyConfigurations(t *testing.T) {
 	w.until("the first policies are in force", func() bool { return w.said("Received config update from control plane") })
 	var others []uint32
 	for i := range 25 {
-		others = append(others, w.startPlugin(fmt.Sprintf(`{"control_plane_cluster": "daemon", "stale_after": "1s", "max_delay": %d}`, 1+i)))
+		others = append(others, w.startPlugin(fmt.Sprintf(`{"control_plane_cluster": "daemon", "stale_after": "10s", "max_delay": %d}`, 1+i)))
 	}
 	for _, id := range others {
 		if c := w.request(id, "/abort"); c.response == nil {

@@ -1,0 +1,467 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/boifi/hfi/filter/group"
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
+)
+
+const (
+	// signPeriod is the longest time between two signs of life of a VM, and half of
+	// it the shortest. Another VM leads a few of them after the leader's last one.
+	signPeriod = 2 * time.Second
+	// gatherLimit bounds how long the leader waits until all VMs have new policies in
+	// force, before it reports that.
+	gatherLimit = time.Second
+	// While the VMs in the group change, and for unsettledTime after that, the leader
+	// asks the daemon to hold its requests for unsettledWait at most, so that it
+	// reports them soon.
+	unsettledTime, unsettledWait = 5 * time.Second, time.Second
+	// creationPause separates the creation of the shared record from the first change
+	// of it: several VMs may create it at once.
+	creationPause = 20 * time.Millisecond
+	// missesUntilForgotten is how many signs ago a member's last one was when the
+	// leader removes it. Until then one that has left is reported.
+	missesUntilForgotten = 30
+	// missesUntilHelped is for how many signs a member may have other policies in force
+	// than the leader before the leader looks after the shared ones.
+	missesUntilHelped = 3
+	// minSharedStale is the shortest stale_after with which a VM joins others: it sees
+	// confirmations by the daemon only when it signs.
+	minSharedStale = 5 * signPeriod
+	// leaderTime is how long a VM may lead without a confirmation by the daemon before
+	// another one tries.
+	leaderTime = maxWait + responseTimeout + maxBehind
+	// maxChanges bounds the attempts to change the record. Each one fails only if
+	// another VM's succeeds.
+	maxChanges = 2 * group.MaxMembers
+	// maxNotes bounds the notes that are read at once.
+	maxNotes = 1000
+	// maxVMsHeader bounds the header with the VMs, in bytes.
+	maxVMsHeader = 8 << 10
+)
+
+// share is a poller's part in a group: the VMs of this Envoy with the same source. One
+// of them leads: only its poller asks the daemon. The group's record and the program
+// that it got are in Envoy's shared data, and each VM has a queue, which wakes it.
+type share struct {
+	poll *poller
+	// alone reports that there is no group: the poller asks for itself.
+	alone bool
+	// joined reports that queue is valid.
+	joined bool
+	queue  uint32
+	// leads reports that this VM is the leader, as far as it knows.
+	leads bool
+	// record is the group's, as last seen, and watch what this VM has seen of the others.
+	record group.Record
+	watch  group.Watch
+	// next is the time of the next sign of life.
+	next time.Time
+	// confirmations is the last number of confirmations seen. It is valid if known is true.
+	confirmations uint32
+	known         bool
+	// fresh reports that the last confirmation was not too old when it was seen.
+	fresh bool
+	// heardAt is when the last confirmation was seen, or another leader.
+	heardAt time.Time
+	leader  string
+	// unsettled is until when requests are short.
+	unsettled time.Time
+	// gathering reports that the next request waits until all VMs have the policies in force.
+	gathering bool
+	// behind counts this VM's looks, as the leader, at which some other VM did not have
+	// its policies in force, in a row. If renew is true, the policies are to be shared again.
+	behind int
+	renew  bool
+}
+
+// names of the values and queues in this VM's name space of the host.
+func (s *share) name(kind string) string {
+	source := &s.poll.source
+	return "hfi." + kind + ".1 " + source.Cluster + " " + source.Address + " " + source.StaleAfter.String()
+}
+
+// asks reports whether this VM asks the daemon.
+func (s *share) asks() bool { return s.alone || s.leads }
+
+// restart makes the VM join again in another plugin context.
+func (s *share) restart(now time.Time) {
+	s.joined = false
+	s.next = now
+	source := &s.poll.source
+	// A VM that cannot enforce policies reports why by itself.
+	s.alone = s.alone || source.Refused != "" || source.StaleAfter < minSharedStale
+}
+
+// tick does what is due.
+func (s *share) tick(now time.Time) {
+	if s.alone || now.Before(s.next) {
+		return
+	}
+	if s.leads {
+		s.poll.vm.trap(onLead)
+	}
+	s.next = now.Add(s.poll.jitter(signPeriod))
+	if !s.joined && !s.join(now) {
+		return
+	}
+	s.sign(now, true)
+}
+
+// join registers the queue, and creates the record. It must run in the poller's plugin
+// context, and not while a plugin context starts: Envoy starts each also in a VM that it
+// uses for nothing else.
+func (s *share) join(now time.Time) bool {
+	queue, err := proxywasm.RegisterSharedQueue(s.name("queue " + s.poll.vm.id))
+	if err != nil {
+		s.failed("registering a queue", err)
+		return false
+	}
+	s.queue, s.joined = queue, true
+	if s.heardAt.IsZero() {
+		s.heardAt = now
+	}
+	_, _, err = proxywasm.GetSharedData(s.name("group"))
+	if err != errNotFound { //nolint:errorlint // the SDK returns it as it is, and errors.Is adds to the module
+		return true
+	}
+	empty := group.Record{}
+	if err := proxywasm.SetSharedData(s.name("group"), empty.Encode(), 0); err != nil && err != types.ErrorStatusCasMismatch { //nolint:errorlint // as above
+		s.failed("writing to the shared data", err)
+		return false
+	}
+	s.next = now.Add(creationPause)
+	return false
+}
+
+// failed makes the poller ask by itself, because the host does not let it share.
+func (s *share) failed(doing string, err error) {
+	proxywasm.LogWarn("hfi: each VM of this Envoy fetches policies by itself: " + doing + ": " + err.Error())
+	s.alone, s.leads, s.gathering = true, false, false
+	s.poll.next = s.poll.vm.now()
+}
+
+// load reads the record. One that is invalid counts as empty.
+func (s *share) load() (r group.Record, cas uint32, err error) {
+	data, cas, err := proxywasm.GetSharedData(s.name("group"))
+	if err != nil && err != errNotFound { //nolint:errorlint // as above
+		return r, 0, err
+	}
+	r, _ = group.Read(data)
+	return r, cas, nil
+}
+
+// change changes the record, unless f returns false. It calls f again if another VM
+// has changed the record meanwhile. It reports whether the record was changed.
+func (s *share) change(f func(*group.Record) bool) bool {
+	for range maxChanges {
+		r, cas, err := s.load()
+		if err != nil {
+			s.failed("reading the shared data", err)
+			return false
+		}
+		if !f(&r) {
+			return false
+		}
+		err = proxywasm.SetSharedData(s.name("group"), r.Encode(), cas)
+		if err == nil {
+			s.record = r
+			return true
+		}
+		if err != types.ErrorStatusCasMismatch { //nolint:errorlint // as above
+			s.failed("writing to the shared data", err)
+			return false
+		}
+	}
+	return false
+}
+
+// sign tells the others that this VM lives and what it has in force, takes the lead if
+// nobody has it, and follows the leader otherwise. Look reports that it is time to see
+// which of the others live.
+func (s *share) sign(now time.Time, look bool) {
+	id, looked := s.poll.vm.id, look
+	signed := s.change(func(r *group.Record) bool {
+		if look && s.watch.Look(r, id) {
+			s.unsettled = now.Add(unsettledTime)
+		}
+		look = false
+		if !s.note(r) {
+			return false
+		}
+		leader := r.Member(r.Leader)
+		if leader == nil || r.Leader != id && (!s.watch.Lives(leader) || r.Leader == s.leader && now.Sub(s.heardAt) > leaderTime) {
+			r.Leader = id
+		}
+		if r.Leader == id {
+			r.Remove(func(m *group.Member) bool { return s.watch.Misses(m.ID) >= missesUntilForgotten })
+		}
+		return true
+	})
+	if !signed {
+		return
+	}
+	s.follow(now)
+	if looked && s.leads && !s.gathering {
+		s.help()
+	}
+}
+
+// help makes other VMs take up the leader's policies if they have not for a few looks.
+func (s *share) help() {
+	if s.poll.tag == "" || s.settled() {
+		s.behind = 0
+		return
+	}
+	if s.behind++; s.behind < missesUntilHelped {
+		return
+	}
+	s.behind = 0
+	data, _, err := proxywasm.GetSharedData(s.name("program"))
+	if shared, valid := group.ReadProgram(data); err != nil || !valid || shared.Tag != s.poll.tag {
+		// A former leader may have shared its policies late.
+		s.renew = true
+		return
+	}
+	s.wakeAll()
+}
+
+// follow acts on the record.
+func (s *share) follow(now time.Time) {
+	p, id := s.poll, s.poll.vm.id
+	if s.record.Leader != s.leader {
+		s.leader, s.heardAt = s.record.Leader, now
+	}
+	if s.leader != id {
+		s.leads, s.gathering = false, false
+	}
+	if s.leads {
+		return
+	}
+	switch {
+	case s.record.Tag == "":
+	case !s.known || s.record.Confirmations != s.confirmations:
+		age := time.Duration(0)
+		if !s.known {
+			age = max(time.Duration(now.UnixMilli()-s.record.ConfirmedAt)*time.Millisecond, 0)
+		}
+		s.known, s.confirmations, s.heardAt = true, s.record.Confirmations, now
+		s.fresh = age < p.source.StaleAfter
+		if s.fresh && (s.take() || p.tag == s.record.Tag) {
+			p.confirmed(now.Add(-age))
+		}
+	case s.fresh && !p.stale:
+		s.take()
+	}
+	if s.leader == id {
+		proxywasm.LogInfo("hfi: asking the control plane for all VMs of this Envoy, vm=" + id)
+		s.leads, s.behind, s.unsettled = true, 0, now.Add(unsettledTime)
+		p.next = now
+		if p.revision == "" {
+			p.revision = s.record.Revision
+		}
+	}
+}
+
+// take puts the shared program in force and notes that. It returns false if that is
+// not possible, or it is in force.
+func (s *share) take() bool {
+	p, tag := s.poll, s.record.Tag
+	if tag == p.tag {
+		return false
+	}
+	data, _, err := proxywasm.GetSharedData(s.name("program"))
+	if err != nil {
+		return false // The leader notices that this VM has not noted it.
+	}
+	shared, valid := group.ReadProgram(data)
+	if !valid || shared.Tag != tag {
+		return false
+	}
+	read, err := program.Read(shared.Encoded, p.vm.identity.workload())
+	if err != nil {
+		proxywasm.LogWarn("hfi: the policies in the shared data are invalid: " + err.Error())
+		return false
+	}
+	p.put(answer{tag: shared.Tag, revision: shared.Revision, commit: shared.Commit, program: read})
+	s.change(s.note)
+	if leader := s.record.Member(s.record.Leader); leader != nil && leader.ID != p.vm.id {
+		s.wake(leader)
+	}
+	return true
+}
+
+// note sets this VM's entry in the record. It returns false if there is no room for it.
+func (s *share) note(r *group.Record) bool {
+	me := r.Join(s.poll.vm.id)
+	if me == nil {
+		return false
+	}
+	me.Queue, me.Left, me.Tag = s.queue, false, s.poll.tag
+	me.Beat++
+	return true
+}
+
+// wake calls woken in another VM.
+func (s *share) wake(m *group.Member) { _ = proxywasm.EnqueueSharedQueue(m.Queue, []byte{1}) }
+
+// wakeAll calls woken in all other VMs that live. It reports whether there are any.
+func (s *share) wakeAll() (any bool) {
+	for i := range s.record.Members {
+		if m := &s.record.Members[i]; m.ID != s.poll.vm.id && s.watch.Lives(m) {
+			s.wake(m)
+			any = true
+		}
+	}
+	return any
+}
+
+// woken handles notes of other VMs: there are new policies, another VM has put them in
+// force, or the leader has left.
+func (s *share) woken() {
+	for range maxNotes {
+		if _, err := proxywasm.DequeueSharedQueue(s.queue); err != nil {
+			break
+		}
+	}
+	now := s.poll.vm.now()
+	if s.alone {
+		return
+	}
+	if !s.leads {
+		s.sign(now, false)
+		return
+	}
+	r, _, err := s.load()
+	if err != nil {
+		return
+	}
+	s.record = r
+	s.follow(now)
+	if s.leads && s.gathering && !s.poll.asking && s.settled() {
+		s.gathering = false
+		s.poll.scheduleNext(false)
+	}
+}
+
+// settled reports whether all VMs that live have the leader's policies in force.
+func (s *share) settled() bool {
+	for i := range s.record.Members {
+		if m := &s.record.Members[i]; m.ID != s.poll.vm.id && s.watch.Lives(m) && m.Tag != s.poll.tag {
+			return false
+		}
+	}
+	return true
+}
+
+// publish tells the other VMs what the daemon has confirmed. If the response has a
+// program, which is in force now, they put it in force too: awaited reports that.
+func (s *share) publish(a *answer) (awaited bool) {
+	p := s.poll
+	if s.alone || !s.leads || !group.Shareable(p.tag) || !group.Shareable(p.revision) {
+		return false
+	}
+	if a.program != nil {
+		shared := group.Program{Tag: a.tag, Revision: a.revision, Commit: a.commit, Encoded: a.encoded}
+		_, cas, _ := proxywasm.GetSharedData(s.name("program"))
+		if err := proxywasm.SetSharedData(s.name("program"), shared.Encode(), cas); err != nil && err != types.ErrorStatusCasMismatch { //nolint:errorlint // as above
+			s.failed("writing to the shared data", err)
+			return false
+		}
+		s.renew = false
+	}
+	now := p.vm.now()
+	if !s.change(func(r *group.Record) bool {
+		if r.Leader != p.vm.id || !s.note(r) {
+			return false
+		}
+		r.Tag, r.Revision = p.tag, p.revision
+		r.Confirmations++
+		r.ConfirmedAt = now.UnixMilli()
+		return true
+	}) {
+		return false
+	}
+	s.known, s.confirmations, s.heardAt = true, s.record.Confirmations, now
+	return a.program != nil && s.wakeAll()
+}
+
+// leave tells the others that this VM stops.
+func (s *share) leave() {
+	if s.alone || !s.joined {
+		return
+	}
+	s.joined = false
+	id := s.poll.vm.id
+	s.change(func(r *group.Record) bool {
+		me := r.Member(id)
+		if me == nil {
+			return false
+		}
+		if r.Leader == id {
+			r.Leader = ""
+		}
+		me.Left, me.Tag = true, ""
+		me.Beat++
+		if len(s.poll.vm.plugins) > 0 {
+			// It lives, in another group.
+			r.Remove(func(m *group.Member) bool { return m.ID == id })
+		}
+		return true
+	})
+	if s.leads {
+		s.leads = false
+		s.wakeAll()
+	}
+}
+
+// report returns the value of the header that names the other VMs, or "".
+func (s *share) report(now time.Time) string {
+	if s.alone {
+		return ""
+	}
+	if r, _, err := s.load(); err == nil {
+		s.record = r
+	}
+	var list strings.Builder
+	named := 0
+	for i := range s.record.Members {
+		m := &s.record.Members[i]
+		if m.ID == s.poll.vm.id || !m.Left && !s.watch.Lives(m) {
+			continue
+		}
+		if named == api.MaxVMs || list.Len() > maxVMsHeader {
+			break
+		}
+		if named++; named > 1 {
+			list.WriteByte(',')
+		}
+		list.WriteString(m.ID)
+		switch {
+		case m.Left:
+			list.WriteString("=" + api.VMGone)
+			continue
+		case m.Tag == s.poll.tag && m.Tag != "":
+			continue
+		case !isTag(m.Tag):
+			list.WriteString("=" + api.VMWithout)
+		default:
+			list.WriteString("=" + m.Tag)
+		}
+		s.unsettled = now.Add(unsettledTime)
+	}
+	return list.String()
+}
+
+// isTag reports whether a text from the shared data is an ETag that the daemon can read
+// in a list.
+func isTag(text string) bool {
+	last := len(text) - 1
+	return last > 0 && text[0] == '"' && text[last] == '"' && strings.IndexByte(text[1:last], '"') < 0 && strings.IndexByte(text, ',') < 0
+}

@@ -1,0 +1,537 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boifi/hfi/filter/group"
+	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/internal/api"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
+)
+
+// crew emulates an Envoy whose threads each have a VM. The emulator has one VM, so
+// the others are called directly; they share its shared data, queues and calls.
+type crew struct {
+	proxytest.HostEmulator
+	types.DefaultVMContext
+	types.DefaultPluginContext
+	t       *testing.T
+	at      time.Time
+	seed    uint64
+	threads []*thread
+	// calls counts the calls of all threads.
+	calls int
+}
+
+// thread is a worker thread.
+type thread struct {
+	vm *vm
+	// armed is when the VM set its tick period.
+	armed  time.Time
+	period time.Duration
+	// notes are the queues with notes for the VM.
+	notes []uint32
+	// gone reports that the VM has trapped or stopped.
+	gone bool
+	// call is the ID of its call in flight, with its headers, or -1.
+	call    int
+	headers map[string]string
+}
+
+func (c *crew) NewPluginContext(uint32) types.PluginContext { return c }
+
+// OnQueueReady is what the host calls on the thread of the VM that has the queue.
+func (c *crew) OnQueueReady(queue uint32) {
+	for _, thread := range c.threads {
+		for _, plugin := range thread.vm.plugins {
+			if share := &plugin.poll.share; share.joined && share.queue == queue {
+				thread.notes = append(thread.notes, queue)
+			}
+		}
+	}
+}
+
+func newCrew(t *testing.T, threads int, config string) *crew {
+	c := &crew{t: t, at: time.Unix(1_000_000, 0), seed: 7}
+	options := proxytest.NewEmulatorOption().WithVMContext(c).WithPluginConfiguration([]byte(config)).
+		WithProperty([]string{"xds", "node", "metadata", "WORKLOAD_NAME"}, []byte("frontend"))
+	emulator, reset := proxytest.NewHostEmulator(options)
+	t.Cleanup(reset)
+	c.HostEmulator = emulator
+	c.StartVM()
+	c.StartPlugin()
+	for range threads {
+		c.join()
+	}
+	return c
+}
+
+// join starts a VM in another thread.
+func (c *crew) join() *thread {
+	random := func() uint64 {
+		c.seed = c.seed*6364136223846793005 + 1442695040888963407
+		return c.seed>>11 | c.seed<<53
+	}
+	thread := &thread{vm: newVM(random, func() time.Time { return c.at }), call: -1}
+	thread.vm.startPlugin(proxytest.PluginContextID)
+	c.threads = append(c.threads, thread)
+	c.run(thread, func() {})
+	return thread
+}
+
+// run runs a callback in a thread, and then those that it causes in others.
+func (c *crew) run(in *thread, f func()) {
+	c.t.Helper()
+	f()
+	in.armed, in.period = c.at, time.Duration(c.GetTickPeriod())*time.Millisecond
+	if all := c.GetCalloutAttributesFromContext(proxytest.PluginContextID); len(all) > c.calls {
+		if in.call >= 0 || len(all) > c.calls+1 {
+			c.t.Fatal("a VM has two requests in flight")
+		}
+		c.calls++
+		in.call, in.headers = int(all[len(all)-1].CalloutID), map[string]string{}
+		for _, header := range all[len(all)-1].Headers {
+			in.headers[header[0]] = header[1]
+		}
+	}
+	for _, thread := range c.threads {
+		for !thread.gone && len(thread.notes) > 0 {
+			queue := thread.notes[0]
+			thread.notes = thread.notes[1:]
+			c.run(thread, func() { thread.vm.queueReady(queue) })
+		}
+	}
+}
+
+// pass advances the clock and sends the ticks that are due.
+func (c *crew) pass(d time.Duration) {
+	c.t.Helper()
+	for end := c.at.Add(d); ; {
+		var next *thread
+		for _, thread := range c.threads {
+			if !thread.gone && thread.period > 0 && (next == nil || thread.armed.Add(thread.period).Before(next.armed.Add(next.period))) {
+				next = thread
+			}
+		}
+		if next == nil || next.armed.Add(next.period).After(end) {
+			c.at = end
+			return
+		}
+		if due := next.armed.Add(next.period); due.After(c.at) {
+			c.at = due
+		}
+		c.run(next, func() { next.vm.tick(proxytest.PluginContextID) })
+	}
+}
+
+// asking returns the thread that leads. It has a request in flight.
+func (c *crew) asking() *thread {
+	c.t.Helper()
+	var asking []*thread
+	for _, thread := range c.threads {
+		if !thread.gone && thread.call >= 0 && thread.vm.plugins[0].poll.share.leads {
+			asking = append(asking, thread)
+		}
+	}
+	if len(asking) != 1 {
+		c.t.Fatalf("%d VMs lead, and have a request in flight", len(asking))
+	}
+	return asking[0]
+}
+
+// inFlight is the number of requests of all VMs.
+func (c *crew) inFlight() (n int) {
+	for _, thread := range c.threads {
+		if thread.call >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// answer answers a thread's request.
+func (c *crew) answer(to *thread, status string, headers map[string]string, body string) {
+	c.t.Helper()
+	list := [][2]string{{":status", status}, {"content-type", program.MediaType}}
+	for name, value := range headers {
+		list = append(list, [2]string{name, value})
+	}
+	call := to.call
+	to.call = -1
+	c.run(to, func() { c.CallOnHttpCallResponse(uint32(call), list, nil, []byte(body)) })
+	c.pass(time.Millisecond) // The next request is sent in a tick.
+}
+
+// update answers the only request with a policy that aborts with that status.
+func (c *crew) update(status int) {
+	c.t.Helper()
+	body := compile(c.t, fmt.Sprintf(`{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"abort":{"status":%d}}}]}}]}`, status))
+	c.answer(c.asking(), "200", map[string]string{"etag": tagOf(status), "x-hfi-commit": "c", "x-hfi-revision": fmt.Sprintf("r-%d", status)}, body)
+}
+
+func tagOf(status int) string { return fmt.Sprintf(`"v1:%d"`, status) }
+
+// confirm answers the only request with 304, after as long as it may wait.
+func (c *crew) confirm() {
+	c.t.Helper()
+	asking := c.asking()
+	_, wait, _ := strings.Cut(asking.headers[":path"], "wait=")
+	held, err := time.ParseDuration(wait)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.pass(held)
+	c.answer(asking, "304", nil, "")
+}
+
+// settle confirms requests until they may wait long.
+func (c *crew) settle() {
+	c.t.Helper()
+	for range 100 {
+		if strings.HasSuffix(c.asking().headers[":path"], "wait=20s") {
+			return
+		}
+		c.confirm()
+	}
+	c.t.Fatal("the requests stay short")
+}
+
+// inForce checks the policies in force in each VM that has not gone; 0 stands for none.
+func (c *crew) inForce(status int) {
+	c.t.Helper()
+	for i, thread := range c.threads {
+		if thread.gone {
+			continue
+		}
+		got := 0
+		if rules := thread.vm.plugins[0].program.Rules; len(rules) > 0 {
+			got = rules[0].Abort.Status
+		}
+		if got != status {
+			c.t.Errorf("VM %d has the policy %d in force, want %d", i, got, status)
+		}
+	}
+}
+
+// named checks which VMs the request in flight names beside its own, with which states.
+func (c *crew) named(want map[*thread]string) {
+	c.t.Helper()
+	got := strings.Split(c.asking().headers[api.HeaderVMs], ",")
+	var all []string
+	for thread, state := range want {
+		all = append(all, thread.vm.id+state)
+	}
+	if len(all) == 0 {
+		all = []string{""}
+	}
+	slices.Sort(got)
+	slices.Sort(all)
+	if !slices.Equal(got, all) {
+		c.t.Errorf("the request names %v, want %v", got, all)
+	}
+}
+
+// others returns the threads that live, except for one, each with no state.
+func (c *crew) others(except *thread) map[*thread]string {
+	all := map[*thread]string{}
+	for _, thread := range c.threads {
+		if thread != except && !thread.gone {
+			all[thread] = ""
+		}
+	}
+	return all
+}
+
+// trap ends a thread's VM without a word.
+func (c *crew) trap(thread *thread) { thread.gone = true }
+
+// stop ends a thread's VM as Envoy does.
+func (c *crew) stop(thread *thread) {
+	c.t.Helper()
+	c.run(thread, func() { thread.vm.stopPlugin(proxytest.PluginContextID) })
+	thread.gone = true
+}
+
+// TestOneVMAsksForAll checks that one VM asks, that all put in force what it gets, and that it
+// reports them all in its next request.
+func TestOneVMAsksForAll(t *testing.T) {
+	c := newCrew(t, 17, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.inForce(418)
+	leader := c.asking() // at once
+	c.named(c.others(leader))
+	if leader.headers["if-none-match"] != tagOf(418) {
+		t.Errorf("the request is %v", leader.headers)
+	}
+	c.settle()
+	for _, status := range []int{419, 420, 421} {
+		c.pass(7 * time.Second)
+		c.update(status)
+		c.inForce(status)
+		c.named(c.others(leader))
+	}
+	for range 30 {
+		c.confirm()
+		if c.asking() != leader || c.inFlight() != 1 {
+			t.Fatalf("another VM leads, or there are more requests than one: %d", c.inFlight())
+		}
+		c.named(c.others(leader))
+	}
+	c.inForce(421)
+	for i, thread := range c.threads {
+		if stale := c.at.Sub(thread.vm.plugins[0].poll.confirmedAt); stale > maxWait+signPeriod {
+			t.Errorf("VM %d knows of the last confirmation %s ago", i, stale)
+		}
+	}
+}
+
+// TestAnotherVMTakesOver checks that another VM asks soon after the leader has trapped or stopped.
+func TestAnotherVMTakesOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(*crew, *thread)
+		most time.Duration
+		// gone is the state of the former leader in the next request.
+		gone bool
+	}{
+		"trapped": {(*crew).trap, (missesUntilLed + 1) * signPeriod, false},
+		"stopped": {(*crew).stop, 10 * time.Millisecond, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newCrew(t, 5, frontendConfig)
+			e.pass(100 * time.Millisecond)
+			e.update(418)
+			e.settle()
+			former := e.asking()
+			c.end(e, former)
+			e.pass(c.most)
+			next := e.asking()
+			if next.headers["if-none-match"] != tagOf(418) || next.headers[api.HeaderRevision] != "r-418" {
+				t.Errorf("the next request is %v", next.headers)
+			}
+			want := e.others(next)
+			if c.gone {
+				want[former] = "=gone"
+			}
+			e.named(want)
+			e.update(419)
+			e.inForce(419)
+			for range 100 { // until it is not named any more
+				e.confirm()
+			}
+			e.named(e.others(next))
+		})
+	}
+}
+
+// missesUntilLed is package group's missesUntilDead.
+const missesUntilLed = 3
+
+// TestATrappedVMIsNotNamed checks that the leader names only the VMs that live, and reports others
+// again once they do.
+func TestATrappedVMIsNotNamed(t *testing.T) {
+	c := newCrew(t, 4, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	leader := c.asking()
+	trapped := c.threads[1]
+	if trapped == leader {
+		trapped = c.threads[2]
+	}
+	c.trap(trapped)
+	c.update(419) // it has not taken this up
+	c.pass(2 * gatherLimit)
+	want := c.others(leader)
+	want[trapped] = `="v1:418"`
+	c.named(want)
+	for range 10 {
+		c.confirm()
+	}
+	c.named(c.others(leader))
+	trapped.gone = false // it had only been slow
+	c.pass(2 * signPeriod)
+	c.confirm()
+	c.named(c.others(leader))
+	c.inForce(419)
+}
+
+// TestANewVMStartsWithTheSharedPolicies checks that a VM that starts later puts the shared policies
+// in force without a request, unless they are stale.
+func TestANewVMStartsWithTheSharedPolicies(t *testing.T) {
+	c := newCrew(t, 2, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	c.join()
+	c.pass(10 * time.Millisecond)
+	c.inForce(418)
+	c.asking()
+
+	for _, thread := range slices.Clone(c.threads) {
+		c.stop(thread)
+	}
+	c.join()
+	c.pass(10 * time.Millisecond)
+	c.inForce(418)
+	if tag := c.asking().headers["if-none-match"]; tag != tagOf(418) {
+		t.Errorf("the request has the tag %s", tag)
+	}
+	c.stop(c.asking())
+	c.pass(defaultStaleAfter + time.Minute)
+	c.join()
+	c.pass(10 * time.Millisecond)
+	c.inForce(0)
+	if tag, given := c.asking().headers["if-none-match"]; given {
+		t.Errorf("the request has the tag %s", tag)
+	}
+	c.update(418)
+	c.inForce(418)
+}
+
+// TestPoliciesEndInAllVMs checks that the faults of each VM stop without a confirmation, and
+// that one VM after the other tries meanwhile.
+func TestPoliciesEndInAllVMs(t *testing.T) {
+	c := newCrew(t, 3, `{"control_plane_cluster": "hfi", "stale_after": "2m"}`)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	leaders := map[*thread]bool{}
+	fail := func(d time.Duration) {
+		for end := c.at.Add(d); c.at.Before(end); c.pass(100 * time.Millisecond) {
+			for _, thread := range c.threads {
+				if thread.call >= 0 {
+					leaders[thread] = true
+					c.answer(thread, "503", nil, "")
+				}
+			}
+		}
+	}
+	fail(110 * time.Second)
+	c.inForce(418)
+	fail(20 * time.Second)
+	c.inForce(0)
+	if len(leaders) < 2 {
+		t.Error("the same VM tried for two minutes")
+	}
+	fail(10 * time.Minute)
+	c.pass(maxBackoff)
+	c.update(419)
+	c.inForce(419)
+	c.settle()
+	c.named(c.others(c.asking()))
+}
+
+// TestAFrozenEnvoyKeepsItsLeader checks that VMs do not look dead after a pause of all threads.
+func TestAFrozenEnvoyKeepsItsLeader(t *testing.T) {
+	c := newCrew(t, 4, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	leader := c.asking()
+	for range 5 {
+		c.at = c.at.Add(25 * time.Second)
+		c.pass(10 * time.Second)
+		if c.asking() != leader {
+			t.Fatal("another VM leads")
+		}
+		c.confirm()
+	}
+}
+
+// TestForeignSharedData checks that whatever is in the shared data, the VMs survive it, and have
+// the daemon's policies in force soon after.
+func TestForeignSharedData(t *testing.T) {
+	alien := group.Record{Leader: "00000000000000aa", Confirmations: 5, ConfirmedAt: 1, Tag: `"v1:x"`}
+	alien.Join(alien.Leader)
+	odd := group.Record{Leader: alien.Leader}
+	for i, tag := range []string{`"v1:x`, `x"`, `"`, `"a,b"`, "gone", `"a"="b"`} {
+		odd.Join(fmt.Sprintf("%016x", i)).Tag = tag
+	}
+	forged := group.Program{Tag: `"v1:x"`, Encoded: []byte("hfi")}
+	for name, contents := range map[string]map[string][]byte{
+		"empty":               {"group": {}, "program": {}},
+		"garbage":             {"group": []byte("hfg1 garbage"), "program": []byte("hfp1 garbage")},
+		"long":                {"group": make([]byte, 1<<20), "program": make([]byte, 1<<20)},
+		"another leader":      {"group": alien.Encode()},
+		"odd ETags":           {"group": odd.Encode()},
+		"an invalid program":  {"group": alien.Encode(), "program": forged.Encode()},
+		"a truncated program": {"program": []byte("hfp1\x05abc")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrew(t, 3, frontendConfig)
+			c.pass(100 * time.Millisecond)
+			c.update(418)
+			c.settle()
+			share := &c.threads[0].vm.plugins[0].poll.share
+			for kind, data := range contents {
+				_, cas, _ := proxywasm.GetSharedData(share.name(kind))
+				if err := proxywasm.SetSharedData(share.name(kind), data, cas); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 20 {
+				c.pass(time.Second)
+				for _, thread := range c.threads {
+					if thread.call >= 0 {
+						for named := range strings.SplitSeq(thread.headers[api.HeaderVMs], ",") {
+							if named != "" && !regexp.MustCompile(`^[0-9a-f]{16}(=none|=gone|="[^"]*")?$`).MatchString(named) {
+								t.Errorf("a request names %q", named)
+							}
+						}
+						c.answer(thread, "304", nil, "")
+					}
+				}
+			}
+			c.inForce(418)
+			c.pass(maxBackoff)
+			c.update(419)
+			c.inForce(419)
+			c.join()
+			c.pass(5 * time.Second)
+			c.inForce(419)
+			if errors := c.GetErrorLogs(); len(errors) > 0 {
+				t.Errorf("errors: %v", errors)
+			}
+		})
+	}
+}
+
+// TestALateProgramIsReplaced checks that the leader shares its policies again if a former leader
+// has overwritten them.
+func TestALateProgramIsReplaced(t *testing.T) {
+	c := newCrew(t, 3, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	share := &c.threads[0].vm.plugins[0].poll.share
+	late := group.Program{Tag: tagOf(417), Encoded: []byte(compile(t, `{"policies":[]}`))}
+	_, cas, _ := proxywasm.GetSharedData(share.name("program"))
+	if err := proxywasm.SetSharedData(share.name("program"), late.Encode(), cas); err != nil {
+		t.Fatal(err)
+	}
+	joined := c.join()
+	for range 30 {
+		c.pass(time.Second)
+		if asking := c.asking(); asking.headers["if-none-match"] == "" {
+			c.update(418)
+			c.inForce(418)
+			if joined.vm.plugins[0].poll.tag != tagOf(418) {
+				t.Error("the new VM has other policies")
+			}
+			return
+		}
+		if c.asking() == joined {
+			t.Fatal("the new VM leads")
+		}
+		c.answer(c.asking(), "304", nil, "")
+		c.pass(maxBackoff)
+	}
+	t.Error("the leader did not ask for its policies again")
+}
