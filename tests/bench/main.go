@@ -45,6 +45,7 @@ var sections = []struct {
 	{"drift", driftSeen},
 	{"commits", commitsFollowed},
 	{"waiting", waitingClients},
+	{"sidecars", sidecars},
 	{"names", invented},
 	{"filter", filterCosts},
 	{"push", pushToFault},
@@ -53,7 +54,7 @@ var sections = []struct {
 func main() {
 	quick := flag.Bool("quick", false, "measure with smaller numbers")
 	check := flag.Bool("check", false, "exit with 1 if any bound is missed, and not only if one is missed that does not depend on the load of the machine")
-	only := flag.String("only", "", "run one section: cold, change, drift, commits, waiting, names, filter or push")
+	only := flag.String("only", "", "run one section: cold, change, drift, commits, waiting, sidecars, names, filter or push")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -99,8 +99,10 @@ func invented(ctx context.Context, c config) (rows []row, err error) {
 // asker sends a filter's requests over one connection.
 type asker struct {
 	address, waits, tag string
-	connection          net.Conn
-	reader              *bufio.Reader
+	// others is the header with the other VMs of its Envoy, or empty.
+	others     string
+	connection net.Conn
+	reader     *bufio.Reader
 }
 
 func (a *asker) dial() (err error) {
@@ -113,6 +115,9 @@ func (a *asker) dial() (err error) {
 func (a *asker) request(to io.Writer, name, service, namespace string) error {
 	_, err := fmt.Fprintf(to, "GET /v1/policies?service=%s&namespace=%s&wait=%s HTTP/1.1\r\nHost: %s\r\nX-Hfi-Node: sidecar~10.0.0.1~%s.%s\r\nX-Hfi-Pod: %s\r\nX-Hfi-Vm: 1f0e3dad99908345\r\n",
 		service, namespace, a.waits, a.address, name, namespace, name)
+	if err == nil && a.others != "" {
+		_, err = fmt.Fprintf(to, "X-Hfi-Vms: %s\r\n", a.others)
+	}
 	if err == nil && a.tag != "" {
 		_, err = fmt.Fprintf(to, "If-None-Match: %s\r\n", a.tag)
 	}
