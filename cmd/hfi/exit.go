@@ -38,8 +38,9 @@ const exitCodesText = `hfi's exit codes:
        guard against unintended deletion, superseded or not on the branch, or
        the branch cannot be read until somebody acts (wait, apply, delete)
     8  no daemon answers at --server, or a proxy there reaches none
-    9  the commit is served, but a filter has stopped asking for policies, or
-       says that it cannot inject faults (wait, apply, delete)
+    9  the commit is served, but a filter has stopped asking for policies or
+       says that it cannot inject faults, or a targeted pod has had no filter
+       for a minute (wait, apply, delete)
   130  interrupted`
 
 func newExitCodes(a *app) *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -209,7 +210,8 @@ func reached(filters api.FiltersStatus) string {
 }
 
 // deliveries reports whether every pod that policies target has a filter, where the
-// daemon delivers it. Pods that no policy targets run none.
+// daemon delivers it. Pods that no policy targets run none. A pod that has none for
+// podGrace ends the wait: it may be one that cannot be scheduled or crashes again and again.
 func (w *waiter) deliveries(_ context.Context, status *api.Status) (bool, string, error) {
 	view := status.Kubernetes.KubernetesView
 	if view == nil || len(view.KeptNamespaces) == 0 {
@@ -221,9 +223,24 @@ func (w *waiter) deliveries(_ context.Context, status *api.Status) (bool, string
 	if view.AwaitedPodsCount == 0 {
 		return true, "", nil
 	}
-	var lines []string
+	var lines, overdue []string
+	before := w.awaitedSince
+	w.awaitedSince = map[string]time.Time{}
 	for _, pod := range view.AwaitedPods {
+		name := join("/", pod.Namespace, pod.Pod)
+		since, known := before[name]
+		if !known {
+			since = time.Now()
+		}
+		w.awaitedSince[name] = since
 		lines = append(lines, podLine(pod))
+		if time.Since(since) >= podGrace {
+			overdue = append(overdue, podLine(pod))
+		}
+	}
+	if len(overdue) > 0 {
+		return false, "", &exitError{exitSilent, fmt.Errorf("%s is served, but after %s %s still without a filter: %s", short(w.commit), podGrace,
+			plural(len(overdue), "targeted pod is", "targeted pods are"), some(overdue, len(overdue)))}
 	}
 	return false, fmt.Sprintf("%s without a filter yet: %s",
 		plural(view.AwaitedPodsCount, "targeted pod is", "targeted pods are"), some(lines, view.AwaitedPodsCount)), nil

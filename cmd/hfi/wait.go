@@ -37,6 +37,9 @@ const (
 	// unknownGrace is stalledGrace where git here cannot say whether the branch has
 	// the commit, and a mirror that lags behind the push is as likely.
 	unknownGrace = 20 * time.Second
+	// podGrace is how long a targeted pod may take until it has the filter, counted
+	// from when the wait first finds it without one: a sidecar loads it in seconds.
+	podGrace = time.Minute
 )
 
 func newWait(a *app) *cobra.Command {
@@ -52,7 +55,8 @@ or not, or in a clone anything that git understands.
 It fails at once with exit code 7 and the reason if the commit is invalid or refused,
 and within seconds if the branch does not have it or if the daemon cannot read the
 branch until somebody acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod if a filter has
-stopped asking for policies and does not enforce it; and with 4 after --timeout.`,
+stopped asking for policies and does not enforce it, or if a pod has no filter after
+a minute, such as one that cannot be scheduled; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
 		Args:              exactly(1, "COMMIT"),
@@ -134,6 +138,8 @@ type waiter struct {
 	// reads is how often it has done so during the wait.
 	seen  time.Time
 	reads int
+	// awaitedSince is when each pod was first found without a filter, by NAMESPACE/NAME.
+	awaitedSince map[string]time.Time
 	// ancestry caches the known results of contains, each of which costs a git process.
 	ancestry map[[2]string]bool
 }

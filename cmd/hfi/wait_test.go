@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +43,31 @@ func TestACommitIsMissingOnlyAfterAGracePeriod(t *testing.T) {
 		if got != test.missing {
 			t.Errorf("%s: error %q, want %q", test.name, got, test.missing)
 		}
+	}
+}
+
+// A pod that gets no filter, such as one that cannot be scheduled, ends the wait
+// and is named. Others that have just started are waited for.
+func TestWaitEndsForAPodThatGetsNoFilter(t *testing.T) {
+	stuck := api.PodProblem{Namespace: "demo", Pod: "frontend-1", Reason: "no contact from its filter"}
+	started := api.PodProblem{Namespace: "demo", Pod: "frontend-2", Reason: "no contact from its filter"}
+	view := &api.KubernetesView{KeptNamespaces: []string{"demo"}, AwaitedPodsCount: 1, AwaitedPods: []api.PodProblem{stuck}}
+	status := &api.Status{Kubernetes: api.KubernetesStatus{Enabled: true, KubernetesView: view}}
+	w := &waiter{commit: "bbbbbbbbbbbb"}
+	if done, _, err := w.deliveries(t.Context(), status); done || err != nil {
+		t.Fatalf("at first: done %t, %v", done, err)
+	}
+	w.awaitedSince["demo/frontend-1"] = time.Now().Add(-podGrace)
+	view.AwaitedPodsCount, view.AwaitedPods = 2, []api.PodProblem{stuck, started}
+	_, _, err := w.deliveries(t.Context(), status)
+	var ended *exitError
+	if !errors.As(err, &ended) || ended.code != exitSilent || !strings.Contains(err.Error(), "pod demo/frontend-1: no contact from its filter") ||
+		strings.Contains(err.Error(), "frontend-2") {
+		t.Errorf("after %s: %v", podGrace, err)
+	}
+	view.AwaitedPodsCount, view.AwaitedPods = 1, []api.PodProblem{started}
+	if done, note, err := w.deliveries(t.Context(), status); done || err != nil || note == "" {
+		t.Errorf("without that pod: done %t, %q, %v", done, note, err)
 	}
 }
 
