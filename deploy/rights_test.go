@@ -52,9 +52,12 @@ func TestRightsAreThoseThatAreUsed(t *testing.T) {
 			delete(used, right)
 		}
 		for right := range used {
-			if how[1] == kube.DeliverByEnvoyFilter && strings.Contains(right, resource) {
+			switch {
+			case how[1] == kube.DeliverByEnvoyFilter && strings.Contains(right, resource):
 				reader[right] = true
-			} else {
+			case right == "list networking.istio.io/envoyfilters":
+				// It looks for what another delivery has left, and without the right finds nothing.
+			default:
 				base[right] = true
 			}
 		}

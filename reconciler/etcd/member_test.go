@@ -37,11 +37,13 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 			}
 			openStore(t, s)
 			term := campaign(t, s)
+			began := time.Now()
 			publish(t, term, publication("c1", policies(t, 3, 1)))
+			busy := time.Since(began) // milliseconds, unless the machine is busy
 			victim := members[slices.IndexFunc(members, c.who)]
 
 			c.what(victim)
-			began := time.Now()
+			began = time.Now()
 			ctx, cancel := context.WithTimeout(testContext(t), time.Minute)
 			defer cancel()
 			if _, err := term.Publish(ctx, publication("c2", policies(t, 3, 2))); err != nil {
@@ -49,8 +51,8 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 			}
 			took := time.Since(began)
 			t.Logf("the next commit took %s", took)
-			if took > bound {
-				t.Errorf("the next commit took %s", took)
+			if took > bound+20*busy {
+				t.Errorf("the next commit took %s, and the first one %s", took, busy)
 			}
 			// Nor does it lose the leadership later, when its lease would have ended.
 			for i := range 6 {
