@@ -1,11 +1,11 @@
 package reconciler_test
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,7 +98,7 @@ func TestSourceErrors(t *testing.T) {
 // and when it ends, and not whenever git is read.
 func TestALastingFailureIsLoggedOnce(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
-		var log bytes.Buffer
+		var log logText
 		d.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		logged := func(text string) int { return strings.Count(log.String(), text) }
 		d.push("a", policies("p"))
@@ -121,6 +121,30 @@ func TestALastingFailureIsLoggedOnce(t *testing.T) {
 			t.Errorf("that it ended is logged %d times", n)
 		}
 	})
+}
+
+// logText collects what several goroutines log.
+type logText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logText) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logText) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
 }
 
 // Waits do not grow beyond the interval, and start with the first again after a success.
