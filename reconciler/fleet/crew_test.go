@@ -44,7 +44,7 @@ func TestOneVMAsksForAll(t *testing.T) {
 	s := newStage(t)
 	c := newCrew(s, 1)
 	c.ask("1", "", vms("", "2", "3")...).Answered("new", 0)
-	if seen := s.fleet["a"].seen(); len(seen) != 3 || !seen[0].VMs[0].Claimed {
+	if seen := s.fleet["a"].seen(); len(seen) != 1 || !seen[0].VMs[0].Claimed {
 		t.Fatalf("after one request: %+v", seen)
 	}
 	// The first one has taken up the policies, and the third has others.
@@ -141,4 +141,108 @@ func TestNamedVMsAreBounded(t *testing.T) {
 	if !s.fleet["a"].full() {
 		t.Error("nothing says that VMs are missing")
 	}
+}
+
+// TestAFirstRequestNamesNobody checks that the VMs which a first request names take no room:
+// anybody can send some with invented names, and leave them open.
+func TestAFirstRequestNamesNobody(t *testing.T) {
+	s := newStage(t)
+	f := s.fleet["a"]
+	for i := range 2 * maxUnconfirmedPerSource / api.MaxVMs {
+		caller := Caller{Connection: uint64(i), Address: netip.MustParseAddr(foreignAddress)}
+		f.Ask(podID("p"), fmt.Sprint(i), "", caller, invented(i)...)
+		if f.full() {
+			t.Fatalf("after %d open requests VMs are missing", i+1)
+		}
+	}
+}
+
+// TestInventedVMsLeaveRoomForOthers checks that VMs which one connection, or several from
+// one address, name do not keep others from being remembered, and that nothing is counted
+// once they are forgotten.
+func TestInventedVMsLeaveRoomForOthers(t *testing.T) {
+	const requests = 2 * DefaultMaxVMs / api.MaxVMs
+	for name, test := range map[string]struct{ askers, most int }{
+		"one VM asks":     {1, api.MaxVMs + 1},
+		"many VMs ask":    {maxNamedPerSource / api.MaxVMs * 2, maxNamedPerSource * 11 / 10},
+		"each asks twice": {requests / 2, maxNamedPerSource * 11 / 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			f := s.fleet["a"]
+			from := netip.MustParseAddr(foreignAddress)
+			for i := range requests {
+				asker := i * test.askers / requests
+				f.Ask(podID(fmt.Sprint(asker%7)), fmt.Sprint(asker), "", Caller{uint64(asker), from}, invented(i)...).Answered("", 0)
+			}
+			if n := f.count.Load(); f.full() || n > int64(test.most) {
+				t.Errorf("%d VMs are remembered, and may be %d; full: %v", n, test.most, f.full())
+			}
+			pod := Caller{requests, netip.MustParseAddr("10.0.0.1")}
+			f.Ask(podID("p"), "1", "", pod, vms("", "2")...).Answered("new", 0)
+			request := f.Ask(podID("p"), "1", "new", pod, vms("new", "2")...)
+			if request.vm == nil || request.others[0].vm == nil {
+				t.Errorf("VMs of another address are not remembered")
+			}
+			request.Answered("", 0)
+			s.advance(2 * DefaultRemember)
+			if f.seen(); f.count.Load() != 0 || f.size.Load() != 0 || len(f.named.counts) != 0 {
+				t.Errorf("%d VMs with %d bytes are counted, and of addresses %v", f.count.Load(), f.size.Load(), f.named.counts)
+			}
+		})
+	}
+}
+
+// TestTheVMsOfALongRunningEnvoyAreNamed checks that the newest VMs of an Envoy that makes new
+// ones again and again are remembered.
+func TestTheVMsOfALongRunningEnvoyAreNamed(t *testing.T) {
+	s := newStage(t)
+	c := newCrew(s, 1)
+	c.round("1", "new")
+	for i := range 50 {
+		c.round("1", "new", invented(i)[:100]...)
+	}
+	others := invented(50)[:100]
+	for i := range others {
+		others[i].Digest = "new"
+	}
+	request := c.ask("1", "new", others...)
+	for i, other := range request.others {
+		if other.vm == nil {
+			t.Fatalf("VM %d is not remembered", i)
+		}
+	}
+	status := s.status().Items[0]
+	if status.VMs.Current != 101 || status.VMs.Total > 1+api.MaxVMs {
+		t.Errorf("the status is %+v", status)
+	}
+}
+
+// TestAVMThatAsksItselfStays checks that a VM that another one named, and then asks itself, is
+// not counted for it any more.
+func TestAVMThatAsksItselfStays(t *testing.T) {
+	s := newStage(t)
+	f := s.fleet["a"]
+	c := newCrew(s, 1)
+	c.round("1", "new")
+	c.round("1", "new", vms("new", "2")...)
+	second := newCrew(s, 2)
+	second.ask("2", "new").Answered("", 0)
+	second.ask("2", "new")
+	if len(f.named.counts) != 0 {
+		t.Errorf("named VMs are counted: %v", f.named.counts)
+	}
+	c.ask("1", "new", invented(0)...)
+	c.ask("1", "new", invented(1)...)
+	if got := len(f.seen()[0].VMs); got != 2+api.MaxVMs {
+		t.Errorf("%d VMs are remembered", got)
+	}
+}
+
+// invented are as many VMs as a request may name, with other names for each n.
+func invented(n int) (all []VM) {
+	for i := range api.MaxVMs {
+		all = append(all, VM{Name: fmt.Sprint(n, "-", i)})
+	}
+	return all
 }

@@ -37,6 +37,7 @@ type tracker struct {
 	// size is the memory that they take, in bytes.
 	count, size atomic.Int64
 	unconfirmed unconfirmedVMs
+	named       namedVMs
 
 	// refused is when a VM, or a text of it, was last not remembered because of a
 	// bound; nil if never.
@@ -85,6 +86,8 @@ type vm struct {
 	podGone bool
 	// outlived: its pod was deleted since its first request began, and not just then.
 	outlived bool
+	// namedBy is the VM that added it by naming it; nil if it has asked itself.
+	namedBy *vm
 }
 
 // connection is one on which a VM has asked.
@@ -152,7 +155,8 @@ type VM struct {
 //
 // One request proves nothing: anyone can send it. So a VM is confirmed by its
 // second request on a connection, and then takes precedence over unconfirmed
-// requests in its name. VMs that a confirmed one names are confirmed with it.
+// requests in its name. VMs that a confirmed one names are confirmed with it;
+// those that an unconfirmed one names are ignored.
 func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller, others ...VM) Request {
 	now := f.Now()
 	name = publicName(name)
@@ -160,15 +164,8 @@ func (f *Fleet) Ask(id api.FilterID, name, digest string, caller Caller, others 
 	r := Request{fleet: f, shard: f.shardOf(id), caller: caller}
 	r.sighting = r.see(id, VM{Name: name, Digest: digest}, now)
 	r.First = r.first && f.brief.AllowN(now, 1)
-	for _, other := range others {
-		other.Name = publicName(other.Name)
-		switch {
-		case other.Name == name:
-		case other.Gone:
-			r.left(id, other.Name, now)
-		default:
-			r.others = append(r.others, r.seeOther(id, other, now))
-		}
+	if r.vm != nil {
+		r.seeOthers(id, others, now)
 	}
 	return r
 }
@@ -192,11 +189,8 @@ func (r *Request) see(id api.FilterID, of VM, now time.Time) (s sighting) {
 	return r.confirm(key, of.Digest, given, now)
 }
 
-// seeOther records that the VM that asks names another one.
+// seeOther records that the VM that asks, which is confirmed, names another one.
 func (r *Request) seeOther(id api.FilterID, other VM, now time.Time) sighting {
-	if r.vm == nil {
-		return r.see(id, other, now)
-	}
 	if s, known := r.continues(id, other, now); known {
 		return s
 	}
@@ -225,12 +219,9 @@ func (r *Request) confirm(key unconfirmedKey, digest, given string, now time.Tim
 	return s
 }
 
-// left records that a VM has been replaced or stopped, as the one that asks says. It
-// counts once that one is confirmed on its connection.
+// left records that a VM has been replaced or stopped, as the one that asks says, which
+// is confirmed.
 func (r *Request) left(id api.FilterID, name string, now time.Time) {
-	if r.vm == nil {
-		return
-	}
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	if v := r.shard.filters[id].get(vmKey{name, r.caller.Address}); v != nil && v.state != VMGone {
@@ -296,17 +287,24 @@ func (v *vm) on(id uint64) int {
 }
 
 // begin adds a connection of a VM, and the VM if it is new. It is false if
-// there is no room for it.
+// there is no room for it, but not if only its source has named too many: those of
+// others are not missing.
 func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time) (s sighting, added bool) {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
 	vmKey := vmKey{key.name, r.caller.Address}
 	v := r.shard.filters[key.id].get(vmKey)
 	if v == nil {
+		if r.vm != nil && !r.fleet.named.add(r.caller.Address) {
+			return s, true
+		}
 		if v = r.fleet.add(r.shard, key.id, vmKey, digest, now); v == nil {
+			if r.vm != nil {
+				r.fleet.named.remove(r.caller.Address)
+			}
 			return s, false
 		}
-		v.first, v.since = now, now
+		v.namedBy, v.first, v.since = r.vm, now, now
 		v.digest = strings.Clone(digest)
 	}
 	r.fleet.unconfirmed.remove(key)
@@ -318,8 +316,13 @@ func (r *Request) begin(key unconfirmedKey, digest, given string, now time.Time)
 	return r.ask(v, on, digest, now), true
 }
 
-// ask records the request. The caller holds the shard's lock.
+// ask records the request, or that the VM which asks, if r.vm is set already, names this
+// one. The caller holds the shard's lock.
 func (r *Request) ask(v *vm, on connection, digest string, now time.Time) sighting {
+	if r.vm == nil && v.namedBy != nil {
+		v.namedBy = nil
+		r.fleet.named.remove(v.key.address)
+	}
 	if v.digest != digest {
 		v.since, v.other = now, v.asked
 		v.digest = r.fleet.replaced(v.digest, digest, "", now)
@@ -423,6 +426,9 @@ func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
 			return false
 		}
 		f.count.Add(-1)
+		if v.namedBy != nil {
+			f.named.remove(v.key.address)
+		}
 		f.size.Add(-sizeOf(id, v.key.name, v.digest) - textSize(v.envoy) - textSize(v.problem))
 		return true
 	})
