@@ -246,3 +246,66 @@ func invented(n int) (all []VM) {
 	}
 	return all
 }
+
+// TestOthersOutliveTheConnection checks that the VMs for which one asked count, and are not
+// current, for as long as the next one may take to ask, and are gone without an alarm afterwards.
+func TestOthersOutliveTheConnection(t *testing.T) {
+	leave := func() *stage {
+		s := newStage(t)
+		c := newCrew(s, 1)
+		for range 3 {
+			c.round("1", "new", vms("new", "2", "3")...)
+		}
+		c.ask("1", "new", vms("new", "2", "3")...).Left()
+		return s
+	}
+	s := leave()
+	s.advance(DefaultGrace + time.Second)
+	s.expect(want{api.FilterBehind, api.VMCounts{Total: 2, Behind: 2}, "new", 40*time.Second + DefaultGrace + time.Second, "a", "2 of 2 VMs last seen 9 s ago"})
+	s.advance(DefaultSettleTime - DefaultGrace - time.Second)
+	if status := s.status(); status.Connected != 1 || status.Behind != 1 {
+		t.Errorf("the status is %+v", status)
+	}
+	for range 100 {
+		s.advance(10 * time.Second)
+		if status := s.status(); status.Connected != 0 || status.Silent != 0 {
+			t.Fatalf("the status is %+v", status)
+		}
+	}
+
+	// Another VM takes over late.
+	s = leave()
+	s.advance(DefaultSettleTime - time.Second)
+	second := newCrew(s, 2)
+	second.ask("2", "new", vms("new", "3")...).Answered("", 0)
+	second.ask("2", "new", vms("new", "3")...)
+	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 2, Current: 2}, "new", 40*time.Second + DefaultSettleTime - time.Second, "a", ""})
+
+	// Another VM takes over, and says that the others have stopped.
+	s = leave()
+	second = newCrew(s, 2)
+	second.ask("2", "new").Answered("", 0)
+	second.ask("2", "new", VM{Name: "3", Gone: true})
+	s.advance(DefaultGrace + time.Second)
+	s.expect(want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1}, "new", 40*time.Second + DefaultGrace + time.Second, "a", ""})
+
+	// The pod is deleted.
+	s = leave()
+	s.advance(DefaultGrace + time.Second)
+	s.fleet["a"].PodGone("demo", "p")
+	if status := s.status(); status.Connected != 0 {
+		t.Errorf("the pod was deleted, and the status is %+v", status)
+	}
+	s = newStage(t)
+	c := newCrew(s, 1)
+	for range 3 {
+		c.round("1", "new", vms("new", "2", "3")...)
+	}
+	request := c.ask("1", "new", vms("new", "2", "3")...)
+	s.fleet["a"].PodGone("demo", "p")
+	request.Left()
+	s.advance(DefaultGrace + time.Second)
+	if status := s.status(); status.Connected != 0 {
+		t.Errorf("the pod was deleted before, and the status is %+v", status)
+	}
+}

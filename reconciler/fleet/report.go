@@ -65,6 +65,7 @@ type VMSeen struct {
 	// how long ago it last asked with another one; zero if it never did.
 	SinceAgo time.Duration `json:"since_ago_ns"`
 	OtherAgo time.Duration `json:"other_ago_ns,omitempty"`
-	// Retry is how long its last answer asked it to wait before the next request.
+	// Retry is how long its last answer asked it to wait before the next request, or how
+	// much longer than Grace a VM that is gone counts.
 	Retry time.Duration `json:"retry_ns,omitempty"`
 }

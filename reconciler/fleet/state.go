@@ -218,7 +218,7 @@ func (e *evaluation) gone(vm *mergedVM, oldestAlive time.Duration) bool {
 	case !e.overdue(&vm.VMSeen), e.moved(vm):
 		return false
 	case vm.State == VMGone:
-		return true
+		return vm.EndedAgo > e.fleet.Grace+vm.Retry
 	case vm.Unproven && vm.EndedAgo > e.fleet.Grace+vm.Retry:
 		return vm.Claimed || e.incompleteReason == ""
 	}

@@ -24,7 +24,8 @@ const (
 	VMWaiting VMState = "waiting"
 	// VMAnswered: it was answered, and the VM is expected to ask again.
 	VMAnswered VMState = "answered"
-	// VMGone: the VM closed it without an answer.
+	// VMGone: the VM closed it without an answer. It counts until Grace is over, and the
+	// time that the request's Retry says.
 	VMGone VMState = "gone"
 )
 
@@ -75,7 +76,8 @@ type vm struct {
 	// since is when it first asked with this digest, and other when it last
 	// asked with another one; zero if it never did.
 	since, other time.Time
-	// retry is how long the last answer asked it to wait before the next request.
+	// retry is how long the last answer asked it to wait before the next request, or how
+	// much longer than Grace another VM may take to ask for it.
 	retry time.Duration
 	// connections are those that its newest requests came by, the newest last.
 	connections []connection
@@ -224,8 +226,13 @@ func (r *Request) confirm(key unconfirmedKey, digest, given string, now time.Tim
 func (r *Request) left(id api.FilterID, name string, now time.Time) {
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	if v := r.shard.filters[id].get(vmKey{name, r.caller.Address}); v != nil && v.state != VMGone {
-		v.state, v.ended, v.retry = VMGone, now, 0
+	v := r.shard.filters[id].get(vmKey{name, r.caller.Address})
+	if v == nil {
+		return
+	}
+	v.retry = 0
+	if v.state != VMGone {
+		v.state, v.ended = VMGone, now
 		v.number++ // The end of an older request does not count.
 	}
 }
@@ -468,18 +475,23 @@ func (f *Fleet) makeRoom(now time.Time) bool {
 // Answered records that the request was answered: with policies, whose digest
 // is given, or else with none. Retry is how long the answer asked the VM to wait
 // before its next request, or zero.
-func (r Request) Answered(given string, retry time.Duration) { r.end(VMAnswered, given, retry) }
-
-// Left records that the VM closed the request: it has stopped, or was replaced.
-func (r Request) Left() { r.end(VMGone, "", 0) }
-
-func (r Request) end(state VMState, given string, retry time.Duration) {
+func (r Request) Answered(given string, retry time.Duration) {
 	now := r.fleet.Now()
 	// It may share memory with a whole answer, and many VMs are given the same.
 	given = unique.Make(given).Value()
-	r.endOf(r.sighting, state, given, retry, now)
+	r.endOf(r.sighting, VMAnswered, given, retry, now)
 	for _, other := range r.others {
-		r.endOf(other, state, given, retry, now)
+		r.endOf(other, VMAnswered, given, retry, now)
+	}
+}
+
+// Left records that the VM closed the request: it has stopped, or was replaced. Those that
+// it named may live: they count for SettleTime, within which another one asks for them.
+func (r Request) Left() {
+	now := r.fleet.Now()
+	r.endOf(r.sighting, VMGone, "", 0, now)
+	for _, other := range r.others {
+		r.endOf(other, VMGone, "", max(r.fleet.SettleTime-r.fleet.Grace, 0), now)
 	}
 }
 
@@ -497,7 +509,7 @@ func (r *Request) endOf(s sighting, state VMState, given string, retry time.Dura
 	}
 	if s.vm.number == s.number {
 		if s.vm.podGone {
-			state = VMGone
+			state, retry = VMGone, 0
 		}
 		s.vm.state, s.vm.ended, s.vm.retry = state, now, retry
 	}
@@ -520,8 +532,8 @@ func (f *Fleet) PodGone(namespace, pod string) {
 			for _, v := range vms.list {
 				v.podGone = true
 				v.outlived = v.outlived || now.Sub(v.first) > f.Grace
-				if v.state == VMAnswered {
-					v.state = VMGone
+				if v.state != VMWaiting {
+					v.state, v.retry = VMGone, 0
 				}
 			}
 		}
