@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -31,6 +32,9 @@ const (
 	// missesUntilHelped is for how many signs a member may have other policies in force
 	// than the leader before the leader looks after the shared ones.
 	missesUntilHelped = 3
+	// looksForRoom is how many looks at a record without room a VM takes before it asks
+	// by itself. After them it knows which of the members are dead.
+	looksForRoom = 4
 	// minSharedStale is the shortest stale_after with which a VM joins others: it sees
 	// confirmations by the daemon only when it signs.
 	minSharedStale = 5 * signPeriod
@@ -79,7 +83,11 @@ type share struct {
 	// its policies in force, in a row. If renew is true, the policies are to be shared again.
 	behind int
 	renew  bool
+	// noRoom counts the looks at a record without room for this VM, in a row.
+	noRoom int
 }
+
+var errNoRoom = errors.New("there are too many VMs")
 
 // names of the values and queues in this VM's name space of the host.
 func (s *share) name(kind string) string {
@@ -186,14 +194,18 @@ func (s *share) change(f func(*group.Record) bool) bool {
 // nobody has it, and follows the leader otherwise. Look reports that it is time to see
 // which of the others live.
 func (s *share) sign(now time.Time, look bool) {
-	id, looked := s.poll.vm.id, look
+	id, looked, full := s.poll.vm.id, look, false
 	signed := s.change(func(r *group.Record) bool {
 		if look && s.watch.Look(r, id) {
 			s.unsettled = now.Add(unsettledTime)
 		}
 		look = false
 		if !s.note(r) {
-			return false
+			// Nobody else may live long enough to remove them.
+			r.Remove(func(m *group.Member) bool { return !s.watch.Lives(m) })
+			if full = !s.note(r); full {
+				return false
+			}
 		}
 		leader := r.Member(r.Leader)
 		if leader == nil || r.Leader != id && (!s.watch.Lives(leader) || r.Leader == s.leader && now.Sub(s.heardAt) > leaderTime) {
@@ -204,9 +216,15 @@ func (s *share) sign(now time.Time, look bool) {
 		}
 		return true
 	})
+	if full && looked {
+		if s.noRoom++; s.noRoom >= looksForRoom {
+			s.failed("joining the others", errNoRoom)
+		}
+	}
 	if !signed {
 		return
 	}
+	s.noRoom = 0
 	s.follow(now)
 	if looked && s.leads && !s.gathering {
 		s.help()

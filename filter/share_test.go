@@ -535,3 +535,74 @@ func TestALateProgramIsReplaced(t *testing.T) {
 	}
 	t.Error("the leader did not ask for its policies again")
 }
+
+// fill puts members into the record until it has no room. All have the same policies.
+func (c *crew) fill() {
+	c.t.Helper()
+	share := &c.threads[0].vm.plugins[0].poll.share
+	r, cas, err := share.load()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range group.MaxMembers {
+		if m := r.Join(fmt.Sprintf("%016x", i)); m != nil {
+			m.Tag = r.Tag
+		}
+	}
+	if err := proxywasm.SetSharedData(share.name("group"), r.Encode(), cas); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// beat makes the members that fill has put there live.
+func (c *crew) beat() {
+	c.t.Helper()
+	share := &c.threads[0].vm.plugins[0].poll.share
+	r, cas, err := share.load()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range r.Members {
+		if strings.HasPrefix(r.Members[i].ID, "0000000000000") {
+			r.Members[i].Beat++
+		}
+	}
+	if err := proxywasm.SetSharedData(share.name("group"), r.Encode(), cas); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestARecordFullOfDeadVMs checks that a VM takes the place of dead ones that nobody has removed.
+func TestARecordFullOfDeadVMs(t *testing.T) {
+	c := newCrew(t, 1, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.trap(c.threads[0])
+	c.fill()
+	joined := c.join()
+	c.pass((looksForRoom + missesUntilLed) * signPeriod)
+	if share := &joined.vm.plugins[0].poll.share; share.alone || !share.leads {
+		t.Fatalf("the VM is alone: %v, leads: %v", share.alone, share.leads)
+	}
+	c.update(419)
+	c.inForce(419)
+}
+
+// TestARecordFullOfVMs checks that a VM asks by itself if there is no room for it.
+func TestARecordFullOfVMs(t *testing.T) {
+	c := newCrew(t, 1, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.fill()
+	joined := c.join()
+	for range looksForRoom * signPeriod / time.Second {
+		c.beat()
+		c.pass(time.Second)
+	}
+	if !joined.vm.plugins[0].poll.share.alone || joined.call < 0 {
+		t.Fatal("the VM does not ask by itself")
+	}
+	if others, given := joined.headers[api.HeaderVMs]; given {
+		t.Errorf("it asks for %s too", others)
+	}
+}
