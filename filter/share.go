@@ -41,6 +41,11 @@ const (
 	// leaderTime is how long a VM may lead without a confirmation by the daemon before
 	// another one tries.
 	leaderTime = maxWait + responseTimeout + maxBehind
+	// recentTime is how old a confirmation may be for a VM that joins while it does not
+	// know whether the leader lives: one that lives is confirmed as often.
+	recentTime = maxWait + responseTimeout
+	// maxClockStep is how far in the future a confirmation may be: clocks are adjusted.
+	maxClockStep = 5 * time.Second
 	// maxChanges bounds the attempts to change the record. Each one fails only if
 	// another VM's succeeds.
 	maxChanges = 2 * group.MaxMembers
@@ -264,10 +269,12 @@ func (s *share) follow(now time.Time) {
 	}
 	switch {
 	case s.record.Tag == "":
+	case !s.known && s.age(now) > recentTime && !s.watch.Beats(s.record.Leader):
+		// Nobody may have asked for long, and the policies may not exist any more.
 	case !s.known || s.record.Confirmations != s.confirmations:
 		age := time.Duration(0)
 		if !s.known {
-			age = max(time.Duration(now.UnixMilli()-s.record.ConfirmedAt)*time.Millisecond, 0)
+			age = s.age(now)
 		}
 		s.known, s.confirmations, s.heardAt = true, s.record.Confirmations, now
 		s.fresh = age < p.source.StaleAfter
@@ -285,6 +292,17 @@ func (s *share) follow(now time.Time) {
 			p.revision = s.record.Revision
 		}
 	}
+}
+
+// age is how long ago the daemon confirmed the shared policies. It is at most StaleAfter:
+// also if the time in the record is in the future, because the clock has been set.
+func (s *share) age(now time.Time) time.Duration {
+	most := s.poll.source.StaleAfter
+	age := now.UnixMilli() - s.record.ConfirmedAt
+	if age < -maxClockStep.Milliseconds() || age > most.Milliseconds() {
+		return most
+	}
+	return time.Duration(max(age, 0)) * time.Millisecond
 }
 
 // take puts the shared program in force and notes that. It returns false if that is
@@ -416,7 +434,8 @@ func (s *share) leave() {
 		return
 	}
 	s.joined = false
-	id := s.poll.vm.id
+	id, last := s.poll.vm.id, false
+	_, cas, _ := proxywasm.GetSharedData(s.name("program"))
 	s.change(func(r *group.Record) bool {
 		me := r.Member(id)
 		if me == nil {
@@ -431,8 +450,19 @@ func (s *share) leave() {
 			// It lives, in another group.
 			r.Remove(func(m *group.Member) bool { return m.ID == id })
 		}
+		last = true
+		for i := range r.Members {
+			last = last && !s.watch.Lives(&r.Members[i])
+		}
+		if last { // Whoever comes later must not start with these policies.
+			r.Tag = ""
+		}
 		return true
 	})
+	if last {
+		none := group.Program{}
+		_ = proxywasm.SetSharedData(s.name("program"), none.Encode(), cas) // unless another VM has shared its policies meanwhile
+	}
 	if s.leads {
 		s.leads = false
 		s.wakeAll()

@@ -375,24 +375,89 @@ func TestANewVMStartsWithTheSharedPolicies(t *testing.T) {
 	c.inForce(418)
 	c.asking()
 
-	for _, thread := range slices.Clone(c.threads) {
-		c.stop(thread)
-	}
+	c.trapAll()
+	c.pass(recentTime - time.Second)
 	c.join()
 	c.pass(10 * time.Millisecond)
 	c.inForce(418)
+	c.pass(2 * missesUntilLed * signPeriod)
 	if tag := c.asking().headers["if-none-match"]; tag != tagOf(418) {
 		t.Errorf("the request has the tag %s", tag)
 	}
-	c.stop(c.asking())
-	c.pass(defaultStaleAfter + time.Minute)
-	c.join()
-	c.pass(10 * time.Millisecond)
-	c.inForce(0)
-	if tag, given := c.asking().headers["if-none-match"]; given {
-		t.Errorf("the request has the tag %s", tag)
+}
+
+// trapAll ends all VMs without a word.
+func (c *crew) trapAll() {
+	for _, thread := range c.threads {
+		c.trap(thread)
 	}
+}
+
+// TestPoliciesOfAnAbandonedGroup checks that nothing comes back into force that no VM has
+// had confirmed lately: meanwhile, the policies may have been deleted.
+func TestPoliciesOfAnAbandonedGroup(t *testing.T) {
+	for name, end := range map[string]func(*crew){
+		"stopped": func(c *crew) {
+			for _, thread := range c.threads {
+				c.stop(thread)
+			}
+		},
+		"stopped after a trap": func(c *crew) {
+			c.trap(c.threads[0])
+			c.pass(2 * missesUntilLed * signPeriod)
+			c.stop(c.threads[1])
+		},
+		"trapped": func(c *crew) {
+			c.trapAll()
+			c.pass(recentTime + time.Second)
+		},
+		"trapped and stale": func(c *crew) {
+			c.trapAll()
+			c.pass(defaultStaleAfter + time.Minute)
+		},
+		"trapped, and the clock was set back": func(c *crew) {
+			c.trapAll()
+			c.at = c.at.Add(-time.Hour)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrew(t, 2, frontendConfig)
+			c.pass(100 * time.Millisecond)
+			c.update(418)
+			c.settle()
+			end(c)
+			c.join()
+			c.pass(10 * time.Millisecond)
+			c.inForce(0)
+			c.pass(2 * missesUntilLed * signPeriod)
+			c.inForce(0)
+			if tag, given := c.asking().headers["if-none-match"]; given {
+				t.Errorf("the request has the tag %s", tag)
+			}
+			c.update(418)
+			c.inForce(418)
+		})
+	}
+}
+
+// TestANewVMDuringAnOutage checks that a VM that starts while the daemon does not respond has the
+// policies of the others, once it has seen the leader live.
+func TestANewVMDuringAnOutage(t *testing.T) {
+	c := newCrew(t, 2, frontendConfig)
+	c.pass(100 * time.Millisecond)
 	c.update(418)
+	outage := func(d time.Duration) {
+		for end := c.at.Add(d); c.at.Before(end); c.pass(100 * time.Millisecond) {
+			for _, thread := range c.threads {
+				if thread.call >= 0 {
+					c.answer(thread, "503", nil, "")
+				}
+			}
+		}
+	}
+	outage(2 * recentTime)
+	c.join()
+	outage(3 * signPeriod)
 	c.inForce(418)
 }
 

@@ -142,6 +142,9 @@ func TestWatch(t *testing.T) {
 	}
 	look(true)
 	lives(3, false)
+	if w.Beats(id(3)) {
+		t.Error("the beat of VM 3 has changed")
+	}
 	lives(1, true) // itself
 	if w.Misses(id(3)) != missesUntilDead || w.Misses(id(1)) != 0 || w.Misses(id(9)) != 0 {
 		t.Errorf("misses: %d", w.Misses(id(3)))
@@ -149,6 +152,9 @@ func TestWatch(t *testing.T) {
 	beats(3)
 	look(true)
 	lives(3, true)
+	if !w.Beats(id(3)) || w.Beats(id(2)) || w.Beats(id(9)) {
+		t.Error("the beat of VM 3 has not changed, or that of another one has")
+	}
 	r.Member(id(3)).Left = true
 	beats(3)
 	look(true)

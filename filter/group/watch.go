@@ -15,6 +15,8 @@ type sight struct {
 	misses int
 	// lives is the result of the last look, and looked whether the member was there.
 	lives, looked bool
+	// beats reports that the beat has changed.
+	beats bool
 }
 
 // find returns what was seen of a member, or nil. (A map would make the module larger.)
@@ -43,7 +45,7 @@ func (w *Watch) Look(r *Record, self string) (changed bool) {
 		case s.beat == m.Beat:
 			s.misses++
 		default:
-			s.beat, s.misses = m.Beat, 0
+			s.beat, s.misses, s.beats = m.Beat, 0, true
 		}
 		lives := w.Lives(m)
 		changed = changed || lives != s.lives
@@ -66,6 +68,12 @@ func (w *Watch) Misses(id string) int {
 		return s.misses
 	}
 	return 0
+}
+
+// Beats reports whether a member lives and its beat was seen to change.
+func (w *Watch) Beats(id string) bool {
+	s := w.find(id)
+	return s != nil && s.lives && s.beats
 }
 
 // Lives reports whether a member has neither left nor died.
