@@ -149,7 +149,8 @@ func (p *poller) wait(now time.Time) time.Duration {
 
 // ask sends a request to the first of the daemon's clusters that exists.
 func (p *poller) ask(now time.Time) {
-	who, others := p.vm.identity, p.share.report(now)
+	conditional := p.tag != "" && !p.share.renew
+	who, others := p.vm.identity, p.share.report(now, conditional)
 	wait := p.wait(now)
 	headers := [][2]string{
 		{":method", "GET"},
@@ -166,7 +167,7 @@ func (p *poller) ask(now time.Time) {
 	if p.source.Refused != "" {
 		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
 	}
-	if p.tag != "" && !p.share.renew {
+	if conditional {
 		headers = append(headers, [2]string{"if-none-match", p.tag})
 	}
 	if others != "" {

@@ -469,8 +469,9 @@ func (s *share) leave() {
 	}
 }
 
-// report returns the value of the header that names the other VMs, or "".
-func (s *share) report(now time.Time) string {
+// report returns the value of the header that names the other VMs, or "". Conditional
+// reports that the request has If-None-Match: those without a state have its policies.
+func (s *share) report(now time.Time, conditional bool) string {
 	if s.alone {
 		return ""
 	}
@@ -478,31 +479,34 @@ func (s *share) report(now time.Time) string {
 		s.record = r
 	}
 	var list strings.Builder
-	named := 0
-	for i := range s.record.Members {
-		m := &s.record.Members[i]
-		if m.ID == s.poll.vm.id || !m.Left && !s.watch.Lives(m) {
-			continue
+	// First those that differ, because the header may have no room for all.
+	for _, differ := range []bool{true, false} {
+		for i := range s.record.Members {
+			m := &s.record.Members[i]
+			if m.ID == s.poll.vm.id || !m.Left && !s.watch.Lives(m) || differ != (m.Left || m.Tag == "" || m.Tag != s.poll.tag) {
+				continue
+			}
+			if list.Len() > maxVMsHeader {
+				return list.String()
+			}
+			if list.Len() > 0 {
+				list.WriteByte(',')
+			}
+			list.WriteString(m.ID)
+			switch {
+			case m.Left:
+				list.WriteString("=" + api.VMGone)
+				continue
+			case !differ && conditional:
+			case isTag(m.Tag):
+				list.WriteString("=" + m.Tag)
+			default:
+				list.WriteString("=" + api.VMWithout)
+			}
+			if differ {
+				s.unsettled = now.Add(unsettledTime)
+			}
 		}
-		if named == api.MaxVMs || list.Len() > maxVMsHeader {
-			break
-		}
-		if named++; named > 1 {
-			list.WriteByte(',')
-		}
-		list.WriteString(m.ID)
-		switch {
-		case m.Left:
-			list.WriteString("=" + api.VMGone)
-			continue
-		case m.Tag == s.poll.tag && m.Tag != "":
-			continue
-		case !isTag(m.Tag):
-			list.WriteString("=" + api.VMWithout)
-		default:
-			list.WriteString("=" + m.Tag)
-		}
-		s.unsettled = now.Add(unsettledTime)
 	}
 	return list.String()
 }

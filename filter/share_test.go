@@ -585,6 +585,12 @@ func TestALateProgramIsReplaced(t *testing.T) {
 	for range 30 {
 		c.pass(time.Second)
 		if asking := c.asking(); asking.headers["if-none-match"] == "" {
+			want := c.others(asking)
+			for thread := range want {
+				want[thread] = "=" + tagOf(418)
+			}
+			want[joined] = "=none"
+			c.named(want)
 			c.update(418)
 			c.inForce(418)
 			if joined.vm.plugins[0].poll.tag != tagOf(418) {
@@ -669,5 +675,38 @@ func TestARecordFullOfVMs(t *testing.T) {
 	}
 	if others, given := joined.headers[api.HeaderVMs]; given {
 		t.Errorf("it asks for %s too", others)
+	}
+}
+
+// TestARequestNamesAllMembers checks that a request names all members of a full record, and
+// those that differ first if the header has no room for all.
+func TestARequestNamesAllMembers(t *testing.T) {
+	c := newCrew(t, 1, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.fill()
+	c.beat()
+	c.confirm()
+	named := strings.Split(c.asking().headers[api.HeaderVMs], ",")
+	if r := &c.threads[0].vm.plugins[0].poll.share.record; len(named) != len(r.Members)-1 || len(named) != api.MaxVMs {
+		t.Errorf("the request names %d VMs; the record has %d", len(named), len(r.Members))
+	}
+
+	share := &c.threads[0].vm.plugins[0].poll.share
+	r, cas, err := share.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range r.Members[len(r.Members)/2:] {
+		r.Members[len(r.Members)/2+i].Tag = `"v1:` + strings.Repeat("a", 64) + `"`
+	}
+	if err := proxywasm.SetSharedData(share.name("group"), r.Encode(), cas); err != nil {
+		t.Fatal(err)
+	}
+	c.confirm()
+	for named := range strings.SplitSeq(c.asking().headers[api.HeaderVMs], ",") {
+		if !strings.Contains(named, "=") {
+			t.Fatalf("the request names %s, which has the policies, before others", named)
+		}
 	}
 }

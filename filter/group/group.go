@@ -6,13 +6,18 @@
 // others still live: see Watch.
 package group
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/boifi/hfi/internal/api"
+)
 
 const (
 	// IDSize is the length of a VM's ID.
 	IDSize = 16
-	// MaxMembers bounds the members of a group.
-	MaxMembers = 512
+	// MaxMembers bounds the members of a group: the leader, and as many others as a
+	// request can name. The rest ask by themselves.
+	MaxMembers = 1 + api.MaxVMs
 	// MaxText bounds an ETag and a revision, in bytes.
 	MaxText = 253
 	// maxSize bounds an encoded Record.
