@@ -280,6 +280,9 @@ func (s *share) follow(now time.Time) {
 		s.fresh = age < p.source.StaleAfter
 		if s.fresh && (s.take() || p.tag == s.record.Tag) {
 			p.confirmed(now.Add(-age))
+			if p.tag == s.record.Tag { // Of the same policies there may be a later revision.
+				p.revision = s.record.Revision
+			}
 		}
 	case s.fresh && !p.stale:
 		s.take()

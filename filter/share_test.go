@@ -710,3 +710,28 @@ func TestARequestNamesAllMembers(t *testing.T) {
 		}
 	}
 }
+
+// TestALaterRevisionOfTheSamePolicies checks that a VM that has missed a change and its revert
+// does not ask with the old revision when it leads.
+func TestALaterRevisionOfTheSamePolicies(t *testing.T) {
+	c := newCrew(t, 2, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	leader, slow := c.asking(), c.threads[0]
+	if slow == leader {
+		slow = c.threads[1]
+	}
+	slow.gone = true
+	c.update(419)
+	c.pass(2 * gatherLimit)
+	body := compile(t, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"abort":{"status":418}}}]}}]}`)
+	c.answer(leader, "200", map[string]string{"etag": tagOf(418), "x-hfi-commit": "c", "x-hfi-revision": "r-reverted"}, body)
+	slow.gone = false
+	c.pass(2 * signPeriod)
+	c.trap(leader)
+	c.pass(2 * missesUntilLed * signPeriod)
+	if headers := c.asking().headers; headers["if-none-match"] != tagOf(418) || headers[api.HeaderRevision] != "r-reverted" {
+		t.Errorf("the next leader asks with %v", headers)
+	}
+}
