@@ -54,6 +54,8 @@ type poller struct {
 	generation int
 	asking     bool
 	askedAt    time.Time
+	// askedWith is the ETag in the request, or empty.
+	askedWith string
 	// asked is how long the daemon was asked to hold the request.
 	asked time.Duration
 	// next is the time of the next request, if none is in flight. Zero means never.
@@ -167,7 +169,9 @@ func (p *poller) ask(now time.Time) {
 	if p.source.Refused != "" {
 		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
 	}
+	p.askedWith = ""
 	if conditional {
+		p.askedWith = p.tag
 		headers = append(headers, [2]string{"if-none-match", p.tag})
 	}
 	if others != "" {
@@ -219,11 +223,17 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 func (p *poller) read(numHeaders, bodySize int) {
 	p.vm.trap(onAnswer)
 	a, err := readAnswer(numHeaders, bodySize, p.vm.identity.workload())
-	if err == nil && a.unchanged && p.tag == "" {
+	if err == nil && a.unchanged && p.askedWith == "" {
 		err = failure("status 304 in response to an unconditional request")
 	}
 	if err != nil {
 		p.failed(err)
+		return
+	}
+	if a.unchanged && p.askedWith != p.tag {
+		// It confirms policies that are no longer in force: they are stale, or another
+		// VM has led meanwhile.
+		p.scheduleNext(false)
 		return
 	}
 	early := false

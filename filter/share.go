@@ -406,6 +406,12 @@ func (s *share) publish(a *answer) (awaited bool) {
 	if s.alone || !s.leads || !group.Shareable(p.tag) || !group.Shareable(p.revision) {
 		return false
 	}
+	now := p.vm.now()
+	if r, _, err := s.load(); err == nil && r.Leader != p.vm.id {
+		s.record = r
+		s.follow(now)
+		return false
+	}
 	if a.program != nil {
 		shared := group.Program{Tag: a.tag, Revision: a.revision, Commit: a.commit, Encoded: a.encoded}
 		_, cas, _ := proxywasm.GetSharedData(s.name("program"))
@@ -415,7 +421,6 @@ func (s *share) publish(a *answer) (awaited bool) {
 		}
 		s.renew = false
 	}
-	now := p.vm.now()
 	if !s.change(func(r *group.Record) bool {
 		if r.Leader != p.vm.id || !s.note(r) {
 			return false

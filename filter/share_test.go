@@ -735,3 +735,63 @@ func TestALaterRevisionOfTheSamePolicies(t *testing.T) {
 		t.Errorf("the next leader asks with %v", headers)
 	}
 }
+
+// demoted returns a crew of two whose former leader, to, has a request in flight with the tag of
+// 418, while the other one, by, leads and has shared 419.
+func demoted(t *testing.T) (c *crew, to, by *thread) {
+	c = newCrew(t, 2, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	to = c.asking()
+	c.trap(to) // no more than slow
+	c.pass(2 * missesUntilLed * signPeriod)
+	c.update(419)
+	by = c.asking()
+	to.gone = false
+	return c, to, by
+}
+
+// TestAFormerRequestConfirmsNothing checks that a VM that leads again does not take the response to
+// its former request for a confirmation of the policies that it has by now.
+func TestAFormerRequestConfirmsNothing(t *testing.T) {
+	c, former, other := demoted(t)
+	c.pass(2 * signPeriod)
+	c.inForce(419)
+	c.trap(other)
+	c.pass(2 * missesUntilLed * signPeriod)
+	if c.asking() != former || former.headers["if-none-match"] != tagOf(418) {
+		t.Fatalf("the request in flight is not the former one: %v", former.headers)
+	}
+	poll := former.vm.plugins[0].poll
+	before, confirmations := poll.confirmedAt, poll.share.record.Confirmations
+	c.answer(former, "304", nil, "")
+	if poll.confirmedAt != before || poll.share.record.Confirmations != confirmations {
+		t.Error("the response confirmed other policies")
+	}
+	if tag := c.asking().headers["if-none-match"]; tag != tagOf(419) {
+		t.Errorf("the next request has the tag %s", tag)
+	}
+	c.confirm()
+	if !poll.confirmedAt.After(before) {
+		t.Error("the response to the next request confirmed nothing")
+	}
+}
+
+// TestAFormerLeaderFollows checks that a leader that gets a response after another VM has taken
+// over follows that one at once.
+func TestAFormerLeaderFollows(t *testing.T) {
+	c, former, other := demoted(t)
+	former.notes = nil
+	call := former.call
+	former.call = -1
+	body := compile(t, `{"policies":[]}`)
+	c.CallOnHttpCallResponse(uint32(call), [][2]string{{":status", "200"}, {"content-type", program.MediaType}, {"etag", tagOf(417)}}, nil, []byte(body))
+	if former.vm.plugins[0].poll.share.leads {
+		t.Error("it still leads")
+	}
+	c.inForce(419)
+	if c.pass(time.Second); c.asking() != other {
+		t.Error("the other VM does not lead")
+	}
+}
