@@ -27,6 +27,25 @@ func (w *wrappers) control(original uint32) (c code) {
 	return c
 }
 
+// queueReady is control for notes of other VMs. Envoy may bring one for a plugin context
+// of a VM that has failed to the VM in its place, where the ID may be a stream's. The SDK
+// panics for a context that it did not create.
+//
+//	if !hfi_plugin(id) {
+//		return
+//	}
+func (w *wrappers) queueReady(original uint32) (c code) {
+	c.arguments(1)
+	c.op(opCall, w.isPlugin)
+	c.op(opI32Eqz)
+	c.op(opIf)
+	c.op(opReturn)
+	c.op(opEnd)
+	control := w.control(original)
+	c.bytes = append(c.bytes, control.bytes...)
+	return c
+}
+
 // vmStart is control for the first callback. It reads the bounds of the buffer too.
 //
 //	buffer, bufferEnd = hfi_buffer(), hfi_buffer_end()

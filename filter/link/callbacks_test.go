@@ -92,6 +92,15 @@ func TestControlCallbacksReadTheState(t *testing.T) {
 	}
 }
 
+// A note for a VM that no longer exists can come to the next one with its ID.
+func TestNotesForPluginContextsOnly(t *testing.T) {
+	e := start(t, 0)
+	e.call("proxy_on_queue_ready", is(1, 5), "hfi_plugin 1")
+	e.answer[exportPlugin], e.answer[exportState] = 1, stateRules
+	e.call("proxy_on_queue_ready", is(1, 5), "hfi_plugin 1", "proxy_on_queue_ready 1 5", "hfi_state")
+	e.call("proxy_on_request_headers", is(2, 9, 1), "hfi_on_request_headers 2 9 1")
+}
+
 func TestEndOfPluginContext(t *testing.T) {
 	for _, before := range []uint32{0, stateRules, stateRules + statePaused} {
 		e := start(t, before)

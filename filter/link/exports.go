@@ -79,7 +79,7 @@ var interfaceExports = []interfaceExport{
 	{name: "proxy_on_configure", signature: signature(2, 1), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_tick", signature: signature(1, 0), need: true, wrap: (*wrappers).control},
 	{name: "proxy_on_http_call_response", signature: signature(5, 0), need: true, wrap: (*wrappers).control},
-	{name: "proxy_on_queue_ready", signature: signature(2, 0), need: true, wrap: (*wrappers).control},
+	{name: "proxy_on_queue_ready", signature: signature(2, 0), need: true, wrap: (*wrappers).queueReady},
 
 	// The callbacks for every request. The filter needs proxy_on_delete to notice
 	// that a paused request has ended.

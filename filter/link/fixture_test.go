@@ -80,6 +80,8 @@ func TestSDKModule(t *testing.T) {
 		}
 	}
 	stream(2, 5, 0)
+	e.call("proxy_on_queue_ready", is(1, 9), "plugin 1 note 9")
+	e.call("proxy_on_queue_ready", is(2, 9)) // The SDK would trap.
 	e.call("proxy_on_delete", is(2))
 
 	// 1, stateRules: requests are decided on, their ends are not reported.
