@@ -204,7 +204,7 @@ func (s *share) sign(now time.Time, look bool) {
 		if look && s.watch.Look(r, id) {
 			s.unsettled = now.Add(unsettledTime)
 		}
-		look = false
+		look, full = false, false
 		if !s.note(r) {
 			// Nobody else may live long enough to remove them.
 			r.Remove(func(m *group.Member) bool { return !s.watch.Lives(m) })
@@ -443,7 +443,7 @@ func (s *share) leave() {
 	}
 	s.joined = false
 	id, last := s.poll.vm.id, false
-	_, cas, _ := proxywasm.GetSharedData(s.name("program"))
+	_, cas, err := proxywasm.GetSharedData(s.name("program"))
 	s.change(func(r *group.Record) bool {
 		me := r.Member(id)
 		if me == nil {
@@ -467,7 +467,7 @@ func (s *share) leave() {
 		}
 		return true
 	})
-	if last {
+	if last && err == nil {
 		none := group.Program{}
 		_ = proxywasm.SetSharedData(s.name("program"), none.Encode(), cas) // unless another VM has shared its policies meanwhile
 	}
