@@ -155,7 +155,7 @@ func (s *share) join(now time.Time) bool {
 
 // failed makes the poller ask by itself, because the host does not let it share.
 func (s *share) failed(doing string, err error) {
-	proxywasm.LogWarn("hfi: each VM of this Envoy fetches policies by itself: " + doing + ": " + err.Error())
+	proxywasm.LogWarn("hfi: this VM fetches policies by itself: " + doing + ": " + err.Error())
 	s.alone, s.leads, s.gathering = true, false, false
 	s.poll.next = s.poll.vm.now()
 }
