@@ -21,11 +21,12 @@ import (
 	"github.com/boifi/hfi/internal/testtool"
 )
 
-// trapReportLimit bounds the time until a trapped VM is reported.
-const trapReportLimit = 30 * time.Second
+// trapReportLimit bounds the time until a trapped VM is reported: the VM that asks for all
+// names it for up to 6 s more, a request waits for up to 20 s, and a grace period of 8 s follows.
+const trapReportLimit = 45 * time.Second
 
 // If one of a sidecar's VMs traps under load, the status names that pod as not
-// enforcing within half a minute, hfi wait fails with that reason, and hfi get
+// enforcing within trapReportLimit, hfi wait fails with that reason, and hfi get
 // filters shows it. The request that trapped fails; its worker then lets requests
 // through without faults, and the other worker continues. A sidecar that is stopped
 // or killed at the same time is not reported as silent.
