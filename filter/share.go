@@ -55,6 +55,9 @@ const (
 	maxVMsHeader = 8 << 10
 )
 
+// A request names all other members: this compiles only if the limits agree.
+var _ [0]struct{} = [group.MaxMembers - 1 - api.MaxVMs]struct{}{}
+
 // share is a poller's part in a group: the VMs of this Envoy with the same source. One
 // of them leads: only its poller asks the daemon. The group's record and the program
 // that it got are in Envoy's shared data, and each VM has a queue, which wakes it.

@@ -6,18 +6,14 @@
 // others still live: see Watch.
 package group
 
-import (
-	"errors"
-
-	"github.com/boifi/hfi/internal/api"
-)
+import "errors"
 
 const (
 	// IDSize is the length of a VM's ID.
 	IDSize = 16
 	// MaxMembers bounds the members of a group: the leader, and as many others as a
 	// request can name. The rest ask by themselves.
-	MaxMembers = 1 + api.MaxVMs
+	MaxMembers = 257
 	// MaxText bounds an ETag and a revision, in bytes.
 	MaxText = 253
 	// maxSize bounds an encoded Record.
