@@ -258,7 +258,7 @@ func TestReadIsBounded(t *testing.T) {
 		}
 	}
 	// A program of as many bytes and as few for each item as possible.
-	section := appendNumber(nil, MaxSize-100)
+	section := appendNumber(nil, MaxSize-200)
 	section = append(section, make([]byte, MaxSize-100-len(section))...)
 	text := appendBytes(append([]byte("hfi\x01"), sectionHeaders), section)
 	var before, after runtime.MemStats

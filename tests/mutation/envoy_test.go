@@ -53,11 +53,6 @@ var onEnvoy = []mutation{
 		old: `p.enforce(new(program.Program))`, new: ``,
 		tests: []string{"TestDaemonStartsLateAndRestarts"},
 	},
-	{
-		what: "the check of a program's first bytes", file: "filter/program/read.go",
-		old: `r.text[:len(magic)] != magic {`, new: `false {`,
-		tests: []string{"TestOutagesOfTheControlPlaneFailNoRequest"},
-	},
 }
 
 // The tests with a real Envoy can fail too. They build the filter with the mutation.

@@ -147,10 +147,10 @@ var mutations = []mutation{
 		folder: "filter", tests: []string{"TestStalePoliciesEnd"},
 	},
 	{
-		what: "the limit of a response's length", file: "filter/answer.go",
-		old:    `size > maxAnswer {`,
-		new:    `size < 0 {`,
-		folder: "filter", tests: []string{"TestABadAnswerChangesNothing"},
+		what: "the limit of a program's length", file: "filter/program/read.go",
+		old:    `if len(data) > MaxSize {`,
+		new:    `if len(data) < 0 {`,
+		folder: "filter/program", tests: []string{"TestReadRefuses"},
 	},
 	{
 		what: "the filter's own selection", file: "filter/program/read.go",
@@ -161,7 +161,7 @@ var mutations = []mutation{
 	{
 		what: "the skipping of policies that need a newer filter", file: "filter/program/read.go",
 		old:    `if needs&^features != 0 {`,
-		new:    `if false {`,
+		new:    `if needs == 1<<63 {`,
 		folder: "filter/program", tests: []string{"TestNewerPolicyIsSkipped"},
 	},
 	{
