@@ -273,3 +273,22 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+// TestAnOverlayOfTheEnvironmentCounts checks that a build with another overlay, as tests of tests
+// use, compiles what that replaces.
+func TestAnOverlayOfTheEnvironmentCounts(t *testing.T) {
+	folder := t.TempDir()
+	given := filepath.Join(folder, "given.json")
+	if err := os.WriteFile(given, []byte(`{"Replace": {"/a/mutated.go": "/b/mutated.go"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOFLAGS", "-mod=mod -overlay="+given)
+	replaced, err := replacedBefore()
+	if err != nil || replaced["/a/mutated.go"] != "/b/mutated.go" {
+		t.Errorf("replaced are %v, %v", replaced, err)
+	}
+	t.Setenv("GOFLAGS", "-overlay="+given+".missing")
+	if _, err := replacedBefore(); err == nil {
+		t.Error("an overlay that is missing is no error")
+	}
+}

@@ -118,6 +118,26 @@ func review(version string) error {
 	return nil
 }
 
+// replacedBefore returns the files that an overlay in GOFLAGS replaces: the flag of this
+// build takes its place. Tests of tests give one.
+func replacedBefore() (map[string]string, error) {
+	overlay := struct{ Replace map[string]string }{Replace: map[string]string{}}
+	for flag := range strings.FieldsSeq(os.Getenv("GOFLAGS")) {
+		file, given := strings.CutPrefix("-"+strings.TrimLeft(flag, "-"), "-overlay=")
+		if !given {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the overlay of GOFLAGS: %w", err)
+		}
+		if err := json.Unmarshal(text, &overlay); err != nil {
+			return nil, fmt.Errorf("reading the overlay of GOFLAGS, %s: %w", file, err)
+		}
+	}
+	return overlay.Replace, nil
+}
+
 // overlay writes the changed sources and the go command's description of them, whose
 // name it returns, into a folder.
 func (t toolchain) overlay(folder string, groups []group) (string, error) {
@@ -147,7 +167,10 @@ func (t toolchain) overlay(folder string, groups []group) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	replaced := map[string]string{}
+	replaced, err := replacedBefore()
+	if err != nil {
+		return "", err
+	}
 	for decoder := json.NewDecoder(strings.NewReader(string(output))); ; {
 		var listed struct {
 			ImportPath, Dir string
