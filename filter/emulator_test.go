@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -14,7 +13,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/program"
-	"github.com/boifi/hfi/schema"
+	"github.com/boifi/hfi/internal/envoytest"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
@@ -153,24 +152,7 @@ func (h *host) answer(status int, body string, changes map[string]string) {
 // compile compiles a JSON list of policies, as the daemon does.
 func compile(t testing.TB, list string) string {
 	t.Helper()
-	var policies struct{ Policies []json.RawMessage }
-	if err := json.Unmarshal([]byte(list), &policies); err != nil {
-		t.Fatal(err)
-	}
-	var compiler program.Compiler
-	var compiled []*program.Compiled
-	for _, text := range policies.Policies {
-		policy, err := schema.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		one, err := compiler.Compile(policy)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compiled = append(compiled, one)
-	}
-	encoded, err := program.Encode(compiled)
+	encoded, err := envoytest.Program(list)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@
 package program
 
 import (
+	"strings"
 	"time"
 
 	"github.com/boifi/hfi/filter/regex"
@@ -174,16 +175,12 @@ func (t *Text) Holds(text string) bool {
 	case Exact:
 		return text == t.Value
 	case Prefix:
-		return hasPrefix(text, t.Value)
+		return strings.HasPrefix(text, t.Value)
 	case Regex:
 		// The prefix rejects most texts without running the expression.
-		return hasPrefix(text, t.Value) && t.Regex.Match(text)
+		return strings.HasPrefix(text, t.Value) && t.Regex.Match(text)
 	}
 	return false
-}
-
-func hasPrefix(text, prefix string) bool {
-	return len(text) >= len(prefix) && text[:len(prefix)] == prefix
 }
 
 // Index finds the rules that may match a request, without trying the others. Every rule
@@ -249,7 +246,7 @@ func (x *Index) connectPrefixes() {
 		// them and this one begin with it too. So they are the one directly before
 		// this one, or its ancestors.
 		parent := int32(i - 1)
-		for parent >= 0 && !hasPrefix(x.Prefixes[i].Key, x.Prefixes[parent].Key) {
+		for parent >= 0 && !strings.HasPrefix(x.Prefixes[i].Key, x.Prefixes[parent].Key) {
 			parent = x.Parents[parent]
 		}
 		x.Parents[i] = parent
