@@ -256,8 +256,13 @@ func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
 			first, panics := h.answered, h.counter(metricPanics)
 			good := h.vm.metrics.counters[metric]
 			h.vm.metrics.counters[metric] = noMetric
+			// Five in the first few seconds, and then at most one in 2.5 s.
+			most := 5 + int(time.Minute/(maxBackoff/2))
 			for begin := h.at; h.at.Sub(begin) < time.Minute; h.pass(time.Millisecond) {
 				for h.requests() > h.answered {
+					if h.answered-first > most {
+						t.Fatalf("more than %d requests in %s", most, h.at.Sub(begin))
+					}
 					h.update(fmt.Sprint("b", h.answered), 418)
 					if tag := h.poll().tag; tag != fmt.Sprintf(`"b%d"`, h.answered-1) {
 						t.Fatalf("the tag in force is %s", tag)
@@ -266,8 +271,7 @@ func TestAPanicOnAnAnswerBacksOff(t *testing.T) {
 			}
 			h.mustGet(418)
 			n := h.answered - first
-			// Five in the first few seconds, and then at most one in 2.5 s.
-			if most := 5 + int(time.Minute/(maxBackoff/2)); n < 5 || n > most {
+			if n < 5 || n > most {
 				t.Errorf("%d requests in a minute, want at most %d", n, most)
 			}
 			if counted := h.counter(metricPanics) - panics; counted != uint64(n) {
