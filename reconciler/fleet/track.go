@@ -1,8 +1,6 @@
 package fleet
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -47,16 +45,6 @@ type tracker struct {
 	sweepMu sync.Mutex
 	// sweptAll is when all shards were last swept because a bound was reached. sweepMu guards it.
 	sweptAll time.Time
-}
-
-// shards is their number.
-const shards = 64
-
-// shard has the filters whose ID hashes to it.
-type shard struct {
-	mu      sync.Mutex
-	filters map[api.FilterID]*vmSet
-	swept   time.Time
 }
 
 // vm is one VM that has asked more than once on one of its connections. Its
@@ -104,10 +92,6 @@ type connection struct {
 // maxConnections bounds the connections that are remembered of one VM. A
 // filter has one to each replica; a proxy between may have more.
 const maxConnections = 8
-
-// vmSize is the memory that a VM takes beside its names and its digest, in
-// bytes. In a report these take less.
-const vmSize = 450
 
 // Caller is where a request comes from.
 type Caller struct {
@@ -237,18 +221,6 @@ func (r *Request) left(id api.FilterID, name string, now time.Time) {
 	}
 }
 
-// publicName is what a VM is known by here and in reports, which anybody may read: a
-// hash of its random name, so that no reader can ask in its name. All replicas
-// compute the same.
-func publicName(name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return base64.RawURLEncoding.EncodeToString(sum[:publicNameBytes])
-}
-
-// publicNameBytes is how much of the hash is kept: enough that nobody finds another
-// name with the same one.
-const publicNameBytes = 12
-
 // refuse records that a VM, or a text of it, is not remembered because of a bound.
 func (f *Fleet) refuse(now time.Time) { f.refused.Store(&now) }
 
@@ -263,12 +235,6 @@ func (f *Fleet) replaced(old, next, fallback string, now time.Time) string {
 	}
 	// A header's text may share memory with the whole request.
 	return strings.Clone(next)
-}
-
-func (f *Fleet) shardOf(id api.FilterID) *shard { return &f.shards[f.shardIndex(id)] }
-
-func (f *Fleet) shardIndex(id api.FilterID) int {
-	return int(maphash.Comparable(f.seed, id) % shards)
 }
 
 // continues is false if the VM has not asked on this connection before.
@@ -364,114 +330,6 @@ func (r *Request) describe(v *vm, envoy, problem string) {
 	v.problem = r.fleet.replaced(v.problem, problem, v.problem, now)
 }
 
-// add makes a VM, or returns nil if there is no room. The caller holds the shard's lock.
-func (f *Fleet) add(shard *shard, id api.FilterID, key vmKey, digest string, now time.Time) *vm {
-	if now.Sub(shard.swept) > f.Forget/10 {
-		f.sweep(shard, now, f.Remember)
-	}
-	size := sizeOf(id, key.name, digest)
-	// Both, because both are taken back.
-	count, total := f.count.Add(1), f.size.Add(size)
-	if count > int64(f.MaxVMs) || total > f.MaxBytes {
-		f.count.Add(-1)
-		f.size.Add(-size)
-		return nil
-	}
-	if shard.filters == nil {
-		shard.filters = map[api.FilterID]*vmSet{}
-	}
-	vms := shard.filters[id]
-	if vms == nil {
-		vms = &vmSet{}
-		shard.filters[cloneID(id)] = vms
-	}
-	key.name = strings.Clone(key.name)
-	v := &vm{key: key}
-	vms.add(v)
-	return v
-}
-
-// sizeOf is the memory that a VM takes, in bytes, and at least its size in a report.
-func sizeOf(id api.FilterID, name, digest string) int64 {
-	return vmSize + textSize(id.Node) + textSize(id.Pod) + textSize(id.Service) + textSize(id.Namespace) + textSize(name) + textSize(digest)
-}
-
-// textSize is the size of a name or a digest in a report, without the quotes.
-// It has no control characters, and is UTF-8: package http checks it.
-func textSize(text string) int64 {
-	size := len(text) + strings.Count(text, `"`) + strings.Count(text, `\`)
-	// Line and paragraph separators, of three bytes, are escaped as \u2028 and \u2029.
-	return int64(size + 3*(strings.Count(text, "\u2028")+strings.Count(text, "\u2029")))
-}
-
-// cloneID copies an ID's text, which may share memory with a whole request.
-func cloneID(id api.FilterID) api.FilterID {
-	return api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace)}
-}
-
-// sweep removes filters none of whose VMs has asked for Forget, and of other
-// filters the VMs that have not asked for limit. The caller holds the shard's lock.
-func (f *Fleet) sweep(shard *shard, now time.Time, limit time.Duration) {
-	shard.swept = now
-	for id, vms := range shard.filters {
-		vmLimit := f.Forget
-		for _, v := range vms.list {
-			if !v.endedBefore(now, f.Forget) {
-				vmLimit = limit
-				break
-			}
-		}
-		f.removeIf(shard, id, func(v *vm) bool { return v.endedBefore(now, vmLimit) })
-	}
-}
-
-// removeIf removes some VMs of a filter. The caller holds the shard's lock.
-func (f *Fleet) removeIf(shard *shard, id api.FilterID, is func(*vm) bool) {
-	vms := shard.filters[id]
-	vms.removeIf(func(v *vm) bool {
-		if !is(v) {
-			return false
-		}
-		f.count.Add(-1)
-		if v.namedBy != nil {
-			f.named.remove(v.key.address)
-		}
-		f.size.Add(-sizeOf(id, v.key.name, v.digest) - textSize(v.envoy) - textSize(v.problem))
-		return true
-	})
-	if len(vms.list) == 0 {
-		delete(shard.filters, id)
-	}
-}
-
-// endedBefore reports whether the VM's last request ended longer ago than limit.
-func (v *vm) endedBefore(now time.Time, limit time.Duration) bool {
-	return v.state != VMWaiting && now.Sub(v.ended) > limit
-}
-
-// makeRoom sweeps all shards, also of the VMs that asked for a short time only,
-// and reports whether it did. It does so at most once a second, which bounds
-// the cost of requests with invented names.
-func (f *Fleet) makeRoom(now time.Time) bool {
-	f.sweepMu.Lock()
-	defer f.sweepMu.Unlock()
-	if now.Sub(f.sweptAll) < time.Second {
-		return false
-	}
-	f.sweptAll = now
-	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		f.sweep(shard, now, f.Forget)
-		for id := range shard.filters {
-			// Real VMs ask for as long as their Envoy runs.
-			f.removeIf(shard, id, func(v *vm) bool { return v.asked.Sub(v.first) < f.SettleTime && v.endedBefore(now, f.Grace+v.retry) })
-		}
-		shard.mu.Unlock()
-	}
-	return true
-}
-
 // Answered records that the request was answered: with policies, whose digest
 // is given, or else with none. Retry is how long the answer asked the VM to wait
 // before its next request, or zero.
@@ -513,85 +371,4 @@ func (r *Request) endOf(s sighting, state VMState, given string, retry time.Dura
 		}
 		s.vm.state, s.vm.ended, s.vm.retry = state, now, retry
 	}
-}
-
-// PodGone records that a pod was deleted: its VMs that were answered here, or
-// wait, are not expected to ask again, though the replica that they asked last
-// may have been lost. A VM of it that asks anyway is alive, but has no claim to the
-// address of the next pod of that name, unless it may be of that one: the news of the
-// deletion may be a little late.
-func (f *Fleet) PodGone(namespace, pod string) {
-	now := f.Now()
-	for i := range f.shards {
-		shard := &f.shards[i]
-		shard.mu.Lock()
-		for id, vms := range shard.filters {
-			if id.Pod != pod || id.Namespace != namespace {
-				continue
-			}
-			for _, v := range vms.list {
-				v.podGone = true
-				v.outlived = v.outlived || now.Sub(v.first) > f.Grace
-				if v.state != VMWaiting {
-					v.state, v.retry = VMGone, 0
-				}
-			}
-		}
-		shard.mu.Unlock()
-	}
-}
-
-// known returns the function that returns what this replica remembers in a
-// shard, in no order, until it is called again. It includes VMs that have gone:
-// another replica may have an older request of them.
-func (f *Fleet) known() func(shard int) []FilterSeen {
-	var unconfirmed [shards][]FilterSeen
-	for _, filter := range f.unconfirmed.seen(f.Now()) {
-		shard := f.shardIndex(filter.FilterID)
-		unconfirmed[shard] = append(unconfirmed[shard], filter)
-	}
-	var filters []FilterSeen
-	var vms []VMSeen
-	return func(shard int) []FilterSeen {
-		filters, vms = f.shardSeen(&f.shards[shard], f.Now(), filters[:0], vms[:0])
-		filters = append(filters, unconfirmed[shard]...)
-		return filters
-	}
-}
-
-// shardSeen appends the filters in a shard, and their VMs, which these refer to.
-func (f *Fleet) shardSeen(shard *shard, now time.Time, filters []FilterSeen, vms []VMSeen) ([]FilterSeen, []VMSeen) {
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	f.sweep(shard, now, f.Remember)
-	for id, of := range shard.filters {
-		first := len(vms)
-		for _, v := range of.list {
-			seen := v.seen(now)
-			seen.Unproven = !v.confirmedApply && v.asked.Sub(v.first) < f.SettleTime
-			vms = append(vms, seen)
-		}
-		filters = append(filters, FilterSeen{FilterID: id, VMs: vms[first:len(vms):len(vms)]})
-	}
-	return filters, vms
-}
-
-func (v *vm) seen(now time.Time) VMSeen {
-	seen := VMSeen{
-		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, Outlived: v.outlived, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
-		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
-	}
-	if v.state != VMWaiting {
-		seen.EndedAgo, seen.Retry = now.Sub(v.ended), v.retry
-	}
-	if !v.other.IsZero() {
-		seen.OtherAgo = max(now.Sub(v.other), 1)
-	}
-	return seen
-}
-
-// full reports whether a VM was recently not remembered because of a bound.
-func (f *Fleet) full() bool {
-	refused := f.refused.Load()
-	return refused != nil && f.Now().Sub(*refused) <= f.Forget
 }

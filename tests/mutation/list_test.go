@@ -165,7 +165,7 @@ var mutations = []mutation{
 		folder: "filter/program", tests: []string{"TestNewerPolicyIsSkipped"},
 	},
 	{
-		what: "the bound of a program's items", file: "filter/program/read.go",
+		what: "the bound of a program's items", file: "filter/program/reader.go",
 		old:    ` || r.items+int(n) > MaxItems {`,
 		new:    ` {`,
 		folder: "filter/program", tests: []string{"TestReadIsBounded"},
