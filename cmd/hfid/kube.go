@@ -31,14 +31,17 @@ const (
 // kubeOptions are the settings for Kubernetes.
 type kubeOptions struct {
 	mode, kubeconfig, controlPlane, delivery string
-	namespaces                               []string
-	linger                                   time.Duration
+	// root is the mesh's root namespace.
+	root       string
+	namespaces []string
+	linger     time.Duration
 }
 
 func (o *kubeOptions) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.mode, "kube", kubeAuto, "whether to watch the Kubernetes cluster: off, on, or auto (on in a pod or with --kubeconfig)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of this pod)")
 	flags.StringSliceVar(&o.namespaces, "kube-namespaces", nil, "comma-separated namespaces in which to create, repair and delete a WasmPlugin for each workload that policies target (default: none)")
+	flags.StringVar(&o.root, "kube-root-namespace", kube.DefaultRootNamespace, "the mesh's root namespace (rootNamespace in its configuration): a WasmPlugin there applies to every namespace")
 	flags.DurationVar(&o.linger, "kube-linger", kube.DefaultLinger, "how long such a WasmPlugin stays after the last policy that targets its pods, so that a policy that comes back is in force at once")
 	flags.StringVar(&o.delivery, "kube-delivery", kube.DeliverByWasmPlugin, "Istio's kind of objects by which sidecars get the filter: wasmplugin (or TrafficExtension, in a cluster without WasmPlugins) or envoyfilter, for meshes that refuse WasmPlugins")
 	flags.StringVar(&o.controlPlane, "kube-control-plane", kube.DefaultControlPlane, "base URL at which sidecars reach this service: WasmPlugins refer to it")
@@ -64,8 +67,11 @@ func (o *kubeOptions) check() (problems []error) {
 			problems = append(problems, fmt.Errorf("--kube-namespaces: %q is not a valid name of a namespace: %s", namespace, wrong[0]))
 		}
 	}
-	if slices.Contains(o.namespaces, kube.DefaultRootNamespace) {
-		problems = append(problems, fmt.Errorf("--kube-namespaces: a WasmPlugin in %s, the mesh's root namespace, applies to every namespace: name those of the workloads", kube.DefaultRootNamespace))
+	if wrong := content.IsDNS1123Label(o.root); len(wrong) > 0 {
+		problems = append(problems, fmt.Errorf("--kube-root-namespace: %q is not a valid name of a namespace: %s", o.root, wrong[0]))
+	}
+	if slices.Contains(o.namespaces, o.root) {
+		problems = append(problems, fmt.Errorf("--kube-namespaces: a WasmPlugin in %s, the mesh's root namespace, applies to every namespace: name those of the workloads", o.root))
 	}
 	if len(o.namespaces) > 0 && o.mode == kubeOff {
 		problems = append(problems, fmt.Errorf("--kube-namespaces needs the cluster, and --kube is off"))
@@ -101,7 +107,7 @@ func newCluster(o kubeOptions, loop *reconciler.Reconciler, filters *fleet.Fleet
 	filters.Leads = loop.Leads
 	cluster.PodGone, cluster.Report = filters.PodGone, filters.SetClusterReport
 	cluster.ControlPlane, cluster.Keep = o.controlPlane, o.namespaces
-	cluster.Delivery, cluster.Linger = o.delivery, o.linger
+	cluster.Delivery, cluster.Linger, cluster.RootNamespace = o.delivery, o.linger, o.root
 	if len(module) > 0 {
 		sum := sha256.Sum256(module)
 		cluster.SHA256 = hex.EncodeToString(sum[:])

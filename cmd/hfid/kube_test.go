@@ -16,7 +16,7 @@ import (
 )
 
 func settings() kubeOptions {
-	return kubeOptions{mode: kubeAuto, controlPlane: kube.DefaultControlPlane, delivery: kube.DeliverByEnvoyFilter}
+	return kubeOptions{mode: kubeAuto, controlPlane: kube.DefaultControlPlane, delivery: kube.DeliverByEnvoyFilter, root: kube.DefaultRootNamespace}
 }
 
 // Outside a cluster the daemon does not look for one, unless a flag says so:
@@ -57,6 +57,8 @@ func TestKubeOptionsCheck(t *testing.T) {
 		"--kube must be off, auto or on": func(o *kubeOptions) { o.mode = "yes" },
 		`"Demo" is not a valid name of a namespace`:             func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
 		"the mesh's root namespace, applies to every namespace": func(o *kubeOptions) { o.namespaces = []string{"istio-system"} },
+		"WasmPlugin in mesh-config, the mesh's root namespace":  func(o *kubeOptions) { o.root, o.namespaces = "mesh-config", []string{"demo", "mesh-config"} },
+		`--kube-root-namespace: "" is not a valid name`:         func(o *kubeOptions) { o.root = "" },
 		"--kube-control-plane: it must be":                      func(o *kubeOptions) { o.controlPlane = "hfi-control-plane.boifi:8080" },
 		"--kube-delivery must be wasmplugin or envoyfilter":     func(o *kubeOptions) { o.delivery = "lua" },
 		"--kube-linger must not be negative":                    func(o *kubeOptions) { o.linger = -time.Second },
