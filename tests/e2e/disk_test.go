@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,7 +83,7 @@ func TestDiskUnwritableForAMoment(t *testing.T) {
 				t.Error("the daemon was restarted")
 			}
 			// What was served last is on the disk again, too.
-			d.Kill()
+			killWithServer(t, d)
 			if err := os.RemoveAll(filepath.Join(d.DataDir, "etcd")); err != nil {
 				t.Fatal(err)
 			}
@@ -152,7 +153,7 @@ func TestStartOnAnUnwritableDataFolder(t *testing.T) {
 				d := hfidtest.Run(t, remote.URL, arguments...)
 				d.WaitSynced(first)
 				before := served(d)
-				d.Kill()
+				killWithServer(t, d)
 				spoilt.spoil(disk)
 				if external {
 					server.Kill()
@@ -280,7 +281,7 @@ func TestDamagedEtcdTakenAway(t *testing.T) {
 	t.Parallel()
 	repo, d, _ := runSynced(t)
 	before := served(d)
-	d.Kill()
+	killWithServer(t, d)
 	folder := filepath.Join(d.DataDir, "etcd")
 	if err := os.WriteFile(filepath.Join(folder, "member", "snap", "db"), []byte("this is no database"), 0o600); err != nil {
 		t.Fatal(err)
@@ -324,6 +325,20 @@ func killEmbeddedServer(t *testing.T, d *hfidtest.Daemon) int {
 		t.Fatal(err)
 	}
 	return all[0]
+}
+
+// killWithServer kills the daemon and waits until its embedded server has ended too, which
+// writes its files and then removes those that it allocated ahead.
+func killWithServer(t *testing.T, d *hfidtest.Daemon) {
+	t.Helper()
+	all := children(d.PID())
+	d.Kill()
+	testtool.Eventually(t, "the processes of the killed daemon have ended", func() bool {
+		return !slices.ContainsFunc(all, func(pid int) bool {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err == nil && !strings.Contains(string(text), ") Z ")
+		})
+	})
 }
 
 // children are the processes that a process has started, and that have not ended.
