@@ -81,6 +81,9 @@ func (p *Policy) normalise() {
 	if selector.Namespace == "" {
 		selector.Namespace = Any
 	}
+	if p.Spec.Direction == Inbound {
+		p.Spec.Direction = ""
+	}
 	if at := p.Spec.ExpiresAt; at != nil {
 		utc := at.UTC()
 		p.Spec.ExpiresAt = &utc
@@ -108,7 +111,7 @@ func (r *Rule) normalise() {
 	for i := range r.Match.Headers {
 		r.Match.Headers[i].Name = strings.ToLower(r.Match.Headers[i].Name)
 	}
-	if len(r.Match.Methods) == 0 && r.Match.Path == nil && len(r.Match.Headers) == 0 {
+	if len(r.Match.Methods) == 0 && r.Match.Path == nil && len(r.Match.Headers) == 0 && r.Match.To == nil {
 		r.Match = nil
 	}
 }
@@ -130,6 +133,10 @@ func (p *Policy) Canonical() []byte {
 func (p *Policy) Expired(at time.Time) bool {
 	return p.Spec.ExpiresAt != nil && !at.Before(*p.Spec.ExpiresAt)
 }
+
+// Outbound reports whether the policy faults the requests that the selected workloads
+// send, and not those that they receive.
+func (p *Policy) Outbound() bool { return p.Spec.Direction == Outbound }
 
 // HasDelay reports whether any rule has a delay.
 func (p *Policy) HasDelay() bool {

@@ -10,7 +10,7 @@ import "time"
 const Any = "*"
 
 // Policy is a fault policy: the workloads that it selects, and the faults that
-// it injects into their requests.
+// it injects into the requests that they receive or, if it is outbound, send.
 type Policy struct {
 	Metadata Metadata `json:"metadata"`
 	Spec     Spec     `json:"spec"`
@@ -25,6 +25,8 @@ type Metadata struct {
 // Spec is the content of a policy.
 type Spec struct {
 	Selector Selector `json:"selector"`
+	// Direction is empty in canonical form if it is Inbound, the default.
+	Direction Direction `json:"direction,omitempty"`
 	// Rules has at least one rule. Each rule that matches a request makes its own random draw.
 	Rules []Rule `json:"rules"`
 	// ExpiresAt, if set, is when the filter stops applying the policy.
@@ -32,6 +34,17 @@ type Spec struct {
 	// DryRun reports that the faults are counted and not injected.
 	DryRun bool `json:"dry_run,omitempty"`
 }
+
+// Direction says which requests of the selected workloads a policy faults.
+type Direction string
+
+// The directions.
+const (
+	// Inbound requests are those that the workloads receive.
+	Inbound Direction = "inbound"
+	// Outbound requests are those that the workloads send.
+	Outbound Direction = "outbound"
+)
 
 // Selector selects workloads. In canonical form neither field is empty: a
 // missing value is Any.
@@ -55,6 +68,17 @@ type Match struct {
 	Path *StringMatch `json:"path,omitempty"`
 	// Headers must all hold.
 	Headers []HeaderMatch `json:"headers,omitempty"`
+	// To is the destination of the request. Only an outbound policy has it.
+	To *Destination `json:"to,omitempty"`
+}
+
+// Destination is what a request is sent to: a service, all services of a namespace,
+// or a host. Host is set alone, and otherwise Service, Namespace or both.
+type Destination struct {
+	Service   string `json:"service,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	// Host is a DNS name in lower case, without a port.
+	Host string `json:"host,omitempty"`
 }
 
 // StringMatch has exactly one of its fields set.

@@ -26,6 +26,10 @@ func TestCanonical(t *testing.T) {
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}],"expires_at":"2027-01-31T12:00:00.5Z"}}`},
 		{"zero percentage, gRPC status OK, no HTML escapes", rule(`"rules":[{"fault":{"percentage":0,"abort":{"grpc_status":0,"body":"<&>"}}}]`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":0,"abort":{"grpc_status":0,"body":"<&>"}}}]}}`},
+		{"inbound, the default", rule(`"direction":"inbound","rules":[{"fault":{"delay_ms":1}}]`),
+			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}]}}`},
+		{"outbound", rule(`"rules":[{"match":{"to":{"namespace":"demo","service":"cart"}},"fault":{"delay_ms":1}},{"match":{"to":{"host":"a.example"}},"fault":{"delay_ms":1}}],"direction":"outbound"`),
+			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"direction":"outbound","rules":[{"match":{"to":{"service":"cart","namespace":"demo"}},"fault":{"percentage":100,"delay_ms":1}},{"match":{"to":{"host":"a.example"}},"fault":{"percentage":100,"delay_ms":1}}]}}`},
 		{"an empty exact match", rule(`"rules":[{"match":{"path":{"exact":""}},"fault":{"delay_ms":1}}]`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"match":{"path":{"exact":""}},"fault":{"percentage":100,"delay_ms":1}}]}}`},
 	}

@@ -115,6 +115,9 @@ func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) err
 		{"Namespace", policy.Spec.Selector.Namespace},
 		{"State", state(policy, a.now())},
 	}
+	if policy.Outbound() {
+		lines = append(lines, [2]string{"Direction", string(policy.Spec.Direction)})
+	}
 	if at := policy.Spec.ExpiresAt; at != nil {
 		lines = append(lines, [2]string{"Expires", at.Format(time.RFC3339)})
 	}
@@ -122,7 +125,7 @@ func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) err
 		lines = append(lines, [2]string{"From", fmt.Sprintf("%s:%d in %s", origin.File, origin.Line, short(origin.Commit))})
 	}
 	for i, rule := range policy.Spec.Rules {
-		lines = append(lines, [2]string{fmt.Sprintf("Rule %d", i+1), fault(rule.Fault) + " of " + matching(rule.Match)})
+		lines = append(lines, [2]string{fmt.Sprintf("Rule %d", i+1), fault(rule.Fault) + " of " + matching(policy, rule.Match)})
 	}
 	return a.facts(lines)
 }
@@ -153,8 +156,8 @@ func faults(policy *schema.Policy) string {
 	var all []string
 	for _, rule := range policy.Spec.Rules {
 		text := fault(rule.Fault)
-		if rule.Match != nil {
-			text += " of " + matching(rule.Match)
+		if rule.Match != nil || policy.Outbound() {
+			text += " of " + matching(policy, rule.Match)
 		}
 		all = append(all, text)
 	}
@@ -178,10 +181,17 @@ func fault(f schema.Fault) string {
 	return fmt.Sprintf("%s for %s%%", strings.Join(parts, " and "), share)
 }
 
-// matching describes the requests that a rule matches.
-func matching(match *schema.Match) string {
+// matching describes the requests that a rule of a policy matches.
+func matching(policy *schema.Policy, match *schema.Match) string {
+	requests := "requests"
+	if policy.Outbound() {
+		requests = "outbound requests"
+	}
 	if match == nil {
-		return "all requests"
+		return "all " + requests
+	}
+	if match.To != nil {
+		requests += " to " + destination(match.To)
 	}
 	var parts []string
 	if len(match.Methods) > 0 {
@@ -197,7 +207,24 @@ func matching(match *schema.Match) string {
 			parts = append(parts, "header "+header.Name+" "+comparison(header.StringMatch))
 		}
 	}
-	return "requests with " + strings.Join(parts, ", ")
+	if len(parts) == 0 {
+		return requests
+	}
+	return requests + " with " + strings.Join(parts, ", ")
+}
+
+func destination(to *schema.Destination) string {
+	var parts []string
+	if to.Host != "" {
+		parts = append(parts, "host "+to.Host)
+	}
+	if to.Service != "" {
+		parts = append(parts, "service "+to.Service)
+	}
+	if to.Namespace != "" {
+		parts = append(parts, "namespace "+to.Namespace)
+	}
+	return strings.Join(parts, " in ")
 }
 
 func comparison(match schema.StringMatch) string {

@@ -33,8 +33,10 @@ type Compiler struct {
 // Compiled is a compiled policy. It is immutable.
 type Compiled struct {
 	policy Policy
-	rules  []rule
-	weight Weight
+	// outbound reports that the policy is for outbound requests.
+	outbound bool
+	rules    []rule
+	weight   Weight
 }
 
 // Weight returns what the policy takes of the limits of a program.
@@ -58,6 +60,13 @@ func (c *Compiler) Compile(policy *schema.Policy) (*Compiled, error) {
 	made := &Compiled{policy: Policy{
 		Name: policy.Metadata.Name, Selector: selection.KeyOf(policy.Spec.Selector), DryRun: policy.Spec.DryRun,
 	}}
+	switch policy.Spec.Direction {
+	case "", schema.Inbound:
+	case schema.Outbound:
+		made.outbound = true
+	default:
+		return nil, fmt.Errorf("spec.direction: %q is not known", policy.Spec.Direction)
+	}
 	if at := policy.Spec.ExpiresAt; at != nil {
 		made.policy.Expires, made.policy.ExpiresAt = true, at.UTC()
 	}
@@ -66,6 +75,9 @@ func (c *Compiler) Compile(policy *schema.Policy) (*Compiled, error) {
 		rule, err := work.rule(&policy.Spec.Rules[i])
 		if err != nil {
 			return nil, fmt.Errorf("spec.rules[%d].%w", i, err)
+		}
+		if !made.outbound && policy.Spec.Rules[i].Match != nil && policy.Spec.Rules[i].Match.To != nil {
+			return nil, fmt.Errorf("spec.rules[%d].match.to: the policy is not outbound", i)
 		}
 		if rule.Share > 0 {
 			made.rules = append(made.rules, rule)
@@ -122,7 +134,27 @@ func (c *compilation) rule(from *schema.Rule) (rule, error) {
 		}
 		made.headers = append(made.headers, condition)
 	}
+	if to := from.Match.To; to != nil {
+		made.headers = append(made.headers, destination(to)...)
+		if *to == (schema.Destination{}) {
+			return rule{}, errors.New("match.to: neither a service nor a host")
+		}
+	}
 	return made, nil
+}
+
+// destination returns the conditions on the headers that stand for the destination.
+func destination(to *schema.Destination) (conditions []header) {
+	for _, each := range []header{
+		{ToHost, Text{How: Exact, Value: to.Host}},
+		{ToService, Text{How: Exact, Value: to.Service}},
+		{ToNamespace, Text{How: Exact, Value: to.Namespace}},
+	} {
+		if each.text.Value != "" {
+			conditions = append(conditions, each)
+		}
+	}
+	return conditions
 }
 
 func (c *compilation) header(match schema.HeaderMatch) (header, error) {

@@ -76,6 +76,7 @@ func TestCompileErrors(t *testing.T) {
 		{match(`{"headers": [{"name": "a", "regex": "["}]}`), "rules[1].match.headers[0]: regex"},
 		{match(`{"headers": [{"name": "", "exact": "1"}]}`), "rules[1].match.headers[0]: name"},
 		{match(`{"headers": [{"name": "a b", "exact": "1"}]}`), "rules[1].match.headers[0]: name"},
+		{match(`{"to": {"service": "cart"}}`), "rules[1].match.to: the policy is not outbound"},
 		{`{"fault": {}}`, "rules[1].fault: neither"},
 		{`{"fault": {"percentage": 0}}`, "rules[1].fault: neither"},
 		{`{"fault": {"throttle": 5}}`, "rules[1].fault: neither"},
@@ -95,6 +96,14 @@ func TestCompileErrors(t *testing.T) {
 		_, err := new(Compiler).Compile(rules(t, "bad", `{"fault": {"delay_ms": 7}}`, test.rule))
 		if err == nil || !strings.HasPrefix(err.Error(), "spec.") || !strings.Contains(err.Error(), test.reason) {
 			t.Errorf("%s: the error is %v, want one with %q", test.rule, err, test.reason)
+		}
+	}
+	for spec, want := range map[string]string{
+		`{"direction": "both", "rules": [{"fault": {"delay_ms": 1}}]}`:                          `spec.direction: "both"`,
+		`{"direction": "outbound", "rules": [{"match": {"to": {}}, "fault": {"delay_ms": 1}}]}`: "spec.rules[0].match.to: neither",
+	} {
+		if _, err := new(Compiler).Compile(policy(t, "bad", spec)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: the error is %v, want %q", spec, err, want)
 		}
 	}
 	for _, share := range []schema.Percentage{-1, schema.All + 1} {

@@ -3,6 +3,7 @@
 package program
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -14,21 +15,62 @@ import (
 // Encode encodes the program of the policies, which must have distinct names. It returns an
 // error if filters do not accept it because it is too large.
 func Encode(policies []*Compiled) ([]byte, error) {
+	text, _, err := encodeAndWeigh(policies)
+	return text, err
+}
+
+// encodeAndWeigh also returns how much of each limit the program takes.
+func encodeAndWeigh(policies []*Compiled) ([]byte, Weight, error) {
 	ordered := slices.SortedFunc(slices.Values(policies), func(a, b *Compiled) int {
 		if a.policy.Name < b.policy.Name {
 			return -1
 		}
 		return 1
 	})
-	return newEncoder(ordered).encode()
+	var in, out []*Compiled
+	for _, policy := range ordered {
+		if policy.outbound {
+			out = append(out, policy)
+		} else {
+			in = append(in, policy)
+		}
+	}
+	inbound := newEncoder(in)
+	text := inbound.appendSections(append([]byte(magic), version))
+	used, err := inbound.used(), inbound.err
+	if len(out) > 0 {
+		outbound := newEncoder(out)
+		text = appendBytes(append(text, sectionOutbound), outbound.appendSections(nil))
+		used, err = used.Plus(outbound.used()), cmp.Or(err, outbound.err)
+	}
+	used.size = len(text)
+	if err == nil {
+		err = used.check()
+	}
+	if err != nil {
+		return nil, Weight{}, err
+	}
+	return text, used, nil
 }
 
-// encode returns the encoded program.
-func (e *encoder) encode() ([]byte, error) {
-	if len(e.rules) > MaxRules {
-		return nil, fmt.Errorf("they have %d rules, and a filter accepts at most %d", len(e.rules), MaxRules)
+// check returns an error if a program that takes exactly this exceeds a limit.
+func (w Weight) check() error {
+	switch {
+	case w.rules > MaxRules:
+		return fmt.Errorf("they have %d rules, and a filter accepts at most %d", w.rules, MaxRules)
+	case w.expressions > MaxExpressions || w.expressionsSize > MaxExpressionsSize:
+		return fmt.Errorf("they have %d different expressions that take %d bytes when compiled, and a filter accepts at most %d with %d bytes",
+			w.expressions, w.expressionsSize, MaxExpressions, MaxExpressionsSize)
+	case w.items > MaxItems:
+		return fmt.Errorf("they have %d rules, conditions and headers, and a filter accepts at most %d", w.items, MaxItems)
+	case w.size > MaxSize:
+		return fmt.Errorf("they take %d bytes when compiled, and a filter accepts at most %d", w.size, MaxSize)
 	}
-	text := append([]byte(magic), version)
+	return nil
+}
+
+// appendSections appends the sections of the policies.
+func (e *encoder) appendSections(text []byte) []byte {
 	for _, section := range []struct {
 		kind   byte
 		append func([]byte) []byte
@@ -42,24 +84,16 @@ func (e *encoder) encode() ([]byte, error) {
 			text = appendBytes(append(text, section.kind), content)
 		}
 	}
-	if e.err != nil {
-		return nil, e.err
-	}
-	size := 0
+	return text
+}
+
+// used returns what the appended sections take of each limit but MaxSize.
+func (e *encoder) used() Weight {
+	w := Weight{rules: len(e.rules), items: e.items, expressions: len(e.expressions)}
 	for _, expression := range e.expressions {
-		size += len(expression)
+		w.expressionsSize += len(expression)
 	}
-	if len(e.expressions) > MaxExpressions || size > MaxExpressionsSize {
-		return nil, fmt.Errorf("they have %d different expressions that take %d bytes when compiled, and a filter accepts at most %d with %d bytes",
-			len(e.expressions), size, MaxExpressions, MaxExpressionsSize)
-	}
-	if e.items > MaxItems {
-		return nil, fmt.Errorf("they have %d rules, conditions and headers, and a filter accepts at most %d", e.items, MaxItems)
-	}
-	if len(text) > MaxSize {
-		return nil, fmt.Errorf("they take %d bytes when compiled, and a filter accepts at most %d", len(text), MaxSize)
-	}
-	return text, nil
+	return w
 }
 
 type encoder struct {

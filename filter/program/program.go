@@ -14,6 +14,7 @@
 //	2 headers      count, then the names, in lower case, ascending
 //	3 policies     count, then each with its length, by ascending name
 //	4 index        see Index; missing if there are few rules
+//	5 outbound     the sections 1 to 4 of the policies for outbound requests; missing if there are none
 //
 // A policy is: name; service and namespace of its selector; the features that a reader
 // must support to apply it; the number of its rules; flags (1: dry run, 2: expires);
@@ -46,8 +47,18 @@ const (
 	version = 1
 )
 
+// The names of the headers that stand for the destination of an outbound request. No header
+// of a policy has such a name.
+const (
+	// ToHost is the host that the request goes to.
+	ToHost = ":to-host"
+	// ToService and ToNamespace are those of the service.
+	ToService   = ":to-service"
+	ToNamespace = ":to-namespace"
+)
+
 // The limits bound the memory that a filter needs for a program. Encode and Read return
-// an error for a program that exceeds them.
+// an error for a program that exceeds them: both of its parts count.
 const (
 	// MaxSize is the largest encoded program, in bytes.
 	MaxSize = 4 << 20
@@ -66,8 +77,8 @@ const (
 // features are those that this package supports, as bits. There are none yet.
 const features = 0
 
-// Program is a set of policies that can be executed. It is immutable. The zero value has
-// no policies.
+// Program is a set of policies that can be executed: those for inbound requests, and with
+// Outbound those for outbound ones. It is immutable. The zero value has no policies.
 type Program struct {
 	// Policies are sorted by name. Those in Others and Unsupported are among them, with
 	// rules that never apply.
@@ -76,11 +87,15 @@ type Program struct {
 	// rules have precedence.
 	Rules []Rule
 	// Headers are the names of the headers that rules compare, in lower case, sorted.
+	// ToHost, ToService and ToNamespace may be among them.
 	Headers []string
 	// Index finds rules. It is nil if there are few.
 	Index *Index
+	// Outbound has the policies for outbound requests. It is nil if there are none, and
+	// its own Outbound always is.
+	Outbound *Program
 	// Others are the names of the policies that do not select the workload, and
-	// Unsupported of those that need a newer filter.
+	// Unsupported of those that need a newer filter. Those of Outbound are not among them.
 	Others, Unsupported []string
 	// idle reports that no rule can apply.
 	idle bool
@@ -89,8 +104,13 @@ type Program struct {
 // Idle reports that no rule can apply to any request.
 func (p *Program) Idle() bool { return p == nil || len(p.Rules) == 0 || p.idle }
 
-// InForce returns the number of policies that are applied.
-func (p *Program) InForce() int { return len(p.Policies) - len(p.Others) - len(p.Unsupported) }
+// InForce returns the number of policies that are applied, in both directions.
+func (p *Program) InForce() int {
+	if p == nil {
+		return 0
+	}
+	return len(p.Policies) - len(p.Others) - len(p.Unsupported) + p.Outbound.InForce()
+}
 
 // Policy is a policy of a program, without its rules.
 type Policy struct {

@@ -16,6 +16,7 @@ const (
 	sectionHeaders     = 2
 	sectionPolicies    = 3
 	sectionIndex       = 4
+	sectionOutbound    = 5
 )
 
 // The flags of a policy and of a rule.
@@ -40,7 +41,15 @@ func Read(data []byte, workload selection.Workload) (*Program, error) {
 		return nil, errors.New("the program has version " + strconv.Itoa(int(r.text[len(magic)])) + ", and this filter reads version " + strconv.Itoa(version))
 	}
 	r.at = len(magic) + 1
-	p := &parser{workload: workload, keys: workload.Keys(), program: new(Program)}
+	p := &parser{keys: workload.Keys(), program: new(Program)}
+	if err := p.sections(&r); err != nil {
+		return nil, err
+	}
+	return p.program, nil
+}
+
+// sections reads all sections of a program, or of the outbound part of one.
+func (p *parser) sections(r *reader) error {
 	for r.at < len(r.text) && !r.bad {
 		kind := r.byte()
 		section := r.part()
@@ -51,15 +60,15 @@ func Read(data []byte, workload selection.Workload) (*Program, error) {
 		section.items = r.items
 		p.section(kind, &section)
 		r.items = section.items
-		if section.bad || section.at < len(section.text) && known(kind) {
-			return nil, errors.New("section " + strconv.Itoa(int(kind)) + " of the program is invalid at byte " + strconv.Itoa(section.at))
+		if section.bad || section.at < len(section.text) && p.known(kind) {
+			return errors.New("section " + strconv.Itoa(int(kind)) + " of the program is invalid at byte " + strconv.Itoa(section.at))
 		}
 	}
 	if r.bad {
-		return nil, errors.New("the program is invalid at byte " + strconv.Itoa(r.at))
+		return errors.New("the program is invalid at byte " + strconv.Itoa(r.at))
 	}
 	if !p.hasPolicies {
-		return nil, errors.New("the program has no policies section")
+		return errors.New("the program has no policies section")
 	}
 	p.program.idle = true
 	for i := range p.program.Rules {
@@ -67,24 +76,30 @@ func Read(data []byte, workload selection.Workload) (*Program, error) {
 			p.program.idle = false
 		}
 	}
-	return p.program, nil
+	return nil
 }
 
-func known(kind byte) bool { return kind >= sectionExpressions && kind <= sectionIndex }
+// known reports whether a kind of section is read, and not skipped.
+func (p *parser) known(kind byte) bool {
+	return kind >= sectionExpressions && kind <= sectionIndex || kind == sectionOutbound && p.outer == nil
+}
 
 // parser holds what has been read so far.
 type parser struct {
-	workload    selection.Workload
+	// outer is nil unless this is the parser of the outbound part of outer's program.
+	outer       *parser
 	keys        []selection.Key
 	program     *Program
 	expressions []*regex.Regex
-	last        byte
-	hasPolicies bool
+	// expressionsSize is the size of the section of the expressions.
+	expressionsSize int
+	last            byte
+	hasPolicies     bool
 }
 
 // section reads a section. Known sections must be in order, each at most once.
 func (p *parser) section(kind byte, r *reader) {
-	if !known(kind) {
+	if !p.known(kind) {
 		return
 	}
 	if kind <= p.last {
@@ -102,13 +117,35 @@ func (p *parser) section(kind byte, r *reader) {
 		p.readPolicies(r)
 	case sectionIndex:
 		p.readIndex(r)
+	case sectionOutbound:
+		p.readOutbound(r)
 	}
+}
+
+// readOutbound reads the part for outbound requests.
+func (p *parser) readOutbound(r *reader) {
+	part := &parser{outer: p, keys: p.keys, program: new(Program)}
+	if part.sections(r) != nil {
+		r.bad = true
+		return
+	}
+	p.program.Outbound = part.program
+}
+
+// before returns what the part read before has of the limits of a program.
+func (p *parser) before() (rules, expressions, expressionsSize int) {
+	if p.outer == nil {
+		return 0, 0, 0
+	}
+	return len(p.outer.program.Rules), len(p.outer.expressions), p.outer.expressionsSize
 }
 
 func (p *parser) readExpressions(r *reader) {
 	count := r.count()
+	_, others, size := p.before()
+	p.expressionsSize = len(r.text)
 	// Each has a length of up to three bytes.
-	if count > MaxExpressions || len(r.text) > MaxExpressionsSize+3*MaxExpressions {
+	if others+count > MaxExpressions || size+len(r.text) > MaxExpressionsSize+3*MaxExpressions {
 		r.bad = true
 		return
 	}
@@ -162,7 +199,8 @@ func (p *parser) readPolicy(r *reader, number int, policy *Policy) {
 	needs := r.number()
 	first := len(p.program.Rules)
 	count := r.count()
-	if r.bad || policy.Name == "" || first+count > MaxRules {
+	others, _, _ := p.before()
+	if r.bad || policy.Name == "" || others+first+count > MaxRules {
 		r.bad = true
 		return
 	}

@@ -30,9 +30,16 @@ func everything(t testing.TB) []*schema.Policy {
 		all = append(all,
 			rules(t, fmt.Sprintf("exact-%02d", i), fmt.Sprintf(`{"match": {"path": {"exact": "/e/%d"}}, "fault": {"delay_ms": 1}}`, i)),
 			rules(t, fmt.Sprintf("prefix-%02d", i), fmt.Sprintf(`{"match": {"path": {"prefix": "/p/%s"}}, "fault": {"delay_ms": 1}}`, strings.Repeat("x", i))),
-			rules(t, fmt.Sprintf("header-%02d", i), fmt.Sprintf(`{"match": {"headers": [{"name": "x-user", "exact": "%d"}]}, "fault": {"delay_ms": 1}}`, i)))
+			rules(t, fmt.Sprintf("header-%02d", i), fmt.Sprintf(`{"match": {"headers": [{"name": "x-user", "exact": "%d"}]}, "fault": {"delay_ms": 1}}`, i)),
+			sends(t, fmt.Sprintf("to-%02d", i), fmt.Sprintf(`{"match": {"to": {"service": "s%d", "namespace": "demo"}, "path": {"regex": "/to/[0-9]+"}}, "fault": {"delay_ms": 1}}`, i)))
 	}
-	return all
+	return append(all, policy(t, "to-others", `{"selector": {"service": "cart"}, "direction": "outbound", "rules": [{"match": {"to": {"host": "api.example.com"}}, "fault": {"delay_ms": 1}}]}`))
+}
+
+// sends returns an outbound policy that has only rules.
+func sends(t testing.TB, name string, each ...string) *schema.Policy {
+	t.Helper()
+	return policy(t, name, `{"direction": "outbound", "rules": [`+strings.Join(each, ",")+`]}`)
 }
 
 var frontend = selection.Workload{Service: "frontend", Namespace: "demo"}
@@ -71,10 +78,96 @@ func TestRoundTrip(t *testing.T) {
 	if rule.Share != 125_000 || rule.Delay != 250*time.Millisecond || !slices.Equal(rule.Methods, []string{"GET", "PUT"}) {
 		t.Errorf("the rule is %+v", rule)
 	}
-	if program.Idle() || program.InForce() != len(program.Policies) || program.Index == nil {
-		t.Errorf("idle: %v, in force: %d of %d, index: %v", program.Idle(), program.InForce(), len(program.Policies), program.Index)
+	if all := len(program.Policies) + 20; program.Idle() || program.InForce() != all || program.Index == nil {
+		t.Errorf("idle: %v, in force: %d of %d, index: %v", program.Idle(), program.InForce(), all, program.Index)
 	}
 	countRules(t, program)
+}
+
+// TestOutbound checks that policies for outbound requests are in a part of their own, whose rules
+// have the destinations as conditions.
+func TestOutbound(t *testing.T) {
+	inbound := rules(t, "in", `{"fault": {"delay_ms": 1}}`)
+	if program := roundTrip(t, inbound); program.Outbound != nil {
+		t.Errorf("without such a policy there is %+v", program.Outbound)
+	}
+	if !bytes.HasPrefix(encode(t, inbound, sends(t, "out", `{"fault": {"delay_ms": 1}}`)), encode(t, inbound)) {
+		t.Error("an older filter reads something else")
+	}
+	program, err := Read(encode(t, everything(t)...), frontend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := program.Outbound
+	if out == nil || out.Outbound != nil || len(out.Policies) != 21 || !slices.Equal(out.Headers, []string{ToHost, ToNamespace, ToService}) || out.Index == nil {
+		t.Fatalf("the outbound part is %+v", out)
+	}
+	if !slices.Equal(out.Others, []string{"to-others"}) || len(program.Others) > 0 {
+		t.Errorf("others: %v and %v", program.Others, out.Others)
+	}
+	countRules(t, out)
+	for _, p := range program.Policies {
+		if strings.HasPrefix(p.Name, "to-") {
+			t.Errorf("%s is among the policies for inbound requests", p.Name)
+		}
+	}
+	for _, header := range out.Rules[0].Headers {
+		if want := map[string]string{ToService: "s0", ToNamespace: "demo"}[out.Headers[header.Slot]]; header.Text.How != Exact || header.Text.Value != want {
+			t.Errorf("the condition on %s is %+v", out.Headers[header.Slot], header.Text)
+		}
+	}
+	// The rules are found by the service, so that no request tries those for others.
+	byService := 0
+	for _, header := range out.Index.Headers {
+		if out.Headers[header.Slot] == ToService {
+			byService = len(header.Groups)
+		}
+	}
+	if byService != 20 || len(out.Index.Linear) > 1 {
+		t.Errorf("the index has %d services, and %d rules that are always tried", byService, len(out.Index.Linear))
+	}
+	only := roundTrip(t, sends(t, "out", `{"fault": {"delay_ms": 1}}`))
+	if !only.Idle() || only.InForce() != 1 || only.Outbound.Idle() {
+		t.Errorf("with an outbound policy alone, the program is %+v", only)
+	}
+}
+
+// TestOutboundIsNotNested checks that the outbound part cannot have one of its own.
+func TestOutboundIsNotNested(t *testing.T) {
+	out := encode(t, sends(t, "out", `{"fault": {"delay_ms": 1}}`))
+	part := out[4:] // no policies, then the outbound part
+	nested := appendBytes(append(slices.Clone(encode(t)), sectionOutbound), part)
+	program, err := Read(nested, frontend)
+	if err != nil || program.Outbound == nil || program.Outbound.Outbound != nil || program.InForce() != 0 {
+		t.Errorf("the program is %+v, error %v", program, err)
+	}
+}
+
+// TestBothPartsCount checks that the limits hold for both directions together.
+func TestBothPartsCount(t *testing.T) {
+	half := strings.TrimSuffix(strings.Repeat(`{"fault": {"delay_ms": 1}},`, MaxRules/2+1), ",")
+	in, out := encode(t, rules(t, "in", half)), encode(t, sends(t, "out", half))
+	joined := appendBytes(append(slices.Clone(in), sectionOutbound), encode(t, rules(t, "out", half))[4:])
+	for _, one := range [][]byte{in, out} {
+		if _, err := Read(one, frontend); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := Read(joined, frontend); err == nil {
+		t.Error("a filter accepts more rules than MaxRules in both parts together")
+	}
+	var compiler Compiler
+	var both []*Compiled
+	for _, p := range []*schema.Policy{rules(t, "in", half), sends(t, "out", half)} {
+		one, err := compiler.Compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, one)
+	}
+	if _, err := Encode(both); err == nil || !strings.Contains(err.Error(), "50002 rules") {
+		t.Errorf("the error is %v", err)
+	}
 }
 
 func headerTexts(headers []Header) (texts []Text) {
@@ -240,8 +333,8 @@ func TestReadRefuses(t *testing.T) {
 	}
 	for n := range len(encoded) {
 		if _, err := Read(encoded[:n], frontend); err == nil && n > 0 {
-			// Without its last section, the index, a program is valid.
-			if program, _ := Read(encoded[:n], frontend); program.Index != nil {
+			// Without its last sections, the index and the outbound part, a program is valid.
+			if program, _ := Read(encoded[:n], frontend); program.Outbound != nil {
 				t.Errorf("the first %d of %d bytes are a valid program", n, len(encoded))
 			}
 		}
@@ -251,7 +344,7 @@ func TestReadRefuses(t *testing.T) {
 // TestReadIsBounded checks that no short program makes the reader allocate much.
 func TestReadIsBounded(t *testing.T) {
 	huge := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}
-	for kind := byte(1); kind <= 4; kind++ {
+	for kind := byte(1); kind <= 5; kind++ {
 		text := append([]byte("hfi\x01"), kind, byte(len(huge)))
 		if _, err := Read(append(text, huge...), frontend); err == nil {
 			t.Errorf("section %d with a huge count is valid", kind)
@@ -295,6 +388,9 @@ func TestDamagedProgramIsReadOrRefused(t *testing.T) {
 
 // use reads all that a decision could.
 func use(program *Program) {
+	if program.Outbound != nil {
+		use(program.Outbound)
+	}
 	for i := range program.Rules {
 		rule := &program.Rules[i]
 		_ = program.Policies[rule.Policy]

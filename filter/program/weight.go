@@ -43,23 +43,19 @@ const (
 
 // weigh returns the error of Encode for the policy alone.
 func weigh(policy *Compiled) (Weight, error) {
-	e := newEncoder([]*Compiled{policy})
-	text, err := e.encode()
+	_, w, err := encodeAndWeigh([]*Compiled{policy})
 	if err != nil {
 		return Weight{}, err
 	}
-	w := Weight{size: len(text) + moreForPolicy, rules: len(e.rules), items: e.items, expressions: len(e.expressions)}
-	for _, expression := range e.expressions {
-		w.expressionsSize += len(expression)
-	}
-	for i := range e.rules {
-		rule := &e.rules[i]
+	w.size += moreForPolicy
+	for i := range policy.rules {
+		rule := &policy.rules[i]
 		// The index has each rule under one key.
 		key := len(rule.Path.Value)
-		for _, header := range rule.Headers {
-			key = max(key, len(header.Text.Value))
+		for _, header := range rule.headers {
+			key = max(key, len(header.text.Value))
 		}
-		w.size += key + moreForRule + moreForCondition*(1+len(rule.Headers))
+		w.size += key + moreForRule + moreForCondition*(1+len(rule.headers))
 	}
 	return w, nil
 }

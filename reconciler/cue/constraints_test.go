@@ -51,6 +51,10 @@ func removals(file *ast.File) []removal {
 		case *ast.CallExpr:
 			if ident, ok := x.Fun.(*ast.Ident); ok && ident.Name == "matchN" {
 				for _, arm := range x.Args[1].(*ast.ListLit).Elts {
+					if nested, ok := arm.(*ast.CallExpr); ok {
+						expr(nested, nil)
+						continue
+					}
 					for _, d := range arm.(*ast.StructLit).Elts {
 						if f, ok := d.(*ast.Field); ok {
 							add(f, "makes optional in matchN", func() { f.Constraint = token.OPTION })

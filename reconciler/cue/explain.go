@@ -248,6 +248,46 @@ func trueOrFalse(text string) string {
 	return ""
 }
 
+// direction is for other words for the two directions.
+func direction(text string) string {
+	switch strings.ToLower(text) {
+	case "inbound", "in", "ingress", "server", "sidecar_inbound":
+		return "write inbound"
+	case "outbound", "out", "egress", "client", "sidecar_outbound":
+		return "write outbound"
+	}
+	return ""
+}
+
+// serviceAndNamespace is for the DNS name of a service.
+func serviceAndNamespace(text string) string {
+	parts := strings.Split(text, ".")
+	switch {
+	case len(parts) == 2 && parts[0] != "" && parts[1] != "" || len(parts) > 2 && parts[2] == "svc":
+		return fmt.Sprintf("write service: %s and namespace: %s", quote(parts[0]), quote(parts[1]))
+	case len(parts) > 2:
+		return "for a DNS name write host"
+	}
+	return ""
+}
+
+var (
+	scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://`)
+	port   = regexp.MustCompile(`:\d+$`)
+	host   = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$`)
+)
+
+// hostOnly is for a URL, or a host with a port.
+func hostOnly(text string) string {
+	name := scheme.ReplaceAllString(strings.ToLower(text), "")
+	name, _, _ = strings.Cut(name, "/")
+	name = strings.TrimSuffix(port.ReplaceAllString(name, ""), ".")
+	if name != text && host.MatchString(name) {
+		return "write " + name
+	}
+	return ""
+}
+
 var method = regexp.MustCompile(`^[A-Z-]+$`)
 
 // upperCase is for an HTTP method in lower case.

@@ -53,6 +53,11 @@ var fields = map[string]fieldInfo{
 	"spec.selector":           {must: aMapping + " with service and namespace; omit it to select every workload", sample: `{}`},
 	"spec.selector.service":   selector,
 	"spec.selector.namespace": selector,
+	"spec.direction": {
+		must:    "inbound, for the requests that the selected workload receives, or outbound, for those that it sends",
+		instead: direction,
+		sample:  `"outbound"`,
+	},
 	"spec.rules": {
 		must: aList + " of rules",
 		limits: []limit{
@@ -67,7 +72,7 @@ var fields = map[string]fieldInfo{
 	},
 	"spec.dry_run":       {must: "true or false", instead: trueOrFalse, sample: `true`},
 	"spec.rules[]":       {must: aMapping + " with a fault", sample: `{fault: delay_ms: 1}`},
-	"spec.rules[].match": {must: aMapping + " with methods, path or headers; omit it to match every request", sample: `{}`},
+	"spec.rules[].match": {must: aMapping + " with methods, path, headers or to; omit it to match every request", sample: `{}`},
 	"spec.rules[].match.methods": {
 		must: aList + " of methods",
 		limits: []limit{
@@ -107,6 +112,29 @@ var fields = map[string]fieldInfo{
 	"spec.rules[].match.headers[].prefix":  pattern,
 	"spec.rules[].match.headers[].regex":   regex,
 	"spec.rules[].match.headers[].present": {must: "true or false", instead: trueOrFalse, sample: `true`},
+	"spec.rules[].match.to": {
+		must:       aMapping + " with service and namespace, or with host",
+		needs:      "needs service or namespace, or else host",
+		conditions: []string{"service", "namespace", "host"},
+		sample:     `{service: "x"}`,
+	},
+	"spec.rules[].match.to.service": {
+		must:    "the name of a service, without its namespace and without spaces; omit it to match any",
+		limits:  []limit{atMost("253")},
+		instead: serviceAndNamespace,
+		sample:  `"x"`,
+	},
+	"spec.rules[].match.to.namespace": {
+		must:   "the name of a namespace; omit it to match any",
+		limits: []limit{atMost("253")},
+		sample: `"x"`,
+	},
+	"spec.rules[].match.to.host": {
+		must:    "a DNS name in lower case, without a scheme, port and path (wildcards are not supported)",
+		limits:  []limit{atMost("253")},
+		instead: hostOnly,
+		sample:  `"x"`,
+	},
 	"spec.rules[].fault": {
 		must:       aMapping + " with delay_ms, abort or both",
 		needs:      "needs delay_ms or abort",
@@ -165,6 +193,13 @@ var (
 		instead: whyNotRE2,
 		sample:  `"x"`,
 	}
+)
+
+// destinationField is for outbound policies only, and needsOutbound is in CUE's error for
+// others: policy.cue has it.
+const (
+	destinationField = "spec.rules[].match.to"
+	needsOutbound    = "needs spec.direction: outbound"
 )
 
 // connectionHeaders are the headers that an abort cannot have, in lower case.

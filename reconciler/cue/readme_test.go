@@ -16,13 +16,17 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := func(kind string) string {
-		_, rest, found := strings.Cut(string(text), "```"+kind+"\n")
-		body, _, closed := strings.Cut(rest, "```")
-		if !found || !closed {
-			t.Fatalf("README.md has no example in %s", kind)
+	// examples returns those of a kind, of which there must be some.
+	examples := func(kind string, count int) (bodies []string) {
+		for i, rest := range strings.Split(string(text), "```"+kind+"\n") {
+			if body, _, closed := strings.Cut(rest, "```"); closed && i > 0 {
+				bodies = append(bodies, body)
+			}
 		}
-		return body
+		if len(bodies) != count {
+			t.Fatalf("README.md has %d examples in %s, want %d", len(bodies), kind, count)
+		}
+		return bodies
 	}
 	for field := range fields {
 		name := field[strings.LastIndexByte(field, '.')+1:]
@@ -31,7 +35,14 @@ func TestReadme(t *testing.T) {
 		}
 	}
 	cue := newStock(t)
-	for _, s := range []sample{{file: "p.yaml", text: block("yaml")}, {file: "team/p.cue", text: block("cue")}} {
+	var all []sample
+	for _, text := range examples("yaml", 2) {
+		all = append(all, sample{file: "p.yaml", text: text})
+	}
+	for _, text := range examples("cue", 1) {
+		all = append(all, sample{file: "team/p.cue", text: text})
+	}
+	for _, s := range all {
 		if valid, output := cue.ask(s); !valid {
 			t.Errorf("stock cue rejects the example %s: %s", s.file, output)
 		}

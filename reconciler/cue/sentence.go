@@ -25,6 +25,9 @@ type finding struct {
 	problem    schema.Problem
 }
 
+// outboundOnly completes the sentence for a destination in an inbound policy.
+const outboundOnly = "is where the selected workload sends a request: write direction: outbound in spec, or remove it"
+
 const (
 	notAllowed = "field not allowed"
 	isMissing  = "field is required but not present"
@@ -89,6 +92,10 @@ func findingOf(document ast.Expr, e errors.Error) (finding, bool) {
 	switch _, value, _ := node(document, at); {
 	case strings.HasPrefix(format, notAllowed) || !known:
 		return unknownField(document, at), true
+	case general == destinationField && strings.Contains(message, needsOutbound):
+		f := newFinding(document, at, outboundOnly)
+		f.replacement = "" // removes it
+		return f, true
 	case strings.HasPrefix(format, isMissing):
 		if !required(general) {
 			return finding{}, false
@@ -282,6 +289,8 @@ func policySentence(at fieldPath, e errors.Error) (sentence string, worth bool) 
 	case strings.HasPrefix(format, notAllowed) || !known && len(at) > 0:
 		f := unknownField(nil, at)
 		return f.problem.Message, true
+	case at.general() == destinationField && strings.Contains(message, needsOutbound):
+		return name + " " + outboundOnly, true
 	case strings.HasPrefix(format, isMissing):
 		return name + " is missing", required(at.general())
 	case strings.Contains(format, "does not satisfy") && w.needs != "":

@@ -19,6 +19,11 @@ func inMatch(text string) string {
 	return "metadata:\n  name: p\nspec:\n  rules:\n  - match:\n      " + text + "\n    fault: {delay_ms: 1}\n"
 }
 
+// inTo returns an outbound policy in YAML with a destination on line 7.
+func inTo(text string) string {
+	return "metadata:\n  name: p\nspec:\n  direction: outbound\n  rules:\n  - match:\n      to: " + text + "\n    fault: {delay_ms: 1}\n"
+}
+
 func inSpec(text string) string {
 	return "metadata:\n  name: p\nspec:\n  rules: [{fault: {delay_ms: 1}}]\n  " + text + "\n"
 }
@@ -30,6 +35,23 @@ func TestSentences(t *testing.T) {
 		text string
 		want []string
 	}{
+		{inSpec("direction: both"), []string{`policies/p.yaml:5:14: spec.direction: direction must be inbound, for the requests that the selected workload receives, or outbound, for those that it sends, not "both"`}},
+		{inSpec("direction: Egress"), []string{`policies/p.yaml:5:14: spec.direction: direction must be inbound, for the requests that the selected workload receives, or outbound, for those that it sends, not "Egress"; write outbound`}},
+		{inMatch("to: {service: cart}"), []string{`policies/p.yaml:6:7: spec.rules[0].match.to: to is where the selected workload sends a request: write direction: outbound in spec, or remove it`}},
+		{inTo("{}"), []string{`policies/p.yaml:7:7: spec.rules[0].match.to: to needs service or namespace, or else host`}},
+		{inTo("{service: cart, host: cart}"), []string{`policies/p.yaml:7:7: spec.rules[0].match.to: to needs service or namespace, or else host`}},
+		{inTo("cart"), []string{`policies/p.yaml:7:11: spec.rules[0].match.to: to must be a mapping with service and namespace, or with host, not "cart"`}},
+		{inTo("{hostname: a}"), []string{
+			`policies/p.yaml:7:7: spec.rules[0].match.to: to needs service or namespace, or else host`,
+			`policies/p.yaml:7:12: spec.rules[0].match.to.hostname: unknown field "hostname"`,
+		}},
+		{inTo("{host: https://api.example.com/x}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: host must be a DNS name in lower case, without a scheme, port and path (wildcards are not supported), not "https://api.example.com/x"; write api.example.com`}},
+		{inTo("{host: 'API.example.com:443'}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: host must be a DNS name in lower case, without a scheme, port and path (wildcards are not supported), not "API.example.com:443"; write api.example.com`}},
+		{inTo("{host: '*.example.com'}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: host must be a DNS name in lower case, without a scheme, port and path (wildcards are not supported), not "*.example.com"`}},
+		{inTo("{service: cart.demo}"), []string{`policies/p.yaml:7:21: spec.rules[0].match.to.service: service must be the name of a service, without its namespace and without spaces; omit it to match any, not "cart.demo"; write service: "cart" and namespace: "demo"`}},
+		{inTo("{service: api.example.com}"), []string{`policies/p.yaml:7:21: spec.rules[0].match.to.service: service must be the name of a service, without its namespace and without spaces; omit it to match any, not "api.example.com"; for a DNS name write host`}},
+		{inTo("{namespace: '*'}"), []string{`policies/p.yaml:7:23: spec.rules[0].match.to.namespace: namespace must be the name of a namespace; omit it to match any, not "*"`}},
+
 		{inFault("{percentage: 150, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must be between 0 and 100, not 150"}},
 		{inFault("{percentage: -1, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must be between 0 and 100, not -1"}},
 		{inFault("{percentage: 33.33333, delay_ms: 1}"), []string{"policies/p.yaml:6:20: spec.rules[0].fault.percentage: percentage must have at most four decimals, not 33.33333"}},

@@ -42,6 +42,11 @@ func spec(valid bool, text string) sample {
 	return jsonSample(valid, "spec "+short(text), `{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"delay_ms":1}}],`+text+`}}`)
 }
 
+// sends is an outbound policy in JSON with the given destination.
+func sends(valid bool, to string) sample {
+	return jsonSample(valid, "to "+short(to), `{"metadata":{"name":"p"},"spec":{"direction":"outbound","rules":[{"match":{"to":`+to+`},"fault":{"delay_ms":1}}]}}`)
+}
+
 func policyNamed(valid bool, name string) sample {
 	return jsonSample(valid, "name "+short(name), `{"metadata":{"name":"`+name+`"},"spec":{"rules":[{"fault":{"delay_ms":1}}]}}`)
 }
@@ -231,6 +236,19 @@ var samples = []sample{
 	match(bad, `{"path":{"exact":"/a","prefix":"/a"}}`), match(bad, `{"path":{"exact":"/a","regex":"/a"}}`),
 	match(bad, `{"path":{"regex":"("}}`), match(bad, `{"path":{"regex":"(?=a)"}}`), match(bad, `{"path":{"regex":"a{1001}"}}`),
 	match(bad, `{"path":{"regex":"\\1"}}`),
+	spec(ok, `"direction":"inbound"`), spec(ok, `"direction":"outbound"`), spec(bad, `"direction":"both"`), spec(bad, `"direction":""`),
+	spec(bad, `"direction":1`), spec(bad, `"direction":null`),
+	sends(ok, `{"service":"cart"}`), sends(ok, `{"namespace":"demo"}`), sends(ok, `{"service":"cart","namespace":"demo"}`), sends(ok, `{"host":"api.example.com"}`),
+	sends(bad, `{}`), sends(bad, `null`), sends(bad, `"cart"`), sends(bad, `{"service":"cart","host":"a"}`), sends(bad, `{"namespace":"demo","host":"a"}`),
+	sends(bad, `{"port":80}`), sends(bad, `{"service":"cart","port":80}`),
+	sends(bad, `{"service":"*"}`), sends(bad, `{"service":""}`), sends(bad, `{"service":"cart.demo"}`), sends(bad, `{"namespace":"de mo"}`), sends(bad, `{"service":1}`), sends(bad, `{"namespace":1}`),
+	sends(ok, `{"service":"`+rep("s", 253)+`"}`), sends(bad, `{"service":"`+rep("s", 254)+`"}`),
+	sends(ok, `{"host":"`+rep("h", 253)+`"}`), sends(bad, `{"host":"`+rep("h", 254)+`"}`),
+	sends(ok, `{"host":"a_b.c-d.e1"}`), sends(bad, `{"host":"https://api.example.com/x"}`), sends(bad, `{"host":"api.example.com:443"}`), sends(bad, `{"host":"*.example.com"}`),
+	sends(bad, `{"host":"API.example.com"}`), sends(bad, `{"host":"api..example.com"}`), sends(bad, `{"host":"api.example.com."}`), sends(bad, `{"host":1}`), sends(bad, `{"host":""}`),
+	match(bad, `{"to":{"service":"cart"}}`),
+	jsonSample(bad, "a destination of an inbound policy", `{"metadata":{"name":"p"},"spec":{"direction":"inbound","rules":[{"fault":{"delay_ms":1}},{"match":{"to":{"host":"a"}},"fault":{"delay_ms":1}}]}}`),
+	jsonSample(ok, "other matches of an inbound policy", `{"metadata":{"name":"p"},"spec":{"direction":"inbound","rules":[{"match":{"methods":["GET"]},"fault":{"delay_ms":1}}]}}`),
 	match(ok, `{"headers":[]}`),
 	match(ok, `{"headers":[{"name":"X-User","exact":"me"}]}`),
 	match(ok, `{"headers":[{"name":"x","prefix":"m"},{"name":"x","regex":"m.*"},{"name":"y","present":false}]}`),

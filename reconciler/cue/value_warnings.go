@@ -26,6 +26,11 @@ func valueWarnings(entry *schema.Entry, document ast.Expr) []schema.Problem {
 		if rule.Match.Path != nil {
 			d.path(rule.Match.Path, append(at, "path"))
 		}
+		if to := rule.Match.To; to != nil {
+			d.name(to.Service, append(at, "to", "service")...)
+			d.name(to.Namespace, append(at, "to", "namespace")...)
+			d.host(to.Host, append(at, "to", "host"))
+		}
 		for j, header := range rule.Match.Headers {
 			if header.Exact != nil && *header.Exact == schema.Any {
 				d.warn(`exact matches the value "*" alone; to match any value, write present: true`, append(at, "headers", strconv.Itoa(j), "exact")...)
@@ -78,6 +83,18 @@ func (d *valueWarner) name(name string, at ...string) {
 		message += "; write " + rest
 	}
 	d.warn(message, at...)
+}
+
+// host warns of a destination to which applications rarely send plain HTTP.
+func (d *valueWarner) host(host string, at []string) {
+	parts := strings.Split(host, ".")
+	switch {
+	case host == "":
+	case len(parts) > 2 && parts[2] == "svc":
+		d.warn(fmt.Sprintf("for a service of the cluster, write service: %s and namespace: %s", parts[0], parts[1]), at...)
+	case len(parts) > 1:
+		d.warn("only plain HTTP is faulted: what the application itself encrypts (https://) is opaque to the sidecar, unless the mesh originates the TLS", at...)
+	}
 }
 
 // path warns of a comparison that no path matches, or few.

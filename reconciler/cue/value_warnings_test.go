@@ -31,6 +31,12 @@ func TestValueWarnings(t *testing.T) {
 		{inMatch(`headers: [{name: x, exact: "*"}]`), []string{at + `34: spec.rules[0].match.headers[0].exact: exact matches the value "*" alone; to match any value, write present: true`}},
 		{inMatch(`headers: [{name: accept, exact: "*/*"}]`), nil},
 
+		{inTo("{host: api.example.com}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: only plain HTTP is faulted: what the application itself encrypts (https://) is opaque to the sidecar, unless the mesh originates the TLS`}},
+		{inTo("{host: cart.demo.svc.cluster.local}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: for a service of the cluster, write service: cart and namespace: demo`}},
+		{inTo("{host: cart}"), nil},
+		{inTo("{service: cart, namespace: demo}"), nil},
+		{inTo("{service: \"'cart'\"}"), []string{`policies/p.yaml:7:21: spec.rules[0].match.to.service: service has the character U+0027 '\'', so it probably selects nothing; write cart`}},
+
 		{inSpec("selector: {service: “frontend”}"), []string{`policies/p.yaml:5:23: spec.selector.service: service has the character U+201C '\u201c', so it probably selects nothing; write frontend`}},
 		{inSpec("selector: {namespace: \"demo\\u200b\"}"), []string{`policies/p.yaml:5:25: spec.selector.namespace: namespace has the character U+200B '\u200b', so it probably selects nothing; write demo`}},
 		{inSpec("selector: {service: \"'a'\"}"), []string{`policies/p.yaml:5:23: spec.selector.service: service has the character U+0027 '\'', so it probably selects nothing; write a`}},

@@ -180,8 +180,10 @@ spec:
   selector: {service: frontend, namespace: demo}
   expires_at: 2999-01-01T00:00:00Z
   dry_run: true
+  direction: outbound
   rules:
     - match:
+        to: {service: cart, namespace: demo}
         methods: [GET]
         path: {prefix: /api}
         headers: [{name: X-User, regex: "a|b"}, {name: x-debug, present: false}]
