@@ -29,6 +29,9 @@ type config struct {
 	// PolicyTag counts faults by policy. Envoy's bootstrap must extract the tag,
 	// otherwise the names of the metrics are unreadable.
 	PolicyTag bool
+	// Outbound reports that the requests are those that the workload sends. Policies
+	// are for one of the directions.
+	Outbound bool
 }
 
 // source has the settings on which it depends what policies are in force. Plugin
@@ -95,10 +98,28 @@ func (c *config) set(name string, value settings.Value) (err error) {
 		err = setBool(&c.FaultProbes, value)
 	case "policy_tag":
 		err = setBool(&c.PolicyTag, value)
+	case "direction":
+		if err = c.setDirection(value); err != nil {
+			// The default could fault the requests of the other direction.
+			c.refuse("setting " + name + ": " + err.Error())
+		}
 	default:
 		err = errors.New("unknown setting")
 	}
 	return err
+}
+
+func (c *config) setDirection(value settings.Value) error {
+	switch {
+	case value.Kind == settings.Null:
+	case value.Kind == settings.String && value.Text == "inbound":
+		c.Outbound = false
+	case value.Kind == settings.String && value.Text == "outbound":
+		c.Outbound = true
+	default:
+		return wrong(value, "is neither \"inbound\" nor \"outbound\": no faults are injected")
+	}
+	return nil
 }
 
 // setText sets a string. Like a missing setting, null changes nothing.

@@ -45,7 +45,7 @@ type poller struct {
 	// share is how it does so for the other VMs of this Envoy too.
 	share share
 
-	// program has the policies in force.
+	// program has the policies in force, of both directions. It is never nil.
 	program *program.Program
 	// tag and revision are those of the policies in force. tag is empty if there
 	// are none.
@@ -81,7 +81,7 @@ func (p *poller) enforce(next *program.Program) {
 	p.program = next
 	for _, plugin := range p.vm.plugins {
 		if plugin.poll == p {
-			plugin.program = next
+			plugin.enforce(next)
 		}
 	}
 	p.vm.countPolicies()
@@ -277,14 +277,20 @@ func (p *poller) put(a answer) {
 	p.enforce(a.program)
 	p.tag, p.revision = a.tag, a.revision
 	p.vm.metrics.add(metricUpdates, 1)
-	p.vm.metrics.add(metricBadPolicies, uint64(len(a.program.Unsupported)))
+	var others, unsupported []string
+	for _, part := range []*program.Program{a.program, a.program.Outbound} {
+		if part != nil {
+			others, unsupported = append(others, part.Others...), append(unsupported, part.Unsupported...)
+		}
+	}
+	p.vm.metrics.add(metricBadPolicies, uint64(len(unsupported)))
 	proxywasm.LogInfo("hfi: Received config update from control plane: commit " + a.commit + ", " +
 		strconv.Itoa(a.program.InForce()) + " policies in force, ETag " + a.tag)
-	warnAbout("hfi: policies that need a newer filter are skipped: ", a.program.Unsupported)
-	warnAbout("hfi: ignoring policies that do not select this workload: ", a.program.Others)
+	warnAbout("hfi: policies that need a newer filter are skipped: ", unsupported)
+	warnAbout("hfi: ignoring policies that do not select this workload: ", others)
 	for _, plugin := range p.vm.plugins {
 		if limit := plugin.config.MaxDelay; plugin.poll == p {
-			warnAbout("hfi: delays are limited to max_delay ("+limit.String()+") in policies: ", longDelays(a.program, limit))
+			warnAbout("hfi: delays are limited to max_delay ("+limit.String()+") in policies: ", longDelays(plugin.program, limit))
 		}
 	}
 }
@@ -299,6 +305,9 @@ func warnAbout(what string, names []string) {
 // longDelays returns the names of the policies with delays longer than most.
 func longDelays(p *program.Program, most time.Duration) (names []string) {
 	last := -1
+	if p == nil {
+		return nil
+	}
 	for i := range p.Rules {
 		if rule := &p.Rules[i]; rule.Share > 0 && rule.Delay > most && rule.Policy != last {
 			last = rule.Policy

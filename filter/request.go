@@ -14,6 +14,8 @@ type request struct {
 	now func() time.Time
 	// path is the request's path, if it has been read.
 	path string
+	// to is where the request goes, if it has been read.
+	to destination
 }
 
 func (r *request) Method() string { return pseudoHeader(":method") }
@@ -48,6 +50,9 @@ func (r *request) Now() time.Time { return r.now() }
 // (RFC 9110, 5.3). requestHeader returns only the first value but costs half as
 // much, and most requests do not have the header.
 func (r *request) Header(name string) (string, bool) {
+	if name[0] == ':' {
+		return r.destination(name)
+	}
 	if _, present := requestHeader(name); !present {
 		return "", false
 	}

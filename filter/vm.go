@@ -47,8 +47,17 @@ type plugin struct {
 	config config
 	// poll fetches the policies of this and of all other plugins with the same source.
 	poll *poller
-	// program is the poller's. It is never nil.
+	// program is the part of the poller's that is for this plugin's requests, or nil if
+	// it has no such policies.
 	program *program.Program
+}
+
+// enforce puts the part of a program that is for this plugin's requests in force.
+func (p *plugin) enforce(next *program.Program) {
+	p.program = next
+	if p.config.Outbound {
+		p.program = next.Outbound
+	}
 }
 
 func newVM(random func() uint64, now func() time.Time) *vm {
@@ -101,7 +110,9 @@ func (v *vm) addPlugin(id uint32, config config) {
 			poll = p.poll
 		}
 	}
-	v.plugins = append(v.plugins, &plugin{id: id, config: config, poll: poll, program: poll.program})
+	added := &plugin{id: id, config: config, poll: poll}
+	added.enforce(poll.program)
+	v.plugins = append(v.plugins, added)
 	v.compareConfigs()
 	v.countPolicies()
 	poll.restart(id)

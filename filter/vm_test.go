@@ -362,6 +362,12 @@ func TestConfigurations(t *testing.T) {
 			func(c *config) { c.Cluster, c.FaultHeader, c.FaultProbes, c.PolicyTag = "x", false, true, true }, 0},
 		{`{"control_plane_cluster":"x","stale_after":"soon"}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{"control_plane_cluster":"x","stale_after":-1,"max_delay":0}`, func(c *config) { c.Cluster = "x" }, 2},
+		{`{"control_plane_cluster":"x","direction":"outbound"}`, func(c *config) { c.Cluster, c.Outbound = "x", true }, 0},
+		{`{"control_plane_cluster":"x","direction":"inbound"}`, func(c *config) { c.Cluster = "x" }, 0},
+		{`{"control_plane_cluster":"x","direction":null}`, func(c *config) { c.Cluster = "x" }, 0},
+		{`{"control_plane_cluster":"x","direction":true}`, func(c *config) {
+			c.Cluster, c.Refused = "x", `setting direction: true is neither "inbound" nor "outbound": no faults are injected`
+		}, 1},
 		{`{"control_plane_cluster":"x","max_delay":[]}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{"control_plane_cluster":"x","unknown":1}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{}`, func(c *config) {}, 1},
