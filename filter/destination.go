@@ -45,8 +45,8 @@ func clusterName() string {
 // request's authority does.
 func destinationOf(cluster string, authority func() string) destination {
 	to := destination{read: true, host: cluster}
-	if parts := strings.Split(cluster, "|"); len(parts) == 4 && parts[0] == "outbound" {
-		to.host = parts[3]
+	if strings.HasPrefix(cluster, "outbound|") {
+		to.host = cluster[strings.LastIndexByte(cluster, '|')+1:]
 	}
 	switch {
 	case cluster == "BlackHoleCluster": // The request goes nowhere.
@@ -56,14 +56,15 @@ func destinationOf(cluster string, authority func() string) destination {
 		to.host = hostOf(authority())
 		return to
 	}
-	if strings.IndexByte(to.host, '.') < 0 {
+	service, rest, dotted := strings.Cut(to.host, ".")
+	if !dotted {
 		to.service = to.host
 		return to
 	}
 	// NAME.NAMESPACE.svc, with or without the cluster's domain.
-	labels := strings.SplitN(to.host, ".", 4)
-	if len(labels) >= 3 && labels[2] == "svc" {
-		to.service, to.namespace = labels[0], labels[1]
+	namespace, rest, _ := strings.Cut(rest, ".")
+	if rest == "svc" || strings.HasPrefix(rest, "svc.") {
+		to.service, to.namespace = service, namespace
 	}
 	return to
 }
