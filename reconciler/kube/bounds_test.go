@@ -40,7 +40,7 @@ func TestFailingChangesOfOnePassAreBounded(t *testing.T) {
 				return synced && s.view(nil).Pods == 8
 			})
 			// The keeper waits for Settle, so this is the only goroutine that uses it.
-			s.keeper.targets.update(setOf(t, policies...))
+			s.keeper.serve(setOf(t, policies...))
 			tried := map[string]bool{}
 			for pass := range 10 {
 				for _, namespace := range s.Keep {

@@ -38,6 +38,7 @@ type delivery struct {
 
 // desiredPlugin is what a plugin that hfi keeps says.
 type desiredPlugin struct {
+	family          *family
 	namespace, name string
 	// selector has the labels of the pods; empty are all of the namespace.
 	selector             map[string]string
@@ -224,9 +225,9 @@ func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 	return spec
 }
 
-// desired is the plugin that hfi keeps for a workload's pods or, without a
+// desired is the plugin of a family that hfi keeps for a workload's pods or, without a
 // selector, for those of a namespace.
-func (c *Cluster) desired(namespace, name string, selector map[string]string) *unstructured.Unstructured {
+func (c *Cluster) desired(f *family, namespace, name string, selector map[string]string) *unstructured.Unstructured {
 	port := c.baseURL.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[c.baseURL.Scheme]
@@ -240,7 +241,7 @@ func (c *Cluster) desired(namespace, name string, selector map[string]string) *u
 			"labels": map[string]any{labelManagedBy: managedBy, labelPartOf: "hfi"},
 		},
 		"spec": by.spec(desiredPlugin{
-			namespace: namespace, name: name, selector: maps.Clone(selector),
+			family: f, namespace: namespace, name: name, selector: maps.Clone(selector),
 			url: strings.TrimSuffix(c.ControlPlane, "/") + api.FilterModulePath(c.SHA256), sha256: c.SHA256,
 			address: fmt.Sprintf("%s:%s", c.baseURL.Hostname(), port),
 		}),

@@ -27,7 +27,7 @@ func desiredSpec(t *testing.T, by *delivery, into proto.Message) {
 	if c.baseURL, err = parseControlPlane(c.ControlPlane); err != nil {
 		t.Fatal(err)
 	}
-	desired := c.desired("demo", frontPlugin, map[string]string{"app": "frontend"})
+	desired := c.desired(inbound, "demo", frontPlugin, map[string]string{"app": "frontend"})
 	if desired.GetKind() != by.kind || desired.GetAPIVersion() != by.resource.GroupVersion().String() {
 		t.Errorf("it is a %s of %s", desired.GetKind(), desired.GetAPIVersion())
 	}

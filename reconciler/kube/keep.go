@@ -67,7 +67,7 @@ func (k *keeper) markDue() {
 	now := k.Now()
 	var changed map[string]struct{}
 	if state := k.served.Load(); state != nil {
-		changed = k.targets.update(state.Set)
+		changed = k.serve(state.Set)
 	}
 	pods := k.pods.takeTouched()
 	plugins, synced := k.plugins.takeTouched()
@@ -221,10 +221,10 @@ func (p *planner) note(name string, want want) {
 	last.reset()
 }
 
-// forget drops the slots of plugins that neither exist nor are wanted.
+// forget drops the slots of the family's plugins that neither exist nor are wanted.
 func (p *planner) forget(d demand) {
 	for name := range p.slots[p.namespace] {
-		if p.own[name] == nil && d.workloads[name] == absent && name != PluginName {
+		if p.family.mayWant(name) && p.own[name] == nil && d.workloads[name] == absent && name != p.family.name {
 			delete(p.slots[p.namespace], name)
 		}
 	}

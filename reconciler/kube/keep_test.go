@@ -97,7 +97,7 @@ func ownPlugin(t *testing.T) *unstructured.Unstructured {
 	if c.baseURL, err = parseControlPlane(c.ControlPlane); err != nil {
 		t.Fatal(err)
 	}
-	own := c.desired("demo", frontPlugin, map[string]string{"app": "frontend"})
+	own := c.desired(inbound, "demo", frontPlugin, map[string]string{"app": "frontend"})
 	own.SetGeneration(1)
 	own.SetCreationTimestamp(metav1.NewTime(time.Now().Add(-time.Hour)))
 	return own

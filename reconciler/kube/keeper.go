@@ -13,7 +13,8 @@ import (
 // uses the fields above mu.
 type keeper struct {
 	*Cluster
-	targets targets
+	// targets are by family.
+	targets map[*family]*targets
 	// due has the namespaces in Keep that must be planned, and from when on; allDueAt is when all were.
 	due      map[string]time.Time
 	allDueAt time.Time
@@ -56,7 +57,7 @@ type generationSeen struct {
 
 func newKeeper(c *Cluster) *keeper {
 	return &keeper{
-		Cluster: c, due: map[string]time.Time{}, slots: map[string]map[string]*slot{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
+		Cluster: c, targets: newTargets(), due: map[string]time.Time{}, slots: map[string]map[string]*slot{}, generations: map[podID]generationSeen{}, statusFailedAt: map[string]time.Time{}, pending: map[string]pendingEvents{},
 		messages: map[string]string{}, computed: map[podID][]metav1.Condition{}, checks: map[module]*moduleCheck{},
 	}
 }

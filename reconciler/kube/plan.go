@@ -55,7 +55,7 @@ func (p *planner) demanded() demand {
 	}
 	named := p.targets.active(selection.Key{Service: schema.Any, Namespace: p.namespace}, p.now)
 	all := len(workloads) > 0 && (named || p.targets.active(everything, p.now))
-	blocked := p.own[PluginName] == nil && len(p.foreign) > 0
+	blocked := p.own[p.family.name] == nil && len(p.foreign) > 0
 	switch {
 	case all && !blocked:
 		d.namespace = present
@@ -72,7 +72,7 @@ func (p *planner) demanded() demand {
 		}
 	}
 	for service := range services {
-		name := pluginNameOf(service)
+		name := p.family.pluginOf(service)
 		d.services[name] = service
 		if !exist[service] {
 			d.workloads[name] = unchanged
@@ -111,7 +111,7 @@ func (p *planner) demandedUnseen(d demand) demand {
 	}
 	d.namespace = present
 	for name := range p.own {
-		if name != PluginName {
+		if name != p.family.name {
 			d.workloads[name] = unchanged
 			d.namespace, d.unseen = unchanged, true
 		}
@@ -144,14 +144,16 @@ func (p *plan) again(at time.Time) {
 	}
 }
 
-// planner makes a namespace's plan.
+// planner makes the plan of a namespace for a family.
 type planner struct {
 	*keeper
+	family    *family
+	targets   *targets
 	namespace string
 	now       time.Time
-	// own are the plugins that hfi created there, by name, and foreign others that
-	// lead to this control plane and select pods there. taken has, by name, what
-	// all but hfi's own are.
+	// own are the family's plugins that hfi created there, by name, and foreign others
+	// of it that lead to this control plane and select pods there. taken has, by the
+	// names that the family may want to use, what all but hfi's own are.
 	own     map[string]*filterPlugin
 	foreign []*filterPlugin
 	taken   map[string]string
@@ -162,32 +164,56 @@ type planner struct {
 	plan     plan
 }
 
-// planFor returns the changes that a namespace needs. A pod must not have two
-// filters for long, because each draws for a request that the other has not
+// planFor returns the changes that a namespace needs, of all families.
+func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
+	var all plan
+	for _, f := range families {
+		one := k.planFamily(f, namespace, waitsFor)
+		all.steps = append(all.steps, one.steps...)
+		for _, message := range one.messages {
+			if !slices.Contains(all.messages, message) {
+				all.messages = append(all.messages, message)
+			}
+		}
+		if !one.at.IsZero() {
+			all.again(one.at)
+		}
+	}
+	if left := k.leftovers[namespace]; len(left) > 0 {
+		all.messages = append(all.messages, fmt.Sprintf("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left)))
+	}
+	return all
+}
+
+// planFamily returns the changes that a namespace needs for a family. A pod must not have two
+// filters of a family for long, because each draws for a request that the other has not
 // faulted, nor for a moment none: a plugin is
 // deleted only once what replaces it exists. Both changes reach istiod well
 // within the time for which it waits for more before it sends anything, and a
 // sidecar uses its former configuration until it has loaded the next.
-func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
-	p := &planner{keeper: k, namespace: namespace, now: k.Now(), own: map[string]*filterPlugin{}, taken: map[string]string{}, waitsFor: waitsFor}
+func (k *keeper) planFamily(f *family, namespace string, waitsFor func() string) plan {
+	p := &planner{keeper: k, family: f, targets: k.targets[f], namespace: namespace, now: k.Now(), own: map[string]*filterPlugin{}, taken: map[string]string{}, waitsFor: waitsFor}
 	for _, plugin := range k.plugins.in(namespace) {
+		if plugin.managed {
+			if plugin.family == f {
+				p.own[plugin.Name] = plugin
+			}
+			continue
+		}
 		switch {
-		case plugin.managed:
-			p.own[plugin.Name] = plugin
+		case !f.mayWant(plugin.Name):
 		case !plugin.ours:
 			p.taken[plugin.Name] = "refers to another control plane"
 		case plugin.targetsNoPods:
 			p.taken[plugin.Name] = "is not for workloads"
 		default:
 			p.taken[plugin.Name] = "refers to this control plane too"
-			p.foreign = append(p.foreign, plugin)
 		}
+		p.addForeign(plugin)
 	}
 	if namespace != k.RootNamespace {
 		for _, plugin := range k.plugins.in(k.RootNamespace) {
-			if plugin.ours && !plugin.targetsNoPods {
-				p.foreign = append(p.foreign, plugin)
-			}
+			p.addForeign(plugin)
 		}
 	}
 	p.selectedElsewhere()
@@ -205,13 +231,18 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 		// First, because it introduces the others.
 		p.plan.messages = append([]string{fmt.Sprintf("%s %s refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say", k.delivery().kind, names(foreign))}, p.plan.messages...)
 	}
-	if left := k.leftovers[namespace]; len(left) > 0 {
-		p.say("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left))
-	}
 	p.namespacePlugin(d)
 	p.workloadPlugins(d)
 	p.replaceNamespacePlugin(d)
+	slices.Sort(p.plan.messages[min(1, len(p.plan.messages)):]) // the first introduces the others
 	return p.plan
+}
+
+// addForeign adds a plugin to the foreign ones if it is one.
+func (p *planner) addForeign(plugin *filterPlugin) {
+	if plugin.ours && !plugin.targetsNoPods && plugin.family == p.family {
+		p.foreign = append(p.foreign, plugin)
+	}
 }
 
 // selectedElsewhere finds the workloads that foreign plugins select, and ignores
@@ -229,7 +260,7 @@ func (p *planner) selectedElsewhere() {
 // keepAllForTaken keeps the plugin for all pods for a workload whose own
 // cannot be created, because its name is taken by what gives it no filter.
 func (p *planner) keepAllForTaken(d *demand) {
-	if p.own[PluginName] == nil || d.namespace != absent {
+	if p.own[p.family.name] == nil || d.namespace != absent {
 		return
 	}
 	for name, want := range d.workloads {
@@ -257,20 +288,20 @@ func (p *planner) lingers(name string) bool {
 
 // namespacePlugin plans the plugin for all pods.
 func (p *planner) namespacePlugin(d demand) {
-	p.note(PluginName, d.namespace)
+	p.note(p.family.name, d.namespace)
 	switch {
 	case d.namespace == present:
-		p.ensure(PluginName, nil, len(p.foreign) > 0)
-	case p.own[PluginName] != nil && (d.namespace == unchanged || p.lingers(PluginName)):
-		p.ensure(PluginName, nil, false)
+		p.ensure(p.family.name, nil, len(p.foreign) > 0)
+	case p.own[p.family.name] != nil && (d.namespace == unchanged || p.lingers(p.family.name)):
+		p.ensure(p.family.name, nil, false)
 	}
 }
 
 // replaceNamespacePlugin plans the deletion of the plugin for all pods once
 // every workload that is to have a plugin of hfi's has one.
 func (p *planner) replaceNamespacePlugin(d demand) {
-	own := p.own[PluginName]
-	if own == nil || d.namespace != absent || p.lingers(PluginName) {
+	own := p.own[p.family.name]
+	if own == nil || d.namespace != absent || p.lingers(p.family.name) {
 		return
 	}
 	for name, want := range d.workloads {
@@ -289,10 +320,10 @@ func (p *planner) inEffect(name string, selector map[string]string) bool {
 
 // workloadPlugins plans the plugins of workloads.
 func (p *planner) workloadPlugins(d demand) {
-	all := p.own[PluginName]
+	all := p.own[p.family.name]
 	// While the plugin for all pods exists, and is not about to be replaced, it is the only one.
-	covered := !d.unseen && (d.namespace != absent || all != nil && p.lingers(PluginName))
-	replaced := covered && p.inEffect(PluginName, nil)
+	covered := !d.unseen && (d.namespace != absent || all != nil && p.lingers(p.family.name))
+	replaced := covered && p.inEffect(p.family.name, nil)
 	var wanted []string
 	for name, want := range d.workloads {
 		if replaced {
@@ -309,7 +340,7 @@ func (p *planner) workloadPlugins(d demand) {
 	}
 	for name, own := range p.own {
 		switch want := d.workloads[name]; {
-		case name == PluginName:
+		case name == p.family.name:
 		case replaced:
 			p.note(name, absent)
 			p.delete(own, "the plugin for all workloads of this namespace has replaced it")
@@ -336,7 +367,7 @@ func (p *planner) workloadPlugins(d demand) {
 // overlaps says whether a plugin selects pods of another workload that has its own plugin.
 func (p *planner) overlaps(plugin *filterPlugin, d demand, except string) bool {
 	for workload := range p.pods.workloadsSelected(p.namespace, plugin.selector) {
-		if name := pluginNameOf(workload); name != except && d.workloads[name] == present && p.inEffect(name, d.selectors[name]) {
+		if name := p.family.pluginOf(workload); name != except && d.workloads[name] == present && p.inEffect(name, d.selectors[name]) {
 			return true
 		}
 	}
@@ -363,7 +394,7 @@ func (p *planner) ensure(name string, selector map[string]string, others bool) {
 		p.say("this daemon has no filter to serve: start it with --filter")
 		return
 	}
-	desired := p.desired(p.namespace, name, selector)
+	desired := p.desired(p.family, p.namespace, name, selector)
 	var next step
 	if own == nil {
 		next = step{podID{Namespace: p.namespace, Name: name}, "create", func(ctx context.Context) error { return p.create(ctx, desired) }}
@@ -395,6 +426,5 @@ func (p *planner) delete(own *filterPlugin, because string) {
 
 // message is all messages in one text.
 func (p *plan) message() string {
-	slices.Sort(p.messages[min(1, len(p.messages)):]) // the first introduces the others
-	return reconciler.Cut(strings.Join(slices.Compact(p.messages), "; "), 1000)
+	return reconciler.Cut(strings.Join(p.messages, "; "), 1000)
 }

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"fmt"
 	"maps"
 	"net/url"
@@ -11,42 +10,11 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
 )
-
-// PluginName is the name of the plugin that hfi creates for all pods of a
-// namespace. That for a workload has the workload's name after it.
-const PluginName = "hfi"
-
-// maxName is the longest name of a Kubernetes object.
-const maxName = 253
-
-// pluginNameOf is the name of a workload's plugin. A workload's name may come
-// from a label: if it is no valid name of an object, or too long, a part of its
-// digest makes it one that no other workload has.
-func pluginNameOf(workload string) string {
-	name := PluginName + "-" + workload
-	if len(name) <= maxName && len(content.IsDNS1123Subdomain(name)) == 0 {
-		return name
-	}
-	valid := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(name))
-	sum := sha256.Sum256([]byte(workload))
-	return fmt.Sprintf("%s-%x", strings.TrimRight(valid[:min(len(valid), maxName-17)], "-"), sum[:8])
-}
-
-// hasOurName says whether a plugin has a name that hfi may want to use.
-func hasOurName(name string) bool {
-	return name == PluginName || strings.HasPrefix(name, PluginName+"-")
-}
 
 // The label labelManagedBy with the value managedBy marks what hfi created.
 // hfi changes nothing else but plugins' status.
@@ -60,6 +28,8 @@ const (
 type filterPlugin struct {
 	podID
 	pluginSpec
+	// family is the one that it belongs to.
+	family *family
 	object *unstructured.Unstructured
 	// managed is set if hfi created it, maybe for another control plane.
 	managed bool
@@ -86,14 +56,19 @@ const (
 
 // readPlugin returns nil for a plugin that neither is ours nor has a name of ours.
 func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) *filterPlugin {
+	named := familyOf(object.GetName())
 	plugin := &filterPlugin{
-		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, pluginSpec: by.read(object), object: object,
-		managed: hasOurName(object.GetName()) && object.GetLabels()[labelManagedBy] == managedBy,
+		family: inbound,
+		podID:  podID{Namespace: object.GetNamespace(), Name: object.GetName()}, pluginSpec: by.read(object), object: object,
+		managed: named != nil && object.GetLabels()[labelManagedBy] == managedBy,
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
 	plugin.ours = leadsTo(plugin.controlPlane, home) || servedBy(plugin.url, home)
-	if !plugin.ours && !hasOurName(plugin.Name) {
+	if !plugin.ours && named == nil {
 		return nil
+	}
+	if plugin.managed {
+		plugin.family = named
 	}
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")

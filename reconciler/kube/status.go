@@ -85,7 +85,7 @@ func (c *Cluster) selecting(plugins []*filterPlugin) func(*pod) bool {
 		}
 	}
 	return func(pod *pod) bool {
-		for _, name := range []string{PluginName, pluginNameOf(pod.workload.Service)} {
+		for _, name := range []string{PluginName, inbound.pluginOf(pod.workload.Service)} {
 			if plugin := managed[podID{Namespace: pod.Namespace, Name: name}]; plugin != nil && plugin.appliesTo(pod, c.RootNamespace) {
 				return true
 			}

@@ -1,20 +1,41 @@
 package kube
 
 import (
+	"maps"
 	"time"
 
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
-// targets indexes the policies served by their selectors. It is not safe for
-// concurrent use.
+// targets indexes the policies served that a family serves by their selectors. It is
+// not safe for concurrent use.
 type targets struct {
+	family *family
 	// set is the indexed set; nil before anything was served.
 	set *schema.Set
 	// byKey and inNamespace have no empty entries.
 	byKey       map[selection.Key]map[string]*schema.Policy
 	inNamespace map[string]map[selection.Key]struct{}
+}
+
+// newTargets returns the targets of each family.
+func newTargets() map[*family]*targets {
+	all := map[*family]*targets{}
+	for _, f := range families {
+		all[f] = &targets{family: f}
+	}
+	return all
+}
+
+// serve updates the targets of each family to a set. It returns the namespaces in the
+// selectors of the policies that changed, of which one may be schema.Any.
+func (k *keeper) serve(set *schema.Set) map[string]struct{} {
+	changed := map[string]struct{}{}
+	for _, each := range k.targets {
+		maps.Copy(changed, each.update(set))
+	}
+	return changed
 }
 
 // update takes time by the number of policies that changed. It returns the
@@ -32,12 +53,12 @@ func (t *targets) update(set *schema.Set) (changed map[string]struct{}) {
 		t.inNamespace = map[string]map[selection.Key]struct{}{}
 	}
 	for _, change := range schema.Diff(before, set) {
-		if change.Old != nil {
+		if change.Old != nil && t.family.serves(change.Old.Policy) {
 			key := selection.KeyOf(change.Old.Policy.Spec.Selector)
 			changed[key.Namespace] = struct{}{}
 			t.remove(change.Name, key)
 		}
-		if change.New != nil {
+		if change.New != nil && t.family.serves(change.New.Policy) {
 			changed[t.add(change.Name, change.New.Policy).Namespace] = struct{}{}
 		}
 	}

@@ -89,7 +89,7 @@ func TestReplacementIsOneChangeForIstio(t *testing.T) {
 		return synced && s.view(nil).Pods == 1
 	})
 	pass := func(policies ...string) {
-		s.keeper.targets.update(setOf(t, policies...))
+		s.keeper.serve(setOf(t, policies...))
 		s.keeper.due["demo"] = time.Time{}
 		s.keeper.reconcile(t.Context())
 	}
@@ -250,18 +250,18 @@ func TestSelectorOf(t *testing.T) {
 func TestPluginNameOf(t *testing.T) {
 	names := map[string]string{}
 	for _, workload := range []string{"frontend", "Frontend", "FRONTEND", "front_end", "front.end", "-x-", strings.Repeat("a", 253), strings.Repeat("a", 252) + "b", ""} {
-		name := pluginNameOf(workload)
-		if len(name) > maxName || !hasOurName(name) || name == PluginName || names[name] != "" {
+		name := inbound.pluginOf(workload)
+		if len(name) > maxName || !inbound.mayWant(name) || name == PluginName || names[name] != "" {
 			t.Errorf("%q and %q have the name %q", workload, names[name], name)
 		}
 		names[name] = workload
 		object := &metav1.ObjectMeta{Name: name}
-		if pluginNameOf(workload) != object.Name {
+		if inbound.pluginOf(workload) != object.Name {
 			t.Errorf("%q has several names", workload)
 		}
 	}
-	if pluginNameOf("frontend") != "hfi-frontend" {
-		t.Errorf("frontend has the name %q", pluginNameOf("frontend"))
+	if inbound.pluginOf("frontend") != "hfi-frontend" {
+		t.Errorf("frontend has the name %q", inbound.pluginOf("frontend"))
 	}
 }
 
@@ -291,7 +291,7 @@ func TestOneChangeAmongTenThousandWorkloads(t *testing.T) {
 		var plugins []any
 		for i := range namespaces * 20 {
 			namespace, workload := fmt.Sprintf("team-%d", i%namespaces), fmt.Sprintf("service-%d", i)
-			plugins = append(plugins, c.desired(namespace, pluginNameOf(workload), map[string]string{"app": workload}))
+			plugins = append(plugins, c.desired(inbound, namespace, inbound.pluginOf(workload), map[string]string{"app": workload}))
 		}
 		if err := c.plugins.Replace(plugins, "1"); err != nil {
 			t.Fatal(err)
@@ -299,7 +299,7 @@ func TestOneChangeAmongTenThousandWorkloads(t *testing.T) {
 		c.Leads = func() bool { return true }
 		k := c.keeper
 		k.leftoversAt = time.Now() // There is no API server to list them.
-		k.targets.update(setOf(t, policies...))
+		k.serve(setOf(t, policies...))
 		k.reconcile(t.Context()) // All are due, and nothing is to be done.
 		if len(k.due) > 0 {
 			t.Fatalf("due are %v", k.due)
