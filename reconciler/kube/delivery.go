@@ -11,6 +11,7 @@ import (
 	kubeschema "k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/schema"
 )
 
 // Values of Cluster.Delivery.
@@ -48,6 +49,8 @@ type desiredPlugin struct {
 // pluginSpec is what is read of a plugin's spec.
 type pluginSpec struct {
 	url, sha256, controlPlane string
+	// direction is the filter's setting; empty is the default.
+	direction schema.Direction
 	// pullSecret is set if sidecars have credentials for the registry.
 	pullSecret bool
 	selector   map[string]string
@@ -60,7 +63,7 @@ var (
 		kind:     "WasmPlugin",
 		resource: kubeschema.GroupVersionResource{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "wasmplugins"},
 		spec: func(p desiredPlugin) map[string]any {
-			return withSelector(p, placed(p.wasm()))
+			return withSelector(p, placed(p, p.wasm()))
 		},
 		read: func(object *unstructured.Unstructured) pluginSpec { return readWasm(object, "spec") },
 	}
@@ -68,7 +71,7 @@ var (
 		kind:     "TrafficExtension",
 		resource: kubeschema.GroupVersionResource{Group: "extensions.istio.io", Version: "v1alpha1", Resource: "trafficextensions"},
 		spec: func(p desiredPlugin) map[string]any {
-			return withSelector(p, placed(map[string]any{"wasm": p.wasm()}))
+			return withSelector(p, placed(p, map[string]any{"wasm": p.wasm()}))
 		},
 		read: func(object *unstructured.Unstructured) pluginSpec { return readWasm(object, "spec", "wasm") },
 	}
@@ -96,16 +99,16 @@ func (p desiredPlugin) wasm() map[string]any {
 		"url": p.url, "sha256": p.sha256,
 		// Requests pass if the filter fails.
 		"failStrategy": "FAIL_OPEN",
-		"pluginConfig": map[string]any{"control_plane_address": p.address},
+		"pluginConfig": p.family.config(p.address),
 	}
 }
 
 // placed says where in the filter chain the filter is.
-func placed(spec map[string]any) map[string]any {
+func placed(p desiredPlugin, spec map[string]any) map[string]any {
 	// Before Istio's own filters.
 	spec["phase"] = "AUTHN"
-	// Inbound requests only: by default Istio adds the filter to outbound ones too.
-	spec["match"] = []any{map[string]any{"mode": "SERVER"}}
+	// Requests of one direction only: by default Istio adds the filter to both.
+	spec["match"] = []any{map[string]any{"mode": p.family.mode}}
 	return spec
 }
 
@@ -132,6 +135,7 @@ func readWasm(object *unstructured.Unstructured, path ...string) (spec pluginSpe
 	}
 	spec.url, spec.sha256 = text("url"), strings.ToLower(text("sha256"))
 	spec.controlPlane = text("pluginConfig", "control_plane_address")
+	spec.direction = schema.Direction(text("pluginConfig", "direction"))
 	spec.pullSecret = text("imagePullSecret") != ""
 	spec.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
@@ -153,14 +157,14 @@ const (
 // cluster for the daemon's address.
 func envoyFilterSpec(p desiredPlugin) map[string]any {
 	name := "hfi/" + p.namespace + "." + p.name
-	settings, err := json.Marshal(map[string]any{"control_plane_address": p.address})
+	settings, err := json.Marshal(p.family.config(p.address))
 	if err != nil {
 		settings = nil // Text can always be encoded.
 	}
 	spec := map[string]any{"configPatches": []any{
 		map[string]any{
 			"applyTo": "HTTP_FILTER",
-			"match": map[string]any{"context": "SIDECAR_INBOUND", "listener": map[string]any{"filterChain": map[string]any{
+			"match": map[string]any{"context": p.family.context, "listener": map[string]any{"filterChain": map[string]any{
 				"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}}},
 			"patch": map[string]any{
 				// Before Istio's own filters.
@@ -174,7 +178,7 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 		},
 		map[string]any{
 			"applyTo": "EXTENSION_CONFIG",
-			"match":   map[string]any{"context": "SIDECAR_INBOUND"},
+			"match":   map[string]any{"context": p.family.context},
 			"patch": map[string]any{
 				"operation": "ADD",
 				"value": map[string]any{"name": name, "typed_config": map[string]any{"@type": typeWasmFilter, "config": map[string]any{
@@ -215,10 +219,11 @@ func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 		spec.url = text("vm_config", "code", "remote", "http_uri", "uri")
 		spec.sha256 = strings.ToLower(text("vm_config", "code", "remote", "sha256"))
 		var settings struct {
-			Address string `json:"control_plane_address"`
+			Address   string           `json:"control_plane_address"`
+			Direction schema.Direction `json:"direction"`
 		}
 		if json.Unmarshal([]byte(text("configuration", "value")), &settings) == nil {
-			spec.controlPlane = settings.Address
+			spec.controlPlane, spec.direction = settings.Address, settings.Direction
 		}
 		return spec
 	}

@@ -11,14 +11,17 @@ import (
 	"google.golang.org/protobuf/proto"
 	extensions "istio.io/api/extensions/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
+	typev1beta1 "istio.io/api/type/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/boifi/hfi/schema"
 )
 
 // desiredSpec decodes the spec of the plugin that hfi keeps for the workload
 // frontend, in which every field must be known.
-func desiredSpec(t *testing.T, by *delivery, into proto.Message) {
+func desiredSpec(t *testing.T, f *family, by *delivery, into proto.Message) {
 	t.Helper()
 	c := New(Clients{})
 	c.SHA256 = filterDigest
@@ -27,7 +30,7 @@ func desiredSpec(t *testing.T, by *delivery, into proto.Message) {
 	if c.baseURL, err = parseControlPlane(c.ControlPlane); err != nil {
 		t.Fatal(err)
 	}
-	desired := c.desired(inbound, "demo", frontPlugin, map[string]string{"app": "frontend"})
+	desired := c.desired(f, "demo", f.pluginOf("frontend"), map[string]string{"app": "frontend"})
 	if desired.GetKind() != by.kind || desired.GetAPIVersion() != by.resource.GroupVersion().String() {
 		t.Errorf("it is a %s of %s", desired.GetKind(), desired.GetAPIVersion())
 	}
@@ -40,35 +43,44 @@ func desiredSpec(t *testing.T, by *delivery, into proto.Message) {
 	}
 	read := readPlugin(by, desired, c.baseURL)
 	if read == nil || !read.managed || !read.ours || read.sha256 != filterDigest || !strings.HasSuffix(read.url, filterDigest+".wasm") ||
-		read.controlPlane != "hfi-control-plane.boifi:8080" || !maps.Equal(read.selector, map[string]string{"app": "frontend"}) || read.targetsNoPods {
+		read.controlPlane != "hfi-control-plane.boifi:8080" || !maps.Equal(read.selector, map[string]string{"app": "frontend"}) || read.targetsNoPods || read.family != f ||
+		(read.direction == schema.Outbound) != (f == outbound) {
 		t.Errorf("a %s is read as %+v", by.kind, read)
 	}
 }
 
 // What hfi creates has the fields of Istio's API, and is read as it was written.
 func TestPluginsAreAsIstioWantsThem(t *testing.T) {
-	var plugin extensions.WasmPlugin
-	desiredSpec(t, wasmPlugins, &plugin)
-	var extension extensions.TrafficExtension
-	desiredSpec(t, trafficExtensions, &extension)
-	wasm := extension.GetWasm()
-	if plugin.Phase != extensions.PluginPhase_AUTHN || extension.Phase != extensions.TrafficExtension_AUTHN ||
-		plugin.FailStrategy != extensions.FailStrategy_FAIL_OPEN || wasm.FailStrategy != extensions.FailStrategy_FAIL_OPEN ||
-		plugin.Match[0].Mode != extension.Match[0].Mode || plugin.Url != wasm.Url || plugin.Sha256 != wasm.Sha256 ||
-		!proto.Equal(plugin.PluginConfig, wasm.PluginConfig) || !proto.Equal(plugin.Selector, extension.Selector) {
-		t.Errorf("WasmPlugin %v and TrafficExtension %v differ", &plugin, &extension)
-	}
-	var filter networking.EnvoyFilter
-	desiredSpec(t, envoyFilters, &filter)
-	if len(filter.ConfigPatches) != 2 || filter.WorkloadSelector.Labels["app"] != "frontend" {
-		t.Fatalf("the EnvoyFilter is %v", &filter)
-	}
-	inserted, added := filter.ConfigPatches[0], filter.ConfigPatches[1]
-	name := inserted.Patch.Value.Fields["name"].GetStringValue()
-	if inserted.ApplyTo != networking.EnvoyFilter_HTTP_FILTER || inserted.Match.Context != networking.EnvoyFilter_SIDECAR_INBOUND ||
-		inserted.Patch.Operation != networking.EnvoyFilter_Patch_INSERT_FIRST || added.ApplyTo != networking.EnvoyFilter_EXTENSION_CONFIG ||
-		added.Patch.Operation != networking.EnvoyFilter_Patch_ADD || added.Patch.Value.Fields["name"].GetStringValue() != name || name == "" {
-		t.Errorf("the EnvoyFilter is %v", &filter)
+	for f, want := range map[*family]struct {
+		mode    typev1beta1.WorkloadMode
+		context networking.EnvoyFilter_PatchContext
+	}{
+		inbound:  {typev1beta1.WorkloadMode_SERVER, networking.EnvoyFilter_SIDECAR_INBOUND},
+		outbound: {typev1beta1.WorkloadMode_CLIENT, networking.EnvoyFilter_SIDECAR_OUTBOUND},
+	} {
+		var plugin extensions.WasmPlugin
+		desiredSpec(t, f, wasmPlugins, &plugin)
+		var extension extensions.TrafficExtension
+		desiredSpec(t, f, trafficExtensions, &extension)
+		wasm := extension.GetWasm()
+		if plugin.Phase != extensions.PluginPhase_AUTHN || extension.Phase != extensions.TrafficExtension_AUTHN ||
+			plugin.FailStrategy != extensions.FailStrategy_FAIL_OPEN || wasm.FailStrategy != extensions.FailStrategy_FAIL_OPEN ||
+			plugin.Match[0].Mode != want.mode || extension.Match[0].Mode != want.mode || plugin.Url != wasm.Url || plugin.Sha256 != wasm.Sha256 ||
+			!proto.Equal(plugin.PluginConfig, wasm.PluginConfig) || !proto.Equal(plugin.Selector, extension.Selector) {
+			t.Errorf("WasmPlugin %v and TrafficExtension %v differ", &plugin, &extension)
+		}
+		var filter networking.EnvoyFilter
+		desiredSpec(t, f, envoyFilters, &filter)
+		if len(filter.ConfigPatches) != 2 || filter.WorkloadSelector.Labels["app"] != "frontend" {
+			t.Fatalf("the EnvoyFilter is %v", &filter)
+		}
+		inserted, added := filter.ConfigPatches[0], filter.ConfigPatches[1]
+		name := inserted.Patch.Value.Fields["name"].GetStringValue()
+		if inserted.ApplyTo != networking.EnvoyFilter_HTTP_FILTER || inserted.Match.Context != want.context ||
+			inserted.Patch.Operation != networking.EnvoyFilter_Patch_INSERT_FIRST || added.ApplyTo != networking.EnvoyFilter_EXTENSION_CONFIG || added.Match.Context != want.context ||
+			added.Patch.Operation != networking.EnvoyFilter_Patch_ADD || added.Patch.Value.Fields["name"].GetStringValue() != name || name == "" {
+			t.Errorf("the EnvoyFilter is %v", &filter)
+		}
 	}
 }
 

@@ -183,9 +183,13 @@ func setOf(t *testing.T, policies ...string) *schema.Set {
 	var entries []*schema.Entry
 	for _, text := range policies {
 		name, selector, _ := strings.Cut(text, "=")
+		direction := schema.Inbound
+		if rest, outbound := strings.CutSuffix(selector, " outbound"); outbound {
+			selector, direction = rest, schema.Outbound
+		}
 		service, namespace, _ := strings.Cut(selector, "/")
-		policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q},"rules":[{"fault":{"delay_ms":5}}]}}`,
-			name, service, namespace))
+		policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q},"direction":%q,"rules":[{"fault":{"delay_ms":5}}]}}`,
+			name, service, namespace, direction))
 		if err != nil {
 			t.Fatal(err)
 		}

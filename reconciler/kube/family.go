@@ -25,13 +25,46 @@ type family struct {
 	name string
 	// serves says whether a policy needs plugins of this family.
 	serves func(*schema.Policy) bool
+	// direction is the filter's setting, which tells the plugins of others apart. It
+	// is left out if it is the default.
+	direction schema.Direction
+	// mode is that of a WasmPlugin's traffic, and context that of an EnvoyFilter's patches.
+	mode, context string
 }
 
-// inbound is for the requests that workloads receive.
-var inbound = &family{name: PluginName, serves: func(*schema.Policy) bool { return true }}
+var (
+	// inbound is for the requests that workloads receive.
+	inbound = &family{
+		name: PluginName, serves: func(policy *schema.Policy) bool { return !policy.Outbound() },
+		direction: schema.Inbound, mode: "SERVER", context: "SIDECAR_INBOUND",
+	}
+	// outbound is for the requests that workloads send.
+	outbound = &family{
+		name: PluginName + ".outbound", serves: (*schema.Policy).Outbound,
+		direction: schema.Outbound, mode: "CLIENT", context: "SIDECAR_OUTBOUND",
+	}
+)
 
-// families are all families. No name that one may want to use is another's too.
-var families = []*family{inbound}
+// families are all families. No name that one may want to use is another's too, and each
+// policy has one.
+var families = []*family{inbound, outbound}
+
+// familyOfPolicy is the family that serves a policy.
+func familyOfPolicy(policy *schema.Policy) *family {
+	if outbound.serves(policy) {
+		return outbound
+	}
+	return inbound
+}
+
+// config is the filter's configuration.
+func (f *family) config(address string) map[string]any {
+	config := map[string]any{"control_plane_address": address}
+	if f.direction != schema.Inbound {
+		config["direction"] = string(f.direction)
+	}
+	return config
+}
 
 // pluginOf is the name of a workload's plugin. A workload's name may come
 // from a label: if it is no valid name of an object, or too long, a part of its

@@ -67,8 +67,11 @@ func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) 
 	if !plugin.ours && named == nil {
 		return nil
 	}
-	if plugin.managed {
+	switch {
+	case plugin.managed:
 		plugin.family = named
+	case plugin.direction == outbound.direction:
+		plugin.family = outbound
 	}
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")

@@ -65,19 +65,19 @@ func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.C
 		view.Error = "the cluster has not answered yet"
 	}
 	view.Healthy = view.Error == "" && len(denied) == 0
-	c.policies(view, set, contactsByPod(fleet.Items), c.selecting(plugins), podsKnown)
+	c.policies(view, set, contactsByPod(fleet.Items), plugins, podsKnown)
 	c.wasmPlugins(view, plugins, messages)
 	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
 
-// selecting returns a function that says whether one of the plugins selects a pod,
-// in time by the number of plugins that hfi did not create.
-func (c *Cluster) selecting(plugins []*filterPlugin) func(*pod) bool {
+// selecting returns a function that says whether one of the plugins of a family selects a
+// pod, in time by the number of plugins that hfi did not create.
+func (c *Cluster) selecting(f *family, plugins []*filterPlugin) func(*pod) bool {
 	managed := map[podID]*filterPlugin{}
 	others := map[string][]*filterPlugin{}
 	for _, plugin := range plugins {
 		switch {
-		case !plugin.ours || plugin.targetsNoPods:
+		case !plugin.ours || plugin.targetsNoPods || plugin.family != f:
 		case plugin.managed:
 			managed[plugin.podID] = plugin
 		default:
@@ -85,7 +85,7 @@ func (c *Cluster) selecting(plugins []*filterPlugin) func(*pod) bool {
 		}
 	}
 	return func(pod *pod) bool {
-		for _, name := range []string{PluginName, inbound.pluginOf(pod.workload.Service)} {
+		for _, name := range []string{f.name, f.pluginOf(pod.workload.Service)} {
 			if plugin := managed[podID{Namespace: pod.Namespace, Name: name}]; plugin != nil && plugin.appliesTo(pod, c.RootNamespace) {
 				return true
 			}
@@ -96,20 +96,29 @@ func (c *Cluster) selecting(plugins []*filterPlugin) func(*pod) bool {
 	}
 }
 
-func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, selected func(*pod) bool, known bool) {
+func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, plugins []*filterPlugin, known bool) {
 	if set == nil || !known {
 		return
 	}
 	now := c.Now()
-	tallies := map[selection.Key]api.PolicyPods{}
+	// targets are the pods that policies of a family with a selector need a filter in.
+	type targets struct {
+		*family
+		selection.Key
+	}
+	tallies := map[targets]api.PolicyPods{}
 	awaited := map[podID]api.PodProblem{}
-	missing := map[selection.Key][]api.PodProblem{}
+	missing := map[targets][]api.PodProblem{}
+	selected := map[*family]func(*pod) bool{}
+	for _, f := range families {
+		selected[f] = c.selecting(f, plugins)
+	}
 	for _, entry := range set.Entries() {
-		key := selection.KeyOf(entry.Policy.Spec.Selector)
+		key := targets{familyOfPolicy(entry.Policy), selection.KeyOf(entry.Policy.Spec.Selector)}
 		row, done := tallies[key]
 		if !done {
-			row, missing[key] = c.tallyPods(c.pods.selected(key), contacts, selected)
-			row.Warning = warning(key, row)
+			row, missing[key] = c.tallyPods(key.family, c.pods.selected(key.Key), contacts, selected[key.family])
+			row.Warning = warning(key.Key, row)
 			tallies[key] = row
 		}
 		row.Name = entry.Name()
@@ -122,7 +131,7 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 					awaited[podID{Namespace: pod.Namespace, Name: pod.Pod}] = pod
 				}
 			}
-			delete(missing, key) // they are the same for other policies with the key
+			delete(missing, key) // they are the same for other policies with these targets
 		}
 		if row.Warning != "" {
 			view.PoliciesWithWarning++
@@ -154,8 +163,9 @@ func comparePods(a, b api.PodProblem) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 }
 
-// tallyPods also returns all pods without a working filter.
-func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) (api.PolicyPods, []api.PodProblem) {
+// tallyPods also returns all pods without a working filter. A filter that is in contact is one
+// for inbound requests, as far as is known; whether there is one for others too, plugins say.
+func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) (api.PolicyPods, []api.PodProblem) {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
 	var without []api.PodProblem
 	for _, pod := range pods {
@@ -167,6 +177,8 @@ func (c *Cluster) tallyPods(pods []*pod, contacts map[podID]filterContact, selec
 			continue
 		case !known && !selected(pod):
 			reason = "it has no filter: no " + c.delivery().kind + " selects it"
+		case f != inbound && !selected(pod):
+			reason = "it has no filter for " + string(f.direction) + " requests: no " + c.delivery().kind + " with this direction selects it"
 		case !known:
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:

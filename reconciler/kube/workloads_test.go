@@ -246,22 +246,24 @@ func TestSelectorOf(t *testing.T) {
 	}
 }
 
-// A plugin's name is valid, and different for each workload.
-func TestPluginNameOf(t *testing.T) {
+// A plugin's name is valid, and different for each workload and family.
+func TestPluginNames(t *testing.T) {
 	names := map[string]string{}
-	for _, workload := range []string{"frontend", "Frontend", "FRONTEND", "front_end", "front.end", "-x-", strings.Repeat("a", 253), strings.Repeat("a", 252) + "b", ""} {
-		name := inbound.pluginOf(workload)
-		if len(name) > maxName || !inbound.mayWant(name) || name == PluginName || names[name] != "" {
-			t.Errorf("%q and %q have the name %q", workload, names[name], name)
+	for _, f := range families {
+		for _, workload := range []string{"frontend", "Frontend", "FRONTEND", "front_end", "front.end", "-x-", ".outbound", "outbound", strings.Repeat("a", 253), strings.Repeat("a", 252) + "b", ""} {
+			name := f.pluginOf(workload)
+			if len(name) > maxName || familyOf(name) != f || name == f.name || names[name] != "" {
+				t.Errorf("%q and %q have the name %q", workload, names[name], name)
+			}
+			names[name] = workload
+			object := &metav1.ObjectMeta{Name: name}
+			if f.pluginOf(workload) != object.Name {
+				t.Errorf("%q has several names", workload)
+			}
 		}
-		names[name] = workload
-		object := &metav1.ObjectMeta{Name: name}
-		if inbound.pluginOf(workload) != object.Name {
-			t.Errorf("%q has several names", workload)
+		if familyOf(f.name) != f || f.pluginOf("frontend") != f.name+"-frontend" {
+			t.Errorf("frontend has the name %q", f.pluginOf("frontend"))
 		}
-	}
-	if inbound.pluginOf("frontend") != "hfi-frontend" {
-		t.Errorf("frontend has the name %q", inbound.pluginOf("frontend"))
 	}
 }
 

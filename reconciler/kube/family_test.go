@@ -1,0 +1,86 @@
+package kube
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// outboundPlugin is the plugin for the outbound requests of the workload frontend.
+const outboundPlugin = "hfi.outbound-frontend"
+
+// Only a workload that an outbound policy targets has a plugin for the requests that it sends, beside
+// the one for those that it receives. Each comes, lingers and goes by itself.
+func TestOutboundPoliciesHavePluginsOfTheirOwn(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.Linger = time.Minute })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil))
+	s.serve("out=frontend/demo outbound", "in=cart/demo")
+	s.eventually("each workload has the plugin of its policy", func() bool { return s.plugin("demo", outboundPlugin) != nil && s.plugin("demo", "hfi-cart") != nil })
+	s.consistently("nothing else has", func() bool {
+		return s.plugin("demo", frontPlugin) == nil && s.plugin("demo", "hfi.outbound-cart") == nil
+	})
+	spec := s.plugin("demo", outboundPlugin).Object["spec"].(map[string]any)
+	mode, _, _ := unstructured.NestedSlice(spec, "match")
+	direction, _, _ := unstructured.NestedString(spec, "pluginConfig", "direction")
+	if mode[0].(map[string]any)["mode"] != "CLIENT" || direction != "outbound" || s.selector(outboundPlugin)["app"] != "frontend" {
+		t.Errorf("the plugin is %v", spec)
+	}
+
+	s.serve("out=*/demo outbound", "in=cart/demo")
+	s.eventually("one plugin for all replaces it", func() bool { return s.plugin("demo", "hfi.outbound") != nil && s.plugin("demo", outboundPlugin) == nil })
+	s.consistently("the other family has none", func() bool { return s.plugin("demo", PluginName) == nil && s.plugin("demo", "hfi-cart") != nil })
+
+	s.serve("in=cart/demo")
+	s.consistently("it lingers", func() bool { return s.plugin("demo", "hfi.outbound") != nil })
+	s.advance(time.Minute)
+	s.eventually("then it is deleted, alone", func() bool { return s.plugin("demo", "hfi.outbound") == nil && s.plugin("demo", "hfi-cart") != nil })
+}
+
+// A plugin of somebody else's counts for the direction of its setting alone, and a name that is taken
+// for the family that may want it.
+func TestForeignPluginsAreOfOneDirection(t *testing.T) {
+	outward := func(spec map[string]any) { spec["pluginConfig"].(map[string]any)["direction"] = "outbound" }
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", nil), pluginObject("demo", "hfi-cart", outward))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil))
+	s.serve("out=frontend/demo outbound")
+	s.consistently("an outbound plugin for all stands in", func() bool { return s.plugin("demo", outboundPlugin) == nil })
+
+	s = newFixture(t, nil, pluginObject("demo", "by-hand", nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	set := s.serve("out=frontend/demo outbound", "in=frontend/demo")
+	s.eventually("an inbound one does not", func() bool { return s.plugin("demo", outboundPlugin) != nil })
+	s.consistently("it does for inbound policies", func() bool { return s.plugin("demo", frontPlugin) == nil })
+	if rows := s.view(set).WasmPlugins; len(rows) != 2 || !strings.Contains(rows[0].Message, "by-hand refers to this control plane too") {
+		t.Errorf("the status lists %+v", rows)
+	}
+}
+
+// A pod that outbound policies target needs a filter, and one with a filter for inbound requests alone
+// has none for these.
+func TestPodsOfOutboundPoliciesAreAwaited(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.SHA256 = "" }, pluginObject("demo", "by-hand", nil))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	set := s.serve("out=frontend/demo outbound", "in=frontend/demo")
+	s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
+	s.eventually("the pod is known", func() bool { return s.view(set).Pods == 1 && len(s.view(set).WasmPlugins) == 1 })
+	view := s.view(set)
+	at := func(name string) api.PolicyPods {
+		t.Helper()
+		return view.Policies[slices.IndexFunc(view.Policies, func(row api.PolicyPods) bool { return row.Name == name })]
+	}
+	const reason = "it has no filter for outbound requests: no WasmPlugin with this direction selects it"
+	if out := at("out"); out.WithoutFilterCount != 1 || out.WithoutFilter[0].Reason != reason || out.Current != 0 {
+		t.Errorf("the outbound policy has %+v", out)
+	}
+	if in := at("in"); in.WithoutFilterCount != 0 || in.Current != 1 {
+		t.Errorf("the inbound policy has %+v", in)
+	}
+	if view.AwaitedPodsCount != 1 {
+		t.Errorf("%d pods are awaited", view.AwaitedPodsCount)
+	}
+}
