@@ -29,6 +29,7 @@ func TestMesh(t *testing.T) {
 		{"OCI artefact", artefactStory},
 		{"kept WasmPlugins", keepStory},
 		{"EnvoyFilters", envoyFilterStory},
+		{"outbound", outboundStory},
 		{"missing permission", permissionStory},
 		{"own etcd", ownEtcdStory},
 		{"helpers", helpersStory},
