@@ -35,6 +35,7 @@ type SSHServer struct {
 	mu      sync.Mutex
 	hanging bool
 	held    int
+	fault   func(io.ReadWriter)
 	release chan struct{}
 }
 
@@ -50,6 +51,13 @@ func (s *SSHServer) Hang(hanging bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hanging = hanging
+}
+
+// Break lets fault answer the sessions, or the repository again if it is nil.
+func (s *SSHServer) Break(fault func(session io.ReadWriter)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = fault
 }
 
 // ServeSSH serves a repository with git upload-pack over SSH until the end of the test.
@@ -102,11 +110,15 @@ func ServeSSH(t testing.TB, repo *Repo) *SSHServer {
 
 func (s *SSHServer) serve(session ssh.Session, repo *Repo) {
 	s.mu.Lock()
-	hanging := s.hanging
+	hanging, fault := s.hanging, s.fault
 	if hanging {
 		s.held++
 	}
 	s.mu.Unlock()
+	if fault != nil {
+		fault(session)
+		return
+	}
 	if hanging {
 		select {
 		case <-session.Context().Done():

@@ -8,7 +8,61 @@ import (
 	"sync/atomic"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
+
+	"github.com/boifi/hfi/reconciler"
 )
+
+// operation is an operation on a server, and the first problem of which it is
+// known what is wrong. go-git's own errors do not say that.
+type operation struct {
+	source *Source
+
+	mu      sync.Mutex
+	problem error
+	// limit bounds what is read of the connections over SSH, in bytes, and read is how much that was.
+	limit, read int64
+}
+
+// received counts what the server sent over SSH, and returns an error once it is too much.
+func (o *operation) received(bytes int64) error {
+	o.mu.Lock()
+	o.read += bytes
+	limit, exceeded := o.limit, o.read > o.limit
+	o.mu.Unlock()
+	if exceeded {
+		// The SSH client may pass on no more than the end of the connection.
+		return o.tooLarge(limit)
+	}
+	return nil
+}
+
+// readMore raises the limit.
+func (o *operation) readMore(bytes int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.limit += bytes
+}
+
+func (o *operation) note(problem error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.problem == nil {
+		o.problem = problem
+	}
+	return problem
+}
+
+// noted returns the first problem, or nil.
+func (o *operation) noted() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.problem
+}
+
+// tooLarge notes that the server sends more than limit bytes.
+func (o *operation) tooLarge(limit int64) error {
+	return o.note(fail("AnswerTooLarge", reconciler.Stalled, "%s sends more than %d MiB: check the URL", o.source.address.display, limit>>20))
+}
 
 // access is the configuration of a connection to the server.
 type access struct {
@@ -44,21 +98,24 @@ func (s *Source) withAccessOnce(ctx context.Context, use func(access) error) err
 	if err != nil {
 		return err
 	}
+	o := &operation{source: s, limit: s.MaxRefs}
+	settings := access{auth: auth}
 	if s.address.ssh != nil {
-		dialing, release := boundDialing(ctx)
+		dialing, release := boundDialing(ctx, o)
 		defer release()
-		if err := use(access{auth, dialing}); err != nil {
-			return &transferError{err}
+		settings.dialing = dialing
+		if keys, ok := auth.(*timedKeys); ok {
+			keys.operation = o
 		}
-		return nil
+	} else {
+		connections, err := s.httpTransport()
+		if err != nil {
+			return err
+		}
+		settings.auth = &httpOperation{operation: o, auth: auth, next: connections}
 	}
-	connections, err := s.httpTransport()
-	if err != nil {
-		return err
-	}
-	operation := &httpOperation{source: s, auth: auth, next: connections}
-	err = use(access{auth: operation})
-	switch noted := operation.noted(); {
+	err = use(settings)
+	switch noted := o.noted(); {
 	case err == nil:
 		return nil
 	case noted != nil:

@@ -106,7 +106,8 @@ func (s *Source) sshKeys() (*gitssh.PublicKeys, error) {
 // timedKeys limit the time to connect: go-git does not pass the context to SSH.
 type timedKeys struct {
 	*gitssh.PublicKeys
-	source *Source
+	source    *Source
+	operation *operation
 }
 
 func (k *timedKeys) ClientConfig() (*ssh.ClientConfig, error) {

@@ -14,42 +14,42 @@ import (
 
 // go-git opens SSH connections without the context: a server that accepts one
 // and sends nothing would hold it and its goroutines forever. go-git lets the
-// caller name a proxy, though. The one registered here dials as usual, and
-// closes the connection when the operation's context ends.
+// caller name a proxy, though. The one registered here dials as usual, bounds
+// what the server sends, and closes the connection when the operation's context ends.
 
 // dialScheme is the scheme of the proxy's URL. The host is the operation's number.
 const dialScheme = "hfi-operation"
 
-// dialing has the contexts of the operations that may dial.
+// dialing has the operations that may dial.
 var dialing struct {
 	mu    sync.Mutex
 	last  int
-	under map[string]context.Context
+	under map[string]operationDialer
 }
 
 func init() {
 	proxy.RegisterDialerType(dialScheme, func(u *url.URL, _ proxy.Dialer) (proxy.Dialer, error) {
 		dialing.mu.Lock()
 		defer dialing.mu.Unlock()
-		ctx := dialing.under[u.Host]
-		if ctx == nil {
+		dialer, running := dialing.under[u.Host]
+		if !running {
 			return nil, fmt.Errorf("operation %s has ended", u.Host)
 		}
-		return operationDialer{ctx}, nil
+		return dialer, nil
 	})
 }
 
-// boundDialing returns a proxy for connections that close when ctx ends. The
-// caller must end ctx, and call release after the last dial.
-func boundDialing(ctx context.Context) (options transport.ProxyOptions, release func()) {
+// boundDialing returns a proxy for an operation's connections, which close when
+// ctx ends. The caller must end ctx, and call release after the last dial.
+func boundDialing(ctx context.Context, o *operation) (options transport.ProxyOptions, release func()) {
 	dialing.mu.Lock()
 	defer dialing.mu.Unlock()
 	dialing.last++
 	name := strconv.Itoa(dialing.last)
 	if dialing.under == nil {
-		dialing.under = map[string]context.Context{}
+		dialing.under = map[string]operationDialer{}
 	}
-	dialing.under[name] = ctx
+	dialing.under[name] = operationDialer{ctx, o}
 	return transport.ProxyOptions{URL: dialScheme + "://" + name}, func() {
 		dialing.mu.Lock()
 		defer dialing.mu.Unlock()
@@ -59,7 +59,8 @@ func boundDialing(ctx context.Context) (options transport.ProxyOptions, release 
 
 // operationDialer dials for one operation.
 type operationDialer struct {
-	ctx context.Context
+	ctx       context.Context
+	operation *operation
 }
 
 func (d operationDialer) Dial(network, address string) (net.Conn, error) {
@@ -69,9 +70,23 @@ func (d operationDialer) Dial(network, address string) (net.Conn, error) {
 		return nil, err
 	}
 	context.AfterFunc(d.ctx, func() { _ = connection.Close() })
-	return connection, nil
+	return &boundConnection{connection, d.operation}, nil
 }
 
 func (d operationDialer) DialContext(_ context.Context, network, address string) (net.Conn, error) {
 	return d.Dial(network, address)
+}
+
+// boundConnection fails once the server has sent more than its operation reads.
+type boundConnection struct {
+	net.Conn
+	operation *operation
+}
+
+func (c *boundConnection) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if problem := c.operation.received(int64(n)); problem != nil {
+		return 0, problem
+	}
+	return n, err
 }

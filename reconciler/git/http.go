@@ -45,39 +45,15 @@ func (t httpTransport) NewUploadPackSession(endpoint *transport.Endpoint, auth t
 	return t.Transport.NewUploadPackSession(endpoint, auth)
 }
 
-// httpOperation is an operation on a server over HTTP: its credentials, and the
-// first response for which it is known what is wrong. go-git's own errors do not
-// say that.
+// httpOperation is an operation on a server over HTTP, with its credentials.
 type httpOperation struct {
-	source *Source
-	auth   transport.AuthMethod
-	next   http.RoundTripper
-
-	mu      sync.Mutex
-	problem error
+	*operation
+	auth transport.AuthMethod
+	next http.RoundTripper
 }
 
 func (o *httpOperation) Name() string   { return "http-operation" }
 func (o *httpOperation) String() string { return o.Name() }
-
-func (o *httpOperation) note(problem error) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.problem == nil {
-		o.problem = problem
-	}
-	return problem
-}
-
-// noted returns the first problem, or nil.
-func (o *httpOperation) noted() error {
-	if o == nil {
-		return nil
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.problem
-}
 
 // RoundTrip implements http.RoundTripper.
 func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -113,7 +89,7 @@ type operationBody struct {
 func (b *operationBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, b.operation.note(fail("AnswerTooLarge", reconciler.Stalled, "%s sends more than %d MiB: check the URL", b.operation.source.address.display, b.limit>>20))
+		return 0, b.operation.tooLarge(b.limit)
 	}
 	if err != nil && err != io.EOF && b.request.Context().Err() == nil {
 		_ = b.operation.note(fail("Unreachable", reconciler.Retry, "%s closed the connection mid-response: %w", b.operation.source.address.display, err))

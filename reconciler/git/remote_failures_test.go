@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -302,5 +303,51 @@ func TestAServerThatSendsWithoutEnd(t *testing.T) {
 	_, err = s.Delta(t.Context(), "", first)
 	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
 	server.Break(nil)
+	mustDelta(t, s, "", first)
+}
+
+// Nor does an SSH server, before the fetch or during it.
+func TestAnSSHServerThatSendsWithoutEnd(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	server := gittest.ServeSSH(t, repo)
+	line := func(text string) string { return fmt.Sprintf("%04x%s", 4+len(text), text) }
+	branch := line(first + " refs/heads/main\x00ofs-delta side-band-64k\n")
+	endless := func(w io.Writer, piece string) {
+		var err error
+		for err == nil {
+			_, err = io.WriteString(w, piece)
+		}
+	}
+	s := open(t, server.URL, "policies", func(s *Source) {
+		s.SSHKeyFile, s.KnownHostsFile, s.MaxRefs, s.MaxFetch = server.KeyFile, server.KnownHostsFile, 1<<20, 4<<20
+	})
+	server.Break(func(session io.ReadWriter) {
+		_, _ = io.WriteString(session, branch)
+		endless(session, line(first+" refs/heads/b\n"))
+	})
+	_, err := s.Head(t.Context())
+	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	_, err = s.Delta(t.Context(), "", first)
+	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	if !strings.Contains(err.Error(), "more than 1 MiB") {
+		t.Errorf("the list of references was read for longer than MaxRefs: %v", err)
+	}
+	server.Break(func(session io.ReadWriter) {
+		_, _ = io.WriteString(session, branch+"0000")
+		var asked []byte
+		for !bytes.Contains(asked, []byte("done\n")) {
+			piece := make([]byte, 1000)
+			n, err := session.Read(piece)
+			if asked = append(asked, piece[:n]...); err != nil {
+				return
+			}
+		}
+		_, _ = io.WriteString(session, "0008NAK\n")
+		endless(session, line("\x02...."))
+	})
+	_, err = s.Delta(t.Context(), "", first)
+	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	server.Break(nil)
+	mustHead(t, s)
 	mustDelta(t, s, "", first)
 }

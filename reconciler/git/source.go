@@ -37,7 +37,7 @@ type Source struct {
 	// Timeout bounds each operation.
 	Timeout time.Duration
 	// MaxRefs bounds a remote's list of its branches and tags, and MaxFetch what
-	// it sends for a fetch, in bytes; over HTTP only.
+	// it sends for a fetch, in bytes.
 	MaxRefs, MaxFetch int64
 	// MaxFetches is the number of fetches after which the clone of a remote is
 	// replaced, so that its disk use follows the branch's size and not its pushes.
