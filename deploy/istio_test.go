@@ -47,8 +47,13 @@ func TestWasmPluginsAreValidForIstio(t *testing.T) {
 	urls := map[string]string{
 		"namespace.yaml": "http://hfi-control-plane.boifi:8080/v1/filter.wasm",
 		"workload.yaml":  "oci://",
+		"outbound.yaml":  "http://hfi-control-plane.boifi:8080/v1/filter.wasm",
 	}
 	for file, url := range urls {
+		mode, direction := typev1beta1.WorkloadMode_SERVER, ""
+		if file == "outbound.yaml" {
+			mode, direction = typev1beta1.WorkloadMode_CLIENT, "outbound"
+		}
 		read, spec := readPlugin(t, file)
 		if read.APIVersion != "extensions.istio.io/v1alpha1" || read.Kind != "WasmPlugin" || read.Metadata.Namespace != "demo" {
 			t.Errorf("%s is a %s %s in %s", file, read.APIVersion, read.Kind, read.Metadata.Namespace)
@@ -56,7 +61,10 @@ func TestWasmPluginsAreValidForIstio(t *testing.T) {
 		if spec.Phase != extensions.PluginPhase_AUTHN || spec.FailStrategy != extensions.FailStrategy_FAIL_OPEN {
 			t.Errorf("%s: phase %s, failStrategy %s", file, spec.Phase, spec.FailStrategy)
 		}
-		if len(spec.Match) != 1 || spec.Match[0].Mode != typev1beta1.WorkloadMode_SERVER {
+		if given := spec.PluginConfig.GetFields()["direction"].GetStringValue(); given != direction {
+			t.Errorf("%s is for requests %q", file, given)
+		}
+		if len(spec.Match) != 1 || spec.Match[0].Mode != mode {
 			t.Errorf("%s matches %v", file, spec.Match)
 		}
 		if !strings.HasPrefix(spec.Url, url) {
@@ -65,7 +73,7 @@ func TestWasmPluginsAreValidForIstio(t *testing.T) {
 		if address := spec.PluginConfig.GetFields()["control_plane_address"].GetStringValue(); address != "hfi-control-plane.boifi:8080" {
 			t.Errorf("%s asks %q for policies", file, address)
 		}
-		if selects := file == "workload.yaml"; selects != (len(spec.Selector.GetMatchLabels()) > 0) {
+		if selects := file != "namespace.yaml"; selects != (len(spec.Selector.GetMatchLabels()) > 0) {
 			t.Errorf("%s selects %v", file, spec.Selector)
 		}
 	}

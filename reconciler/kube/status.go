@@ -178,7 +178,7 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 		case !known && !selected(pod):
 			reason = "it has no filter: no " + c.delivery().kind + " selects it"
 		case f != inbound && !selected(pod):
-			reason = "it has no filter for " + string(f.direction) + " requests: no " + c.delivery().kind + " with this direction selects it"
+			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.direction, c.delivery().kind)
 		case !known:
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:
