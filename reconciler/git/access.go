@@ -19,11 +19,11 @@ type operation struct {
 
 	mu      sync.Mutex
 	problem error
-	// limit bounds what is read of the connections over SSH, in bytes, and read is how much that was.
+	// limit bounds what is read of the server, in bytes, and read is how much that was.
 	limit, read int64
 }
 
-// received counts what the server sent over SSH, and returns an error once it is too much.
+// received counts what the server sent, and returns an error once it is too much.
 func (o *operation) received(bytes int64) error {
 	o.mu.Lock()
 	o.read += bytes
@@ -36,11 +36,11 @@ func (o *operation) received(bytes int64) error {
 	return nil
 }
 
-// readMore raises the limit.
-func (o *operation) readMore(bytes int64) {
+// packBegins raises the limit from what is kept in memory to what is written to a file.
+func (o *operation) packBegins() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.limit += bytes
+	o.limit += o.source.MaxFetch
 }
 
 func (o *operation) note(problem error) error {
@@ -66,8 +66,9 @@ func (o *operation) tooLarge(limit int64) error {
 
 // access is the configuration of a connection to the server.
 type access struct {
-	auth    transport.AuthMethod
-	dialing transport.ProxyOptions
+	operation *operation
+	auth      transport.AuthMethod
+	dialing   transport.ProxyOptions
 }
 
 // transferError is an error of the exchange with a server. Malformed data in it
@@ -99,14 +100,11 @@ func (s *Source) withAccessOnce(ctx context.Context, use func(access) error) err
 		return err
 	}
 	o := &operation{source: s, limit: s.MaxRefs}
-	settings := access{auth: auth}
+	settings := access{auth: auth, operation: o}
 	if s.address.ssh != nil {
 		dialing, release := boundDialing(ctx, o)
 		defer release()
 		settings.dialing = dialing
-		if keys, ok := auth.(*timedKeys); ok {
-			keys.operation = o
-		}
 	} else {
 		connections, err := s.httpTransport()
 		if err != nil {

@@ -106,8 +106,7 @@ func (s *Source) sshKeys() (*gitssh.PublicKeys, error) {
 // timedKeys limit the time to connect: go-git does not pass the context to SSH.
 type timedKeys struct {
 	*gitssh.PublicKeys
-	source    *Source
-	operation *operation
+	source *Source
 }
 
 func (k *timedKeys) ClientConfig() (*ssh.ClientConfig, error) {

@@ -33,6 +33,8 @@ const (
 	maxOutagePause = 5 * time.Minute
 	// maxExcerpt bounds what a message quotes of a server's response, in bytes.
 	maxExcerpt = 300
+	// maxErrorBody bounds what is read of an error's response, in bytes.
+	maxErrorBody = 64 << 10
 )
 
 // httpTransport uses the HTTP client of the operation that the credentials are of.
@@ -61,11 +63,14 @@ func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error)
 	if err != nil {
 		return nil, err
 	}
-	limit := o.source.MaxFetch
-	if request.Method == http.MethodGet {
-		limit = o.source.MaxRefs
+	if response.StatusCode >= http.StatusMultipleChoices {
+		// go-git keeps all of it for a message.
+		response.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(response.Body, maxErrorBody), response.Body}
 	}
-	content := bufio.NewReader(&operationBody{response.Body, request, o, limit, limit})
+	content := bufio.NewReader(&operationBody{response.Body, request, o})
 	if problem := o.source.unusable(request, response, content); problem != nil {
 		_ = response.Body.Close()
 		return nil, o.note(problem)
@@ -81,15 +86,14 @@ func (o *httpOperation) RoundTrip(request *http.Request) (*http.Response, error)
 // too much.
 type operationBody struct {
 	io.Reader
-	request     *http.Request
-	operation   *httpOperation
-	limit, left int64
+	request   *http.Request
+	operation *httpOperation
 }
 
 func (b *operationBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, b.operation.tooLarge(b.limit)
+	if problem := b.operation.received(int64(n)); problem != nil {
+		return 0, problem
 	}
 	if err != nil && err != io.EOF && b.request.Context().Err() == nil {
 		_ = b.operation.note(fail("Unreachable", reconciler.Retry, "%s closed the connection mid-response: %w", b.operation.source.address.display, err))

@@ -59,6 +59,9 @@ type objects struct {
 	// packed is the modification time of the folder of packs when the stores were opened.
 	packed time.Time
 
+	// leftOut is the number of objects that are too large for the index of a pack.
+	leftOut int
+
 	// users counts the deltas that use it. It is closed once it is retired and has none.
 	users   int
 	retired bool
@@ -89,6 +92,18 @@ func (o *objects) use() *objects {
 		o.shut()
 	}
 	return o
+}
+
+func (o *objects) leaveOut(number int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.leftOut += number
+}
+
+func (o *objects) hasLeftOut() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.leftOut > 0
 }
 
 func (o *objects) release() { o.leave(1, false) }
@@ -233,6 +248,8 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 		return text, nil
 	case errors.Is(err, plumbing.ErrObjectNotFound) && isPartial(o.gitFolder):
 		return nil, fail("PartialClone", reconciler.Stalled, "the repository is a partial clone and lacks an object: use one made by git clone without --filter (%w)", err)
+	case errors.Is(err, plumbing.ErrObjectNotFound) && o.hasLeftOut():
+		return nil, fail("Unsupported", reconciler.WaitForPush, "%s %s is missing, perhaps because it, or an object that the server sends it as the difference to, has more than %d MiB: keep large files out of the policy folder", kind, hash, maxObject>>20)
 	case errors.Is(err, idxfile.ErrMalformedIdxFile) && hasOldIndex(o.gitFolder):
 		return nil, fail("Unsupported", reconciler.Stalled, "the repository has a pack index of version 1, which is not supported: run git index-pack on its packs, with pack.indexVersion 2")
 	}

@@ -11,7 +11,6 @@ import (
 	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/storage"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
 
@@ -180,7 +179,7 @@ func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head strin
 		}
 		m.fetches++
 		defer m.store.cache.Clear()
-		if err := s.fetch(ctx, m.store.Storage, depth); err != nil {
+		if err := s.fetch(ctx, m, depth); err != nil {
 			m.store = openStore(m.folder, filesystem.Options{})
 			return nil, err
 		}
@@ -217,11 +216,12 @@ func addAlternate(gitFolder, from string) (file string, err error) {
 	return file, nil
 }
 
-// fetch fetches depth commits of the branch (0: all) into a store.
-func (s *Source) fetch(ctx context.Context, store storage.Storer, depth int) error {
-	remote := gogit.NewRemote(store, &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
+// fetch fetches depth commits of the branch (0: all) into a clone.
+func (s *Source) fetch(ctx context.Context, m *clone, depth int) error {
 	spec := config.RefSpec(fmt.Sprintf("+%s:%s", s.branch, s.branch))
 	return s.withAccess(ctx, func(a access) error {
+		store := &receivingStore{m.store.Storage, ctx, a.operation, m}
+		remote := gogit.NewRemote(store, &config.RemoteConfig{Name: "origin", URLs: []string{s.address.remote}})
 		err := remote.FetchContext(ctx, &gogit.FetchOptions{
 			RemoteName: "origin", RefSpecs: []config.RefSpec{spec}, Depth: depth,
 			Auth: a.auth, ProxyOptions: a.dialing, Tags: gogit.NoTags, Force: true,
@@ -288,7 +288,7 @@ func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) (b
 		return false, err
 	}
 	defer m.objects.retire()
-	if err := s.fetch(ctx, m.store.Storage, depth); err != nil {
+	if err := s.fetch(ctx, m, depth); err != nil {
 		return false, err
 	}
 	return use(m.objects)

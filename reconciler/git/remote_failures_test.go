@@ -302,6 +302,35 @@ func TestAServerThatSendsWithoutEnd(t *testing.T) {
 	server.Break(endless(http.MethodPost, "application/x-git-upload-pack-result", "0008NAK\n", line("\x02....")))
 	_, err = s.Delta(t.Context(), "", first)
 	wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+	// What comes before a pack is kept in memory, so the limit is the lower one.
+	s.MaxFetch = 1 << 30
+	for _, begin := range []string{"", "0000"} {
+		piece := "shallow " + first
+		if begin != "" {
+			piece = "ACK " + first + " continue\n"
+		}
+		server.Break(endless(http.MethodPost, "application/x-git-upload-pack-result", begin, line(piece)))
+		_, err = s.Delta(t.Context(), "", first)
+		wantError(t, err, "AnswerTooLarge", reconciler.Stalled)
+		if !strings.Contains(err.Error(), "more than 1 MiB") {
+			t.Errorf("the responses %q were read for longer than MaxRefs: %v", piece, err)
+		}
+	}
+	// The text of an error is cut.
+	for status, reason := range map[int]string{http.StatusNotFound: "RepositoryMissing", http.StatusUnauthorized: "AuthenticationFailed", http.StatusBadRequest: "UnexpectedAnswer"} {
+		server.Break(func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/plain")
+				w.WriteHeader(status)
+				var err error
+				for err == nil {
+					_, err = w.Write([]byte("no "))
+				}
+			})
+		})
+		_, err = s.Head(t.Context())
+		wantError(t, err, reason, reconciler.Stalled)
+	}
 	server.Break(nil)
 	mustDelta(t, s, "", first)
 }

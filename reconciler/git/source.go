@@ -36,8 +36,8 @@ const closeLimit = 10 * time.Second
 type Source struct {
 	// Timeout bounds each operation.
 	Timeout time.Duration
-	// MaxRefs bounds a remote's list of its branches and tags, and MaxFetch what
-	// it sends for a fetch, in bytes.
+	// MaxRefs bounds a remote's list of its branches and tags and all else that it
+	// sends beside packs, and MaxFetch a pack, in bytes.
 	MaxRefs, MaxFetch int64
 	// MaxFetches is the number of fetches after which the clone of a remote is
 	// replaced, so that its disk use follows the branch's size and not its pushes.
@@ -57,7 +57,8 @@ type Source struct {
 	ClientCertFile, ClientKeyFile string
 	Logger                        *slog.Logger
 
-	address address
+	address    address
+	packLimits packLimits
 	// branch is the reference that is followed.
 	branch plumbing.ReferenceName
 	// folder is the policy folder without slashes at its ends; empty is the root.
@@ -103,7 +104,7 @@ func New(url, branch, policyPath, dataDir string) *Source {
 	}
 	return &Source{
 		Timeout: DefaultTimeout, MaxFetches: DefaultMaxFetches, MaxRefs: DefaultMaxRefs, MaxFetch: DefaultMaxFetch, Logger: slog.Default(),
-		address: parseAddress(url), branch: reference,
+		address: parseAddress(url), packLimits: defaultPackLimits, branch: reference,
 		folder: folder, dataDir: dataDir, operations: make(chan struct{}, 8),
 	}
 }

@@ -1,9 +1,6 @@
 package git
 
 import (
-	"context"
-
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/client"
@@ -26,27 +23,9 @@ func init() {
 type sshTransport struct{ transport.Transport }
 
 func (t sshTransport) NewUploadPackSession(endpoint *transport.Endpoint, auth transport.AuthMethod) (transport.UploadPackSession, error) {
-	keys, ok := auth.(*timedKeys)
-	if !ok {
-		return t.Transport.NewUploadPackSession(endpoint, auth)
+	if keys, ok := auth.(*timedKeys); ok {
+		to := keys.source.address.ssh
+		endpoint.User, endpoint.Host, endpoint.Port, endpoint.Path = to.user, to.host, to.port, to.path
 	}
-	to := keys.source.address.ssh
-	endpoint.User, endpoint.Host, endpoint.Port, endpoint.Path = to.user, to.host, to.port, to.path
-	session, err := t.Transport.NewUploadPackSession(endpoint, auth)
-	if err != nil {
-		return nil, err
-	}
-	return &sshSession{session, keys}, nil
-}
-
-// sshSession reads what a server may send for a fetch only once it has asked for
-// it: the list of references, which is kept in memory, has a lower limit.
-type sshSession struct {
-	transport.UploadPackSession
-	keys *timedKeys
-}
-
-func (s *sshSession) UploadPack(ctx context.Context, request *packp.UploadPackRequest) (*packp.UploadPackResponse, error) {
-	s.keys.operation.readMore(s.keys.source.MaxFetch)
-	return s.UploadPackSession.UploadPack(ctx, request)
+	return t.Transport.NewUploadPackSession(endpoint, auth)
 }
