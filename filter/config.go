@@ -15,6 +15,9 @@ const (
 	defaultMaxDelay   = 5 * time.Minute
 )
 
+// maxName is the longest name that the daemon accepts, in bytes.
+const maxName = 253
+
 // config is the filter's configuration: the JSON object in the WasmPlugin's
 // pluginConfig, or in the string value of Envoy's own Wasm filter.
 type config struct {
@@ -42,6 +45,9 @@ type source struct {
 	Address string
 	// Cluster is the Envoy cluster of the daemon.
 	Cluster string
+	// Gateway, if not empty, is the name of the gateway that this Envoy is. Namespace is
+	// its namespace, if the node's metadata has none.
+	Gateway, Namespace string
 	// StaleAfter is how long policies stay in force without a confirmation by the
 	// daemon. It is positive.
 	StaleAfter time.Duration
@@ -70,6 +76,10 @@ func parseConfig(text []byte) (config, []error) {
 			problems = append(problems, errors.New("setting "+shortened(setting.Name)+": "+err.Error()))
 		}
 	}
+	if c.Namespace != "" && c.Gateway == "" {
+		problems = append(problems, errors.New("setting namespace: it is only for a gateway, and gateway is not set"))
+		c.Namespace = ""
+	}
 	if c.Address == "" && c.Cluster == "" {
 		problems = append(problems, errors.New("neither control_plane_address nor control_plane_cluster is set: the filter gets no policies"))
 		c.refuse(problems[0].Error())
@@ -88,6 +98,10 @@ func (c *config) set(name string, value settings.Value) (err error) {
 		}
 	case "control_plane_cluster":
 		err = setText(&c.Cluster, value)
+	case "gateway":
+		err = setName(&c.Gateway, value)
+	case "namespace":
+		err = setName(&c.Namespace, value)
 	case "stale_after":
 		err = setDuration(&c.StaleAfter, value)
 	case "max_delay":
@@ -131,6 +145,19 @@ func setText(to *string, value settings.Value) error {
 	default:
 		return wrong(value, "is not a string")
 	}
+	return nil
+}
+
+// setName sets the name of a gateway or a namespace, as a selector may have it.
+func setName(to *string, value settings.Value) error {
+	var name string
+	if err := setText(&name, value); err != nil {
+		return err
+	}
+	if len(name) > maxName || strings.ContainsAny(name, "* \t\r\n") {
+		return wrong(value, "is not a name")
+	}
+	*to = name
 	return nil
 }
 

@@ -84,7 +84,7 @@ func TestDirections(t *testing.T) {
 			t.Errorf("in plugin context %d, %s to %s has status %d, want %d", test.plugin, test.path, test.cluster, got, test.want)
 		}
 	}
-	read, err := program.Read([]byte(compile(t, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"abort":{"status":503}}}]}}]}`)), h.vm.identity.workload())
+	read, err := program.Read([]byte(compile(t, `{"policies":[{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"abort":{"status":503}}}]}}]}`)), h.poll().workload())
 	if err != nil {
 		t.Fatal(err)
 	}

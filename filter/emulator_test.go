@@ -58,7 +58,10 @@ func start(t *testing.T, config string, node map[string]string, version ...uint6
 	for name, value := range node {
 		path := []string{"xds", "node"}
 		if key, isMetadata := cut(name); isMetadata {
-			path = append(path, "metadata", key)
+			field, below, nested := strings.Cut(key, "/")
+			if path = append(path, "metadata", field); nested {
+				path = append(path, below)
+			}
 		} else {
 			path = append(path, name)
 		}

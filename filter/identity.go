@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -15,6 +16,9 @@ type identity struct {
 	Node, Pod string
 	// Service and Namespace are those of the workload, or empty if unknown.
 	Service, Namespace string
+	// Gateway is the name of the gateway, or Any if it is unknown. It is empty if the node
+	// is not one of Istio's gateways.
+	Gateway string
 	// Envoy is the version, such as "1.40", or empty if unknown.
 	Envoy string
 	// TooOld reports that the version is older than MinimumEnvoy.
@@ -25,22 +29,32 @@ type identity struct {
 // for: tests/oldhost.
 var MinimumEnvoy = [2]uint64{1, 32}
 
-// missing returns the metadata that is missing for the selection of policies, and
+// missing returns what is not known of a workload for the selection of policies, and
 // which policies apply without it. Both are empty if nothing is missing.
-func (i identity) missing() (metadata, applies string) {
+func missing(w selection.Workload) (metadata, applies string) {
+	gateway := w.Gateway != ""
+	unnamed := w.Service == "" && !gateway || w.Gateway == schema.Any
 	switch {
-	case i.Service == "" && i.Namespace == "":
+	case gateway && unnamed && w.Namespace == "":
+		return "WORKLOAD_NAME and no NAMESPACE", "any gateway in any namespace"
+	case gateway && unnamed:
+		return "WORKLOAD_NAME", "any gateway"
+	case unnamed && w.Namespace == "":
 		return "WORKLOAD_NAME and no NAMESPACE", "any service in any namespace"
-	case i.Service == "":
+	case unnamed:
 		return "WORKLOAD_NAME", "any service"
-	case i.Namespace == "":
+	case w.Namespace == "":
 		return "NAMESPACE", "any namespace"
 	}
 	return "", ""
 }
 
 func (i identity) String() string {
-	return "service=" + quote(i.Service) + " namespace=" + quote(i.Namespace) + " pod=" + quote(i.Pod) +
+	name := "service=" + quote(i.Service)
+	if i.Gateway != "" {
+		name = "gateway=" + quote(i.Gateway)
+	}
+	return name + " namespace=" + quote(i.Namespace) + " pod=" + quote(i.Pod) +
 		" node=" + quote(i.Node) + " envoy=" + quote(i.Envoy)
 }
 
@@ -77,6 +91,16 @@ func readIdentity() identity {
 		Pod:       nodeProperty("metadata", "NAME"),
 		Service:   nodeProperty("metadata", "WORKLOAD_NAME"),
 		Namespace: nodeProperty("metadata", "NAMESPACE"),
+	}
+	// Istio's gateways are routers: ID is router~IP~POD.NAMESPACE~DOMAIN.
+	if strings.HasPrefix(i.Node, "router~") {
+		i.Gateway = nodeProperty("metadata", "LABELS", "gateway.networking.k8s.io/gateway-name")
+		if i.Gateway == "" {
+			i.Gateway = i.Service
+		}
+		if i.Gateway == "" {
+			i.Gateway = schema.Any
+		}
 	}
 	version := func(part string) (uint64, bool) {
 		value, err := proxywasm.GetProperty([]string{"xds", "node", "user_agent_build_version", "version", part})
@@ -120,14 +144,31 @@ func nodeProperty(path ...string) string {
 	return ""
 }
 
-// workload returns the workload that selectors are compared with.
-func (i identity) workload() selection.Workload {
-	return selection.Workload{Service: i.Service, Namespace: i.Namespace}
+// workload returns the workload that selectors are compared with in a plugin context
+// with the given settings.
+func (i identity) workload(settings *source) selection.Workload {
+	w := selection.Workload{Service: i.Service, Namespace: i.Namespace, Gateway: i.Gateway}
+	if settings.Gateway != "" {
+		w.Gateway = settings.Gateway
+	}
+	if w.Gateway != "" {
+		w.Service = ""
+	}
+	if w.Namespace == "" {
+		w.Namespace = settings.Namespace
+	}
+	return w
 }
 
-// query returns the query string that selects this workload's policies.
-func (i identity) query() string {
-	return "service=" + escape(i.Service) + "&namespace=" + escape(i.Namespace)
+// query returns the query string that selects a workload's policies.
+func query(w selection.Workload) string {
+	name := "service=" + escape(w.Service)
+	if w.Gateway == schema.Any {
+		name = "gateway="
+	} else if w.Gateway != "" {
+		name = "gateway=" + escape(w.Gateway)
+	}
+	return name + "&namespace=" + escape(w.Namespace)
 }
 
 // escape escapes a value for a query string (RFC 3986, 2.3). Package net/url would

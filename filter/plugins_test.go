@@ -99,3 +99,25 @@ func TestPluginContextsHaveTheirOwnPolicies(t *testing.T) {
 		t.Errorf("without the plugin context whose policies were stale: %s is %d", metricStale, h.gauge(metricStale))
 	}
 }
+
+// TestGatewaysOfOneVMHaveTheirOwnPolicies checks that plugin contexts for different gateways share
+// no policies, neither in the VM nor among the VMs of the Envoy.
+func TestGatewaysOfOneVMHaveTheirOwnPolicies(t *testing.T) {
+	h := start(t, `{"control_plane_cluster": "hfi", "gateway": "a", "namespace": "n"}`, map[string]string{"id": "n"})
+	h.pass(time.Second)
+	for i, change := range []func(*config){
+		func(c *config) { c.Gateway = "b" },
+		func(c *config) { c.Namespace = "m" },
+		func(c *config) { c.Gateway = "" },
+	} {
+		other := h.vm.plugins[0].config
+		change(&other)
+		h.vm.addPlugin(uint32(i+2), other)
+		added := h.vm.plugins[i+1].poll
+		for _, before := range h.vm.plugins[:i+1] {
+			if before.poll == added || before.poll.share.name("group") == added.share.name("group") {
+				t.Errorf("%+v and %+v share a poller", before.config.source, other.source)
+			}
+		}
+	}
+}

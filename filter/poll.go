@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
@@ -75,6 +76,9 @@ func newPoller(v *vm, source source) *poller {
 	p.share.poll = p
 	return p
 }
+
+// workload is what policies are selected for.
+func (p *poller) workload() selection.Workload { return p.vm.identity.workload(&p.source) }
 
 // enforce puts a program in force.
 func (p *poller) enforce(next *program.Program) {
@@ -156,7 +160,7 @@ func (p *poller) ask(now time.Time) {
 	wait := p.wait(now)
 	headers := [][2]string{
 		{":method", "GET"},
-		{":path", api.RoutePolicies + "?" + who.query() + "&wait=" + wait.String()},
+		{":path", api.RoutePolicies + "?" + query(p.workload()) + "&wait=" + wait.String()},
 		{":authority", headerValue(p.source.authority())},
 		{"accept", program.MediaType},
 		{api.HeaderNode, headerValue(who.Node)},
@@ -222,7 +226,7 @@ func (p *poller) answered(generation, numHeaders, bodySize int) {
 
 func (p *poller) read(numHeaders, bodySize int) {
 	p.vm.trap(onAnswer)
-	a, err := readAnswer(numHeaders, bodySize, p.vm.identity.workload())
+	a, err := readAnswer(numHeaders, bodySize, p.workload())
 	if err == nil && a.unchanged && p.askedWith == "" {
 		err = failure("status 304 in response to an unconditional request")
 	}

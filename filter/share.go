@@ -98,7 +98,8 @@ var errNoRoom = errors.New("there are too many VMs")
 // names of the values and queues in this VM's name space of the host.
 func (s *share) name(kind string) string {
 	source := &s.poll.source
-	return "hfi." + kind + ".1 " + source.Cluster + " " + source.Address + " " + source.StaleAfter.String()
+	return "hfi." + kind + ".1 " + source.Cluster + " " + source.Address + " " + source.StaleAfter.String() +
+		" " + quote(source.Gateway) + " " + quote(source.Namespace)
 }
 
 // asks reports whether this VM asks the daemon.

@@ -67,7 +67,7 @@ func (s *share) take() bool {
 	if !valid || shared.Tag != tag {
 		return false
 	}
-	read, err := program.Read(shared.Encoded, p.vm.identity.workload())
+	read, err := program.Read(shared.Encoded, p.workload())
 	if err != nil {
 		proxywasm.LogWarn("hfi: the policies in the shared data are invalid: " + err.Error())
 		return false

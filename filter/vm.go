@@ -104,10 +104,16 @@ func (v *vm) startPlugin(id uint32) {
 
 // addPlugin adds a plugin context, and has its policies fetched.
 func (v *vm) addPlugin(id uint32, config config) {
-	poll := newPoller(v, config.source)
+	var poll *poller
 	for _, p := range v.plugins {
 		if p.config.source == config.source {
 			poll = p.poll
+		}
+	}
+	if poll == nil {
+		poll = newPoller(v, config.source)
+		if missing, applies := missing(poll.workload()); missing != "" {
+			proxywasm.LogWarn("hfi: the node metadata has no " + missing + ": only policies for " + applies + " apply")
 		}
 	}
 	added := &plugin{id: id, config: config, poll: poll}
@@ -157,9 +163,6 @@ func (v *vm) identify() {
 	proxywasm.LogInfo("hfi: started for " + i.String() + ", vm=" + v.id)
 	if i.TooOld {
 		proxywasm.LogError("hfi: " + i.tooOld())
-	}
-	if missing, applies := i.missing(); missing != "" {
-		proxywasm.LogWarn("hfi: the node metadata has no " + missing + ": only policies for " + applies + " apply")
 	}
 }
 

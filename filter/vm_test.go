@@ -117,6 +117,51 @@ func TestUnknownIdentity(t *testing.T) {
 	})
 }
 
+// TestGatewayIdentity checks which gateway's policies the filter requests, and what it warns of.
+func TestGatewayIdentity(t *testing.T) {
+	router := func(more ...string) map[string]string {
+		node := map[string]string{"id": "router~10.0.0.1~in-1.mesh~mesh.svc.cluster.local"}
+		for i := 0; i < len(more); i += 2 {
+			node[more[i]] = more[i+1]
+		}
+		return node
+	}
+	named := `{"control_plane_cluster": "hfi", "gateway": "edge&1", "namespace": "infra"}`
+	for _, c := range []struct {
+		config         string
+		node           map[string]string
+		query, warning string
+	}{
+		{named, map[string]string{"id": "n"}, "?gateway=edge%261&namespace=infra&", ""},
+		{named, frontend, "?gateway=edge%261&namespace=demo&", ""},
+		{named, router("metadata.WORKLOAD_NAME", "ingress", "metadata.NAMESPACE", "mesh"), "?gateway=edge%261&namespace=mesh&", ""},
+		{`{"control_plane_cluster": "hfi", "gateway": "edge"}`, map[string]string{"id": "n"}, "?gateway=edge&namespace=&", "no NAMESPACE: only policies for any namespace"},
+		{frontendConfig, router("metadata.WORKLOAD_NAME", "ingress", "metadata.NAMESPACE", "mesh"), "?gateway=ingress&namespace=mesh&", ""},
+		{frontendConfig, router("metadata.WORKLOAD_NAME", "in-istio", "metadata.NAMESPACE", "mesh", "metadata.LABELS/gateway.networking.k8s.io/gateway-name", "in"), "?gateway=in&namespace=mesh&", ""},
+		{frontendConfig, router("metadata.NAMESPACE", "mesh"), "?gateway=&namespace=mesh&", "no WORKLOAD_NAME: only policies for any gateway"},
+		{frontendConfig, router(), "?gateway=&namespace=&", "no WORKLOAD_NAME and no NAMESPACE: only policies for any gateway in any namespace"},
+	} {
+		t.Run(c.query, func(t *testing.T) {
+			h := start(t, c.config, c.node)
+			h.pass(time.Second)
+			if path := h.request()[":path"]; !strings.Contains(path, c.query) {
+				t.Errorf("the path is %s", path)
+			}
+			if logs := h.GetWarnLogs(); c.warning == "" && len(logs) > 0 || !strings.Contains(strings.Join(logs, ""), c.warning) {
+				t.Errorf("the log is %q", logs)
+			}
+			h.answer(200, `{"policies":[{"metadata":{"name":"a"},"spec":{"rules":[{"fault":{"abort":{"status":501}}}]}},`+
+				`{"metadata":{"name":"b"},"spec":{"selector":{"gateway":"*"},"rules":[{"match":{"to":{"service":"cart"}},"fault":{"abort":{"status":502}}}]}}]}`, map[string]string{"etag": `"a"`})
+			for service, status := range map[string]int{"cart": 502, "pay": 200} {
+				if err := h.SetProperty([]string{"xds", "cluster_name"}, []byte("outbound|80||"+service+".demo.svc.cluster.local")); err != nil {
+					t.Fatal(err)
+				}
+				h.mustGet(status)
+			}
+		})
+	}
+}
+
 // TestPanicOnRequest checks that a panic is counted, and that this request and later ones continue.
 func TestPanicOnRequest(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
@@ -329,7 +374,7 @@ func TestReplacedProgramsAreFreed(t *testing.T) {
 			policy("both", `{"match":{"path":{"exact":"/both"}},"fault":{"delay_ms":60000,"abort":{"status":503,"headers":{"x-name":"value"}}}}`),
 			policy("large", strings.TrimSuffix(strings.Repeat(`{"match":{"path":{"exact":"/large"}},"fault":{"abort":{"status":503,"body":"`+body+`"}}},`, rules), ",")),
 		}, ",")+`]}`)
-		read, err := program.Read([]byte(text), h.vm.identity.workload())
+		read, err := program.Read([]byte(text), h.poll().workload())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,6 +414,11 @@ func TestConfigurations(t *testing.T) {
 			c.Cluster, c.Refused = "x", `setting direction: true is neither "inbound" nor "outbound": no faults are injected`
 		}, 1},
 		{`{"control_plane_cluster":"x","max_delay":[]}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","gateway":"g","namespace":"n"}`, func(c *config) { c.Cluster, c.Gateway, c.Namespace = "x", "g", "n" }, 0},
+		{`{"control_plane_cluster":"x","gateway":"*"}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","gateway":"a b"}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","gateway":"` + strings.Repeat("g", 254) + `"}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","namespace":"n"}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{"control_plane_cluster":"x","unknown":1}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{}`, func(c *config) {}, 1},
 		{``, func(c *config) {}, 1},

@@ -46,11 +46,14 @@ const (
 	Outbound Direction = "outbound"
 )
 
-// Selector selects workloads. In canonical form neither field is empty: a
-// missing value is Any.
+// Selector selects workloads or gateways. In canonical form neither Service nor
+// Namespace is empty: a missing value is Any.
 type Selector struct {
 	Service   string `json:"service"`
 	Namespace string `json:"namespace"`
+	// Gateway, if not empty, is the name of a gateway or Any. The policy then applies
+	// to gateways only, and Service is Any; else it applies to no gateway.
+	Gateway string `json:"gateway,omitempty"`
 }
 
 // Rule is a fault and the condition on the requests that get it. A nil Match

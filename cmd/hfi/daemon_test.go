@@ -234,7 +234,7 @@ func (d *fakeDaemon) take(commit string) {
 // one of those silent, or one unable, or seen by one of two replicas only.
 func (d *fakeDaemon) filters() api.FiltersStatus {
 	filters := api.FiltersStatus{Items: []api.FilterStatus{}, Complete: true, Replicas: []api.Replica{{ID: "one", URL: "http://one"}}}
-	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "unable" && d.mode != "partial" {
+	if d.mode != "filters" && d.mode != "behind" && d.mode != "silent" && d.mode != "unable" && d.mode != "partial" && d.mode != "ingress" {
 		return filters
 	}
 	add := func(pod string, state api.FilterState, message string, vms api.VMCounts) {
@@ -247,6 +247,11 @@ func (d *fakeDaemon) filters() api.FiltersStatus {
 	if d.mode == "silent" {
 		filters.Silent = 1
 		add("frontend-a", api.FilterSilent, "1 of 3 VMs stopped asking 12 s ago: it is not enforcing", api.VMCounts{Total: 3, Current: 2, Silent: 1})
+	}
+	if d.mode == "ingress" {
+		add("ingress-a", api.FilterCurrent, "", api.VMCounts{Total: 3, Current: 3})
+		id := &filters.Items[0].FilterID
+		id.Service, id.Namespace, id.Gateway = "", "mesh", "ingress"
 	}
 	if d.mode == "unable" {
 		filters.Unable = 1

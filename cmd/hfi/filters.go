@@ -63,7 +63,7 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	var rows [][]string
 	wide := a.output.String() == wideFormat
 	for _, item := range filters.Items {
-		row := []string{item.Namespace, item.Service, or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
+		row := []string{item.Namespace, serviceOrGateway(item.Service, item.Gateway), or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
 		if wide {
 			row = append(row, item.Node, digest(item), strings.Join(item.Replicas, ","))
 		}
@@ -148,7 +148,7 @@ func filterName(item api.FilterStatus) string {
 	case item.Node != "":
 		return "node " + item.Node
 	}
-	return "the filter of " + join("/", item.Namespace, strconv.Quote(item.Service))
+	return "the filter of " + join("/", item.Namespace, strconv.Quote(serviceOrGateway(item.Service, item.Gateway)))
 }
 
 // linesOf returns a line for each filter in one of the states, with its message.

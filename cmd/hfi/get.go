@@ -22,13 +22,14 @@ func newGet(a *app) *cobra.Command {
 
 // newGetPolicies is "hfi get policies"; "hfi get" is the same with subcommands.
 func newGetPolicies(a *app) *cobra.Command {
-	var service, namespace string
+	var service, namespace, gateway string
 	command := &cobra.Command{
 		Use:     "policies [NAME]",
 		Aliases: []string{"policy"},
 		Short:   "List the policies that the daemon serves, or show one",
 		Long: `List the policies that the daemon serves, or show one and the file it came from.
---service and --namespace list those that apply to one workload.
+--service and --namespace list those that apply to one workload, --gateway and
+--namespace those that apply to one gateway.
 "hfi get filters" lists the filters.`,
 		Example: `  hfi get
   hfi get frontend-delay -o yaml
@@ -45,24 +46,33 @@ func newGetPolicies(a *app) *cobra.Command {
 				return err
 			}
 			var selector client.Selector
-			if cmd.Flags().Changed("service") != cmd.Flags().Changed("namespace") {
+			byService, byGateway, inNamespace := cmd.Flags().Changed("service"), cmd.Flags().Changed("gateway"), cmd.Flags().Changed("namespace")
+			switch {
+			case byService && byGateway:
+				return usageError("--service and --gateway exclude each other")
+			case byGateway && !inNamespace:
+				return usageError("--gateway and --namespace must be given together: they select one gateway")
+			case !byGateway && byService != inNamespace:
 				return usageError("--service and --namespace must be given together: they select one workload")
-			}
-			if cmd.Flags().Changed("service") {
+			case byGateway:
+				selector = client.Selector{Gateway: &gateway, Namespace: &namespace}
+			case byService:
 				selector = client.Selector{Service: &service, Namespace: &namespace}
 			}
 			if len(args) == 0 {
 				return a.getAll(cmd.Context(), daemon, selector)
 			}
 			if selector != (client.Selector{}) {
-				return usageError("--service and --namespace cannot be combined with NAME")
+				return usageError("--service, --gateway and --namespace cannot be combined with NAME")
 			}
 			return a.getOne(cmd, daemon, args[0])
 		},
 	}
 	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to list (default: all policies)")
-	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload whose policies to list (default: all policies)")
+	command.Flags().StringVar(&gateway, "gateway", "", "`name` of the gateway whose policies to list (default: all policies)")
+	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload or gateway whose policies to list (default: all policies)")
 	must(command.RegisterFlagCompletionFunc("service", a.completeWorkloads(func(w workload) string { return w.service })))
+	must(command.RegisterFlagCompletionFunc("gateway", a.completeWorkloads(func(w workload) string { return w.gateway })))
 	must(command.RegisterFlagCompletionFunc("namespace", a.completeWorkloads(func(w workload) string { return w.namespace })))
 	return command
 }
@@ -89,7 +99,7 @@ func (a *app) getAll(ctx context.Context, daemon *client.Client, selector client
 	var rows [][]string
 	for _, policy := range policies {
 		selector := policy.Spec.Selector
-		rows = append(rows, []string{policy.Metadata.Name, selector.Namespace, selector.Service, state(policy, a.now()), faults(policy)})
+		rows = append(rows, []string{policy.Metadata.Name, selector.Namespace, serviceOrGateway(selector.Service, selector.Gateway), state(policy, a.now()), faults(policy)})
 	}
 	return a.table([]string{"NAME", "NAMESPACE", "SERVICE", "STATE", "FAULTS"}, rows)
 }
@@ -111,7 +121,7 @@ func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) err
 	}
 	lines := [][2]string{
 		{"Name", policy.Metadata.Name},
-		{"Service", policy.Spec.Selector.Service},
+		{"Service", serviceOrGateway(policy.Spec.Selector.Service, policy.Spec.Selector.Gateway)},
 		{"Namespace", policy.Spec.Selector.Namespace},
 		{"State", state(policy, a.now())},
 	}
@@ -128,6 +138,14 @@ func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) err
 		lines = append(lines, [2]string{fmt.Sprintf("Rule %d", i+1), fault(rule.Fault) + " of " + matching(policy, rule.Match)})
 	}
 	return a.facts(lines)
+}
+
+// serviceOrGateway names what a policy selects, or what a filter belongs to, in a namespace.
+func serviceOrGateway(service, gateway string) string {
+	if gateway != "" {
+		return "gateway/" + gateway
+	}
+	return service
 }
 
 // facts prints names and values, one pair a line.

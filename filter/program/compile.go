@@ -76,7 +76,7 @@ func (c *Compiler) Compile(policy *schema.Policy) (*Compiled, error) {
 		if err != nil {
 			return nil, fmt.Errorf("spec.rules[%d].%w", i, err)
 		}
-		if !made.outbound && policy.Spec.Rules[i].Match != nil && policy.Spec.Rules[i].Match.To != nil {
+		if !made.outbound && policy.Spec.Selector.Gateway == "" && policy.Spec.Rules[i].Match != nil && policy.Spec.Rules[i].Match.To != nil {
 			return nil, fmt.Errorf("spec.rules[%d].match.to: the policy is not outbound", i)
 		}
 		if rule.Share > 0 {

@@ -198,6 +198,7 @@ func (e *encoder) appendPolicy(text []byte, policy *Policy, rules []Rule) []byte
 	text = appendString(text, policy.Name)
 	text = appendString(text, policy.Selector.Service)
 	text = appendString(text, policy.Selector.Namespace)
+	text = appendString(text, policy.Selector.Gateway)
 	text = appendNumber(text, 0) // features
 	text = e.count(text, len(rules))
 	var flags byte

@@ -16,7 +16,7 @@
 //	4 index        see Index; missing if there are few rules
 //	5 outbound     the sections 1 to 4 of the policies for outbound requests; missing if there are none
 //
-// A policy is: name; service and namespace of its selector; the features that a reader
+// A policy is: name; service, namespace and gateway of its selector; the features that a reader
 // must support to apply it; the number of its rules; flags (1: dry run, 2: expires);
 // with the flag, the time in seconds since 1970 (zigzag) and nanoseconds; then the rules,
 // each with its length. A reader that lacks a feature skips the policy and reports it,

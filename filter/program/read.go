@@ -195,7 +195,7 @@ func (p *parser) readPolicies(r *reader) {
 
 func (p *parser) readPolicy(r *reader, number int, policy *Policy) {
 	policy.Name = r.string()
-	policy.Selector = selection.Key{Service: r.string(), Namespace: r.string()}
+	policy.Selector = selection.Key{Service: r.string(), Namespace: r.string(), Gateway: r.string()}
 	needs := r.number()
 	first := len(p.program.Rules)
 	count := r.count()

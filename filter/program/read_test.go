@@ -276,18 +276,42 @@ func TestPoliciesForOthersNeverApply(t *testing.T) {
 	}
 }
 
+// TestGatewaysAreApartFromWorkloads checks that the reader selects once more in a gateway too.
+func TestGatewaysAreApartFromWorkloads(t *testing.T) {
+	ingress := selection.Workload{Namespace: "mesh", Gateway: "ingress"}
+	for selector, applies := range map[string]selection.Workload{
+		`{"gateway":"ingress","namespace":"mesh"}`: ingress,
+		`{"gateway":"*"}`:                          ingress,
+		`{"gateway":"egress"}`:                     {},
+		`{"service":"frontend"}`:                   frontend,
+		`{}`:                                       frontend,
+		`{"gateway":"frontend"}`:                   {},
+	} {
+		encoded := encode(t, policy(t, "p", `{"selector": `+selector+`, "rules": [{"fault": {"delay_ms": 5}}]}`))
+		for _, workload := range []selection.Workload{ingress, frontend} {
+			program, err := Read(encoded, workload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := workload == applies; program.Idle() == want || (len(program.Others) == 0) != want {
+				t.Errorf("%s for %v: %+v", selector, workload, program)
+			}
+		}
+	}
+}
+
 // TestNewerPolicyIsSkipped checks that a policy with a feature that the reader lacks is
 // reported and never applies, whatever follows in it, and that the others do.
 func TestNewerPolicyIsSkipped(t *testing.T) {
 	policies := []*schema.Policy{rules(t, "a", `{"fault": {"delay_ms": 1}}`), rules(t, "b", `{"fault": {"delay_ms": 2}}`)}
 	encoded := encode(t, policies...)
 	// The features of "b" are the byte after the selector.
-	at := bytes.Index(encoded, []byte("\x01b\x01*\x01*\x00"))
+	at := bytes.Index(encoded, []byte("\x01b\x01*\x01*\x00\x00"))
 	if at < 0 {
 		t.Fatalf("the encoding is %q", encoded)
 	}
-	encoded[at+6] = 64
-	for i := at + 8; i < len(encoded); i++ {
+	encoded[at+7] = 64
+	for i := at + 9; i < len(encoded); i++ {
 		encoded[i] = 0xff
 	}
 	program, err := Read(encoded, frontend)

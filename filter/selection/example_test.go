@@ -19,9 +19,9 @@ func ExampleMatches() {
 	// A workload that does not know what it is gets only what all get.
 	fmt.Println(selection.Matches(schema.Selector{Service: "frontend"}, selection.Workload{}))
 	// Output:
-	// {Service:frontend Namespace:demo}: true
-	// {Service:frontend Namespace:}: true
-	// {Service:* Namespace:prod}: false
+	// {Service:frontend Namespace:demo Gateway:}: true
+	// {Service:frontend Namespace: Gateway:}: true
+	// {Service:* Namespace:prod Gateway:}: false
 	// false
 }
 
@@ -50,5 +50,5 @@ func ExampleIndex() {
 	// Output:
 	// cart-delay
 	// everywhere
-	// [{cart *}] 1
+	// [{cart * }] 1
 }

@@ -6,11 +6,20 @@ package selection
 
 import (
 	"cmp"
+	"fmt"
 	"hash/maphash"
 	"slices"
 
 	"github.com/boifi/hfi/schema"
 )
+
+// String names the workload in messages.
+func (w Workload) String() string {
+	if w.Gateway != "" {
+		return fmt.Sprintf("gateway %q in namespace %q", w.Gateway, w.Namespace)
+	}
+	return fmt.Sprintf("service %q in namespace %q", w.Service, w.Namespace)
+}
 
 // Index finds the policies of a set that apply to a workload. The cost depends on
 // the number of policies found. An Index is immutable: Apply returns another that
@@ -72,17 +81,24 @@ func (x *Index) Select(workload Workload) []*schema.Entry {
 }
 
 // Reduced returns the workload without the names for which no policy is: the
-// same policies apply to it. All workloads that clients make up are one then.
+// same policies apply to it. All workloads that clients make up are one then, and all
+// gateways.
 func (x *Index) Reduced(workload Workload) Workload {
-	both, service, namespace := x.root.has(keyOf(workload)), false, false
-	if !both {
-		service, namespace = x.root.has(keyOf(Workload{workload.Service, ""})), x.root.has(keyOf(Workload{"", workload.Namespace}))
+	unnamed, nowhere := Workload{Namespace: workload.Namespace}, workload
+	if workload.Gateway != "" {
+		unnamed.Gateway, nowhere.Service = schema.Any, ""
 	}
-	if !both && !service {
-		workload.Service = ""
+	nowhere.Namespace = ""
+	both := x.root.has(keyOf(workload))
+	named, inNamespace := both || x.root.has(keyOf(nowhere)), both || x.root.has(keyOf(unnamed))
+	if !named {
+		workload = unnamed
 	}
-	if !both && !namespace {
+	if !inNamespace {
 		workload.Namespace = ""
+	}
+	if workload.Gateway != "" {
+		workload.Service = ""
 	}
 	return workload
 }
@@ -114,7 +130,7 @@ func newNode(entry *schema.Entry) *node {
 }
 
 func compareKeys(a, b Key) int {
-	return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Namespace, b.Namespace))
+	return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Namespace, b.Namespace))
 }
 
 func compareNodes(a, b *node) int {

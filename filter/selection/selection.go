@@ -6,6 +6,9 @@
 // missing) or a name. A policy applies to a workload if each of the two is Any or
 // equal to the workload's. If the service or the namespace of a workload is unknown,
 // only Any matches it.
+//
+// A proxy is either a gateway or belongs to a workload. A selector with a gateway, which
+// is Any or a name, applies to gateways, and one without to workloads.
 package selection
 
 import (
@@ -14,12 +17,16 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// Key is a selector in canonical form: neither field is empty.
-type Key struct{ Service, Namespace string }
+// Key is a selector in canonical form: neither Service nor Namespace is empty. If
+// Gateway is not empty, Service is Any.
+type Key struct{ Service, Namespace, Gateway string }
 
 // KeyOf returns the key of a selector, which need not be in canonical form.
 func KeyOf(selector schema.Selector) Key {
-	return Key{orAny(selector.Service), orAny(selector.Namespace)}
+	if selector.Gateway != "" {
+		return Key{schema.Any, orAny(selector.Namespace), selector.Gateway}
+	}
+	return Key{Service: orAny(selector.Service), Namespace: orAny(selector.Namespace)}
 }
 
 func orAny(name string) string {
@@ -29,16 +36,27 @@ func orAny(name string) string {
 	return name
 }
 
-// Workload is a workload that policies may apply to. Unknown fields are empty.
-type Workload struct{ Service, Namespace string }
+// Workload is a workload or a gateway that policies may apply to. Unknown fields are empty.
+type Workload struct {
+	Service, Namespace string
+	// Gateway is empty for a workload. It is Any for a gateway whose name is unknown.
+	// The Service of a gateway does not count.
+	Gateway string
+}
 
 // Keys returns the keys of the selectors that match the workload, the most specific
-// first: four, or two or one if fields are empty.
+// first: four, or two or one if fields are unknown.
 func (w Workload) Keys() []Key {
+	gateways, services := []string{""}, matching(w.Service)
+	if w.Gateway != "" {
+		gateways, services = matching(w.Gateway), []string{schema.Any}
+	}
 	keys := make([]Key, 0, 4)
-	for _, service := range matching(w.Service) {
-		for _, namespace := range matching(w.Namespace) {
-			keys = append(keys, Key{service, namespace})
+	for _, gateway := range gateways {
+		for _, service := range services {
+			for _, namespace := range matching(w.Namespace) {
+				keys = append(keys, Key{service, namespace, gateway})
+			}
 		}
 	}
 	return keys

@@ -11,6 +11,10 @@ import (
 
 // applies is a second, simpler implementation of the rule.
 func applies(selector schema.Selector, workload Workload) bool {
+	if selector.Gateway != "" || workload.Gateway != "" {
+		gatewayFits := workload.Gateway != "" && (selector.Gateway == "*" || selector.Gateway != "" && selector.Gateway == workload.Gateway)
+		return gatewayFits && (selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace)
+	}
 	serviceFits := selector.Service == "" || selector.Service == "*" || selector.Service == workload.Service
 	namespaceFits := selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace
 	return serviceFits && namespaceFits
@@ -32,10 +36,10 @@ func TestMatches(t *testing.T) {
 		{"*", "*", frontend, true},
 		{"", "", frontend, true},
 		// A policy for frontend does not apply to productcatalog.
-		{"frontend", "demo", Workload{"productcatalog", "demo"}, false},
-		{"frontend", "*", Workload{"productcatalog", "demo"}, false},
-		{"frontend", "demo", Workload{"frontend", "shop"}, false},
-		{"*", "demo", Workload{"frontend", "shop"}, false},
+		{"frontend", "demo", Workload{Service: "productcatalog", Namespace: "demo"}, false},
+		{"frontend", "*", Workload{Service: "productcatalog", Namespace: "demo"}, false},
+		{"frontend", "demo", Workload{Service: "frontend", Namespace: "shop"}, false},
+		{"*", "demo", Workload{Service: "frontend", Namespace: "shop"}, false},
 		// Names are compared as a whole and are case-sensitive.
 		{"front", "demo", frontend, false},
 		{"Frontend", "demo", frontend, false},
@@ -61,13 +65,50 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-func FuzzMatches(f *testing.F) {
-	for _, seed := range [][4]string{{"frontend", "demo", "frontend", "demo"}, {"*", "", "", "*"}, {"", "a", "b", "a"}} {
-		f.Add(seed[0], seed[1], seed[2], seed[3])
+// TestGatewaysAreApartFromWorkloads checks that a selector with a gateway matches no workload,
+// and one without no gateway, so that a policy is applied once on the way through a gateway
+// and a sidecar.
+func TestGatewaysAreApartFromWorkloads(t *testing.T) {
+	ingress := Workload{Namespace: "mesh", Gateway: "ingress"}
+	for _, test := range []struct {
+		selector schema.Selector
+		workload Workload
+		want     bool
+	}{
+		{schema.Selector{Gateway: "ingress", Namespace: "mesh"}, ingress, true},
+		{schema.Selector{Gateway: "ingress"}, ingress, true},
+		{schema.Selector{Gateway: "*", Namespace: "mesh"}, ingress, true},
+		{schema.Selector{Gateway: "*", Service: "*", Namespace: "*"}, ingress, true},
+		{schema.Selector{Gateway: "egress", Namespace: "mesh"}, ingress, false},
+		{schema.Selector{Gateway: "ingress", Namespace: "demo"}, ingress, false},
+		{schema.Selector{}, ingress, false},
+		{schema.Selector{Service: "*", Namespace: "mesh"}, ingress, false},
+		{schema.Selector{Service: "ingress", Namespace: "mesh"}, ingress, false},
+		{schema.Selector{Service: "ingress"}, Workload{Service: "ingress", Namespace: "mesh", Gateway: "ingress"}, false},
+		{schema.Selector{Gateway: "*"}, Workload{Service: "frontend", Namespace: "demo"}, false},
+		{schema.Selector{Gateway: "frontend"}, Workload{Service: "frontend", Namespace: "demo"}, false},
+		{schema.Selector{Gateway: "*"}, Workload{}, false},
+		// The name of a gateway may be unknown.
+		{schema.Selector{Gateway: "*", Namespace: "mesh"}, Workload{Namespace: "mesh", Gateway: "*"}, true},
+		{schema.Selector{Gateway: "ingress"}, Workload{Namespace: "mesh", Gateway: "*"}, false},
+		{schema.Selector{}, Workload{Namespace: "mesh", Gateway: "*"}, false},
+	} {
+		if got := Matches(test.selector, test.workload); got != test.want {
+			t.Errorf("Matches(%+v, %+v) = %v, want %v", test.selector, test.workload, got, test.want)
+		}
+		if got := applies(test.selector, test.workload); got != test.want {
+			t.Errorf("applies(%+v, %+v) = %v, want %v", test.selector, test.workload, got, test.want)
+		}
 	}
-	f.Fuzz(func(t *testing.T, selectorService, selectorNamespace, service, namespace string) {
-		selector := schema.Selector{Service: selectorService, Namespace: selectorNamespace}
-		workload := Workload{Service: service, Namespace: namespace}
+}
+
+func FuzzMatches(f *testing.F) {
+	for _, seed := range [][6]string{{"frontend", "demo", "", "frontend", "demo", ""}, {"*", "", "", "", "*", ""}, {"", "a", "", "b", "a", ""}, {"", "a", "g", "", "a", "g"}} {
+		f.Add(seed[0], seed[1], seed[2], seed[3], seed[4], seed[5])
+	}
+	f.Fuzz(func(t *testing.T, selectorService, selectorNamespace, selectorGateway, service, namespace, gateway string) {
+		selector := schema.Selector{Service: selectorService, Namespace: selectorNamespace, Gateway: selectorGateway}
+		workload := Workload{Service: service, Namespace: namespace, Gateway: gateway}
 		if got, want := Matches(selector, workload), applies(selector, workload); got != want {
 			t.Errorf("Matches(%+v, %+v) = %v, want %v", selector, workload, got, want)
 		}
@@ -105,10 +146,13 @@ func change(random *rand.Rand, set *schema.Set) *schema.Set {
 		case before != nil && random.IntN(3) == 0:
 			puts = append(puts, before.WithOrigin(schema.Origin{File: fmt.Sprint(random.IntN(9))}))
 		default:
-			puts = append(puts, entryOf(name, schema.Selector{
-				Service:   someNames[random.IntN(len(someNames))],
-				Namespace: someNames[random.IntN(len(someNames))],
-			}, int64(1+random.IntN(2)), "f"))
+			selector := schema.Selector{Namespace: someNames[random.IntN(len(someNames))]}
+			if random.IntN(2) == 0 {
+				selector.Service = someNames[random.IntN(len(someNames))]
+			} else {
+				selector.Gateway = someNames[random.IntN(len(someNames))]
+			}
+			puts = append(puts, entryOf(name, selector, int64(1+random.IntN(2)), "f"))
 		}
 	}
 	return set.With(puts, deletes)
@@ -118,7 +162,7 @@ func workloads() []Workload {
 	var all []Workload
 	for _, service := range append(someNames, "other") {
 		for _, namespace := range append(someNames, "other") {
-			all = append(all, Workload{service, namespace})
+			all = append(all, Workload{Service: service, Namespace: namespace}, Workload{Namespace: namespace, Gateway: service})
 		}
 	}
 	return all

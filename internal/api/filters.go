@@ -78,6 +78,9 @@ type FilterID struct {
 	Pod       string `json:"pod"`
 	Service   string `json:"service"`
 	Namespace string `json:"namespace"`
+	// Gateway is the name of a gateway, whose Service is empty, or * if the name is
+	// unknown. It is empty for other workloads.
+	Gateway string `json:"gateway,omitempty"`
 }
 
 // FilterStatus is one filter: all VMs of one sidecar.

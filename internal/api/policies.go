@@ -25,7 +25,9 @@ type PolicyStatus struct {
 	// Namespace and TargetService are the selector's.
 	Namespace     string `json:"namespace"`
 	TargetService string `json:"target_service"`
-	RulesCount    int    `json:"rules_count"`
+	// Gateway is the selector's, or empty.
+	Gateway    string `json:"gateway,omitempty"`
+	RulesCount int    `json:"rules_count"`
 	// FaultTypes has delay, abort, or both.
 	FaultTypes []string `json:"fault_types"`
 	// Active: served, not expired, and not a dry run.

@@ -31,7 +31,7 @@ func seed(t testing.TB) uint64 {
 // words are the texts that mutations insert: parts of policies, and unusual ones.
 var words = []string{
 	"metadata", "name", "spec", "rules", "fault", "delay_ms", "percentage", "abort", "status", "grpc_status", "body", "headers", "match",
-	"path", "exact", "prefix", "regex", "methods", "present", "selector", "service", "namespace", "expires_at", "dry_run", "kind", "direction", "inbound", "outbound", "to", "host",
+	"path", "exact", "prefix", "regex", "methods", "present", "selector", "service", "namespace", "gateway", "expires_at", "dry_run", "kind", "direction", "inbound", "outbound", "to", "host",
 	"true", "false", "null", "~", "yes", "0", "-1", "1", "50", "100", "100.0001", "0.00001", "5.0", "1e2", "0x1F", "1_000", "3600001",
 	`""`, `"x"`, `"status"`, `"GET"`, `"("`, `"2027-01-31T12:00:00Z"`, "2027-01-31", "*", "é", "\u2028", "\ufeff",
 	"[", "]", "{", "}", ":", ",", "-", "#", "&a", "*a", "<<", "|", ">", "?", "!", "!!str", "---", "...", "\"", "'", "\n", "  ", "\t", "\\",

@@ -36,7 +36,7 @@ func TestReadme(t *testing.T) {
 	}
 	cue := newStock(t)
 	var all []sample
-	for _, text := range examples("yaml", 2) {
+	for _, text := range examples("yaml", 3) {
 		all = append(all, sample{file: "p.yaml", text: text})
 	}
 	for _, text := range examples("cue", 1) {

@@ -130,7 +130,12 @@ func TestSentences(t *testing.T) {
 
 		{inSpec("selector: {servce: frontend}"), []string{`policies/p.yaml:5:14: spec.selector.servce: unknown field "servce"; did you mean "service"?`}},
 		{inSpec("selector: {service: front*}"), []string{`policies/p.yaml:5:23: spec.selector.service: service must be a name without spaces, or * for any (patterns are not supported), not "front*"`}},
-		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service and namespace; omit it to select every workload, not empty (null); indent its fields below it`}},
+		{inSpec("selector: {gateway: ingress, service: frontend}"), []string{`policies/p.yaml:5:41: spec.selector.service: service must be omitted beside gateway: a policy applies to workloads or to gateways`}},
+		{inSpec("selector: {gateway: \"*\", service: front*}"), []string{`policies/p.yaml:5:37: spec.selector.service: service must be omitted beside gateway: a policy applies to workloads or to gateways`}},
+		{inSpec("selector: {gateway: ingress}\n  direction: outbound"), []string{`policies/p.yaml:6:14: spec.direction: direction must be omitted beside spec.selector.gateway`}},
+		{inSpec("selector: {gateway: in*}"), []string{`policies/p.yaml:5:23: spec.selector.gateway: gateway must be a name without spaces, or * for any (patterns are not supported), not "in*"`}},
+		{inSpec("selector: {gatway: ingress}"), []string{`policies/p.yaml:5:14: spec.selector.gatway: unknown field "gatway"; did you mean "gateway"?`}},
+		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service or gateway, and namespace; omit it to select every workload, not empty (null); indent its fields below it`}},
 		{inSpec("dry_run: yes"), []string{`policies/p.yaml:5:12: spec.dry_run: dry_run must be true or false, not "yes"; write true`}},
 		{inSpec("expires_at: tomorrow"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "tomorrow"`}},
 		{inSpec("expires_at: 2027-01-31"), []string{`policies/p.yaml:5:15: spec.expires_at: expires_at must be an RFC 3339 time in the years 2000 to 2999, such as 2027-01-31T12:00:00Z, not "2027-01-31"`}},

@@ -1,6 +1,7 @@
 package cue
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -56,16 +57,20 @@ func (t *totals) suspects() []selection.Workload {
 	}
 	// A policy for any service, or in any namespace, also applies to workloads that no
 	// other selector names. Of these the one with the most other policies is looked at.
-	heaviestService := t.heaviest(func(k selection.Key) (string, bool) { return k.Service, k.Namespace == schema.Any })
-	heaviestNamespace := t.heaviest(func(k selection.Key) (string, bool) { return k.Namespace, k.Service == schema.Any })
+	// Gateways are apart from workloads.
+	heaviest := map[bool]heaviestNames{false: t.heaviest(false), true: t.heaviest(true)}
 	found := map[selection.Workload]bool{}
 	for key := range t.byKey {
 		workload := selection.Workload(key)
-		if key.Service == schema.Any {
-			workload.Service = heaviestService
+		names := heaviest[key.Gateway != ""]
+		switch {
+		case key.Gateway == schema.Any:
+			workload.Gateway = cmp.Or(names.name, schema.Any)
+		case key.Gateway == "" && key.Service == schema.Any:
+			workload.Service = names.name
 		}
 		if key.Namespace == schema.Any {
-			workload.Namespace = heaviestNamespace
+			workload.Namespace = names.namespace
 		}
 		var sum program.Weight
 		for _, each := range workload.Keys() {
@@ -80,17 +85,32 @@ func (t *totals) suspects() []selection.Workload {
 		suspects = append(suspects, workload)
 	}
 	slices.SortFunc(suspects, func(a, b selection.Workload) int {
-		return slices.Compare([]string{a.Service, a.Namespace}, []string{b.Service, b.Namespace})
+		return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Namespace, b.Namespace))
 	})
 	return suspects
 }
 
-// heaviest returns the name with the largest policies among the keys that name accepts.
-func (t *totals) heaviest(name func(selection.Key) (string, bool)) (heaviest string) {
-	most := -1
+// heaviestNames are the service or gateway with the largest policies that apply in any
+// namespace, and the namespace with the largest ones for any service or gateway.
+type heaviestNames struct{ name, namespace string }
+
+func (t *totals) heaviest(gateways bool) (heaviest heaviestNames) {
+	mostNamed, mostIn := -1, -1
 	for key, sum := range t.byKey {
-		if of, ok := name(key); ok && of != schema.Any && (sum.Size() > most || sum.Size() == most && of < heaviest) {
-			heaviest, most = of, sum.Size()
+		name := key.Service
+		if gateways {
+			name = key.Gateway
+		}
+		size := sum.Size()
+		if (key.Gateway != "") != gateways || (name == schema.Any) == (key.Namespace == schema.Any) {
+			continue
+		}
+		if key.Namespace == schema.Any {
+			if size > mostNamed || size == mostNamed && name < heaviest.name {
+				heaviest.name, mostNamed = name, size
+			}
+		} else if size > mostIn || size == mostIn && key.Namespace < heaviest.namespace {
+			heaviest.namespace, mostIn = key.Namespace, size
 		}
 	}
 	return heaviest
@@ -115,8 +135,8 @@ func (x *index) totalWarnings() (warnings []schema.Problem) {
 		if err := x.encode(entries); err != nil {
 			warnings = append(warnings, schema.Problem{
 				File: largest.Origin.File, Line: largest.Origin.Line, Column: 1,
-				Message: fmt.Sprintf("filters refuse the %d policies of service %q in namespace %q, of which %q is the largest: %v: make them fewer or smaller",
-					len(entries), workload.Service, workload.Namespace, largest.Name(), err),
+				Message: fmt.Sprintf("filters refuse the %d policies of %s, of which %q is the largest: %v: make them fewer or smaller",
+					len(entries), workload, largest.Name(), err),
 			})
 		}
 	}

@@ -48,6 +48,9 @@ func TestPoliciesTooLargeTogetherAreWarnedOf(t *testing.T) {
 	warned("c6", "c5", "", append(removed, gone("policies/other.json"))...)
 	// A workload that no selector names by itself has the policies for its service and for its namespace.
 	warned("c7", "c6", `filters refuse the 17 policies of service "pay" in namespace "shop"`, many("pay", `{"service":"pay"}`)...)
+	// A gateway has the policies for gateways, and no others.
+	warned("c8", "c7", "", gone("policies/pay-00.json"), large("any-gateway", `{"gateway":"*"}`, 64), large("mesh", `{"gateway":"*","namespace":"mesh"}`, 62))
+	warned("c9", "c8", `filters refuse the 17 policies of gateway "ingress" in namespace "mesh", of which "any-gateway" is the largest`, many("ingress", `{"gateway":"ingress"}`)...)
 }
 
 // TestTotalsForgetWhatWasRemoved checks that only what is there counts, for every limit of a program.

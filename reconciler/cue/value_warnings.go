@@ -18,6 +18,7 @@ func valueWarnings(entry *schema.Entry, document ast.Expr) []schema.Problem {
 	d := valueWarner{entry: entry, document: document}
 	d.name(entry.Policy.Spec.Selector.Service, "spec", "selector", "service")
 	d.name(entry.Policy.Spec.Selector.Namespace, "spec", "selector", "namespace")
+	d.name(entry.Policy.Spec.Selector.Gateway, "spec", "selector", "gateway")
 	for i, rule := range entry.Policy.Spec.Rules {
 		if rule.Match == nil {
 			continue

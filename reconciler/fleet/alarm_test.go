@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 )
 
@@ -175,7 +176,7 @@ func TestReportsAge(t *testing.T) {
 	s := newStage(t)
 	s.ask("b", "1", "new").Answered("", 0)
 	seen := s.fleet["b"].seen()
-	selections := func(string, string) expected { return expected{digest: "new"} }
+	selections := func(selection.Workload) expected { return expected{digest: "new"} }
 	for ago, state := range map[time.Duration]api.FilterState{0: api.FilterCurrent, DefaultGrace: api.FilterCurrent, DefaultGrace + 1: api.FilterSilent, -time.Second: api.FilterCurrent} {
 		status := s.fleet["a"].merge(nil, []ReplicaReport{{Replica: "b", Filters: seen, Age: ago}}, "", selections)
 		if got := status.Items[0].State; got != state {

@@ -329,13 +329,13 @@ func hasErrors(list []api.Replica) bool {
 
 // selections returns the current selection of each workload, all from one
 // state, or nil if nothing is served yet.
-func (f *Fleet) selections() func(service, namespace string) expected {
+func (f *Fleet) selections() func(selection.Workload) expected {
 	snapshot := f.Policies.Current()
 	if snapshot == nil {
 		return nil
 	}
-	return func(service, namespace string) expected {
-		subject := served.Subject{Workload: selection.Workload{Service: service, Namespace: namespace}}
+	return func(workload selection.Workload) expected {
+		subject := served.Subject{Workload: workload}
 		return expected{digest: string(snapshot.Selection(subject).Digest), problem: snapshot.Refusal(subject)}
 	}
 }

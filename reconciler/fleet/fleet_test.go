@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler/served"
 )
@@ -90,7 +91,7 @@ func (s *stage) status() api.FiltersStatus {
 	for _, replica := range []string{"a", "b"} {
 		reports = append(reports, ReplicaReport{Replica: replica, Filters: s.fleet[replica].seen()})
 	}
-	return s.fleet["a"].merge(nil, reports, s.incompleteReason, func(string, string) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
+	return s.fleet["a"].merge(nil, reports, s.incompleteReason, func(selection.Workload) expected { return expected{digest: "new", problem: s.problem} }).Bounded()
 }
 
 // want describes a filter. Since is an age, and message a regular expression.
@@ -138,7 +139,7 @@ func TestSlowReportMakesNoVMSilent(t *testing.T) {
 	late := s.fleet["b"].seen()
 	s.advance(3 * time.Millisecond)
 	reports := []ReplicaReport{{Replica: "a", Filters: s.fleet["a"].seen()}, {Replica: "b", Filters: late}}
-	status := s.fleet["a"].merge(nil, reports, "", func(string, string) expected { return expected{digest: "new"} })
+	status := s.fleet["a"].merge(nil, reports, "", func(selection.Workload) expected { return expected{digest: "new"} })
 	if status.Current != 1 || status.Silent != 0 {
 		t.Errorf("the filter is %+v", status.Items)
 	}
@@ -374,7 +375,7 @@ func TestConcurrentRequests(t *testing.T) {
 		})
 	}
 	for range 20 {
-		status := fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
+		status := fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(selection.Workload) expected { return expected{digest: "new"} })
 		if status.Silent > 0 || status.Connected > 20 {
 			t.Errorf("got %d, %d of them silent", status.Connected, status.Silent)
 		}
@@ -413,6 +414,6 @@ func BenchmarkFleetStatus(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(string, string) expected { return expected{digest: "new"} })
+		fleet.merge(nil, []ReplicaReport{{Filters: fleet.seen()}}, "", func(selection.Workload) expected { return expected{digest: "new"} })
 	}
 }

@@ -107,6 +107,8 @@ func readFilter(decoder *json.Decoder, entries *atomic.Int64) (FilterSeen, error
 			return decoder.Decode(&filter.Service)
 		case "namespace":
 			return decoder.Decode(&filter.Namespace)
+		case "gateway":
+			return decoder.Decode(&filter.Gateway)
 		case "vms":
 			return inList(decoder, "VMs", func() error {
 				if entries.Add(-1) < 0 {
@@ -146,7 +148,7 @@ func inList(decoder *json.Decoder, what string, read func() error) error {
 
 // check rejects names that no request can have.
 func (f *FilterSeen) check() error {
-	texts := []string{f.Node, f.Pod, f.Service, f.Namespace}
+	texts := []string{f.Node, f.Pod, f.Service, f.Namespace, f.Gateway}
 	for _, vm := range f.VMs {
 		texts = append(texts, vm.ID, vm.Digest, vm.Envoy, vm.Problem, vm.Address.Zone())
 	}

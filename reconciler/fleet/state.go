@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 )
 
@@ -22,10 +23,10 @@ type expected struct {
 // selection of a workload; it is nil if nothing is served yet.
 // IncompleteReason, if not empty, is why a VM that no replica hears from may
 // still wait on one: then no VM counts as silent.
-func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport, incompleteReason string, selections func(service, namespace string) expected) api.FiltersStatus {
+func (f *Fleet) merge(own func(shard int) []FilterSeen, reports []ReplicaReport, incompleteReason string, selections func(selection.Workload) expected) api.FiltersStatus {
 	e := &evaluation{
 		fleet: f, now: f.Now(), incompleteReason: incompleteReason, selections: selections,
-		cached: map[[2]string]expected{}, alone: map[string][]string{}, merger: merger{index: map[string]int{}},
+		cached: map[selection.Workload]expected{}, alone: map[string][]string{}, merger: merger{index: map[string]int{}},
 	}
 	if f.Pods != nil {
 		if exist, known := f.Pods(); known {
@@ -77,8 +78,8 @@ type evaluation struct {
 	fleet            *Fleet
 	now              time.Time
 	incompleteReason string
-	selections       func(service, namespace string) expected
-	cached           map[[2]string]expected
+	selections       func(selection.Workload) expected
+	cached           map[selection.Workload]expected
 	// alone has for each replica a list of it alone: nearly all filters share one.
 	alone  map[string][]string
 	merger merger
@@ -93,15 +94,15 @@ func (e *evaluation) selection(id api.FilterID) expected {
 	if e.selections == nil {
 		return expected{problem: "there is no verified set of policies to compare with yet"}
 	}
-	key := [2]string{id.Service, id.Namespace}
-	selection, known := e.cached[key]
+	workload := selection.Workload{Service: id.Service, Namespace: id.Namespace, Gateway: id.Gateway}
+	current, known := e.cached[workload]
 	if !known {
-		selection = e.selections(id.Service, id.Namespace)
+		current = e.selections(workload)
 		if len(e.cached) < maxSelections {
-			e.cached[key] = selection
+			e.cached[workload] = current
 		}
 	}
-	return selection
+	return current
 }
 
 // tally counts a filter's VMs.

@@ -16,6 +16,7 @@ import (
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/served"
+	"github.com/boifi/hfi/schema"
 )
 
 // The header names in net/http's form, which it would else compute for each use.
@@ -30,7 +31,7 @@ var (
 	headerVMs      = http.CanonicalHeaderKey(api.HeaderVMs)
 )
 
-// maxName bounds a service, a namespace and a filter's names in bytes, as DNS does.
+// maxName bounds a service, a namespace, a gateway and a filter's names in bytes, as DNS does.
 const maxName = 253
 
 // query is a request of GET /v1/policies.
@@ -252,15 +253,22 @@ func (s *Server) changeOnce(ctx context.Context, q query, limit *limit) (at *ser
 }
 
 func (s *Server) parseQuery(r *http.Request) (q query, err error) {
-	values, err := parameters(r, "service", "namespace", "wait")
+	values, err := parameters(r, "service", "namespace", "gateway", "wait")
 	if err != nil {
 		return q, err
 	}
 	service, hasService := values["service"]
 	namespace, hasNamespace := values["namespace"]
-	// If only one is given, the other is unknown, which is the same as empty.
-	q.subject = served.Subject{All: !hasService && !hasNamespace, Workload: selection.Workload{Service: service, Namespace: namespace}}
-	for _, name := range []string{"service", "namespace"} {
+	gateway, hasGateway := values["gateway"]
+	// A workload that is not given is unknown, which is the same as empty.
+	q.subject = served.Subject{All: !hasService && !hasNamespace && !hasGateway, Workload: selection.Workload{Service: service, Namespace: namespace}}
+	if hasGateway {
+		if hasService {
+			return q, badRequest("the parameters service and gateway exclude each other")
+		}
+		q.subject.Workload.Gateway = cmp.Or(gateway, schema.Any)
+	}
+	for _, name := range []string{"service", "namespace", "gateway"} {
 		if len(values[name]) > maxName {
 			return q, badRequest("the parameter %s has %d bytes, and may have %d", name, len(values[name]), maxName)
 		}

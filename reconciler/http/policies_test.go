@@ -11,6 +11,7 @@ import (
 
 	"github.com/boifi/hfi/filter/program"
 	"github.com/boifi/hfi/filter/selection"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -78,6 +79,53 @@ func TestPoliciesSelects(t *testing.T) {
 	}
 }
 
+// A gateway gets the policies with a gateway in their selector, and no others.
+func TestPoliciesOfAGateway(t *testing.T) {
+	d := start(t, nil)
+	of := func(name, selector string) *schema.Entry {
+		return entryFrom(`{"metadata":{"name":"` + name + `"},"spec":{"selector":` + selector + `,"rules":[{"fault":{"delay_ms":5}}]}}`)
+	}
+	d.serve(stateOf(7, exampleSet().With([]*schema.Entry{
+		of("gw-in-mesh", `{"gateway":"in","namespace":"mesh"}`), of("gw-in", `{"gateway":"in"}`), of("gw-mesh", `{"gateway":"*","namespace":"mesh"}`), of("gw", `{"gateway":"*"}`),
+	}, nil)))
+	for query, want := range map[string][]string{
+		"?gateway=in&namespace=mesh":    {"gw", "gw-in", "gw-in-mesh", "gw-mesh"},
+		"?gateway=in&namespace=demo":    {"gw", "gw-in"},
+		"?gateway=in":                   {"gw", "gw-in"},
+		"?gateway=out&namespace=mesh":   {"gw", "gw-mesh"},
+		"?gateway=&namespace=":          {"gw"},
+		"?gateway=*":                    {"gw"},
+		"?service=in&namespace=mesh":    {"all"},
+		"?service=frontend&namespace=*": {"all", "front-any"},
+	} {
+		got := d.ask("GET /v1/policies"+query).expect(t, 200)
+		if names := got.names(t); !slices.Equal(names, want) {
+			t.Errorf("%q selects %v, want %v", query, names, want)
+		}
+		compiled := d.ask("GET /v1/policies"+query, "Accept", program.MediaType).expect(t, 200)
+		if read, err := program.Read([]byte(compiled.body), selection.Workload{Namespace: "mesh", Gateway: "in"}); err != nil || len(read.Policies) != len(want) {
+			t.Errorf("%q gives the program %+v (%v)", query, read, err)
+		}
+	}
+	var status api.PoliciesStatus
+	if err := json.Unmarshal([]byte(d.ask("GET /v1/policies/status").expect(t, 200).body), &status); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range status.Policies {
+		if want := map[string]string{"gw-in-mesh": "in", "gw-in": "in", "gw-mesh": "*", "gw": "*"}[row.Name]; row.Gateway != want {
+			t.Errorf("the row is %+v", row)
+		}
+	}
+	// A filter of a gateway is compared with what gateways get.
+	mine, asks := d.onItsOwn(), "GET /v1/policies?gateway=in&namespace=mesh"
+	tag := mine.ask(asks, vmHeaders("in-1", "1")...).expect(t, 200).header.Get("ETag")
+	mine.ask(asks+"&wait=1ms", append(vmHeaders("in-1", "1"), "If-None-Match", tag)...).expect(t, 304)
+	filters := d.filterStatus()
+	if filters.Current != 1 || filters.Items[0].Gateway != "in" || filters.Items[0].Service != "" || filters.Items[0].Namespace != "mesh" {
+		t.Errorf("the filters are %+v", filters)
+	}
+}
+
 // A change of the commit, the revision, the origins, or the policies of other
 // workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
@@ -142,6 +190,7 @@ func TestPoliciesRefuses(t *testing.T) {
 		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
 		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
 		"?service=" + strings.Repeat("a", 254), "?service=&namespace=" + strings.Repeat("a", 254),
+		"?gateway=" + strings.Repeat("a", 254), "?service=a&gateway=b", "?service=&gateway=", "?gateway=a&gateway=a",
 	} {
 		got := d.ask("GET /v1/policies" + query)
 		if query == "?" {

@@ -114,7 +114,7 @@ func (s *Server) withPods(answer api.PoliciesStatus) api.PoliciesStatus {
 	}
 	for i := range answer.Policies {
 		row := &answer.Policies[i]
-		if count, known := s.Cluster.Pods(schema.Selector{Service: row.TargetService, Namespace: row.Namespace}); known {
+		if count, known := s.Cluster.Pods(schema.Selector{Service: row.TargetService, Namespace: row.Namespace, Gateway: row.Gateway}); known {
 			row.Pods = &count
 		}
 	}
@@ -129,6 +129,7 @@ func statusOf(set *schema.Set, now time.Time) api.PoliciesStatus {
 			Name:          entry.Name(),
 			Namespace:     spec.Selector.Namespace,
 			TargetService: spec.Selector.Service,
+			Gateway:       spec.Selector.Gateway,
 			RulesCount:    len(spec.Rules),
 			FaultTypes:    []string{},
 			Active:        !entry.Policy.Expired(now) && !spec.DryRun,

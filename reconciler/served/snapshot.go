@@ -94,8 +94,8 @@ func (s *Snapshot) Refusal(subject Subject) string {
 }
 
 func (s *Snapshot) refused(subject Subject, err error) error {
-	return fmt.Errorf("the %d policies of service %q in namespace %q cannot be served: %w: make them fewer or smaller",
-		s.Selection(subject).Count, subject.Workload.Service, subject.Workload.Namespace, err)
+	return fmt.Errorf("the %d policies of %s cannot be served: %w: make them fewer or smaller",
+		s.Selection(subject).Count, subject.Workload, err)
 }
 
 // compute is Selection without its cache.

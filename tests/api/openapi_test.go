@@ -221,6 +221,7 @@ func TestDocumentDescribesTheServer(t *testing.T) {
 
 	first := repo.Commit("Begin", map[string]string{
 		"policies/everything.yaml": policy,
+		"policies/gateway.yaml":    "metadata: {name: gateway}\nspec: {selector: {gateway: ingress}, rules: [{fault: {delay_ms: 5}}]}\n",
 		"policies/wide.yaml":       "metadata: {name: wide}\nspec: {rules: [{fault: {delay_ms: 5}}]}\n",
 	})
 	repo.Push()
@@ -264,7 +265,7 @@ func TestDocumentDescribesTheServer(t *testing.T) {
 func (d *document) policies(t *testing.T, daemon *hfidtest.Daemon) {
 	for _, path := range []string{
 		"/ready", "/v1/policies", "/v1/policies?service=frontend&namespace=demo", "/v1/policies?service=&namespace=",
-		"/v1/policies?service=cart", "/v1/policies/status", "/v1/policies/everything",
+		"/v1/policies?service=cart", "/v1/policies?gateway=ingress&namespace=mesh", "/v1/policies/status", "/v1/policies/everything",
 	} {
 		d.get(t, daemon, path, http.StatusOK)
 	}
@@ -321,7 +322,7 @@ func (d *document) triggers(t *testing.T, daemon *hfidtest.Daemon, secret string
 // mistakes are invalid requests.
 func (d *document) mistakes(t *testing.T, daemon *hfidtest.Daemon) {
 	for _, path := range []string{
-		"/v1/policies?servce=x", "/v1/policies?wait=soon", "/v1/policies?service=a&service=b", "/v1/policies/status?x=1",
+		"/v1/policies?servce=x", "/v1/policies?wait=soon", "/v1/policies?service=a&service=b", "/v1/policies?service=a&gateway=b", "/v1/policies/status?x=1",
 		"/v1/policies/everything?x=1", "/v1/status?x=1", "/v1/drift?x=1", "/v1/filters?local=maybe",
 	} {
 		d.get(t, daemon, path, http.StatusBadRequest)

@@ -123,6 +123,24 @@ var mutations = []mutation{
 		folder: "filter/selection", tests: []string{"TestMatches", "TestIndexAgreesWithMatches"},
 	},
 	{
+		what: "the separation of gateways and workloads", file: "filter/selection/selection.go",
+		old:    `if selector.Gateway != "" {`,
+		new:    `if false {`,
+		folder: "filter/selection", tests: []string{"TestGatewaysAreApartFromWorkloads"},
+	},
+	{
+		what: "the gateways of Istio", file: "filter/identity.go",
+		old:    `if strings.HasPrefix(i.Node, "router~") {`,
+		new:    `if false {`,
+		folder: "filter", tests: []string{"TestGatewayIdentity"},
+	},
+	{
+		what: "the groups of gateways in one Envoy", file: "filter/share.go",
+		old:    `" " + quote(source.Gateway) + " " + quote(source.Namespace)`,
+		new:    `""`,
+		folder: "filter", tests: []string{"TestGatewaysOfOneVMHaveTheirOwnPolicies"},
+	},
+	{
 		what: "selection by the index", file: "filter/selection/index.go",
 		old:    `if order == 0 {` + "\n\t\tinto",
 		new:    `if order <= 0 {` + "\n\t\tinto",

@@ -107,7 +107,7 @@ func NotFound(err error) bool {
 
 // Selector limits Policies to those that apply to a workload. Nil fields are not sent.
 type Selector struct {
-	Service, Namespace *string
+	Service, Namespace, Gateway *string
 }
 
 // Policies returns the policies served, and the body of the answer.
@@ -118,6 +118,9 @@ func (c *Client) Policies(ctx context.Context, selector Selector) ([]*schema.Pol
 	}
 	if selector.Namespace != nil {
 		query.Set("namespace", *selector.Namespace)
+	}
+	if selector.Gateway != nil {
+		query.Set("gateway", *selector.Gateway)
 	}
 	path := api.RoutePolicies
 	if len(query) > 0 {
