@@ -54,8 +54,10 @@ type pluginSpec struct {
 	// pullSecret is set if sidecars have credentials for the registry.
 	pullSecret bool
 	selector   map[string]string
-	// targetsNoPods is set if it is for a gateway or a Service.
+	// targetsNoPods is set if it is for something else than pods of the namespace, such as a Service.
 	targetsNoPods bool
+	// inGateways is set if gateways that it selects use it.
+	inGateways bool
 }
 
 var (
@@ -113,10 +115,23 @@ func placed(p desiredPlugin, spec map[string]any) map[string]any {
 }
 
 func withSelector(p desiredPlugin, spec map[string]any) map[string]any {
-	if len(p.selector) > 0 {
+	if name := targetedGateway(p.selector); name != "" {
+		spec["targetRefs"] = []any{map[string]any{"group": gatewayGroup, "kind": "Gateway", "name": name}}
+	} else if len(p.selector) > 0 {
 		spec["selector"] = map[string]any{"matchLabels": labelsOf(p.selector)}
 	}
 	return spec
+}
+
+const gatewayGroup = "gateway.networking.k8s.io"
+
+// targetedGateway is the name of the Gateway of Kubernetes's Gateway API whose pods a selector
+// selects, or "". Istio may ignore the selectors of plugins for those, and wants targetRefs.
+func targetedGateway(selector map[string]string) string {
+	if len(selector) != 1 {
+		return ""
+	}
+	return selector[labelGateway]
 }
 
 func labelsOf(selector map[string]string) map[string]any {
@@ -139,9 +154,33 @@ func readWasm(object *unstructured.Unstructured, path ...string) (spec pluginSpe
 	spec.pullSecret = text("imagePullSecret") != ""
 	spec.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "selector", "matchLabels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
-	_, single, _ := unstructured.NestedMap(object.Object, "spec", "targetRef")
-	spec.targetsNoPods = single || len(references) > 0
+	single, found, _ := unstructured.NestedMap(object.Object, "spec", "targetRef")
+	if found {
+		references = append(references, single)
+	}
+	spec.target(references)
+	// Only requests that workloads receive pass through gateways unnoticed.
+	spec.inGateways = true
+	modes, _, _ := unstructured.NestedSlice(object.Object, "spec", "match")
+	for _, each := range modes {
+		match, _ := each.(map[string]any)
+		if spec.inGateways = match["mode"] != "SERVER"; spec.inGateways {
+			break
+		}
+	}
 	return spec
+}
+
+// target reads the targetRefs of a plugin. Those of one Gateway are its pods' label.
+func (s *pluginSpec) target(references []any) {
+	if len(references) == 1 {
+		reference, _ := references[0].(map[string]any)
+		if name, _ := reference["name"].(string); reference["group"] == gatewayGroup && reference["kind"] == "Gateway" && name != "" {
+			s.selector = map[string]string{labelGateway: name}
+			return
+		}
+	}
+	s.targetsNoPods = len(references) > 0
 }
 
 const (
@@ -204,10 +243,12 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 	spec.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "workloadSelector", "labels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
-	spec.targetsNoPods = len(references) > 0
+	spec.target(references)
 	patches, _, _ := unstructured.NestedSlice(object.Object, "spec", "configPatches")
 	for _, each := range patches {
 		patch, _ := each.(map[string]any)
+		context, _, _ := unstructured.NestedString(patch, "match", "context")
+		spec.inGateways = spec.inGateways || context == "" || context == "ANY" || context == "GATEWAY"
 		config, _, _ := unstructured.NestedMap(patch, "patch", "value", "typed_config", "config")
 		if config == nil {
 			continue

@@ -57,6 +57,7 @@ func TestPluginsAreAsIstioWantsThem(t *testing.T) {
 	}{
 		inbound:  {typev1beta1.WorkloadMode_SERVER, networking.EnvoyFilter_SIDECAR_INBOUND},
 		outbound: {typev1beta1.WorkloadMode_CLIENT, networking.EnvoyFilter_SIDECAR_OUTBOUND},
+		gateways: {typev1beta1.WorkloadMode_CLIENT, networking.EnvoyFilter_GATEWAY},
 	} {
 		var plugin extensions.WasmPlugin
 		desiredSpec(t, f, wasmPlugins, &plugin)

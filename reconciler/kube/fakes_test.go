@@ -169,7 +169,8 @@ func (s *fixture) set(change func()) {
 
 func (s *fixture) advance(d time.Duration) { s.set(func() { s.elapsed += d }) }
 
-// serve makes the Cluster serve policies, each written NAME=SERVICE/NAMESPACE.
+// serve makes the Cluster serve policies, each written NAME=SERVICE/NAMESPACE, or
+// NAME=gateway:NAME/NAMESPACE.
 func (s *fixture) serve(policies ...string) *schema.Set {
 	s.t.Helper()
 	set := setOf(s.t, policies...)
@@ -188,8 +189,14 @@ func setOf(t *testing.T, policies ...string) *schema.Set {
 			selector, direction = rest, schema.Outbound
 		}
 		service, namespace, _ := strings.Cut(selector, "/")
-		policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q},"direction":%q,"rules":[{"fault":{"delay_ms":5}}]}}`,
-			name, service, namespace, direction))
+		gateway, isGateway := strings.CutPrefix(service, "gateway:")
+		if isGateway {
+			service = ""
+		} else {
+			gateway = ""
+		}
+		policy, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":{"service":%q,"namespace":%q,"gateway":%q},"direction":%q,"rules":[{"fault":{"delay_ms":5}}]}}`,
+			name, service, namespace, gateway, direction))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,10 +3,12 @@ package kube
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -35,26 +37,30 @@ type family struct {
 var (
 	// inbound is for the requests that workloads receive.
 	inbound = &family{
-		name: PluginName, serves: func(policy *schema.Policy) bool { return !policy.Outbound() },
+		name: PluginName, serves: func(policy *schema.Policy) bool { return !policy.Outbound() && policy.Spec.Selector.Gateway == "" },
 		direction: schema.Inbound, mode: "SERVER", context: "SIDECAR_INBOUND",
 	}
 	// outbound is for the requests that workloads send.
 	outbound = &family{
-		name: PluginName + ".outbound", serves: (*schema.Policy).Outbound,
+		name: PluginName + ".outbound", serves: func(policy *schema.Policy) bool { return policy.Outbound() && policy.Spec.Selector.Gateway == "" },
 		direction: schema.Outbound, mode: "CLIENT", context: "SIDECAR_OUTBOUND",
+	}
+	// gateways is for the requests that pass through Istio's gateways. To Istio, these are
+	// requests that a gateway sends. A plugin for all pods would fault what the workloads
+	// of the namespace send, so each gateway has its own.
+	gateways = &family{
+		name: PluginName + ".gateway", serves: func(policy *schema.Policy) bool { return policy.Spec.Selector.Gateway != "" },
+		direction: schema.Inbound, mode: "CLIENT", context: "GATEWAY",
 	}
 )
 
 // families are all families. No name that one may want to use is another's too, and each
 // policy has one.
-var families = []*family{inbound, outbound}
+var families = []*family{inbound, outbound, gateways}
 
 // familyOfPolicy is the family that serves a policy.
 func familyOfPolicy(policy *schema.Policy) *family {
-	if outbound.serves(policy) {
-		return outbound
-	}
-	return inbound
+	return families[slices.IndexFunc(families, func(f *family) bool { return f.serves(policy) })]
 }
 
 // config is the filter's configuration.
@@ -66,10 +72,35 @@ func (f *family) config(address string) map[string]any {
 	return config
 }
 
+// has says whether plugins of the family are for a workload, by its key in a podStore.
+func (f *family) has(workload string) bool {
+	return strings.HasPrefix(workload, gatewayPrefix) == (f == gateways)
+}
+
+// key is the selection key of a workload of the family, or of any, in a namespace.
+func (f *family) key(workload, namespace string) selection.Key {
+	if f == gateways {
+		return selection.Key{Service: schema.Any, Namespace: namespace, Gateway: strings.TrimPrefix(workload, gatewayPrefix)}
+	}
+	return selection.Key{Service: workload, Namespace: namespace}
+}
+
+// workload is the key in a podStore of the workload that a selection key names, or Any.
+func (f *family) workload(key selection.Key) string {
+	switch {
+	case f != gateways:
+		return key.Service
+	case key.Gateway == schema.Any:
+		return schema.Any
+	}
+	return gatewayPrefix + key.Gateway
+}
+
 // pluginOf is the name of a workload's plugin. A workload's name may come
 // from a label: if it is no valid name of an object, or too long, a part of its
 // digest makes it one that no other workload has.
 func (f *family) pluginOf(workload string) string {
+	workload = strings.TrimPrefix(workload, gatewayPrefix)
 	name := f.name + "-" + workload
 	if len(name) <= maxName && len(content.IsDNS1123Subdomain(name)) == 0 {
 		return name

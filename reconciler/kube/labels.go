@@ -20,7 +20,8 @@ var volatileLabels = map[string]bool{
 // for as long as it exists. Labels that are not named have unnamedRank; those
 // that change with versions come last.
 var labelRank = map[string]int{
-	"app": 1, "app.kubernetes.io/name": 2, "k8s-app": 3, "app.kubernetes.io/instance": 4, "app.kubernetes.io/component": 5, "name": 6,
+	labelGateway: 0, // See targetedGateway.
+	"app":        1, "app.kubernetes.io/name": 2, "k8s-app": 3, "app.kubernetes.io/instance": 4, "app.kubernetes.io/component": 5, "name": 6,
 	labelWorkload: 7, "service.istio.io/canonical-name": 8,
 	"version": 101, "app.kubernetes.io/version": 102, "helm.sh/chart": 103, "deployment": 104, "job-name": 105, "batch.kubernetes.io/job-name": 106,
 }

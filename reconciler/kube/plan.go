@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -43,24 +42,25 @@ type demand struct {
 // loading a filter takes seconds: where a policy names a namespace or one of its
 // workloads, the plugin stays when the last of the pods is gone. Where a plugin
 // for all pods would give those a second filter that a plugin of others selects,
-// each of the other workloads gets its own.
+// each of the other workloads gets its own, and each gateway always.
 func (p *planner) demanded() demand {
 	d := demand{known: true, workloads: map[string]want{}, selectors: map[string]map[string]string{}, services: map[string]string{}}
 	workloads, podsKnown := p.pods.workloadsOf(p.namespace)
+	workloads = slices.DeleteFunc(workloads, func(workload string) bool { return !p.family.has(workload) })
 	switch {
 	case p.targets.set == nil:
 		return demand{}
 	case !podsKnown:
 		return p.demandedUnseen(d)
 	}
-	named := p.targets.active(selection.Key{Service: schema.Any, Namespace: p.namespace}, p.now)
-	all := len(workloads) > 0 && (named || p.targets.active(everything, p.now))
-	blocked := p.own[p.family.name] == nil && len(p.foreign) > 0
+	named := p.targets.active(p.family.key(schema.Any, p.namespace), p.now)
+	all := len(workloads) > 0 && (named || p.targets.active(p.family.key(schema.Any, schema.Any), p.now))
+	blocked := p.own[p.family.name] == nil && len(p.foreign) > 0 || p.family == gateways
 	switch {
 	case all && !blocked:
 		d.namespace = present
 		return d
-	case named && !all:
+	case named && !all && p.family != gateways:
 		d.namespace = unchanged
 	}
 	services := p.targets.services(p.namespace, workloads, p.now)
@@ -109,11 +109,13 @@ func (p *planner) demandedUnseen(d demand) demand {
 	if !p.targets.mayReach(p.namespace, p.now) {
 		return d
 	}
-	d.namespace = present
+	if p.family != gateways {
+		d.namespace = present
+	}
 	for name := range p.own {
 		if name != p.family.name {
 			d.workloads[name] = unchanged
-			d.namespace, d.unseen = unchanged, true
+			d.namespace, d.unseen = min(d.namespace, unchanged), true
 		}
 	}
 	if d.unseen {
@@ -204,7 +206,7 @@ func (k *keeper) planFamily(f *family, namespace string, waitsFor func() string)
 		case !f.mayWant(plugin.Name):
 		case !plugin.ours:
 			p.taken[plugin.Name] = "refers to another control plane"
-		case plugin.targetsNoPods:
+		case plugin.targetsNoPods, plugin.family == gateways && f != gateways:
 			p.taken[plugin.Name] = "is not for workloads"
 		default:
 			p.taken[plugin.Name] = "refers to this control plane too"
@@ -240,7 +242,7 @@ func (k *keeper) planFamily(f *family, namespace string, waitsFor func() string)
 
 // addForeign adds a plugin to the foreign ones if it is one.
 func (p *planner) addForeign(plugin *filterPlugin) {
-	if plugin.ours && !plugin.targetsNoPods && plugin.family == p.family {
+	if plugin.ours && !plugin.targetsNoPods && plugin.isOf(p.family) {
 		p.foreign = append(p.foreign, plugin)
 	}
 }
@@ -252,6 +254,7 @@ func (p *planner) selectedElsewhere() {
 	_, podsKnown := p.pods.workloadsOf(p.namespace)
 	p.foreign = slices.DeleteFunc(p.foreign, func(plugin *filterPlugin) bool {
 		selected := p.pods.workloadsSelected(p.namespace, plugin.selector)
+		maps.DeleteFunc(selected, func(workload string, _ bool) bool { return !p.family.has(workload) })
 		maps.Copy(p.elsewhere, selected)
 		return podsKnown && len(selected) == 0
 	})
@@ -367,7 +370,7 @@ func (p *planner) workloadPlugins(d demand) {
 // overlaps says whether a plugin selects pods of another workload that has its own plugin.
 func (p *planner) overlaps(plugin *filterPlugin, d demand, except string) bool {
 	for workload := range p.pods.workloadsSelected(p.namespace, plugin.selector) {
-		if name := p.family.pluginOf(workload); name != except && d.workloads[name] == present && p.inEffect(name, d.selectors[name]) {
+		if name := p.family.pluginOf(workload); p.family.has(workload) && name != except && d.workloads[name] == present && p.inEffect(name, d.selectors[name]) {
 			return true
 		}
 	}

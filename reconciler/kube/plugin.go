@@ -73,6 +73,9 @@ func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) 
 	case plugin.direction == outbound.direction:
 		plugin.family = outbound
 	}
+	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed {
+		plugin.family = gateways
+	}
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
 	listed, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
 	for _, each := range listed {
@@ -134,10 +137,22 @@ func servedBy(address string, home *url.URL) bool {
 		strings.HasPrefix(at.Path, strings.TrimSuffix(home.Path, "/")+"/v1/filter")
 }
 
+// isOf says whether the plugin counts for a family. One that hfi did not create may count for
+// workloads and for gateways.
+func (p *filterPlugin) isOf(f *family) bool {
+	if p.managed || f != gateways {
+		return p.family == f
+	}
+	return p.inGateways && p.family != outbound
+}
+
 // appliesTo says whether the plugin applies to a pod. A plugin in the mesh's
 // root namespace applies to pods of every namespace.
 func (p *filterPlugin) appliesTo(pod *pod, root string) bool {
 	if pod.Namespace != p.Namespace && p.Namespace != root {
+		return false
+	}
+	if !p.isOf(gateways) && pod.workload.Gateway != "" || p.family == gateways && pod.workload.Gateway == "" {
 		return false
 	}
 	for name, value := range p.selector {

@@ -19,7 +19,8 @@ type pod struct {
 	podID
 	workload selection.Workload
 	// labels are shared between pods of one workload.
-	labels  map[string]string
+	labels map[string]string
+	// sidecar is set if it has a proxy of Istio's: a sidecar or, of a gateway, its own.
 	sidecar bool
 	created time.Time
 }
@@ -83,11 +84,28 @@ func newPodStore(changed func(), deleted func(podID)) *podStore {
 	return s
 }
 
-// everything selects all pods.
-var everything = selection.Key{Service: schema.Any, Namespace: schema.Any}
+// everything selects the pods of all workloads, and everyGateway all others.
+var (
+	everything   = selection.Key{Service: schema.Any, Namespace: schema.Any}
+	everyGateway = selection.Key{Service: schema.Any, Namespace: schema.Any, Gateway: schema.Any}
+)
 
-// indexValue is unambiguous, because neither part can have a slash.
-func indexValue(key selection.Key) string { return key.Service + "/" + key.Namespace }
+// indexValue is unambiguous, because no part can have a slash.
+func indexValue(key selection.Key) string {
+	return key.Service + "/" + key.Namespace + "/" + key.Gateway
+}
+
+// gatewayPrefix comes before the names of gateways among those of a namespace's workloads,
+// which can have no slash.
+const gatewayPrefix = "gateway/"
+
+// workloadKey names a workload or a gateway among those of its namespace.
+func workloadKey(w selection.Workload) string {
+	if w.Gateway != "" {
+		return gatewayPrefix + w.Gateway
+	}
+	return w.Service
+}
 
 func (s *podStore) reset() {
 	for namespace := range s.namespaces {
@@ -108,8 +126,13 @@ func (s *podStore) Transformer() cache.TransformFunc {
 			Name: meta.Name, Namespace: meta.Namespace, UID: meta.UID, ResourceVersion: meta.ResourceVersion, GenerateName: meta.GenerateName,
 			Labels: meta.Labels, OwnerReferences: meta.OwnerReferences, CreationTimestamp: meta.CreationTimestamp, DeletionTimestamp: meta.DeletionTimestamp,
 		}}
-		if status, injected := meta.Annotations[annotationSidecar]; injected {
-			trimmed.Annotations = map[string]string{annotationSidecar: status[:0]}
+		for _, name := range []string{annotationSidecar, annotationRevision} {
+			if value, found := meta.Annotations[name]; found {
+				metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, name, value[:0])
+			}
+		}
+		if templates := meta.Annotations[annotationTemplates]; templates != "" {
+			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, annotationTemplates, templates)
 		}
 		return trimmed, nil
 	}
@@ -122,11 +145,17 @@ func podOf(object any) (read *pod, stays bool, err error) {
 	if !ok {
 		return nil, false, fmt.Errorf("expected a pod's metadata, got %T", object)
 	}
-	_, injected := meta.Annotations[annotationSidecar]
+	_, proxy := meta.Annotations[annotationSidecar]
+	workload := selection.Workload{Service: WorkloadName(&meta.ObjectMeta), Namespace: meta.Namespace}
+	if gateway, is := gatewayName(&meta.ObjectMeta); is {
+		workload.Service, workload.Gateway = "", gateway
+		_, ofIstio := meta.Annotations[annotationRevision]
+		proxy = proxy || ofIstio
+	}
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},
-		workload: selection.Workload{Service: WorkloadName(&meta.ObjectMeta), Namespace: meta.Namespace},
-		labels:   meta.Labels, sidecar: injected, created: meta.CreationTimestamp.Time,
+		workload: workload,
+		labels:   meta.Labels, sidecar: proxy, created: meta.CreationTimestamp.Time,
 	}, meta.DeletionTimestamp == nil, nil
 }
 
@@ -244,7 +273,7 @@ func (s *podStore) count(added *pod) {
 		namespace = &namespacePods{workloads: map[string]*workloadPods{}, labelled: map[label]map[string]int{}}
 		s.namespaces[added.Namespace] = namespace
 	}
-	name := added.workload.Service
+	name := workloadKey(added.workload)
 	workload := namespace.workloads[name]
 	if workload == nil {
 		workload = &workloadPods{}
@@ -275,7 +304,7 @@ func (s *podStore) uncount(removed *pod) {
 	}
 	s.touched[removed.Namespace] = struct{}{}
 	namespace := s.namespaces[removed.Namespace]
-	name := removed.workload.Service
+	name := workloadKey(removed.workload)
 	for each := range stable(removed.labels) {
 		counts := namespace.labelled[each]
 		if counts[name]--; counts[name] == 0 {
@@ -321,7 +350,7 @@ func (s *podStore) selected(key selection.Key) []*pod {
 	return pods
 }
 
-// workloadsOf returns the names of a namespace's workloads, in no order.
+// workloadsOf returns the keys of a namespace's workloads and gateways, in no order.
 // known is false until pods were listed once.
 func (s *podStore) workloadsOf(namespace string) (names []string, known bool) {
 	s.mu.Lock()
@@ -336,5 +365,5 @@ func (s *podStore) workloadsOf(namespace string) (names []string, known bool) {
 func (s *podStore) size() (pods, workloads int, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.counts[everything], s.workloads, s.synced
+	return s.counts[everything] + s.counts[everyGateway], s.workloads, s.synced
 }

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
@@ -22,8 +21,8 @@ import (
 // filterContact is what the fleet knows of a pod's filter. If there are
 // several, as after a restart of the sidecar, it is the one in the best state.
 type filterContact struct {
-	state   api.FilterState
-	service string
+	state            api.FilterState
+	service, gateway string
 }
 
 func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
@@ -33,7 +32,7 @@ func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}
 		before, known := contacts[id]
 		if !known || slices.Index(rank, filter.State) > slices.Index(rank, before.state) {
-			contacts[id] = filterContact{filter.State, filter.Service}
+			contacts[id] = filterContact{filter.State, filter.Service, filter.Gateway}
 		}
 	}
 	return contacts
@@ -195,14 +194,18 @@ func (c *Cluster) podsOf(plugin *filterPlugin) (pods []*pod) {
 	var found []*pod
 	switch {
 	case namespace == schema.Any || len(plugin.selector) == 0:
-		found = c.pods.selected(selection.Key{Service: schema.Any, Namespace: namespace})
+		found = append(c.pods.selected(inbound.key(schema.Any, namespace)), c.pods.selected(gateways.key(schema.Any, namespace))...)
 	default:
 		for workload := range c.pods.workloadsSelected(namespace, plugin.selector) {
 			if workload == "" || workload == schema.Any { // No key selects these alone.
-				found = c.pods.selected(selection.Key{Service: schema.Any, Namespace: namespace})
+				found = append(c.pods.selected(inbound.key(schema.Any, namespace)), c.pods.selected(gateways.key(schema.Any, namespace))...)
 				break
 			}
-			found = append(found, c.pods.selected(selection.Key{Service: workload, Namespace: namespace})...)
+			f := inbound
+			if gateways.has(workload) {
+				f = gateways
+			}
+			found = append(found, c.pods.selected(f.key(workload, namespace))...)
 		}
 	}
 	for _, pod := range found {

@@ -77,7 +77,7 @@ func (c *Cluster) selecting(f *family, plugins []*filterPlugin) func(*pod) bool 
 	others := map[string][]*filterPlugin{}
 	for _, plugin := range plugins {
 		switch {
-		case !plugin.ours || plugin.targetsNoPods || plugin.family != f:
+		case !plugin.ours || plugin.targetsNoPods || !plugin.isOf(f):
 		case plugin.managed:
 			managed[plugin.podID] = plugin
 		default:
@@ -85,7 +85,7 @@ func (c *Cluster) selecting(f *family, plugins []*filterPlugin) func(*pod) bool 
 		}
 	}
 	return func(pod *pod) bool {
-		for _, name := range []string{f.name, f.pluginOf(pod.workload.Service)} {
+		for _, name := range []string{f.name, f.pluginOf(workloadKey(pod.workload))} {
 			if plugin := managed[podID{Namespace: pod.Namespace, Name: name}]; plugin != nil && plugin.appliesTo(pod, c.RootNamespace) {
 				return true
 			}
@@ -177,7 +177,7 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 			continue
 		case !known && !selected(pod):
 			reason = "it has no filter: no " + c.delivery().kind + " selects it"
-		case f != inbound && !selected(pod):
+		case f == outbound && !selected(pod):
 			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.direction, c.delivery().kind)
 		case !known:
 			reason = "no contact from its filter"
@@ -185,6 +185,8 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 			reason = "its filter stopped asking"
 		case contact.state == api.FilterUnable:
 			reason = "its filter says that it cannot inject faults"
+		case contact.gateway != pod.workload.Gateway:
+			reason = fmt.Sprintf("its filter says that it is gateway %q, and by its labels it is %q", reconciler.Cut(contact.gateway, 100), pod.workload.Gateway)
 		case contact.service != pod.workload.Service:
 			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(contact.service, 100), pod.workload.Service)
 		case contact.state == api.FilterCurrent:
@@ -205,6 +207,10 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 // warning says why policies with a selector can have no effect, or is empty.
 func warning(key selection.Key, row api.PolicyPods) string {
 	switch {
+	case row.Pods == 0 && key.Gateway != "":
+		return fmt.Sprintf("it targets nothing: there is no pod of gateway %s in namespace %s", key.Gateway, key.Namespace)
+	case row.WithoutSidecar == row.Pods && key.Gateway != "":
+		return "none of the gateways that it targets is Istio's"
 	case row.Pods == 0:
 		return fmt.Sprintf("it targets nothing: there is no pod of service %s in namespace %s", key.Service, key.Namespace)
 	case row.WithoutSidecar == row.Pods:

@@ -85,7 +85,7 @@ func TestPodsComeAndGo(t *testing.T) {
 	s.eventually("a pod that is being deleted is not counted", func() bool { return count() == 0 })
 	s.addPods(first)
 	s.eventually("a new pod is counted", func() bool { return count() == 1 })
-	if values := s.Cluster.pods.pods.ListIndexFuncValues(bySelection); !slices.Contains(values, "frontend/demo") || len(values) != 4 {
+	if values := s.Cluster.pods.pods.ListIndexFuncValues(bySelection); !slices.Contains(values, "frontend/demo/") || len(values) != 4 {
 		t.Errorf("the index has %v", values)
 	}
 }

@@ -99,19 +99,19 @@ func (t *targets) active(key selection.Key, now time.Time) bool {
 	return false
 }
 
-// services returns the services that active policies name, in this namespace or
-// in any. Of the latter it returns only those that are workloads of
+// services returns the services or gateways that active policies name, in this namespace or
+// in any, by their keys in a podStore. Of the latter it returns only those that are workloads of
 // the namespace.
 func (t *targets) services(namespace string, workloads []string, now time.Time) map[string]bool {
 	services := map[string]bool{}
 	for key := range t.inNamespace[namespace] {
-		if key.Service != schema.Any && t.active(key, now) {
-			services[key.Service] = true
+		if workload := t.family.workload(key); workload != schema.Any && t.active(key, now) {
+			services[workload] = true
 		}
 	}
 	if len(t.inNamespace[schema.Any]) > 0 {
 		for _, workload := range workloads {
-			if !services[workload] && workload != schema.Any && t.active(selection.Key{Service: workload, Namespace: schema.Any}, now) {
+			if !services[workload] && workload != schema.Any && t.active(t.family.key(workload, schema.Any), now) {
 				services[workload] = true
 			}
 		}

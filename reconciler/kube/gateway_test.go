@@ -1,0 +1,175 @@
+package kube
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/boifi/hfi/internal/api"
+)
+
+// ingressPod is a pod of a gateway that Istio's chart installed.
+func ingressPod(namespace, gateway, suffix string) *metav1.PartialObjectMetadata {
+	pod := podOfDeployment(namespace, gateway, suffix, map[string]string{"istio": strings.TrimPrefix(gateway, "istio-")})
+	pod.Annotations[annotationTemplates] = "gateway"
+	return pod
+}
+
+// gatewayPod is a pod of a Gateway of Kubernetes's Gateway API, which istiod deploys without injection.
+func gatewayPod(namespace, gateway, class, suffix string) *metav1.PartialObjectMetadata {
+	pod := podOfDeployment(namespace, gateway+"-"+class, suffix, map[string]string{labelGateway: gateway, labelGatewayClass: class})
+	pod.Annotations = map[string]string{annotationRevision: "default"}
+	return pod
+}
+
+// Pods are gateways by what Istio's charts and its controller write, and by nothing else.
+func TestGatewayName(t *testing.T) {
+	named := func(pod *metav1.PartialObjectMetadata, change func(*metav1.PartialObjectMetadata)) *metav1.PartialObjectMetadata {
+		change(pod)
+		return pod
+	}
+	sidecar := func() *metav1.PartialObjectMetadata { return podOfDeployment("demo", "in", "a", nil) }
+	for what, c := range map[string]struct {
+		pod  *metav1.PartialObjectMetadata
+		want string
+	}{
+		"the chart's":          {ingressPod("demo", "istio-in", "a"), "istio-in"},
+		"a Gateway's":          {gatewayPod("demo", "in", "istio", "a"), "in"},
+		"a waypoint's":         {gatewayPod("demo", "in", "istio-waypoint", "a"), ""},
+		"a sidecar's":          {sidecar(), ""},
+		"the older chart's":    {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "IngressGateways" }), "in"},
+		"of several injected":  {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "spire, gateway" }), "in"},
+		"of another template":  {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "gateways,sidecar" }), ""},
+		"of another component": {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "Pilot" }), ""},
+		"without a workload":   {named(ingressPod("demo", "in", "a"), func(p *metav1.PartialObjectMetadata) { p.OwnerReferences = nil }), "*"},
+	} {
+		got, is := gatewayName(&c.pod.ObjectMeta)
+		if is != (c.want != "") || is && got != c.want {
+			t.Errorf("%s: %q, %t, want %q", what, got, is, c.want)
+		}
+	}
+}
+
+// A gateway that a policy targets has a plugin of its own, which selects nothing else. Policies for
+// workloads have none in gateways, and those for gateways none in workloads.
+func TestGatewaysHavePluginsOfTheirOwn(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.Linger = time.Minute })
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), ingressPod("demo", "istio-in", "b"), ingressPod("demo", "istio-out", "c"), gatewayPod("demo", "shop", "istio", "d"))
+	set := s.serve("in=gateway:istio-in/demo")
+	s.eventually("the gateway has its plugin", func() bool { return s.selector("hfi.gateway-istio-in")["app"] == "istio-in" })
+	spec := s.plugin("demo", "hfi.gateway-istio-in").Object["spec"].(map[string]any)
+	if mode, _, _ := unstructured.NestedSlice(spec, "match"); len(mode) != 1 || mode[0].(map[string]any)["mode"] != "CLIENT" {
+		t.Errorf("the plugin is %v", spec)
+	}
+	s.consistently("nothing else has one", func() bool { return s.countPlugins() == 1 })
+	s.eventually("the pods are known", func() bool { return s.view(set).Pods == 4 && s.view(set).Workloads == 4 })
+
+	// A policy for every gateway is no reason for a plugin for all pods.
+	set = s.serve("all=gateway:*/demo")
+	s.eventually("each gateway has its own", func() bool { return s.countPlugins() == 3 })
+	references, _, _ := unstructured.NestedSlice(s.plugin("demo", "hfi.gateway-shop").Object, "spec", "targetRefs")
+	if _, selects := s.plugin("demo", "hfi.gateway-shop").Object["spec"].(map[string]any)["selector"]; selects || len(references) != 1 ||
+		!maps.Equal(references[0].(map[string]any), map[string]any{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "shop"}) {
+		t.Errorf("the plugin of a Gateway is %v", s.plugin("demo", "hfi.gateway-shop").Object["spec"])
+	}
+	row := s.view(set).Policies[0]
+	if row.Pods != 3 || row.WithoutFilterCount != 3 || row.WithoutFilter[0].Reason != "no contact from its filter" {
+		t.Errorf("the policy has %+v", row)
+	}
+
+	// A policy for all workloads has one for all pods, which is for no gateway.
+	set = s.serve("everything=*/*")
+	s.eventually("the workloads have theirs", func() bool { return s.plugin("demo", PluginName) != nil })
+	if row := s.view(set).Policies[0]; row.Pods != 1 {
+		t.Errorf("the policy has %+v", row)
+	}
+	s.consistently("those of the gateways linger", func() bool { return s.countPlugins() == 4 })
+	s.advance(time.Minute)
+	s.eventually("then they are deleted", func() bool { return s.countPlugins() == 1 })
+}
+
+func (s *fixture) countPlugins() int {
+	s.t.Helper()
+	count := 0
+	for _, name := range []string{PluginName, frontPlugin, "hfi-istio-in", "hfi-istio-out", "hfi.outbound", "hfi.gateway", "hfi.gateway-istio-in", "hfi.gateway-istio-out", "hfi.gateway-shop", "hfi.gateway-frontend"} {
+		if s.plugin("demo", name) != nil {
+			count++
+		}
+	}
+	return count
+}
+
+// The status of a gateway's plugin is that of its pods, by their filters, and a plugin for workloads
+// waits for none in gateways.
+func TestStatusOfGateways(t *testing.T) {
+	s := newFixture(t, nil)
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), ingressPod("demo", "istio-in", "b"), gatewayPod("demo", "shop", "istio", "c"))
+	set := s.serve("all=gateway:*/demo", "everything=*/demo")
+	s.eventually("all have plugins", func() bool { return s.countPlugins() == 3 })
+	filter := func(pod, service, gateway string) api.FilterStatus {
+		return api.FilterStatus{FilterID: api.FilterID{Pod: pod, Service: service, Namespace: "demo", Gateway: gateway}, State: api.FilterCurrent}
+	}
+	s.set(func() {
+		s.fleet.Items = []api.FilterStatus{filter("frontend-abc12-a", "frontend", ""), filter("istio-in-abc12-b", "", "istio-in"), filter("shop-istio-abc12-c", "shop-istio", "")}
+	})
+	loaded := func(name string) string {
+		plugin := s.plugin("demo", name)
+		conditions, _, _ := unstructured.NestedSlice(plugin.Object, "status", "conditions")
+		for _, each := range conditions {
+			if condition := each.(map[string]any); condition["type"] == conditionLoaded {
+				return condition["message"].(string)
+			}
+		}
+		return ""
+	}
+	s.eventually("each plugin counts its own pods", func() bool {
+		return loaded(PluginName) == "loaded on 1 of 1 pods" && loaded("hfi.gateway-istio-in") == "loaded on 1 of 1 pods" && loaded("hfi.gateway-shop") == "loaded on 1 of 1 pods"
+	})
+	rows := s.view(set).Policies
+	row := rows[slices.IndexFunc(rows, func(row api.PolicyPods) bool { return row.Name == "all" })]
+	const reason = `its filter says that it is gateway "", and by its labels it is "shop"`
+	if row.Current != 1 || row.WithoutFilterCount != 1 || row.WithoutFilter[0].Reason != reason {
+		t.Errorf("the policy has %+v", row)
+	}
+	for policy, want := range map[string]string{
+		"in=gateway:nobody/demo": "it targets nothing: there is no pod of gateway nobody in namespace demo",
+		"in=gateway:istio-in/*":  "",
+	} {
+		set := s.serve(policy)
+		if got := s.view(set).Policies[0].Warning; got != want {
+			t.Errorf("%s: the warning is %q, want %q", policy, got, want)
+		}
+	}
+}
+
+// A plugin of somebody else's that gateways use stands in for hfi's; one for requests that workloads
+// receive does not.
+func TestForeignPluginsInGateways(t *testing.T) {
+	byHand := func(change func(map[string]any)) *fixture {
+		s := newFixture(t, nil, pluginObject("demo", "by-hand", change))
+		s.addPods(ingressPod("demo", "istio-in", "a"), gatewayPod("demo", "shop", "istio", "b"))
+		s.serve("all=gateway:*/demo")
+		return s
+	}
+	s := byHand(nil)
+	s.consistently("a plugin for all requests stands in for both", func() bool { return s.countPlugins() == 0 })
+	s = byHand(func(spec map[string]any) {
+		spec["targetRefs"] = []any{map[string]any{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "shop"}}
+	})
+	s.eventually("one for a Gateway stands in for that", func() bool { return s.plugin("demo", "hfi.gateway-istio-in") != nil })
+	s.consistently("and for no other", func() bool { return s.countPlugins() == 1 })
+	s = byHand(func(spec map[string]any) { spec["match"] = []any{map[string]any{"mode": "SERVER"}} })
+	s.eventually("one for inbound requests stands in for none", func() bool { return s.countPlugins() == 2 })
+}
+
+// While the pods of a namespace cannot be listed, hfi creates no plugin for gateways.
+func TestNoPluginForUnknownGateways(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.deny("list pods", "watch pods") })
+	s.serve("all=gateway:*/demo")
+	s.consistently("there is none", func() bool { return s.countPlugins() == 0 })
+}
