@@ -11,6 +11,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/reconciler"
 )
 
 // messages are ends of commit messages with and without trailers. git
@@ -169,4 +170,24 @@ func TestControlCharactersAreEscaped(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
+}
+
+// A message of many lines takes no more time than its size, and one that is far
+// too long is not read.
+func TestLongMessages(t *testing.T) {
+	repo, _ := pushed(t, policy(1))
+	s := open(t, repo.Bare(), "policies")
+	commit := func(message string) string {
+		hash := strings.TrimSpace(gittest.Input(t, repo.Bare(), message, "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "commit-tree", "main^{tree}", "-p", "main"))
+		repo.Server("update-ref", "refs/heads/main", hash)
+		return hash
+	}
+	const title = "Remove all\n\n"
+	delta, _ := mustDelta(t, s, "", commit(title+"hfi-allow-prune:\n"+strings.Repeat(" x\n", maxCommit/4)+"hfi-allow-prune: true\n"))
+	if !delta.Commit.AllowPrune {
+		t.Error("the trailer was not found")
+	}
+	_, err := s.Delta(t.Context(), "", commit(title+strings.Repeat("x", maxCommit)))
+	wantError(t, err, "Unsupported", reconciler.WaitForPush)
+	mustDelta(t, s, "", commit(title))
 }

@@ -35,6 +35,8 @@ const (
 	cacheSize = 16 << 20
 	// maxObject bounds the objects that are read, in bytes. No policy and no folder of policies is larger.
 	maxObject = 64 << 20
+	// maxCommit bounds a commit and an annotated tag, in bytes. Most of it is the message.
+	maxCommit = 4 << 20
 	// maxAlternates bounds the alternate object stores of a repository.
 	maxAlternates = 16
 )
@@ -194,7 +196,7 @@ func alternates(gitFolder string) []string {
 }
 
 func (o *objects) commit(ctx context.Context, hash plumbing.Hash) (*object.Commit, error) {
-	text, err := o.read(ctx, plumbing.CommitObject, hash, maxObject)
+	text, err := o.read(ctx, plumbing.CommitObject, hash, maxCommit)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s: %w", hash, err)
 	}
@@ -227,8 +229,8 @@ func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) 
 }
 
 // read returns the content of an object of at most limit bytes. The error for a
-// larger blob is a *schema.TooLarge, and for other objects larger than
-// maxObject a SourceError.
+// larger blob is a *schema.TooLarge, and for other objects, and those larger
+// than maxObject, a SourceError.
 func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	for _, pause := range rereads {
 		text, err := o.readChecked(kind, hash, limit)
@@ -342,7 +344,7 @@ func tooLarge(kind plumbing.ObjectType, hash plumbing.Hash, size, limit int64) e
 	case kind == plumbing.BlobObject && size > limit:
 		return &schema.TooLarge{Size: size}
 	}
-	return fail("Unsupported", reconciler.WaitForPush, "%s %s has %d bytes; at most %d are read", kind, hash, size, maxObject)
+	return fail("Unsupported", reconciler.WaitForPush, "%s %s has %d bytes; at most %d are read", kind, hash, size, min(limit, maxObject))
 }
 
 // readSized reads exactly size bytes and checks that no more follow.

@@ -96,7 +96,7 @@ func (s *Source) peel(ctx context.Context, hash string) (string, error) {
 			s.tag, s.tagged = from, commit
 			return commit.String(), nil
 		}
-		text, notATag := o.read(ctx, plumbing.TagObject, commit, maxObject)
+		text, notATag := o.read(ctx, plumbing.TagObject, commit, maxCommit)
 		if notATag != nil {
 			break
 		}

@@ -50,19 +50,27 @@ func trailers(message string) []string {
 	if first < title || found == 0 || others > 0 && (!gits || 3*found < others) {
 		return nil
 	}
+	// Each trailer's lines are joined once: there may be very many.
 	var list []string
-	open := false
+	var open []string
+	end := func() {
+		if open != nil {
+			list, open = append(list, strings.Join(open, " ")), nil
+		}
+	}
 	for _, line := range lines[first+1 : last] {
 		switch {
 		case comment(line):
 		case isTrailer(line):
-			list, open = append(list, line), true
-		case continues(line) && open:
-			list[len(list)-1] += " " + strings.TrimSpace(line)
+			end()
+			open = []string{line}
+		case continues(line) && open != nil:
+			open = append(open, strings.TrimSpace(line))
 		default:
-			open = false
+			end()
 		}
 	}
+	end()
 	return list
 }
 
