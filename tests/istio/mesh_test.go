@@ -30,6 +30,7 @@ func TestMesh(t *testing.T) {
 		{"kept WasmPlugins", keepStory},
 		{"EnvoyFilters", envoyFilterStory},
 		{"outbound", outboundStory},
+		{"gateway", gatewayStory},
 		{"missing permission", permissionStory},
 		{"own etcd", ownEtcdStory},
 		{"helpers", helpersStory},

@@ -21,10 +21,10 @@ for program in $(go list -f '{{.ImportPath}}' tool); do
   go build -ldflags "$flags" -o "$out/${program##*/}" "$program"
 done
 if [ "$set" = mesh ]; then
-  # The installation files of Istio: its CRDs, the injector's template and values, and
+  # The installation files of Istio: its CRDs, the injector's templates and values, and
   # the bootstrap of sidecars.
   istio=$(go list -m -f '{{.Dir}}' istio.io/istio)
   install -m 644 -D -t "$out/../istio" "$istio"/manifests/charts/base/files/crd-all.gen.yaml \
-    "$istio"/manifests/charts/istio-control/istio-discovery/{values.yaml,files/injection-template.yaml} \
+    "$istio"/manifests/charts/istio-control/istio-discovery/{values.yaml,files/injection-template.yaml,files/gateway-injection-template.yaml} \
     "$istio"/tools/packaging/common/envoy_bootstrap.json
 fi

@@ -107,7 +107,7 @@ func (l *Lab) startIstio(ctx context.Context) error {
 	})
 }
 
-// writeInjection writes the injector's configuration: Istio's template and the
+// writeInjection writes the injector's configuration: Istio's templates and the
 // values of its chart.
 func writeInjection(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -144,14 +144,15 @@ func writeInjection(folder string) error {
 	if err := os.WriteFile(filepath.Join(folder, "values"), text, 0o644); err != nil {
 		return err
 	}
-	template, err := os.ReadFile(chart("injection-template.yaml"))
-	if err != nil {
-		return err
+	templates := map[string]string{}
+	for name, file := range map[string]string{"sidecar": "injection-template.yaml", "gateway": "gateway-injection-template.yaml"} {
+		template, err := os.ReadFile(chart(file))
+		if err != nil {
+			return err
+		}
+		templates[name] = strings.TrimSpace(string(template)) + "\n"
 	}
-	config, err := yaml.Marshal(map[string]any{
-		"policy": "enabled", "defaultTemplates": []string{"sidecar"},
-		"templates": map[string]string{"sidecar": strings.TrimSpace(string(template)) + "\n"},
-	})
+	config, err := yaml.Marshal(map[string]any{"policy": "enabled", "defaultTemplates": []string{"sidecar"}, "templates": templates})
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (p *pod) status() corev1.PodStatus {
 	defer p.mu.Unlock()
 	status := corev1.PodStatus{
 		Phase: p.phase, HostIP: host, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}}, StartTime: &p.started, Message: p.trouble,
-		InitContainerStatuses: initial, ContainerStatuses: main, QOSClass: corev1.PodQOSBurstable,
+		InitContainerStatuses: initial, ContainerStatuses: main, QOSClass: p.object.Status.QOSClass,
 	}
 	for _, condition := range []struct {
 		kind corev1.PodConditionType
