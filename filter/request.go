@@ -50,7 +50,7 @@ func (r *request) Now() time.Time { return r.now() }
 // (RFC 9110, 5.3). requestHeader returns only the first value but costs half as
 // much, and most requests do not have the header.
 func (r *request) Header(name string) (string, bool) {
-	if name[0] == ':' {
+	if strings.HasPrefix(name, ":") {
 		return r.destination(name)
 	}
 	if _, present := requestHeader(name); !present {

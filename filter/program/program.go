@@ -11,7 +11,7 @@
 // encoding/binary, and strings are a length and the bytes.
 //
 //	1 expressions  count, then each with its length, as of regex.Regex.AppendBinary
-//	2 headers      count, then the names, in lower case, ascending
+//	2 headers      count, then the names, in lower case, ascending, none empty
 //	3 policies     count, then each with its length, by ascending name
 //	4 index        see Index; missing if there are few rules
 //	5 outbound     the sections 1 to 4 of the policies for outbound requests; missing if there are none
@@ -48,7 +48,8 @@ const (
 )
 
 // The names of the headers that stand for the destination of an outbound request. No header
-// of a policy has such a name.
+// of a policy has such a name. A newer daemon may write others that begin with a colon, which
+// policies with a feature that this package lacks compare: such a header is never present.
 const (
 	// ToHost is the host that the request goes to.
 	ToHost = ":to-host"

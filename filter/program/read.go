@@ -168,7 +168,7 @@ func (p *parser) readHeaders(r *reader) {
 	names := make([]string, r.count())
 	for i := range names {
 		names[i] = r.string()
-		if i > 0 && names[i-1] >= names[i] {
+		if names[i] == "" || i > 0 && names[i-1] >= names[i] {
 			r.bad = true
 		}
 	}

@@ -343,13 +343,14 @@ func TestReadRefuses(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"empty":          {nil, "not a compiled program"},
-		"JSON":           {[]byte(`{"policies": []}`), "not a compiled program"},
-		"newer":          {newer, "version 2"},
-		"no sections":    {encoded[:4], "no policies"},
-		"too large":      {make([]byte, MaxSize+1), "may have"},
-		"sections twice": {twice, "invalid"},
-		"trailing bytes": {append(slices.Clone(encoded), 9), "invalid"},
+		"empty":                   {nil, "not a compiled program"},
+		"JSON":                    {[]byte(`{"policies": []}`), "not a compiled program"},
+		"newer":                   {newer, "version 2"},
+		"no sections":             {encoded[:4], "no policies"},
+		"too large":               {make([]byte, MaxSize+1), "may have"},
+		"sections twice":          {twice, "invalid"},
+		"trailing bytes":          {append(slices.Clone(encoded), 9), "invalid"},
+		"a header without a name": {named(t, ""), "section 2 of the program is invalid"},
 	} {
 		if _, err := Read(test.data, frontend); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: the error is %v, want %q", name, err, test.want)
@@ -362,6 +363,28 @@ func TestReadRefuses(t *testing.T) {
 				t.Errorf("the first %d of %d bytes are a valid program", n, len(encoded))
 			}
 		}
+	}
+}
+
+// named returns a program with a rule that compares a header with this name.
+func named(t *testing.T, name string) []byte {
+	t.Helper()
+	encoded := encode(t, rules(t, "a", `{"match": {"headers": [{"name": "x-header-name", "present": true}]}, "fault": {"delay_ms": 1}}`))
+	at := bytes.Index(encoded, []byte("x-header-name"))
+	if at < 3 || encoded[at-4] != sectionHeaders {
+		t.Fatalf("the encoding is %q", encoded)
+	}
+	section := appendBytes([]byte{1}, []byte(name)) // the number of names
+	rest := encoded[at+len("x-header-name"):]
+	return slices.Concat(encoded[:at-3], appendBytes(nil, section), rest)
+}
+
+// TestUnknownPseudoHeaders checks that an older filter reads the names of a newer daemon, which only
+// policies with a feature that it lacks compare.
+func TestUnknownPseudoHeaders(t *testing.T) {
+	program, err := Read(named(t, ":to-port"), frontend)
+	if err != nil || !slices.Equal(program.Headers, []string{":to-port"}) {
+		t.Errorf("the program is %+v, error %v", program, err)
 	}
 }
 
