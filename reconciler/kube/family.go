@@ -54,7 +54,11 @@ var (
 	}
 )
 
-// families are all families. No name that one may want to use is another's too, and each
+// unknown is of plugins that hfi did not create and whose filters inject nothing, because
+// they do not know the direction. It has no policies.
+var unknown = &family{}
+
+// families are all families but unknown. No name that one may want to use is another's too, and each
 // policy has one.
 var families = []*family{inbound, outbound, gateways}
 

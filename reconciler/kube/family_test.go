@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -57,6 +58,27 @@ func TestForeignPluginsAreOfOneDirection(t *testing.T) {
 	s.consistently("it does for inbound policies", func() bool { return s.plugin("demo", frontPlugin) == nil })
 	if rows := s.view(set).WasmPlugins; len(rows) != 2 || !strings.Contains(rows[0].Message, "by-hand refers to this control plane too") {
 		t.Errorf("the status lists %+v", rows)
+	}
+}
+
+// A plugin of somebody else's whose direction is not known stands in for none of hfi's: its filters inject
+// nothing. hfi reports on it and says why.
+func TestForeignPluginsOfUnknownDirection(t *testing.T) {
+	for _, direction := range []string{"Outbound", "egress"} {
+		astray := func(spec map[string]any) { spec["pluginConfig"].(map[string]any)["direction"] = direction }
+		s := newFixture(t, nil, pluginObject("demo", "by-hand", astray))
+		s.addPods(podOfDeployment("demo", "frontend", "a", nil), ingressPod("demo", "istio-in", "b"))
+		set := s.serve("out=frontend/demo outbound", "in=frontend/demo", "edge=gateway:istio-in/demo")
+		s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterUnable})
+		s.eventually("hfi's own plugins exist", func() bool {
+			return s.plugin("demo", outboundPlugin) != nil && s.plugin("demo", frontPlugin) != nil && s.plugin("demo", "hfi.gateway-istio-in") != nil
+		})
+		s.eventually("the status has the plugin and says what is wrong", func() bool {
+			rows := s.view(set).WasmPlugins
+			return len(rows) == 4 && rows[0].Name == "by-hand" && strings.Contains(rows[0].Message,
+				fmt.Sprintf("WasmPlugin by-hand has the direction %q, which is neither inbound nor outbound: its filters inject nothing", direction))
+		})
+		s.eventually("it has conditions", func() bool { return s.condition("demo", "by-hand", conditionCurrent).Reason == "Behind" })
 	}
 }
 

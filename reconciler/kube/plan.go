@@ -181,10 +181,30 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 			all.again(one.at)
 		}
 	}
+	all.messages = append(all.messages, k.misdirected(namespace)...)
 	if left := k.leftovers[namespace]; len(left) > 0 {
 		all.messages = append(all.messages, fmt.Sprintf("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left)))
 	}
 	return all
+}
+
+// misdirected says which plugins that hfi did not create are for requests that their filters
+// do not fault, and select pods of a namespace.
+func (k *keeper) misdirected(namespace string) (messages []string) {
+	plugins := k.plugins.in(namespace)
+	if namespace != k.RootNamespace {
+		plugins = append(plugins, k.plugins.in(k.RootNamespace)...)
+	}
+	for _, plugin := range plugins {
+		if plugin.managed || !plugin.ours || plugin.targetsNoPods || len(k.pods.workloadsSelected(namespace, plugin.selector)) == 0 {
+			continue
+		}
+		name := k.delivery().kind + " " + strings.TrimPrefix(plugin.String(), namespace+"/")
+		if plugin.family == unknown {
+			messages = append(messages, fmt.Sprintf("%s has the direction %q, which is neither inbound nor outbound: its filters inject nothing", name, reconciler.Cut(string(plugin.direction), 100)))
+		}
+	}
+	return messages
 }
 
 // planFamily returns the changes that a namespace needs for a family. A pod must not have two

@@ -72,8 +72,10 @@ func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) 
 		plugin.family = named
 	case plugin.direction == outbound.direction:
 		plugin.family = outbound
+	case plugin.direction != "" && plugin.direction != inbound.direction:
+		plugin.family = unknown
 	}
-	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed {
+	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed && plugin.family != unknown {
 		plugin.family = gateways
 	}
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")
@@ -143,7 +145,7 @@ func (p *filterPlugin) isOf(f *family) bool {
 	if p.managed || f != gateways {
 		return p.family == f
 	}
-	return p.inGateways && p.family != outbound
+	return p.inGateways && p.family != outbound && p.family != unknown
 }
 
 // appliesTo says whether the plugin applies to a pod. A plugin in the mesh's
