@@ -17,7 +17,7 @@ type destination struct {
 // stands for. It is read from the host once a request.
 func (r *request) destination(name string) (string, bool) {
 	if !r.to.read {
-		r.to = destinationOf(clusterName(), func() string { return pseudoHeader(":authority") })
+		r.to = destinationOf(clusterName(), r.domain, func() string { return pseudoHeader(":authority") })
 	}
 	part := ""
 	switch name {
@@ -42,8 +42,8 @@ func clusterName() string {
 
 // destinationOf returns the destination of a request by the name of its cluster. In Istio that is
 // outbound|PORT|SUBSET|HOST, and elsewhere any text. Where it does not say which host it is, the
-// request's authority does.
-func destinationOf(cluster string, authority func() string) destination {
+// request's authority does. domain is that of this cluster's services, or empty.
+func destinationOf(cluster, domain string, authority func() string) destination {
 	to := destination{read: true, host: cluster}
 	if strings.HasPrefix(cluster, "outbound|") {
 		to.host = cluster[strings.LastIndexByte(cluster, '|')+1:]
@@ -54,31 +54,51 @@ func destinationOf(cluster string, authority func() string) destination {
 		return to
 	case cluster == "PassthroughCluster", strings.HasPrefix(to.host, "*"):
 		to.host = hostOf(authority())
-		return to
-	}
-	service, rest, dotted := strings.Cut(to.host, ".")
-	if !dotted {
+	case !strings.Contains(to.host, "."):
 		to.service = to.host
 		return to
 	}
-	// NAME.NAMESPACE.svc, with or without the cluster's domain.
-	namespace, rest, _ := strings.Cut(rest, ".")
-	if rest == "svc" || strings.HasPrefix(rest, "svc.") {
-		to.service, to.namespace = service, namespace
-	}
+	to.service, to.namespace = serviceOf(to.host, domain)
 	return to
 }
 
-// hostOf returns the host of an authority, in lower case and without the port.
+// serviceOf returns the name and the namespace of the service whose host this is, or nothing:
+// NAME.NAMESPACE.svc, alone or with the domain of a cluster. Others are not the cluster's, such as
+// api.eu.svc.example.com.
+func serviceOf(host, domain string) (name, namespace string) {
+	name, rest, _ := strings.Cut(host, ".")
+	namespace, rest, _ = strings.Cut(rest, ".")
+	if name == "" || namespace == "" {
+		return "", ""
+	}
+	switch svc, of, below := strings.Cut(rest, "."); {
+	case svc != "svc":
+	case !below, of == "cluster.local", of == "clusterset.local", of == domain && domain != "":
+		return name, namespace
+	}
+	return "", ""
+}
+
+// hostOf returns the host of an authority, in lower case, without the port and the root's dot.
 func hostOf(authority string) string {
 	if port := strings.LastIndexByte(authority, ':'); port >= 0 && authority[len(authority)-1] != ']' {
 		authority = authority[:port]
 	}
-	host := []byte(authority)
-	for i, b := range host {
-		if 'A' <= b && b <= 'Z' {
-			host[i] = b + 'a' - 'A'
+	return lowered(strings.TrimSuffix(authority, "."))
+}
+
+// lowered is strings.ToLower for ASCII, without its tables of others.
+func lowered(text string) string {
+	for i := range len(text) {
+		if 'A' <= text[i] && text[i] <= 'Z' {
+			lower := []byte(text)
+			for ; i < len(lower); i++ {
+				if 'A' <= lower[i] && lower[i] <= 'Z' {
+					lower[i] += 'a' - 'A'
+				}
+			}
+			return string(lower)
 		}
 	}
-	return string(host)
+	return text
 }

@@ -20,17 +20,47 @@ func TestDestinationOf(t *testing.T) {
 		{"PassthroughCluster", "[::1]", "[::1]", "", ""},
 		{"PassthroughCluster", "[::1]:80", "[::1]", "", ""},
 		{"PassthroughCluster", "cart", "cart", "", ""},
+		{"PassthroughCluster", "cart.demo", "cart.demo", "", ""},
+		{"PassthroughCluster", "Cart.demo.svc.cluster.local.:8080", "cart.demo.svc.cluster.local", "cart", "demo"},
+		{"PassthroughCluster", "cart.demo.svc:8080", "cart.demo.svc", "cart", "demo"},
+		{"outbound|80||*.demo.svc.cluster.local", "cart.demo.svc.cluster.local", "cart.demo.svc.cluster.local", "cart", "demo"},
+		{"outbound|80||*.wildcard.example.com", "cart", "cart", "", ""},
 		{"PassthroughCluster", "", "", "", ""},
 		{"BlackHoleCluster", "cart", "", "", ""},
 		{"cart", "x", "cart", "cart", ""},
 		{"api.example.com", "x", "api.example.com", "", ""},
 		{"cart.demo.svc.cluster.local", "x", "cart.demo.svc.cluster.local", "cart", "demo"},
+		{"outbound|80||api.eu.svc.example.com", "x", "api.eu.svc.example.com", "", ""},
+		{"outbound|80||cart.demo.svc.clusterset.local", "x", "cart.demo.svc.clusterset.local", "cart", "demo"},
+		{"outbound|80||cart.demo.svc.corp.internal", "x", "cart.demo.svc.corp.internal", "cart", "demo"},
+		{"outbound|80||cart.demo.svc.corp.internal.example.com", "x", "cart.demo.svc.corp.internal.example.com", "", ""},
+		{"outbound|80||cart.demo.svc.", "x", "cart.demo.svc.", "", ""},
+		{"outbound|80||.demo.svc", "x", ".demo.svc", "", ""},
+		{"outbound|80||cart..svc", "x", "cart..svc", "", ""},
 		{"inbound|80||", "x", "inbound|80||", "inbound|80||", ""},
 		{"", "x", "", "", ""},
 	} {
 		want := destination{true, test.host, test.service, test.namespace}
-		if got := destinationOf(test.cluster, func() string { return test.authority }); got != want {
+		if got := destinationOf(test.cluster, "corp.internal", func() string { return test.authority }); got != want {
 			t.Errorf("cluster %q, authority %q: %+v, want %+v", test.cluster, test.authority, got, want)
+		}
+	}
+}
+
+// TestClusterDomain checks that a service's host has a domain of clusters, or that of the node's ID.
+func TestClusterDomain(t *testing.T) {
+	for node, want := range map[string]string{
+		"sidecar~10.0.0.1~frontend-1.demo~demo.svc.corp.internal": "corp.internal",
+		"router~10.0.0.1~in-1.demo~demo.svc.cluster.local":        "cluster.local",
+		"sidecar~10.0.0.1~frontend-1.demo~demo.svc.":              "",
+		"sidecar~10.0.0.1~frontend-1.demo~demo.svc":               "",
+		"sidecar~10.0.0.1~frontend-1.demo~corp.internal":          "",
+		"sidecar~10.0.0.1~frontend-1.demo":                        "",
+		"node-1":                                                  "",
+		"":                                                        "",
+	} {
+		if got := (identity{Node: node}).domain(); got != want {
+			t.Errorf("node %q has the domain %q, want %q", node, got, want)
 		}
 	}
 }

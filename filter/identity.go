@@ -144,6 +144,16 @@ func nodeProperty(path ...string) string {
 	return ""
 }
 
+// domain returns the domain of the cluster's services, such as cluster.local, or "" if it is not
+// known. Istio's nodes have IDs TYPE~IP~POD.NAMESPACE~NAMESPACE.svc.DOMAIN.
+func (i identity) domain() string {
+	_, suffix, _ := strings.Cut(i.Node[strings.LastIndexByte(i.Node, '~')+1:], ".svc.")
+	if strings.Count(i.Node, "~") != 3 {
+		return ""
+	}
+	return suffix
+}
+
 // workload returns the workload that selectors are compared with in a plugin context
 // with the given settings.
 func (i identity) workload(settings *source) selection.Workload {

@@ -12,6 +12,8 @@ import (
 // Each method is a host call, which package fault makes at most once.
 type request struct {
 	now func() time.Time
+	// domain is that of the services of this node's cluster, or empty.
+	domain string
 	// path is the request's path, if it has been read.
 	path string
 	// to is where the request goes, if it has been read.

@@ -160,6 +160,7 @@ func (v *vm) identify() {
 	}
 	i := readIdentity()
 	v.identity = &i
+	v.request.domain = i.domain()
 	proxywasm.LogInfo("hfi: started for " + i.String() + ", vm=" + v.id)
 	if i.TooOld {
 		proxywasm.LogError("hfi: " + i.tooOld())
