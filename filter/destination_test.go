@@ -84,6 +84,9 @@ func TestDirections(t *testing.T) {
 	if h.vm.plugins[1].poll != h.poll() {
 		t.Error("the two directions have two pollers")
 	}
+	if got := h.vm.directions(); got != "inbound,outbound" {
+		t.Errorf("the daemon is told of the directions %q", got)
+	}
 	send := func(plugin uint32, path, cluster string) int {
 		if err := h.SetProperty([]string{"xds", "cluster_name"}, []byte(cluster)); err != nil {
 			t.Fatal(err)
@@ -121,6 +124,27 @@ func TestDirections(t *testing.T) {
 	h.poll().enforce(read)
 	if send(1, "/", "cart") != 503 || send(2, "/", "cart") != 200 {
 		t.Error("a policy for inbound requests is not in force for these alone")
+	}
+	h.vm.stopPlugin(1)
+	if got := h.vm.directions(); got != "outbound" {
+		t.Errorf("without the inbound plugin, the daemon is told of the directions %q", got)
+	}
+}
+
+// TestDirectionIsReported checks that requests to the daemon have the direction, unless it is the default.
+func TestDirectionIsReported(t *testing.T) {
+	for config, want := range map[string]string{
+		frontendConfig: "",
+		`{"control_plane_cluster": "hfi", "direction": "outbound"}`: "outbound",
+		`{"control_plane_cluster": "hfi", "direction": "both"}`:     "",
+	} {
+		t.Run(config, func(t *testing.T) {
+			h := start(t, config, frontend)
+			h.pass(time.Second)
+			if got := h.request()["x-hfi-directions"]; got != want {
+				t.Errorf("the request has the directions %q, want %q", got, want)
+			}
+		})
 	}
 }
 

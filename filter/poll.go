@@ -170,6 +170,9 @@ func (p *poller) ask(now time.Time) {
 	if who.Envoy != "" {
 		headers = append(headers, [2]string{api.HeaderEnvoy, who.Envoy})
 	}
+	if directions := p.vm.directions(); directions != "" {
+		headers = append(headers, [2]string{api.HeaderDirections, directions})
+	}
 	if p.source.Refused != "" {
 		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/boifi/hfi/filter/fault"
 	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/internal/api"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
@@ -212,6 +213,28 @@ func (v *vm) queueReady(queue uint32) {
 			return
 		}
 	}
+}
+
+// directions returns the directions of the plugin contexts that inject faults, for
+// api.HeaderDirections, or "" if there is inbound alone.
+func (v *vm) directions() string {
+	var inbound, outbound bool
+	for _, p := range v.plugins {
+		switch {
+		case p.config.Refused != "":
+		case p.config.Outbound:
+			outbound = true
+		default:
+			inbound = true
+		}
+	}
+	switch {
+	case inbound && outbound:
+		return api.DirectionInbound + "," + api.DirectionOutbound
+	case outbound:
+		return api.DirectionOutbound
+	}
+	return ""
 }
 
 // countPolicies sets the metric to the number of policies in force: the most that are

@@ -241,7 +241,7 @@ func (d *fakeDaemon) filters() api.FiltersStatus {
 		filters.Connected++
 		filters.Items = append(filters.Items, api.FilterStatus{
 			FilterID: api.FilterID{Node: "sidecar~" + pod, Pod: pod, Service: "frontend", Namespace: "demo"},
-			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message, Envoy: "1.36",
+			Digest:   "v1:0123456789abcdef0123456789abcdef", State: state, Since: time.Now().Add(-time.Hour), Replicas: []string{"one"}, VMs: vms, Message: message, Envoy: "1.36", Directions: []string{"inbound", "outbound"},
 		})
 	}
 	if d.mode == "silent" {

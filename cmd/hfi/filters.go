@@ -65,13 +65,13 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	for _, item := range filters.Items {
 		row := []string{item.Namespace, serviceOrGateway(item.Service, item.Gateway), or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
 		if wide {
-			row = append(row, item.Node, digest(item), strings.Join(item.Replicas, ","))
+			row = append(row, strings.Join(item.Directions, ","), item.Node, digest(item), strings.Join(item.Replicas, ","))
 		}
 		rows = append(rows, append(row, item.Message))
 	}
 	heading := []string{"NAMESPACE", "SERVICE", "POD", "STATE", "VMS", "SINCE", "ENVOY"}
 	if wide {
-		heading = append(heading, "NODE", "IN FORCE", "REPLICAS")
+		heading = append(heading, "DIRECTIONS", "NODE", "IN FORCE", "REPLICAS")
 	}
 	if err := a.table(append(heading, "WHY"), rows); err != nil {
 		return err

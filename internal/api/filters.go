@@ -96,6 +96,9 @@ type FilterStatus struct {
 	VMs   VMCounts  `json:"vms"`
 	// Envoy is the version of its Envoy, such as 1.40, or empty if it does not say it.
 	Envoy string `json:"envoy,omitempty"`
+	// Directions are those of the requests that its filters see: DirectionInbound,
+	// DirectionOutbound or both, in this order, as far as all VMs that ask have them.
+	Directions []string `json:"directions,omitempty"`
 	// Replicas are the IDs of the replicas that its VMs asked last.
 	Replicas []string `json:"replicas"`
 	// Message says what is wrong, or is empty.

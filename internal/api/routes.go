@@ -39,11 +39,21 @@ const (
 	// VM cannot enforce policies, if it cannot.
 	HeaderEnvoy = "x-hfi-envoy"
 	HeaderError = "x-hfi-error"
+	// HeaderDirections has the directions of the requests that pass through the VM's
+	// filters, DirectionInbound and DirectionOutbound, separated by a comma. Without it
+	// they are inbound.
+	HeaderDirections = "x-hfi-directions"
 	// HeaderVMs names the other VMs of the same Envoy, for which that VM asks too,
 	// at most MaxVMs. Each is its ID, alone if it has the policies of If-None-Match
 	// in force, else followed by "=" and a VM's state: the ETag of those that it has
 	// in force, VMWithout or VMGone. Commas separate them.
 	HeaderVMs = "x-hfi-vms"
+)
+
+// The values in HeaderDirections.
+const (
+	DirectionInbound  = "inbound"
+	DirectionOutbound = "outbound"
 )
 
 // The states of a VM in HeaderVMs, beside an ETag.

@@ -328,11 +328,11 @@ func TestLongerTextsKeepTheBounds(t *testing.T) {
 	}
 	for i := range vms {
 		request := ask(f, podID(fmt.Sprint(i)), "1", "current")
-		request.Describe("1.38.0", "")
-		request.Describe(long, long)
+		request.Describe(Description{Envoy: "1.38.0"})
+		request.Describe(Description{Envoy: long, Problem: long})
 		if i == vms/2 {
 			request = ask(f, podID(fmt.Sprint(i)), "1", long)
-			request.Describe(long, "")
+			request.Describe(Description{Envoy: long})
 		}
 		ask(f, podID(fmt.Sprint(i)), "1", long).Answered("", 0)
 	}

@@ -75,7 +75,7 @@ func (s *stage) ask(replica, vm, digest string) Request {
 // enforce them.
 func (s *stage) refuse(replica, vm, digest, why string) Request {
 	request := s.ask(replica, vm, digest)
-	request.Describe("1.31", why)
+	request.Describe(Description{Envoy: "1.31", Problem: why})
 	return request
 }
 
@@ -174,13 +174,13 @@ func TestFilterStates(t *testing.T) {
 			request := s.refuse("a", "1", "new", "no address")
 			request.Answered("", 0)
 			request = s.ask("a", "1", "new")
-			request.Describe("1.40", "")
+			request.Describe(Description{Envoy: "1.40"})
 		}, want{api.FilterCurrent, api.VMCounts{Total: 1, Current: 1}, "new", 0, "a", ""}},
 		"one says that it cannot, and has proved nothing": {func(s *stage) {
 			request := s.fleet["a"].Ask(podID("p"), "1", "", Caller{})
 			request.Answered("new", 0)
 			request = s.fleet["a"].Ask(podID("p"), "1", "other", Caller{})
-			request.Describe("1.31", "no address")
+			request.Describe(Description{Envoy: "1.31", Problem: "no address"})
 		}, want{api.FilterBehind, api.VMCounts{Total: 1, Behind: 1}, "other", 0, "a", "its only VM with no policies in force yet"}},
 		"one cannot, and another stopped": {func(s *stage) {
 			s.ask("a", "1", "new").Answered("", 0)

@@ -47,6 +47,8 @@ type VMSeen struct {
 	// policies; empty if it does not say so.
 	Envoy   string `json:"envoy,omitempty"`
 	Problem string `json:"error,omitempty"`
+	// Directions are those of the requests that its filters see.
+	Directions Directions `json:"directions,omitempty"`
 	// Claimed: it is unconfirmed. All that is known is one request, which anyone may have sent.
 	Claimed bool `json:"claimed,omitempty"`
 	// Unproven: it has neither confirmed that it applied policies, nor asked for

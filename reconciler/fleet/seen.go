@@ -81,7 +81,7 @@ func (f *Fleet) shardSeen(shard *shard, now time.Time, filters []FilterSeen, vms
 
 func (v *vm) seen(now time.Time) VMSeen {
 	seen := VMSeen{
-		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, Outlived: v.outlived, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
+		ID: v.key.name, Address: v.key.address, State: v.state, Digest: v.digest, Envoy: v.envoy, Problem: v.problem, Directions: v.directions, Outlived: v.outlived, FirstAgo: now.Sub(v.first), AskedAgo: now.Sub(v.asked), SinceAgo: now.Sub(v.since),
 		ConnectedAgo: now.Sub(v.connections[len(v.connections)-1].first),
 	}
 	if v.state != VMWaiting {

@@ -120,6 +120,28 @@ type tally struct {
 	inForce time.Duration
 	// envoy and problem are of one VM that has said so.
 	envoy, problem string
+	// without are the directions that some VM that asks does not have.
+	withoutInbound, withoutOutbound bool
+}
+
+// directions are those that all VMs that ask have.
+func (t *tally) directions() (names []string) {
+	if t.Current+t.Behind == 0 {
+		return nil
+	}
+	if !t.withoutInbound {
+		names = append(names, api.DirectionInbound)
+	}
+	if !t.withoutOutbound {
+		names = append(names, api.DirectionOutbound)
+	}
+	return names
+}
+
+// direct notes the directions of a VM that asks.
+func (t *tally) direct(d Directions) {
+	t.withoutInbound = t.withoutInbound || !d.inbound()
+	t.withoutOutbound = t.withoutOutbound || !d.outbound()
 }
 
 // filter returns the status of a filter; connected is false if all its VMs have gone.
@@ -149,7 +171,7 @@ func (e *evaluation) filter(id api.FilterID, parts []part) (status api.FilterSta
 		}
 	}
 	slices.Sort(status.Replicas)
-	status.Digest, status.VMs, status.Envoy = t.digest, t.VMCounts, t.envoy
+	status.Digest, status.VMs, status.Envoy, status.Directions = t.digest, t.VMCounts, t.envoy, t.directions()
 	since := t.inForce
 	switch {
 	case t.Silent > 0:
@@ -255,12 +277,14 @@ func (e *evaluation) count(vm *mergedVM, oldestAlive time.Duration, selection ex
 		return true
 	case !overdue && vm.Problem == "" && selection.digest != "" && vm.Digest == selection.digest:
 		t.Current++
+		t.direct(vm.Directions)
 		if t.Behind == 0 && (t.Current == 1 || inForce < t.inForce) {
 			t.digest, t.inForce = vm.Digest, inForce
 		}
 		return true
 	}
 	t.Behind++
+	t.direct(vm.Directions)
 	switch {
 	case moved:
 		t.moved++

@@ -58,6 +58,7 @@ type vm struct {
 	digest string
 	// envoy and problem are what it says of itself: see Request.Describe.
 	envoy, problem string
+	directions     Directions
 	// first is when its first request began, asked when its newest did, and
 	// ended when the newest one ended.
 	first, asked, ended time.Time
@@ -306,28 +307,36 @@ func (r *Request) ask(v *vm, on connection, digest string, now time.Time) sighti
 	return sighting{vm: v, number: v.number}
 }
 
-// Describe records what the VM that asks says of itself: the version of its Envoy, and
-// why it cannot enforce policies, or empty texts. Those that it names run in the same
-// Envoy. It is recorded once a VM is confirmed.
-func (r *Request) Describe(envoy, problem string) {
-	r.describe(r.vm, envoy, problem)
+// Description is what a VM says of itself.
+type Description struct {
+	// Envoy is the version of its Envoy, and Problem why it cannot enforce policies, or empty.
+	Envoy, Problem string
+	Directions     Directions
+}
+
+// Describe records what the VM that asks says of itself. Those that it names run in the same
+// Envoy, with the same directions. It is recorded once a VM is confirmed.
+func (r *Request) Describe(says Description) {
+	r.describe(r.vm, says)
+	says.Problem = ""
 	for _, other := range r.others {
-		r.describe(other.vm, envoy, "")
+		r.describe(other.vm, says)
 	}
 }
 
-func (r *Request) describe(v *vm, envoy, problem string) {
+func (r *Request) describe(v *vm, says Description) {
 	if v == nil {
 		return
 	}
 	r.shard.mu.Lock()
 	defer r.shard.mu.Unlock()
-	if v.envoy == envoy && v.problem == problem {
+	v.directions = says.Directions
+	if v.envoy == says.Envoy && v.problem == says.Problem {
 		return
 	}
 	now := r.fleet.Now()
-	v.envoy = r.fleet.replaced(v.envoy, envoy, v.envoy, now)
-	v.problem = r.fleet.replaced(v.problem, problem, v.problem, now)
+	v.envoy = r.fleet.replaced(v.envoy, says.Envoy, v.envoy, now)
+	v.problem = r.fleet.replaced(v.problem, says.Problem, v.problem, now)
 }
 
 // Answered records that the request was answered: with policies, whose digest

@@ -34,12 +34,17 @@ func (q *query) identify(r *http.Request) (err error) {
 	if q.filter.Pod, err = single(r, headerPod); err != nil {
 		return err
 	}
-	if q.envoy, err = single(r, headerEnvoy); err != nil {
+	if q.says.Envoy, err = single(r, headerEnvoy); err != nil {
 		return err
 	}
-	if q.problem, err = single(r, headerError); err != nil {
+	if q.says.Problem, err = single(r, headerError); err != nil {
 		return err
 	}
+	directions, err := single(r, headerDirections)
+	if err != nil {
+		return err
+	}
+	q.says.Directions = fleet.DirectionsOf(directions)
 	workload := q.subject.Workload
 	q.filter.Service, q.filter.Namespace, q.filter.Gateway = workload.Service, workload.Namespace, workload.Gateway
 	if !isText(workload.Service) || !isText(workload.Namespace) || !isText(workload.Gateway) {
@@ -122,7 +127,7 @@ func isText(text string) bool {
 // connection, and returns the function that records its end.
 func (s *Server) track(w http.ResponseWriter, r *http.Request, q *query) (end func(error)) {
 	request := s.fleet.Ask(q.filter, q.vm, q.inForce(), callerOf(r), q.others...)
-	request.Describe(q.envoy, q.problem)
+	request.Describe(q.says)
 	if request.First {
 		q.first = s.fleet.FirstWait()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,27 @@ func TestAFilterSaysWhyItIsUnable(t *testing.T) {
 	}
 	for name, value := range map[string]string{"X-Hfi-Envoy": strings.Repeat("1", 254), "X-Hfi-Error": "caf\xe9"} {
 		d.ask(frontendAsks, append(vmHeaders("frontend-a", "1"), name, value)...).expect(t, 400)
+	}
+}
+
+// A VM says which requests its filters see.
+func TestAFilterSaysItsDirections(t *testing.T) {
+	d := start(t, func(*Server) {})
+	d.serve(stateOf(1, exampleSet()))
+	for _, test := range []struct {
+		header string
+		want   []string
+	}{{"outbound", []string{"outbound"}}, {"inbound,outbound", []string{"inbound", "outbound"}}, {"", []string{"inbound"}}} {
+		mine := d.onItsOwn()
+		said := vmHeaders("frontend-a", "1")
+		if test.header != "" {
+			said = append(said, "X-Hfi-Directions", test.header)
+		}
+		tag := mine.ask(frontendAsks, said...).expect(t, 200).header.Get("ETag")
+		mine.ask(frontendAsks+"&wait=1ms", append(said, "If-None-Match", tag)...).expect(t, 304)
+		if items := d.filterStatus().Items; len(items) != 1 || !slices.Equal(items[0].Directions, test.want) {
+			t.Errorf("with %q the filters are %+v, want %v", test.header, items, test.want)
+		}
 	}
 }
 

@@ -21,14 +21,15 @@ import (
 
 // The header names in net/http's form, which it would else compute for each use.
 var (
-	headerCommit   = http.CanonicalHeaderKey(api.HeaderCommit)
-	headerRevision = http.CanonicalHeaderKey(api.HeaderRevision)
-	headerNode     = http.CanonicalHeaderKey(api.HeaderNode)
-	headerPod      = http.CanonicalHeaderKey(api.HeaderPod)
-	headerVM       = http.CanonicalHeaderKey(api.HeaderVM)
-	headerEnvoy    = http.CanonicalHeaderKey(api.HeaderEnvoy)
-	headerError    = http.CanonicalHeaderKey(api.HeaderError)
-	headerVMs      = http.CanonicalHeaderKey(api.HeaderVMs)
+	headerCommit     = http.CanonicalHeaderKey(api.HeaderCommit)
+	headerRevision   = http.CanonicalHeaderKey(api.HeaderRevision)
+	headerNode       = http.CanonicalHeaderKey(api.HeaderNode)
+	headerPod        = http.CanonicalHeaderKey(api.HeaderPod)
+	headerVM         = http.CanonicalHeaderKey(api.HeaderVM)
+	headerEnvoy      = http.CanonicalHeaderKey(api.HeaderEnvoy)
+	headerError      = http.CanonicalHeaderKey(api.HeaderError)
+	headerDirections = http.CanonicalHeaderKey(api.HeaderDirections)
+	headerVMs        = http.CanonicalHeaderKey(api.HeaderVMs)
 )
 
 // maxName bounds a service, a namespace, a gateway and a filter's names in bytes, as DNS does.
@@ -47,8 +48,8 @@ type query struct {
 	// vm names the VM of a filter, if one sent the request, else it is empty.
 	vm     string
 	filter api.FilterID
-	// envoy and problem are what the VM says of itself.
-	envoy, problem string
+	// says is what the VM says of itself.
+	says fleet.Description
 	// others are the VMs for which that one asks too.
 	others []fleet.VM
 	// first, if not zero, bounds the wait for a change: the VM has not asked on

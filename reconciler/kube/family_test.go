@@ -106,3 +106,35 @@ func TestPodsOfOutboundPoliciesAreAwaited(t *testing.T) {
 		t.Errorf("%d pods are awaited", view.AwaitedPodsCount)
 	}
 }
+
+// A filter is loaded by a plugin only if it sees the requests that the plugin is for: another plugin may
+// have loaded it already.
+func TestAFilterForOtherRequestsDoesNotCount(t *testing.T) {
+	s := newFixture(t, nil)
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	set := s.serve("out=frontend/demo outbound", "in=frontend/demo")
+	loaded := func(plugin, status string) func() bool {
+		return func() bool { return string(s.condition("demo", plugin, conditionLoaded).Status) == status }
+	}
+	for _, test := range []struct {
+		directions []string
+		in, out    string
+		awaited    string
+	}{
+		{[]string{"inbound"}, "True", "False", "no contact from a filter for outbound requests"},
+		{[]string{"outbound"}, "False", "True", "no contact from a filter for inbound requests"},
+		{[]string{"inbound", "outbound"}, "True", "True", ""},
+	} {
+		s.filters("demo", "frontend", map[string]api.FilterState{"frontend-abc12-a": api.FilterCurrent})
+		s.set(func() { s.fleet.Items[0].Directions = test.directions })
+		s.eventually("the inbound plugin's status", loaded(frontPlugin, test.in))
+		s.eventually("the outbound plugin's status", loaded(outboundPlugin, test.out))
+		reason := ""
+		if awaited := s.view(set).AwaitedPods; len(awaited) > 0 {
+			reason = awaited[0].Reason
+		}
+		if reason != test.awaited {
+			t.Errorf("with a filter for %v: %q is awaited, want %q", test.directions, reason, test.awaited)
+		}
+	}
+}

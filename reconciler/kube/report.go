@@ -23,6 +23,19 @@ import (
 type filterContact struct {
 	state            api.FilterState
 	service, gateway string
+	// directions are those of the requests that it sees; empty is inbound alone.
+	directions []string
+}
+
+// lacks says whether the filter asks for policies and does not see the requests of a family.
+func (c filterContact) lacks(f *family) bool {
+	if c.state != api.FilterCurrent && c.state != api.FilterBehind {
+		return false
+	}
+	if len(c.directions) == 0 {
+		return f.direction != schema.Inbound
+	}
+	return !slices.Contains(c.directions, string(f.direction))
 }
 
 func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
@@ -32,7 +45,7 @@ func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}
 		before, known := contacts[id]
 		if !known || slices.Index(rank, filter.State) > slices.Index(rank, before.state) {
-			contacts[id] = filterContact{filter.State, filter.Service, filter.Gateway}
+			contacts[id] = filterContact{filter.State, filter.Service, filter.Gateway, filter.Directions}
 		}
 	}
 	return contacts
@@ -156,6 +169,9 @@ func (k *keeper) conditionsOf(ctx context.Context, plugin *filterPlugin, contact
 		contact, found := contacts[pod.podID]
 		if !pod.sidecar && !found {
 			continue
+		}
+		if contact.lacks(plugin.family) {
+			contact = filterContact{} // It is another plugin's.
 		}
 		tally.add(pod, contact, graceOver && now.Sub(pod.created) >= k.Grace)
 	}

@@ -163,8 +163,7 @@ func comparePods(a, b api.PodProblem) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 }
 
-// tallyPods also returns all pods without a working filter. A filter that is in contact is one
-// for inbound requests, as far as is known; whether there is one for others too, plugins say.
+// tallyPods also returns all pods without a working filter for the requests of a family.
 func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) (api.PolicyPods, []api.PodProblem) {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
 	var without []api.PodProblem
@@ -177,8 +176,6 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 			continue
 		case !known && !selected(pod):
 			reason = "it has no filter: no " + c.delivery().kind + " selects it"
-		case f == outbound && !selected(pod):
-			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.direction, c.delivery().kind)
 		case !known:
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:
@@ -189,6 +186,10 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 			reason = fmt.Sprintf("its filter says that it is gateway %q, and by its labels it is %q", reconciler.Cut(contact.gateway, 100), pod.workload.Gateway)
 		case contact.service != pod.workload.Service:
 			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(contact.service, 100), pod.workload.Service)
+		case contact.lacks(f) && !selected(pod):
+			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.direction, c.delivery().kind)
+		case contact.lacks(f):
+			reason = fmt.Sprintf("no contact from a filter for %s requests", f.direction)
 		case contact.state == api.FilterCurrent:
 			row.Current++
 			continue

@@ -94,7 +94,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the filter for outbound requests", file: "reconciler/kube/status.go",
-		old:    `case f != inbound && !selected(pod):`,
+		old:    `case contact.lacks(f) && !selected(pod):`,
 		new:    `case false:`,
 		folder: "reconciler/kube", tests: []string{"TestPodsOfOutboundPoliciesAreAwaited"},
 	},
