@@ -1,9 +1,11 @@
 package envoy
 
 import (
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
 )
 
@@ -57,6 +59,9 @@ metadata: {name: busy-checkout}
 spec:
   rules:
   - {match: {path: {prefix: /cart}, headers: [{name: x-in, present: false}]}, fault: {abort: {status: 503}}}`)
+	w.daemon.WaitStatus("both directions reported", func(s *api.Status) bool {
+		return s.Filters.Current == 1 && slices.Equal(s.Filters.Items[0].Directions, []string{api.DirectionInbound, api.DirectionOutbound})
+	})
 	for path, want := range map[string]int{"/cart": 418, "/cart-v2": 418, "/other-cart": 200, "/api": 504, "/plain": 200} {
 		expect("out", path, "checkout", want)
 	}
