@@ -62,7 +62,7 @@ func byOrigin(a, b *schema.Entry) int {
 
 // update replaces the units with the same keys.
 func (x *index) update(units []*unit) {
-	touched := map[string]bool{}
+	touched, removed := map[string]bool{}, map[*schema.Entry]bool{}
 	// All removals come before the additions: a policy may have moved from one unit to another.
 	for _, u := range units {
 		before := x.units[u.key]
@@ -70,12 +70,15 @@ func (x *index) update(units []*unit) {
 			continue
 		}
 		for _, entry := range before.entries {
-			touched[entry.Name()] = true
+			touched[entry.Name()], removed[entry] = true, true
 			delete(x.weights, entry)
-			x.owners[entry.Name()] = slices.DeleteFunc(x.owners[entry.Name()], func(e *schema.Entry) bool { return e == entry })
 		}
 		delete(x.units, u.key)
 		delete(x.withProblems, u.key)
+	}
+	// Once for each name: very many files may have the same one.
+	for name := range touched {
+		x.owners[name] = slices.DeleteFunc(x.owners[name], func(e *schema.Entry) bool { return removed[e] })
 	}
 	for _, u := range units {
 		if u.deleted {
