@@ -24,10 +24,13 @@ import (
 )
 
 // pack builds a pack by hand.
-type pack struct{ bytes.Buffer }
+type pack struct {
+	bytes.Buffer
+	compressor *zlib.Writer
+}
 
 func newPack(count uint32) *pack {
-	p := &pack{}
+	p := &pack{compressor: zlib.NewWriter(nil)}
 	p.WriteString("PACK")
 	_ = binary.Write(p, binary.BigEndian, []uint32{2, count})
 	return p
@@ -43,9 +46,9 @@ func (p *pack) add(kind plumbing.ObjectType, announced uint64, base []byte, cont
 	}
 	p.WriteByte(next)
 	p.Write(base)
-	z, _ := zlib.NewWriterLevel(p, zlib.BestSpeed)
-	_, _ = io.Copy(z, content)
-	_ = z.Close()
+	p.compressor.Reset(p)
+	_, _ = io.Copy(p.compressor, content)
+	_ = p.compressor.Close()
 	return at
 }
 
