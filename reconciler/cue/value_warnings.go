@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"cuelang.org/go/cue/ast"
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/boifi/hfi/schema"
 )
@@ -86,14 +87,18 @@ func (d *valueWarner) name(name string, at ...string) {
 	d.warn(message, at...)
 }
 
-// host warns of a destination to which applications rarely send plain HTTP.
+// host warns of a destination that is a service of the cluster, as far as its domain shows, or
+// to which applications rarely send plain HTTP.
 func (d *valueWarner) host(host string, at []string) {
 	parts := strings.Split(host, ".")
+	_, public := publicsuffix.PublicSuffix(host)
 	switch {
 	case host == "":
-	case len(parts) > 2 && parts[2] == "svc":
-		d.warn(fmt.Sprintf("for a service of the cluster, write service: %s and namespace: %s", parts[0], parts[1]), at...)
-	case len(parts) > 1:
+	case len(parts) == 1:
+		d.warn(fmt.Sprintf("in Istio, for a service of the cluster, write service: %s and its namespace", host), at...)
+	case !public && (len(parts) == 2 || parts[2] == "svc"):
+		d.warn(fmt.Sprintf("in Istio, for a service of the cluster, write service: %s and namespace: %s", parts[0], parts[1]), at...)
+	default:
 		d.warn("only plain HTTP is faulted: what the application itself encrypts (https://) is opaque to the sidecar, unless the mesh originates the TLS", at...)
 	}
 }

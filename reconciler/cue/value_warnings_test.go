@@ -10,6 +10,7 @@ import (
 func TestValueWarnings(t *testing.T) {
 	path := func(text string) string { return inMatch("path: " + text) }
 	const at = "policies/p.yaml:6:"
+	const opaque = `only plain HTTP is faulted: what the application itself encrypts (https://) is opaque to the sidecar, unless the mesh originates the TLS`
 	cue := newStock(t)
 	for _, test := range []struct {
 		text string
@@ -31,9 +32,14 @@ func TestValueWarnings(t *testing.T) {
 		{inMatch(`headers: [{name: x, exact: "*"}]`), []string{at + `34: spec.rules[0].match.headers[0].exact: exact matches the value "*" alone; to match any value, write present: true`}},
 		{inMatch(`headers: [{name: accept, exact: "*/*"}]`), nil},
 
-		{inTo("{host: api.example.com}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: only plain HTTP is faulted: what the application itself encrypts (https://) is opaque to the sidecar, unless the mesh originates the TLS`}},
-		{inTo("{host: cart.demo.svc.cluster.local}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: for a service of the cluster, write service: cart and namespace: demo`}},
-		{inTo("{host: cart}"), nil},
+		{inTo("{host: api.example.com}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: ` + opaque}},
+		{inTo("{host: cart.demo.svc.cluster.local}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: in Istio, for a service of the cluster, write service: cart and namespace: demo`}},
+		{inTo("{host: cart}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: in Istio, for a service of the cluster, write service: cart and its namespace`}},
+		{inTo("{host: cart.demo}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: in Istio, for a service of the cluster, write service: cart and namespace: demo`}},
+		{inTo("{host: cart.demo.svc.corp.internal}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: in Istio, for a service of the cluster, write service: cart and namespace: demo`}},
+		{inTo("{host: cart.demo.svc}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: in Istio, for a service of the cluster, write service: cart and namespace: demo`}},
+		{inTo("{host: example.com}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: ` + opaque}},
+		{inTo("{host: api.eu.svc.example.com}"), []string{`policies/p.yaml:7:18: spec.rules[0].match.to.host: ` + opaque}},
 		{inTo("{service: cart, namespace: demo}"), nil},
 		{inTo("{service: \"'cart'\"}"), []string{`policies/p.yaml:7:21: spec.rules[0].match.to.service: service has the character U+0027 '\'', so it probably selects nothing; write cart`}},
 
