@@ -4,10 +4,10 @@ import (
 	"strings"
 
 	"github.com/boifi/hfi/filter/program"
-	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 )
 
-// destination is where an outbound request goes. What is not known is empty.
+// destination is where an outbound request goes. What is not known is empty. Like what it was
+// read from, it must not be kept after the decision on the request.
 type destination struct {
 	read                     bool
 	host, service, namespace string
@@ -33,11 +33,11 @@ func (r *request) destination(name string) (string, bool) {
 
 // clusterName returns the name of the cluster of the request's route, or "".
 func clusterName() string {
-	name, err := proxywasm.GetProperty([]string{"xds", "cluster_name"})
-	if err != nil {
-		name, _ = proxywasm.GetProperty([]string{"cluster_name"})
+	name, found := property("xds\x00cluster_name")
+	if !found {
+		name, _ = property("cluster_name")
 	}
-	return string(name)
+	return name
 }
 
 // destinationOf returns the destination of a request by the name of its cluster. In Istio that is

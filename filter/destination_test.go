@@ -47,6 +47,15 @@ func TestDestinationOf(t *testing.T) {
 	}
 }
 
+// TestDestinationAllocatesNothing checks that a usual destination takes no memory.
+func TestDestinationAllocatesNothing(t *testing.T) {
+	for _, cluster := range []string{"outbound|8080||cart.demo.svc.cluster.local", "PassthroughCluster"} {
+		if n := testing.AllocsPerRun(100, func() { destinationOf(cluster, "", func() string { return "api.example.com:8080" }) }); n > 0 {
+			t.Errorf("that of cluster %s takes %g allocations", cluster, n)
+		}
+	}
+}
+
 // TestClusterDomain checks that a service's host has a domain of clusters, or that of the node's ID.
 func TestClusterDomain(t *testing.T) {
 	for node, want := range map[string]string{

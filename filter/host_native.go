@@ -2,12 +2,22 @@
 
 package main
 
-import "github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+import (
+	"strings"
+
+	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
+)
 
 // requestHeader is requestHeader of host_wasm.go for the SDK's emulator.
 func requestHeader(name string) (text string, present bool) {
 	text, err := proxywasm.GetHttpRequestHeader(name)
 	return text, err == nil
+}
+
+// property is property of host_wasm.go.
+func property(path string) (text string, present bool) {
+	value, err := proxywasm.GetProperty(strings.Split(path, "\x00"))
+	return string(value), err == nil
 }
 
 // The functions for metrics are those of host_wasm.go. The SDK's gauges only support

@@ -32,6 +32,25 @@ func requestHeader(name string) (text string, present bool) {
 	return unsafe.String(result.value, result.size), true
 }
 
+// hostGetProperty is a host function of proxy-wasm. The SDK's version encodes the path and
+// allocates Go objects for the result each time.
+//
+//go:wasmimport env proxy_get_property
+func hostGetProperty(path unsafe.Pointer, pathSize int32, value, valueSize unsafe.Pointer) (status uint32)
+
+// property returns a property of the current request, and whether it is present. The names in
+// the path are separated by zero bytes. The text must not be kept, like requestHeader's.
+func property(path string) (text string, present bool) {
+	const ok = 0
+	result.value, result.size = nil, 0
+	status := hostGetProperty(unsafe.Pointer(unsafe.StringData(path)), int32(len(path)),
+		unsafe.Pointer(&result.value), unsafe.Pointer(&result.size))
+	if status != ok {
+		return "", false
+	}
+	return unsafe.String(result.value, result.size), true
+}
+
 // The SDK's functions for metrics format errors with package fmt, which would be a tenth
 // of the module. They also lack one that sets a gauge.
 //
