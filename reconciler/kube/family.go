@@ -30,6 +30,8 @@ type family struct {
 	// direction is the filter's setting, which tells the plugins of others apart. It
 	// is left out if it is the default.
 	direction schema.Direction
+	// purpose introduces the messages of the family, unless they are for inbound requests.
+	purpose string
 	// mode is that of a WasmPlugin's traffic, and context that of an EnvoyFilter's patches.
 	mode, context string
 }
@@ -43,14 +45,14 @@ var (
 	// outbound is for the requests that workloads send.
 	outbound = &family{
 		name: PluginName + ".outbound", serves: func(policy *schema.Policy) bool { return policy.Outbound() && policy.Spec.Selector.Gateway == "" },
-		direction: schema.Outbound, mode: "CLIENT", context: "SIDECAR_OUTBOUND",
+		direction: schema.Outbound, purpose: "for outbound requests", mode: "CLIENT", context: "SIDECAR_OUTBOUND",
 	}
 	// gateways is for the requests that pass through Istio's gateways. To Istio, these are
 	// requests that a gateway sends. A plugin for all pods would fault what the workloads
 	// of the namespace send, so each gateway has its own.
 	gateways = &family{
 		name: PluginName + ".gateway", serves: func(policy *schema.Policy) bool { return policy.Spec.Selector.Gateway != "" },
-		direction: schema.Inbound, mode: "CLIENT", context: "GATEWAY",
+		direction: schema.Inbound, purpose: "for gateways", mode: "CLIENT", context: "GATEWAY",
 	}
 )
 
@@ -74,6 +76,20 @@ func (f *family) config(address string) map[string]any {
 		config["direction"] = string(f.direction)
 	}
 	return config
+}
+
+// labelled returns the messages of the family, without duplicates. The first says which family
+// they are of.
+func (f *family) labelled(messages []string) (labelled []string) {
+	for _, message := range messages {
+		if !slices.Contains(labelled, message) {
+			labelled = append(labelled, message)
+		}
+	}
+	if len(labelled) > 0 && f.purpose != "" {
+		labelled[0] = f.purpose + ": " + labelled[0]
+	}
+	return labelled
 }
 
 // has says whether plugins of the family are for a workload, by its key in a podStore.

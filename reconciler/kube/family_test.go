@@ -82,6 +82,22 @@ func TestForeignPluginsOfUnknownDirection(t *testing.T) {
 	}
 }
 
+// A namespace's message says which family each part is of, and what keeps two families from their plugins
+// is said of both.
+func TestMessagesNameTheDirection(t *testing.T) {
+	outward := func(spec map[string]any) { spec["pluginConfig"].(map[string]any)["direction"] = "outbound" }
+	s := newFixture(t, func(s *fixture) { s.SHA256 = "" }, pluginObject("demo", "by-hand", outward))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil), ingressPod("demo", "istio-in", "c"))
+	set := s.serve("in=frontend/demo", "both=cart/demo", "out=frontend/demo outbound", "edge=gateway:istio-in/demo")
+	const none = "this daemon has no filter to serve: start it with --filter"
+	s.eventually("the message is complete", func() bool {
+		rows := s.view(set).WasmPlugins
+		return len(rows) == 1 && rows[0].Message == none+
+			"; for outbound requests: WasmPlugin by-hand refers to this control plane too, and hfi did not create it: in pods with two filters more requests are faulted than the policies say; so hfi creates none here"+
+			"; for gateways: "+none
+	})
+}
+
 // A pod that outbound policies target needs a filter, and one with a filter for inbound requests alone
 // has none for these.
 func TestPodsOfOutboundPoliciesAreAwaited(t *testing.T) {

@@ -168,22 +168,17 @@ type planner struct {
 
 // planFor returns the changes that a namespace needs, of all families.
 func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
-	var all plan
+	all := plan{messages: k.misdirected(namespace)}
+	if left := k.leftovers[namespace]; len(left) > 0 {
+		all.messages = append(all.messages, fmt.Sprintf("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left)))
+	}
 	for _, f := range families {
 		one := k.planFamily(f, namespace, waitsFor)
 		all.steps = append(all.steps, one.steps...)
-		for _, message := range one.messages {
-			if !slices.Contains(all.messages, message) {
-				all.messages = append(all.messages, message)
-			}
-		}
+		all.messages = append(all.messages, f.labelled(one.messages)...)
 		if !one.at.IsZero() {
 			all.again(one.at)
 		}
-	}
-	all.messages = append(all.messages, k.misdirected(namespace)...)
-	if left := k.leftovers[namespace]; len(left) > 0 {
-		all.messages = append(all.messages, fmt.Sprintf("%s is left from another --kube-delivery, and hfi no longer manages it: pods with two filters fault more requests than the policies say; delete it", names(left)))
 	}
 	return all
 }
