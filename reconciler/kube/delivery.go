@@ -58,6 +58,11 @@ type pluginSpec struct {
 	targetsNoPods bool
 	// inGateways is set if gateways that it selects use it.
 	inGateways bool
+	// further are the families of further modules in an EnvoyFilter, without unknown.
+	further []*family
+	// receives and sends are set for a WasmPlugin that is for requests that workloads receive or
+	// send. A filter of the other direction faults those too.
+	receives, sends bool
 }
 
 var (
@@ -159,15 +164,17 @@ func readWasm(object *unstructured.Unstructured, path ...string) (spec pluginSpe
 		references = append(references, single)
 	}
 	spec.target(references)
-	// Only requests that workloads receive pass through gateways unnoticed.
-	spec.inGateways = true
 	modes, _, _ := unstructured.NestedSlice(object.Object, "spec", "match")
+	if len(modes) == 0 {
+		modes = []any{nil} // both
+	}
 	for _, each := range modes {
 		match, _ := each.(map[string]any)
-		if spec.inGateways = match["mode"] != "SERVER"; spec.inGateways {
-			break
-		}
+		spec.receives = spec.receives || match["mode"] != "CLIENT"
+		spec.sends = spec.sends || match["mode"] != "SERVER"
 	}
+	// Only requests that workloads receive pass through gateways unnoticed.
+	spec.inGateways = spec.sends
 	return spec
 }
 
@@ -239,12 +246,14 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 	return spec
 }
 
-// readEnvoyFilter reads the module of the first patch that has one.
+// readEnvoyFilter reads the module of the first patch that has one, and of others with the same
+// control plane the families.
 func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 	spec.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "workloadSelector", "labels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
 	spec.target(references)
 	patches, _, _ := unstructured.NestedSlice(object.Object, "spec", "configPatches")
+	found := false
 	for _, each := range patches {
 		patch, _ := each.(map[string]any)
 		context, _, _ := unstructured.NestedString(patch, "match", "context")
@@ -257,16 +266,24 @@ func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 			value, _, _ := unstructured.NestedString(config, fields...)
 			return value
 		}
-		spec.url = text("vm_config", "code", "remote", "http_uri", "uri")
-		spec.sha256 = strings.ToLower(text("vm_config", "code", "remote", "sha256"))
 		var settings struct {
 			Address   string           `json:"control_plane_address"`
 			Direction schema.Direction `json:"direction"`
 		}
-		if json.Unmarshal([]byte(text("configuration", "value")), &settings) == nil {
-			spec.controlPlane, spec.direction = settings.Address, settings.Direction
+		valid := json.Unmarshal([]byte(text("configuration", "value")), &settings) == nil
+		switch {
+		case !found:
+			found = true
+			spec.url = text("vm_config", "code", "remote", "http_uri", "uri")
+			spec.sha256 = strings.ToLower(text("vm_config", "code", "remote", "sha256"))
+			if valid {
+				spec.controlPlane, spec.direction = settings.Address, settings.Direction
+			}
+		case valid && settings.Address == spec.controlPlane:
+			if f := familyOfDirection(settings.Direction); f != unknown && !slices.Contains(spec.further, f) {
+				spec.further = append(spec.further, f)
+			}
 		}
-		return spec
 	}
 	return spec
 }

@@ -64,6 +64,17 @@ var unknown = &family{}
 // policy has one.
 var families = []*family{inbound, outbound, gateways}
 
+// familyOfDirection is the family of a plugin that hfi did not create, by its filter's setting.
+func familyOfDirection(direction schema.Direction) *family {
+	switch direction {
+	case "", inbound.direction:
+		return inbound
+	case outbound.direction:
+		return outbound
+	}
+	return unknown
+}
+
 // familyOfPolicy is the family that serves a policy.
 func familyOfPolicy(policy *schema.Policy) *family {
 	return families[slices.IndexFunc(families, func(f *family) bool { return f.serves(policy) })]

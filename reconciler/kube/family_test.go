@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -82,10 +83,84 @@ func TestForeignPluginsOfUnknownDirection(t *testing.T) {
 	}
 }
 
+// The status warns of a plugin of somebody else's that Istio adds to listeners of the other direction too,
+// as it does without a mode.
+func TestForeignPluginsWithoutAModeAreReported(t *testing.T) {
+	const sends = "WasmPlugin by-hand also faults the requests that workloads send, as if they received them: set match: [{mode: SERVER}]"
+	const receives = "WasmPlugin by-hand also faults the requests that workloads receive, as if they sent them: set match: [{mode: CLIENT}]"
+	for _, test := range []struct {
+		direction string
+		modes     []string
+		want      string
+	}{
+		{"", nil, sends},
+		{"inbound", []string{"CLIENT_AND_SERVER"}, sends},
+		{"inbound", []string{"SERVER", "CLIENT"}, sends},
+		{"inbound", []string{"SERVER"}, ""},
+		{"outbound", nil, receives},
+		{"outbound", []string{"SERVER"}, receives},
+		{"outbound", []string{"CLIENT"}, ""},
+	} {
+		s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+			if test.direction != "" {
+				spec["pluginConfig"].(map[string]any)["direction"] = test.direction
+			}
+			var match []any
+			for _, mode := range test.modes {
+				match = append(match, map[string]any{"mode": mode})
+			}
+			if match != nil {
+				spec["match"] = match
+			}
+		}))
+		s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+		set := s.serve("in=frontend/demo", "out=frontend/demo outbound")
+		s.eventually("the message is there", func() bool {
+			rows := s.view(set).WasmPlugins
+			if len(rows) == 0 || !strings.Contains(rows[0].Message, "refers to this control plane too") {
+				return false
+			}
+			warned := strings.Contains(rows[0].Message, "also faults")
+			return warned == (test.want != "") && strings.Contains(rows[0].Message, test.want)
+		})
+	}
+
+	// In a gateway all requests are of one kind.
+	s := newFixture(t, nil, pluginObject("demo", "by-hand", nil))
+	s.addPods(ingressPod("demo", "istio-in", "b"))
+	set := s.serve("edge=gateway:istio-in/demo")
+	s.eventually("the plugin is known", func() bool {
+		rows := s.view(set).WasmPlugins
+		return len(rows) == 1 && strings.Contains(rows[0].Message, "refers to this control plane too")
+	})
+	if message := s.view(set).WasmPlugins[0].Message; strings.Contains(message, "also faults") {
+		t.Errorf("the message is %q", message)
+	}
+}
+
+// An EnvoyFilter of somebody else's may have modules for both directions.
+func TestForeignEnvoyFilterOfBothDirections(t *testing.T) {
+	module := func(f *family) map[string]any {
+		spec := envoyFilterSpec(desiredPlugin{family: f, namespace: "demo", name: "by-hand", url: "http://hfi-control-plane.boifi:8080/v1/filter.wasm", address: "hfi-control-plane.boifi:8080"})
+		return spec["configPatches"].([]any)[1].(map[string]any)
+	}
+	object := pluginObject("demo", "by-hand", nil)
+	object.SetAPIVersion(envoyFilters.apiVersion())
+	object.SetKind(envoyFilters.kind)
+	object.Object["spec"] = map[string]any{"configPatches": []any{module(inbound), module(outbound)}}
+	plugin := readPlugin(envoyFilters, object, &url.URL{Scheme: "http", Host: "hfi-control-plane.boifi:8080"})
+	if plugin == nil || !plugin.isOf(inbound) || !plugin.isOf(outbound) || plugin.isOf(gateways) {
+		t.Errorf("the EnvoyFilter is read as %+v", plugin)
+	}
+}
+
 // A namespace's message says which family each part is of, and what keeps two families from their plugins
 // is said of both.
 func TestMessagesNameTheDirection(t *testing.T) {
-	outward := func(spec map[string]any) { spec["pluginConfig"].(map[string]any)["direction"] = "outbound" }
+	outward := func(spec map[string]any) {
+		spec["pluginConfig"].(map[string]any)["direction"] = "outbound"
+		spec["match"] = []any{map[string]any{"mode": "CLIENT"}}
+	}
 	s := newFixture(t, func(s *fixture) { s.SHA256 = "" }, pluginObject("demo", "by-hand", outward))
 	s.addPods(podOfDeployment("demo", "frontend", "a", nil), podOfDeployment("demo", "cart", "b", nil), ingressPod("demo", "istio-in", "c"))
 	set := s.serve("in=frontend/demo", "both=cart/demo", "out=frontend/demo outbound", "edge=gateway:istio-in/demo")

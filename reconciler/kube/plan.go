@@ -183,20 +183,32 @@ func (k *keeper) planFor(namespace string, waitsFor func() string) plan {
 	return all
 }
 
-// misdirected says which plugins that hfi did not create are for requests that their filters
-// do not fault, and select pods of a namespace.
+// misdirected says which plugins that hfi did not create select pods of a namespace and are for
+// other requests than their filters' direction says.
 func (k *keeper) misdirected(namespace string) (messages []string) {
 	plugins := k.plugins.in(namespace)
 	if namespace != k.RootNamespace {
 		plugins = append(plugins, k.plugins.in(k.RootNamespace)...)
 	}
 	for _, plugin := range plugins {
-		if plugin.managed || !plugin.ours || plugin.targetsNoPods || len(k.pods.workloadsSelected(namespace, plugin.selector)) == 0 {
+		if plugin.managed || !plugin.ours || plugin.targetsNoPods {
 			continue
 		}
+		selected := k.pods.workloadsSelected(namespace, plugin.selector)
 		name := k.delivery().kind + " " + strings.TrimPrefix(plugin.String(), namespace+"/")
-		if plugin.family == unknown {
+		if plugin.family == unknown && len(selected) > 0 {
 			messages = append(messages, fmt.Sprintf("%s has the direction %q, which is neither inbound nor outbound: its filters inject nothing", name, reconciler.Cut(string(plugin.direction), 100)))
+		}
+		maps.DeleteFunc(selected, func(workload string, _ bool) bool { return !inbound.has(workload) })
+		if len(selected) == 0 {
+			continue
+		}
+		const wrong = "%s also faults the requests that workloads %s, as if they %s them: set match: [{mode: %s}]"
+		switch {
+		case plugin.family == inbound && plugin.sends:
+			messages = append(messages, fmt.Sprintf(wrong, name, "send", "received", inbound.mode))
+		case plugin.family == outbound && plugin.receives:
+			messages = append(messages, fmt.Sprintf(wrong, name, "receive", "sent", outbound.mode))
 		}
 	}
 	return messages

@@ -58,8 +58,7 @@ const (
 func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) *filterPlugin {
 	named := familyOf(object.GetName())
 	plugin := &filterPlugin{
-		family: inbound,
-		podID:  podID{Namespace: object.GetNamespace(), Name: object.GetName()}, pluginSpec: by.read(object), object: object,
+		podID: podID{Namespace: object.GetNamespace(), Name: object.GetName()}, pluginSpec: by.read(object), object: object,
 		managed: named != nil && object.GetLabels()[labelManagedBy] == managedBy,
 		created: object.GetCreationTimestamp().Time, generation: object.GetGeneration(),
 	}
@@ -67,13 +66,9 @@ func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) 
 	if !plugin.ours && named == nil {
 		return nil
 	}
-	switch {
-	case plugin.managed:
+	plugin.family = familyOfDirection(plugin.direction)
+	if plugin.managed {
 		plugin.family = named
-	case plugin.direction == outbound.direction:
-		plugin.family = outbound
-	case plugin.direction != "" && plugin.direction != inbound.direction:
-		plugin.family = unknown
 	}
 	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed && plugin.family != unknown {
 		plugin.family = gateways
@@ -142,8 +137,11 @@ func servedBy(address string, home *url.URL) bool {
 // isOf says whether the plugin counts for a family. One that hfi did not create may count for
 // workloads and for gateways.
 func (p *filterPlugin) isOf(f *family) bool {
-	if p.managed || f != gateways {
+	switch {
+	case p.managed:
 		return p.family == f
+	case f != gateways:
+		return p.family == f || slices.Contains(p.further, f)
 	}
 	return p.inGateways && p.family != outbound && p.family != unknown
 }
