@@ -115,6 +115,8 @@ func TestRequestsFromAnotherAddressDoNotCount(t *testing.T) {
 	d.serve(stateOf(1, exampleSet()))
 	runVM(t, "frontend-a", "1", "20s", d.onItsOwn())
 	d.awaitFilters(1, 0, 0)
+	current := time.Now()
+	testtool.Eventually(t, "it is clear who was first", func() bool { return time.Since(current) > 10*d.fleet.SettleTime })
 	impersonator := d.onItsOwn()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
 	impersonator.client.Transport.(*http.Transport).DialContext = dialer.DialContext
