@@ -7,10 +7,11 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/envoytest"
+	"github.com/boifi/hfi/internal/testtool"
 )
 
-// A sidecar of checkout has an inbound and an outbound listener, whose filters share a VM in each
-// thread. A policy for outbound requests faults the calls to its destination, and neither
+// A sidecar of checkout, of the newest and of the oldest Envoy, has an inbound and an outbound listener,
+// whose filters share a VM in each thread. A policy for outbound requests faults the calls to its destination, and neither
 // other calls nor requests that checkout receives; the reverse holds for one for inbound requests.
 func TestOutboundPoliciesFaultTheCallsOfAWorkload(t *testing.T) {
 	w := newWorld(t)
@@ -25,21 +26,28 @@ func TestOutboundPoliciesFaultTheCallsOfAWorkload(t *testing.T) {
 		clusters = append(clusters, envoytest.Cluster{Name: routes[path], Address: w.upstream.Address})
 		outbound = append(outbound, envoytest.Route{Prefix: path, Cluster: routes[path]})
 	}
-	w.start(t, map[string]envoytest.Config{"checkout": {
-		Node: envoytest.Workload("checkout", "demo", "checkout-1"), Concurrency: 2, Clusters: clusters,
-		Listeners: []envoytest.Listener{
-			{Name: "in", Filters: []envoytest.Filter{filter(t, settings())}, Routes: outbound},
-			{Name: "out", Filters: []envoytest.Filter{filter(t, settings("direction", "outbound"))}, Routes: outbound, AccessLog: marks},
-		},
-	}})
-	checkout, c := w.envoys["checkout"], client(t, false)
+	config := func(pod, binary string) envoytest.Config {
+		return envoytest.Config{
+			Binary: binary, Node: envoytest.Workload("checkout", "demo", pod), Concurrency: 2, Clusters: clusters,
+			Listeners: []envoytest.Listener{
+				{Name: "in", Filters: []envoytest.Filter{filter(t, settings())}, Routes: outbound},
+				{Name: "out", Filters: []envoytest.Filter{filter(t, settings("direction", "outbound"))}, Routes: outbound, AccessLog: marks},
+			},
+		}
+	}
+	w.start(t, map[string]envoytest.Config{
+		"newest": config("checkout-1", ""), "oldest": config("checkout-2", testtool.Path(t, "envoy-"+olderEnvoys(t)[0])),
+	})
+	c := client(t, false)
 	expect := func(listener, path, host string, status int) {
 		t.Helper()
-		for range 4 { // so that both workers have answered
-			c.Close()
-			answer := ask(t, c, envoytest.Request{URL: checkout.ListenerURL(listener) + path, Host: host})
-			if answer.Status != status {
-				t.Errorf("listener %s, %s with the authority %s: status %d, want %d", listener, path, host, answer.Status, status)
+		for name, checkout := range w.envoys {
+			for range 4 { // so that both workers have answered
+				c.Close()
+				answer := ask(t, c, envoytest.Request{URL: checkout.ListenerURL(listener) + path, Host: host})
+				if answer.Status != status {
+					t.Errorf("%s Envoy, listener %s, %s with the authority %s: status %d, want %d", name, listener, path, host, answer.Status, status)
+				}
 			}
 		}
 	}
@@ -60,7 +68,10 @@ spec:
   rules:
   - {match: {path: {prefix: /cart}, headers: [{name: x-in, present: false}]}, fault: {abort: {status: 503}}}`)
 	w.daemon.WaitStatus("both directions reported", func(s *api.Status) bool {
-		return s.Filters.Current == 1 && slices.Equal(s.Filters.Items[0].Directions, []string{api.DirectionInbound, api.DirectionOutbound})
+		both := func(f api.FilterStatus) bool {
+			return slices.Equal(f.Directions, []string{api.DirectionInbound, api.DirectionOutbound})
+		}
+		return s.Filters.Current == 2 && both(s.Filters.Items[0]) && both(s.Filters.Items[1])
 	})
 	for path, want := range map[string]int{"/cart": 418, "/cart-v2": 418, "/other-cart": 200, "/api": 504, "/plain": 200} {
 		expect("out", path, "checkout", want)
@@ -72,8 +83,10 @@ spec:
 	for path, want := range map[string]int{"/cart": 503, "/other-cart": 200, "/api": 200, "/plain": 200} {
 		expect("in", path, "api.example.com", want)
 	}
-	if err := checkout.WaitAccessLog("out", "/cart 418 abort=without-cart", envoytest.WaitLimit); err != nil {
-		t.Error(err)
+	for name, checkout := range w.envoys {
+		if err := checkout.WaitAccessLog("out", "/cart 418 abort=without-cart", envoytest.WaitLimit); err != nil {
+			t.Errorf("%s Envoy: %v", name, err)
+		}
 	}
 
 	// In a cluster without Istio's names, the name is the service.
@@ -82,6 +95,7 @@ metadata: {name: slow-cart}
 spec:
   direction: outbound
   rules: [{match: {to: {service: cart}}, fault: {delay_ms: 400}}]`)
+	checkout := w.envoys["newest"]
 	fastest := map[string]time.Duration{"/plain": time.Hour, "/cart": time.Hour, "/other-cart": time.Hour, "/api": time.Hour}
 	for path := range fastest {
 		for range 5 {
