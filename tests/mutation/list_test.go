@@ -88,7 +88,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the direction of a plugin of somebody else's", file: "reconciler/kube/plan.go",
-		old:    `&& plugin.family == p.family {`,
+		old:    `&& plugin.isOf(p.family) {`,
 		new:    `{`,
 		folder: "reconciler/kube", tests: []string{"TestForeignPluginsAreOfOneDirection"},
 	},
