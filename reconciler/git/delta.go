@@ -16,8 +16,13 @@ import (
 	"github.com/boifi/hfi/schema"
 )
 
-// maxDepth bounds the nesting of folders; git's default limit is the same.
-const maxDepth = 2048
+const (
+	// maxDepth bounds the nesting of folders; git's default limit is the same.
+	maxDepth = 2048
+	// maxFiles bounds the files of a delta, and maxEntries the files and folders that
+	// are compared for it: a few trees that occur in each other again and again have billions.
+	maxFiles, maxEntries = 1 << 19, 1 << 21
+)
 
 // delta compares the policy folders of two commits by the hashes of their
 // trees, and so reads only what differs. The delta uses the objects until it
@@ -61,7 +66,7 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 			return nil, ctx.Err()
 		default:
 			// The base cannot be read: list everything. A defect of head itself fails there too.
-			w.files = nil
+			w.files, w.entries = nil, 0
 		}
 	}
 	if delta.Base == "" {
@@ -80,6 +85,8 @@ type walk struct {
 	objects *objects
 	folder  string
 	files   []schema.File
+	// entries counts what was compared.
+	entries int
 }
 
 // notAFolder is the reason of an error for a policy folder that is something else.
@@ -217,6 +224,9 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 	if err != nil {
 		return damagedTree(to, err)
 	}
+	if w.entries += len(was) + len(is); w.entries > maxEntries {
+		return fail("Unsupported", reconciler.WaitForPush, "the commit has, or changes, more than %d files and folders at %q; at most that many are read", maxEntries, cmp.Or(w.folder, "."))
+	}
 	// A name that is a file in one tree and a folder in the other has different positions.
 	old := make(map[string]entry, len(was))
 	for _, e := range was {
@@ -251,6 +261,9 @@ func (w *walk) entry(folder, name string, from, to entry) error {
 	}
 	if !w.wanted(name) {
 		return nil
+	}
+	if len(w.files) >= maxFiles {
+		return fail("Unsupported", reconciler.WaitForPush, "the commit has, or changes, more than %d files in %q; at most that many are read", maxFiles, cmp.Or(w.folder, "."))
 	}
 	switch {
 	case to.file():

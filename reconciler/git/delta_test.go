@@ -382,3 +382,35 @@ func TestCUEFilesAroundARestoredPolicyFolder(t *testing.T) {
 		})
 	}
 }
+
+// A commit of few objects can have billions of files, or of folders without any.
+// It is refused, and later commits are read.
+func TestTooManyFiles(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	blob := repo.Server("rev-parse", first+":policies/a.yaml")
+	for name, leaf := range map[string]string{"files": "100644 blob " + strings.TrimSpace(blob), "folders": ""} {
+		t.Run(name, func(t *testing.T) {
+			tree := func(entry string) string {
+				var list strings.Builder
+				for i := range 10 {
+					if entry != "" {
+						fmt.Fprintf(&list, "%s\t%d.yaml\n", entry, i)
+					}
+				}
+				return strings.TrimSpace(gittest.Input(t, repo.Bare(), list.String(), "mktree"))
+			}
+			top := tree(leaf)
+			for range 9 {
+				top = tree("040000 tree " + top)
+			}
+			root := strings.TrimSpace(gittest.Input(t, repo.Bare(), "040000 tree "+top+"\tpolicies\n", "mktree"))
+			bomb := strings.TrimSpace(gittest.Input(t, repo.Bare(), "bomb", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", "commit-tree", root, "-p", first))
+			s := open(t, repo.Bare(), "policies")
+			for _, base := range []string{"", first} {
+				_, err := s.Delta(t.Context(), base, bomb)
+				wantError(t, err, "Unsupported", reconciler.WaitForPush)
+			}
+			mustDelta(t, s, "", first)
+		})
+	}
+}
