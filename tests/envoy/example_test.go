@@ -26,6 +26,7 @@ func TestExampleConfiguration(t *testing.T) {
 	repo := gittest.New(t)
 	commit := repo.Commit("Begin", map[string]string{
 		"policies/ours.yaml":   "metadata: {name: ours}\nspec: {selector: {service: frontend, namespace: demo}, rules: [{match: {path: {exact: /broken}}, fault: {abort: {status: 418}}}]}\n",
+		"policies/sent.yaml":   "metadata: {name: sent}\nspec: {selector: {service: frontend, namespace: demo}, direction: outbound, rules: [{match: {to: {service: backend}}, fault: {abort: {status: 419}}}]}\n",
 		"policies/theirs.yaml": "metadata: {name: theirs}\nspec: {selector: {service: cart, namespace: demo}, rules: [{fault: {abort: {status: 410}}}]}\n",
 	})
 	repo.Push()
@@ -37,9 +38,9 @@ func TestExampleConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := testtool.FreeAddress(t)
+	address, egress := testtool.FreeAddress(t), testtool.FreeAddress(t)
 	for port, other := range map[string]string{
-		"8080": strings.TrimPrefix(daemon.URL(), "http://"), "8000": upstream.Address, "10000": address, "9901": "127.0.0.1:0",
+		"8080": strings.TrimPrefix(daemon.URL(), "http://"), "8000": upstream.Address, "8001": upstream.Address, "10000": address, "10001": egress, "9901": "127.0.0.1:0",
 	} {
 		_, number, err := net.SplitHostPort(other)
 		if err != nil {
@@ -91,6 +92,9 @@ func TestExampleConfiguration(t *testing.T) {
 	})
 	if answer := get(t, c, "http://"+address+"/ok"); answer.Status != 200 {
 		t.Errorf("a request that no policy matches got %d", answer.Status)
+	}
+	if answer := get(t, c, "http://"+egress+"/ok"); answer.Status != 419 {
+		t.Errorf("a request that the workload sends got %d", answer.Status)
 	}
 	status := daemon.WaitStatus("the filter is current", func(s *api.Status) bool { return s.Filters.Current == 1 && s.Filters.Connected == 1 })
 	if got, want := status.Filters.Items[0].FilterID, (api.FilterID{Node: "frontend-1", Pod: "frontend-1", Service: "frontend", Namespace: "demo"}); got != want {
