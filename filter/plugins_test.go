@@ -100,6 +100,31 @@ func TestPluginContextsHaveTheirOwnPolicies(t *testing.T) {
 	}
 }
 
+// TestEveryRequestSaysWhyAPluginIsRefused checks that a VM with a plugin context that injects nothing says
+// so in the requests for its others too: to the daemon, the VM is one.
+func TestEveryRequestSaysWhyAPluginIsRefused(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	if request := h.request(); request["x-hfi-error"] != "" {
+		t.Errorf("the first request is %q", request)
+	}
+	refused := h.vm.plugins[0].config
+	refused.refuse("a setting is wrong")
+	h.vm.addPlugin(2, refused)
+	h.update("a", 503)
+	if request := h.request(); request["x-hfi-error"] != "a setting is wrong" || request["if-none-match"] != `"a"` {
+		t.Errorf("with a second plugin context that is refused, the request is %q", request)
+	}
+	if h.inPlugin(1, "curl/8") != 503 || h.inPlugin(2, "curl/8") != 200 {
+		t.Error("not the refused plugin context alone has no policies in force")
+	}
+	h.vm.stopPlugin(2)
+	h.update("b", 503)
+	if request := h.request(); request["x-hfi-error"] != "" {
+		t.Errorf("after its end, the request is %q", request)
+	}
+}
+
 // TestGatewaysOfOneVMHaveTheirOwnPolicies checks that plugin contexts for different gateways share
 // no policies, neither in the VM nor among the VMs of the Envoy.
 func TestGatewaysOfOneVMHaveTheirOwnPolicies(t *testing.T) {

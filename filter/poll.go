@@ -173,8 +173,8 @@ func (p *poller) ask(now time.Time) {
 	if directions := p.vm.directions(); directions != "" {
 		headers = append(headers, [2]string{api.HeaderDirections, directions})
 	}
-	if p.source.Refused != "" {
-		headers = append(headers, [2]string{api.HeaderError, headerText(p.source.Refused)})
+	if why := p.vm.refused(); why != "" {
+		headers = append(headers, [2]string{api.HeaderError, headerText(why)})
 	}
 	p.askedWith = ""
 	if conditional {

@@ -237,6 +237,17 @@ func (v *vm) directions() string {
 	return ""
 }
 
+// refused returns why the first plugin context that injects no faults does so, or "". To the daemon
+// the VM is one, so each of its requests says this.
+func (v *vm) refused() string {
+	for _, p := range v.plugins {
+		if p.config.Refused != "" {
+			return p.config.Refused
+		}
+	}
+	return ""
+}
+
 // countPolicies sets the metric to the number of policies in force: the most that are
 // in any plugin context.
 func (v *vm) countPolicies() {

@@ -69,6 +69,21 @@ func TestOneVMAsksForAll(t *testing.T) {
 	request.Answered("", 0)
 }
 
+// TestNamedVMsHaveTheProblemToo checks that a setting with which one VM cannot inject faults is that of
+// all, and that the requests of each for the plugins concerned change nothing.
+func TestNamedVMsHaveTheProblemToo(t *testing.T) {
+	s := newStage(t)
+	c := newCrew(s, 1)
+	c.ask("1", "", vms("", "2")...).Answered("new", 0)
+	all := want{api.FilterUnable, api.VMCounts{Total: 2, Unable: 2}, "", 0, "a", ".*cannot inject faults: no address"}
+	request := c.ask("1", "new", vms("new", "2")...)
+	request.Describe(Description{Problem: "no address"})
+	s.expect(all)
+	request = c.ask("2", "new")
+	request.Describe(Description{Problem: "no address"})
+	s.expect(all)
+}
+
 // TestAnotherVMTakesOver checks that no VM is silent or missing when another one asks for all, on
 // a connection of its own.
 func TestAnotherVMTakesOver(t *testing.T) {

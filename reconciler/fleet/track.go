@@ -315,10 +315,9 @@ type Description struct {
 }
 
 // Describe records what the VM that asks says of itself. Those that it names run in the same
-// Envoy, with the same directions. It is recorded once a VM is confirmed.
+// Envoy, with the same settings. It is recorded once a VM is confirmed.
 func (r *Request) Describe(says Description) {
 	r.describe(r.vm, says)
-	says.Problem = ""
 	for _, other := range r.others {
 		r.describe(other.vm, says)
 	}
