@@ -9,20 +9,18 @@ const (
 	stateActive = 1
 	// statePaused: streams are paused, so the filter needs the ends of streams.
 	statePaused = 2
-	// stateMixed: streams differ in their plugin contexts, so the filter needs the
-	// starts and the ends of streams.
+	// stateMixed: the streams that some policy may apply to differ in their plugin
+	// contexts, so the filter needs the starts and the ends of streams.
 	stateMixed = 4
 )
 
 // state returns which callbacks the filter needs at present.
 func (v *vm) state() int32 {
 	var state int32
-	for _, p := range v.plugins {
-		if !p.program.Idle() {
-			state |= stateActive
-		}
+	if v.active() {
+		state |= stateActive
 	}
-	if v.mixed || len(v.owners) > 0 {
+	if v.records || len(v.owners) > 0 {
 		state |= stateMixed
 	}
 	if len(v.paused.streams) > 0 {

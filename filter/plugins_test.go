@@ -3,6 +3,8 @@ package main
 import (
 	"testing"
 	"time"
+
+	"github.com/boifi/hfi/filter/program"
 )
 
 // inPlugin sends a request through a plugin context and returns its status.
@@ -97,6 +99,61 @@ func TestPluginContextsHaveTheirOwnPolicies(t *testing.T) {
 	h.vm.stopPlugin(2)
 	if h.gauge(metricStale) != 0 || h.inPlugin(1, "curl/8") != 503 {
 		t.Errorf("without the plugin context whose policies were stale: %s is %d", metricStale, h.gauge(metricStale))
+	}
+}
+
+// TestIdleDirectionsCostNothing checks that the filter needs no callback for streams while no policy is in
+// force, though a VM has plugin contexts for both directions. A stream that begins then has no known plugin
+// context, so it gets no fault of another one.
+func TestIdleDirectionsCostNothing(t *testing.T) {
+	h := start(t, frontendConfig, frontend)
+	h.pass(time.Second)
+	before := h.InitializeHttpContext()
+	enforce := func(policies string) {
+		t.Helper()
+		read, err := program.Read([]byte(compile(t, `{"policies":[`+policies+`]}`)), h.poll().workload())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.poll().enforce(read)
+	}
+	const abort = `{"metadata":{"name":"p"},"spec":{"rules":[{"fault":{"abort":{"status":503}}}]}}`
+	outbound := h.vm.plugins[0].config
+	outbound.Outbound = true
+	h.vm.addPlugin(2, outbound)
+	waits := h.InitializeHttpContext()
+	h.vm.startStream(waits, 2)
+	if h.vm.state() != 0 || len(h.vm.owners) != 0 {
+		t.Errorf("without policies, the state is %d, with %d owners", h.vm.state(), len(h.vm.owners))
+	}
+	enforce(abort)
+	if h.vm.state() != stateActive+stateMixed {
+		t.Errorf("with policies, the state is %d", h.vm.state())
+	}
+	for _, id := range []uint32{before, waits} {
+		h.CallOnRequestHeaders(id, [][2]string{{":method", "GET"}, {":path", "/"}}, true)
+		if h.GetSentLocalResponse(id) != nil {
+			t.Error("a request whose plugin context is not known is aborted")
+		}
+		h.CompleteHttpContext(id)
+	}
+	if h.inPlugin(1, "curl/8") != 503 || h.inPlugin(2, "curl/8") != 200 {
+		t.Error("the policy for inbound requests is not in force for these alone")
+	}
+	open := h.InitializeHttpContext()
+	h.vm.startStream(open, 2)
+	enforce("")
+	if h.inPlugin(1, "curl/8") != 200 || h.vm.state() != stateMixed || len(h.vm.owners) != 1 {
+		t.Errorf("with a stream of before, the state is %d, with %d owners", h.vm.state(), len(h.vm.owners))
+	}
+	h.CompleteHttpContext(open)
+	if h.vm.state() != 0 {
+		t.Errorf("after its end, the state is %d", h.vm.state())
+	}
+	h.vm.stopPlugin(2)
+	enforce(abort)
+	if h.vm.state() != stateActive || h.status() != 503 {
+		t.Errorf("with one plugin context, the state is %d, and a request has no fault", h.vm.state())
 	}
 }
 

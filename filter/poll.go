@@ -88,6 +88,7 @@ func (p *poller) enforce(next *program.Program) {
 			plugin.enforce(next)
 		}
 	}
+	p.vm.compareConfigs()
 	p.vm.countPolicies()
 }
 

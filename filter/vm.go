@@ -26,10 +26,13 @@ type vm struct {
 	// plugins are the live plugin contexts, in the order of their start.
 	plugins []*plugin
 
-	// mixed reports that the plugins have different configurations. Then a stream's
-	// plugin context is in owners. Streams that began before have that of common.
-	mixed  bool
-	owners map[uint32]*plugin
+	// records reports that the plugins have different configurations, and that some
+	// policy may apply. Then the plugin context of each stream that begins is in owners.
+	records bool
+	owners  map[uint32]*plugin
+	// common is the plugin context of all streams that are not in owners. It is nil if they
+	// may have different ones: then they get no faults. These are few, because usually a
+	// request is decided on as soon as its stream begins.
 	common *plugin
 
 	draws   *fault.Random
@@ -126,27 +129,41 @@ func (v *vm) addPlugin(id uint32, config config) {
 	v.arm()
 }
 
-// compareConfigs sets mixed and, unless it is true, common.
+// compareConfigs sets records and common, after any change of the plugins or of the policies in force.
 func (v *vm) compareConfigs() {
-	v.mixed = false
+	mixed := false
 	for _, p := range v.plugins {
-		v.mixed = v.mixed || p.config != v.plugins[0].config
+		mixed = mixed || p.config != v.plugins[0].config
 	}
-	if !v.mixed && len(v.plugins) > 0 {
+	v.records = mixed && v.active()
+	switch {
+	case mixed && !v.records:
+		v.common = nil
+	case !mixed && len(v.plugins) > 0:
 		v.common = v.plugins[0]
 	}
+}
+
+// active reports whether some policy may apply.
+func (v *vm) active() bool {
+	for _, p := range v.plugins {
+		if !p.program.Idle() {
+			return true
+		}
+	}
+	return false
 }
 
 // startStream records the plugin context of a new stream, if it matters.
 func (v *vm) startStream(id, plugin uint32) {
 	for _, p := range v.plugins {
-		if v.mixed && p.id == plugin {
+		if v.records && p.id == plugin {
 			v.owners[id] = p
 		}
 	}
 }
 
-// owner returns the plugin context of a stream, or nil if none has started.
+// owner returns the plugin context of a stream, or nil if it is not known.
 func (v *vm) owner(stream uint32) *plugin {
 	if p, ok := v.owners[stream]; ok {
 		return p

@@ -100,7 +100,7 @@ var mutations = []mutation{
 	},
 	{
 		what: "the settings of a stream's own plugin context", file: "filter/vm.go",
-		old:    `if v.mixed && p.id == plugin {`,
+		old:    `if v.records && p.id == plugin {`,
 		new:    `if false {`,
 		folder: "filter", tests: []string{"TestPluginContextsKeepTheirSettings"},
 	},
