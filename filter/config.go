@@ -35,6 +35,9 @@ type config struct {
 	// Outbound reports that the requests are those that the workload sends. Policies
 	// are for one of the directions.
 	Outbound bool
+	// OfGateway reports that the requests are those that pass through a gateway. An Envoy
+	// that is none would take those that its workload sends for received ones.
+	OfGateway bool
 }
 
 // source has the settings on which it depends what policies are in force. Plugin
@@ -127,11 +130,13 @@ func (c *config) setDirection(value settings.Value) error {
 	switch {
 	case value.Kind == settings.Null:
 	case value.Kind == settings.String && value.Text == "inbound":
-		c.Outbound = false
+		c.Outbound, c.OfGateway = false, false
 	case value.Kind == settings.String && value.Text == "outbound":
-		c.Outbound = true
+		c.Outbound, c.OfGateway = true, false
+	case value.Kind == settings.String && value.Text == "gateway":
+		c.Outbound, c.OfGateway = false, true
 	default:
-		return wrong(value, "is neither \"inbound\" nor \"outbound\": no faults are injected")
+		return wrong(value, "is not \"inbound\", \"outbound\" or \"gateway\": no faults are injected")
 	}
 	return nil
 }

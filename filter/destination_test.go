@@ -159,7 +159,7 @@ func TestDirectionIsReported(t *testing.T) {
 
 // TestUnknownDirection checks that a filter whose direction is not known injects nothing, and says so.
 func TestUnknownDirection(t *testing.T) {
-	const why = `setting direction: "both" is neither "inbound" nor "outbound": no faults are injected`
+	const why = `setting direction: "both" is not "inbound", "outbound" or "gateway": no faults are injected`
 	h := start(t, `{"control_plane_cluster": "hfi", "direction": "both"}`, frontend)
 	if logs := strings.Join(h.GetErrorLogs(), ""); !strings.Contains(logs, why) {
 		t.Errorf("the log is %q", logs)

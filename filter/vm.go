@@ -102,6 +102,11 @@ func (v *vm) startPlugin(id uint32) {
 	if v.identity.TooOld {
 		config.refuse(v.identity.tooOld())
 	}
+	if config.OfGateway && config.Refused == "" && v.identity.workload(&config.source).Gateway == "" {
+		const why = "setting direction: \"gateway\" and this Envoy is no gateway: no faults are injected"
+		proxywasm.LogError("hfi: " + why)
+		config.refuse(why)
+	}
 	v.stopPlugin(id) // if Envoy configures it once more
 	v.addPlugin(id, config)
 }

@@ -162,6 +162,35 @@ func TestGatewayIdentity(t *testing.T) {
 	}
 }
 
+// TestDirectionGateway checks that a filter for a gateway injects nothing in an Envoy that is none,
+// where its requests would be those that a workload sends.
+func TestDirectionGateway(t *testing.T) {
+	const forGateways = `{"control_plane_cluster": "hfi", "direction": "gateway"}`
+	policies := `{"policies":[{"metadata":{"name":"a"},"spec":{"selector":{"gateway":"*"},"rules":[{"fault":{"abort":{"status":502}}}]}},` +
+		`{"metadata":{"name":"b"},"spec":{"rules":[{"fault":{"abort":{"status":501}}}]}}]}`
+	for name, c := range map[string]struct {
+		node   map[string]string
+		status int
+		why    string
+	}{
+		"gateway":  {map[string]string{"id": "router~10.0.0.1~in-1.mesh~mesh.svc.cluster.local", "metadata.WORKLOAD_NAME": "in", "metadata.NAMESPACE": "mesh"}, 502, ""},
+		"workload": {frontend, 200, `setting direction: "gateway" and this Envoy is no gateway: no faults are injected`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, forGateways, c.node)
+			h.pass(time.Second)
+			if why := h.request()["x-hfi-error"]; why != c.why {
+				t.Errorf("the daemon gets the reason %q", why)
+			}
+			if logs := strings.Join(h.GetErrorLogs(), ""); !strings.Contains(logs, c.why) || c.why == "" && logs != "" {
+				t.Errorf("the log is %q", logs)
+			}
+			h.answer(200, policies, map[string]string{"etag": `"a"`})
+			h.mustGet(c.status)
+		})
+	}
+}
+
 // TestPanicOnRequest checks that a panic is counted, and that this request and later ones continue.
 func TestPanicOnRequest(t *testing.T) {
 	h := start(t, frontendConfig, frontend)
@@ -410,8 +439,9 @@ func TestConfigurations(t *testing.T) {
 		{`{"control_plane_cluster":"x","direction":"outbound"}`, func(c *config) { c.Cluster, c.Outbound = "x", true }, 0},
 		{`{"control_plane_cluster":"x","direction":"inbound"}`, func(c *config) { c.Cluster = "x" }, 0},
 		{`{"control_plane_cluster":"x","direction":null}`, func(c *config) { c.Cluster = "x" }, 0},
+		{`{"control_plane_cluster":"x","direction":"gateway"}`, func(c *config) { c.Cluster, c.OfGateway = "x", true }, 0},
 		{`{"control_plane_cluster":"x","direction":true}`, func(c *config) {
-			c.Cluster, c.Refused = "x", `setting direction: true is neither "inbound" nor "outbound": no faults are injected`
+			c.Cluster, c.Refused = "x", `setting direction: true is not "inbound", "outbound" or "gateway": no faults are injected`
 		}, 1},
 		{`{"control_plane_cluster":"x","max_delay":[]}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{"control_plane_cluster":"x","gateway":"g","namespace":"n"}`, func(c *config) { c.Cluster, c.Gateway, c.Namespace = "x", "g", "n" }, 0},
