@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -44,7 +45,7 @@ func desiredSpec(t *testing.T, f *family, by *delivery, into proto.Message) {
 	read := readPlugin(by, desired, c.baseURL)
 	if read == nil || !read.managed || !read.ours || read.sha256 != filterDigest || !strings.HasSuffix(read.url, filterDigest+".wasm") ||
 		read.controlPlane != "hfi-control-plane.boifi:8080" || !maps.Equal(read.selector, map[string]string{"app": "frontend"}) || read.targetsNoPods || read.family != f ||
-		(read.direction == schema.Outbound) != (f == outbound) {
+		cmp.Or(read.direction, schema.Inbound) != f.setting {
 		t.Errorf("a %s is read as %+v", by.kind, read)
 	}
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -27,9 +28,11 @@ type family struct {
 	name string
 	// serves says whether a policy needs plugins of this family.
 	serves func(*schema.Policy) bool
-	// direction is the filter's setting, which tells the plugins of others apart. It
-	// is left out if it is the default.
+	// direction is that of the requests, as filters report it.
 	direction schema.Direction
+	// setting is the filter's setting direction, which tells the plugins of others apart. It
+	// is left out if it is the default.
+	setting schema.Direction
 	// purpose introduces the messages of the family, unless they are for inbound requests.
 	purpose string
 	// mode is that of a WasmPlugin's traffic, and context that of an EnvoyFilter's patches.
@@ -40,19 +43,19 @@ var (
 	// inbound is for the requests that workloads receive.
 	inbound = &family{
 		name: PluginName, serves: func(policy *schema.Policy) bool { return !policy.Outbound() && policy.Spec.Selector.Gateway == "" },
-		direction: schema.Inbound, mode: "SERVER", context: "SIDECAR_INBOUND",
+		direction: schema.Inbound, setting: schema.Inbound, mode: "SERVER", context: "SIDECAR_INBOUND",
 	}
 	// outbound is for the requests that workloads send.
 	outbound = &family{
 		name: PluginName + ".outbound", serves: func(policy *schema.Policy) bool { return policy.Outbound() && policy.Spec.Selector.Gateway == "" },
-		direction: schema.Outbound, purpose: "for outbound requests", mode: "CLIENT", context: "SIDECAR_OUTBOUND",
+		direction: schema.Outbound, setting: schema.Outbound, purpose: "for outbound requests", mode: "CLIENT", context: "SIDECAR_OUTBOUND",
 	}
 	// gateways is for the requests that pass through Istio's gateways. To Istio, these are
 	// requests that a gateway sends. A plugin for all pods would fault what the workloads
-	// of the namespace send, so each gateway has its own.
+	// of the namespace send, so each gateway has its own, and its filter injects nothing elsewhere.
 	gateways = &family{
 		name: PluginName + ".gateway", serves: func(policy *schema.Policy) bool { return policy.Spec.Selector.Gateway != "" },
-		direction: schema.Inbound, purpose: "for gateways", mode: "CLIENT", context: "GATEWAY",
+		direction: schema.Inbound, setting: "gateway", purpose: "for gateways", mode: "CLIENT", context: "GATEWAY",
 	}
 )
 
@@ -66,11 +69,10 @@ var families = []*family{inbound, outbound, gateways}
 
 // familyOfDirection is the family of a plugin that hfi did not create, by its filter's setting.
 func familyOfDirection(direction schema.Direction) *family {
-	switch direction {
-	case "", inbound.direction:
-		return inbound
-	case outbound.direction:
-		return outbound
+	for _, f := range families {
+		if f.setting == cmp.Or(direction, schema.Inbound) {
+			return f
+		}
 	}
 	return unknown
 }
@@ -83,8 +85,8 @@ func familyOfPolicy(policy *schema.Policy) *family {
 // config is the filter's configuration.
 func (f *family) config(address string) map[string]any {
 	config := map[string]any{"control_plane_address": address}
-	if f.direction != schema.Inbound {
-		config["direction"] = string(f.direction)
+	if f.setting != schema.Inbound {
+		config["direction"] = string(f.setting)
 	}
 	return config
 }

@@ -77,7 +77,7 @@ func TestForeignPluginsOfUnknownDirection(t *testing.T) {
 		s.eventually("the status has the plugin and says what is wrong", func() bool {
 			rows := s.view(set).WasmPlugins
 			return len(rows) == 4 && rows[0].Name == "by-hand" && strings.Contains(rows[0].Message,
-				fmt.Sprintf("WasmPlugin by-hand has the direction %q, which is neither inbound nor outbound: its filters inject nothing", direction))
+				fmt.Sprintf("WasmPlugin by-hand has the direction %q, which is not inbound, outbound or gateway: its filters inject nothing", direction))
 		})
 		s.eventually("it has conditions", func() bool { return s.condition("demo", "by-hand", conditionCurrent).Reason == "Behind" })
 	}

@@ -66,6 +66,9 @@ func TestGatewaysHavePluginsOfTheirOwn(t *testing.T) {
 	if mode, _, _ := unstructured.NestedSlice(spec, "match"); len(mode) != 1 || mode[0].(map[string]any)["mode"] != "CLIENT" {
 		t.Errorf("the plugin is %v", spec)
 	}
+	if direction, _, _ := unstructured.NestedString(spec, "pluginConfig", "direction"); direction != "gateway" {
+		t.Errorf("its filter has the direction %q, so it could inject in workloads", direction)
+	}
 	s.consistently("nothing else has one", func() bool { return s.countPlugins() == 1 })
 	s.eventually("the pods are known", func() bool { return s.view(set).Pods == 4 && s.view(set).Workloads == 4 })
 
@@ -172,4 +175,29 @@ func TestNoPluginForUnknownGateways(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.deny("list pods", "watch pods") })
 	s.serve("all=gateway:*/demo")
 	s.consistently("there is none", func() bool { return s.countPlugins() == 0 })
+}
+
+// A gateway's plugin is for what it sends, so none stays that selects pods of workloads, too.
+func TestNoPluginOfAGatewaySelectsWorkloads(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.Linger = time.Hour })
+	gateway := ingressPod("demo", "istio-in", "a")
+	gateway.Labels = map[string]string{labelTemplateHash: "abc12", "app": "shop"}
+	s.addPods(gateway)
+	set := s.serve("edge=gateway:istio-in/demo")
+	s.eventually("the gateway has its plugin", func() bool { return s.selector("hfi.gateway-istio-in")["app"] == "shop" })
+	workload := podOfDeployment("demo", "web", "b", nil)
+	workload.Labels = map[string]string{labelTemplateHash: "abc12", "app": "shop", "tier": "web"}
+	s.addPods(workload)
+	s.eventually("it is deleted", func() bool { return s.countPlugins() == 0 })
+	s.eventually("the status says why", func() bool {
+		rows := s.view(set).WasmPlugins
+		return len(rows) == 1 && strings.Contains(rows[0].Message, "has no labels that tell it from others, so hfi creates none for it")
+	})
+	s.deletePod(workload)
+	s.eventually("alone, it has its plugin again", func() bool { return s.countPlugins() == 1 })
+
+	// Nor does one that only lingers.
+	s.serve()
+	s.addPods(workload)
+	s.eventually("it is deleted", func() bool { return s.countPlugins() == 0 })
 }

@@ -197,7 +197,7 @@ func (k *keeper) misdirected(namespace string) (messages []string) {
 		selected := k.pods.workloadsSelected(namespace, plugin.selector)
 		name := k.delivery().kind + " " + strings.TrimPrefix(plugin.String(), namespace+"/")
 		if plugin.family == unknown && len(selected) > 0 {
-			messages = append(messages, fmt.Sprintf("%s has the direction %q, which is neither inbound nor outbound: its filters inject nothing", name, reconciler.Cut(string(plugin.direction), 100)))
+			messages = append(messages, fmt.Sprintf("%s has the direction %q, which is not inbound, outbound or gateway: its filters inject nothing", name, reconciler.Cut(string(plugin.direction), 100)))
 		}
 		maps.DeleteFunc(selected, func(workload string, _ bool) bool { return !inbound.has(workload) })
 		if len(selected) == 0 {
@@ -374,6 +374,8 @@ func (p *planner) workloadPlugins(d demand) {
 		case replaced:
 			p.note(name, absent)
 			p.delete(own, "the plugin for all workloads of this namespace has replaced it")
+		case want != present && p.selectsWorkloads(own):
+			p.delete(own, "it is for a gateway and selects pods of workloads")
 		case covered || d.unseen:
 			if len(own.selector) > 0 {
 				p.ensure(name, own.selector, false)
@@ -392,6 +394,19 @@ func (p *planner) workloadPlugins(d demand) {
 			}
 		}
 	}
+}
+
+// selectsWorkloads says whether a gateway's plugin selects pods of workloads, for which it is not.
+func (p *planner) selectsWorkloads(plugin *filterPlugin) bool {
+	if p.family != gateways {
+		return false
+	}
+	for workload := range p.pods.workloadsSelected(p.namespace, plugin.selector) {
+		if inbound.has(workload) {
+			return true
+		}
+	}
+	return false
 }
 
 // overlaps says whether a plugin selects pods of another workload that has its own plugin.
