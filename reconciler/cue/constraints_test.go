@@ -74,7 +74,9 @@ func removals(file *ast.File) []removal {
 				} else if x.Constraint == token.NOT {
 					required[labelOf(x)] = append(required[labelOf(x)], x)
 				}
-				add(x, "any value for", func() { x.Value = anything() })
+				if value, ok := x.Value.(*ast.Ident); !ok || value.Name != "_" { // else it only declares the name
+					add(x, "any value for", func() { x.Value = anything() })
+				}
 				expr(x.Value, func(e ast.Expr) { x.Value = e })
 			case *ast.Comprehension:
 				add(x.Value, "removes the condition for", func() {
