@@ -22,7 +22,15 @@ func ingressPod(namespace, gateway, suffix string) *metav1.PartialObjectMetadata
 
 // gatewayPod is a pod of a Gateway of Kubernetes's Gateway API, which istiod deploys without injection.
 func gatewayPod(namespace, gateway, class, suffix string) *metav1.PartialObjectMetadata {
-	pod := podOfDeployment(namespace, gateway+"-"+class, suffix, map[string]string{labelGateway: gateway, labelGatewayClass: class})
+	pod := podOfDeployment(namespace, gateway+"-"+class, suffix, map[string]string{labelGateway: gateway, "gateway.networking.k8s.io/gateway-class-name": class})
+	switch class {
+	case "istio":
+		pod.Labels[labelManagedGateway] = managedGateway
+	case "istio-waypoint":
+		pod.Labels[labelManagedGateway] = "istio.io-mesh-controller"
+	default:
+		pod.Labels[labelManagedGateway] = class + "-controller"
+	}
 	pod.Annotations = map[string]string{annotationRevision: "default"}
 	return pod
 }
@@ -38,15 +46,20 @@ func TestGatewayName(t *testing.T) {
 		pod  *metav1.PartialObjectMetadata
 		want string
 	}{
-		"the chart's":          {ingressPod("demo", "istio-in", "a"), "istio-in"},
-		"a Gateway's":          {gatewayPod("demo", "in", "istio", "a"), "in"},
-		"a waypoint's":         {gatewayPod("demo", "in", "istio-waypoint", "a"), ""},
-		"a sidecar's":          {sidecar(), ""},
-		"the older chart's":    {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "IngressGateways" }), "in"},
-		"of several injected":  {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "spire, gateway" }), "in"},
-		"of another template":  {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "gateways,sidecar" }), ""},
-		"of another component": {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "Pilot" }), ""},
-		"without a workload":   {named(ingressPod("demo", "in", "a"), func(p *metav1.PartialObjectMetadata) { p.OwnerReferences = nil }), "*"},
+		"the chart's":    {ingressPod("demo", "istio-in", "a"), "istio-in"},
+		"a Gateway's":    {gatewayPod("demo", "in", "istio", "a"), "in"},
+		"a waypoint's":   {gatewayPod("demo", "in", "istio-waypoint", "a"), ""},
+		"agentgateway's": {gatewayPod("demo", "in", "istio.io-agentgateway", "a"), ""},
+		"of another controller": {named(sidecar(), func(p *metav1.PartialObjectMetadata) {
+			p.Labels[labelGateway], p.Labels["gateway.networking.k8s.io/gateway-class-name"] = "in", "nginx"
+		}), ""},
+		"a Gateway's of a chart": {named(ingressPod("demo", "istio-in", "a"), func(p *metav1.PartialObjectMetadata) { p.Labels[labelGateway] = "in" }), "in"},
+		"a sidecar's":            {sidecar(), ""},
+		"the older chart's":      {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "IngressGateways" }), "in"},
+		"of several injected":    {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "spire, gateway" }), "in"},
+		"of another template":    {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Annotations[annotationTemplates] = "gateways,sidecar" }), ""},
+		"of another component":   {named(sidecar(), func(p *metav1.PartialObjectMetadata) { p.Labels[labelComponent] = "Pilot" }), ""},
+		"without a workload":     {named(ingressPod("demo", "in", "a"), func(p *metav1.PartialObjectMetadata) { p.OwnerReferences = nil }), "*"},
 	} {
 		got, is := gatewayName(&c.pod.ObjectMeta)
 		if is != (c.want != "") || is && got != c.want {

@@ -20,26 +20,25 @@ const (
 	annotationRevision    = "istio.io/rev"
 	annotationTemplates   = "inject.istio.io/templates"
 	labelGateway          = "gateway.networking.k8s.io/gateway-name"
-	labelGatewayClass     = "gateway.networking.k8s.io/gateway-class-name"
+	labelManagedGateway   = "gateway.istio.io/managed"
+	managedGateway        = "istio.io-gateway-controller"
 	labelComponent        = "operator.istio.io/component"
 )
 
 // gatewayName is the name by which policies select a pod that is a gateway; is says whether
-// it is one. The pods of a Gateway of Kubernetes's Gateway API have its name as a label,
-// except that those of Istio's ambient mode are no gateways here. Others have the injection
-// template "gateway" or, installed by Istio's older charts, a label of these; their name
-// is that of the workload, or Any if it has none. The filter has the same rule: its node is a router.
+// it is one. Those that istiod deploys for a Gateway of Kubernetes's Gateway API have a
+// label that says so, which is another for those of Istio's ambient mode and those without
+// Envoy. Others have the injection template "gateway" or, installed by Istio's older charts, a
+// label of these. The name is that of the Gateway, which is a label of the pods of every
+// controller's Gateways, else that of the workload, or Any if it has none. The filter has the
+// same rule: its node is a router.
 func gatewayName(pod *metav1.ObjectMeta) (name string, is bool) {
-	class := pod.Labels[labelGatewayClass]
-	if name := pod.Labels[labelGateway]; name != "" {
-		return name, class != "istio-waypoint" && class != "istio-east-west"
-	}
 	component := pod.Labels[labelComponent]
-	is = component == "IngressGateways" || component == "EgressGateways"
+	is = pod.Labels[labelManagedGateway] == managedGateway || component == "IngressGateways" || component == "EgressGateways"
 	for template := range strings.SplitSeq(pod.Annotations[annotationTemplates], ",") {
 		is = is || strings.TrimSpace(template) == "gateway"
 	}
-	return cmp.Or(WorkloadName(pod), schema.Any), is
+	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), is
 }
 
 // WorkloadName is the WORKLOAD_NAME of a pod's sidecar, by the rules of
