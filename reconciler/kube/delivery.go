@@ -120,7 +120,7 @@ func placed(p desiredPlugin, spec map[string]any) map[string]any {
 }
 
 func withSelector(p desiredPlugin, spec map[string]any) map[string]any {
-	if name := targetedGateway(p.selector); name != "" {
+	if name := targetedGateway(p.selector); name != "" && p.family == gateways {
 		spec["targetRefs"] = []any{map[string]any{"group": gatewayGroup, "kind": "Gateway", "name": name}}
 	} else if len(p.selector) > 0 {
 		spec["selector"] = map[string]any{"matchLabels": labelsOf(p.selector)}

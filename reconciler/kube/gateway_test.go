@@ -214,3 +214,18 @@ func TestNoPluginOfAGatewaySelectsWorkloads(t *testing.T) {
 	s.addPods(workload)
 	s.eventually("it is deleted", func() bool { return s.countPlugins() == 0 })
 }
+
+// Only the plugin of a gateway refers to a Gateway: one for workloads is for their pods, of which
+// another controller's gateway may be one.
+func TestNoPluginForWorkloadsTargetsAGateway(t *testing.T) {
+	s := newFixture(t, nil)
+	edge := podOfDeployment("demo", "frontend", "a", nil)
+	edge.Labels = map[string]string{labelTemplateHash: "abc12", labelGateway: "edge"}
+	s.addPods(edge, podOfDeployment("demo", "cart", "b", nil))
+	s.serve("p=frontend/demo")
+	s.eventually("the workload has its plugin", func() bool { return s.plugin("demo", frontPlugin) != nil })
+	spec := s.plugin("demo", frontPlugin).Object["spec"].(map[string]any)
+	if _, refers := spec["targetRefs"]; refers || spec["selector"] == nil {
+		t.Errorf("the plugin is %v", spec)
+	}
+}

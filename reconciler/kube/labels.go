@@ -20,8 +20,7 @@ var volatileLabels = map[string]bool{
 // for as long as it exists. Labels that are not named have unnamedRank; those
 // that change with versions come last.
 var labelRank = map[string]int{
-	labelGateway: 0, // See targetedGateway.
-	"app":        1, "app.kubernetes.io/name": 2, "k8s-app": 3, "app.kubernetes.io/instance": 4, "app.kubernetes.io/component": 5, "name": 6,
+	"app": 1, "app.kubernetes.io/name": 2, "k8s-app": 3, "app.kubernetes.io/instance": 4, "app.kubernetes.io/component": 5, "name": 6,
 	labelWorkload: 7, "service.istio.io/canonical-name": 8,
 	"version": 101, "app.kubernetes.io/version": 102, "helm.sh/chart": 103, "deployment": 104, "job-name": 105, "batch.kubernetes.io/job-name": 106,
 }
@@ -63,7 +62,7 @@ func (s *podStore) selectorOf(namespace, workload string, current map[string]str
 		}
 	}
 	slices.SortFunc(common, func(a, b label) int {
-		return cmp.Or(cmp.Compare(rankOf(a), rankOf(b)), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(rankOf(a, workload), rankOf(b, workload)), cmp.Compare(a.name, b.name))
 	})
 	selector = map[string]string{}
 	others := in.workloads
@@ -86,7 +85,10 @@ func (s *podStore) selectorOf(namespace, workload string, current map[string]str
 	return nil, false
 }
 
-func rankOf(l label) int {
+func rankOf(l label, workload string) int {
+	if l.name == labelGateway && gateways.has(workload) {
+		return 0 // See targetedGateway.
+	}
 	if rank, named := labelRank[l.name]; named {
 		return rank
 	}
