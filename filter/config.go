@@ -102,9 +102,9 @@ func (c *config) set(name string, value settings.Value) (err error) {
 	case "control_plane_cluster":
 		err = setText(&c.Cluster, value)
 	case "gateway":
-		err = setName(&c.Gateway, value)
+		err = c.setName(name, &c.Gateway, value)
 	case "namespace":
-		err = setName(&c.Namespace, value)
+		err = c.setName(name, &c.Namespace, value)
 	case "stale_after":
 		err = setDuration(&c.StaleAfter, value)
 	case "max_delay":
@@ -153,17 +153,19 @@ func setText(to *string, value settings.Value) error {
 	return nil
 }
 
-// setName sets the name of a gateway or a namespace, as a selector may have it.
-func setName(to *string, value settings.Value) error {
-	var name string
-	if err := setText(&name, value); err != nil {
-		return err
+// setName sets the name of a gateway or a namespace, as a selector may have it. With another value
+// the policies for workloads could apply to the gateway, or those for any namespace.
+func (c *config) setName(setting string, to *string, value settings.Value) error {
+	switch {
+	case value.Kind == settings.Null:
+		return nil
+	case value.Kind == settings.String && len(value.Text) <= maxName && !strings.ContainsAny(value.Text, "* \t\r\n"):
+		*to = value.Text
+		return nil
 	}
-	if len(name) > maxName || strings.ContainsAny(name, "* \t\r\n") {
-		return wrong(value, "is not a name")
-	}
-	*to = name
-	return nil
+	err := wrong(value, "is not a name: no faults are injected")
+	c.refuse("setting " + setting + ": " + err.Error())
+	return err
 }
 
 func setBool(to *bool, value settings.Value) error {

@@ -422,6 +422,9 @@ func TestReplacedProgramsAreFreed(t *testing.T) {
 }
 
 func TestConfigurations(t *testing.T) {
+	refused := func(why string) func(*config) {
+		return func(c *config) { c.Cluster, c.Refused = "x", why }
+	}
 	for _, c := range []struct {
 		text     string
 		change   func(*config)
@@ -445,10 +448,20 @@ func TestConfigurations(t *testing.T) {
 		}, 1},
 		{`{"control_plane_cluster":"x","max_delay":[]}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{"control_plane_cluster":"x","gateway":"g","namespace":"n"}`, func(c *config) { c.Cluster, c.Gateway, c.Namespace = "x", "g", "n" }, 0},
-		{`{"control_plane_cluster":"x","gateway":"*"}`, func(c *config) { c.Cluster = "x" }, 1},
-		{`{"control_plane_cluster":"x","gateway":"a b"}`, func(c *config) { c.Cluster = "x" }, 1},
-		{`{"control_plane_cluster":"x","gateway":"` + strings.Repeat("g", 254) + `"}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","gateway":"*"}`, refused(`setting gateway: "*" is not a name: no faults are injected`), 1},
+		{`{"control_plane_cluster":"x","gateway":"a b"}`, refused(`setting gateway: "a b" is not a name: no faults are injected`), 1},
+		{`{"control_plane_cluster":"x","gateway":5}`, refused(`setting gateway: 5 is not a name: no faults are injected`), 1},
+		{`{"control_plane_cluster":"x","gateway":null}`, func(c *config) { c.Cluster = "x" }, 0},
+		{`{"control_plane_cluster":"x","gateway":"` + strings.Repeat("g", 254) + `"}`,
+			refused(`setting gateway: "` + strings.Repeat("g", 99) + `… is not a name: no faults are injected`), 1},
+		{`{"control_plane_cluster":"x","namespace":"n n","gateway":"g"}`, func(c *config) {
+			refused(`setting namespace: "n n" is not a name: no faults are injected`)(c)
+			c.Gateway = "g"
+		}, 1},
 		{`{"control_plane_cluster":"x","namespace":"n"}`, func(c *config) { c.Cluster = "x" }, 1},
+		{`{"control_plane_cluster":"x","namespace":"n n"}`, func(c *config) {
+			refused(`setting namespace: "n n" is not a name: no faults are injected`)(c)
+		}, 1},
 		{`{"control_plane_cluster":"x","unknown":1}`, func(c *config) { c.Cluster = "x" }, 1},
 		{`{}`, func(c *config) {}, 1},
 		{``, func(c *config) {}, 1},
