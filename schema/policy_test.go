@@ -22,8 +22,6 @@ func TestCanonical(t *testing.T) {
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}]}}`},
 		{"a gateway", rule(`"selector":{"gateway":"ingress","namespace":"mesh"},"rules":[{"fault":{"delay_ms":1}}]`),
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"mesh","gateway":"ingress"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}]}}`},
-		{"an empty gateway", rule(`"selector":{"gateway":""},"rules":[{"fault":{"delay_ms":1}}]`),
-			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"fault":{"percentage":100,"delay_ms":1}}]}}`},
 		{"order, capitals, white space, unknown fields", ` {"kind":"x","spec":{"rules":[ {"fault":{"abort":{"headers":{"X-B":"2","X-A":"1"},"status":503},"percentage":5.0},"match":{"headers":[{"present":true,"name":"X-User"}],"methods":["POST","GET","GET"]}} ]},"metadata":{"name":"p"}}`,
 			`{"metadata":{"name":"p"},"spec":{"selector":{"service":"*","namespace":"*"},"rules":[{"match":{"methods":["GET","POST"],"headers":[{"name":"x-user","present":true}]},"fault":{"percentage":5,"abort":{"status":503,"headers":{"x-a":"1","x-b":"2"}}}}]}}`},
 		{"a time in another time zone", rule(`"rules":[{"fault":{"delay_ms":1}}],"expires_at":"2027-01-31T14:00:00.500+02:00"`),

@@ -57,7 +57,11 @@ var fields = map[string]fieldInfo{
 		sample: `"*"`,
 	},
 	"spec.selector.namespace": selector,
-	"spec.selector.gateway":   selector,
+	"spec.selector.gateway": {
+		must:   selector.must,
+		limits: append([]limit{{`!=""`, "must not be empty: use * for any gateway, or omit it to select workloads"}}, selector.limits...),
+		sample: `"*"`,
+	},
 	"spec.direction": {
 		must:    "inbound, for the requests that the selected workload receives, or outbound, for those that it sends",
 		limits:  []limit{{`!="outbound"`, "must be omitted beside spec.selector.gateway"}},

@@ -134,6 +134,7 @@ func TestSentences(t *testing.T) {
 		{inSpec("selector: {gateway: \"*\", service: front*}"), []string{`policies/p.yaml:5:37: spec.selector.service: service must be omitted beside gateway: a policy applies to workloads or to gateways`}},
 		{inSpec("selector: {gateway: ingress}\n  direction: outbound"), []string{`policies/p.yaml:6:14: spec.direction: direction must be omitted beside spec.selector.gateway`}},
 		{inSpec("selector: {gateway: in*}"), []string{`policies/p.yaml:5:23: spec.selector.gateway: gateway must be a name without spaces, or * for any (patterns are not supported), not "in*"`}},
+		{inSpec("selector: {gateway: \"\"}"), []string{`policies/p.yaml:5:23: spec.selector.gateway: gateway must not be empty: use * for any gateway, or omit it to select workloads`}},
 		{inSpec("selector: {gatway: ingress}"), []string{`policies/p.yaml:5:14: spec.selector.gatway: unknown field "gatway"; did you mean "gateway"?`}},
 		{inSpec("selector:"), []string{`policies/p.yaml:5:12: spec.selector: selector must be a mapping with service or gateway, and namespace; omit it to select every workload, not empty (null); indent its fields below it`}},
 		{inSpec("dry_run: yes"), []string{`policies/p.yaml:5:12: spec.dry_run: dry_run must be true or false, not "yes"; write true`}},
