@@ -229,3 +229,30 @@ func TestNoPluginForWorkloadsTargetsAGateway(t *testing.T) {
 		t.Errorf("the plugin is %v", spec)
 	}
 }
+
+// A filter for what workloads send runs in the gateways that its plugin selects, too, and asks for their
+// policies. It executes none of them.
+func TestOutboundFilterIsNoneOfAGateway(t *testing.T) {
+	for what, change := range map[string]func(map[string]any){
+		"for all pods": func(map[string]any) {},
+		"for the Gateway": func(spec map[string]any) {
+			spec["targetRefs"] = []any{map[string]any{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "shop"}}
+		},
+	} {
+		s := newFixture(t, nil, pluginObject("demo", "by-hand", func(spec map[string]any) {
+			spec["match"] = []any{map[string]any{"mode": "CLIENT"}}
+			spec["pluginConfig"].(map[string]any)["direction"] = "outbound"
+			change(spec)
+		}))
+		s.addPods(gatewayPod("demo", "shop", "istio", "b"))
+		set := s.serve("edge=gateway:shop/demo")
+		s.set(func() {
+			s.fleet.Items = []api.FilterStatus{{FilterID: api.FilterID{Pod: "shop-istio-abc12-b", Namespace: "demo", Gateway: "shop"}, State: api.FilterCurrent, Directions: []string{"outbound"}}}
+		})
+		s.eventually(what+": hfi's own plugin exists", func() bool { return s.plugin("demo", "hfi.gateway-shop") != nil })
+		s.eventually(what+": the pod has no filter", func() bool {
+			row := s.view(set).Policies[0]
+			return row.WithoutFilterCount == 1 && row.WithoutFilter[0].Reason == "no contact from a filter for gateway requests"
+		})
+	}
+}

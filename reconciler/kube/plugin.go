@@ -70,7 +70,7 @@ func readPlugin(by *delivery, object *unstructured.Unstructured, home *url.URL) 
 	if plugin.managed {
 		plugin.family = named
 	}
-	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed && plugin.family != unknown {
+	if len(plugin.selector) == 1 && plugin.selector[labelGateway] != "" && !plugin.managed && plugin.family == inbound {
 		plugin.family = gateways
 	}
 	plugin.observedGeneration = number(object.Object, "status", "observedGeneration")

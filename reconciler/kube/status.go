@@ -187,9 +187,9 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 		case contact.service != pod.workload.Service:
 			reason = fmt.Sprintf("its filter says that it is service %q, and by its owner it is %q", reconciler.Cut(contact.service, 100), pod.workload.Service)
 		case contact.lacks(f) && !selected(pod):
-			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.direction, c.delivery().kind)
+			reason = fmt.Sprintf("it has no filter for %s requests: no %s with this direction selects it", f.setting, c.delivery().kind)
 		case contact.lacks(f):
-			reason = fmt.Sprintf("no contact from a filter for %s requests", f.direction)
+			reason = fmt.Sprintf("no contact from a filter for %s requests", f.setting)
 		case contact.state == api.FilterCurrent:
 			row.Current++
 			continue
