@@ -16,11 +16,15 @@ type destination struct {
 // destination returns the part of the request's destination that a header of a program
 // stands for. It is read from the host once a request.
 func (r *request) destination(name string) (string, bool) {
-	if !r.to.read {
+	if !r.to.read && strings.HasPrefix(name, ":to-") {
 		r.to = destinationOf(clusterName(), r.domain, func() string { return pseudoHeader(":authority") })
 	}
 	part := ""
 	switch name {
+	case program.Service:
+		part, _ = r.receiver()
+	case program.ServiceNamespace:
+		_, part = r.receiver()
 	case program.ToHost:
 		part = r.to.host
 	case program.ToService:
@@ -29,6 +33,25 @@ func (r *request) destination(name string) (string, bool) {
 		part = r.to.namespace
 	}
 	return part, part != ""
+}
+
+// receiver returns the service that receives a request in a waypoint, and its namespace, by the
+// name of the chain of filters that it passes: inbound-vip|PORT|http|HOST. It is read from
+// the host once a request.
+func (r *request) receiver() (service, namespace string) {
+	if !r.in.read {
+		chain, _ := property("xds\x00filter_chain_name")
+		r.in = receiverOf(chain, r.domain)
+	}
+	return r.in.service, r.in.namespace
+}
+
+func receiverOf(chain, domain string) destination {
+	in := destination{read: true}
+	if strings.HasPrefix(chain, "inbound-vip|") {
+		in.service, in.namespace = serviceOf(chain[strings.LastIndexByte(chain, '|')+1:], domain)
+	}
+	return in
 }
 
 // clusterName returns the name of the cluster of the request's route, or "".

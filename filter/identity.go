@@ -17,8 +17,8 @@ type identity struct {
 	// Service and Namespace are those of the workload, or empty if unknown.
 	Service, Namespace string
 	// Gateway is the name of the gateway, or Any if it is unknown. It is empty if the node
-	// is not one of Istio's gateways.
-	Gateway string
+	// is not one of Istio's gateways. Waypoint is the same for waypoints of its ambient mode.
+	Gateway, Waypoint string
 	// Envoy is the version, such as "1.40", or empty if unknown.
 	Envoy string
 	// TooOld reports that the version is older than MinimumEnvoy.
@@ -33,7 +33,7 @@ var MinimumEnvoy = [2]uint64{1, 32}
 // which policies apply without it. Both are empty if nothing is missing.
 func missing(w selection.Workload) (metadata, applies string) {
 	gateway := w.Gateway != ""
-	unnamed := w.Service == "" && !gateway || w.Gateway == schema.Any
+	unnamed := w.Service == "" && !gateway && !w.Waypoint || w.Gateway == schema.Any
 	switch {
 	case gateway && unnamed && w.Namespace == "":
 		return "WORKLOAD_NAME and no NAMESPACE", "any gateway in any namespace"
@@ -53,6 +53,9 @@ func (i identity) String() string {
 	name := "service=" + quote(i.Service)
 	if i.Gateway != "" {
 		name = "gateway=" + quote(i.Gateway)
+	}
+	if i.Waypoint != "" {
+		name = "waypoint=" + quote(i.Waypoint)
 	}
 	return name + " namespace=" + quote(i.Namespace) + " pod=" + quote(i.Pod) +
 		" node=" + quote(i.Node) + " envoy=" + quote(i.Envoy)
@@ -94,13 +97,10 @@ func readIdentity() identity {
 	}
 	// Istio's gateways are routers: ID is router~IP~POD.NAMESPACE~DOMAIN.
 	if strings.HasPrefix(i.Node, "router~") {
-		i.Gateway = nodeProperty("metadata", "LABELS", "gateway.networking.k8s.io/gateway-name")
-		if i.Gateway == "" {
-			i.Gateway = i.Service
-		}
-		if i.Gateway == "" {
-			i.Gateway = schema.Any
-		}
+		i.Gateway = i.gatewayName()
+	}
+	if strings.HasPrefix(i.Node, "waypoint~") {
+		i.Waypoint = i.gatewayName()
 	}
 	version := func(part string) (uint64, bool) {
 		value, err := proxywasm.GetProperty([]string{"xds", "node", "user_agent_build_version", "version", part})
@@ -113,6 +113,18 @@ func readIdentity() identity {
 		i.TooOld = major < MinimumEnvoy[0] || major == MinimumEnvoy[0] && minor < MinimumEnvoy[1]
 	}
 	return i
+}
+
+// gatewayName is the name of a gateway or waypoint, or Any.
+func (i identity) gatewayName() string {
+	name := nodeProperty("metadata", "LABELS", "gateway.networking.k8s.io/gateway-name")
+	if name == "" {
+		name = i.Service
+	}
+	if name == "" {
+		name = schema.Any
+	}
+	return name
 }
 
 func versionName(major, minor uint64) string {
@@ -161,7 +173,8 @@ func (i identity) workload(settings *source) selection.Workload {
 	if settings.Gateway != "" {
 		w.Gateway = settings.Gateway
 	}
-	if w.Gateway != "" {
+	w.Waypoint = i.Waypoint != "" && w.Gateway == ""
+	if w.Gateway != "" || w.Waypoint {
 		w.Service = ""
 	}
 	if w.Namespace == "" {
@@ -171,14 +184,18 @@ func (i identity) workload(settings *source) selection.Workload {
 }
 
 // query returns the query string that selects a workload's policies.
-func query(w selection.Workload) string {
-	name := "service=" + escape(w.Service)
-	if w.Gateway == schema.Any {
-		name = "gateway="
-	} else if w.Gateway != "" {
-		name = "gateway=" + escape(w.Gateway)
+func (i identity) query(w selection.Workload) string {
+	kind, name := "service=", w.Service
+	switch {
+	case w.Waypoint:
+		kind, name = "waypoint=", i.Waypoint
+	case w.Gateway != "":
+		kind, name = "gateway=", w.Gateway
 	}
-	return name + "&namespace=" + escape(w.Namespace)
+	if name == schema.Any {
+		name = ""
+	}
+	return kind + escape(name) + "&namespace=" + escape(w.Namespace)
 }
 
 // escape escapes a value for a query string (RFC 3986, 2.3). Package net/url would

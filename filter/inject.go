@@ -19,7 +19,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 			action = types.ActionContinue
 		}
 	}()
-	v.request.path, v.request.to.read = "", false // those of the request before
+	v.request.path, v.request.to.read, v.request.in.read = "", false, false // those of the request before
 	plugin := v.owner(id)
 	if plugin == nil || plugin.program.Idle() {
 		return types.ActionContinue

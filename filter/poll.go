@@ -161,7 +161,7 @@ func (p *poller) ask(now time.Time) {
 	wait := p.wait(now)
 	headers := [][2]string{
 		{":method", "GET"},
-		{":path", api.RoutePolicies + "?" + query(p.workload()) + "&wait=" + wait.String()},
+		{":path", api.RoutePolicies + "?" + who.query(p.workload()) + "&wait=" + wait.String()},
 		{":authority", headerValue(p.source.authority())},
 		{"accept", program.MediaType},
 		{api.HeaderNode, headerValue(who.Node)},

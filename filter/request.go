@@ -18,6 +18,8 @@ type request struct {
 	path string
 	// to is where the request goes, if it has been read.
 	to destination
+	// in is the service that receives it in a waypoint, if it has been read.
+	in destination
 }
 
 func (r *request) Method() string { return pseudoHeader(":method") }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/filter/program"
+	"github.com/boifi/hfi/schema"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/proxytest"
 )
 
@@ -188,6 +189,62 @@ func TestDirectionGateway(t *testing.T) {
 			h.answer(200, policies, map[string]string{"etag": `"a"`})
 			h.mustGet(c.status)
 		})
+	}
+}
+
+// TestWaypoint checks that a waypoint requests the policies of its namespace, and applies each to the
+// requests of its service.
+func TestWaypoint(t *testing.T) {
+	h := start(t, frontendConfig, map[string]string{
+		"id": "waypoint~10.0.0.1~way-1.demo~demo.svc.cluster.local", "metadata.NAMESPACE": "demo", "metadata.WORKLOAD_NAME": "way-istio-waypoint",
+		"metadata.LABELS/gateway.networking.k8s.io/gateway-name": "way",
+	})
+	h.pass(time.Second)
+	if path := h.request()[":path"]; !strings.Contains(path, "?waypoint=way&namespace=demo&") {
+		t.Errorf("the path is %s", path)
+	}
+	if logs := h.GetWarnLogs(); len(logs) > 0 {
+		t.Errorf("the log is %q", logs)
+	}
+	policy := func(name, selector string, status int) *schema.Policy {
+		parsed, err := schema.Parse(fmt.Appendf(nil, `{"metadata":{"name":%q},"spec":{"selector":%s,"rules":[{"fault":{"abort":{"status":%d}}}]}}`, name, selector, status))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed
+	}
+	var compiled []*program.Compiled
+	for _, each := range []*schema.Policy{
+		policy("cart", `{"service":"cart","namespace":"demo"}`, 501), policy("gateway", `{"gateway":"*"}`, 502), policy("pay", `{"service":"pay"}`, 503),
+	} {
+		one, err := new(program.Compiler).Compile(each)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled = append(compiled, one)
+	}
+	encoded, err := program.EncodeForWaypoints(compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.answer(200, string(encoded), map[string]string{"etag": `"a"`})
+	for _, test := range []struct {
+		chain string
+		want  int
+	}{
+		{"inbound-vip|80|http|cart.demo.svc.cluster.local", 501},
+		{"inbound-vip|80|http|cart.other.svc.cluster.local", 200},
+		{"inbound-vip|80|http|pay.demo.svc.cluster.local", 503},
+		{"inbound-vip|80|http|web.demo.svc.cluster.local", 200},
+		{"inbound-vip|80|http|cart.example.com", 200},
+		{"direct-http", 200},
+	} {
+		if err := h.SetProperty([]string{"xds", "filter_chain_name"}, []byte(test.chain)); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.status(); got != test.want {
+			t.Errorf("%s: status %d, want %d", test.chain, got, test.want)
+		}
 	}
 }
 

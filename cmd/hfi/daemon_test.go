@@ -252,6 +252,9 @@ func (d *fakeDaemon) filters() api.FiltersStatus {
 		add("ingress-a", api.FilterCurrent, "", api.VMCounts{Total: 3, Current: 3})
 		id := &filters.Items[0].FilterID
 		id.Service, id.Namespace, id.Gateway = "", "mesh", "ingress"
+		add("way-a", api.FilterCurrent, "", api.VMCounts{Total: 3, Current: 3})
+		id = &filters.Items[1].FilterID
+		id.Service, id.Waypoint = "", "way"
 	}
 	if d.mode == "unable" {
 		filters.Unable = 1

@@ -63,7 +63,7 @@ func (a *app) printFilters(filters *api.FiltersStatus) error {
 	var rows [][]string
 	wide := a.output.String() == wideFormat
 	for _, item := range filters.Items {
-		row := []string{item.Namespace, serviceOrGateway(item.Service, item.Gateway), or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
+		row := []string{item.Namespace, filterOwner(item), or(item.Pod, item.Node), string(item.State), fmt.Sprintf("%d/%d", item.VMs.Current, item.VMs.Total), ago(a.now(), &item.Since), item.Envoy}
 		if wide {
 			row = append(row, strings.Join(item.Directions, ","), item.Node, digest(item), strings.Join(item.Replicas, ","))
 		}
@@ -140,6 +140,14 @@ func filtersColour(filters api.FiltersStatus) colour {
 	return green
 }
 
+// filterOwner names the service, gateway or waypoint of a filter.
+func filterOwner(item api.FilterStatus) string {
+	if item.Waypoint != "" {
+		return "waypoint/" + item.Waypoint
+	}
+	return serviceOrGateway(item.Service, item.Gateway)
+}
+
 // filterName names the pod or node of a filter.
 func filterName(item api.FilterStatus) string {
 	switch {
@@ -148,7 +156,7 @@ func filterName(item api.FilterStatus) string {
 	case item.Node != "":
 		return "node " + item.Node
 	}
-	return "the filter of " + join("/", item.Namespace, strconv.Quote(serviceOrGateway(item.Service, item.Gateway)))
+	return "the filter of " + join("/", item.Namespace, strconv.Quote(filterOwner(item)))
 }
 
 // linesOf returns a line for each filter in one of the states, with its message.

@@ -140,7 +140,7 @@ func (a *app) getOne(cmd *cobra.Command, daemon *client.Client, name string) err
 	return a.facts(lines)
 }
 
-// serviceOrGateway names what a policy selects, or what a filter belongs to, in a namespace.
+// serviceOrGateway names what a policy selects in a namespace.
 func serviceOrGateway(service, gateway string) string {
 	if gateway != "" {
 		return "gateway/" + gateway

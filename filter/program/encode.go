@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/boifi/hfi/filter/regex"
+	"github.com/boifi/hfi/schema"
 )
 
 // Encode encodes the program of the policies, which must have distinct names. It returns an
@@ -17,6 +18,39 @@ import (
 func Encode(policies []*Compiled) ([]byte, error) {
 	text, _, err := encodeAndWeigh(policies)
 	return text, err
+}
+
+// EncodeForWaypoints is Encode for waypoints: each policy applies to the requests of the service
+// that its selector names.
+func EncodeForWaypoints(policies []*Compiled) ([]byte, error) {
+	limited := make([]*Compiled, len(policies))
+	for i, policy := range policies {
+		limited[i] = policy.forWaypoints()
+	}
+	return Encode(limited)
+}
+
+// forWaypoints returns the policy with its selector as a condition of each rule.
+func (c *Compiled) forWaypoints() *Compiled {
+	var conditions []header
+	for _, condition := range []header{
+		{Service, Text{How: Exact, Value: c.policy.Selector.Service}},
+		{ServiceNamespace, Text{How: Exact, Value: c.policy.Selector.Namespace}},
+	} {
+		if condition.text.Value != schema.Any {
+			conditions = append(conditions, condition)
+		}
+	}
+	if len(conditions) == 0 {
+		return c
+	}
+	limited := *c
+	limited.rules = slices.Clone(c.rules)
+	for i := range limited.rules {
+		rule := &limited.rules[i]
+		rule.headers = slices.Concat(conditions, rule.headers)
+	}
+	return &limited
 }
 
 // encodeAndWeigh also returns how much of each limit the program takes.

@@ -47,15 +47,20 @@ const (
 	version = 1
 )
 
-// The names of the headers that stand for the destination of an outbound request. No header
-// of a policy has such a name. A newer daemon may write others that begin with a colon, which
-// policies with a feature that this package lacks compare: such a header is never present.
+// The names of the headers that stand for the destination of an outbound request, or for the
+// service in a waypoint. No header of a policy has such a name. A newer daemon may write others
+// that begin with a colon, which policies with a feature that this package lacks compare: such
+// a header is never present.
 const (
 	// ToHost is the host that the request goes to.
 	ToHost = ":to-host"
 	// ToService and ToNamespace are those of the service.
 	ToService   = ":to-service"
 	ToNamespace = ":to-namespace"
+	// Service and ServiceNamespace are those of the service whose requests a waypoint
+	// receives.
+	Service          = ":service"
+	ServiceNamespace = ":service-namespace"
 )
 
 // The limits bound the memory that a filter needs for a program. Encode and Read return
@@ -88,7 +93,7 @@ type Program struct {
 	// rules have precedence.
 	Rules []Rule
 	// Headers are the names of the headers that rules compare, in lower case, sorted.
-	// ToHost, ToService and ToNamespace may be among them.
+	// ToHost, ToService, ToNamespace, Service and ServiceNamespace may be among them.
 	Headers []string
 	// Index finds rules. It is nil if there are few.
 	Index *Index

@@ -251,12 +251,7 @@ func (p *parser) readPolicy(r *reader, number int, policy *Policy) {
 // selects runs the selection once more: a policy for another workload is not applied,
 // whatever the daemon sends.
 func (p *parser) selects(key selection.Key) bool {
-	for _, k := range p.keys {
-		if k == key {
-			return true
-		}
-	}
-	return false
+	return selection.Selects(p.keys, key)
 }
 
 func (p *parser) readRule(r *reader, rule *Rule) {

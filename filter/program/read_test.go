@@ -300,6 +300,54 @@ func TestGatewaysAreApartFromWorkloads(t *testing.T) {
 	}
 }
 
+// TestWaypointsHaveTheSelectorAsACondition checks that in a waypoint a policy applies to the requests
+// of its service, and is found by that.
+func TestWaypointsHaveTheSelectorAsACondition(t *testing.T) {
+	var all []*schema.Policy
+	for i := range 20 {
+		all = append(all, policy(t, fmt.Sprintf("p%02d", i), fmt.Sprintf(`{"selector": {"service": "s%d", "namespace": "demo"}, "rules": [{"match": {"headers": [{"name": "x", "present": true}]}, "fault": {"delay_ms": 5}}]}`, i)))
+	}
+	all = append(all, policy(t, "q-any-service", `{"selector": {"namespace": "demo"}, "rules": [{"fault": {"delay_ms": 5}}]}`), policy(t, "r-any", `{"rules": [{"fault": {"delay_ms": 5}}]}`))
+	compiler, compiled := new(Compiler), []*Compiled{}
+	for _, each := range all {
+		one, err := compiler.Compile(each)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled = append(compiled, one)
+	}
+	encoded, err := EncodeForWaypoints(compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Read(encoded, selection.Workload{Namespace: "demo", Waypoint: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.InForce() != 22 || !slices.Equal(p.Headers, []string{Service, ServiceNamespace, "x"}) || len(p.Index.Headers) == 0 || len(p.Index.Linear) > 2 {
+		t.Errorf("the program is %+v, its index %+v", p, p.Index)
+	}
+	for i := range p.Rules {
+		conditions := map[string]string{}
+		for _, header := range p.Rules[i].Headers {
+			conditions[p.Headers[header.Slot]] = header.Text.Value
+		}
+		want := map[string]string{Service: fmt.Sprintf("s%d", i), ServiceNamespace: "demo", "x": ""}
+		switch i {
+		case 20:
+			want = map[string]string{ServiceNamespace: "demo"}
+		case 21:
+			want = map[string]string{}
+		}
+		if !reflect.DeepEqual(conditions, want) {
+			t.Errorf("rule %d has the conditions %v, want %v", i, conditions, want)
+		}
+	}
+	if again, _ := Encode(compiled); bytes.Contains(again, []byte(Service)) {
+		t.Error("the program of others has changed")
+	}
+}
+
 // TestNewerPolicyIsSkipped checks that a policy with a feature that the reader lacks is
 // reported and never applies, whatever follows in it, and that the others do.
 func TestNewerPolicyIsSkipped(t *testing.T) {

@@ -50,5 +50,5 @@ func ExampleIndex() {
 	// Output:
 	// cart-delay
 	// everywhere
-	// [{cart * }] 1
+	// [{ * } {cart * }] 1
 }

@@ -15,7 +15,10 @@ import (
 
 // String names the workload in messages.
 func (w Workload) String() string {
-	if w.Gateway != "" {
+	switch {
+	case w.Waypoint:
+		return fmt.Sprintf("waypoints in namespace %q", w.Namespace)
+	case w.Gateway != "":
 		return fmt.Sprintf("gateway %q in namespace %q", w.Gateway, w.Namespace)
 	}
 	return fmt.Sprintf("service %q in namespace %q", w.Service, w.Namespace)
@@ -52,7 +55,11 @@ func (x *Index) Apply(changes []schema.Change) (*Index, []Key) {
 	for _, change := range changes {
 		for _, entry := range []*schema.Entry{change.Old, change.New} {
 			if entry != nil && !change.OriginOnly() {
-				touched[KeyOf(entry.Policy.Spec.Selector)] = struct{}{}
+				key := KeyOf(entry.Policy.Spec.Selector)
+				touched[key] = struct{}{}
+				if key.Gateway == "" {
+					touched[Key{Service: EachService, Namespace: key.Namespace}] = struct{}{}
+				}
 			}
 		}
 		if change.Old != nil {
@@ -84,6 +91,12 @@ func (x *Index) Select(workload Workload) []*schema.Entry {
 // same policies apply to it. All workloads that clients make up are one then, and all
 // gateways.
 func (x *Index) Reduced(workload Workload) Workload {
+	if workload.Waypoint {
+		if !x.root.has(keyOf(workload)) {
+			workload.Namespace = ""
+		}
+		return Workload{Namespace: workload.Namespace, Waypoint: true}
+	}
 	unnamed, nowhere := Workload{Namespace: workload.Namespace}, workload
 	if workload.Gateway != "" {
 		unnamed.Gateway, nowhere.Service = schema.Any, ""
@@ -106,10 +119,10 @@ func (x *Index) Reduced(workload Workload) Workload {
 // keyOf is the most specific key that matches a workload.
 func keyOf(workload Workload) Key { return workload.Keys()[0] }
 
-// has reports whether there is an entry with a key.
+// has reports whether there is an entry with a key that the given one covers.
 func (n *node) has(key Key) bool {
 	for n != nil {
-		switch order := compareKeys(n.key, key); {
+		switch order := n.key.compare(key); {
 		case order == 0:
 			return true
 		case order > 0:
@@ -130,7 +143,15 @@ func newNode(entry *schema.Entry) *node {
 }
 
 func compareKeys(a, b Key) int {
-	return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Namespace, b.Namespace))
+	return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service))
+}
+
+// compare compares the key with another one, to which all that it covers are equal.
+func (k Key) compare(to Key) int {
+	if to.covers(k) {
+		return 0
+	}
+	return compareKeys(k, to)
 }
 
 func compareNodes(a, b *node) int {
@@ -210,12 +231,12 @@ func join(before, after *node) *node {
 	}
 }
 
-// collect appends the entries of a key, sorted by name.
+// collect appends the entries of the keys that a key covers.
 func (n *node) collect(key Key, into []*schema.Entry) []*schema.Entry {
 	if n == nil {
 		return into
 	}
-	order := compareKeys(n.key, key)
+	order := n.key.compare(key)
 	if order >= 0 {
 		into = n.left.collect(key, into)
 	}

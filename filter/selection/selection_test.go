@@ -11,6 +11,9 @@ import (
 
 // applies is a second, simpler implementation of the rule.
 func applies(selector schema.Selector, workload Workload) bool {
+	if workload.Waypoint {
+		return selector.Gateway == "" && (selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace)
+	}
 	if selector.Gateway != "" || workload.Gateway != "" {
 		gatewayFits := workload.Gateway != "" && (selector.Gateway == "*" || selector.Gateway != "" && selector.Gateway == workload.Gateway)
 		return gatewayFits && (selector.Namespace == "" || selector.Namespace == "*" || selector.Namespace == workload.Namespace)
@@ -92,6 +95,13 @@ func TestGatewaysAreApartFromWorkloads(t *testing.T) {
 		{schema.Selector{Gateway: "*", Namespace: "mesh"}, Workload{Namespace: "mesh", Gateway: "*"}, true},
 		{schema.Selector{Gateway: "ingress"}, Workload{Namespace: "mesh", Gateway: "*"}, false},
 		{schema.Selector{}, Workload{Namespace: "mesh", Gateway: "*"}, false},
+		// A waypoint has the policies for the workloads of its namespace.
+		{schema.Selector{}, Workload{Namespace: "mesh", Waypoint: true}, true},
+		{schema.Selector{Service: "cart"}, Workload{Namespace: "mesh", Waypoint: true}, true},
+		{schema.Selector{Service: "cart", Namespace: "mesh"}, Workload{Namespace: "mesh", Waypoint: true}, true},
+		{schema.Selector{Service: "cart", Namespace: "demo"}, Workload{Namespace: "mesh", Waypoint: true}, false},
+		{schema.Selector{Service: "cart", Namespace: "mesh"}, Workload{Waypoint: true}, false},
+		{schema.Selector{Gateway: "*"}, Workload{Namespace: "mesh", Waypoint: true}, false},
 	} {
 		if got := Matches(test.selector, test.workload); got != test.want {
 			t.Errorf("Matches(%+v, %+v) = %v, want %v", test.selector, test.workload, got, test.want)
@@ -162,7 +172,7 @@ func workloads() []Workload {
 	var all []Workload
 	for _, service := range append(someNames, "other") {
 		for _, namespace := range append(someNames, "other") {
-			all = append(all, Workload{Service: service, Namespace: namespace}, Workload{Namespace: namespace, Gateway: service})
+			all = append(all, Workload{Service: service, Namespace: namespace}, Workload{Namespace: namespace, Gateway: service}, Workload{Service: service, Namespace: namespace, Waypoint: true})
 		}
 	}
 	return all

@@ -81,6 +81,8 @@ type FilterID struct {
 	// Gateway is the name of a gateway, whose Service is empty, or * if the name is
 	// unknown. It is empty for other workloads.
 	Gateway string `json:"gateway,omitempty"`
+	// Waypoint is the same for a waypoint.
+	Waypoint string `json:"waypoint,omitempty"`
 }
 
 // FilterStatus is one filter: all VMs of one sidecar.

@@ -104,12 +104,16 @@ func (l *Listener) build(c *Config, folder string) (object, error) {
 			},
 		}}
 	}
+	chain := object{"filters": []object{{
+		"name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
+	}}}
+	if l.Chain != "" {
+		chain["name"] = l.Chain
+	}
 	return object{
-		"name":    l.name(),
-		"address": socket("127.0.0.1", 0),
-		"filter_chains": []object{{"filters": []object{{
-			"name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
-		}}}},
+		"name":          l.name(),
+		"address":       socket("127.0.0.1", 0),
+		"filter_chains": []object{chain},
 	}, nil
 }
 

@@ -48,6 +48,8 @@ func Workload(service, namespace, pod string) Node {
 type Listener struct {
 	// Name is unique in an Envoy; empty means "main".
 	Name string
+	// Chain is the name of the chain of filters, or empty.
+	Chain string
 	// Filters are the HTTP filters before the router, in order.
 	Filters []Filter
 	// Routes are tried in order. With none, every request goes to the first cluster.

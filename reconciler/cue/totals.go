@@ -61,7 +61,7 @@ func (t *totals) suspects() []selection.Workload {
 	heaviest := map[bool]heaviestNames{false: t.heaviest(false), true: t.heaviest(true)}
 	found := map[selection.Workload]bool{}
 	for key := range t.byKey {
-		workload := selection.Workload(key)
+		workload := selection.Workload{Service: key.Service, Namespace: key.Namespace, Gateway: key.Gateway}
 		names := heaviest[key.Gateway != ""]
 		switch {
 		case key.Gateway == schema.Any:

@@ -118,7 +118,7 @@ func TestReportsAreReadAsWritten(t *testing.T) {
 	ask(f, podID("p"), "1", "new").Answered("newer", time.Second)
 	ask(f, podID("q"), "1", "new")
 	gateway := podID("r")
-	gateway.Service, gateway.Gateway = "", "ingress"
+	gateway.Service, gateway.Gateway, gateway.Waypoint = "", "ingress", "other"
 	f.Ask(gateway, "1", "new", Caller{Address: netip.MustParseAddr("2001:db8::1")})
 	now := f.Now()
 	f.Now = func() time.Time { return now }
@@ -139,7 +139,7 @@ func TestReportsAreReadAsWritten(t *testing.T) {
 			t.Errorf("read %+v, %v", read, err)
 		}
 	}
-	for _, text := range []string{"", "[]", `{"filters":{}}`, `{"filters":[{"pod":1}]}`, `{"filters":[{}`, `{"filters":[{"pod":"` + strings.Repeat("x", 254) + `"}]}`, `{"filters":[{"gateway":"` + strings.Repeat("x", 254) + `"}]}`} {
+	for _, text := range []string{"", "[]", `{"filters":{}}`, `{"filters":[{"pod":1}]}`, `{"filters":[{}`, `{"filters":[{"pod":"` + strings.Repeat("x", 254) + `"}]}`, `{"filters":[{"gateway":"` + strings.Repeat("x", 254) + `"}]}`, `{"filters":[{"waypoint":"` + strings.Repeat("x", 254) + `"}]}`} {
 		var limit answersLimit
 		limit.entries.Store(1000)
 		if report, err := readReport(strings.NewReader(text), &limit.entries); err == nil {
@@ -284,7 +284,7 @@ func TestReportsAreAsLargeAsCounted(t *testing.T) {
 			address := netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")
 			text := strings.Repeat(character, maxText/len(character))
 			for i := range 50 {
-				id := api.FilterID{Node: text, Pod: fmt.Sprint(i), Service: text, Namespace: text, Gateway: text}
+				id := api.FilterID{Node: text, Pod: fmt.Sprint(i), Service: text, Namespace: text, Gateway: text, Waypoint: text}
 				for range 2 {
 					f.Ask(id, text, "", Caller{Address: address}).Answered("", time.Minute)
 				}

@@ -48,7 +48,7 @@ func compareItems(a, b api.FilterStatus) int {
 	if order := cmp.Compare(a.Namespace, b.Namespace); order != 0 {
 		return order
 	}
-	return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
+	return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Waypoint, b.Waypoint), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Node, b.Node))
 }
 
 // lastFirst is a heap.Interface of a fixed length.

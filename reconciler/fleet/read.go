@@ -109,6 +109,8 @@ func readFilter(decoder *json.Decoder, entries *atomic.Int64) (FilterSeen, error
 			return decoder.Decode(&filter.Namespace)
 		case "gateway":
 			return decoder.Decode(&filter.Gateway)
+		case "waypoint":
+			return decoder.Decode(&filter.Waypoint)
 		case "vms":
 			return inList(decoder, "VMs", func() error {
 				if entries.Add(-1) < 0 {
@@ -148,7 +150,7 @@ func inList(decoder *json.Decoder, what string, read func() error) error {
 
 // check rejects names that no request can have.
 func (f *FilterSeen) check() error {
-	texts := []string{f.Node, f.Pod, f.Service, f.Namespace, f.Gateway}
+	texts := []string{f.Node, f.Pod, f.Service, f.Namespace, f.Gateway, f.Waypoint}
 	for _, vm := range f.VMs {
 		texts = append(texts, vm.ID, vm.Digest, vm.Envoy, vm.Problem, vm.Address.Zone())
 	}

@@ -58,7 +58,7 @@ func (f *Fleet) add(shard *shard, id api.FilterID, key vmKey, digest string, now
 
 // sizeOf is the memory that a VM takes, in bytes, and at least its size in a report.
 func sizeOf(id api.FilterID, name, digest string) int64 {
-	return vmSize + textSize(id.Node) + textSize(id.Pod) + textSize(id.Service) + textSize(id.Namespace) + textSize(id.Gateway) + textSize(name) + textSize(digest)
+	return vmSize + textSize(id.Node) + textSize(id.Pod) + textSize(id.Service) + textSize(id.Namespace) + textSize(id.Gateway) + textSize(id.Waypoint) + textSize(name) + textSize(digest)
 }
 
 // textSize is the size of a name or a digest in a report, without the quotes.
@@ -71,7 +71,10 @@ func textSize(text string) int64 {
 
 // cloneID copies an ID's text, which may share memory with a whole request.
 func cloneID(id api.FilterID) api.FilterID {
-	return api.FilterID{Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace), Gateway: strings.Clone(id.Gateway)}
+	return api.FilterID{
+		Node: strings.Clone(id.Node), Pod: strings.Clone(id.Pod), Service: strings.Clone(id.Service), Namespace: strings.Clone(id.Namespace),
+		Gateway: strings.Clone(id.Gateway), Waypoint: strings.Clone(id.Waypoint),
+	}
 }
 
 // sweep removes filters none of whose VMs has asked for Forget, and of other

@@ -94,7 +94,7 @@ func (e *evaluation) selection(id api.FilterID) expected {
 	if e.selections == nil {
 		return expected{problem: "there is no verified set of policies to compare with yet"}
 	}
-	workload := selection.Workload{Service: id.Service, Namespace: id.Namespace, Gateway: id.Gateway}
+	workload := selection.Workload{Service: id.Service, Namespace: id.Namespace, Gateway: id.Gateway, Waypoint: id.Waypoint != ""}
 	current, known := e.cached[workload]
 	if !known {
 		current = e.selections(workload)

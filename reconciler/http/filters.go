@@ -20,7 +20,7 @@ import (
 // tags have been read.
 func (q *query) identify(r *http.Request) (err error) {
 	if q.subject.All {
-		return badRequest("a request with %s needs the parameters service or gateway, and namespace, empty if they are not known", headerVM)
+		return badRequest("a request with %s needs the parameters service, gateway or waypoint, and namespace, empty if they are not known", headerVM)
 	}
 	if q.vm, err = single(r, headerVM); err != nil {
 		return err
@@ -47,8 +47,8 @@ func (q *query) identify(r *http.Request) (err error) {
 	q.says.Directions = fleet.DirectionsOf(directions)
 	workload := q.subject.Workload
 	q.filter.Service, q.filter.Namespace, q.filter.Gateway = workload.Service, workload.Namespace, workload.Gateway
-	if !isText(workload.Service) || !isText(workload.Namespace) || !isText(workload.Gateway) {
-		return badRequest("the parameters service, namespace and gateway must be UTF-8 without control characters")
+	if !isText(workload.Service) || !isText(workload.Namespace) || !isText(workload.Gateway) || !isText(q.filter.Waypoint) {
+		return badRequest("the parameters service, namespace, gateway and waypoint must be UTF-8 without control characters")
 	}
 	if tag := q.inForce(); len(tag) > maxName || !isText(tag) {
 		return badRequest("the tag in If-None-Match must be UTF-8 without control characters of at most %d bytes, not %d", maxName, len(tag))

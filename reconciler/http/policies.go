@@ -254,7 +254,7 @@ func (s *Server) changeOnce(ctx context.Context, q query, limit *limit) (at *ser
 }
 
 func (s *Server) parseQuery(r *http.Request) (q query, err error) {
-	values, err := parameters(r, "service", "namespace", "gateway", "wait")
+	values, err := parameters(r, "service", "namespace", "gateway", "waypoint", "wait")
 	if err != nil {
 		return q, err
 	}
@@ -262,14 +262,17 @@ func (s *Server) parseQuery(r *http.Request) (q query, err error) {
 	namespace, hasNamespace := values["namespace"]
 	gateway, hasGateway := values["gateway"]
 	// A workload that is not given is unknown, which is the same as empty.
-	q.subject = served.Subject{All: !hasService && !hasNamespace && !hasGateway, Workload: selection.Workload{Service: service, Namespace: namespace}}
-	if hasGateway {
-		if hasService {
-			return q, badRequest("the parameters service and gateway exclude each other")
-		}
+	waypoint, hasWaypoint := values["waypoint"]
+	q.subject = served.Subject{All: !hasService && !hasNamespace && !hasGateway && !hasWaypoint, Workload: selection.Workload{Service: service, Namespace: namespace}}
+	switch {
+	case hasService && hasGateway, hasService && hasWaypoint, hasGateway && hasWaypoint:
+		return q, badRequest("the parameters service, gateway and waypoint exclude each other")
+	case hasGateway:
 		q.subject.Workload.Gateway = cmp.Or(gateway, schema.Any)
+	case hasWaypoint:
+		q.subject.Workload.Waypoint, q.filter.Waypoint = true, cmp.Or(waypoint, schema.Any)
 	}
-	for _, name := range []string{"service", "namespace", "gateway"} {
+	for _, name := range []string{"service", "namespace", "gateway", "waypoint"} {
 		if len(values[name]) > maxName {
 			return q, badRequest("the parameter %s has %d bytes, and may have %d", name, len(values[name]), maxName)
 		}

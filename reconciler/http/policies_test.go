@@ -126,6 +126,45 @@ func TestPoliciesOfAGateway(t *testing.T) {
 	}
 }
 
+// A waypoint gets all policies for the workloads of its namespace, each limited to its service.
+func TestPoliciesOfAWaypoint(t *testing.T) {
+	d := start(t, nil)
+	d.serve(stateOf(7, exampleSet()))
+	const asks = "GET /v1/policies?waypoint=way&namespace=demo"
+	if names, want := d.ask(asks).names(t), []string{"all", "any-demo", "catalog", "front-any", "front-demo"}; !slices.Equal(names, want) {
+		t.Errorf("the waypoint gets %v, want %v", names, want)
+	}
+	if names := d.ask("GET /v1/policies?waypoint=way&namespace=shop").names(t); !slices.Equal(names, []string{"all", "front-any"}) {
+		t.Errorf("a waypoint in another namespace gets %v", names)
+	}
+	compiled := d.ask(asks, "Accept", program.MediaType).expect(t, 200)
+	read, err := program.Read([]byte(compiled.body), selection.Workload{Namespace: "demo", Waypoint: true})
+	if err != nil || read.InForce() != 5 || !slices.Contains(read.Headers, program.Service) {
+		t.Errorf("the program is %+v (%v)", read, err)
+	}
+	// A workload with the same policies gets another program.
+	d.serve(stateOf(8, schema.NewSet(entry("any-demo", "", "demo", 3))))
+	for query, want := range map[string]int{"?waypoint=way&namespace=demo": 1, "?service=a&namespace=demo": 0} {
+		body := d.ask("GET /v1/policies"+query, "Accept", program.MediaType).expect(t, 200).body
+		if got := strings.Count(body, program.ServiceNamespace); got != want {
+			t.Errorf("%s: the program has %d conditions on the namespace", query, got)
+		}
+	}
+	mine := d.onItsOwn()
+	tag := mine.ask(asks, vmHeaders("way-1", "1")...).expect(t, 200).header.Get("ETag")
+	waits := d.begin(asks+"&wait=20s", "If-None-Match", tag)
+	eventually(t, "the request waits", func() bool { d.hub.mu.Lock(); defer d.hub.mu.Unlock(); return len(d.hub.topics) == 1 })
+	d.serve(stateOf(9, schema.NewSet(entry("any-demo", "", "demo", 3), entry("cart", "cart", "demo", 3))))
+	if got := d.await(waits); got.code != 200 {
+		t.Errorf("a policy for a service of the namespace does not wake the waypoint: %+v", got)
+	}
+	mine.ask(asks+"&wait=1ms", append(vmHeaders("way-1", "1"), "If-None-Match", d.ask(asks).header.Get("ETag"))...).expect(t, 304)
+	filters := d.filterStatus()
+	if filters.Connected != 1 || filters.Items[0].Waypoint != "way" || filters.Items[0].Service != "" || filters.Items[0].Namespace != "demo" {
+		t.Errorf("the filters are %+v", filters)
+	}
+}
+
 // A change of the commit, the revision, the origins, or the policies of other
 // workloads does not change the ETag.
 func TestPoliciesTagIsTheSelection(t *testing.T) {
@@ -190,7 +229,7 @@ func TestPoliciesRefuses(t *testing.T) {
 		"?svc=frontend", "?service=a&service=b", "?service=a&service=a", "?wait=1s&wait=1s", "?SERVICE=a", "?", "?%zz", "?service=a;b=c",
 		"?wait=", "?wait=soon", "?wait=-1s", "?wait=-5", "?wait=1.5", "?wait=NaN", "?wait=99999999999999999999", "?wait=1s%00",
 		"?service=" + strings.Repeat("a", 254), "?service=&namespace=" + strings.Repeat("a", 254),
-		"?gateway=" + strings.Repeat("a", 254), "?service=a&gateway=b", "?service=&gateway=", "?gateway=a&gateway=a",
+		"?gateway=" + strings.Repeat("a", 254), "?service=a&gateway=b", "?service=a&waypoint=b", "?gateway=&waypoint=", "?waypoint=" + strings.Repeat("a", 254), "?service=&gateway=", "?gateway=a&gateway=a",
 	} {
 		got := d.ask("GET /v1/policies" + query)
 		if query == "?" {

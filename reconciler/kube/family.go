@@ -107,7 +107,7 @@ func (f *family) labelled(messages []string) (labelled []string) {
 
 // has says whether plugins of the family are for a workload, by its key in a podStore.
 func (f *family) has(workload string) bool {
-	return strings.HasPrefix(workload, gatewayPrefix) == (f == gateways)
+	return workload != waypointName && strings.HasPrefix(workload, gatewayPrefix) == (f == gateways)
 }
 
 // key is the selection key of a workload of the family, or of any, in a namespace.

@@ -27,7 +27,7 @@ func gatewayPod(namespace, gateway, class, suffix string) *metav1.PartialObjectM
 	case "istio":
 		pod.Labels[labelManagedGateway] = managedGateway
 	case "istio-waypoint":
-		pod.Labels[labelManagedGateway] = "istio.io-mesh-controller"
+		pod.Labels[labelManagedGateway] = managedWaypoint
 	default:
 		pod.Labels[labelManagedGateway] = class + "-controller"
 	}
@@ -72,7 +72,8 @@ func TestGatewayName(t *testing.T) {
 // workloads have none in gateways, and those for gateways none in workloads.
 func TestGatewaysHavePluginsOfTheirOwn(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.Linger = time.Minute })
-	s.addPods(podOfDeployment("demo", "frontend", "a", nil), ingressPod("demo", "istio-in", "b"), ingressPod("demo", "istio-out", "c"), gatewayPod("demo", "shop", "istio", "d"))
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil), ingressPod("demo", "istio-in", "b"), ingressPod("demo", "istio-out", "c"), gatewayPod("demo", "shop", "istio", "d"),
+		gatewayPod("demo", "way", "istio-waypoint", "e"))
 	set := s.serve("in=gateway:istio-in/demo")
 	s.eventually("the gateway has its plugin", func() bool { return s.selector("hfi.gateway-istio-in")["app"] == "istio-in" })
 	spec := s.plugin("demo", "hfi.gateway-istio-in").Object["spec"].(map[string]any)
@@ -83,7 +84,7 @@ func TestGatewaysHavePluginsOfTheirOwn(t *testing.T) {
 		t.Errorf("its filter has the direction %q, so it could inject in workloads", direction)
 	}
 	s.consistently("nothing else has one", func() bool { return s.countPlugins() == 1 })
-	s.eventually("the pods are known", func() bool { return s.view(set).Pods == 4 && s.view(set).Workloads == 4 })
+	s.eventually("the pods are known", func() bool { return s.view(set).Pods == 4 && s.view(set).Workloads == 5 })
 
 	// A policy for every gateway is no reason for a plugin for all pods.
 	set = s.serve("all=gateway:*/demo")

@@ -96,11 +96,14 @@ func indexValue(key selection.Key) string {
 }
 
 // gatewayPrefix comes before the names of gateways among those of a namespace's workloads,
-// which can have no slash.
-const gatewayPrefix = "gateway/"
+// which can have no slash. All waypoints have waypointName: hfi keeps no plugins for these.
+const gatewayPrefix, waypointName = "gateway/", "waypoint/"
 
 // workloadKey names a workload or a gateway among those of its namespace.
 func workloadKey(w selection.Workload) string {
+	if w.Waypoint {
+		return waypointName
+	}
 	if w.Gateway != "" {
 		return gatewayPrefix + w.Gateway
 	}
@@ -151,6 +154,9 @@ func podOf(object any) (read *pod, stays bool, err error) {
 		workload.Service, workload.Gateway = "", gateway
 		_, ofIstio := meta.Annotations[annotationRevision]
 		proxy = proxy || ofIstio
+	}
+	if isWaypoint(&meta.ObjectMeta) {
+		workload.Service, workload.Waypoint = "", true
 	}
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},

@@ -22,6 +22,7 @@ const (
 	labelGateway          = "gateway.networking.k8s.io/gateway-name"
 	labelManagedGateway   = "gateway.istio.io/managed"
 	managedGateway        = "istio.io-gateway-controller"
+	managedWaypoint       = "istio.io-mesh-controller"
 	labelComponent        = "operator.istio.io/component"
 )
 
@@ -39,6 +40,11 @@ func gatewayName(pod *metav1.ObjectMeta) (name string, is bool) {
 		is = is || strings.TrimSpace(template) == "gateway"
 	}
 	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), is
+}
+
+// isWaypoint says whether a pod is a waypoint or another gateway of Istio's ambient mode.
+func isWaypoint(pod *metav1.ObjectMeta) bool {
+	return pod.Labels[labelManagedGateway] == managedWaypoint
 }
 
 // WorkloadName is the WORKLOAD_NAME of a pod's sidecar, by the rules of

@@ -22,19 +22,25 @@ type programs struct {
 	mu sync.Mutex
 	// compiled has the policies that are still referenced elsewhere.
 	compiled map[weak.Pointer[schema.Entry]]*program.Compiled
-	// encoded has programs by the digest of their policies, and order their digests,
-	// the oldest first. Their size is at most maxPrograms, or they are one.
-	encoded map[schema.Digest]*encoding
-	order   []schema.Digest
-	sizes   map[schema.Digest]int
+	// encoded has programs by their policies, and order these keys, the oldest first.
+	// Their size is at most maxPrograms, or they are one.
+	encoded map[programKey]*encoding
+	order   []programKey
+	sizes   map[programKey]int
 	size    int
+}
+
+// programKey identifies a program: the digest of its policies, and whether it is for waypoints.
+type programKey struct {
+	digest   schema.Digest
+	waypoint bool
 }
 
 func newPrograms() *programs {
 	return &programs{
 		compiled: map[weak.Pointer[schema.Entry]]*program.Compiled{},
-		encoded:  map[schema.Digest]*encoding{},
-		sizes:    map[schema.Digest]int{},
+		encoded:  map[programKey]*encoding{},
+		sizes:    map[programKey]int{},
 	}
 }
 
@@ -57,13 +63,13 @@ func (e *encoding) known() bool {
 	}
 }
 
-// of returns the program of the policies with a digest.
-func (p *programs) of(digest schema.Digest, entries func() []*schema.Entry) ([]byte, error) {
+// of returns the program of the policies with a key.
+func (p *programs) of(key programKey, entries func() []*schema.Entry) ([]byte, error) {
 	p.mu.Lock()
-	e, ok := p.encoded[digest]
+	e, ok := p.encoded[key]
 	if !ok {
 		e = &encoding{done: make(chan struct{})}
-		p.encoded[digest] = e
+		p.encoded[key] = e
 	}
 	p.mu.Unlock()
 	e.once.Do(func() {
@@ -73,17 +79,17 @@ func (p *programs) of(digest schema.Digest, entries func() []*schema.Entry) ([]b
 				e.err = fmt.Errorf("compiling them failed: %v", fault)
 			}
 			close(e.done)
-			p.keep(digest, len(e.encoded))
+			p.keep(key, len(e.encoded))
 		}()
-		e.encoded, e.err = p.encode(entries())
+		e.encoded, e.err = p.encode(entries(), key.waypoint)
 	})
 	return e.encoded, e.err
 }
 
-// refusal returns the error that of has returned for a digest, or nil.
-func (p *programs) refusal(digest schema.Digest) error {
+// refusal returns the error that of has returned for a key, or nil.
+func (p *programs) refusal(key programKey) error {
 	p.mu.Lock()
-	e := p.encoded[digest]
+	e := p.encoded[key]
 	p.mu.Unlock()
 	if e == nil || !e.known() {
 		return nil
@@ -92,11 +98,11 @@ func (p *programs) refusal(digest schema.Digest) error {
 }
 
 // keep accounts for a program, and drops the oldest ones beyond the limit.
-func (p *programs) keep(digest schema.Digest, size int) {
+func (p *programs) keep(key programKey, size int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.order = append(p.order, digest)
-	p.sizes[digest] = size
+	p.order = append(p.order, key)
+	p.sizes[key] = size
 	p.size += size
 	for len(p.order) > 1 && (p.size > maxPrograms || len(p.order) > maxCached) {
 		oldest := p.order[0]
@@ -108,12 +114,15 @@ func (p *programs) keep(digest schema.Digest, size int) {
 }
 
 // encode leaves out a policy that cannot be compiled. Validation has warned of it.
-func (p *programs) encode(entries []*schema.Entry) ([]byte, error) {
+func (p *programs) encode(entries []*schema.Entry, waypoint bool) ([]byte, error) {
 	compiled := make([]*program.Compiled, 0, len(entries))
 	for _, entry := range entries {
 		if one := p.compile(entry); one != nil {
 			compiled = append(compiled, one)
 		}
+	}
+	if waypoint {
+		return program.EncodeForWaypoints(compiled)
 	}
 	return program.Encode(compiled)
 }

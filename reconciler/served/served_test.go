@@ -60,7 +60,7 @@ func TestObserve(t *testing.T) {
 	p.Serve(stateOf(2, entry("a", "s1")))
 	p.Serve(stateOf(3, entry("a", "s1"), entry("b", "s2")))
 	p.Serve(stateOf(2, entry("a", "s1")))
-	if got := strings.Join(seen, " "); got != "2s1 3s2" {
+	if got := strings.Join(seen, " "); got != "2 2s1 3 3s2" { // with those of waypoints
 		t.Errorf("the observer saw %s", got)
 	}
 	if !strings.Contains(log.String(), "older state") || p.Current().State.Revision.Number != 3 {
@@ -180,11 +180,11 @@ func TestProgramsAreSharedByClients(t *testing.T) {
 func TestAPanicIsARefusal(t *testing.T) {
 	p := newPrograms()
 	for range 2 {
-		if _, err := p.of("digest", func() []*schema.Entry { panic("a defect") }); err == nil || !strings.Contains(err.Error(), "a defect") {
+		if _, err := p.of(programKey{digest: "digest"}, func() []*schema.Entry { panic("a defect") }); err == nil || !strings.Contains(err.Error(), "a defect") {
 			t.Errorf("the error is %v", err)
 		}
 	}
-	if p.refusal("digest") == nil || len(p.order) != 1 {
+	if p.refusal(programKey{digest: "digest"}) == nil || len(p.order) != 1 {
 		t.Error("the refusal is not kept")
 	}
 }
@@ -195,14 +195,14 @@ func TestRefusalDoesNotWait(t *testing.T) {
 	began, end := make(chan struct{}), make(chan struct{})
 	var work sync.WaitGroup
 	work.Go(func() {
-		_, _ = p.of("digest", func() []*schema.Entry {
+		_, _ = p.of(programKey{digest: "digest"}, func() []*schema.Entry {
 			close(began)
 			<-end
 			return nil
 		})
 	})
 	<-began
-	if err := p.refusal("digest"); err != nil {
+	if err := p.refusal(programKey{digest: "digest"}); err != nil {
 		t.Error(err)
 	}
 	close(end)
@@ -213,12 +213,12 @@ func TestRefusalDoesNotWait(t *testing.T) {
 func TestProgramsAreBounded(t *testing.T) {
 	p := New()
 	for i := range 3 * maxCached {
-		p.programs.keep(schema.Digest(fmt.Sprint(i)), 100)
+		p.programs.keep(programKey{digest: schema.Digest(fmt.Sprint(i))}, 100)
 	}
 	if got := len(p.programs.order); got > maxCached {
 		t.Errorf("%d programs are kept", got)
 	}
-	p.programs.keep("large", maxPrograms)
+	p.programs.keep(programKey{digest: "large"}, maxPrograms)
 	if got := p.programs.size; got != maxPrograms || len(p.programs.order) != 1 {
 		t.Errorf("%d bytes of %d programs are kept", got, len(p.programs.order))
 	}

@@ -77,7 +77,7 @@ func (s *Snapshot) Selection(subject Subject) Selection {
 // Program returns the policies of a workload, compiled and encoded for filters, which must
 // not be changed. The error says why filters cannot have them.
 func (s *Snapshot) Program(subject Subject) ([]byte, error) {
-	encoded, err := s.programs.of(s.Selection(subject).Digest, func() []*schema.Entry { return s.Entries(subject) })
+	encoded, err := s.programs.of(s.programKey(subject), func() []*schema.Entry { return s.Entries(subject) })
 	if err != nil {
 		return nil, s.refused(subject, err)
 	}
@@ -87,10 +87,14 @@ func (s *Snapshot) Program(subject Subject) ([]byte, error) {
 // Refusal returns why Program has refused the policies of a workload, or "". It compiles
 // nothing, and does not wait.
 func (s *Snapshot) Refusal(subject Subject) string {
-	if err := s.programs.refusal(s.Selection(subject).Digest); err != nil {
+	if err := s.programs.refusal(s.programKey(subject)); err != nil {
 		return s.refused(subject, err).Error()
 	}
 	return ""
+}
+
+func (s *Snapshot) programKey(subject Subject) programKey {
+	return programKey{s.Selection(subject).Digest, subject.Workload.Waypoint}
 }
 
 func (s *Snapshot) refused(subject Subject, err error) error {

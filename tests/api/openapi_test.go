@@ -265,7 +265,7 @@ func TestDocumentDescribesTheServer(t *testing.T) {
 func (d *document) policies(t *testing.T, daemon *hfidtest.Daemon) {
 	for _, path := range []string{
 		"/ready", "/v1/policies", "/v1/policies?service=frontend&namespace=demo", "/v1/policies?service=&namespace=",
-		"/v1/policies?service=cart", "/v1/policies?gateway=ingress&namespace=mesh", "/v1/policies/status", "/v1/policies/everything",
+		"/v1/policies?service=cart", "/v1/policies?gateway=ingress&namespace=mesh", "/v1/policies?waypoint=way&namespace=demo", "/v1/policies/status", "/v1/policies/everything",
 	} {
 		d.get(t, daemon, path, http.StatusOK)
 	}

@@ -83,3 +83,54 @@ func TestPoliciesForGateways(t *testing.T) {
 		return filters.Current == 5 && seen["infra  edge"] && seen["infra  other"] && seen["  "] && seen["mesh  ingress"] && seen["mesh  shop"]
 	})
 }
+
+// A waypoint of Istio's ambient mode receives the requests of all services of its namespace: each
+// policy applies to those of its service, by the names that istiod gives to the chains of filters. The Envoy
+// here is a stock one with such names and a waypoint's node, in which the chains are listeners.
+func TestPoliciesInAWaypoint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	config := envoytest.Config{
+		Node: envoytest.Node{
+			ID: "waypoint~127.0.0.1~way-1.demo~demo.svc.cluster.local", Cluster: "way.demo",
+			Metadata: map[string]any{"WORKLOAD_NAME": "way", "NAMESPACE": "demo", "NAME": "way-1", "LABELS": map[string]any{"gateway.networking.k8s.io/gateway-name": "way"}},
+		},
+		Clusters: w.clusters(),
+	}
+	for name, chain := range map[string]string{
+		"cart": "inbound-vip|80|http|cart.demo.svc.cluster.local", "pay": "inbound-vip|8080|http|pay.demo.svc.cluster.local",
+		"foreign": "inbound-vip|80|http|cart.other.svc.cluster.local", "direct": "direct-http",
+	} {
+		config.Listeners = append(config.Listeners, envoytest.Listener{Name: name, Chain: chain, Filters: []envoytest.Filter{filter(t, settings())}})
+	}
+	way := &sidecar{name: "way", vms: 2, Envoy: envoytest.Run(t, config)}
+	w.push(t,
+		targeted("everything", `{}`),
+		targeted("all-of-demo", `{namespace: demo}`),
+		targeted("cart-demo", `{service: cart, namespace: demo}`),
+		targeted("cart-any", `{service: cart}`),
+		targeted("pay", `{service: pay, namespace: demo}`),
+		targeted("elsewhere", `{service: cart, namespace: other}`),
+		targeted("way", `{service: way, namespace: demo}`),
+		targeted("gateway", `{gateway: "*"}`))
+	etag := w.daemon.Policies("?waypoint=way&namespace=demo").ETag
+	await(t, etag+" in force in the waypoint", func() bool { return way.has("hfi", etag) })
+	for listener, want := range map[string]string{
+		"cart": "all-of-demo cart-any cart-demo everything", "pay": "all-of-demo everything pay",
+		"foreign": "cart-any everything", "direct": "everything",
+	} {
+		c, faulted := client(t, false), []string{}
+		for _, policy := range []string{"all-of-demo", "cart-any", "cart-demo", "elsewhere", "everything", "gateway", "pay", "way"} {
+			if answer := get(t, c, way.ListenerURL(listener)+"/"+policy); answer.Status == 418 {
+				faulted = append(faulted, policy)
+			}
+		}
+		if got := strings.Join(faulted, " "); got != want {
+			t.Errorf("chain %s: requests are faulted by %q, want %q", listener, got, want)
+		}
+	}
+	await(t, "the filter is current, as that of the waypoint", func() bool {
+		filters := w.daemon.Status().Filters
+		return filters.Current == 1 && filters.Items[0].Waypoint == "way" && filters.Items[0].Namespace == "demo" && filters.Items[0].Service == ""
+	})
+}

@@ -118,8 +118,8 @@ var mutations = []mutation{
 	},
 	{
 		what: "selection", file: "filter/selection/selection.go",
-		old:    `return slices.Contains(workload.Keys(), KeyOf(selector))`,
-		new:    `return slices.Contains(workload.Keys(), KeyOf(selector)) || true`,
+		old:    `return Selects(workload.Keys(), KeyOf(selector))`,
+		new:    `return Selects(workload.Keys(), KeyOf(selector)) || true`,
 		folder: "filter/selection", tests: []string{"TestMatches", "TestIndexAgreesWithMatches"},
 	},
 	{
@@ -133,6 +133,18 @@ var mutations = []mutation{
 		old:    `if strings.HasPrefix(i.Node, "router~") {`,
 		new:    `if false {`,
 		folder: "filter", tests: []string{"TestGatewayIdentity"},
+	},
+	{
+		what: "the limit of a policy in a waypoint to its service", file: "filter/program/encode.go",
+		old:    `if condition.text.Value != schema.Any {`,
+		new:    `if condition.text.Value == schema.Any {`,
+		folder: "filter/program", tests: []string{"TestWaypointsHaveTheSelectorAsACondition"},
+	},
+	{
+		what: "the waking of waypoints", file: "filter/selection/index.go",
+		old:    `touched[Key{Service: EachService, Namespace: key.Namespace}] = struct{}{}`,
+		new:    ``,
+		folder: "filter/selection", tests: []string{"TestIndexAgreesWithMatches"},
 	},
 	{
 		what: "the groups of gateways in one Envoy", file: "filter/share.go",
