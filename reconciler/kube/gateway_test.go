@@ -257,3 +257,28 @@ func TestOutboundFilterIsNoneOfAGateway(t *testing.T) {
 		})
 	}
 }
+
+// Envoys that are no pods of Istio's have the filter by hand. Policies for them target something.
+func TestNoWarningForConnectedFiltersWithoutAPod(t *testing.T) {
+	s := newFixture(t, nil)
+	s.addPods(podOfDeployment("demo", "frontend", "a", nil))
+	s.set(func() {
+		s.fleet.Items = []api.FilterStatus{
+			{FilterID: api.FilterID{Node: "a", Namespace: "infra", Gateway: "edge"}, State: api.FilterCurrent},
+			{FilterID: api.FilterID{Node: "b", Namespace: "infra", Service: "vm"}, State: api.FilterBehind},
+			{FilterID: api.FilterID{Node: "c", Namespace: "gone", Service: "vm"}, State: api.FilterSilent},
+		}
+	})
+	for policy, want := range map[string]string{
+		"p=gateway:edge/infra": "", "p=gateway:*/infra": "", "p=gateway:edge/*": "", "p=vm/infra": "", "p=*/infra": "",
+		"p=gateway:vm/infra": "it targets nothing: there is no pod of gateway vm in namespace infra",
+		"p=edge/infra":       "it targets nothing: there is no pod of service edge in namespace infra",
+		"p=vm/gone":          "it targets nothing: there is no pod of service vm in namespace gone",
+	} {
+		set := s.serve(policy)
+		s.eventually(policy, func() bool {
+			rows := s.view(set).Policies
+			return len(rows) == 1 && rows[0].Warning == want
+		})
+	}
+}

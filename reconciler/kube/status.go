@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
@@ -65,7 +66,7 @@ func (c *Cluster) Status(set *schema.Set, fleet api.FiltersStatus, report *api.C
 		view.Error = "the cluster has not answered yet"
 	}
 	view.Healthy = view.Error == "" && len(denied) == 0
-	c.policies(view, set, contactsByPod(fleet.Items), plugins, podsKnown)
+	c.policies(view, set, fleet.Items, plugins, podsKnown)
 	c.wasmPlugins(view, plugins, messages)
 	return api.KubernetesStatus{Enabled: true, KubernetesView: view}
 }
@@ -96,11 +97,13 @@ func (c *Cluster) selecting(f *family, plugins []*filterPlugin) func(*pod) bool 
 	}
 }
 
-func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts map[podID]filterContact, plugins []*filterPlugin, known bool) {
+func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, filters []api.FilterStatus, plugins []*filterPlugin, known bool) {
 	if set == nil || !known {
 		return
 	}
 	now := c.Now()
+	contacts := contactsByPod(filters)
+	connected := sync.OnceValue(func() map[selection.Key]bool { return connectedKeys(filters) })
 	// targets are the pods that policies of a family with a selector need a filter in.
 	type targets struct {
 		*family
@@ -118,7 +121,9 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, contacts m
 		row, done := tallies[key]
 		if !done {
 			row, missing[key] = c.tallyPods(key.family, c.pods.selected(key.Key), contacts, selected[key.family])
-			row.Warning = warning(key.Key, row)
+			if row.Pods > 0 || !connected()[key.Key] {
+				row.Warning = warning(key.Key, row)
+			}
 			tallies[key] = row
 		}
 		row.Name = entry.Name()
@@ -203,6 +208,21 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 	row.WithoutFilterCount = len(without)
 	row.WithoutFilter = append(row.WithoutFilter, without[:min(len(without), api.MaxPodItems)]...)
 	return row, without
+}
+
+// connectedKeys returns the keys of the selectors that match filters in contact. Those of a
+// plain Envoy, or of another controller's gateway, need not be a pod of Istio's.
+func connectedKeys(filters []api.FilterStatus) map[selection.Key]bool {
+	keys := map[selection.Key]bool{}
+	for _, filter := range filters {
+		if filter.State == api.FilterSilent {
+			continue
+		}
+		for _, key := range (selection.Workload{Service: filter.Service, Namespace: filter.Namespace, Gateway: filter.Gateway}).Keys() {
+			keys[key] = true
+		}
+	}
+	return keys
 }
 
 // warning says why policies with a selector can have no effect, or is empty.
