@@ -71,7 +71,7 @@ func (o *kubeOptions) check() (problems []error) {
 		problems = append(problems, fmt.Errorf("--kube-root-namespace: %q is not a valid name of a namespace: %s", o.root, wrong[0]))
 	}
 	if slices.Contains(o.namespaces, o.root) {
-		problems = append(problems, fmt.Errorf("--kube-namespaces: a WasmPlugin in %s, the mesh's root namespace, applies to every namespace: name those of the workloads", o.root))
+		problems = append(problems, fmt.Errorf("--kube-namespaces: a WasmPlugin in %s, the mesh's root namespace, applies to every namespace: name those of the workloads and gateways (a gateway there needs one by hand, with a selector)", o.root))
 	}
 	if len(o.namespaces) > 0 && o.mode == kubeOff {
 		problems = append(problems, fmt.Errorf("--kube-namespaces needs the cluster, and --kube is off"))

@@ -56,6 +56,7 @@ func TestKubeOptionsCheck(t *testing.T) {
 		"":                               func(o *kubeOptions) { o.namespaces = []string{"demo", "shop-2", "demo"} },
 		"--kube must be off, auto or on": func(o *kubeOptions) { o.mode = "yes" },
 		`"Demo" is not a valid name of a namespace`:             func(o *kubeOptions) { o.namespaces = []string{"Demo"} },
+		"a gateway there needs one by hand, with a selector":    func(o *kubeOptions) { o.namespaces = []string{"istio-system"} },
 		"the mesh's root namespace, applies to every namespace": func(o *kubeOptions) { o.namespaces = []string{"istio-system"} },
 		"WasmPlugin in mesh-config, the mesh's root namespace":  func(o *kubeOptions) { o.root, o.namespaces = "mesh-config", []string{"demo", "mesh-config"} },
 		`--kube-root-namespace: "" is not a valid name`:         func(o *kubeOptions) { o.root = "" },
