@@ -157,9 +157,11 @@ func (s *Store) checkEndpoints() bool {
 	connection := s.connection.Load()
 	all := connection.config.Endpoints
 	using := s.answering(connection.client, all, s.TryTimeout)
-	if len(using) == 0 {
-		// All may be slow.
-		using = s.answering(connection.client, all, s.RequestTimeout)
+	// All may be slow, or about to elect a leader. Each try takes its whole time if a member
+	// hangs, so the first ones are short.
+	for limit := s.TryTimeout; len(using) == 0 && limit < s.RequestTimeout; {
+		limit = min(2*limit, s.RequestTimeout)
+		using = s.answering(connection.client, all, limit)
 	}
 	if len(using) == 0 {
 		using = slices.Clone(all)

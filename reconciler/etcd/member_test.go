@@ -64,3 +64,36 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 		})
 	}
 }
+
+// While the members elect a leader, the check of the endpoints does not wait for one that
+// hangs: it leaves that out once another member leads.
+func TestEndpointsAreCheckedDuringAnElection(t *testing.T) {
+	t.Parallel()
+	members := etcdtest.StartCluster(t, 3)
+	s := New(DefaultPrefix, "a", quiet())
+	s.RequestTimeout = time.Minute
+	for _, member := range members {
+		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
+	}
+	openStore(t, s)
+	publish(t, campaign(t, s), publication("c1", policies(t, 3, 1)))
+	leader := slices.IndexFunc(members, (*etcdtest.Server).Leads)
+	hanging, paused, last := members[leader], members[(leader+1)%3], members[(leader+2)%3]
+	hanging.Freeze()
+	paused.Freeze()
+	eventually(t, "the only member that runs has no leader", func() bool {
+		status, err := s.etcd().Status(t.Context(), last.Endpoint)
+		return err == nil && status.Leader == 0
+	})
+	thawed := time.AfterFunc(time.Second, paused.Thaw)
+	defer thawed.Stop()
+	began := time.Now()
+	eventually(t, "the member that hangs is left out", func() bool {
+		s.checkEndpoints()
+		return !slices.Contains(s.etcd().Endpoints(), hanging.Endpoint)
+	})
+	// etcd's client gives up the connection after 13 s.
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
