@@ -55,7 +55,7 @@ test-slow: tools envoys ## run slow tests, and others at full size: kills, mutat
 # It needs root, iproute2 and iptables: its pods are network namespaces.
 test-istio: tools $(TOOLS)/.kube-stamp $(TOOLS)/.mesh-stamp ## run the end-to-end tests in a mesh of real Kubernetes and Istio servers, which it builds
 	tools/istio/packages.sh
-	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 25m ./tests/istio
+	HFI_ISTIO=1 $(GOTEST) -count=1 -v -timeout 35m ./tests/istio
 
 bench: build $(SERVERS) ## measure hfi and its alternatives
 	$(GO) run ./tests/bench
