@@ -155,7 +155,7 @@ type packEntry struct {
 	// depth is the number of deltas that lead to the object, and deltas their size.
 	depth  int32
 	deltas int64
-	// leftOut is set if a delta exceeds a limit.
+	// leftOut is set if a delta exceeds a limit, and after passOnLeftOut also if its base is left out.
 	leftOut bool
 }
 
@@ -178,13 +178,13 @@ func (x *packIndexer) index() (index *idxfile.MemoryIndex, leftOut int, err erro
 			}
 		}
 	}
-	writer := &idxfile.Writer{}
+	writer, anyLeftOut := &idxfile.Writer{}, x.passOnLeftOut()
 	for i := range x.entries {
 		e := &x.entries[i]
 		switch {
 		case e.kind.Valid():
 			writer.Add(e.hash, uint64(e.offset), e.crc)
-		case x.isLeftOut(int32(i)):
+		case e.leftOut, e.base == none && anyLeftOut: // The hash of an object that is left out is unknown.
 			leftOut++
 		default:
 			return nil, 0, fmt.Errorf("%w at offset %d of the pack", packfile.ErrReferenceDeltaNotFound, e.offset)
@@ -315,16 +315,16 @@ func (x *packIndexer) derived(position int32, to []int32) []int32 {
 	return append(to, byHash...)
 }
 
-// isLeftOut says whether an object that was not resolved exceeds a limit, or
-// derives from one that does.
-func (x *packIndexer) isLeftOut(position int32) bool {
-	for at := position; at != none; at = x.entries[at].base {
-		if x.entries[at].leftOut {
-			return true
-		}
+// passOnLeftOut leaves out the deltas to objects that are left out, and reports whether
+// there are any.
+func (x *packIndexer) passOnLeftOut() (any bool) {
+	for i := range x.entries {
+		e := &x.entries[i]
+		// A base that is not resolved was named by its offset, so it is before the delta.
+		e.leftOut = e.leftOut || !e.kind.Valid() && e.base != none && x.entries[e.base].leftOut
+		any = any || e.leftOut
 	}
-	// The hash of an object that is left out is unknown.
-	return x.entries[position].base == none && slices.ContainsFunc(x.entries, func(e packEntry) bool { return e.leftOut })
+	return any
 }
 
 // content returns the content of an object whose base is resolved. It keeps the

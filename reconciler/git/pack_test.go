@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
@@ -131,6 +132,26 @@ func TestPackIndexAgreesWithGit(t *testing.T) {
 				t.Error("the index differs from git's")
 			}
 		})
+	}
+}
+
+// The time to index a pack follows its size, also if most of its deltas are left out: those
+// of a chain that is too long, and those to objects that are not there.
+func TestDeltasThatAreLeftOutTakeLittleTime(t *testing.T) {
+	const half = 150_000
+	p := newPack(2*half + 1)
+	at := p.add(plumbing.BlobObject, 2, nil, strings.NewReader("xy"))
+	for range half {
+		p.add(plumbing.REFDeltaObject, 6, make([]byte, 20), bytes.NewReader(copies(2, 2)))
+		at = p.addDelta(at, copies(2, 2))
+	}
+	began := time.Now()
+	_, leftOut, err := (&packIndexer{ctx: t.Context(), limits: defaultPackLimits, file: bytes.NewReader(p.end())}).index()
+	if want := 2*half - int(defaultPackLimits.depth); err != nil || leftOut != want {
+		t.Errorf("left out %d, want %d, with the error %v", leftOut, want, err)
+	}
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("it took %s", took)
 	}
 }
 
