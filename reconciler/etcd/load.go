@@ -42,15 +42,26 @@ func (s *Store) load(ctx context.Context) error {
 
 // readMarkers is a linearizable read of the keys that differ from one state of
 // the store to another.
-func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (probeResult, error) {
-	if first := s.timeouts.read.current(s.timeoutBounds()); s.several() && limit > first {
-		// The first member that is asked may hang, and another one not.
-		if seen, err := s.readMarkersOnce(ctx, first); err == nil || !transient(err) {
+func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (seen probeResult, err error) {
+	for failed := false; ; {
+		try, began := limit, time.Now()
+		if s.several() {
+			// The member that is asked may hang, and another one not.
+			try = min(limit, s.timeouts.read.current(s.timeoutBounds()))
+		}
+		seen, err = s.readMarkersOnce(ctx, try)
+		took := time.Since(began)
+		if limit -= took; err == nil || !transient(err) || limit <= 0 || ctx.Err() != nil {
 			return seen, err
 		}
-		limit -= first
+		// One that fails at once is tried a second time.
+		if took < try {
+			if failed {
+				return seen, err
+			}
+			failed = true
+		}
 	}
-	return s.readMarkersOnce(ctx, limit)
 }
 
 func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (probeResult, error) {

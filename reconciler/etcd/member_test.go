@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,6 +95,34 @@ func TestEndpointsAreCheckedDuringAnElection(t *testing.T) {
 	})
 	// etcd's client gives up the connection after 13 s.
 	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// Requests to a member that hangs are tried again in short tries, each of which may go to it again.
+func TestReadsDoNotWaitForAMemberThatHangs(t *testing.T) {
+	t.Parallel()
+	members := etcdtest.StartCluster(t, 3)
+	s := New(DefaultPrefix, "a", quiet())
+	s.RequestTimeout = time.Minute
+	for _, member := range members {
+		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
+	}
+	openStore(t, s)
+	publish(t, campaign(t, s), publication("c1", policies(t, 3, 1)))
+	members[slices.IndexFunc(members, (*etcdtest.Server).Leads)].Freeze()
+	began := time.Now()
+	var reads sync.WaitGroup
+	for range 12 {
+		reads.Go(func() {
+			if _, err := s.readMarkers(t.Context(), s.RequestTimeout); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	reads.Wait()
+	// etcd's client gives up the connection after 13 s.
+	if took := time.Since(began); took > 12*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }
