@@ -128,8 +128,8 @@ func (w *world) keeps(t *testing.T, kind, patch string) {
 	w.untilAll(t, began, pods, 418, 2*time.Minute)
 	t.Logf("it was enforced everywhere %.1f s after the push", time.Since(began).Seconds())
 	w.saysOf(t, kind, "hfi-frontend", "True", "Loaded", time.Minute, "loaded on 3 of 3 pods")
-	// Those of an earlier story are gone soon.
-	eventually(t, "the filter is in the pods of frontend only", time.Minute, func() error {
+	// Those of an earlier story are gone soon: Envoy drains their listeners first, and they may be late for a while.
+	eventually(t, "the filter is in the pods of frontend only", 3*time.Minute, func() error {
 		filters, err := w.filters()
 		if err != nil {
 			return err
