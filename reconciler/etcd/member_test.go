@@ -10,6 +10,18 @@ import (
 	"github.com/boifi/hfi/internal/etcdtest"
 )
 
+// openOnThree opens a store on a cluster of three members, whose requests may take a minute.
+func openOnThree(t *testing.T) ([]*etcdtest.Server, *Store) {
+	t.Helper()
+	members := etcdtest.StartCluster(t, 3)
+	s := New(DefaultPrefix, "a", quiet())
+	s.RequestTimeout = time.Minute
+	for _, member := range members {
+		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
+	}
+	return members, openStore(t, s)
+}
+
 // When a member of etcd dies or hangs, the leader still leads, and the next
 // commit is published in about the time in which etcd itself recovers: 2 s
 // after a death and 5 s for a member that hangs, on a machine with nothing else to do. The
@@ -30,13 +42,7 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			members := etcdtest.StartCluster(t, 3)
-			s := New(DefaultPrefix, "a", quiet())
-			s.RequestTimeout = time.Minute
-			for _, member := range members {
-				s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
-			}
-			openStore(t, s)
+			members, s := openOnThree(t)
 			term := campaign(t, s)
 			began := time.Now()
 			publish(t, term, publication("c1", policies(t, 3, 1)))
@@ -70,13 +76,7 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 // hangs: it leaves that out once another member leads.
 func TestEndpointsAreCheckedDuringAnElection(t *testing.T) {
 	t.Parallel()
-	members := etcdtest.StartCluster(t, 3)
-	s := New(DefaultPrefix, "a", quiet())
-	s.RequestTimeout = time.Minute
-	for _, member := range members {
-		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
-	}
-	openStore(t, s)
+	members, s := openOnThree(t)
 	publish(t, campaign(t, s), publication("c1", policies(t, 3, 1)))
 	leader := slices.IndexFunc(members, (*etcdtest.Server).Leads)
 	hanging, paused, last := members[leader], members[(leader+1)%3], members[(leader+2)%3]
@@ -102,13 +102,7 @@ func TestEndpointsAreCheckedDuringAnElection(t *testing.T) {
 // Requests to a member that hangs are tried again in short tries, each of which may go to it again.
 func TestReadsDoNotWaitForAMemberThatHangs(t *testing.T) {
 	t.Parallel()
-	members := etcdtest.StartCluster(t, 3)
-	s := New(DefaultPrefix, "a", quiet())
-	s.RequestTimeout = time.Minute
-	for _, member := range members {
-		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)
-	}
-	openStore(t, s)
+	members, s := openOnThree(t)
 	publish(t, campaign(t, s), publication("c1", policies(t, 3, 1)))
 	members[slices.IndexFunc(members, (*etcdtest.Server).Leads)].Freeze()
 	began := time.Now()
