@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -117,14 +118,7 @@ func readIdentity() identity {
 
 // gatewayName is the name of a gateway or waypoint, or Any.
 func (i identity) gatewayName() string {
-	name := nodeProperty("metadata", "LABELS", "gateway.networking.k8s.io/gateway-name")
-	if name == "" {
-		name = i.Service
-	}
-	if name == "" {
-		name = schema.Any
-	}
-	return name
+	return cmp.Or(nodeProperty("metadata", "LABELS", "gateway.networking.k8s.io/gateway-name"), i.Service, schema.Any)
 }
 
 func versionName(major, minor uint64) string {

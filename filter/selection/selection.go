@@ -14,7 +14,11 @@
 // namespace, or in any, apply to it, each to the requests of its own service.
 package selection
 
-import "github.com/boifi/hfi/schema"
+import (
+	"slices"
+
+	"github.com/boifi/hfi/schema"
+)
 
 // Key is a selector in canonical form: neither Service nor Namespace is empty. If
 // Gateway is not empty, Service is Any.
@@ -90,10 +94,5 @@ func Matches(selector schema.Selector, workload Workload) bool {
 
 // Selects reports whether a policy with the key applies to a workload with the keys.
 func Selects(keys []Key, key Key) bool {
-	for _, k := range keys {
-		if k.covers(key) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(keys, func(k Key) bool { return k.covers(key) })
 }

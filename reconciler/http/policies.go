@@ -261,8 +261,8 @@ func (s *Server) parseQuery(r *http.Request) (q query, err error) {
 	service, hasService := values["service"]
 	namespace, hasNamespace := values["namespace"]
 	gateway, hasGateway := values["gateway"]
-	// A workload that is not given is unknown, which is the same as empty.
 	waypoint, hasWaypoint := values["waypoint"]
+	// A name that is not given is unknown, which is the same as empty.
 	q.subject = served.Subject{All: !hasService && !hasNamespace && !hasGateway && !hasWaypoint, Workload: selection.Workload{Service: service, Namespace: namespace}}
 	switch {
 	case hasService && hasGateway, hasService && hasWaypoint, hasGateway && hasWaypoint:
