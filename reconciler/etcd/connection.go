@@ -157,9 +157,8 @@ func (s *Store) checkEndpoints() bool {
 	connection := s.connection.Load()
 	all := connection.config.Endpoints
 	using := s.answering(connection.client, all, s.TryTimeout)
-	// All may be slow, or about to elect a leader. Each try takes its whole time if a member
-	// hangs, so the first ones are short.
-	for limit := s.TryTimeout; len(using) == 0 && limit < s.RequestTimeout; {
+	// All may be slow, or about to elect a leader.
+	for began, limit := time.Now(), s.TryTimeout; len(using) == 0 && time.Since(began) < s.RequestTimeout && s.ctx.Err() == nil; {
 		limit = min(2*limit, s.RequestTimeout)
 		using = s.answering(connection.client, all, limit)
 	}
@@ -173,6 +172,7 @@ func (s *Store) checkEndpoints() bool {
 	connection.client.SetEndpoints(using...)
 	if len(using) < len(all) {
 		s.logger.Warn("members of etcd do not answer; using the others", "using", using)
+		s.tries.interrupt()
 		// The watch may be with one of those that were left out.
 		select {
 		case s.rewatch <- struct{}{}:
@@ -184,26 +184,34 @@ func (s *Store) checkEndpoints() bool {
 	return len(using) < len(all)
 }
 
-// answering are the endpoints that answer within a limit.
+// answering are the endpoints that answer within a limit, and see a leader. Once
+// one has answered, the others have about as long again, and TryTimeout at least:
+// a member that hangs would take the whole limit, while a leader is elected.
 func (s *Store) answering(client *clientv3.Client, endpoints []string, limit time.Duration) []string {
-	answers := make([]bool, len(endpoints))
-	done := make(chan struct{}, len(endpoints))
+	leads, done := make([]bool, len(endpoints)), make(chan bool, len(endpoints))
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
+	began := time.Now()
 	for i, endpoint := range endpoints {
 		go func() {
-			defer func() { done <- struct{}{} }()
 			status, err := client.Status(ctx, endpoint)
 			// One that refuses the request answers; one that sees no leader cannot serve.
-			answers[i] = err == nil && status.Leader != 0 || err != nil && !transient(err)
+			refuses := err != nil && !transient(err) && ctx.Err() == nil
+			leads[i] = err == nil && status.Leader != 0 || refuses
+			done <- err == nil || refuses
 		}()
 	}
+	first := true
 	for range endpoints {
-		<-done
+		if answered := <-done; answered && first {
+			first = false
+			took := time.Since(began)
+			defer time.AfterFunc(max(took, s.TryTimeout-took), cancel).Stop()
+		}
 	}
 	var answering []string
 	for i, endpoint := range endpoints {
-		if answers[i] {
+		if leads[i] {
 			answering = append(answering, endpoint)
 		}
 	}

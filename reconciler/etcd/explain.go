@@ -116,9 +116,10 @@ const (
 )
 
 // transient reports whether a request may succeed if it is made again: it took
-// too long, or the member that was asked cannot be reached or has no leader.
+// too long, or the member that was asked cannot be reached, has no leader, or
+// was left out.
 func transient(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLeftOut) {
 		return true
 	}
 	code := status.Code(err)

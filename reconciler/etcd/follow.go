@@ -165,11 +165,14 @@ func (s *Store) follow() error {
 	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
 	defer cancel()
-	client := s.etcd()
+	// One that is shared puts each watch into the stream of the one before, and
+	// behind it if a member that hangs has not begun that.
+	watcher := clientv3.NewWatcher(s.etcd())
+	defer watcher.Close()
 	// Watch returns when etcd has created the watch, and waits without a limit.
 	bounds, began, timeout := s.timeoutBounds(), time.Now(), s.watchTimeout()
 	limit := time.AfterFunc(timeout, cancel)
-	watch := client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithFragment(), clientv3.WithRev(s.current().revision+1))
+	watch := watcher.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithFragment(), clientv3.WithRev(s.current().revision+1))
 	if !limit.Stop() {
 		s.timeouts.watch.exceeded(timeout, bounds)
 		s.suspect(context.DeadlineExceeded)
@@ -178,12 +181,12 @@ func (s *Store) follow() error {
 	s.timeouts.watch.observe(time.Since(began), bounds)
 	queue := newWatchQueue()
 	s.work.Go(func() { queue.fill(watch) })
-	return s.watch(ctx, client, queue)
+	return s.watch(ctx, watcher, queue)
 }
 
 // watch hands the tracker what a watch sees. From time to time it has the watch
 // say that it is alive, because one with a member that hangs waits forever.
-func (s *Store) watch(ctx context.Context, client *clientv3.Client, queue *watchQueue) error {
+func (s *Store) watch(ctx context.Context, watcher clientv3.Watcher, queue *watchQueue) error {
 	tick := time.NewTicker(s.ProbeInterval)
 	defer tick.Stop()
 	var asked time.Time // zero unless an answer is due
@@ -198,7 +201,7 @@ func (s *Store) watch(ctx context.Context, client *clientv3.Client, queue *watch
 			case asked.IsZero():
 				asked = time.Now()
 				limit, cancel := context.WithTimeout(ctx, s.TryTimeout)
-				err := client.RequestProgress(limit)
+				err := watcher.RequestProgress(limit)
 				cancel()
 				if err != nil {
 					return fmt.Errorf("the watch ended: %w", err)

@@ -65,12 +65,14 @@ func (s *Store) readMarkers(ctx context.Context, limit time.Duration) (seen prob
 }
 
 func (s *Store) readMarkersOnce(ctx context.Context, limit time.Duration) (probeResult, error) {
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
 	bounds, began := s.timeoutBounds(), time.Now()
-	response, err := s.etcd().Txn(limited).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
+	var response *clientv3.TxnResponse
+	exceeded, err := s.tries.make(ctx, limit, func(ctx context.Context) (err error) {
+		response, err = s.etcd().Txn(ctx).Then(clientv3.OpGet(s.keys.head()), clientv3.OpGet(s.keys.epoch())).Commit()
+		return err
+	})
 	if err != nil {
-		if limited.Err() != nil && ctx.Err() == nil {
+		if exceeded {
 			s.timeouts.read.exceeded(limit, bounds)
 		}
 		s.suspect(err)

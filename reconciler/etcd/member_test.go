@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -72,27 +73,85 @@ func TestACommitSurvivesTheLossOfAMember(t *testing.T) {
 	}
 }
 
-// While the members elect a leader, the check of the endpoints does not wait for one that
-// hangs: it leaves that out once another member leads.
-func TestEndpointsAreCheckedDuringAnElection(t *testing.T) {
+// A check of the endpoints that may take long, because no member led before, does
+// not wait for one that hangs once others have answered.
+func TestTheCheckOfEndpointsDoesNotWaitForAMemberThatHangs(t *testing.T) {
 	t.Parallel()
 	members, s := openOnThree(t)
 	publish(t, campaign(t, s), publication("c1", policies(t, 3, 1)))
-	leader := slices.IndexFunc(members, (*etcdtest.Server).Leads)
-	hanging, paused, last := members[leader], members[(leader+1)%3], members[(leader+2)%3]
-	hanging.Freeze()
-	paused.Freeze()
-	eventually(t, "the only member that runs has no leader", func() bool {
-		status, err := s.etcd().Status(t.Context(), last.Endpoint)
-		return err == nil && status.Leader == 0
+	hanging := slices.IndexFunc(members, (*etcdtest.Server).Leads)
+	members[hanging].Freeze()
+	others := slices.Delete(slices.Clone(s.Access.Endpoints), hanging, hanging+1)
+	eventually(t, "the others have a leader", func() bool {
+		return slices.Equal(s.answering(s.etcd(), others, s.TryTimeout), others)
 	})
-	thawed := time.AfterFunc(time.Second, paused.Thaw)
-	defer thawed.Stop()
 	began := time.Now()
-	eventually(t, "the member that hangs is left out", func() bool {
-		s.checkEndpoints()
-		return !slices.Contains(s.etcd().Endpoints(), hanging.Endpoint)
+	if got := s.answering(s.etcd(), s.Access.Endpoints, 12*time.Second); !slices.Equal(got, others) {
+		t.Errorf("these answer: %v", got)
+	}
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// A request to a member that hangs, which may take long because etcd was slow
+// before, is made again as soon as that member is left out.
+func TestRequestsToAMemberThatIsLeftOutAreMadeAgain(t *testing.T) {
+	t.Parallel()
+	members, s := openOnThree(t)
+	term := campaign(t, s)
+	publish(t, term, publication("c1", policies(t, 3, 1)))
+	hanging := members[slices.IndexFunc(members, func(s *etcdtest.Server) bool { return !s.Leads() })]
+	hanging.Freeze()
+	for _, adaptive := range []*adaptiveTimeout{&s.timeouts.read, &s.timeouts.write} {
+		adaptive.exceeded(s.RequestTimeout, s.timeoutBounds())
+	}
+	s.etcd().SetEndpoints(hanging.Endpoint)
+	began := time.Now()
+	var requests sync.WaitGroup
+	requests.Go(func() { publish(t, term, publication("c2", policies(t, 3, 2))) })
+	requests.Go(func() {
+		if _, err := s.readMarkers(t.Context(), s.RequestTimeout); err != nil {
+			t.Error(err)
+		}
 	})
+	time.Sleep(time.Second) // Both have reached the member by then, or are about to.
+	s.checkEndpoints()
+	requests.Wait()
+	// etcd's client gives up the connection after 13 s.
+	if took := time.Since(began); took > 9*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// A watch that a member which hangs has not begun delays none that another one
+// can begin. Each watch goes to one or the other, so there are several.
+func TestAWatchThatDoesNotBeginDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	members, first := openOnThree(t)
+	stores := []*Store{first}
+	for i := range 7 {
+		s := New(DefaultPrefix, fmt.Sprint("follower ", i), quiet())
+		s.RequestTimeout, s.Access = time.Minute, first.Access
+		stores = append(stores, openStore(t, s))
+	}
+	term := campaign(t, first)
+	state := publish(t, term, publication("c1", policies(t, 3, 1)))
+	for _, s := range stores {
+		eventually(t, s.ID+" follows", serves(s, state))
+	}
+	hanging := members[slices.IndexFunc(members, func(s *etcdtest.Server) bool { return !s.Leads() })]
+	other := members[slices.IndexFunc(members, (*etcdtest.Server).Leads)]
+	hanging.Freeze()
+	began := time.Now()
+	for _, s := range stores {
+		s.etcd().SetEndpoints(hanging.Endpoint, other.Endpoint)
+		s.rewatch <- struct{}{}
+	}
+	state = publish(t, term, publication("c2", policies(t, 3, 2)))
+	for _, s := range stores {
+		eventually(t, s.ID+" follows", serves(s, state))
+	}
 	// etcd's client gives up the connection after 13 s.
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %s", took)

@@ -107,6 +107,7 @@ type Store struct {
 	announcements chan int64
 
 	timeouts timeouts
+	tries    tries
 
 	mu sync.Mutex
 	// term is this replica's leadership, or nil.

@@ -190,21 +190,24 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 		return 0, reconciler.ErrDeposed
 	default:
 	}
-	bounds, adaptive := t.store.timeoutBounds(), &t.store.timeouts.write
+	s := t.store
+	bounds, adaptive := s.timeoutBounds(), &s.timeouts.write
 	began, timeout := time.Now(), adaptive.current(bounds)
-	limit, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	response, err := t.store.etcd().Txn(limit).
-		If(append([]clientv3.Cmp{fence(t.leader.key, t.leader.revision)}, conditions...)...).
-		Then(ops...).
-		Else(clientv3.OpGet(t.leader.key, clientv3.WithKeysOnly())).
-		Commit()
+	var response *clientv3.TxnResponse
+	exceeded, err := s.tries.make(ctx, timeout, func(ctx context.Context) (err error) {
+		response, err = s.etcd().Txn(ctx).
+			If(append([]clientv3.Cmp{fence(t.leader.key, t.leader.revision)}, conditions...)...).
+			Then(ops...).
+			Else(clientv3.OpGet(t.leader.key, clientv3.WithKeysOnly())).
+			Commit()
+		return err
+	})
 	if err != nil {
 		t.writes = writesUnknown
-		if limit.Err() != nil && ctx.Err() == nil {
+		if exceeded {
 			adaptive.exceeded(timeout, bounds)
 		}
-		t.store.suspect(err)
+		s.suspect(err)
 		return 0, explain(err)
 	}
 	adaptive.observe(time.Since(began), bounds)
