@@ -32,7 +32,7 @@ func (s *Source) localObjects() (*objects, error) {
 		if s.local != nil {
 			s.local.retire()
 		}
-		s.local = &objects{gitFolder: gitFolder, trees: &s.trees}
+		s.local = &objects{gitFolder: gitFolder, trees: &s.trees, limits: s.packLimits}
 	}
 	return s.local.use(), nil
 }

@@ -3,6 +3,7 @@ package git
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"context"
 	"crypto/sha1"
@@ -19,19 +20,17 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
 const (
-	// cacheSize bounds go-git's object cache, in bytes for each store.
+	// cacheSize bounds the cache of packed objects, in bytes.
 	cacheSize = 16 << 20
 	// maxObject bounds the objects that are read, in bytes. No policy and no folder of policies is larger.
 	maxObject = 64 << 20
@@ -47,17 +46,23 @@ const (
 var rereads = []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond}
 
 // objects reads a repository's objects, and checks each against its hash, which
-// go-git does not. It reads loose objects itself, because go-git reads an
-// object of any size whole, and go-git reads the packed ones. Deltas share it:
-// each calls use and later release.
+// go-git does not. It reads loose objects itself too, because go-git reads an
+// object of any size whole. Deltas share it: each calls use and later release.
 type objects struct {
 	gitFolder string
 	trees     *trees
+	limits    packLimits
 
-	// mu guards go-git's stores, which are not safe for concurrent use.
+	// mu guards the stores, which are not safe for concurrent use.
 	mu sync.Mutex
-	// stores are the repository's and its alternates'; empty until a packed object is read.
-	stores []store
+	// stores are the repository's packs and its alternates'; empty until a packed object is read.
+	stores []*packs
+	// unopened is why some packs of the stores could not be opened, or nil.
+	unopened error
+	// resolved makes chains of deltas cheap to read. It must be cleared when what needed
+	// them has been read, because it counts the sizes of objects only, and small ones
+	// take several times theirs.
+	resolved *cache.BufferLRU
 	// packed is the modification time of the folder of packs when the stores were opened.
 	packed time.Time
 
@@ -69,20 +74,6 @@ type objects struct {
 	retired bool
 	// closed is called once, after the last user.
 	closed func()
-}
-
-// store is go-git's access to a repository. Its cache makes chains of deltas
-// cheap to read; it must be cleared when what needed them has been read, because
-// it counts the sizes of objects only, and small ones take several times theirs.
-type store struct {
-	*filesystem.Storage
-	cache  *cache.ObjectLRU
-	folder string
-}
-
-func openStore(gitFolder string, options filesystem.Options) store {
-	objects := cache.NewObjectLRU(cacheSize)
-	return store{filesystem.NewStorageWithOptions(osfs.New(gitFolder), objects, options), objects, gitFolder}
 }
 
 // use adds a user, and reopens the stores if packs were added or removed.
@@ -122,8 +113,8 @@ func (o *objects) leave(users int, retired bool) {
 		return
 	}
 	if !o.retired {
-		for _, s := range o.stores {
-			s.cache.Clear()
+		if o.resolved != nil {
+			o.resolved.Clear()
 		}
 		return
 	}
@@ -137,9 +128,9 @@ func (o *objects) leave(users int, retired bool) {
 // shut closes the stores; the next packed object reopens them.
 func (o *objects) shut() {
 	for _, s := range o.stores {
-		_ = s.Close()
+		s.close()
 	}
-	o.stores = nil
+	o.stores, o.unopened, o.resolved = nil, nil, nil
 }
 
 // shutNow is shut for callers that do not hold mu.
@@ -158,14 +149,16 @@ func packsChanged(gitFolder string) time.Time {
 }
 
 // opened returns the stores, and opens them if necessary. The caller holds mu.
-func (o *objects) opened() []store {
+func (o *objects) opened() []*packs {
 	if len(o.stores) > 0 {
 		return o.stores
 	}
-	o.packed = packsChanged(o.gitFolder)
+	o.packed, o.resolved = packsChanged(o.gitFolder), cache.NewBufferLRU(cacheSize)
+	count := int64(0)
 	for _, folder := range append([]string{o.gitFolder}, alternates(o.gitFolder)...) {
-		// Open descriptors make reads cheap and survive git gc.
-		o.stores = append(o.stores, openStore(folder, filesystem.Options{KeepDescriptors: true}))
+		opened, err := openPacks(folder, o.limits, o.resolved, count)
+		o.stores, o.unopened = append(o.stores, opened), errors.Join(o.unopened, err)
+		count += int64(len(opened.all))
 	}
 	return o.stores
 }
@@ -233,7 +226,7 @@ func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) 
 // than maxObject, a SourceError.
 func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	for _, pause := range rereads {
-		text, err := o.readChecked(kind, hash, limit)
+		text, err := o.readChecked(ctx, kind, hash, limit)
 		if large := (*schema.TooLarge)(nil); err == nil || errors.As(err, &large) {
 			return text, err
 		}
@@ -244,7 +237,7 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 		}
 		o.shutNow()
 	}
-	text, err := o.readChecked(kind, hash, limit)
+	text, err := o.readChecked(ctx, kind, hash, limit)
 	switch {
 	case err == nil:
 		return text, nil
@@ -284,15 +277,26 @@ func isOldIndex(name string) (bool, error) {
 	return slices.IsSorted(table[:]), nil
 }
 
-func (o *objects) readChecked(kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
-	text, err := o.readOnce(kind, hash, limit)
-	if err == nil && hashObject(kind, text) != hash {
-		err = fail("Corrupt", reconciler.Stalled, "the content of %s %s is damaged; run git fsck in the repository", kind, hash)
+func (o *objects) readChecked(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
+	text, err := o.readOnce(ctx, kind, hash, limit)
+	if err != nil || hashObject(kind, text) == hash {
+		return text, err
 	}
-	return text, err
+	for _, other := range []plumbing.ObjectType{plumbing.CommitObject, plumbing.TreeObject, plumbing.BlobObject, plumbing.TagObject} {
+		if hashObject(other, text) == hash {
+			return nil, &otherKindError{is: other, want: kind}
+		}
+	}
+	return nil, fail("Corrupt", reconciler.Stalled, "the content of %s %s is damaged; run git fsck in the repository", kind, hash)
 }
 
-func (o *objects) readOnce(kind plumbing.ObjectType, hash plumbing.Hash, limit int64) (text []byte, err error) {
+// otherKindError is the error for an object of another kind than its use says.
+type otherKindError struct{ is, want plumbing.ObjectType }
+
+func (e *otherKindError) Error() string { return fmt.Sprintf("it is a %s, not a %s", e.is, e.want) }
+func (e *otherKindError) Unwrap() error { return errDamaged }
+
+func (o *objects) readOnce(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) (text []byte, err error) {
 	if text, err = loose(o.gitFolder, kind, hash, limit); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return text, err
 	}
@@ -300,17 +304,17 @@ func (o *objects) readOnce(kind plumbing.ObjectType, hash plumbing.Hash, limit i
 	defer o.mu.Unlock()
 	defer recoverPanic(kind, hash, &err)
 	for _, s := range o.opened() {
-		if s.folder != o.gitFolder {
-			if text, err := loose(s.folder, kind, hash, limit); err == nil {
+		if s.gitFolder != o.gitFolder {
+			if text, err := loose(s.gitFolder, kind, hash, limit); err == nil {
 				return text, nil
 			}
 		}
-		text, err := packedObject(s.Storage, kind, hash, limit)
+		text, err := s.read(ctx, kind, hash, limit)
 		if !errors.Is(err, plumbing.ErrObjectNotFound) {
 			return text, err
 		}
 	}
-	return nil, plumbing.ErrObjectNotFound
+	return nil, cmp.Or(o.unopened, plumbing.ErrObjectNotFound)
 }
 
 // recoverPanic turns a panic into an error: go-git panics on some damaged packs.
@@ -318,22 +322,6 @@ func recoverPanic(kind plumbing.ObjectType, hash plumbing.Hash, err *error) {
 	if cause := recover(); cause != nil {
 		*err = fail("Corrupt", reconciler.Stalled, "%s %s cannot be read: %v; run git fsck in the repository", kind, hash, cause)
 	}
-}
-
-func packedObject(s *filesystem.Storage, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
-	encoded, err := s.EncodedObject(kind, hash)
-	if err != nil {
-		return nil, err
-	}
-	if err := tooLarge(kind, hash, encoded.Size(), limit); err != nil {
-		return nil, err
-	}
-	reader, err := encoded.Reader()
-	if err != nil {
-		return nil, err
-	}
-	defer reader.Close()
-	return readSized(reader, encoded.Size())
 }
 
 // tooLarge returns an error for an object of more than limit bytes.

@@ -134,7 +134,7 @@ type packIndexer struct {
 	server string
 	file   io.ReadSeeker
 
-	scanner *packfile.Scanner
+	packReader
 	entries []packEntry
 	// waiting are the deltas to objects that are named by hash, and not found yet.
 	waiting  map[plumbing.Hash][]int32
@@ -165,7 +165,7 @@ const none = -1
 // and then again for each delta, from a base to those that derive from it.
 // leftOut counts the objects beyond packLimits.delta.
 func (x *packIndexer) index() (index *idxfile.MemoryIndex, leftOut int, err error) {
-	x.scanner = packfile.NewScanner(&contextReader{x.ctx, x.file})
+	x.packReader = packReader{packfile.NewScanner(&contextReader{x.ctx, x.file}), x.limits.delta}
 	x.waiting, x.resolved = map[plumbing.Hash][]int32{}, cache.NewBufferLRU(resolvedSize)
 	checksum, err := x.scan()
 	if err != nil {
@@ -202,6 +202,8 @@ func (x *packIndexer) explain(err error) error {
 	switch {
 	case x.ctx.Err() != nil:
 		return x.ctx.Err()
+	case errors.Is(err, errTooLargeToResolve): // The deltas are for smaller ones.
+		return fmt.Errorf("%w: %w", packfile.ErrMalformedPackFile, err)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: %w", packfile.ErrMalformedPackFile, noEOF(err))
 	}
@@ -267,8 +269,8 @@ func (x *packIndexer) entry(header *packfile.ObjectHeader) (err error) {
 	default:
 		return fmt.Errorf("%w: object of type %d at offset %d", packfile.ErrMalformedPackFile, header.Type, header.Offset)
 	}
-	if err == nil && length != header.Length {
-		err = fmt.Errorf("%w: the object at offset %d has %d bytes instead of %d", packfile.ErrMalformedPackFile, e.offset, length, header.Length)
+	if err == nil {
+		err = wrongLength(e.offset, length, header.Length)
 	}
 	x.entries = append(x.entries, e)
 	return err
@@ -342,7 +344,7 @@ func (x *packIndexer) content(position int32) ([]byte, error) {
 		}
 		if x.entries[at].base == none {
 			var err error
-			if text, err = x.inflate(at); err != nil {
+			if text, err = x.inflate(x.entries[at].offset); err != nil {
 				return nil, err
 			}
 			x.keep(at, text)
@@ -351,12 +353,9 @@ func (x *packIndexer) content(position int32) ([]byte, error) {
 		deltas = append(deltas, at)
 	}
 	for _, at := range slices.Backward(deltas) {
-		delta, err := x.inflate(at)
-		if err != nil {
+		var err error
+		if text, err = x.patch(text, x.entries[at].offset); err != nil {
 			return nil, err
-		}
-		if text, err = packfile.PatchDelta(text, delta); err != nil {
-			return nil, fmt.Errorf("%w: the delta at offset %d: %w", packfile.ErrMalformedPackFile, x.entries[at].offset, err)
 		}
 		x.keep(at, text)
 	}
@@ -367,22 +366,6 @@ func (x *packIndexer) keep(position int32, text []byte) {
 	if e := &x.entries[position]; e.child != none || len(x.waiting) > 0 {
 		x.resolved.Put(e.offset, text)
 	}
-}
-
-// inflate returns what the pack has for an object: its content, or a delta.
-func (x *packIndexer) inflate(position int32) ([]byte, error) {
-	header, err := x.scanner.SeekObjectHeader(x.entries[position].offset)
-	if err != nil {
-		return nil, err
-	}
-	if header.Length > x.limits.delta {
-		return nil, fmt.Errorf("%w: the delta to the object at offset %d is for a smaller one", packfile.ErrMalformedPackFile, header.Offset)
-	}
-	text := fixedBuffer(make([]byte, 0, header.Length))
-	if _, _, err := x.scanner.NextObject(&text); err != nil {
-		return nil, err
-	}
-	return text, nil
 }
 
 // fixedBuffer takes as many bytes as it has room for.

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/go-git/go-billy/v5/osfs"
 	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
 
@@ -29,6 +31,17 @@ type clone struct {
 	fetches     int
 	// firstSize is the size after the first fetch, in bytes.
 	firstSize int64
+}
+
+// store is go-git's access to a clone, which fetches write to.
+type store struct {
+	*filesystem.Storage
+	cache *cache.ObjectLRU
+}
+
+func openStore(gitFolder string) store {
+	objects := cache.NewObjectLRU(cacheSize)
+	return store{filesystem.NewStorageWithOptions(osfs.New(gitFolder), objects, filesystem.Options{}), objects}
 }
 
 // maxGrowth is by how many bytes a clone may exceed twice its first size before
@@ -158,14 +171,14 @@ func (s *Source) newClone() (*clone, error) {
 		// Another try makes another folder.
 		return nil, s.cannotWrite(errors.Join(err, os.RemoveAll(folder)))
 	}
-	o := &objects{gitFolder: folder, trees: &s.trees}
+	o := &objects{gitFolder: folder, trees: &s.trees, limits: s.packLimits}
 	// The folder stays until the last delta from it is closed.
 	o.closed = func() {
 		if err := os.RemoveAll(folder); err != nil {
 			s.Logger.Warn("removing an old clone of the repository failed", "folder", folder, "error", err)
 		}
 	}
-	return &clone{folder: folder, objects: o, store: openStore(folder, filesystem.Options{})}, nil
+	return &clone{folder: folder, objects: o, store: openStore(folder)}, nil
 }
 
 func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head string) (*reconciler.Delta, error) {
@@ -180,7 +193,7 @@ func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head strin
 		m.fetches++
 		defer m.store.cache.Clear()
 		if err := s.fetch(ctx, m, depth); err != nil {
-			m.store = openStore(m.folder, filesystem.Options{})
+			m.store = openStore(m.folder)
 			return nil, err
 		}
 		if m.store.HasEncodedObject(plumbing.NewHash(head)) != nil {

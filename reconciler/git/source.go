@@ -1,7 +1,7 @@
 // Package git reads a policy folder from a branch of a git repository: a local
 // one in place, with pushes detected by file system events, or a remote one
-// through a shallow clone of the branch. It uses go-git for the git protocol,
-// for packs and to decode commits; comments say why it does the rest itself.
+// through a shallow clone of the branch. It uses go-git for the git protocol, for
+// the parts of packs and to decode commits; comments say why it does the rest itself.
 package git
 
 import (

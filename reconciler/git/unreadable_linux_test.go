@@ -58,7 +58,7 @@ func TestPermissionDenied(t *testing.T) {
 				if _, err = s.localHead(folder); err != nil {
 					return
 				}
-				o := &objects{gitFolder: folder, trees: &s.trees}
+				o := &objects{gitFolder: folder, trees: &s.trees, limits: s.packLimits}
 				defer o.retire()
 				_, err = o.read(t.Context(), plumbing.CommitObject, plumbing.NewHash(head), maxObject)
 			})
