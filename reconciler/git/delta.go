@@ -133,13 +133,13 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 	at, tree, below := "", root, w.folder
 	top = w.folder
 	for {
-		text, err := w.tree(tree)
+		text, err := w.tree(tree, at)
 		if err != nil {
 			return "", false, err
 		}
 		module, err := lookup(text, "cue.mod")
 		if err != nil {
-			return "", false, damagedTree(tree, err)
+			return "", false, invalidTree(at, tree, err)
 		}
 		if module.folder() {
 			top = at
@@ -151,7 +151,7 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 		name, below, _ = strings.Cut(below, "/")
 		inside, err := lookup(text, name)
 		if err != nil {
-			return "", false, damagedTree(tree, err)
+			return "", false, invalidTree(at, tree, err)
 		}
 		at = path.Join(at, name)
 		if inside.file() {
@@ -164,23 +164,26 @@ func (w *walk) top(root plumbing.Hash) (top string, present bool, err error) {
 	}
 }
 
-func (w *walk) tree(hash plumbing.Hash) ([]byte, error) { return w.objects.tree(w.ctx, hash) }
+func (w *walk) tree(hash plumbing.Hash, folder string) ([]byte, error) {
+	return w.objects.tree(w.ctx, hash, folder)
+}
 
 // find returns the hash of a folder below a tree, or zero.
 func (w *walk) find(tree plumbing.Hash, folder string) (plumbing.Hash, error) {
+	at := ""
 	for name := range strings.SplitSeq(folder, "/") {
 		if name == "" || tree.IsZero() {
 			continue
 		}
-		text, err := w.tree(tree)
+		text, err := w.tree(tree, at)
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}
 		found, err := lookup(text, name)
 		if err != nil {
-			return plumbing.ZeroHash, damagedTree(tree, err)
+			return plumbing.ZeroHash, invalidTree(at, tree, err)
 		}
-		tree = found.subtree()
+		tree, at = found.subtree(), path.Join(at, name)
 	}
 	return tree, nil
 }
@@ -212,17 +215,17 @@ func (w *walk) compare(folder string, from, to plumbing.Hash) error {
 	if strings.Count(folder, "/") > maxDepth {
 		return fail("Unsupported", reconciler.WaitForPush, "folders are nested more than %d deep at %.100q…", maxDepth, folder)
 	}
-	before, err := w.tree(from)
+	before, err := w.tree(from, folder)
 	if err != nil {
 		return err
 	}
-	after, err := w.tree(to)
+	after, err := w.tree(to, folder)
 	if err != nil {
 		return err
 	}
 	was, is, err := difference(before, after)
 	if err != nil {
-		return damagedTree(to, err)
+		return invalidTree(folder, to, err)
 	}
 	if w.entries += len(was) + len(is); w.entries > maxEntries {
 		return fail("Unsupported", reconciler.WaitForPush, "the commit has, or changes, more than %d files and folders at %q; at most that many are read", maxEntries, cmp.Or(w.folder, "."))

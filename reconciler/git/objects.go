@@ -205,8 +205,8 @@ func (o *objects) commit(ctx context.Context, hash plumbing.Hash) (*object.Commi
 	return commit, nil
 }
 
-// tree returns a tree's encoded entries.
-func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) {
+// tree returns the encoded entries of a folder's tree, which checkTree has accepted.
+func (o *objects) tree(ctx context.Context, hash plumbing.Hash, folder string) ([]byte, error) {
 	if hash.IsZero() {
 		return nil, nil
 	}
@@ -216,6 +216,9 @@ func (o *objects) tree(ctx context.Context, hash plumbing.Hash) ([]byte, error) 
 	text, err := o.read(ctx, plumbing.TreeObject, hash, maxObject)
 	if err != nil {
 		return nil, fmt.Errorf("tree %s: %w", hash, err)
+	}
+	if err := checkTree(text); err != nil {
+		return nil, invalidTree(folder, hash, err)
 	}
 	o.trees.put(hash, text)
 	return text, nil

@@ -155,7 +155,7 @@ func (s *Source) remoteDelta(ctx context.Context, base, head string) (*reconcile
 // unrelatedToClone says whether another clone would fail in the same way.
 func unrelatedToClone(err error) bool {
 	var known *reconciler.SourceError
-	return errors.As(err, &known) && known.Reason != "ObjectMissing" && known.Reason != "Corrupt"
+	return errors.As(err, &known) && (known.Consequence == reconciler.WaitForPush || known.Reason != "ObjectMissing" && known.Reason != "Corrupt")
 }
 
 func (s *Source) newClone() (*clone, error) {

@@ -2,6 +2,8 @@ package git
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -128,21 +130,77 @@ func next(text []byte) (entry, []byte, error) {
 	space, end := bytes.IndexByte(text, ' '), bytes.IndexByte(text, 0)
 	const hashSize = len(plumbing.Hash{})
 	if space < 1 || end < space || len(text) < end+1+hashSize {
-		return entry{}, nil, fmt.Errorf("%w: a tree's entry is truncated", errDamaged)
+		return entry{}, nil, errors.New("its last entry is cut off")
 	}
-	mode, err := strconv.ParseUint(string(text[:space]), 8, 32)
+	mode, err := strconv.ParseUint(string(text[:space]), 8, 16)
 	if err != nil {
-		return entry{}, nil, fmt.Errorf("%w: a tree's entry has mode %.20q", errDamaged, text[:space])
+		return entry{}, nil, fmt.Errorf("an entry has the mode %.20q", text[:space])
 	}
 	e := entry{mode: uint32(mode), name: text[space+1 : end], raw: text[:end+1+hashSize]}
 	copy(e.hash[:], text[end+1:])
 	switch kind := e.mode & typeBits; {
 	case kind != typeFolder && kind != typeLink && kind != typeModule && kind != typeFile:
-		return entry{}, nil, fmt.Errorf("%w: a tree's entry has mode %o", errDamaged, mode)
+		return entry{}, nil, fmt.Errorf("an entry has the mode %o", mode)
 	case len(e.name) == 0, string(e.name) == ".", string(e.name) == "..", bytes.IndexByte(e.name, '/') >= 0:
-		return entry{}, nil, fmt.Errorf("%w: a tree's entry has the name %.60q", errDamaged, e.name)
+		return entry{}, nil, fmt.Errorf("an entry has the name %.60q", e.name)
 	}
 	return e, text[len(e.raw):], nil
+}
+
+// checkTree returns an error for a tree that git fsck reports because two readers may see
+// different files in it: one entry of a name or another, or none. Modes that git does not
+// write but reads as one that it does are accepted, as old histories have them.
+func checkTree(text []byte) error {
+	var last entry
+	// above are the names of files, each of which begins the next one and the current
+	// entry's: in git's order, other names may be between those of a file and a folder.
+	var above [][]byte
+	for len(text) > 0 {
+		e, rest, err := next(text)
+		if err != nil {
+			return err
+		}
+		for len(above) > 0 && !bytes.HasPrefix(e.name, above[len(above)-1]) {
+			above = above[:len(above)-1]
+		}
+		switch {
+		case e.hash.IsZero():
+			return fmt.Errorf("the entry %.60q has no object", e.name)
+		case isDotGit(e.name):
+			return fmt.Errorf("it has an entry with the name %.60q, which git refuses", e.name)
+		case bytes.Equal(e.name, last.name), len(above) > 0 && len(above[len(above)-1]) == len(e.name):
+			return fmt.Errorf("it has two entries with the name %.60q", e.name)
+		case last.mode != 0 && !last.before(&e):
+			return fmt.Errorf("its entries %.60q and %.60q are not in git's order", last.name, e.name)
+		}
+		if e.file() {
+			above = append(above, e.name)
+		}
+		last, text = e, rest
+	}
+	return nil
+}
+
+// isDotGit says whether a name is .git on some file system: upper case or lower, with what
+// NTFS drops at a name's end, as its short name on NTFS, or with code points that HFS+ ignores.
+func isDotGit(name []byte) bool {
+	for part := range bytes.SplitSeq(name, []byte(`\`)) {
+		part, _, _ = bytes.Cut(part, []byte(":"))
+		part = bytes.TrimRight(part, " .")
+		if bytes.EqualFold(part, []byte(".git")) || bytes.EqualFold(part, []byte("git~1")) {
+			return true
+		}
+	}
+	if len(name) == len(".git") {
+		return false
+	}
+	return bytes.EqualFold(bytes.Map(func(r rune) rune {
+		switch {
+		case r >= 0x200c && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x206a && r <= 0x206f, r == 0xfeff:
+			return -1
+		}
+		return r
+	}, name), []byte(".git"))
 }
 
 // before is git's order of a tree's entries: a folder sorts as if its name ended with a slash.
@@ -165,8 +223,7 @@ func (e *entry) at(i int) byte {
 }
 
 // difference returns the entries that only one of two trees has, or that
-// differ. If a tree is not in git's order (which git fsck would report), it may
-// return equal entries too.
+// differ. Both are in git's order.
 func difference(from, to []byte) (was, is []entry, err error) {
 	var a, b entry
 	restA, restB := from, to
@@ -239,6 +296,7 @@ func lookup(tree []byte, name string) (entry, error) {
 	return entry{}, nil
 }
 
-func damagedTree(hash plumbing.Hash, err error) error {
-	return fail("Corrupt", reconciler.Stalled, "tree %s cannot be read: %w; run git fsck in the repository", hash, err)
+// invalidTree is the error for a tree that was written with a defect: its hash is right.
+func invalidTree(folder string, hash plumbing.Hash, err error) error {
+	return fail("Corrupt", reconciler.WaitForPush, "the folder %.200q (tree %s) is not valid: %w, as git fsck reports; change a file in the folder, so that git writes it again, and push", cmp.Or(folder, "."), hash, err)
 }
