@@ -45,6 +45,9 @@ func (s *Source) delta(ctx context.Context, from *objects, base, head string) (*
 func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*reconciler.Delta, error) {
 	s.trees.begin()
 	commit, err := o.commit(ctx, plumbing.NewHash(head))
+	if other := (*otherKindError)(nil); errors.As(err, &other) {
+		return nil, s.notACommit(head, other.is)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -174,6 +174,12 @@ func (s *Source) branchMissing(others []string, isTag bool) error {
 	return fail("BranchMissing", reconciler.WaitForPush, "there is no %s (there are the branches: %s): push it, or start hfid with another --branch", s.reference(), strings.Join(others, ", "))
 }
 
+// notACommit is the error for a branch that points to something else, which git neither
+// pushes nor accepts in a push.
+func (s *Source) notACommit(hash string, kind plumbing.ObjectType) error {
+	return fail("NotACommit", reconciler.WaitForPush, "%s points to the %s %s and not to a commit, which git fsck reports: push a commit to it; hfid follows a tag with --branch refs/tags/NAME", s.reference(), kind, hash)
+}
+
 // maxMessage bounds an error's text, in characters: it may include a server's answer.
 const maxMessage = 600
 

@@ -404,7 +404,11 @@ func loose(gitFolder string, want plumbing.ObjectType, hash plumbing.Hash, limit
 	}
 	defer file.Close()
 	if kind != want.String() {
-		return nil, fmt.Errorf("%w: it is a %s, not a %s", errDamaged, kind, want)
+		is, err := plumbing.ParseObjectType(kind)
+		if err != nil {
+			return nil, fmt.Errorf("%w: its kind is %q", errDamaged, kind)
+		}
+		return nil, &otherKindError{is: is, want: want}
 	}
 	if err := tooLarge(want, hash, size, limit); err != nil {
 		return nil, err

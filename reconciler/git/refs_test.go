@@ -1,6 +1,7 @@
 package git
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,5 +121,63 @@ func TestFullReferences(t *testing.T) {
 	s := open(t, repo.Bare(), "policies", func(s *Source) { s.branch = "refs/tags/twice" })
 	if got := mustHead(t, s); got != first {
 		t.Errorf("packed, the tag is %s, want %s", got, first)
+	}
+}
+
+// A branch that points to something else than a commit, which git itself does not write, is
+// not called damaged.
+func TestBranchThatIsNoCommit(t *testing.T) {
+	repo, first := pushed(t, policy(1))
+	repo.Server("tag", "-a", "-m", "a tag", "v1", "main")
+	server := gittest.ServeHTTP(t, repo, gittest.HTTP{})
+	branch := filepath.Join(repo.Bare(), "refs/heads/main")
+	for _, packed := range []bool{false, true} {
+		for kind, name := range map[string]string{"tag": "v1", "tree": "v1^{tree}", "blob": "v1:policies/a.yaml"} {
+			for _, url := range []string{repo.Bare(), server.URL} {
+				if kind != "tag" && url == server.URL {
+					continue // git does not serve it.
+				}
+				hash := repo.Server("rev-parse", name)
+				if packed {
+					repo.Server("gc", "-q")
+				}
+				s := open(t, url, "policies")
+				restore := put(t, branch, hash)
+				head, err := s.Head(t.Context())
+				if err == nil {
+					_, err = s.Delta(t.Context(), first, head)
+				}
+				if err == nil {
+					t.Fatalf("packed %v: a branch that points to a %s was read", packed, kind)
+				}
+				wantError(t, err, "NotACommit", reconciler.WaitForPush)
+				if want := fmt.Sprintf("branch main points to the %s %s and not to a commit", kind, hash); !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not have %q: %v", want, err)
+				}
+				restore()
+				mustDelta(t, s, "", mustHead(t, s))
+			}
+		}
+	}
+}
+
+// put writes a loose reference, and returns a function that makes it what it was.
+func put(t testing.TB, file, hash string) (restore func()) {
+	t.Helper()
+	before, err := os.ReadFile(file)
+	if err != nil {
+		before = nil
+	}
+	if err := os.WriteFile(file, []byte(hash+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		err := os.Remove(file)
+		if before != nil {
+			err = os.WriteFile(file, before, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -105,6 +105,8 @@ func (s *Source) remoteHead(ctx context.Context) (string, error) {
 	for _, reference := range references {
 		switch name := reference.Name(); {
 		case reference.Type() != plumbing.HashReference:
+		case name == s.branch+"^{}" && s.branch.IsBranch():
+			return "", s.notACommit(head, plumbing.TagObject)
 		case name == s.branch+"^{}", name == s.branch && head == "":
 			// An annotated tag is followed by its commit, in the order that git lists.
 			head = reference.Hash().String()
