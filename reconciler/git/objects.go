@@ -66,8 +66,8 @@ type objects struct {
 	// packed is the modification time of the folder of packs when the stores were opened.
 	packed time.Time
 
-	// leftOut is the number of objects that are too large for the index of a pack.
-	leftOut int
+	// leftOut are objects of fetched packs that are not in their indexes.
+	leftOut leftOut
 
 	// users counts the deltas that use it. It is closed once it is retired and has none.
 	users   int
@@ -87,16 +87,25 @@ func (o *objects) use() *objects {
 	return o
 }
 
-func (o *objects) leaveOut(number int) {
+func (o *objects) leaveOut(more leftOut) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.leftOut += number
+	o.leftOut = leftOut{o.leftOut.large + more.large, o.leftOut.deep + more.deep}
 }
 
-func (o *objects) hasLeftOut() bool {
+// missing is the error for an object that is not found, if some were left out of an index, else nil.
+func (o *objects) missing(kind plumbing.ObjectType, hash plumbing.Hash) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.leftOut > 0
+	switch l := o.leftOut; {
+	case l.deep > 0 && l.large == 0:
+		return fail("Unsupported", reconciler.Stalled, "%s %s is missing, perhaps because the server sends it as a chain of more than %d deltas: run git repack -a -d -f in the server's repository", kind, hash, o.limits.depth)
+	case l.deep > 0:
+		return fail("Unsupported", reconciler.Stalled, "%s %s is missing, perhaps because it, or an object that the server sends it as the difference to, has more than %d MiB, or because the server sends it as a chain of more than %d deltas: keep large files out of the policy folder, and run git repack -a -d -f in the server's repository", kind, hash, o.limits.delta>>20, o.limits.depth)
+	case l.large > 0:
+		return fail("Unsupported", reconciler.WaitForPush, "%s %s is missing, perhaps because it, or an object that the server sends it as the difference to, has more than %d MiB: keep large files out of the policy folder", kind, hash, o.limits.delta>>20)
+	}
+	return nil
 }
 
 func (o *objects) release() { o.leave(1, false) }
@@ -246,8 +255,8 @@ func (o *objects) read(ctx context.Context, kind plumbing.ObjectType, hash plumb
 		return text, nil
 	case errors.Is(err, plumbing.ErrObjectNotFound) && isPartial(o.gitFolder):
 		return nil, fail("PartialClone", reconciler.Stalled, "the repository is a partial clone and lacks an object: use one made by git clone without --filter (%w)", err)
-	case errors.Is(err, plumbing.ErrObjectNotFound) && o.hasLeftOut():
-		return nil, fail("Unsupported", reconciler.WaitForPush, "%s %s is missing, perhaps because it, or an object that the server sends it as the difference to, has more than %d MiB: keep large files out of the policy folder", kind, hash, maxObject>>20)
+	case errors.Is(err, plumbing.ErrObjectNotFound):
+		return nil, cmp.Or(o.missing(kind, hash), objectError(err))
 	case errors.Is(err, idxfile.ErrMalformedIdxFile) && hasOldIndex(o.gitFolder):
 		return nil, fail("Unsupported", reconciler.Stalled, "the repository has a pack index of version 1, which is not supported: run git index-pack on its packs, with pack.indexVersion 2")
 	}

@@ -1,6 +1,7 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -103,16 +104,14 @@ func (w *packWriter) Close() (err error) {
 	if err := os.Rename(temporary, name+".pack"); err != nil {
 		return err
 	}
-	if leftOut > 0 {
-		w.store.clone.objects.leaveOut(leftOut)
-	}
+	w.store.clone.objects.leaveOut(leftOut)
 	w.store.Reindex()
 	return nil
 }
 
-func (w *packWriter) index() (*idxfile.MemoryIndex, int, error) {
+func (w *packWriter) index() (*idxfile.MemoryIndex, leftOut, error) {
 	if _, err := w.Seek(0, io.SeekStart); err != nil {
-		return nil, 0, err
+		return nil, leftOut{}, err
 	}
 	x := &packIndexer{ctx: w.store.ctx, limits: w.store.operation.source.packLimits, server: w.store.operation.source.address.display, file: w.File}
 	return x.index()
@@ -155,46 +154,68 @@ type packEntry struct {
 	// depth is the number of deltas that lead to the object, and deltas their size.
 	depth  int32
 	deltas int64
-	// leftOut is set if a delta exceeds a limit, and after passOnLeftOut also if its base is left out.
-	leftOut bool
+	// exceeds is the limit that a delta exceeds, and after passOnLeftOut also that of its base.
+	exceeds limit
+}
+
+// limit is one of packLimits that leaves an object out of the index.
+type limit uint8
+
+const (
+	withinLimits limit = iota
+	sizeLimit
+	depthLimit
+)
+
+// leftOut counts the objects of a pack that are not in its index, by the limit that they exceed.
+type leftOut struct{ large, deep int }
+
+func (l *leftOut) count(exceeds limit) {
+	if exceeds == depthLimit {
+		l.deep++
+	} else {
+		l.large++
+	}
 }
 
 const none = -1
 
 // index reads the pack once for all objects but deltas, which need no memory,
 // and then again for each delta, from a base to those that derive from it.
-// leftOut counts the objects beyond packLimits.delta.
-func (x *packIndexer) index() (index *idxfile.MemoryIndex, leftOut int, err error) {
+// left counts the objects that are left out.
+func (x *packIndexer) index() (index *idxfile.MemoryIndex, left leftOut, err error) {
 	x.packReader = packReader{packfile.NewScanner(&contextReader{x.ctx, x.file}), x.limits.delta}
 	x.waiting, x.resolved = map[plumbing.Hash][]int32{}, cache.NewBufferLRU(resolvedSize)
 	checksum, err := x.scan()
 	if err != nil {
-		return nil, 0, x.explain(err)
+		return nil, left, x.explain(err)
 	}
 	for i := range x.entries {
 		if x.entries[i].base == none && x.entries[i].kind.Valid() {
 			if err := x.resolve(int32(i)); err != nil {
-				return nil, 0, x.explain(err)
+				return nil, left, x.explain(err)
 			}
 		}
 	}
-	writer, anyLeftOut := &idxfile.Writer{}, x.passOnLeftOut()
+	writer, anyExceeds := &idxfile.Writer{}, x.passOnLeftOut()
 	for i := range x.entries {
 		e := &x.entries[i]
 		switch {
 		case e.kind.Valid():
 			writer.Add(e.hash, uint64(e.offset), e.crc)
-		case e.leftOut, e.base == none && anyLeftOut: // The hash of an object that is left out is unknown.
-			leftOut++
+		case e.exceeds != withinLimits:
+			left.count(e.exceeds)
+		case e.base == none && anyExceeds != withinLimits: // The hash of an object that is left out is unknown.
+			left.count(anyExceeds)
 		default:
-			return nil, 0, fmt.Errorf("%w at offset %d of the pack", packfile.ErrReferenceDeltaNotFound, e.offset)
+			return nil, left, fmt.Errorf("%w at offset %d of the pack", packfile.ErrReferenceDeltaNotFound, e.offset)
 		}
 	}
 	if err := writer.OnFooter(checksum); err != nil {
-		return nil, 0, err
+		return nil, left, err
 	}
 	index, err = writer.Index()
-	return index, leftOut, err
+	return index, left, err
 }
 
 // explain turns an error of a truncated pack into one that is known to be that.
@@ -253,7 +274,9 @@ func (x *packIndexer) entry(header *packfile.ObjectHeader) (err error) {
 		length, e.crc, err = x.scanner.NextObject(&start)
 		from, to := start.sizes()
 		e.deltas, e.depth = header.Length, 1
-		e.leftOut = max(header.Length, from, to) > x.limits.delta
+		if max(header.Length, from, to) > x.limits.delta {
+			e.exceeds = sizeLimit
+		}
 		if header.Type == plumbing.REFDeltaObject {
 			x.waiting[header.Reference] = append(x.waiting[header.Reference], position)
 			break
@@ -288,7 +311,14 @@ func (x *packIndexer) resolve(position int32) error {
 		todo = todo[:len(todo)-1]
 		e, base := &x.entries[at], &x.entries[x.entries[at].base]
 		e.depth, e.deltas = base.depth+1, base.deltas+e.deltas
-		if e.leftOut = e.leftOut || e.depth > x.limits.depth || e.deltas > x.limits.delta; e.leftOut {
+		switch {
+		case e.exceeds != withinLimits:
+		case e.deltas > x.limits.delta:
+			e.exceeds = sizeLimit
+		case e.depth > x.limits.depth:
+			e.exceeds = depthLimit
+		}
+		if e.exceeds != withinLimits {
 			continue
 		}
 		content, err := x.content(at)
@@ -317,14 +347,16 @@ func (x *packIndexer) derived(position int32, to []int32) []int32 {
 	return append(to, byHash...)
 }
 
-// passOnLeftOut leaves out the deltas to objects that are left out, and reports whether
-// there are any.
-func (x *packIndexer) passOnLeftOut() (any bool) {
+// passOnLeftOut leaves out the deltas to objects that are left out, and returns a limit
+// that an object exceeds.
+func (x *packIndexer) passOnLeftOut() (any limit) {
 	for i := range x.entries {
 		e := &x.entries[i]
 		// A base that is not resolved was named by its offset, so it is before the delta.
-		e.leftOut = e.leftOut || !e.kind.Valid() && e.base != none && x.entries[e.base].leftOut
-		any = any || e.leftOut
+		if e.exceeds == withinLimits && !e.kind.Valid() && e.base != none {
+			e.exceeds = x.entries[e.base].exceeds
+		}
+		any = cmp.Or(any, e.exceeds)
 	}
 	return any
 }

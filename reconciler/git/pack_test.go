@@ -120,9 +120,9 @@ func TestPackIndexAgreesWithGit(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			index, leftOut, err := (&packIndexer{ctx: t.Context(), limits: defaultPackLimits, file: file}).index()
-			if err != nil || leftOut != 0 {
-				t.Fatalf("left out %d, with the error %v", leftOut, err)
+			index, left, err := (&packIndexer{ctx: t.Context(), limits: defaultPackLimits, file: file}).index()
+			if err != nil || left != (leftOut{}) {
+				t.Fatalf("left out %v, with the error %v", left, err)
 			}
 			var got bytes.Buffer
 			if _, err := idxfile.NewEncoder(&got).Encode(index); err != nil {
@@ -146,9 +146,9 @@ func TestDeltasThatAreLeftOutTakeLittleTime(t *testing.T) {
 		at = p.addDelta(at, copies(2, 2))
 	}
 	began := time.Now()
-	_, leftOut, err := (&packIndexer{ctx: t.Context(), limits: defaultPackLimits, file: bytes.NewReader(p.end())}).index()
-	if want := 2*half - int(defaultPackLimits.depth); err != nil || leftOut != want {
-		t.Errorf("left out %d, want %d, with the error %v", leftOut, want, err)
+	_, left, err := (&packIndexer{ctx: t.Context(), limits: defaultPackLimits, file: bytes.NewReader(p.end())}).index()
+	if want := (leftOut{deep: 2*half - int(defaultPackLimits.depth)}); err != nil || left != want {
+		t.Errorf("left out %v, want %v, with the error %v", left, want, err)
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %s", took)
@@ -195,14 +195,14 @@ func TestHostilePacks(t *testing.T) {
 			base := p.add(plumbing.BlobObject, mib, nil, io.LimitReader(zeros{}, mib))
 			p.addDelta(base, copies(mib, 4*gib))
 			return p.end()
-		}, "ObjectMissing", reconciler.Retry, ""},
+		}, "Unsupported", reconciler.WaitForPush, "has more than 16 MiB: keep large files out"},
 		{"a delta that inflates to a large one", func() []byte {
 			p := newPack(2)
 			base := p.add(plumbing.BlobObject, 1, nil, strings.NewReader("x"))
 			distance := byte(p.Len() - base)
 			p.add(plumbing.OFSDeltaObject, large, []byte{distance}, io.LimitReader(zeros{}, large))
 			return p.end()
-		}, "ObjectMissing", reconciler.Retry, ""},
+		}, "Unsupported", reconciler.WaitForPush, "has more than 16 MiB: keep large files out"},
 		{"a chain of deltas that is too long", func() []byte {
 			p := newPack(101)
 			at := p.add(plumbing.BlobObject, 2, nil, strings.NewReader("xy"))
@@ -210,7 +210,17 @@ func TestHostilePacks(t *testing.T) {
 				at = p.addDelta(at, copies(2, 2))
 			}
 			return p.end()
-		}, "ObjectMissing", reconciler.Retry, ""},
+		}, "Unsupported", reconciler.Stalled, "a chain of more than 50 deltas: run git repack -a -d -f in the server's repository"},
+		{"a large object and a chain that is too long", func() []byte {
+			p := newPack(103)
+			base := p.add(plumbing.BlobObject, mib, nil, io.LimitReader(zeros{}, mib))
+			p.addDelta(base, copies(mib, 4*gib))
+			at := p.add(plumbing.BlobObject, 2, nil, strings.NewReader("xy"))
+			for range 100 {
+				at = p.addDelta(at, copies(2, 2))
+			}
+			return p.end()
+		}, "Unsupported", reconciler.Stalled, "more than 16 MiB, or because the server sends it as a chain of more than 50 deltas"},
 		{"a delta to itself", func() []byte {
 			p := newPack(1)
 			p.add(plumbing.OFSDeltaObject, 2, []byte{0}, bytes.NewReader(copies(0, 0)))

@@ -199,6 +199,9 @@ func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head strin
 			return nil, err
 		}
 		if m.store.HasEncodedObject(plumbing.NewHash(head)) != nil {
+			if err := m.objects.missing(plumbing.CommitObject, plumbing.NewHash(head)); err != nil && m.fetched(s.branch) == head {
+				return nil, err
+			}
 			return nil, fail("ObjectMissing", reconciler.Retry, "the branch moved from commit %s during the fetch", head)
 		}
 	}
@@ -212,6 +215,15 @@ func (s *Source) fetchAndCompare(ctx context.Context, m *clone, base, head strin
 		defer os.Remove(alternate)
 	}
 	return s.delta(ctx, m.objects, base, head)
+}
+
+// fetched returns what a branch pointed to in the last fetch, or an empty string.
+func (m *clone) fetched(branch plumbing.ReferenceName) string {
+	reference, err := m.store.Reference(branch)
+	if err != nil {
+		return ""
+	}
+	return reference.Hash().String()
 }
 
 // addAlternate makes a repository read objects from another one too, until the
