@@ -43,12 +43,33 @@ func TestRequestDataIsInTheBuffer(t *testing.T) {
 		e.during[exportRequestHeaders] = func() {
 			decided = true
 			// Allocations do not overlap. One that does not fit is elsewhere, and a smaller one after it is in the buffer.
-			e.wantAllocations([]uint64{40, 0, 50, 11, 10, 1, 1 << 31, 1<<32 - 1}, 1000, 1040, 1040, elsewhere, 1090, elsewhere, elsewhere, elsewhere)
+			e.wantAllocations([]uint64{40, 0, 50, 11, 10, 1, 1 << 22}, 1000, 1040, 1040, elsewhere, 1090, elsewhere, elsewhere)
 			e.calls = nil
 		}
 		e.call("proxy_on_request_headers", is(2, 9, 1))
 		if !decided {
 			t.Fatal("the filter was not called")
+		}
+	}
+}
+
+// TestHugeDataGetsNoMemory checks that the host gets no memory for data that is larger than any
+// that the filter reads, within a request and outside, with a buffer and without.
+func TestHugeDataGetsNoMemory(t *testing.T) {
+	sizes, want := []uint64{8<<20 - 1, 8 << 20, 1 << 31, 1<<32 - 1, 1 << 20}, []uint32{elsewhere, 0, 0, 0, elsewhere}
+	without := start(t, stateRules)
+	without.answer["proxy_on_memory_allocate"] = elsewhere
+	for _, e := range []*envoy{startWithBuffer(t), without} {
+		e.wantAllocations(sizes, want...)
+		e.calls = nil
+		decided := false
+		e.during[exportRequestHeaders] = func() {
+			decided = true
+			e.wantAllocations(sizes, want...)
+			e.calls = nil
+		}
+		if e.call("proxy_on_request_headers", is(2, 9, 1)); !decided {
+			t.Error("the filter was not called")
 		}
 	}
 }

@@ -1,5 +1,7 @@
 package main
 
+import "github.com/boifi/hfi/filter/program"
+
 // The bodies of the functions that rewrite adds. Each comment has the equivalent in Go.
 
 // refresh appends: state = hfi_state()
@@ -59,15 +61,36 @@ func (w *wrappers) vmStart(original uint32) (c code) {
 	return c
 }
 
+// allocationBits is the number of bits in the size of the largest data that the host may
+// return: 8 MiB, twice the largest program, which is the largest data that the filter reads.
+const allocationBits = 23
+
+// This compiles only if a program in the shared data fits.
+var _ [1<<allocationBits - 2*program.MaxSize]struct{}
+
 // allocate returns memory for data from the host. The SDK would allocate a Go
 // object, which costs as much as the rest of reading a header.
 //
+// Others with the same vm_id can put values of any size into the shared data and the
+// queues, and the host copies the whole value. If it gets no memory for that, its call
+// fails, and nothing else does; Go would trap when the VM has no more.
+//
+//	if size>>allocationBits != 0 {
+//		return nil
+//	}
 //	if size <= leftEnd-left {
 //		left += size
 //		return left - size
 //	}
 //	return original(size)
 func (w *wrappers) allocate(original uint32) (c code) {
+	c.op(opLocalGet, 0)
+	c.op(opI32Const, allocationBits)
+	c.op(opI32ShrU)
+	c.op(opIf)
+	c.op(opI32Const, 0)
+	c.op(opReturn)
+	c.op(opEnd)
 	c.op(opLocalGet, 0)
 	c.op(opGlobalGet, w.leftEnd)
 	c.op(opGlobalGet, w.left)

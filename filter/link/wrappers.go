@@ -27,6 +27,7 @@ const (
 	opI32Add    = 0x6a
 	opI32Sub    = 0x6b
 	opI32And    = 0x71
+	opI32ShrU   = 0x76
 
 	blockEmpty = 0x40
 )
