@@ -74,10 +74,16 @@ func (s *share) note(r *group.Record) bool {
 // woken handles notes of other VMs: there are new policies, another VM has put them in
 // force, or the leader has left.
 func (s *share) woken() {
-	for range maxNotes {
+	read := 0
+	for read < maxNotes {
 		if _, err := proxywasm.DequeueSharedQueue(s.queue); err != nil {
 			break
 		}
+		read++
+	}
+	// Envoy calls for each note. One call has handled all notes that were there.
+	if read == 0 {
+		return
 	}
 	now := s.poll.vm.now()
 	if s.alone {

@@ -117,6 +117,38 @@ func TestForeignSharedData(t *testing.T) {
 	}
 }
 
+// TestManyNotes checks that a VM looks at the record once for all notes that are there: anyone
+// with the same vm_id can send them.
+func TestManyNotes(t *testing.T) {
+	c := newCrew(t, 3, frontendConfig)
+	c.pass(100 * time.Millisecond)
+	c.update(418)
+	c.settle()
+	share := &c.asking().vm.plugins[0].poll.share
+	before, _, err := share.load()
+	if err != nil || len(before.Members) != 3 {
+		t.Fatalf("%d members: %v", len(before.Members), err)
+	}
+	c.run(c.threads[0], func() {
+		for range maxNotes / 2 {
+			share.record = before
+			share.wakeAll()
+		}
+	})
+	after, _, _ := share.load()
+	for i, m := range after.Members {
+		want := before.Members[i].Beat + 1
+		if m.ID == share.poll.vm.id {
+			want--
+		}
+		if m.Beat != want {
+			t.Errorf("VM %s has signed %d times", m.ID, m.Beat-before.Members[i].Beat)
+		}
+	}
+	c.update(419) // They still get notes.
+	c.inForce(419)
+}
+
 // TestARecordFullOfDeadVMs checks that a VM takes the place of dead ones that nobody has removed.
 func TestARecordFullOfDeadVMs(t *testing.T) {
 	c := newCrew(t, 1, frontendConfig)
