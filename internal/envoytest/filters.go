@@ -21,8 +21,10 @@ var router = Filter{
 
 // Wasm is a proxy-wasm filter, run by V8.
 type Wasm struct {
-	// Name is the filter's name in the chain, its root ID and its VM ID. Empty means "hfi".
+	// Name is the filter's name in the chain and its root ID. Empty means "hfi".
 	Name string
+	// VM is the VM ID. Empty means Name.
+	VM string
 	// File is the path of the module. If it is empty, Envoy fetches the module.
 	File string
 	// URL, Cluster and SHA256 (in hexadecimal) are for a module that Envoy fetches.
@@ -47,7 +49,7 @@ func (w Wasm) Filter() Filter {
 			"sha256":   w.SHA256,
 		}}
 	}
-	vm := object{"vm_id": name, "runtime": "envoy.wasm.runtime.v8", "code": code}
+	vm := object{"vm_id": cmp.Or(w.VM, name), "runtime": "envoy.wasm.runtime.v8", "code": code}
 	plugin := object{
 		"name":           name,
 		"root_id":        name,
