@@ -99,17 +99,17 @@ func (a *app) raw(text []byte) (done bool, err error) {
 		if err := a.output.path.Execute(&found, value); err != nil {
 			return true, fmt.Errorf("-o jsonpath: %w", err)
 		}
-		_, err := fmt.Fprintln(a.stdout, strings.TrimSuffix(found.String(), "\n"))
+		_, err := fmt.Fprintln(a.stdout, a.shown(strings.TrimSuffix(found.String(), "\n")))
 		return true, err
 	case jsonFormat:
-		_, err = fmt.Fprintf(a.stdout, "%s\n", bytes.TrimRight(text, "\n"))
+		_, err = fmt.Fprintf(a.stdout, "%s\n", escapeJSON(bytes.TrimRight(text, "\n")))
 		return true, err
 	case yamlFormat:
-		converted, err := yaml.JSONToYAML(text)
+		converted, err := yaml.JSONToYAML(escapeJSON(text)) // The parser accepts no raw control characters.
 		if err != nil {
 			return true, fmt.Errorf("writing the answer as YAML: %w", err)
 		}
-		_, err = a.stdout.Write(converted)
+		_, err = io.WriteString(a.stdout, a.shown(string(converted)))
 		return true, err
 	}
 	return false, nil
@@ -241,11 +241,45 @@ func clean(text string) string {
 		if r == '\n' || r == '\t' {
 			return ' '
 		}
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+		if controls(r) {
 			return unicode.ReplacementChar
 		}
 		return r
 	}, text)
+}
+
+// shown is a text of several lines as standard output gets it: a program gets it as it
+// is, and a terminal without control characters.
+func (a *app) shown(text string) string {
+	if !isTerminal(a.stdout) {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		if controls(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}
+
+// controls reports whether a character may control a terminal or change the order of a line.
+func controls(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// escapeJSON returns a JSON text with the same value in which no character controls a
+// terminal. JSON requires escapes only for those below U+0020.
+func escapeJSON(text []byte) []byte {
+	if !bytes.ContainsFunc(text, func(r rune) bool { return r >= ' ' && controls(r) }) {
+		return text
+	}
+	var escaped bytes.Buffer
+	for _, r := range string(text) {
+		if r >= ' ' && controls(r) {
+			fmt.Fprintf(&escaped, `\u%04x`, r)
+		} else {
+			escaped.WriteRune(r)
+		}
+	}
+	return escaped.Bytes()
 }
 
 // short abbreviates a commit's hash.

@@ -144,11 +144,11 @@ func (a *app) printStatus(status *api.Status) error {
 			once.text(withoutProblem(condition.Message, source.Errors)))})
 	}
 	for _, line := range lines {
-		text := fmt.Sprintf("%-11s %s", line[0], clean(line[1]))
+		text := clean(line[1])
 		if c, ok := statusColour(line[0], status); ok {
-			text = fmt.Sprintf("%-11s %s", line[0], a.paint(c, clean(line[1])))
+			text = a.paint(c, text)
 		}
-		if _, err := fmt.Fprintln(a.stdout, text); err != nil {
+		if _, err := fmt.Fprintf(a.stdout, "%-11s %s\n", clean(line[0]), text); err != nil {
 			return err
 		}
 	}

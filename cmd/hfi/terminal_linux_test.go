@@ -112,14 +112,38 @@ func TestColour(t *testing.T) {
 	}
 }
 
-// What others wrote into commits and policies does not steer the terminal.
+// Whatever the server's texts contain, hfi's output does not steer the terminal.
 func TestForeignTextDoesNotSteerTheTerminal(t *testing.T) {
-	screen := onTerminal(t, []string{statusServer(t, nil)}, "status")
-	if strings.Contains(screen, "\x1b]") || strings.Contains(screen, "\a") {
-		t.Errorf("an escape sequence reached the terminal:\n%q", screen)
+	const hostile = `evil\u001b]0;title\u0007\u001b[2J` + "\u009b2J\u202e\u0085"
+	server := statusServer(t, func(_ int64, text string) string {
+		for _, field := range []string{`"type": "`, `"status": "True`, `"reason": "`, `"message": "`} {
+			text = strings.Replace(text, field, field+hostile, 1)
+		}
+		return strings.Replace(text, `"filters": {`, `"etcd_extra": "`+hostile+`", "kubernetes": {"policies": [{"without_filter_count": 1, "without_filter": [{"pod": "`+hostile+`", "namespace": "`+hostile+`"}]}]}, "filters": {`, 1)
+	})
+	for _, command := range [][]string{
+		{"status"}, {"status", "-o", "wide"}, {"status", "-o", "json"}, {"status", "-o", "yaml"},
+		{"status", "-o", "jsonpath={.conditions[*].type}{'\\n'}{.conditions[*].message}"}, {"wait", strings.Repeat("1", 40)},
+	} {
+		screen := onTerminal(t, []string{server, "NO_COLOR=1"}, command...)
+		if strings.ContainsAny(screen, "\x1b\a\u009b\u202e\u0085") {
+			t.Errorf("hfi %s: a control character reached the terminal:\n%q", strings.Join(command, " "), screen)
+		}
+		if command[0] == "status" && !strings.Contains(screen, "evil") {
+			t.Errorf("hfi %s: the text is gone:\n%q", strings.Join(command, " "), screen)
+		}
 	}
-	if !strings.Contains(screen, "evil") {
-		t.Errorf("the message is gone:\n%q", screen)
+}
+
+// The JSON that hfi prints has the value of the server's answer, and a pipe gets the values as they are.
+func TestHostileTextInJSON(t *testing.T) {
+	server := statusServer(t, func(_ int64, text string) string { return strings.Replace(text, `"evil `, "\"evil \u009b\u202e", 1) })
+	for format, want := range map[string]string{"json": `"evil \u009b\u202e\u001b]0;title\u0007 message"`, "jsonpath={.conditions[0].message}": "evil \u009b\u202e\x1b]0;title\a message"} {
+		command := exec.Command("hfi", "status", "-o", format)
+		command.Env = append(os.Environ(), server)
+		if output, err := command.CombinedOutput(); err != nil || !strings.Contains(string(output), want) {
+			t.Errorf("-o %s: %v, no %q in:\n%s", format, err, want, output)
+		}
 	}
 }
 

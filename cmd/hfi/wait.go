@@ -87,11 +87,11 @@ func (a *app) printServed(commit string, status *api.Status) error {
 	if !strings.HasPrefix(applied.Commit, commit) {
 		text = fmt.Sprintf("%s is served, as part of %s", short(commit), short(applied.Commit))
 	}
-	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, text), plural(applied.Count, "policy", "policies"), reached(status.Filters)); err != nil {
+	if _, err := fmt.Fprintf(a.stdout, "%s: %s\n%s\n", a.paint(green, clean(text)), plural(applied.Count, "policy", "policies"), clean(reached(status.Filters))); err != nil {
 		return err
 	}
 	if lines, total := withoutFilter(status.Kubernetes.KubernetesView); total > 0 {
-		_, err := fmt.Fprintf(a.stdout, "%s without a filter: %s\n", a.paint(yellow, plural(total, "targeted pod is", "targeted pods are")), some(lines, total))
+		_, err := fmt.Fprintf(a.stdout, "%s without a filter: %s\n", a.paint(yellow, plural(total, "targeted pod is", "targeted pods are")), clean(some(lines, total)))
 		return err
 	}
 	return nil
