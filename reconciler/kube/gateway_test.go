@@ -28,6 +28,8 @@ func gatewayPod(namespace, gateway, class, suffix string) *metav1.PartialObjectM
 		pod.Labels[labelManagedGateway] = managedGateway
 	case "istio-waypoint":
 		pod.Labels[labelManagedGateway] = managedWaypoint
+	case "istio-east-west":
+		pod.Labels[labelManagedGateway] = "istio.io-eastwest-controller"
 	default:
 		pod.Labels[labelManagedGateway] = class + "-controller"
 	}
@@ -46,10 +48,12 @@ func TestGatewayName(t *testing.T) {
 		pod  *metav1.PartialObjectMetadata
 		want string
 	}{
-		"the chart's":    {ingressPod("demo", "istio-in", "a"), "istio-in"},
-		"a Gateway's":    {gatewayPod("demo", "in", "istio", "a"), "in"},
-		"a waypoint's":   {gatewayPod("demo", "in", "istio-waypoint", "a"), ""},
-		"agentgateway's": {gatewayPod("demo", "in", "istio.io-agentgateway", "a"), ""},
+		"the chart's":                 {ingressPod("demo", "istio-in", "a"), "istio-in"},
+		"a Gateway's":                 {gatewayPod("demo", "in", "istio", "a"), "in"},
+		"a waypoint's":                {gatewayPod("demo", "in", "istio-waypoint", "a"), ""},
+		"agentgateway's":              {gatewayPod("demo", "in", "istio.io-agentgateway", "a"), ""},
+		"an east-west gateway's":      {gatewayPod("demo", "east", "istio-east-west", "a"), ""},
+		"a classic east-west gateway": {named(ingressPod("demo", "istio-east", "a"), func(p *metav1.PartialObjectMetadata) { p.Labels[labelIstio] = eastWest }), "istio-east"},
 		"of another controller": {named(sidecar(), func(p *metav1.PartialObjectMetadata) {
 			p.Labels[labelGateway], p.Labels["gateway.networking.k8s.io/gateway-class-name"] = "in", "nginx"
 		}), ""},
@@ -66,6 +70,33 @@ func TestGatewayName(t *testing.T) {
 			t.Errorf("%s: %q, %t, want %q", what, got, is, c.want)
 		}
 	}
+}
+
+// Proxies that pass on what is encrypted belong to no workload, so that policies for all
+// workloads do not count them as pods without a sidecar.
+func TestEastWestGatewaysAreNoWorkloads(t *testing.T) {
+	s := newFixture(t, nil)
+	classic := podOfDeployment("demo", "istio-eastwestgateway", "b", map[string]string{labelIstio: eastWest})
+	classic.Annotations = nil
+	pods := []*metav1.PartialObjectMetadata{gatewayPod("demo", "east", "istio-east-west", "a"), classic, gatewayPod("demo", "agent", "istio.io-agentgateway", "c")}
+	s.addPods(pods...)
+	s.addPods(podOfDeployment("demo", "frontend", "d", nil))
+	set := s.serve("p=*/demo")
+	s.eventually("the workload's pod is known", func() bool { return s.view(set).Pods == 1 })
+	s.consistently("only that counts", func() bool {
+		row := s.view(set).Policies[0]
+		return s.view(set).Pods == 1 && s.view(set).Workloads == 1 && row.Pods == 1 && row.WithoutSidecar == 0
+	})
+	exist, _ := s.Exist()
+	for _, pod := range pods {
+		if !exist("demo", pod.Name) {
+			t.Errorf("pod %s does not exist", pod.Name)
+		}
+	}
+	for _, pod := range pods {
+		s.deletePod(pod)
+	}
+	s.eventually("they can be deleted", func() bool { exist, _ := s.Exist(); return !exist("demo", pods[2].Name) })
 }
 
 // A gateway that a policy targets has a plugin of its own, which selects nothing else. Policies for

@@ -22,7 +22,9 @@ type pod struct {
 	labels map[string]string
 	// sidecar is set if it has a proxy of Istio's: a sidecar or, of a gateway, its own.
 	sidecar bool
-	created time.Time
+	// uncounted is set if it belongs to no workload, gateway or waypoint: see isOtherProxy.
+	uncounted bool
+	created   time.Time
 }
 
 // bySelection is the name of podStore's index.
@@ -74,6 +76,9 @@ func newPodStore(changed func(), deleted func(podID)) *podStore {
 		cache.Indexers{
 			bySelection: func(object any) ([]string, error) {
 				var values []string
+				if object.(*pod).uncounted {
+					return nil, nil
+				}
 				for _, key := range object.(*pod).workload.Keys() {
 					values = append(values, indexValue(key))
 				}
@@ -161,7 +166,7 @@ func podOf(object any) (read *pod, stays bool, err error) {
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},
 		workload: workload,
-		labels:   meta.Labels, sidecar: proxy, created: meta.CreationTimestamp.Time,
+		labels:   meta.Labels, sidecar: proxy, uncounted: isOtherProxy(&meta.ObjectMeta), created: meta.CreationTimestamp.Time,
 	}, meta.DeletionTimestamp == nil, nil
 }
 
@@ -240,7 +245,7 @@ func (s *podStore) Resync() error { return nil }
 // insert adds or replaces a pod. The caller holds mu.
 func (s *podStore) insert(added *pod) error {
 	if before := s.get(added.podID); before != nil {
-		if before.workload == added.workload && maps.Equal(before.labels, added.labels) {
+		if before.workload == added.workload && before.uncounted == added.uncounted && maps.Equal(before.labels, added.labels) {
 			added.labels = before.labels
 			return s.pods.Update(added)
 		}
@@ -270,6 +275,9 @@ func (s *podStore) get(id podID) *pod {
 
 // count counts a pod and lets it share its workload's labels. The caller holds mu.
 func (s *podStore) count(added *pod) {
+	if added.uncounted {
+		return
+	}
 	for _, key := range added.workload.Keys() {
 		s.counts[key]++
 	}
@@ -303,6 +311,9 @@ func (s *podStore) count(added *pod) {
 
 // uncount reverts count. The caller holds mu.
 func (s *podStore) uncount(removed *pod) {
+	if removed.uncounted {
+		return
+	}
 	for _, key := range removed.workload.Keys() {
 		if s.counts[key]--; s.counts[key] == 0 {
 			delete(s.counts, key)

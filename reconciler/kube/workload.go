@@ -24,6 +24,8 @@ const (
 	managedGateway        = "istio.io-gateway-controller"
 	managedWaypoint       = "istio.io-mesh-controller"
 	labelComponent        = "operator.istio.io/component"
+	labelIstio            = "istio"
+	eastWest              = "eastwestgateway"
 )
 
 // gatewayName is the name by which policies select a pod that is a gateway; is says whether
@@ -42,9 +44,18 @@ func gatewayName(pod *metav1.ObjectMeta) (name string, is bool) {
 	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), is
 }
 
-// isWaypoint says whether a pod is a waypoint or another gateway of Istio's ambient mode.
+// isWaypoint says whether a pod is a waypoint of Istio's ambient mode.
 func isWaypoint(pod *metav1.ObjectMeta) bool {
 	return pod.Labels[labelManagedGateway] == managedWaypoint
+}
+
+// isOtherProxy says whether a pod is of Istio's own and takes no filter for HTTP requests: an
+// east-west gateway, which passes on what is encrypted, or a proxy that is not Envoy.
+func isOtherProxy(pod *metav1.ObjectMeta) bool {
+	_, gateway := gatewayName(pod)
+	_, injected := pod.Annotations[annotationSidecar]
+	managed := pod.Labels[labelManagedGateway] != "" || pod.Labels[labelIstio] == eastWest
+	return managed && !gateway && !injected && !isWaypoint(pod)
 }
 
 // WorkloadName is the WORKLOAD_NAME of a pod's sidecar, by the rules of
