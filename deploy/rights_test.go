@@ -132,6 +132,9 @@ func rightsUsed(t *testing.T, plugins kubeschema.GroupVersionResource) map[strin
 		running = append(running, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 			ObjectMeta: metav1.ObjectMeta{Name: "frontend", Namespace: namespace, Labels: map[string]string{"app": "frontend"}}})
 	}
+	// With a waypoint, the daemon reads which Services use it.
+	running = append(running, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: "waypoint", Namespace: "demo", Labels: map[string]string{"gateway.istio.io/managed": "istio.io-mesh-controller"}}})
 	pods := metadatafake.NewSimpleMetadataClient(scheme, running...)
 
 	cluster := kube.New(kube.Clients{Metadata: pods, Dynamic: objects})
@@ -176,7 +179,7 @@ func rightsUsed(t *testing.T, plugins kubeschema.GroupVersionResource) map[strin
 	}
 	cluster.Serve(&reconciler.State{Set: schema.NewSet(schema.NewEntry(policy, schema.Origin{})), Revision: reconciler.Revision{Number: 1}})
 	resource := plugins.Group + "/" + plugins.Resource
-	until("create "+resource, "update "+resource, "patch "+resource+"/status", "create /events")
+	until("create "+resource, "update "+resource, "patch "+resource+"/status", "create /events", "watch /services", "watch /namespaces")
 	cluster.Serve(&reconciler.State{Set: schema.NewSet(), Revision: reconciler.Revision{Number: 2}})
 	until("delete " + resource)
 	return used()

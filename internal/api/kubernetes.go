@@ -61,7 +61,8 @@ const (
 	MaxPodItems    = 20
 )
 
-// PolicyPods counts the pods that a policy targets.
+// PolicyPods counts the pods that a policy targets: those of the workload or gateway that it selects, and
+// those of the waypoints that a Service of this name uses.
 type PolicyPods struct {
 	Name string `json:"name"`
 	// Pods counts the pods targeted, Current those whose filter enforces the

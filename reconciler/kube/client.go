@@ -15,11 +15,14 @@ import (
 var (
 	podResource   = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 	eventResource = schema.GroupVersionResource{Version: "v1", Resource: "events"}
+	// serviceResource and namespaceResource say which waypoints are used.
+	serviceResource   = schema.GroupVersionResource{Version: "v1", Resource: "services"}
+	namespaceResource = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 )
 
 // Clients send requests to a cluster.
 type Clients struct {
-	// Metadata reads pods' metadata.
+	// Metadata reads the metadata of pods, Services and namespaces.
 	Metadata metadata.Interface
 	// Dynamic reads and writes plugins, and creates Events.
 	Dynamic dynamic.Interface

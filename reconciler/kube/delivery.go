@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -58,6 +59,8 @@ type pluginSpec struct {
 	targetsNoPods bool
 	// inGateways is set if gateways that it selects use it.
 	inGateways bool
+	// inWaypoints is set if a waypoint that it refers to uses it.
+	inWaypoints bool
 	// further are the families of further modules in an EnvoyFilter, without unknown.
 	further []*family
 	// receives and sends are set for a WasmPlugin that is for requests that workloads receive or
@@ -120,8 +123,8 @@ func placed(p desiredPlugin, spec map[string]any) map[string]any {
 }
 
 func withSelector(p desiredPlugin, spec map[string]any) map[string]any {
-	if name := targetedGateway(p.selector); name != "" && p.family == gateways {
-		spec["targetRefs"] = []any{map[string]any{"group": gatewayGroup, "kind": "Gateway", "name": name}}
+	if name := targetedGateway(p.selector); name != "" && p.family.apart {
+		spec["targetRefs"] = targetRefs(name)
 	} else if len(p.selector) > 0 {
 		spec["selector"] = map[string]any{"matchLabels": labelsOf(p.selector)}
 	}
@@ -130,8 +133,13 @@ func withSelector(p desiredPlugin, spec map[string]any) map[string]any {
 
 const gatewayGroup = "gateway.networking.k8s.io"
 
+// targetRefs refers to a Gateway.
+func targetRefs(name string) []any {
+	return []any{map[string]any{"group": gatewayGroup, "kind": "Gateway", "name": name}}
+}
+
 // targetedGateway is the name of the Gateway of Kubernetes's Gateway API whose pods a selector
-// selects, or "". Istio may ignore the selectors of plugins for those, and wants targetRefs.
+// selects, or "". Istio may ignore the selectors of plugins for those, does for waypoints, and wants targetRefs.
 func targetedGateway(selector map[string]string) string {
 	if len(selector) != 1 {
 		return ""
@@ -163,7 +171,7 @@ func readWasm(object *unstructured.Unstructured, path ...string) (spec pluginSpe
 	if found {
 		references = append(references, single)
 	}
-	spec.target(references)
+	targetsGateway := spec.target(references)
 	modes, _, _ := unstructured.NestedSlice(object.Object, "spec", "match")
 	if len(modes) == 0 {
 		modes = []any{nil} // both
@@ -175,24 +183,29 @@ func readWasm(object *unstructured.Unstructured, path ...string) (spec pluginSpe
 	}
 	// Only requests that workloads receive pass through gateways unnoticed.
 	spec.inGateways = spec.sends
+	spec.inWaypoints = spec.receives && targetsGateway
 	return spec
 }
 
-// target reads the targetRefs of a plugin. Those of one Gateway are its pods' label.
-func (s *pluginSpec) target(references []any) {
+// target reads the targetRefs of a plugin, and says whether they are one Gateway. Those are its pods' label.
+func (s *pluginSpec) target(references []any) (gateway bool) {
 	if len(references) == 1 {
 		reference, _ := references[0].(map[string]any)
 		if name, _ := reference["name"].(string); reference["group"] == gatewayGroup && reference["kind"] == "Gateway" && name != "" {
 			s.selector = map[string]string{labelGateway: name}
-			return
+			return true
 		}
 	}
 	s.targetsNoPods = len(references) > 0
+	return false
 }
 
 const (
 	typeWasmFilter = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 	typeString     = "type.googleapis.com/google.protobuf.StringValue"
+	// waypointListener is the listener of a waypoint in which requests are assigned to services. What
+	// its other listeners receive are tunnels.
+	waypointListener = "main_internal"
 )
 
 // envoyFilterSpec returns an EnvoyFilter that makes istiod send what it sends
@@ -207,11 +220,14 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 	if err != nil {
 		settings = nil // Text can always be encoded.
 	}
-	spec := map[string]any{"configPatches": []any{
+	listener := map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}}
+	if p.family == waypoints {
+		listener["name"] = waypointListener
+	}
+	patches := []any{
 		map[string]any{
 			"applyTo": "HTTP_FILTER",
-			"match": map[string]any{"context": p.family.context, "listener": map[string]any{"filterChain": map[string]any{
-				"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}}},
+			"match":   map[string]any{"context": p.family.context, "listener": listener},
 			"patch": map[string]any{
 				// Before Istio's own filters.
 				"operation": "INSERT_FIRST",
@@ -239,11 +255,40 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 				}}},
 			},
 		},
-	}}
+	}
+	if p.family == waypoints {
+		patches = append(patches, clusterPatch(p))
+		return map[string]any{"configPatches": patches, "targetRefs": targetRefs(targetedGateway(p.selector))}
+	}
+	spec := map[string]any{"configPatches": patches}
 	if len(p.selector) > 0 {
 		spec["workloadSelector"] = map[string]any{"labels": labelsOf(p.selector)}
 	}
 	return spec
+}
+
+// clusterPatch adds a cluster for the control plane, of a name that the filter tries. Of the mesh's
+// services, istiod gives a waypoint only those that use it, and those that the mesh's settings name. A
+// reference in an annotation would do from Istio 1.26 on.
+func clusterPatch(p desiredPlugin) map[string]any {
+	host, port, _ := strings.Cut(p.address, ":")
+	number, err := strconv.ParseInt(port, 10, 32)
+	if err != nil {
+		number = 0 // It is from a valid URL.
+	}
+	return map[string]any{
+		"applyTo": "CLUSTER",
+		"match":   map[string]any{"context": p.family.context},
+		"patch": map[string]any{
+			"operation": "ADD",
+			"value": map[string]any{
+				"name": p.address, "type": "STRICT_DNS", "connect_timeout": "5s",
+				"load_assignment": map[string]any{"cluster_name": p.address, "endpoints": []any{map[string]any{
+					"lb_endpoints": []any{map[string]any{"endpoint": map[string]any{"address": map[string]any{
+						"socket_address": map[string]any{"address": host, "port_value": number}}}}}}}},
+			},
+		},
+	}
 }
 
 // readEnvoyFilter reads the module of the first patch that has one, and of others with the same
@@ -251,13 +296,14 @@ func envoyFilterSpec(p desiredPlugin) map[string]any {
 func readEnvoyFilter(object *unstructured.Unstructured) (spec pluginSpec) {
 	spec.selector, _, _ = unstructured.NestedStringMap(object.Object, "spec", "workloadSelector", "labels")
 	references, _, _ := unstructured.NestedSlice(object.Object, "spec", "targetRefs")
-	spec.target(references)
+	targetsGateway := spec.target(references)
 	patches, _, _ := unstructured.NestedSlice(object.Object, "spec", "configPatches")
 	found := false
 	for _, each := range patches {
 		patch, _ := each.(map[string]any)
 		context, _, _ := unstructured.NestedString(patch, "match", "context")
 		spec.inGateways = spec.inGateways || context == "" || context == "ANY" || context == "GATEWAY"
+		spec.inWaypoints = targetsGateway && (spec.inWaypoints || context == "" || context == "ANY" || context == "SIDECAR_INBOUND")
 		config, _, _ := unstructured.NestedMap(patch, "patch", "value", "typed_config", "config")
 		if config == nil {
 			continue

@@ -15,6 +15,7 @@ import (
 	typev1beta1 "istio.io/api/type/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/boifi/hfi/schema"
@@ -35,18 +36,24 @@ func desiredSpec(t *testing.T, f *family, by *delivery, into proto.Message) {
 	if desired.GetKind() != by.kind || desired.GetAPIVersion() != by.resource.GroupVersion().String() {
 		t.Errorf("it is a %s of %s", desired.GetKind(), desired.GetAPIVersion())
 	}
-	text, err := json.Marshal(desired.Object["spec"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := protojson.Unmarshal(text, into); err != nil {
-		t.Fatalf("%s: %v", by.kind, err)
-	}
+	decodeSpec(t, desired, into)
 	read := readPlugin(by, desired, c.baseURL)
 	if read == nil || !read.managed || !read.ours || read.sha256 != filterDigest || !strings.HasSuffix(read.url, filterDigest+".wasm") ||
 		read.controlPlane != "hfi-control-plane.boifi:8080" || !maps.Equal(read.selector, map[string]string{"app": "frontend"}) || read.targetsNoPods || read.family != f ||
 		cmp.Or(read.direction, schema.Inbound) != f.setting {
 		t.Errorf("a %s is read as %+v", by.kind, read)
+	}
+}
+
+// decodeSpec decodes an object's spec, in which every field must be known.
+func decodeSpec(t *testing.T, object *unstructured.Unstructured, into proto.Message) {
+	t.Helper()
+	text, err := json.Marshal(object.Object["spec"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := protojson.Unmarshal(text, into); err != nil {
+		t.Fatalf("%s: %v", object.GetKind(), err)
 	}
 }
 

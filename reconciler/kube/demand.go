@@ -3,6 +3,7 @@ package kube
 import (
 	"slices"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -47,6 +48,8 @@ func (p *planner) demanded() demand {
 		return demand{}
 	case !podsKnown:
 		return p.demandedUnseen(d)
+	case p.family == waypoints:
+		return p.demandedInWaypoints(d, workloads)
 	}
 	named := p.targets.active(p.family.key(schema.Any, p.namespace), p.now)
 	all := len(workloads) > 0 && (named || p.targets.active(p.family.key(schema.Any, schema.Any), p.now))
@@ -93,6 +96,30 @@ func (p *planner) demanded() demand {
 	return d
 }
 
+// demandedInWaypoints is for waypoints: each has a plugin of its own if an active policy applies
+// in it to a Service that uses it.
+func (p *planner) demandedInWaypoints(d demand, exist []string) demand {
+	keys, known := p.bindings.keysIn(p.namespace)
+	if !known {
+		for name := range p.own {
+			d.workloads[name] = unchanged
+		}
+		return d
+	}
+	for waypoint, keys := range keys {
+		if !slices.ContainsFunc(keys, func(key selection.Key) bool { return p.targets.active(key, p.now) }) {
+			continue
+		}
+		workload := waypointPrefix + waypoint
+		name := p.family.pluginOf(workload)
+		d.services[name], d.workloads[name] = workload, unchanged
+		if slices.Contains(exist, workload) {
+			d.workloads[name], d.selectors[name] = present, map[string]string{labelGateway: waypoint}
+		}
+	}
+	return d
+}
+
 // demandedUnseen is for a namespace whose pods cannot be listed: every policy
 // counts that may target some pod there. Workloads that have plugins of their own
 // keep these, because one for all pods would put the filter on others as well.
@@ -104,7 +131,7 @@ func (p *planner) demandedUnseen(d demand) demand {
 	if !p.targets.mayReach(p.namespace, p.now) {
 		return d
 	}
-	if p.family != gateways {
+	if !p.family.apart {
 		d.namespace = present
 	}
 	for name := range p.own {

@@ -26,6 +26,10 @@ type family struct {
 	// name is that of the plugin for all pods of a namespace. That for a workload
 	// has the workload's name after it.
 	name string
+	// prefix is that of the keys of its workloads in a podStore, which is empty for workloads proper.
+	prefix string
+	// apart is set if there is no plugin for all pods, but one for each workload.
+	apart bool
 	// serves says whether a policy needs plugins of this family.
 	serves func(*schema.Policy) bool
 	// direction is that of the requests, as filters report it.
@@ -54,8 +58,14 @@ var (
 	// requests that a gateway sends. A plugin for all pods would fault what the workloads
 	// of the namespace send, so each gateway has its own, and its filter injects nothing elsewhere.
 	gateways = &family{
-		name: PluginName + ".gateway", serves: func(policy *schema.Policy) bool { return policy.Spec.Selector.Gateway != "" },
+		name: PluginName + ".gateway", prefix: gatewayPrefix, apart: true, serves: func(policy *schema.Policy) bool { return policy.Spec.Selector.Gateway != "" },
 		direction: schema.Inbound, setting: "gateway", purpose: "for gateways", mode: "CLIENT", context: "GATEWAY",
+	}
+	// waypoints is for the requests to services of Istio's ambient mode, which pass through a
+	// waypoint. Its policies are those of inbound. No plugin for all pods applies in a waypoint.
+	waypoints = &family{
+		name: PluginName + ".waypoint", prefix: waypointPrefix, apart: true, serves: inbound.serves,
+		direction: schema.Inbound, setting: schema.Inbound, purpose: "for waypoints", mode: "SERVER", context: "SIDECAR_INBOUND",
 	}
 )
 
@@ -64,8 +74,8 @@ var (
 var unknown = &family{}
 
 // families are all families but unknown. No name that one may want to use is another's too, and each
-// policy has one.
-var families = []*family{inbound, outbound, gateways}
+// policy has one, and waypoints besides inbound.
+var families = []*family{inbound, outbound, gateways, waypoints}
 
 // familyOfDirection is the family of a plugin that hfi did not create, by its filter's setting.
 func familyOfDirection(direction schema.Direction) *family {
@@ -77,7 +87,7 @@ func familyOfDirection(direction schema.Direction) *family {
 	return unknown
 }
 
-// familyOfPolicy is the family that serves a policy.
+// familyOfPolicy is the family that serves a policy; for one of waypoints, too, it is inbound.
 func familyOfPolicy(policy *schema.Policy) *family {
 	return families[slices.IndexFunc(families, func(f *family) bool { return f.serves(policy) })]
 }
@@ -107,13 +117,21 @@ func (f *family) labelled(messages []string) (labelled []string) {
 
 // has says whether plugins of the family are for a workload, by its key in a podStore.
 func (f *family) has(workload string) bool {
-	return workload != waypointName && strings.HasPrefix(workload, gatewayPrefix) == (f == gateways)
+	kind, _, proxy := strings.Cut(workload, "/")
+	if !proxy {
+		return f.prefix == ""
+	}
+	return kind+"/" == f.prefix
 }
 
 // key is the selection key of a workload of the family, or of any, in a namespace.
+// Those of all waypoints of a namespace are one.
 func (f *family) key(workload, namespace string) selection.Key {
-	if f == gateways {
+	switch f {
+	case gateways:
 		return selection.Key{Service: schema.Any, Namespace: namespace, Gateway: strings.TrimPrefix(workload, gatewayPrefix)}
+	case waypoints:
+		return selection.Key{Service: selection.EachService, Namespace: namespace}
 	}
 	return selection.Key{Service: workload, Namespace: namespace}
 }
@@ -133,7 +151,7 @@ func (f *family) workload(key selection.Key) string {
 // from a label: if it is no valid name of an object, or too long, a part of its
 // digest makes it one that no other workload has.
 func (f *family) pluginOf(workload string) string {
-	workload = strings.TrimPrefix(workload, gatewayPrefix)
+	workload = strings.TrimPrefix(workload, f.prefix)
 	name := f.name + "-" + workload
 	if len(name) <= maxName && len(content.IsDNS1123Subdomain(name)) == 0 {
 		return name

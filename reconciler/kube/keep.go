@@ -70,6 +70,7 @@ func (k *keeper) markDue() {
 		changed = k.serve(state.Set)
 	}
 	pods := k.pods.takeTouched()
+	maps.Copy(pods, k.bindings.takeTouched())
 	plugins, synced := k.plugins.takeTouched()
 	k.listed = synced
 	_, anywhere := changed[schema.Any]

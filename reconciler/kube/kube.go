@@ -105,7 +105,10 @@ type Cluster struct {
 	problems *problems
 	pods     *podStore
 	plugins  *pluginStore
-	keeper   *keeper
+	bindings *bindings
+	// ambient is closed once the cluster has a waypoint.
+	ambient chan struct{}
+	keeper  *keeper
 	// by is how sidecars get the filter: the first of deliveries that the cluster has.
 	by atomic.Pointer[delivery]
 	// served is the state last given to Serve, or nil.
@@ -132,9 +135,10 @@ func New(clients Clients) *Cluster {
 		CheckEvery: DefaultCheckEvery, MaxModule: DefaultMaxModule,
 		HTTP:   &http.Client{Transport: &http.Transport{IdleConnTimeout: 10 * time.Second, DialContext: fleet.NewDialer().DialContext}},
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-		problems: newProblems(), wake: make(chan struct{}, 1),
+		problems: newProblems(), wake: make(chan struct{}, 1), ambient: make(chan struct{}),
 	}
-	c.pods = newPodStore(c.notify, func(id podID) {
+	c.bindings = newBindings(c.notify)
+	c.pods = newPodStore(c.notify, sync.OnceFunc(func() { close(c.ambient) }), func(id podID) {
 		if c.PodGone != nil {
 			c.PodGone(id.Namespace, id.Name)
 		}
@@ -171,6 +175,7 @@ func (c *Cluster) Open(context.Context) error {
 	c.cancel = cancel
 	c.tasks.Go(func() { c.watchPods(ctx) })
 	c.tasks.Go(func() { c.watchPlugins(ctx) })
+	c.tasks.Go(func() { c.watchServices(ctx) })
 	c.tasks.Go(func() { c.keeper.run(ctx) })
 	return nil
 }

@@ -120,14 +120,14 @@ func (k *keeper) planFamily(f *family, namespace string, waitsFor func() string)
 		case !f.mayWant(plugin.Name):
 		case !plugin.ours:
 			p.taken[plugin.Name] = "refers to another control plane"
-		case plugin.targetsNoPods, plugin.family == gateways && f != gateways:
+		case plugin.targetsNoPods, plugin.family == gateways && !f.apart:
 			p.taken[plugin.Name] = "is not for workloads"
 		default:
 			p.taken[plugin.Name] = "refers to this control plane too"
 		}
 		p.addForeign(plugin)
 	}
-	if namespace != k.RootNamespace {
+	if namespace != k.RootNamespace && f != waypoints { // Istio looks for a Gateway's plugins in its namespace.
 		for _, plugin := range k.plugins.in(k.RootNamespace) {
 			p.addForeign(plugin)
 		}

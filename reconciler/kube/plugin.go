@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/boifi/hfi/schema"
 )
 
 // The label labelManagedBy with the value managedBy marks what hfi created.
@@ -135,11 +137,13 @@ func servedBy(address string, home *url.URL) bool {
 }
 
 // isOf says whether the plugin counts for a family. One that hfi did not create may count for
-// workloads and for gateways.
+// several.
 func (p *filterPlugin) isOf(f *family) bool {
 	switch {
 	case p.managed:
 		return p.family == f
+	case f == waypoints:
+		return p.inWaypoints && cmp.Or(p.direction, schema.Inbound) == schema.Inbound
 	case f != gateways:
 		return p.family == f || slices.Contains(p.further, f)
 	}
@@ -147,12 +151,17 @@ func (p *filterPlugin) isOf(f *family) bool {
 }
 
 // appliesTo says whether the plugin applies to a pod. A plugin in the mesh's
-// root namespace applies to pods of every namespace.
+// root namespace applies to pods of every namespace, except to waypoints.
 func (p *filterPlugin) appliesTo(pod *pod, root string) bool {
-	if pod.Namespace != p.Namespace && p.Namespace != root {
-		return false
-	}
-	if !p.isOf(gateways) && pod.workload.Gateway != "" || p.family == gateways && pod.workload.Gateway == "" {
+	switch {
+	case pod.waypoint != "":
+		if pod.Namespace != p.Namespace || !p.isOf(waypoints) {
+			return false
+		}
+	case pod.Namespace != p.Namespace && p.Namespace != root,
+		p.managed && p.family == waypoints,
+		!p.isOf(gateways) && pod.workload.Gateway != "",
+		p.family == gateways && pod.workload.Gateway == "":
 		return false
 	}
 	for name, value := range p.selector {

@@ -18,6 +18,8 @@ import (
 type pod struct {
 	podID
 	workload selection.Workload
+	// waypoint is the name of the waypoint that it belongs to, or empty.
+	waypoint string
 	// labels are shared between pods of one workload.
 	labels map[string]string
 	// sidecar is set if it has a proxy of Istio's: a sidecar or, of a gateway, its own.
@@ -34,6 +36,8 @@ const bySelection = "selection"
 // them. It is a cache.ReflectorStore.
 type podStore struct {
 	changed func()
+	// ambient is called with every pod of a waypoint.
+	ambient func()
 	// deleted is called with every pod that no longer exists.
 	deleted func(podID)
 	// pods holds *pod. Pods that are being deleted are not in it.
@@ -70,8 +74,8 @@ type workloadPods struct {
 	labels map[string]string
 }
 
-func newPodStore(changed func(), deleted func(podID)) *podStore {
-	s := &podStore{changed: changed, deleted: deleted, touched: map[string]struct{}{}, pods: cache.NewIndexer(
+func newPodStore(changed, ambient func(), deleted func(podID)) *podStore {
+	s := &podStore{changed: changed, ambient: ambient, deleted: deleted, touched: map[string]struct{}{}, pods: cache.NewIndexer(
 		func(object any) (string, error) { return object.(*pod).String(), nil },
 		cache.Indexers{
 			bySelection: func(object any) ([]string, error) {
@@ -100,19 +104,19 @@ func indexValue(key selection.Key) string {
 	return key.Service + "/" + key.Namespace + "/" + key.Gateway
 }
 
-// gatewayPrefix comes before the names of gateways among those of a namespace's workloads,
-// which can have no slash. All waypoints have waypointName: hfi keeps no plugins for these.
-const gatewayPrefix, waypointName = "gateway/", "waypoint/"
+// Each prefix comes before the names of gateways or waypoints among those of a namespace's
+// workloads, which can have no slash.
+const gatewayPrefix, waypointPrefix = "gateway/", "waypoint/"
 
-// workloadKey names a workload or a gateway among those of its namespace.
-func workloadKey(w selection.Workload) string {
-	if w.Waypoint {
-		return waypointName
+// key names the pod's workload, gateway or waypoint among those of its namespace.
+func (p *pod) key() string {
+	switch {
+	case p.waypoint != "":
+		return waypointPrefix + p.waypoint
+	case p.workload.Gateway != "":
+		return gatewayPrefix + p.workload.Gateway
 	}
-	if w.Gateway != "" {
-		return gatewayPrefix + w.Gateway
-	}
-	return w.Service
+	return p.workload.Service
 }
 
 func (s *podStore) reset() {
@@ -160,13 +164,16 @@ func podOf(object any) (read *pod, stays bool, err error) {
 		_, ofIstio := meta.Annotations[annotationRevision]
 		proxy = proxy || ofIstio
 	}
-	if isWaypoint(&meta.ObjectMeta) {
-		workload.Service, workload.Waypoint = "", true
+	waypoint, is := waypointName(&meta.ObjectMeta)
+	if is {
+		workload.Service, workload.Waypoint, proxy = "", true, true
+	} else {
+		waypoint = ""
 	}
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},
-		workload: workload,
-		labels:   meta.Labels, sidecar: proxy, uncounted: isOtherProxy(&meta.ObjectMeta), created: meta.CreationTimestamp.Time,
+		workload: workload, waypoint: waypoint,
+		labels: meta.Labels, sidecar: proxy, uncounted: isOtherProxy(&meta.ObjectMeta), created: meta.CreationTimestamp.Time,
 	}, meta.DeletionTimestamp == nil, nil
 }
 
@@ -281,13 +288,16 @@ func (s *podStore) count(added *pod) {
 	for _, key := range added.workload.Keys() {
 		s.counts[key]++
 	}
+	if added.waypoint != "" {
+		s.ambient()
+	}
 	s.touched[added.Namespace] = struct{}{}
 	namespace := s.namespaces[added.Namespace]
 	if namespace == nil {
 		namespace = &namespacePods{workloads: map[string]*workloadPods{}, labelled: map[label]map[string]int{}}
 		s.namespaces[added.Namespace] = namespace
 	}
-	name := workloadKey(added.workload)
+	name := added.key()
 	workload := namespace.workloads[name]
 	if workload == nil {
 		workload = &workloadPods{}
@@ -321,7 +331,7 @@ func (s *podStore) uncount(removed *pod) {
 	}
 	s.touched[removed.Namespace] = struct{}{}
 	namespace := s.namespaces[removed.Namespace]
-	name := workloadKey(removed.workload)
+	name := removed.key()
 	for each := range stable(removed.labels) {
 		counts := namespace.labelled[each]
 		if counts[name]--; counts[name] == 0 {
@@ -367,7 +377,12 @@ func (s *podStore) selected(key selection.Key) []*pod {
 	return pods
 }
 
-// workloadsOf returns the keys of a namespace's workloads and gateways, in no order.
+// selectedWaypoint returns the pods of a waypoint, in no order.
+func (s *podStore) selectedWaypoint(id podID) []*pod {
+	return slices.DeleteFunc(s.selected(waypoints.key(waypointPrefix+id.Name, id.Namespace)), func(pod *pod) bool { return pod.waypoint != id.Name })
+}
+
+// workloadsOf returns the keys of a namespace's workloads, gateways and waypoints, in no order.
 // known is false until pods were listed once.
 func (s *podStore) workloadsOf(namespace string) (names []string, known bool) {
 	s.mu.Lock()

@@ -21,8 +21,8 @@ import (
 // filterContact is what the fleet knows of a pod's filter. If there are
 // several, as after a restart of the sidecar, it is the one in the best state.
 type filterContact struct {
-	state            api.FilterState
-	service, gateway string
+	state                      api.FilterState
+	service, gateway, waypoint string
 	// directions are those of the requests that it sees; empty is inbound alone.
 	directions []string
 }
@@ -45,7 +45,7 @@ func contactsByPod(filters []api.FilterStatus) map[podID]filterContact {
 		id := podID{Namespace: filter.Namespace, Name: filter.Pod}
 		before, known := contacts[id]
 		if !known || slices.Index(rank, filter.State) > slices.Index(rank, before.state) {
-			contacts[id] = filterContact{filter.State, filter.Service, filter.Gateway, filter.Directions}
+			contacts[id] = filterContact{filter.State, filter.Service, filter.Gateway, filter.Waypoint, filter.Directions}
 		}
 	}
 	return contacts
@@ -207,22 +207,24 @@ func (c *Cluster) podsOf(plugin *filterPlugin) (pods []*pod) {
 	if namespace == c.RootNamespace {
 		namespace = schema.Any
 	}
+	selected := map[string]bool{schema.Any: true}
+	if namespace != schema.Any && len(plugin.selector) > 0 {
+		selected = c.pods.workloadsSelected(namespace, plugin.selector)
+	}
 	var found []*pod
-	switch {
-	case namespace == schema.Any || len(plugin.selector) == 0:
-		found = append(c.pods.selected(inbound.key(schema.Any, namespace)), c.pods.selected(gateways.key(schema.Any, namespace))...)
-	default:
-		for workload := range c.pods.workloadsSelected(namespace, plugin.selector) {
-			if workload == "" || workload == schema.Any { // No key selects these alone.
-				found = append(c.pods.selected(inbound.key(schema.Any, namespace)), c.pods.selected(gateways.key(schema.Any, namespace))...)
-				break
+	if selected[schema.Any] || selected[""] { // No key selects these alone.
+		found = slices.Concat(c.pods.selected(inbound.key(schema.Any, namespace)), c.pods.selected(gateways.key(schema.Any, namespace)))
+		selected = nil
+	}
+	for workload := range selected {
+		for _, f := range []*family{inbound, gateways} {
+			if f.has(workload) {
+				found = append(found, c.pods.selected(f.key(workload, namespace))...)
 			}
-			f := inbound
-			if gateways.has(workload) {
-				f = gateways
-			}
-			found = append(found, c.pods.selected(f.key(workload, namespace))...)
 		}
+	}
+	if plugin.isOf(waypoints) {
+		found = append(found, c.pods.selected(waypoints.key("", plugin.Namespace))...)
 	}
 	for _, pod := range found {
 		if plugin.appliesTo(pod, c.RootNamespace) {

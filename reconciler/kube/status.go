@@ -86,7 +86,7 @@ func (c *Cluster) selecting(f *family, plugins []*filterPlugin) func(*pod) bool 
 		}
 	}
 	return func(pod *pod) bool {
-		for _, name := range []string{f.name, f.pluginOf(workloadKey(pod.workload))} {
+		for _, name := range []string{f.name, f.pluginOf(pod.key())} {
 			if plugin := managed[podID{Namespace: pod.Namespace, Name: name}]; plugin != nil && plugin.appliesTo(pod, c.RootNamespace) {
 				return true
 			}
@@ -120,9 +120,17 @@ func (c *Cluster) policies(view *api.KubernetesView, set *schema.Set, filters []
 		key := targets{familyOfPolicy(entry.Policy), selection.KeyOf(entry.Policy.Spec.Selector)}
 		row, done := tallies[key]
 		if !done {
-			row, missing[key] = c.tallyPods(key.family, c.pods.selected(key.Key), contacts, selected[key.family])
+			pods, useless := c.targeted(key.family, key.Key)
+			row, missing[key] = c.tallyPods(key.family, pods, contacts, func(pod *pod) bool {
+				if pod.waypoint != "" {
+					return selected[waypoints](pod)
+				}
+				return selected[key.family](pod)
+			})
 			if row.Pods > 0 || !connected()[key.Key] {
-				row.Warning = warning(key.Key, row)
+				if row.Warning = warning(key.Key, row); row.Warning != "" && useless != "" {
+					row.Warning += ", and " + useless
+				}
 			}
 			tallies[key] = row
 		}
@@ -168,6 +176,28 @@ func comparePods(a, b api.PodProblem) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 }
 
+// targeted returns the pods that need a filter of a family for policies with a key: those of waypoints
+// too, if Services that the key selects use them. useless says why a waypoint does nothing for the
+// policies.
+func (c *Cluster) targeted(f *family, key selection.Key) (pods []*pod, useless string) {
+	pods = c.pods.selected(key)
+	if f != inbound {
+		return pods, ""
+	}
+	for _, id := range c.bindings.waypointsOf(key) {
+		of := c.pods.selectedWaypoint(id)
+		switch {
+		case !appliesIn(key, id):
+			useless = fmt.Sprintf("in waypoint %s of namespace %s only policies for services of that namespace or of any namespace apply", id.Name, id.Namespace)
+		case len(of) == 0:
+			useless = fmt.Sprintf("waypoint %s of namespace %s has no pods", id.Name, id.Namespace)
+		default:
+			pods = append(pods, of...)
+		}
+	}
+	return pods, useless
+}
+
 // tallyPods also returns all pods without a working filter for the requests of a family.
 func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterContact, selected func(*pod) bool) (api.PolicyPods, []api.PodProblem) {
 	row := api.PolicyPods{Pods: len(pods), WithoutFilter: []api.PodProblem{}}
@@ -181,12 +211,16 @@ func (c *Cluster) tallyPods(f *family, pods []*pod, contacts map[podID]filterCon
 			continue
 		case !known && !selected(pod):
 			reason = "it has no filter: no " + c.delivery().kind + " selects it"
+		case !known && pod.waypoint != "" && c.delivery() != envoyFilters:
+			reason = "no contact from its filter: a waypoint has an Envoy cluster for the control plane only if the mesh's extensionProviders name its Service"
 		case !known:
 			reason = "no contact from its filter"
 		case contact.state == api.FilterSilent:
 			reason = "its filter stopped asking"
 		case contact.state == api.FilterUnable:
 			reason = "its filter says that it cannot inject faults"
+		case contact.waypoint != pod.waypoint:
+			reason = fmt.Sprintf("its filter says that it is waypoint %q, and by its labels it is %q", reconciler.Cut(contact.waypoint, 100), pod.waypoint)
 		case contact.gateway != pod.workload.Gateway:
 			reason = fmt.Sprintf("its filter says that it is gateway %q, and by its labels it is %q", reconciler.Cut(contact.gateway, 100), pod.workload.Gateway)
 		case contact.service != pod.workload.Service:

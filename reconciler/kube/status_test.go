@@ -92,7 +92,7 @@ func TestPodsComeAndGo(t *testing.T) {
 
 // The index selects the same pods as selection.Matches, after additions and deletions.
 func TestPodIndexAgreesWithSelection(t *testing.T) {
-	store := newPodStore(func() {}, func(podID) {})
+	store := newPodStore(func() {}, func() {}, func(podID) {})
 	var live []*metav1.PartialObjectMetadata
 	for i := range 60 {
 		pod := podOfDeployment([]string{"demo", "other", "third"}[i%3], []string{"frontend", "catalog", "cart", "db"}[i%4], fmt.Sprint(i), nil)
@@ -137,7 +137,7 @@ func TestPodIndexAgreesWithSelection(t *testing.T) {
 // a later list lacks it. A pod that is still being deleted is not reported.
 func TestDeletedPodsAreReportedOnce(t *testing.T) {
 	var reported []string
-	store := newPodStore(func() {}, func(id podID) { reported = append(reported, id.Name) })
+	store := newPodStore(func() {}, func() {}, func(id podID) { reported = append(reported, id.Name) })
 	seen, terminating, missed, stays := podOfDeployment("demo", "frontend", "1", nil), podOfDeployment("demo", "frontend", "2", nil),
 		podOfDeployment("demo", "frontend", "3", nil), podOfDeployment("demo", "frontend", "4", nil)
 	if err := store.Replace([]any{seen, terminating, missed, stays}, ""); err != nil {

@@ -25,6 +25,7 @@ func newTargets() map[*family]*targets {
 	for _, f := range families {
 		all[f] = &targets{family: f}
 	}
+	all[waypoints] = all[inbound] // They have the same policies.
 	return all
 }
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	kubeschema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -32,14 +34,33 @@ var (
 
 // watchPods updates the pods until ctx ends.
 func (c *Cluster) watchPods(ctx context.Context) {
-	client := c.Clients.Metadata.Resource(podResource)
-	c.reflect(ctx, func() string { return "pods" }, c.Clients.Metadata, &metav1.PartialObjectMetadata{}, c.pods,
+	c.watchMetadata(ctx, podResource, notEnded, c.pods)
+}
+
+// watchServices updates, until ctx ends, the waypoints that Services use. It begins once the
+// cluster has one, so that others need no right to read Services.
+func (c *Cluster) watchServices(ctx context.Context) {
+	select {
+	case <-c.ambient:
+	case <-ctx.Done():
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { c.watchMetadata(ctx, serviceResource, "", c.bindings.ofServices()) })
+	both.Go(func() { c.watchMetadata(ctx, namespaceResource, "", c.bindings.ofNamespaces()) })
+	both.Wait()
+}
+
+// watchMetadata updates a store with the metadata of the objects that a field selector selects, until ctx ends.
+func (c *Cluster) watchMetadata(ctx context.Context, resource kubeschema.GroupVersionResource, fields string, store cache.ReflectorStore) {
+	client := c.Clients.Metadata.Resource(resource)
+	c.reflect(ctx, func() string { return resource.Resource }, c.Clients.Metadata, &metav1.PartialObjectMetadata{}, store,
 		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector = notEnded
+			options.FieldSelector = fields
 			return client.List(ctx, options)
 		},
 		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = notEnded
+			options.FieldSelector = fields
 			return client.Watch(ctx, options)
 		})
 }

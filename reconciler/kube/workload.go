@@ -44,18 +44,20 @@ func gatewayName(pod *metav1.ObjectMeta) (name string, is bool) {
 	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), is
 }
 
-// isWaypoint says whether a pod is a waypoint of Istio's ambient mode.
-func isWaypoint(pod *metav1.ObjectMeta) bool {
-	return pod.Labels[labelManagedGateway] == managedWaypoint
+// waypointName is the name of the waypoint of Istio's ambient mode that a pod belongs to. Like
+// gatewayName it has the filter's rule.
+func waypointName(pod *metav1.ObjectMeta) (name string, is bool) {
+	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), pod.Labels[labelManagedGateway] == managedWaypoint
 }
 
 // isOtherProxy says whether a pod is of Istio's own and takes no filter for HTTP requests: an
 // east-west gateway, which passes on what is encrypted, or a proxy that is not Envoy.
 func isOtherProxy(pod *metav1.ObjectMeta) bool {
 	_, gateway := gatewayName(pod)
+	_, waypoint := waypointName(pod)
 	_, injected := pod.Annotations[annotationSidecar]
 	managed := pod.Labels[labelManagedGateway] != "" || pod.Labels[labelIstio] == eastWest
-	return managed && !gateway && !injected && !isWaypoint(pod)
+	return managed && !gateway && !waypoint && !injected
 }
 
 // WorkloadName is the WORKLOAD_NAME of a pod's sidecar, by the rules of

@@ -224,7 +224,7 @@ func TestSelectorOf(t *testing.T) {
 		{"no labels", pods{"frontend": {{}}}, nil, nil},
 		{"no pods", pods{"cart": {{"app": "cart"}}}, nil, nil},
 	} {
-		store := newPodStore(func() {}, func(podID) {})
+		store := newPodStore(func() {}, func() {}, func(podID) {})
 		for workload, each := range c.pods {
 			for i, labels := range each {
 				pod := podOfDeployment("demo", workload, fmt.Sprint(i), nil)
