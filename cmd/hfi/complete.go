@@ -48,8 +48,8 @@ func (a *app) completeNames(limit int) cobra.CompletionFunc {
 	}
 }
 
-// workload is whose policies --service or --gateway, and --namespace select.
-type workload struct{ service, namespace, gateway string }
+// workload is whose policies --service, --gateway or --waypoint, and --namespace select.
+type workload struct{ service, namespace, gateway, waypoint string }
 
 // completeWorkloads completes a part of the workloads that the daemon knows: those
 // of connected filters, and those that policies name.
@@ -64,13 +64,13 @@ func (a *app) completeWorkloads(part func(workload) string) cobra.CompletionFunc
 		var values []string
 		if filters, _, err := daemon.Filters(ctx); err == nil {
 			for _, item := range filters.Items {
-				values = append(values, part(workload{item.Service, item.Namespace, item.Gateway}))
+				values = append(values, part(workload{item.Service, item.Namespace, item.Gateway, item.Waypoint}))
 			}
 		}
 		if policies, _, err := daemon.Policies(ctx, client.Selector{}); err == nil {
 			for _, policy := range policies {
 				selector := policy.Spec.Selector
-				if value := part(workload{selector.Service, selector.Namespace, selector.Gateway}); value != "*" {
+				if value := part(workload{selector.Service, selector.Namespace, selector.Gateway, ""}); value != "*" {
 					values = append(values, value)
 				}
 			}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"sigs.k8s.io/yaml"
 
+	"github.com/boifi/hfi/filter/selection"
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
@@ -148,7 +151,7 @@ func (d *fakeDaemon) answer(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/v1/filters":
 		answer(w, d.filters())
 	case r.URL.Path == "/v1/policies":
-		answer(w, map[string]any{"policies": orEmpty(d.policies)})
+		answer(w, map[string]any{"policies": selected(orEmpty(d.policies), r.URL.Query())})
 	case one && d.files[name] != "":
 		for _, raw := range d.policies {
 			if nameOf(raw, json.Unmarshal) == name {
@@ -159,6 +162,18 @@ func (d *fakeDaemon) answer(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, http.StatusNotFound, "not_found", "there is no such policy")
 	}
+}
+
+// selected returns the policies for the gateway or waypoint in a query, or all.
+func selected(policies []json.RawMessage, query url.Values) []json.RawMessage {
+	workload := selection.Workload{Namespace: query.Get("namespace"), Gateway: query.Get("gateway"), Waypoint: query.Has("waypoint")}
+	if workload.Gateway == "" && !workload.Waypoint {
+		return policies
+	}
+	return slices.DeleteFunc(slices.Clone(policies), func(raw json.RawMessage) bool {
+		policy, err := schema.Parse(raw)
+		return err != nil || !selection.Matches(policy.Spec.Selector, workload)
+	})
 }
 
 // git runs stock git; what it cannot say is empty.

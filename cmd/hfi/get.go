@@ -22,14 +22,15 @@ func newGet(a *app) *cobra.Command {
 
 // newGetPolicies is "hfi get policies"; "hfi get" is the same with subcommands.
 func newGetPolicies(a *app) *cobra.Command {
-	var service, namespace, gateway string
+	var service, namespace, gateway, waypoint string
 	command := &cobra.Command{
 		Use:     "policies [NAME]",
 		Aliases: []string{"policy"},
 		Short:   "List the policies that the daemon serves, or show one",
 		Long: `List the policies that the daemon serves, or show one and the file it came from.
 --service and --namespace list those that apply to one workload, --gateway and
---namespace those that apply to one gateway.
+--namespace those that apply to one gateway, --waypoint and --namespace those
+that apply in one waypoint of Istio's ambient mode, each to its own service.
 "hfi get filters" lists the filters.`,
 		Example: `  hfi get
   hfi get frontend-delay -o yaml
@@ -46,16 +47,20 @@ func newGetPolicies(a *app) *cobra.Command {
 				return err
 			}
 			var selector client.Selector
-			byService, byGateway, inNamespace := cmd.Flags().Changed("service"), cmd.Flags().Changed("gateway"), cmd.Flags().Changed("namespace")
+			byService, byGateway, byWaypoint, inNamespace := cmd.Flags().Changed("service"), cmd.Flags().Changed("gateway"), cmd.Flags().Changed("waypoint"), cmd.Flags().Changed("namespace")
 			switch {
-			case byService && byGateway:
-				return usageError("--service and --gateway exclude each other")
+			case byService && byGateway, byService && byWaypoint, byGateway && byWaypoint:
+				return usageError("--service, --gateway and --waypoint exclude each other")
 			case byGateway && !inNamespace:
 				return usageError("--gateway and --namespace must be given together: they select one gateway")
-			case !byGateway && byService != inNamespace:
+			case byWaypoint && !inNamespace:
+				return usageError("--waypoint and --namespace must be given together: they select one waypoint")
+			case !byGateway && !byWaypoint && byService != inNamespace:
 				return usageError("--service and --namespace must be given together: they select one workload")
 			case byGateway:
 				selector = client.Selector{Gateway: &gateway, Namespace: &namespace}
+			case byWaypoint:
+				selector = client.Selector{Waypoint: &waypoint, Namespace: &namespace}
 			case byService:
 				selector = client.Selector{Service: &service, Namespace: &namespace}
 			}
@@ -63,16 +68,18 @@ func newGetPolicies(a *app) *cobra.Command {
 				return a.getAll(cmd.Context(), daemon, selector)
 			}
 			if selector != (client.Selector{}) {
-				return usageError("--service, --gateway and --namespace cannot be combined with NAME")
+				return usageError("--service, --gateway, --waypoint and --namespace cannot be combined with NAME")
 			}
 			return a.getOne(cmd, daemon, args[0])
 		},
 	}
 	command.Flags().StringVar(&service, "service", "", "`name` of the workload whose policies to list (default: all policies)")
 	command.Flags().StringVar(&gateway, "gateway", "", "`name` of the gateway whose policies to list (default: all policies)")
-	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload or gateway whose policies to list (default: all policies)")
+	command.Flags().StringVar(&waypoint, "waypoint", "", "`name` of the waypoint whose policies to list (default: all policies)")
+	command.Flags().StringVar(&namespace, "namespace", "", "`namespace` of the workload, gateway or waypoint whose policies to list (default: all policies)")
 	must(command.RegisterFlagCompletionFunc("service", a.completeWorkloads(func(w workload) string { return w.service })))
 	must(command.RegisterFlagCompletionFunc("gateway", a.completeWorkloads(func(w workload) string { return w.gateway })))
+	must(command.RegisterFlagCompletionFunc("waypoint", a.completeWorkloads(func(w workload) string { return w.waypoint })))
 	must(command.RegisterFlagCompletionFunc("namespace", a.completeWorkloads(func(w workload) string { return w.namespace })))
 	return command
 }

@@ -26,7 +26,9 @@ type PolicyStatus struct {
 	Namespace     string `json:"namespace"`
 	TargetService string `json:"target_service"`
 	// Gateway is the selector's, or empty.
-	Gateway    string `json:"gateway,omitempty"`
+	Gateway string `json:"gateway,omitempty"`
+	// Direction is inbound or outbound.
+	Direction  string `json:"direction"`
 	RulesCount int    `json:"rules_count"`
 	// FaultTypes has delay, abort, or both.
 	FaultTypes []string `json:"fault_types"`

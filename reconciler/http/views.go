@@ -2,6 +2,7 @@ package http
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -130,6 +131,7 @@ func statusOf(set *schema.Set, now time.Time) api.PoliciesStatus {
 			Namespace:     spec.Selector.Namespace,
 			TargetService: spec.Selector.Service,
 			Gateway:       spec.Selector.Gateway,
+			Direction:     string(cmp.Or(spec.Direction, schema.Inbound)),
 			RulesCount:    len(spec.Rules),
 			FaultTypes:    []string{},
 			Active:        !entry.Policy.Expired(now) && !spec.DryRun,

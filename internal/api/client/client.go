@@ -107,7 +107,7 @@ func NotFound(err error) bool {
 
 // Selector limits Policies to those that apply to a workload. Nil fields are not sent.
 type Selector struct {
-	Service, Namespace, Gateway *string
+	Service, Namespace, Gateway, Waypoint *string
 }
 
 // Policies returns the policies served, and the body of the answer.
@@ -121,6 +121,9 @@ func (c *Client) Policies(ctx context.Context, selector Selector) ([]*schema.Pol
 	}
 	if selector.Gateway != nil {
 		query.Set("gateway", *selector.Gateway)
+	}
+	if selector.Waypoint != nil {
+		query.Set("waypoint", *selector.Waypoint)
 	}
 	path := api.RoutePolicies
 	if len(query) > 0 {
