@@ -32,11 +32,11 @@ type choice struct {
 }
 
 // choiceOf reads the labels as istiod does (GetUseWaypoint in its serviceregistry/ambient).
-// The Services of gateways and waypoints use none.
+// The Services of waypoints and east-west gateways use none.
 func choiceOf(object *metav1.PartialObjectMetadata) choice {
 	name, made := object.Labels[labelUseWaypoint]
 	switch {
-	case object.Labels[labelManagedGateway] != "" || name == noWaypoint:
+	case object.Labels[labelManagedGateway] == managedWaypoint, object.Labels[labelManagedGateway] == managedEastWest, name == noWaypoint:
 		return choice{made: true}
 	case !made:
 		return choice{}

@@ -29,7 +29,7 @@ func gatewayPod(namespace, gateway, class, suffix string) *metav1.PartialObjectM
 	case "istio-waypoint":
 		pod.Labels[labelManagedGateway] = managedWaypoint
 	case "istio-east-west":
-		pod.Labels[labelManagedGateway] = "istio.io-eastwest-controller"
+		pod.Labels[labelManagedGateway] = managedEastWest
 	default:
 		pod.Labels[labelManagedGateway] = class + "-controller"
 	}

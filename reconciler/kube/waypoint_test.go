@@ -92,7 +92,8 @@ func (s *fixture) eventuallyWaypoints(what, namespace string, want ...string) {
 func TestWaypointsHavePluginsOfTheirOwn(t *testing.T) {
 	const useWay, useOther = labelUseWaypoint + "=way", labelUseWaypoint + "=other"
 	s := newFixture(t, nil)
-	s.put(named("", "demo", useWay), named("demo", "cart"), named("demo", "pay", useOther), named("demo", "bare", labelUseWaypoint+"=none"), named("demo", "way", labelManagedGateway+"="+managedWaypoint))
+	s.put(named("", "demo", useWay), named("demo", "cart"), named("demo", "pay", useOther), named("demo", "bare", labelUseWaypoint+"=none"), named("demo", "way", labelManagedGateway+"="+managedWaypoint), named("demo", "east", labelManagedGateway+"="+managedEastWest, useWay),
+		named("demo", "edge", labelManagedGateway+"="+managedGateway))
 	s.addPods(ambientPod("demo", "cart", "a"), gatewayPod("demo", "way", "istio-waypoint", "b"), gatewayPod("demo", "other", "istio-waypoint", "c"))
 	s.serve("p=cart/demo")
 	s.eventuallyWaypoints("the namespace's waypoint has its plugin", "demo", "hfi.waypoint-way")
@@ -107,10 +108,12 @@ func TestWaypointsHavePluginsOfTheirOwn(t *testing.T) {
 	s.serve("p=pay/*")
 	s.eventuallyWaypoints("the other replaces it", "demo", "hfi.waypoint-other")
 
-	for _, policy := range []string{"p=bare/demo", "p=way/demo", "p=gone/demo", "p=cart/demo outbound", "p=gateway:*/demo", "p=*/elsewhere"} {
+	for _, policy := range []string{"p=bare/demo", "p=way/demo", "p=east/demo", "p=gone/demo", "p=cart/demo outbound", "p=gateway:*/demo", "p=*/elsewhere"} {
 		s.serve(policy)
 		s.eventuallyWaypoints("none is for "+policy, "demo")
 	}
+	s.serve("p=edge/demo")
+	s.eventuallyWaypoints("the Service of a gateway is one as any other", "demo", "hfi.waypoint-way")
 	s.serve("p=*/demo")
 	s.eventuallyWaypoints("a policy for all services needs both", "demo", "hfi.waypoint-other", "hfi.waypoint-way")
 	if s.plugin("demo", waypoints.name) != nil {

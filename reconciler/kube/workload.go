@@ -23,6 +23,7 @@ const (
 	labelManagedGateway   = "gateway.istio.io/managed"
 	managedGateway        = "istio.io-gateway-controller"
 	managedWaypoint       = "istio.io-mesh-controller"
+	managedEastWest       = "istio.io-eastwest-controller"
 	labelComponent        = "operator.istio.io/component"
 	labelIstio            = "istio"
 	eastWest              = "eastwestgateway"
