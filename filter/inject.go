@@ -25,7 +25,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 		return types.ActionContinue
 	}
 	v.trap(onRequest)
-	decision := fault.Decide(plugin.program, &v.request, v.draws, fault.Limits{MaxDelay: plugin.config.MaxDelay})
+	decision := fault.Decide(plugin.program, &v.request, v.draws, fault.Limits{MaxDelay: plugin.config.MaxDelay}, v.hits)
 	if decision.Delay == 0 && decision.Abort == nil && len(decision.DryRun) == 0 || v.exempt(&plugin.config) {
 		return types.ActionContinue
 	}
@@ -34,7 +34,7 @@ func (v *vm) requestHeaders(id uint32) (action types.Action) {
 		if hit.Kind == fault.KindAbort {
 			kind = dryRunAborts
 		}
-		v.count(kind, hit.Policy, plugin)
+		v.count(kind, plugin.program.Policies[hit.Policy].Name, plugin)
 	}
 	switch {
 	case (decision.Delay > 0 || decision.Abort != nil) && v.marked():

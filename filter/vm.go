@@ -37,6 +37,8 @@ type vm struct {
 
 	draws   *fault.Random
 	request request
+	// hits has no items. It is the memory for those of a decision.
+	hits    []fault.Hit
 	paused  pauses
 	metrics metrics
 	// writeAt is when the faults counted in metrics are written, or zero.
@@ -73,6 +75,7 @@ func newVM(random func() uint64, now func() time.Time) *vm {
 		id:      hex(random()),
 		owners:  map[uint32]*plugin{},
 		request: request{now: now},
+		hits:    make([]fault.Hit, 0, 8),
 		paused:  newPauses(),
 		metrics: newMetrics(),
 	}

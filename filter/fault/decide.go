@@ -8,9 +8,10 @@ import (
 	"github.com/boifi/hfi/filter/program"
 )
 
-// Decide makes the decision on a request. It allocates memory only if a dry-run policy
-// applies, or if the rules compare more than 16 different headers.
-func Decide(p *program.Program, request Request, random *Random, limits Limits) Decision {
+// Decide makes the decision on a request. The decision's DryRun is appended to hits, which has
+// no items and may be nil. Decide allocates memory only if hits is too small, if more than
+// 8 rules of dry-run policies apply, or if the rules compare more than 16 different headers.
+func Decide(p *program.Program, request Request, random *Random, limits Limits, hits []Hit) Decision {
 	decision := Decision{DelayIndex: None, AbortIndex: None}
 	if p.Idle() {
 		return decision
@@ -35,8 +36,10 @@ func Decide(p *program.Program, request Request, random *Random, limits Limits) 
 		rule := &p.Rules[drawn.abortRule]
 		decision.Abort, decision.AbortIndex, decision.AbortPolicy = rule.Abort, rule.Policy, p.Policies[rule.Policy].Name
 	}
-	if len(drawn.dryRun) > 0 {
-		decision.DryRun = hits(p, drawn.dryRun)
+	if rules := drawn.dryRun[:drawn.dryRuns]; len(drawn.more) > 0 {
+		decision.DryRun = appendHits(hits, p, append(drawn.more, rules...))
+	} else if len(rules) > 0 {
+		decision.DryRun = appendHits(hits, p, rules)
 	}
 	return decision
 }
@@ -49,7 +52,11 @@ type outcome struct {
 	delay     time.Duration
 	// abortRule is the first rule with an abort.
 	abortRule int
-	dryRun    []int
+	// dryRun has the first dryRuns rules of dry-run policies, and more the others. A single
+	// slice would always be allocated.
+	dryRun  [8]int
+	dryRuns int
+	more    []int
 }
 
 // tryIndex tries the rules that may match.
@@ -97,7 +104,7 @@ func (o *outcome) try(number int, view *view, random *Random, limits Limits) {
 		return
 	}
 	if policy.DryRun {
-		o.dryRun = append(o.dryRun, number)
+		o.addDryRun(number)
 		return
 	}
 	if delays {
@@ -108,6 +115,15 @@ func (o *outcome) try(number int, view *view, random *Random, limits Limits) {
 	}
 }
 
+func (o *outcome) addDryRun(number int) {
+	if o.dryRuns == len(o.dryRun) {
+		o.more = append(o.more, number)
+		return
+	}
+	o.dryRun[o.dryRuns] = number
+	o.dryRuns++
+}
+
 // delay returns a delay within the limits.
 func (l Limits) delay(delay time.Duration) time.Duration {
 	if l.MaxDelay > 0 {
@@ -116,10 +132,11 @@ func (l Limits) delay(delay time.Duration) time.Duration {
 	return delay
 }
 
-// hits returns the hits of dry-run rules, at most one for each policy and kind.
-func hits(p *program.Program, rules []int) []Hit {
-	slices.Sort(rules)
-	hits := make([]Hit, 0, 2*len(rules))
+// appendHits appends the hits of dry-run rules, at most one for each policy and kind.
+func appendHits(hits []Hit, p *program.Program, rules []int) []Hit {
+	if len(rules) > 1 {
+		slices.Sort(rules)
+	}
 	for first := 0; first < len(rules); {
 		policy := p.Rules[rules[first]].Policy
 		var delays, aborts bool
@@ -129,10 +146,10 @@ func hits(p *program.Program, rules []int) []Hit {
 			first++
 		}
 		if delays {
-			hits = append(hits, Hit{Policy: p.Policies[policy].Name, Index: policy, Kind: KindDelay})
+			hits = append(hits, Hit{policy, KindDelay})
 		}
 		if aborts {
-			hits = append(hits, Hit{Policy: p.Policies[policy].Name, Index: policy, Kind: KindAbort})
+			hits = append(hits, Hit{policy, KindAbort})
 		}
 	}
 	return hits

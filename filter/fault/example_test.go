@@ -53,10 +53,10 @@ func ExampleDecide() {
 	}
 	random, limits := fault.NewRandom(42), fault.Limits{MaxDelay: time.Minute}
 
-	decision := fault.Decide(frontend, request{method: "POST", path: "/checkout/pay?currency=EUR"}, random, limits)
+	decision := fault.Decide(frontend, request{method: "POST", path: "/checkout/pay?currency=EUR"}, random, limits, nil)
 	fmt.Println(decision.Delay, decision.Abort.Status, string(decision.Abort.Body), "by", decision.AbortPolicy)
 
-	decision = fault.Decide(frontend, request{method: "GET", path: "/checkout"}, random, limits)
+	decision = fault.Decide(frontend, request{method: "GET", path: "/checkout"}, random, limits, nil)
 	fmt.Println(decision.Delay, decision.Abort == nil)
 	// Output:
 	// 200ms 503 try again later by checkout-outage

@@ -76,10 +76,9 @@ type Decision struct {
 
 // Hit is a fault that a dry-run policy would inject if it were the only one.
 type Hit struct {
-	Policy string
-	// Index is the policy's index in Program.Policies.
-	Index int
-	Kind  Kind
+	// Policy is the policy's index in Program.Policies.
+	Policy int
+	Kind   Kind
 }
 
 // Limits limit the effect of policies.

@@ -67,7 +67,7 @@ type decider struct {
 }
 
 func (d *decider) Decide(request Request, random *Random) Decision {
-	return Decide(d.Program, request, random, d.limits)
+	return Decide(d.Program, request, random, d.limits, nil)
 }
 
 // compile compiles policies without errors.

@@ -48,10 +48,10 @@ func reference(inForce []*schema.Policy, limits Limits, request *fake) Decision 
 			}
 		}
 		if dryDelay {
-			decision.DryRun = append(decision.DryRun, Hit{policy.Metadata.Name, index, KindDelay})
+			decision.DryRun = append(decision.DryRun, Hit{index, KindDelay})
 		}
 		if dryAbort {
-			decision.DryRun = append(decision.DryRun, Hit{policy.Metadata.Name, index, KindAbort})
+			decision.DryRun = append(decision.DryRun, Hit{index, KindAbort})
 		}
 	}
 	return decision
@@ -127,7 +127,7 @@ func agree(t *testing.T, policies []*schema.Policy, limits Limits, requests ...*
 				t.Fatalf("%s was read %d times", what, times)
 			}
 		}
-		if line(got) != "" {
+		if made.line(got) != "" {
 			faults++
 		}
 	}

@@ -60,6 +60,10 @@ type host struct {
 	// shared is the shared data.
 	shared map[string]sharedValue
 
+	// calls are the functions that the module has called since it was set to a list, each with
+	// what it is about: see about.
+	calls []string
+
 	metrics     map[uint32]*metric
 	metricNames map[string]uint32
 	log         []string
@@ -179,10 +183,24 @@ func (h *host) hostFunction(f function) api.GoModuleFunc {
 				arguments[i] = uint64(uint32(arguments[i]))
 			}
 		}
+		if h.calls != nil {
+			h.calls = append(h.calls, f.name+h.about(f.name, arguments))
+		}
 		if result := f.call(h, arguments); f.results != "" {
 			stack[0] = uint64(result)
 		}
 	}
+}
+
+// about returns the name of the header or property that a call is about, or "".
+func (h *host) about(function string, arguments []uint64) string {
+	switch function {
+	case "env.proxy_get_header_map_value":
+		return " " + string(h.bytes(arguments[1], arguments[2]))
+	case "env.proxy_get_property", "env.proxy_set_property":
+		return " " + strings.ReplaceAll(string(h.bytes(arguments[0], arguments[1])), "\x00", ".")
+	}
+	return ""
 }
 
 // call calls a callback in a context. If the VM has ended, or the module does not
