@@ -24,6 +24,10 @@ func (f Folder) EtcdAddress() string { return f.entry("etcd-client-address") }
 // this process leads. It exists while the process leads.
 func (f Folder) EtcdLease() string { return f.entry("etcd-lease") }
 
+// StateKey is internal/statekey's file with the key of a daemon with an embedded
+// etcd.
+func (f Folder) StateKey() string { return f.entry("state-key") }
+
 func (f Folder) lock() string { return f.entry("lock") }
 
 func (f Folder) entry(name string) string { return filepath.Join(string(f), name) }
