@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/datadir"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/cue"
 	"github.com/boifi/hfi/reconciler/etcd"
@@ -59,7 +60,7 @@ func run(ctx context.Context, o options) (err error) {
 
 	disk := lastgood.New(data.LastGood(), logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)
-	store.Access, store.DataDir = o.etcd, o.dataDir
+	store.Access, store.DataDir, store.StateKeys = o.etcd, o.dataDir, statekey.None()
 	if len(o.etcd.Endpoints) == 0 {
 		store.Embedded = etcd.NewEmbedded(o.dataDir, logger)
 		store.Embedded.Listen = o.etcdListen

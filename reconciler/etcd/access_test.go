@@ -177,6 +177,7 @@ func TestOpenRejectsUnusableSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := New(DefaultPrefix, "a", quiet())
+			s.StateKeys = testKeys
 			s.Access = c.access
 			if err := s.Open(testContext(t)); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one about %q", err, c.want)

@@ -17,7 +17,7 @@ import (
 
 // Whatever is written under the prefix, a cache keeps only so much of it.
 func TestTheCacheIsBounded(t *testing.T) {
-	c := newCache("/hfi/", "self")
+	c := newCache("/hfi/", "self", testKeys)
 	put := func(key string, value []byte) {
 		c.put(&mvccpb.KeyValue{Key: []byte("/hfi/" + key), Value: value, CreateRevision: 1, ModRevision: 1})
 	}

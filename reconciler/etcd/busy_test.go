@@ -34,6 +34,7 @@ func TestABusyEtcdIsNotReadAgain(t *testing.T) {
 	t.Parallel()
 	var log lines
 	s := New(DefaultPrefix, "a", slog.New(slog.NewTextHandler(&log, nil)))
+	s.StateKeys = testKeys
 	s.DataDir = t.TempDir()
 	s.Embedded = NewEmbedded(s.DataDir, quiet())
 	s.ProbeInterval = time.Millisecond

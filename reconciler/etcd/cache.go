@@ -2,20 +2,20 @@ package etcd
 
 import (
 	"bytes"
-	"encoding/json"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/boifi/hfi/internal/api"
-	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/schema"
 )
 
 // cache is what etcd holds under the prefix at one revision. It decodes keys
 // and does no input or output.
 type cache struct {
-	keys keys
+	keys   keys
+	signer signer
 	// self is the ID of the replica whose cache this is.
 	self string
 	// revision is the one that the cache is at: it has all changes up to
@@ -42,8 +42,8 @@ type cache struct {
 	maxCount, maxBytes int
 	policyDropped      int
 	origins            [schema.Buckets]bucketOrigins
-	head               record[reconciler.Head]
-	epoch              record[reconciler.Epoch]
+	head               headKey
+	epoch              epochKey
 	// floor is the highest epoch that a replica has announced, or 0.
 	floor   int64
 	report  leaderReport
@@ -74,8 +74,8 @@ type cache struct {
 type record[T any] struct {
 	// value is of no meaning unless valid.
 	value T
-	// present says that the key exists, and valid that its value could be
-	// decoded too; valid implies present.
+	// present says that the key exists, and valid that its value was also decoded
+	// and its signature verified; valid implies present.
 	present, valid bool
 	// modRevision is the revision at which the key was written, 0 unless present.
 	modRevision int64
@@ -90,9 +90,9 @@ type bucketOrigins struct {
 	differs  bool
 }
 
-func newCache(keys keys, self string) *cache {
+func newCache(keys keys, self string, stateKeys *statekey.Keys) *cache {
 	return &cache{
-		keys: keys, self: self, set: schema.NewSet(), known: schema.NewSet(),
+		keys: keys, signer: signer{prefix: string(keys), keys: stateKeys}, self: self, set: schema.NewSet(), known: schema.NewSet(),
 		pending: map[string]*schema.Entry{}, foreign: foreignNames{names: map[string]struct{}{}}, maxCount: maxPolicies, maxBytes: maxPolicyBytes, stale: map[int]struct{}{},
 		history: history{entries: map[int64]api.HistoryEntry{}}, leaders: map[string]candidate{},
 		replicas: map[string]registration{},
@@ -136,17 +136,13 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 	switch key {
 	case "head":
-		value, valid := decodeHead(kv.Value)
 		c.contents++
-		c.head = record[reconciler.Head]{value: value, present: true, valid: valid, modRevision: kv.ModRevision}
+		c.head = c.signer.decodeHead(kv)
 	case "epoch":
-		value, valid := decodeEpoch(kv.Value)
 		c.contents++
-		c.epoch = record[reconciler.Epoch]{value: value, present: true, valid: valid, modRevision: kv.ModRevision}
+		c.epoch = c.signer.decodeEpoch(kv)
 	case "epoch-floor":
-		if json.Unmarshal(kv.Value, &c.floor) != nil || c.floor < 0 || c.floor > maxEpoch {
-			c.floor = 0
-		}
+		c.floor, _ = c.signer.decodeFloor(kv.Value) // 0 if it is no announcement.
 	case "status":
 		c.putReport(kv)
 	case "term":
@@ -243,10 +239,10 @@ func (c *cache) remove(fullKey string) {
 	switch key {
 	case "head":
 		c.contents++
-		c.head = record[reconciler.Head]{}
+		c.head = headKey{}
 	case "epoch":
 		c.contents++
-		c.epoch = record[reconciler.Epoch]{}
+		c.epoch = epochKey{}
 	case "epoch-floor":
 		c.floor = 0
 	case "status":

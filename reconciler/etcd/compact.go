@@ -7,8 +7,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/boifi/hfi/reconciler"
 )
 
 // compact compacts the embedded server from time to time while the term lasts.
@@ -66,15 +64,17 @@ func (t *Term) moveHead() error {
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
-	var head record[reconciler.Head]
-	movable := false
+	var unmoved clientv3.Cmp
+	var ops []clientv3.Op
 	err := s.inspect(func(tracker *tracker) {
-		head, movable = tracker.cache.head, tracker.headVerified() && !tracker.drifted()
+		if c := tracker.cache; tracker.headVerified() && !tracker.drifted() {
+			unmoved = clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", c.head.modRevision)
+			ops = []clientv3.Op{c.headOp(c.head.value, c.head.epoch)}
+		}
 	})
-	if err != nil || !movable {
+	if err != nil || ops == nil {
 		return err
 	}
-	unmoved := clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", head.modRevision)
-	_, err = t.write(s.ctx, []clientv3.Cmp{unmoved}, clientv3.OpPut(s.keys.head(), encodeHead(head.value)))
+	_, err = t.write(s.ctx, []clientv3.Cmp{unmoved}, ops...)
 	return err
 }

@@ -190,6 +190,7 @@ func TestAServerWhoseFilesAreRemoved(t *testing.T) {
 			t.Parallel()
 			var log lines
 			s := New(DefaultPrefix, "a", slog.New(slog.NewTextHandler(&log, nil)))
+			s.StateKeys = testKeys
 			s.DataDir = t.TempDir()
 			s.Embedded = NewEmbedded(s.DataDir, quiet())
 			openStore(t, s)

@@ -71,7 +71,7 @@ func (t *tracker) updateDrift(now time.Time) {
 // comparable reports whether there is something to compare the cache with.
 func (t *tracker) comparable() bool {
 	if t.state == nil {
-		return !t.cache.head.present
+		return !t.cache.head.present || t.cache.head.placeholder
 	}
 	return !t.cache.head.valid || comparableDigest(t.cache.head.value.Digest)
 }
@@ -194,7 +194,7 @@ func (l *driftList) cut() {
 
 func (c *cache) headDrift(state *reconciler.State, replaced bool) api.DriftKind {
 	switch {
-	case !c.head.present || replaced:
+	case !c.head.present || c.head.placeholder || replaced:
 		return api.Missing
 	case !c.head.valid || !sameHead(c.head.value, state.Head):
 		return api.Modified

@@ -38,10 +38,6 @@ type epochTracker struct {
 	// value is the epoch in force. It only gives way to one with a higher
 	// number, or with maxEpoch, and is zero exactly while state is epochNone.
 	value reconciler.Epoch
-	// since is the revision at which etcd's epoch key was seen with value. A
-	// head written before it is of an earlier epoch. It is 0 for an epoch that
-	// is only known from the disk.
-	since int64
 	// seen is the highest revision of etcd seen with value. If etcd answers
 	// with a lower one, it has lost revisions.
 	seen int64
@@ -87,15 +83,14 @@ func (t *epochTracker) advanced(c *cache) {
 }
 
 // adopt puts etcd's epoch in force if it is a later one. With the highest
-// number there is none higher, which another writer may have brought about:
-// there etcd's epoch always is the later one.
-func (t *epochTracker) adopt(stored record[reconciler.Epoch]) {
+// number there is none higher: there etcd's epoch always is the later one.
+func (t *epochTracker) adopt(stored epochKey) {
 	if !stored.valid {
 		return
 	}
 	last := stored.value.Number == maxEpoch && stored.value != t.value
 	if stored.value.Number > t.value.Number || last {
-		*t = epochTracker{state: epochCurrent, value: stored.value, since: stored.modRevision, seen: stored.modRevision}
+		*t = epochTracker{state: epochCurrent, value: stored.value, seen: stored.modRevision}
 	}
 }
 
@@ -119,11 +114,21 @@ func (t *epochTracker) announce(c *cache) int64 {
 	return 0
 }
 
-// next returns the number for the epoch that the leader begins.
+// maxClaimedEpoch is the highest number in an epoch record that does not verify
+// from which the next one continues. Other writers cannot use up the numbers
+// with it.
+const maxClaimedEpoch = 1_000_000
+
+// next returns the number for the epoch that the leader begins. A leader that
+// knows no epoch continues from one whose key it does not have, because clients
+// take no set of an earlier epoch than they have.
 func (t *epochTracker) next(c *cache) int64 {
 	number := max(t.value.Number, c.floor)
 	if c.epoch.valid {
 		number = max(number, c.epoch.value.Number)
+	}
+	if t.state == epochNone && c.epoch.claimed <= maxClaimedEpoch {
+		number = max(number, c.epoch.claimed)
 	}
 	return min(number+1, maxEpoch)
 }

@@ -109,6 +109,7 @@ func TestTheFenceHoldsInTheTransactionItself(t *testing.T) {
 // The loss of an earlier leader key, seen late, ends no later term.
 func TestTheLossOfAnEarlierKeyEndsNoLaterTerm(t *testing.T) {
 	s := New(DefaultPrefix, "a", slog.New(slog.DiscardHandler))
+	s.StateKeys = testKeys
 	t.Cleanup(func() { _ = s.Close() })
 	term := &Term{store: s, leader: termKey{key: "later", revision: 2}, done: make(chan struct{}), triggers: make(chan struct{}, 1)}
 	s.term = term

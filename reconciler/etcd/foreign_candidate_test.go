@@ -81,7 +81,7 @@ func TestACandidateThatShowsNothingIsRemoved(t *testing.T) {
 // Of more candidates than there can be replicas only some are kept, the oldest,
 // one of which leads; a leader's own key among the others does not end its term.
 func TestCandidatesAreBounded(t *testing.T) {
-	c := newCache("/hfi/", "self")
+	c := newCache("/hfi/", "self", testKeys)
 	put := func(lease, revision int64) {
 		c.put(&mvccpb.KeyValue{
 			Key: []byte(candidateKey("/hfi/leader", clientv3.LeaseID(lease))), Value: []byte("x"),
@@ -118,7 +118,7 @@ func TestAReplacedLeaderKeyMakesNoSecondLeader(t *testing.T) {
 // While the oldest key is there, whoever wrote it, nobody else leads; nor while
 // an older one than those kept was dropped.
 func TestNobodyLeadsBesideAnOlderKey(t *testing.T) {
-	c := newCache("/hfi/", "self")
+	c := newCache("/hfi/", "self", testKeys)
 	put := func(lease, created int64) termKey {
 		key := termKey{key: candidateKey("/hfi/leader", clientv3.LeaseID(created)), revision: created}
 		c.put(&mvccpb.KeyValue{Key: []byte(key.key), Value: []byte("x"), Lease: lease, CreateRevision: created, ModRevision: created})

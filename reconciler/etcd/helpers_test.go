@@ -12,10 +12,20 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
+
+// testKeys are those of all replicas of a test, in all its processes.
+var testKeys = func() *statekey.Keys {
+	k, err := statekey.Open("testdata/state-key")
+	if err != nil {
+		panic(err)
+	}
+	return k
+}()
 
 // waitLimit bounds every wait of a test; a busy machine takes far less.
 const waitLimit = 30 * time.Second
@@ -109,6 +119,7 @@ func openStore(t testing.TB, s *Store) *Store {
 
 func embeddedStore(t testing.TB, folder string) *Store {
 	s := New(DefaultPrefix, "a", quiet())
+	s.StateKeys = testKeys
 	s.DataDir = folder
 	s.Embedded = NewEmbedded(folder, quiet())
 	return s
@@ -116,6 +127,7 @@ func embeddedStore(t testing.TB, folder string) *Store {
 
 func externalStore(id string, endpoints ...string) *Store {
 	s := New(DefaultPrefix, id, quiet())
+	s.StateKeys = testKeys
 	s.Access.Endpoints = endpoints
 	s.ProbeInterval = 200 * time.Millisecond
 	return s

@@ -52,22 +52,6 @@ func historyNumber(text string) (int64, bool) {
 // formatVersion is the version of the records other than policies.
 const formatVersion = 1
 
-// headRecord is the value of the head key.
-type headRecord struct {
-	Format int `json:"format"`
-	reconciler.Head
-}
-
-func encodeHead(head reconciler.Head) string {
-	return encode(headRecord{Format: formatVersion, Head: head})
-}
-
-func decodeHead(value []byte) (reconciler.Head, bool) {
-	var record headRecord
-	err := json.Unmarshal(value, &record)
-	return record.Head, err == nil && record.Digest != "" && record.Count >= 0
-}
-
 // termRecord is the value of the term key: the leader's ID, and the create
 // revision of its key.
 type termRecord struct {
@@ -130,12 +114,6 @@ func (r *statusRecord) completeFailures(value []byte) {
 	}
 }
 
-func decodeEpoch(value []byte) (reconciler.Epoch, bool) {
-	var epoch reconciler.Epoch
-	err := json.Unmarshal(value, &epoch)
-	return epoch, err == nil && epoch.Number > 0 && epoch.Number <= maxEpoch && validEpochID(epoch.ID)
-}
-
 // maxEpochID bounds an epoch's ID, which is part of every revision. The leader
 // makes IDs of 8 hexadecimal digits.
 const maxEpochID = 64
@@ -149,8 +127,8 @@ func validEpochID(id string) bool {
 	return id != "" && len(id) <= maxEpochID && !strings.ContainsFunc(id, other)
 }
 
-// maxEpoch bounds an epoch's number, which anyone who can write to etcd can
-// set. After that epoch come others with the same number: see epochTracker.adopt.
+// maxEpoch bounds an epoch's number. After that epoch come others with the same
+// number: see epochTracker.adopt.
 const maxEpoch = 1 << 53
 
 // decodePolicy reads what a key under policies/ means. What is not a policy

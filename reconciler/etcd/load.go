@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -99,7 +98,7 @@ const (
 
 // read reads what etcd held at a revision.
 func (s *Store) read(ctx context.Context, revision int64) (*cache, error) {
-	c := newCache(s.keys, s.ID)
+	c := newCache(s.keys, s.ID, s.StateKeys)
 	c.revision = revision
 	if state := s.View().State; state != nil {
 		c.known = state.Set
@@ -189,7 +188,7 @@ func (s *Store) announceEpochs() {
 func (s *Store) announceEpoch(number int64) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
 	defer cancel()
-	if _, err := s.etcd().Put(ctx, s.keys.epochFloor(), strconv.FormatInt(number, 10)); err != nil {
+	if _, err := s.etcd().Put(ctx, s.keys.epochFloor(), s.signer().encodeFloor(number)); err != nil {
 		s.logger.Warn("announcing a later epoch to the leader failed", "epoch", number, "error", explain(err))
 	}
 }

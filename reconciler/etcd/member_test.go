@@ -16,6 +16,7 @@ func openOnThree(t *testing.T) ([]*etcdtest.Server, *Store) {
 	t.Helper()
 	members := etcdtest.StartCluster(t, 3)
 	s := New(DefaultPrefix, "a", quiet())
+	s.StateKeys = testKeys
 	s.RequestTimeout = time.Minute
 	for _, member := range members {
 		s.Access.Endpoints = append(s.Access.Endpoints, member.Endpoint)

@@ -42,10 +42,12 @@ func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark c
 	if err != nil {
 		return nil, err
 	}
-	headStored := t.headVerified() && c.head.valid && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
-	epochStored := t.epochStored()
+	signing := c.signer.keys.SignerID()
+	headStored := t.headVerified() && c.head.value.Commit == publication.Commit && verified(c.head.value, target) && sameHead(c.head.value, t.state.Head)
+	headSigned := headStored && c.head.signer == signing
+	epochStored := t.epochStored() && c.epoch.signer == signing
 	p := &plan{headUnmoved: clientv3.Compare(clientv3.ModRevision(c.keys.head()), "=", c.head.modRevision)}
-	if len(changes) == 0 && headStored && epochStored && c.publishing == 0 {
+	if len(changes) == 0 && headSigned && epochStored && c.publishing == 0 {
 		return p, nil
 	}
 	head := reconciler.Head{Commit: publication.Commit, Digest: target.Digest(), Count: target.Len(), At: now.UTC()}
@@ -53,13 +55,19 @@ func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark c
 		// A repair publishes nothing new.
 		head = c.head.value
 	}
-	last := []clientv3.Op{clientv3.OpPut(c.keys.head(), encodeHead(head))}
+	last := []clientv3.Op{c.headOp(head, t.epoch.value)}
 	if !epochStored {
-		last = append(last, clientv3.OpPut(c.keys.epoch(), encode(t.epoch.value)))
+		last = append(last, clientv3.OpPut(c.keys.epoch(), c.signer.encodeEpoch(t.epoch.value)))
 	}
 	last = append(last, c.historyOps(publication.Entry)...)
 	p.transactions = pack(changes, last, mark, clientv3.OpDelete(c.keys.publishing()), c.publishing != 0, maxOps)
 	return p, nil
+}
+
+// headOp writes a head, in a transaction that compares the head's ModRevision
+// with the cache's.
+func (c *cache) headOp(head reconciler.Head, epoch reconciler.Epoch) clientv3.Op {
+	return clientv3.OpPut(c.keys.head(), c.signer.encodeHead(head, epoch, c.head))
 }
 
 // changeOps are the writes that turn the policies and origins in etcd into the

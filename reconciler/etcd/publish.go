@@ -86,6 +86,9 @@ func (t *Term) attempt(ctx context.Context, publication reconciler.Publication) 
 	if err := t.ensureEpoch(ctx); err != nil {
 		return nil, err
 	}
+	if err := t.reserveHead(ctx); err != nil {
+		return nil, err
+	}
 	var p *plan
 	var planErr error
 	var verifiedBefore *reconciler.State
@@ -121,6 +124,23 @@ func (t *Term) attempt(ctx context.Context, publication reconciler.Publication) 
 		return nil, errOverwritten
 	}
 	return state, nil
+}
+
+// reserveHead creates the head's key unless it exists, because a head contains
+// the create revision of its key.
+func (t *Term) reserveHead(ctx context.Context) error {
+	s, present := t.store, true
+	err := s.inspect(func(tracker *tracker) { present = tracker.cache == nil || tracker.cache.head.present })
+	if err != nil || present {
+		return err
+	}
+	// The mark says that a publication is under way: the placeholder is no drift.
+	absent := clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", 0)
+	t.writes = writesMarked
+	if err := t.writeAndWait(ctx, []clientv3.Cmp{absent}, t.markOp(), clientv3.OpPut(s.keys.head(), headPlaceholder)); err != nil {
+		return fmt.Errorf("reserving the head's key: %w", err)
+	}
+	return nil
 }
 
 // commit commits a plan's transactions, and returns the revision of the last.
@@ -175,7 +195,7 @@ func (t *Term) record(ctx context.Context, entry api.HistoryEntry) error {
 		}
 	})
 	if err == nil && len(ops) > 0 {
-		err = t.writeAndWait(ctx, ops...)
+		err = t.writeAndWait(ctx, nil, ops...)
 	}
 	if err != nil {
 		return fmt.Errorf("adding to the history: %w", err)

@@ -78,7 +78,7 @@ func TestAnEpochSupersededDuringAPublication(t *testing.T) {
 	publish(t, term, publication("c1", policies(t, 3, 1)))
 	a.afterPlan = func() {
 		a.afterPlan = nil
-		server.Ctl("put", "/hfi/epoch-floor", "41")
+		server.Ctl("put", "/hfi/epoch-floor", a.signer().encodeFloor(41))
 		eventually(t, "the announcement is seen", func() bool { return !a.View().HeadVerified })
 	}
 	if state := publish(t, term, publication("c2", policies(t, 4, 1))); state.Revision.Epoch.Number != 42 {
@@ -221,6 +221,7 @@ func TestTheLeaderNeverCompactsPastTheHead(t *testing.T) {
 			t.Fatalf("the head's own revision is gone: %v", err)
 		}
 		fresh := New(DefaultPrefix, "fresh", quiet())
+		fresh.StateKeys = testKeys
 		fresh.Access.Endpoints = []string{endpoint}
 		openStore(t, fresh)
 		eventually(t, "a fresh replica reads at the head and watches from there", func() bool {
@@ -374,7 +375,11 @@ func TestAHeadOfAnotherVersionIsNoDrift(t *testing.T) {
 	server, a, b, term := pair(t)
 	state := publish(t, term, publication("c1", policies(t, 5, 100)))
 	eventually(t, "the follower has the state", func() bool { return b.View().State != nil })
-	server.Ctl("put", "/hfi/head", `{"format":1,"commit":"c2","digest":"v99:00ff","count":5,"at":"2026-01-01T00:00:00Z"}`)
+	var later string
+	inspect(t, a, func(tracker *tracker) {
+		later = a.signer().encodeHead(reconciler.Head{Commit: "c2", Digest: "v99:00ff", Count: 5}, tracker.epoch.value, tracker.cache.head)
+	})
+	server.Ctl("put", "/hfi/head", later)
 	eventually(t, "the head is seen", func() bool { return !b.View().HeadVerified })
 	if b.View().State.Revision != state.Revision || b.View().Drift.Status != api.DriftUnknown {
 		t.Errorf("state %s, drift %+v", b.View().State.Revision, b.View().Drift)

@@ -112,7 +112,7 @@ func TestIncompleteReplicas(t *testing.T) {
 
 // Several daemons with one ID share a key, and are recognized by their leader keys.
 func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
-	c := newCache("/hfi/", "a")
+	c := newCache("/hfi/", "a", testKeys)
 	put := func(key, value string, lease int64) {
 		c.put(&mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), Lease: lease, CreateRevision: 1, ModRevision: 1})
 	}
@@ -161,8 +161,9 @@ func TestReplicasWithTheSameIDAndTheirBounds(t *testing.T) {
 // and every candidate before what is none.
 func TestForgedReplicasDisplaceNoReplica(t *testing.T) {
 	s := New(DefaultPrefix, "self", quiet())
+	s.StateKeys = testKeys
 	tracker := s.newTracker()
-	c := newCache("/hfi/", "self")
+	c := newCache("/hfi/", "self", testKeys)
 	revision := int64(100)
 	put := func(key, value string, lease, created int64) {
 		c.put(&mvccpb.KeyValue{Key: []byte("/hfi/" + key), Value: []byte(value), Lease: lease, CreateRevision: created, ModRevision: created})

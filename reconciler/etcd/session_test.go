@@ -35,6 +35,7 @@ func TestASessionEndsNoLaterThanItsLease(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					lease := &hangingLease{renewed: time.Now(), until: time.Now().Add(lasts)}
 					s := New("/hfi/", "r", slog.New(slog.DiscardHandler))
+					s.StateKeys = testKeys
 					s.LeaseTTL = ttl
 					s.connection.Store(&connection{client: &clientv3.Client{Lease: lease}})
 					s.keepAlive(t.Context(), 1, lease.renewed)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/backoff"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 )
 
@@ -41,6 +42,9 @@ type Store struct {
 	// Embedded, if set, is started and stopped with the store, and Access is not used.
 	Embedded *Embedded
 	Access   Access
+	// StateKeys sign and verify what only replicas may write. They are required:
+	// statekey.None is for those who trust everyone who can write to etcd.
+	StateKeys *statekey.Keys
 	// Advertise is this replica's base URL as its peers reach it; empty if they cannot.
 	Advertise string
 	// DataDir is the folder for the file that notes the lease of a leadership,
@@ -138,6 +142,9 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 // view has no state and is not healthy. An error means that the settings
 // cannot be used.
 func (s *Store) Open(context.Context) error {
+	if s.StateKeys == nil {
+		return errors.New("etcd's settings: no state keys are given")
+	}
 	if s.Embedded == nil {
 		if _, err := s.Access.config(); err != nil {
 			return fmt.Errorf("etcd's settings: %w", err)
@@ -261,6 +268,8 @@ func (s *Store) perform(out effects) {
 		term.end()
 	}
 }
+
+func (s *Store) signer() signer { return signer{prefix: string(s.keys), keys: s.StateKeys} }
 
 var errClosed = errors.New("the store is closed")
 

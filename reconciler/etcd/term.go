@@ -147,7 +147,7 @@ func (t *Term) begin(ctx context.Context) error {
 	record := encode(termRecord{Format: formatVersion, Leader: t.store.ID, Term: t.leader.revision})
 	for waits := t.store.waits(); ; {
 		// After this write the cache also shows what an earlier try has done.
-		err := t.writeAndWait(ctx, clientv3.OpPut(t.store.keys.term(), record, clientv3.WithLease(t.session.lease)))
+		err := t.writeAndWait(ctx, nil, clientv3.OpPut(t.store.keys.term(), record, clientv3.WithLease(t.session.lease)))
 		if err == nil {
 			err = t.ensureEpoch(ctx)
 		}
@@ -162,10 +162,10 @@ func (t *Term) begin(ctx context.Context) error {
 
 // ensureEpoch begins another epoch if the one in force has ended.
 func (t *Term) ensureEpoch(ctx context.Context) error {
-	s, number := t.store, int64(0)
+	s, number, signer := t.store, int64(0), signer{}
 	err := s.inspect(func(tracker *tracker) {
 		if tracker.cache != nil && tracker.epoch.ended() {
-			number = tracker.epoch.next(tracker.cache)
+			number, signer = tracker.epoch.next(tracker.cache), tracker.cache.signer
 		}
 	})
 	if err != nil || number == 0 {
@@ -174,7 +174,7 @@ func (t *Term) ensureEpoch(ctx context.Context) error {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // It never fails.
 	epoch := reconciler.Epoch{Number: number, ID: hex.EncodeToString(id)}
-	if err := t.writeAndWait(ctx, clientv3.OpPut(s.keys.epoch(), encode(epoch)), clientv3.OpDelete(s.keys.epochFloor())); err != nil {
+	if err := t.writeAndWait(ctx, nil, clientv3.OpPut(s.keys.epoch(), signer.encodeEpoch(epoch)), clientv3.OpDelete(s.keys.epochFloor())); err != nil {
 		return fmt.Errorf("beginning epoch %d: %w", epoch.Number, err)
 	}
 	s.logger.Info("began an epoch", "epoch", epoch.Number, "id", epoch.ID)
@@ -224,8 +224,8 @@ func (t *Term) write(ctx context.Context, conditions []clientv3.Cmp, ops ...clie
 }
 
 // writeAndWait commits one fenced transaction, and waits until the cache has it.
-func (t *Term) writeAndWait(ctx context.Context, ops ...clientv3.Op) error {
-	revision, err := t.write(ctx, nil, ops...)
+func (t *Term) writeAndWait(ctx context.Context, conditions []clientv3.Cmp, ops ...clientv3.Op) error {
+	revision, err := t.write(ctx, conditions, ops...)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (t *Term) catchUp(ctx context.Context) error {
 	if t.writes != writesUnknown {
 		return nil
 	}
-	if err := t.writeAndWait(ctx, t.markOp()); err != nil {
+	if err := t.writeAndWait(ctx, nil, t.markOp()); err != nil {
 		return err
 	}
 	t.writes = writesMarked

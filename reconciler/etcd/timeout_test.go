@@ -71,6 +71,7 @@ func TestASlowEtcdHasALeader(t *testing.T) {
 // a fast one.
 func TestAdaptiveTimeout(t *testing.T) {
 	s := New(DefaultPrefix, "a", quiet())
+	s.StateKeys = testKeys
 	s.Access.Endpoints = []string{"http://one"}
 	bounds, adaptive := s.timeoutBounds(), &adaptiveTimeout{}
 	want := func(limit time.Duration, when string) {

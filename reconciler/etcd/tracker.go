@@ -261,7 +261,7 @@ func (t *tracker) verifyHead() {
 	head := t.cache.head
 	revision := reconciler.Revision{Epoch: t.epoch.value, Number: head.modRevision}
 	switch {
-	case !head.valid, t.epoch.ended(), revision.Number < t.epoch.since:
+	case !head.valid, t.epoch.ended(), head.epoch != t.epoch.value:
 		return
 	case revision.Before(t.known), t.state != nil && revision.Before(t.state.Revision):
 		return
@@ -394,7 +394,7 @@ func (t *tracker) dataReplaced() bool {
 // headVerified reports that the state is what etcd's head says.
 func (t *tracker) headVerified() bool {
 	return t.cache != nil && t.state != nil && !t.dataReplaced() &&
-		t.cache.head.present && t.cache.head.modRevision == t.state.Revision.Number
+		t.cache.head.valid && t.cache.head.modRevision == t.state.Revision.Number
 }
 
 // epochStored reports that etcd holds the epoch in force. Without it a replica

@@ -37,7 +37,13 @@ type transcript struct {
 	begun   time.Time
 	now     time.Time
 	printed map[string]string
+	// head is what the head key says, and epoch the last one that was written:
+	// what a leader signs.
+	head  headKey
+	epoch reconciler.Epoch
 }
+
+func (r *transcript) signer() signer { return signer{prefix: "/hfi/", keys: testKeys} }
 
 func (r *transcript) start(known reconciler.Revision) {
 	r.begun = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -61,8 +67,9 @@ func (r *transcript) command(d *datadriven.TestData) string {
 		r.start(known)
 		return r.print(effects{})
 	case "load": // etcd is read: the lines are its keys, as of the head's revision; etcd is at revision
-		c := newCache("/hfi/", "self")
+		c := newCache("/hfi/", "self", testKeys)
 		last := int64(0)
+		r.head = headKey{}
 		for _, event := range r.events(d) {
 			c.put(event.Kv)
 			last = max(last, event.Kv.ModRevision)
@@ -235,10 +242,20 @@ func (r *transcript) events(d *datadriven.TestData) []*clientv3.Event {
 			lease, _ = strconv.ParseInt(values[last][len("lease="):], 10, 64)
 			values = values[:last]
 		}
+		if key == "head" && r.head.version == 0 {
+			r.head.createRevision = revision
+		}
 		event := putEvent("/hfi/"+key, r.value(key, values), revision, lease)
 		event.Kv.CreateRevision = created
+		if key == "head" {
+			r.head.version++
+			event.Kv.CreateRevision, event.Kv.Version = r.head.createRevision, r.head.version
+		}
 		if len(values) == 1 && values[0] == "deleted" {
 			event.Type = clientv3.EventTypeDelete
+			if key == "head" {
+				r.head = headKey{}
+			}
 		}
 		events = append(events, event)
 	}
@@ -260,17 +277,24 @@ func (r *transcript) value(key string, words []string) string {
 	case isPolicy:
 		return string(r.set([]string{name + "=" + words[0]}).Get(name).Canonical)
 	case key == "head" && words[0] == "future":
-		return encodeHead(reconciler.Head{Commit: "c9", Digest: "v99:0"})
+		return r.signer().encodeHead(reconciler.Head{Commit: "c9", Digest: "v99:0"}, r.epoch, r.head)
 	case key == "head":
 		set := r.set(words[1:])
-		return encodeHead(reconciler.Head{Commit: words[0], Digest: set.Digest(), Count: set.Len(), At: r.begun})
+		return r.signer().encodeHead(reconciler.Head{Commit: words[0], Digest: set.Digest(), Count: set.Len(), At: r.begun}, r.epoch, r.head)
 	case key == "epoch":
 		number, id, _ := strings.Cut(words[0], "-")
 		parsed, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		return encode(reconciler.Epoch{Number: parsed, ID: id})
+		r.epoch = reconciler.Epoch{Number: parsed, ID: id}
+		return r.signer().encodeEpoch(r.epoch)
+	case key == "epoch-floor":
+		number, err := strconv.ParseInt(words[0], 10, 64)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return r.signer().encodeFloor(number)
 	case key == "status":
 		record := statusRecord{LeaderReport: reconciler.LeaderReport{Leader: words[0]}}
 		for _, word := range words[1:] {

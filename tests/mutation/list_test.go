@@ -22,9 +22,51 @@ var mutations = []mutation{
 	},
 	{
 		what: "the check that an epoch has ended", file: "reconciler/etcd/tracker.go",
-		old:    `case !head.valid, t.epoch.ended(), revision.Number < t.epoch.since:`,
-		new:    `case !head.valid, revision.Number < t.epoch.since:`,
+		old:    `case !head.valid, t.epoch.ended(), head.epoch != t.epoch.value:`,
+		new:    `case !head.valid, head.epoch != t.epoch.value:`,
 		folder: "reconciler/etcd", tests: []string{"TestTracker"},
+	},
+	{
+		what: "the check of a head's epoch", file: "reconciler/etcd/tracker.go",
+		old:    `case !head.valid, t.epoch.ended(), head.epoch != t.epoch.value:`,
+		new:    `case !head.valid, t.epoch.ended():`,
+		folder: "reconciler/etcd", tests: []string{"TestTracker"},
+	},
+	{
+		what: "the check of a head's signature", file: "reconciler/etcd/signed.go",
+		old:    `key.problem = s.keys.Verify(record.Signature, headPurpose, record.signed(s.prefix)...)`,
+		new:    `key.problem = nil`,
+		folder: "reconciler/etcd", tests: []string{"TestAForgedHeadIsNotServed"},
+	},
+	{
+		what: "the check of a head's version", file: "reconciler/etcd/signed.go",
+		old:    `(record.CreateRevision != kv.CreateRevision || record.Version != kv.Version)`,
+		new:    `record.CreateRevision != kv.CreateRevision`,
+		folder: "reconciler/etcd", tests: []string{"TestAnOldHeadIsNotServedAgain"},
+	},
+	{
+		what: "the check of a head's create revision", file: "reconciler/etcd/signed.go",
+		old:    `(record.CreateRevision != kv.CreateRevision || record.Version != kv.Version)`,
+		new:    `record.Version != kv.Version`,
+		folder: "reconciler/etcd", tests: []string{"TestAnOldHeadIsNotServedAgain"},
+	},
+	{
+		what: "the check of an epoch's signature", file: "reconciler/etcd/signed.go",
+		old:    `s.keys.Verify(record.Signature, epochPurpose, record.signed(s.prefix)...)`,
+		new:    `error(nil)`,
+		folder: "reconciler/etcd", tests: []string{"TestAForgedEpochIsNotInForce"},
+	},
+	{
+		what: "the check of an announcement's signature", file: "reconciler/etcd/signed.go",
+		old:    `s.keys.Verify(record.Signature, floorPurpose, record.signed(s.prefix)...)`,
+		new:    `error(nil)`,
+		folder: "reconciler/etcd", tests: []string{"TestAForgedEpochIsNotInForce"},
+	},
+	{
+		what: "the purpose and bounds of what is signed", file: "internal/statekey/statekey.go",
+		old:    `_, _ = hash.Write(binary.BigEndian.AppendUint64(nil, uint64(len(text))))`,
+		new:    `_ = binary.BigEndian`,
+		folder: "internal/statekey", tests: []string{"TestOnlyWhatWasSignedVerifies"},
 	},
 	{
 		what: "the order of states", file: "reconciler/etcd/tracker.go",
