@@ -37,6 +37,7 @@ var effects = []struct {
 	{
 		values: `
 replicas: 5
+stateKey: {secret: my-state-key, key: k-state}
 image: {repository: registry.example.com/hfid, tag: v9, pullPolicy: Always}
 imagePullSecrets: [{name: pull-secret}]
 git:
@@ -93,6 +94,8 @@ networkPolicy: {egressPorts: [8443], dnsPorts: [5353]}
 			"git.secret.keys.clientCert":    "HFID_GIT_CLIENT_CERT_FILE: /etc/hfid/git/k-cert",
 			"git.secret.keys.clientKey":     "HFID_GIT_CLIENT_KEY_FILE: /etc/hfid/git/k-key",
 			"git.secret.keys.webhook":       "HFID_WEBHOOK_SECRET_FILE: /etc/hfid/git/k-hook",
+			"stateKey.secret":               `secretName: "my-state-key"`,
+			"stateKey.key":                  "HFID_STATE_KEY_FILE: /etc/hfid/state-key/k-state",
 			"drift":                         "HFID_DRIFT: heal",
 			"logLevel":                      "HFID_LOG_LEVEL: debug",
 			"wasmPlugins.namespaces":        "HFID_KUBE_NAMESPACES: shop,42",

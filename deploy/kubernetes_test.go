@@ -184,6 +184,15 @@ func TestTheDaemonRunsAsPromised(t *testing.T) {
 			if set["HFID_ADVERTISE"] != "http://$(POD_IP):8080" || set["HFID_REPLICA_ID"] != "$(POD_NAME)" {
 				t.Errorf("replicas advertise %q as %q", set["HFID_ADVERTISE"], set["HFID_REPLICA_ID"])
 			}
+			at := slices.IndexFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "state-key" })
+			if at < 0 || filepath.Dir(set["HFID_STATE_KEY_FILE"]) != container.VolumeMounts[at].MountPath {
+				t.Errorf("the state key %q is not mounted", set["HFID_STATE_KEY_FILE"])
+			}
+			for _, volume := range pod.Spec.Volumes {
+				if volume.Name == "state-key" && (volume.Secret.SecretName != "hfi-state-key" || *volume.Secret.DefaultMode != 0o400 || volume.Secret.Optional != nil) {
+					t.Errorf("the state key is mounted as %+v", volume.Secret)
+				}
+			}
 			restricted(t, pod.Spec)
 		})
 	}

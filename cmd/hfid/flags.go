@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/internal/version"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/reconciler/etcd"
@@ -27,6 +28,7 @@ type options struct {
 	drift, logLevel, logFormat                   string
 
 	etcdPrefix, etcdListen string
+	stateKeyFile           string
 	etcd                   etcd.Access
 
 	gitTokenFile, gitUsername, gitPasswordFile string
@@ -38,6 +40,9 @@ type options struct {
 
 	kube kubeOptions
 }
+
+// noStateKey is the value of --state-key-file to do without a key.
+const noStateKey = "none"
 
 const environmentPrefix = "HFID_"
 
@@ -57,7 +62,7 @@ variable is wrong.`,
 		Example: `  hfid --repo /srv/policies.git
   hfid --repo https://git.example.com/team/policies.git --git-token-file /run/secrets/token --interval 15s
   hfid --repo git@git.example.com:team/policies.git --git-ssh-key-file id --git-known-hosts-file known_hosts \
-       --etcd-endpoints https://etcd-0:2379,https://etcd-1:2379 --etcd-ca-file ca.pem`,
+       --etcd-endpoints https://etcd-0:2379,https://etcd-1:2379 --etcd-ca-file ca.pem --state-key-file state-key`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -106,6 +111,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.etcd.KeyFile, "etcd-key-file", "", "PEM file with the private key of --etcd-cert-file (default: none)")
 	flags.StringVar(&o.etcd.Username, "etcd-username", "", "user name for etcd (default: none)")
 	flags.StringVar(&o.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-username, read again when it changes (default: none)")
+	flags.StringVar(&o.stateKeyFile, "state-key-file", "", "file with the key that signs what is kept in etcd and on disk, the same for all replicas, read again when it changes, or none to do without; required with --etcd-endpoints (default: one that is created in --data-dir)")
 	flags.StringVar(&o.gitTokenFile, "git-token-file", "", "file with a bearer token for git over HTTPS (default: none)")
 	flags.StringVar(&o.gitUsername, "git-username", "", "user name for git over HTTPS, used with --git-password-file (default: none)")
 	flags.StringVar(&o.gitPasswordFile, "git-password-file", "", "file with the password of --git-username (default: none)")
@@ -206,6 +212,9 @@ func (o *options) check() error {
 	}
 	if o.etcdPrefix = strings.TrimRight(o.etcdPrefix, "/"); o.etcdPrefix == "" {
 		refuse("--etcd-prefix must not be empty: hfid could not tell its keys from those of other programs")
+	}
+	if len(o.etcd.Endpoints) > 0 && o.stateKeyFile == "" {
+		refuse("--etcd-endpoints needs --state-key-file: a file with a key that all replicas share and etcd does not have, so that nobody else changes what is served; make it once with %q, or write none to trust everyone who can write to etcd", statekey.HowToMake)
 	}
 	if _, err := newLogger(io.Discard, o.logLevel, o.logFormat); err != nil {
 		problems = append(problems, err)

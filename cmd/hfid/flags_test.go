@@ -48,7 +48,7 @@ func TestHelpAndVersionAreNoSettings(t *testing.T) {
 // Blanks around a value mean nothing, and an empty variable is an unset one.
 func TestValuesAreTrimmed(t *testing.T) {
 	for name, value := range map[string]string{
-		"HFID_BRANCH": "release\n", "HFID_ETCD_ENDPOINTS": " http://a:2379, http://b:2379,\n", "HFID_INTERVAL": "7s\n",
+		"HFID_BRANCH": "release\n", "HFID_ETCD_ENDPOINTS": " http://a:2379, http://b:2379,\n", "HFID_STATE_KEY_FILE": "none\n", "HFID_INTERVAL": "7s\n",
 		"HFID_DRIFT": "", "HFID_LOG_LEVEL": " ", "HFID_NO_SUCH_FLAG": "", "HFID_LOG_FORMAT": "json ",
 	} {
 		t.Setenv(name, value)
@@ -96,4 +96,29 @@ func TestUsageHasDefaults(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Replicas that share an etcd must share a key. Who wants none has to say so.
+func TestAnExternalEtcdNeedsAStateKey(t *testing.T) {
+	for arguments, want := range map[string]bool{
+		"":                               true,
+		"--state-key-file key":           true,
+		"--etcd-endpoints http://a:2379": false,
+		"--etcd-endpoints http://a:2379 --state-key-file key":  true,
+		"--etcd-endpoints http://a:2379 --state-key-file none": true,
+	} {
+		var o options
+		flags := pflag.NewFlagSet("hfid", pflag.ContinueOnError)
+		o.bind(flags)
+		if err := flags.Parse(append([]string{"--repo", "x"}, strings.Fields(arguments)...)); err != nil {
+			t.Fatal(err)
+		}
+		err := o.check()
+		if (err == nil) != want {
+			t.Errorf("%q: %v", arguments, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "head -c 32 /dev/urandom | base64 > FILE") {
+			t.Errorf("the error does not say how to make a key: %v", err)
+		}
+	}
 }

@@ -58,9 +58,19 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	})
 
+	keys, err := stateKeys(o, data)
+	if err != nil {
+		return err
+	}
+	if keys.IsNone() {
+		logger.Warn("what is in etcd is not authenticated (--state-key-file none): who can write there can change what is served")
+	}
+	if warning := keys.Readable(); warning != "" {
+		logger.Warn(warning)
+	}
 	disk := lastgood.New(data.LastGood(), logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)
-	store.Access, store.DataDir, store.StateKeys = o.etcd, o.dataDir, statekey.None()
+	store.Access, store.DataDir, store.StateKeys = o.etcd, o.dataDir, keys
 	if len(o.etcd.Endpoints) == 0 {
 		store.Embedded = etcd.NewEmbedded(o.dataDir, logger)
 		store.Embedded.Listen = o.etcdListen
@@ -160,6 +170,18 @@ func run(ctx context.Context, o options) (err error) {
 		stopped <- nil
 		return fmt.Errorf("serving HTTP: %w", failure)
 	}
+}
+
+// stateKeys returns the keys of --state-key-file. Without it a daemon with an
+// embedded etcd, which no other daemon uses, has a key of its own.
+func stateKeys(o options, data datadir.Folder) (*statekey.Keys, error) {
+	switch o.stateKeyFile {
+	case "":
+		return statekey.OpenOrCreate(data.StateKey())
+	case noStateKey:
+		return statekey.None(), nil
+	}
+	return statekey.Open(o.stateKeyFile)
 }
 
 // reachable returns the URL of a listener, or empty if it listens on all addresses.

@@ -89,6 +89,8 @@ type EtcdStatus struct {
 	LastSeenAt *time.Time `json:"last_seen_at"`
 	// Error is empty while etcd is healthy.
 	Error string `json:"error,omitempty"`
+	// Warning says what is unsafe in the settings, or is empty.
+	Warning string `json:"warning,omitempty"`
 }
 
 // SyncState says whether git and etcd agree.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/internal/testtool"
 )
 
@@ -126,6 +127,19 @@ func built(t testing.TB, build func() (string, error)) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+var stateKey = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(folder, "state-key")
+	_, err := statekey.OpenOrCreate(path)
+	return path, err
+})
+
+// StateKeyFile returns the file with the state key of all daemons of the process
+// that have an external etcd.
+func StateKeyFile(t testing.TB) string {
+	t.Helper()
+	return built(t, stateKey)
 }
 
 func compile(name string) (string, error) {

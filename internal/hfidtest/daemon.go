@@ -53,13 +53,17 @@ type process struct {
 }
 
 // New returns a daemon for a repository without starting it. The arguments are
-// additional flags, which override the package's own. At the end of the test
+// additional flags, which override the package's own. All daemons with an external
+// etcd have the same state key, unless there is a flag for it. At the end of the test
 // the daemon is killed, and its log is shown if the test failed.
 func New(t testing.TB, repo string, arguments ...string) *Daemon {
 	t.Helper()
 	base := t.TempDir()
 	d := &Daemon{t: t, DataDir: filepath.Join(base, "data"), LogFile: filepath.Join(base, "hfid.log")}
 	d.arguments = append([]string{"--repo", repo, "--listen", "127.0.0.1:0", "--data-dir", d.DataDir, "--replica-id", "test"}, arguments...)
+	if slices.Contains(arguments, "--etcd-endpoints") && !slices.Contains(arguments, "--state-key-file") {
+		d.arguments = append(d.arguments, "--state-key-file", StateKeyFile(t))
+	}
 	for i, argument := range d.arguments[:len(d.arguments)-1] {
 		if argument == "--data-dir" {
 			d.DataDir = d.arguments[i+1]

@@ -41,16 +41,34 @@ func Open(path string) (*Keys, error) {
 }
 
 // OpenOrCreate reads a key file of a locked data folder, and creates it with a
-// new key if it does not exist.
+// new key if it does not exist. If it cannot be written now, as on a full disk,
+// or is removed later, Reload writes it.
 func OpenOrCreate(path string) (*Keys, error) {
 	k, err := Open(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return k, err
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		k = Random()
+		k.path = path
+		if err := k.write(); err != nil && !datadir.Unwritable(err) {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
 	}
-	if err := datadir.WriteFile(path, []byte(encode(randomSecret()))); err != nil {
-		return nil, fmt.Errorf("creating a state key: %w", err)
+	k.create = true
+	return k, nil
+}
+
+// write writes the present keys to the file.
+func (k *Keys) write() error {
+	var text []byte
+	for _, key := range k.current.Load().keys {
+		text = append(text, encode(key.secret)...)
 	}
-	return Open(path)
+	if err := datadir.WriteFile(k.path, text); err != nil {
+		return fmt.Errorf("creating the state key: %w", err)
+	}
+	return nil
 }
 
 func (k *Keys) load() (*ring, error) {
@@ -115,6 +133,9 @@ func (k *Keys) Reload() (changed bool, err error) {
 		return false, nil
 	}
 	loaded, err := k.load()
+	if k.create && errors.Is(err, fs.ErrNotExist) {
+		return false, k.write()
+	}
 	if err != nil {
 		return false, err
 	}
@@ -130,7 +151,7 @@ func (k *Keys) Watch(ctx context.Context, every time.Duration, logger *slog.Logg
 		differs, err := k.Reload()
 		if err != nil {
 			if text := err.Error(); text != said {
-				logger.Warn("the changed state key file cannot be used; the keys before stay in use", "error", err)
+				logger.Warn("the state key file cannot be used; the keys before stay in use", "error", err)
 				said = text
 			}
 			continue

@@ -40,8 +40,10 @@ var (
 
 // Keys are the keys of this replica. They may be used by several goroutines.
 type Keys struct {
-	// path is empty for keys that are not from a file.
+	// path is empty for keys that are not from a file; create says that the file
+	// is written again when it is gone.
 	path    string
+	create  bool
 	current atomic.Pointer[ring]
 }
 

@@ -163,6 +163,15 @@ func TestCreatedOnce(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
 		t.Errorf("the file is %v (%v)", info.Mode(), err)
 	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := second.Reload(); changed || err != nil {
+		t.Errorf("a removed file: changed %v, %v", changed, err)
+	}
+	if third, err := Open(path); err != nil || third.SignerID() != first.SignerID() {
+		t.Errorf("a removed key is not written again as it was: %v", err)
+	}
 	write(t, path, "damaged")
 	if _, err := OpenOrCreate(path); err == nil {
 		t.Error("a damaged key was replaced")

@@ -55,21 +55,33 @@ func (s *Store) compactable() (to, current int64) {
 // moveHead writes an unchanged head again when many revisions have passed
 // since, because the revisions after the head cannot be compacted: without
 // commits the leader's reports would pile up. While there is drift a head
-// written now would not verify, so it stays.
+// written now would not be that of its set, so it stays.
 func (t *Term) moveHead() error {
 	s := t.store
 	to, current := s.compactable()
 	if to == 0 || current-to < 2*s.CompactRevisions {
 		return nil
 	}
+	return t.rewriteHead()
+}
+
+// rewriteHead writes the head and the epoch again as they are, signed with the
+// key that signs now. It does nothing while there is drift.
+func (t *Term) rewriteHead() error {
+	s := t.store
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	var unmoved clientv3.Cmp
 	var ops []clientv3.Op
 	err := s.inspect(func(tracker *tracker) {
-		if c := tracker.cache; tracker.headVerified() && !tracker.drifted() {
-			unmoved = clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", c.head.modRevision)
-			ops = []clientv3.Op{c.headOp(c.head.value, c.head.epoch)}
+		c := tracker.cache
+		if !tracker.headVerified() || !tracker.epochStored() || tracker.drifted() {
+			return
+		}
+		unmoved = clientv3.Compare(clientv3.ModRevision(s.keys.head()), "=", c.head.modRevision)
+		ops = []clientv3.Op{c.headOp(c.head.value, c.head.epoch)}
+		if c.epoch.signer != c.signer.keys.SignerID() {
+			ops = append(ops, clientv3.OpPut(s.keys.epoch(), c.signer.encodeEpoch(c.epoch.value)))
 		}
 	})
 	if err != nil || ops == nil {
@@ -77,4 +89,32 @@ func (t *Term) moveHead() error {
 	}
 	_, err = t.write(s.ctx, []clientv3.Cmp{unmoved}, ops...)
 	return err
+}
+
+// keepSigned signs the head and the epoch again when another state key signs,
+// while the term lasts: then the key before may be removed.
+func (t *Term) keepSigned() {
+	s := t.store
+	ticker := time.NewTicker(renewEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-t.done:
+			return
+		case <-s.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		due := false
+		err := s.inspect(func(tracker *tracker) {
+			c, signing := tracker.cache, s.StateKeys.SignerID()
+			due = tracker.headVerified() && tracker.epochStored() && (c.head.signer != signing || c.epoch.signer != signing)
+		})
+		if err == nil && due {
+			err = t.rewriteHead()
+		}
+		if err != nil && s.ctx.Err() == nil {
+			s.logger.Warn("signing the head with the changed state key failed; trying again", "error", err)
+		}
+	}
 }

@@ -1,9 +1,13 @@
 package etcd
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/etcdtest"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -188,5 +193,119 @@ func TestAForgedEpochIsNotInForce(t *testing.T) {
 			t.Errorf("after the forged epoch %d the epoch is %+v", number, state.Revision.Epoch)
 		}
 		eventually(t, "the follower has the repaired head", serves(b, state))
+	}
+}
+
+// withKeyFile is a store whose keys are the lines of a file, and what replaces the file.
+func withKeyFile(t *testing.T, s *Store, lines ...string) (*Store, func(lines ...string)) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "state-key")
+	write := func(lines ...string) {
+		if err := os.WriteFile(path+".next", []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".next", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(lines...)
+	keys, err := statekey.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.StateKeys = keys
+	return openStore(t, s), write
+}
+
+// stateKey is a key as a line of a file.
+func stateKey(b byte) string { return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) }
+
+// A key is replaced without a stop and without a commit: when another one is
+// first, the leader signs the head with it, and then the one before can go.
+func TestAStateKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	before, after := stateKey(1), stateKey(2)
+	a, writeA := withKeyFile(t, externalStore("a", server.Endpoint), before)
+	b, writeB := withKeyFile(t, externalStore("b", server.Endpoint), before)
+	term := campaign(t, a)
+	state := publish(t, term, publication("c1", policies(t, 3, 100)))
+	eventually(t, "the follower has the state", serves(b, state))
+	oldID := a.StateKeys.SignerID()
+
+	writeB(before, after)
+	writeA(before, after)
+	eventually(t, "both have both keys", func() bool {
+		return b.StateKeys.Verify(signWith(t, after), "x") == nil && a.StateKeys.Verify(signWith(t, after), "x") == nil
+	})
+	writeA(after, before)
+	writeB(after, before)
+	signed := func(key string) func() bool {
+		return func() bool { return strings.Contains(server.Ctl("get", key), a.StateKeys.SignerID()) && a.StateKeys.SignerID() != oldID }
+	}
+	eventually(t, "the head is signed with the new key", signed("/hfi/head"))
+	eventually(t, "the epoch is signed with the new key", signed("/hfi/epoch"))
+	writeA(after)
+	writeB(after)
+	eventually(t, "the key before is gone", func() bool {
+		return a.StateKeys.Verify(signWith(t, before), "x") != nil && b.StateKeys.Verify(signWith(t, before), "x") != nil
+	})
+	fresh, _ := withKeyFile(t, externalStore("fresh", server.Endpoint), after)
+	for _, s := range []*Store{a, b, fresh} {
+		eventually(t, s.ID+" has verified the head", func() bool {
+			view := s.View()
+			return view.HeadVerified && view.State.Head.Commit == "c1" && view.State.Revision.Epoch == state.Revision.Epoch && state.Revision.Before(view.State.Revision)
+		})
+	}
+	publish(t, term, publication("c2", policies(t, 3, 200)))
+}
+
+func signWith(t *testing.T, line string) statekey.Signature {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := statekey.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys.Sign("x")
+}
+
+// A replica that lacks the leader's key keeps what it serves, and goes on when it gets the key.
+func TestAReplicaWithoutTheKeyGetsItLater(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	before, after := stateKey(1), stateKey(2)
+	a, writeA := withKeyFile(t, externalStore("a", server.Endpoint), before)
+	b, writeB := withKeyFile(t, externalStore("b", server.Endpoint), before)
+	term := campaign(t, a)
+	state := publish(t, term, publication("c1", policies(t, 3, 100)))
+	eventually(t, "the follower has the state", serves(b, state))
+	writeA(after, before)
+	eventually(t, "the follower cannot verify the head", func() bool { return !b.View().HeadVerified })
+	newer := publish(t, term, publication("c2", policies(t, 3, 200)))
+	serveStill(t, state, newer.Revision.Number, b)
+	writeB(after)
+	eventually(t, "the follower has the newer state", serves(b, newer))
+}
+
+// A replica that has nothing but another key begins an epoch after the one
+// that it cannot verify: clients take no set of an earlier one.
+func TestALostKeyIsALaterEpoch(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	known := externalStore("known", server.Endpoint)
+	known.Known = reconciler.Revision{Epoch: reconciler.Epoch{Number: 7, ID: "before"}, Number: 1000}
+	openStore(t, known)
+	term := campaign(t, known)
+	state := publish(t, term, publication("c1", policies(t, 3, 100)))
+	if err := term.Resign(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	other, _ := withKeyFile(t, externalStore("other", server.Endpoint), stateKey(1))
+	if again := publish(t, campaign(t, other), publication("c1", policies(t, 3, 100))); !state.Revision.Before(again.Revision) {
+		t.Errorf("after %s came %s", state.Revision, again.Revision)
 	}
 }

@@ -154,6 +154,7 @@ func (s *Store) Open(context.Context) error {
 	tracker := s.newTracker()
 	s.show(tracker, effects{})
 	s.work.Go(func() { s.own(tracker) })
+	s.work.Go(func() { s.StateKeys.Watch(s.ctx, renewEvery, s.logger, func() { s.step(rekeyed{}) }) })
 	s.work.Go(s.run)
 	return nil
 }
@@ -164,6 +165,9 @@ func (s *Store) newTracker() *tracker {
 	if s.Embedded != nil {
 		// It has no address before it has started.
 		health.Mode, health.Endpoints = api.Embedded, []string{}
+	}
+	if s.StateKeys != nil && s.StateKeys.IsNone() {
+		health.Warning = "what is in etcd is not authenticated (--state-key-file none): who can write there can change what is served"
 	}
 	return &tracker{
 		trackerConfig: trackerConfig{known: s.Known, advertise: s.Advertise, publishGrace: s.PublishGrace, proofGrace: s.ProofGrace, suspectFor: s.ProbeTimeout},
@@ -233,6 +237,8 @@ func (s *Store) show(tracker *tracker, out effects) {
 func (s *Store) perform(out effects) {
 	if out.reload {
 		s.logger.Warn("etcd no longer holds the data that were followed; reading it again")
+	}
+	if out.reload || out.reread {
 		select {
 		case s.reload <- struct{}{}:
 		default:

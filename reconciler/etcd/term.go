@@ -114,6 +114,7 @@ func (s *Store) campaign(ctx context.Context) (*Term, error) {
 		s.forget(term)
 		return nil, err
 	}
+	s.work.Go(term.keepSigned)
 	if s.Embedded != nil {
 		s.work.Go(term.compact)
 	}

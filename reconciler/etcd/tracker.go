@@ -136,6 +136,8 @@ type (
 	elected struct{ term termKey }
 	// resigned: this replica leads no more.
 	resigned struct{}
+	// rekeyed: the state keys have changed.
+	rekeyed struct{}
 	// timePassed: the time asked for by effects.wakeIn has passed.
 	timePassed struct{}
 )
@@ -146,6 +148,8 @@ type effects struct {
 	notify bool
 	// reload: end the watch and read etcd again.
 	reload bool
+	// reread: the same, for another reason than that etcd lost something.
+	reread bool
 	// announceEpoch, unless 0, is to be written to etcd for the leader.
 	announceEpoch int64
 	// endTerm, unless nil, is a leadership of this replica whose leader key is gone.
@@ -184,6 +188,11 @@ func (t *tracker) step(now time.Time, event any) (out effects) {
 		t.term = &e.term
 	case resigned:
 		t.term = nil
+	case rekeyed:
+		// What verifies with the keys was decided when it was read.
+		if t.phase == cacheFollowing {
+			t.phase, out.reread = cacheStale, true
+		}
 	case timePassed:
 		if t.cache != nil {
 			before := t.drift.state

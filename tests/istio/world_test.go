@@ -19,6 +19,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/boifi/hfi/internal/gittest"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/internal/testtool"
 	"github.com/boifi/hfi/tests/istio/lab"
 )
@@ -98,6 +99,11 @@ func (w *world) installControlPlane(t *testing.T) {
 	w.kubectl(t, "apply", "--validate=strict", "-f", w.manifest("deploy/kubernetes/base/namespace.yaml"))
 	w.kubectl(t, "-n", "boifi", "create", "secret", "generic", "hfi-etcd-client",
 		"--from-file=ca.crt="+w.lab.Etcd.CA, "--from-file=tls.crt="+w.lab.Etcd.Certificate, "--from-file=tls.key="+w.lab.Etcd.Key)
+	key := filepath.Join(t.TempDir(), "state-key")
+	if _, err := statekey.OpenOrCreate(key); err != nil {
+		t.Fatal(err)
+	}
+	w.kubectl(t, "-n", "boifi", "create", "secret", "generic", "hfi-state-key", "--from-file=key="+key)
 	began := time.Now()
 	w.installUsual(t)
 	t.Logf("both replicas were ready %.1f s after the manifests were applied", time.Since(began).Seconds())

@@ -75,6 +75,8 @@
 {{- end -}}
 {{- $_ := set $settings "HFID_ETCD_ENDPOINTS" (join "," $endpoints) -}}
 
+{{- $_ := set $settings "HFID_STATE_KEY_FILE" (ternary (printf "/etc/hfid/state-key/%s" .Values.stateKey.key) "none" (ne .Values.stateKey.secret "")) -}}
+
 {{- range $name, $value := .Values.settings -}}
 {{- $ofThePod := list "HFID_REPLICA_ID" "HFID_ADVERTISE" "HFID_LISTEN" "HFID_DATA_DIR" -}}
 {{- if or (hasKey $settings $name) (has $name $ofThePod) -}}
