@@ -144,11 +144,27 @@ func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema
 	if _, err := askAndHeal(ctx, l, l.earlyValidated); err != nil {
 		return Commit{}, nil, l.validationFailed(head, err)
 	}
+	commit, verdict, err := l.validateFrom(ctx, l.Validator.Base(), head)
+	if errors.Is(err, ErrWholeCommit) {
+		commit, verdict, err = l.validateFrom(ctx, "", head)
+	}
+	if err == nil {
+		return commit, verdict, nil
+	}
+	var failed *SourceError
+	if errors.As(err, &failed) {
+		return Commit{}, nil, l.sourceFailed(err)
+	}
+	return Commit{}, nil, l.validationFailed(head, err)
+}
+
+// validateFrom validates a commit by its difference to base, or as a whole if base is empty.
+func (l *leadership) validateFrom(ctx context.Context, base, head string) (Commit, *schema.Verdict, error) {
 	delta, err := askAndHeal(ctx, l, func(ctx context.Context) (*Delta, error) {
-		return l.Source.Delta(ctx, l.Validator.Base(), head)
+		return l.Source.Delta(ctx, base, head)
 	})
 	if err != nil {
-		return Commit{}, nil, l.sourceFailed(err)
+		return Commit{}, nil, asSourceError(err)
 	}
 	source := &l.report.Source
 	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
@@ -169,11 +185,7 @@ func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema
 		l.Logger.Warn("closing a commit's files failed", "commit", head, "error", closeErr)
 	}
 	if err != nil {
-		var failed *SourceError
-		if errors.As(err, &failed) {
-			return Commit{}, nil, l.sourceFailed(err)
-		}
-		return Commit{}, nil, l.validationFailed(head, err)
+		return Commit{}, nil, err
 	}
 	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
 	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
@@ -261,13 +273,19 @@ func (l *leadership) recordSuccess(view *StoreView) {
 	}
 }
 
+// asSourceError returns an error of the source as a SourceError.
+func asSourceError(err error) error {
+	if source := (*SourceError)(nil); errors.As(err, &source) {
+		return err
+	}
+	return &SourceError{Reason: "Unreachable", Consequence: Retry, Err: err}
+}
+
 // sourceFailed puts an error of git into the report, and returns it as a SourceError.
 func (l *leadership) sourceFailed(err error) error {
+	err = asSourceError(err)
 	var source *SourceError
-	if !errors.As(err, &source) {
-		source = &SourceError{Reason: "Unreachable", Consequence: Retry, Err: err}
-		err = source
-	}
+	_ = errors.As(err, &source) // it is one
 	message := source.Reason
 	if source.Err != nil {
 		message = source.Err.Error() // The status has the reason in a separate field.

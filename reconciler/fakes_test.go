@@ -55,6 +55,9 @@ type repository struct {
 	headsAt                                          []time.Time
 	base                                             string
 	openDeltas                                       int
+	// wholeOnly is set if Apply refuses a delta with a base; wholes counts the others then.
+	wholeOnly bool
+	wholes    int
 	// hangs is the method that blocks until released is closed.
 	hangs    string
 	released chan struct{}
@@ -188,6 +191,12 @@ func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*schem
 	defer f.mu.Unlock()
 	if f.applyErr != nil {
 		return nil, f.applyErr
+	}
+	if f.wholeOnly && delta.Base != "" {
+		return nil, fmt.Errorf("not enough: %w", reconciler.ErrWholeCommit)
+	}
+	if f.wholeOnly {
+		f.wholes++
 	}
 	f.base = delta.Commit.Hash
 	verdict := *f.sets[delta.Commit.Hash]

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -93,13 +94,19 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // Validator turns deltas into sets of policies. It remembers the files of the
 // last delta applied, so that a small delta costs little.
 type Validator interface {
-	// Base is the commit of the last delta applied, or empty.
+	// Base is the commit of the last delta applied. It is empty if there is none, or
+	// if the next delta must be a whole commit.
 	Base() string
 	// Apply applies a delta, all of it or, when it returns an error, nothing
 	// of it. An error means that no verdict was reached (a time limit, an
-	// unreadable blob), not that the commit is invalid.
+	// unreadable blob), not that the commit is invalid. ErrWholeCommit means that the
+	// delta must have all files of the commit.
 	Apply(ctx context.Context, delta *Delta) (*schema.Verdict, error)
 }
+
+// ErrWholeCommit is Validator.Apply's error for a delta that changes how all files are
+// validated. Base is empty then.
+var ErrWholeCommit = errors.New("all files of the commit must be validated")
 
 // Clock is time.Now, or a test's.
 type Clock func() time.Time

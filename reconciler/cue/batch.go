@@ -47,7 +47,7 @@ type plainPolicy struct {
 // vetBatch fills in the units of YAML and JSON files. Most files are valid, so
 // CUE evaluates many of them at once. If one of them is invalid, or is not plain
 // data, CUE evaluates the files one by one.
-func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, units []*unit) error {
+func (w *Workspace) vetBatch(ctx context.Context, e *engine, check *checker, changes []*change, units []*unit) error {
 	var b batch
 	for i, c := range changes {
 		content, problem, err := read(ctx, &c.File, w.MaxFileSize)
@@ -66,13 +66,17 @@ func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, 
 		}
 		file := asPlain(c, units[i], content, w.Limits)
 		if file == nil {
-			if err := w.vetFile(ctx, e, c, content, units[i]); err != nil {
+			err := w.vetFile(ctx, e, c, content, units[i])
+			if err == nil && len(units[i].errors) == 0 {
+				err = check.check(ctx, []checkedFile{{Path: c.Path, Content: content, unit: units[i]}})
+			}
+			if err != nil {
 				return err
 			}
 			continue
 		}
 		if b.bytes+file.bytes > maxBatchBytes {
-			if err := w.evaluateBatch(ctx, e, &b); err != nil {
+			if err := w.evaluateBatch(ctx, e, check, &b); err != nil {
 				return err
 			}
 			b = batch{}
@@ -81,7 +85,7 @@ func (w *Workspace) vetBatch(ctx context.Context, e *engine, changes []*change, 
 		b.documents = append(b.documents, file.documents...)
 		b.bytes += file.bytes
 	}
-	return w.evaluateBatch(ctx, e, &b)
+	return w.evaluateBatch(ctx, e, check, &b)
 }
 
 // asPlain returns the file, or nil if it has anything but plain data.
@@ -103,7 +107,7 @@ func asPlain(c *change, u *unit, content []byte, limits Limits) *plainFile {
 }
 
 // evaluateBatch evaluates a batch and fills in its units.
-func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, b *batch) error {
+func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, check *checker, b *batch) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -114,6 +118,7 @@ func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, b *batch) erro
 	if err != nil {
 		return err
 	}
+	var files []checkedFile
 	for _, file := range b.files {
 		if valid {
 			err = file.addPolicies()
@@ -123,8 +128,11 @@ func (w *Workspace) evaluateBatch(ctx context.Context, e *engine, b *batch) erro
 		if err != nil {
 			return err
 		}
+		if len(file.unit.errors) == 0 {
+			files = append(files, checkedFile{Path: file.change.Path, Content: file.content, unit: file.unit})
+		}
 	}
-	return nil
+	return check.check(ctx, files)
 }
 
 // addPolicies adds the policies of a valid file to its unit.

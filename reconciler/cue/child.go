@@ -5,7 +5,6 @@ import (
 	"encoding/gob"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
@@ -37,6 +36,14 @@ type request struct {
 	Targets []string
 	// Memory is the memory limit in bytes.
 	Memory int64
+	// Limits are the limits to enforce.
+	Limits []limitsFile
+	// Check is set if the child holds YAML and JSON files against the limits: it
+	// answers this message with the problems of the limits, and then each message with
+	// files, []checkedFile, with the problems of these.
+	Check bool
+	// Depth is the maximum nesting depth of the files.
+	Depth int
 }
 
 // response is a line of JSON from the child. For each folder the child sends one
@@ -70,21 +77,28 @@ func RunChild() {
 	debug.SetMaxStack(maxStack)
 	var r request
 	in := bufio.NewReader(os.Stdin)
-	if err := gob.NewDecoder(in).Decode(&r); err != nil {
+	decoder := gob.NewDecoder(in)
+	if err := decoder.Decode(&r); err != nil {
 		fmt.Fprintln(os.Stderr, "reading the request:", err)
 		os.Exit(exitFailed)
 	}
 	limitMemory(r.Memory)
+	files := make(chan []checkedFile)
 	go func() {
 		// The parent keeps its end open while it waits for answers.
-		_, _ = io.Copy(io.Discard, in)
-		os.Exit(exitFailed)
+		for {
+			var next []checkedFile
+			if err := decoder.Decode(&next); err != nil {
+				os.Exit(exitFailed)
+			}
+			files <- next
+		}
 	}()
 	go watchMemory(r.Memory)
 	out := bufio.NewWriter(os.Stdout)
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
-	evaluateAll(&r, func(answer response) {
+	send := func(answer response) {
 		err := encoder.Encode(answer)
 		if err == nil {
 			err = out.Flush()
@@ -92,7 +106,12 @@ func RunChild() {
 		if err != nil {
 			os.Exit(exitFailed)
 		}
-	})
+	}
+	if r.Check {
+		checkAll(&r, files, send)
+	} else {
+		evaluateAll(&r, send)
+	}
 	os.Exit(exitDone)
 }
 

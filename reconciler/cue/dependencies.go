@@ -110,10 +110,10 @@ func (p *packages) inModule(imported string) (string, bool) {
 	return join(p.root, inside), ok
 }
 
-// affected returns the folders whose packages must be evaluated, in order. Those
-// that a limit stopped before are last, because they may use up the time.
-func (p *packages) affected(before *packages, changed []string) []string {
-	all := p.root != before.root || p.hasModule != before.hasModule
+// affected returns the folders whose packages must be evaluated, in order: all with again
+// set. Those that a limit stopped before are last, because they may use up the time.
+func (p *packages) affected(before *packages, changed []string, again bool) []string {
+	all := again || p.root != before.root || p.hasModule != before.hasModule
 	touched := map[string]bool{}
 	for _, name := range changed {
 		if p.inCueMod(name) {

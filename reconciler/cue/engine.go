@@ -26,7 +26,9 @@ const (
 
 // engine evaluates documents against the schema. One goroutine uses it at a time.
 type engine struct {
-	ctx *cue.Context
+	// limits, if set, are a part of the schema. Evaluating them may never end.
+	limits *limitsFile
+	ctx    *cue.Context
 	// policy is #Policy, batch is #Batch.
 	policy, batch cue.Value
 	// used counts the evaluations in ctx.
@@ -44,13 +46,22 @@ func (e *engine) ready(evaluations int) error {
 		return nil
 	}
 	e.ctx, e.used = cuecontext.New(), evaluations
+	if e.limits != nil {
+		e.use(e.limits.build(e.ctx))
+		return nil
+	}
 	return e.compile(schema.CUE)
+}
+
+// use takes the definitions of a value.
+func (e *engine) use(root cue.Value) {
+	e.policy, e.batch = root.LookupPath(cue.ParsePath("#Policy")), root.LookupPath(cue.ParsePath("#Batch"))
 }
 
 // compile compiles a text as policy.cue.
 func (e *engine) compile(text string) error {
 	root := e.ctx.CompileString(text+batchSchema, cue.Filename("policy.cue"))
-	e.policy, e.batch = root.LookupPath(cue.ParsePath("#Policy")), root.LookupPath(cue.ParsePath("#Batch"))
+	e.use(root)
 	if err := root.Err(); err != nil {
 		return fmt.Errorf("compiling policy.cue: %w", err)
 	}
@@ -72,11 +83,16 @@ func (e *engine) accept(documents []ast.Expr) (valid bool, err error) {
 			valid, err = false, nil
 		}
 	}()
+	return e.ctx.BuildFile(together(documents)).Unify(e.batch).Validate(cue.Concrete(true)) == nil, nil
+}
+
+// together returns a file with all documents, each in a field with its index.
+func together(documents []ast.Expr) *ast.File {
 	all := &ast.File{}
 	for i, document := range documents {
 		all.Decls = append(all.Decls, &ast.Field{Label: ast.NewString(strconv.Itoa(i)), Value: document})
 	}
-	return e.ctx.BuildFile(all).Unify(e.batch).Validate(cue.Concrete(true)) == nil, nil
+	return all
 }
 
 // check validates one document as the cue command does. It returns the policy as

@@ -59,7 +59,8 @@ func positionsOf(value cue.Value) []token.Pos {
 func repositoryPlace(positions []token.Pos) (file string, line, column int) {
 	for _, pos := range positions {
 		p := pos.Position()
-		if p.Filename != "" && p.Line > 0 && !strings.Contains("/"+p.Filename, "/cue.mod/") {
+		outside := strings.HasPrefix(p.Filename, "/") && !under(p.Filename, repository) // the limits
+		if p.Filename != "" && p.Line > 0 && !outside && !strings.Contains("/"+p.Filename, "/cue.mod/") {
 			return inRepository(p.Filename), p.Line, p.Column
 		}
 	}
@@ -68,12 +69,12 @@ func repositoryPlace(positions []token.Pos) (file string, line, column int) {
 
 // convertErrors converts CUE's errors for a package into problems, each once.
 // It leaves out errors that only explain another, unless there are no others.
-func convertErrors(err error) []located {
+func convertErrors(err error, limits []limitsFile) []located {
 	var problems []located
 	all := cueerrors.Errors(err)
 	for _, strict := range []bool{true, false} {
 		for _, e := range all {
-			if p, ok := convertError(e, strict); ok && !slices.Contains(problems, p) {
+			if p, ok := convertError(e, limits, strict); ok && !slices.Contains(problems, p) {
 				problems = append(problems, p)
 			}
 		}
@@ -92,7 +93,7 @@ type located struct {
 
 // convertError converts one error of CUE. With strict set, it returns false for
 // an error that only explains another.
-func convertError(e cueerrors.Error, strict bool) (located, bool) {
+func convertError(e cueerrors.Error, limits []limitsFile, strict bool) (located, bool) {
 	var p located
 	p.File, p.Line, p.Column = repositoryPlace(cueerrors.Positions(e))
 	at := unquoted(e.Path())
@@ -115,6 +116,12 @@ func convertError(e cueerrors.Error, strict bool) (located, bool) {
 		p.Field += field
 	} else if field != "" {
 		p.Field += "." + field
+	}
+	for i := range limits {
+		if sentence := limits[i].sentenceForPackage(inside, e); sentence != "" {
+			p.Message = sentence
+			return p, true
+		}
 	}
 	message, worth := policySentence(inside, e)
 	if message == "" {

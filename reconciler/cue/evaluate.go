@@ -28,13 +28,18 @@ const maxPackageOutput = 32 << 20
 // request's targets as "cue vet -c ./..." does, and sends the responses.
 func evaluateAll(r *request, send func(response)) {
 	ctx := cuecontext.New()
-	policies := ctx.CompileString(schema.CUE, cue.Filename(schemaFile)).LookupPath(cue.ParsePath("#Policies"))
+	d := definitions{
+		policies: ctx.CompileString(schema.CUE, cue.Filename(schemaFile)).LookupPath(cue.ParsePath("#Policies")), limits: r.Limits,
+	}
+	for i := range r.Limits {
+		d.limited = append(d.limited, r.Limits[i].build(ctx).LookupPath(cue.ParsePath("#Policies")))
+	}
 	found := loadPackages(r)
 	for _, folder := range r.Targets {
 		send(response{Folder: folder, Begin: true})
 		answer := response{Folder: folder}
 		for _, instance := range found[folder] {
-			evaluatePackage(ctx, policies, instance, &answer)
+			evaluatePackage(ctx, &d, instance, &answer)
 		}
 		answer.Errors = deduplicate(answer.Errors)
 		size := 0
@@ -147,9 +152,17 @@ func inRepository(name string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(name, repository), "/")
 }
 
+// definitions are what the policies of a package must conform to.
+type definitions struct {
+	// policies is #Policies of policy.cue, limited those with each of the limits.
+	policies cue.Value
+	limits   []limitsFile
+	limited  []cue.Value
+}
+
 // evaluatePackage evaluates one package and adds its policies or its errors to
 // the answer.
-func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Instance, answer *response) {
+func evaluatePackage(ctx *cue.Context, d *definitions, instance *build.Instance, answer *response) {
 	defer func() {
 		if r := recover(); r != nil {
 			answer.Errors = append(answer.Errors, schema.Problem{Message: fmt.Sprintf("CUE cannot evaluate the package: %.200v", r)})
@@ -157,7 +170,7 @@ func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Insta
 	}()
 	var value cue.Value
 	fail := func(err error) {
-		for _, p := range convertErrors(err) {
+		for _, p := range convertErrors(err, d.limits) {
 			if p.File == "" && p.policy != "" {
 				p.File, p.Line, p.Column = writtenAt(value, p.policy)
 			}
@@ -182,10 +195,15 @@ func evaluatePackage(ctx *cue.Context, policies cue.Value, instance *build.Insta
 	if !exported.Exists() {
 		return // the package exports no policies: others import it
 	}
-	exported = exported.Unify(policies)
+	exported = exported.Unify(d.policies)
 	if exportedErr := exported.Validate(cue.Concrete(true)); exportedErr != nil {
 		fail(exportedErr)
 		// CUE may have stopped at the first policy: validate each one below.
+	}
+	if len(answer.Errors) == 0 {
+		for _, limited := range d.limited {
+			exported = exported.Unify(limited)
+		}
 	}
 	fields, fieldsErr := exported.Fields()
 	if fieldsErr != nil {

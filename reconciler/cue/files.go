@@ -13,7 +13,7 @@ import (
 )
 
 // vetFiles returns the units of the changed files that are not CUE.
-func (w *Workspace) vetFiles(ctx context.Context, changes []change) ([]*unit, error) {
+func (w *Workspace) vetFiles(ctx context.Context, changes []change, limits *policyLimits) ([]*unit, error) {
 	units := make([]*unit, 0, len(changes))
 	var work []*change
 	var results []*unit
@@ -37,14 +37,14 @@ func (w *Workspace) vetFiles(ctx context.Context, changes []change) ([]*unit, er
 		}
 		units = append(units, u)
 	}
-	if err := w.vetAll(ctx, work, results); err != nil {
+	if err := w.vetAll(ctx, work, results, limits); err != nil {
 		return nil, err
 	}
 	return units, nil
 }
 
 // vetAll fills in the units of YAML and JSON files.
-func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit) error {
+func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit, limits *policyLimits) error {
 	workers := min(max(w.Workers, 1), len(work))
 	share := 1
 	if workers > 0 {
@@ -69,9 +69,11 @@ func (w *Workspace) vetAll(ctx context.Context, work []*change, results []*unit)
 	})
 	for i := range workers {
 		group.Go(func() error {
+			check := &checker{limits: w.Limits, of: limits}
+			defer check.close()
 			for from := range next {
 				to := min(from+share, len(work))
-				if err := w.vetBatch(ctx, w.idle[i], work[from:to], results[from:to]); err != nil {
+				if err := w.vetBatch(ctx, w.idle[i], check, work[from:to], results[from:to]); err != nil {
 					return err
 				}
 			}

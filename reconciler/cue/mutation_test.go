@@ -328,6 +328,6 @@ func FuzzCUE(f *testing.F) {
 		p.files["cue.mod/module.cue"] = &cueFile{path: "cue.mod/module.cue", content: module}
 		p.resolve()
 		p.warningsUnit()
-		p.request(New("").Limits, []string{"policies/a"})
+		p.request(New("").Limits, &policyLimits{}, []string{"policies/a"})
 	})
 }

@@ -172,13 +172,13 @@ func TestAffectedPackages(t *testing.T) {
 		{"policies/c/d/d.cue", "policies/c/d"},
 		{"cue.mod/module.cue", "policies/a policies/b policies/c policies/c/d policies/c/e policies/f policies/g"},
 	} {
-		if got := strings.Join(p.affected(p, []string{test.changed}), " "); got != test.want {
+		if got := strings.Join(p.affected(p, []string{test.changed}, false), " "); got != test.want {
 			t.Errorf("a change of %s affects %q, want %q", test.changed, got, test.want)
 		}
 	}
 	// A package that was too slow before comes last: it may leave no time for the others.
 	p.undecided = map[string]bool{"policies/a": true}
-	if got := strings.Join(p.affected(p, []string{"lib/two/two.cue"}), " "); got != "policies/b policies/f policies/a" {
+	if got := strings.Join(p.affected(p, []string{"lib/two/two.cue"}, false), " "); got != "policies/b policies/f policies/a" {
 		t.Errorf("the order is %q", got)
 	}
 	p.undecided = nil
@@ -189,7 +189,7 @@ func TestAffectedPackages(t *testing.T) {
 		next.files[path] = f
 	}
 	next.resolve()
-	if got := strings.Join(next.affected(p, []string{"nowhere/x.cue"}), " "); got != "policies/g" {
+	if got := strings.Join(next.affected(p, []string{"nowhere/x.cue"}, false), " "); got != "policies/g" {
 		t.Errorf("a new package affects %q", got)
 	}
 }

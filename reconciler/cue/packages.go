@@ -14,7 +14,7 @@ import (
 )
 
 // packages has all CUE files of a commit, and the dependencies of its packages.
-// It is immutable: apply returns a new one.
+// It is immutable: with returns a new one.
 type packages struct {
 	policyPath string
 	// files keep their content: a package is evaluated again when an imported
@@ -52,9 +52,9 @@ func newPackages(policyPath string) *packages {
 	return &packages{policyPath: policyPath, files: map[string]*cueFile{}, needs: map[string]map[string]bool{}}
 }
 
-// apply returns the packages of the next commit, and the units that have changed.
-func (p *packages) apply(ctx context.Context, limits Limits, changes []change) (*packages, []*unit, error) {
-	var changed []string
+// with returns the packages of the next commit, not yet evaluated.
+func (p *packages) with(ctx context.Context, limits Limits, changes []change) (*packages, error) {
+	changed := false
 	next := *p
 	for i := range changes {
 		c := &changes[i]
@@ -62,41 +62,52 @@ func (p *packages) apply(ctx context.Context, limits Limits, changes []change) (
 		if before == nil && (c.Deleted || c.kind != cueKind && c.kind != moduleKind) {
 			continue
 		}
-		if len(changed) == 0 {
+		if !changed {
 			next.files = maps.Clone(p.files)
 		}
-		changed = append(changed, c.Path)
+		changed = true
 		delete(next.files, c.Path)
 		if c.Deleted || c.kind != cueKind && c.kind != moduleKind {
 			continue
 		}
 		f, err := scan(ctx, c, limits)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		next.files[c.Path] = f
 	}
-	if len(changed) == 0 && len(p.undecided) == 0 {
-		return p, nil, nil
-	}
-	if len(changed) > 0 {
+	if changed {
 		next.resolve()
 	}
-	affected := next.affected(p, changed)
-	units, undecided, err := next.evaluate(ctx, limits, affected)
-	if err != nil {
-		return nil, nil, err
+	return &next, nil
+}
+
+// evaluateChanged evaluates the packages that differ from those before, or all with again
+// set. It returns the units that have changed.
+func (p *packages) evaluateChanged(ctx context.Context, limits Limits, before *packages, changes []change, holding *policyLimits, again bool) ([]*unit, error) {
+	var changed []string
+	for i := range changes {
+		if name := changes[i].Path; before.files[name] != p.files[name] {
+			changed = append(changed, name)
+		}
 	}
-	next.undecided = undecided
-	for folder := range p.needs {
-		if _, still := next.needs[folder]; !still {
+	if len(changed) == 0 && len(p.undecided) == 0 && !again {
+		return nil, nil
+	}
+	units, undecided, err := p.evaluate(ctx, limits, holding, p.affected(before, changed, again))
+	if err != nil {
+		return nil, err
+	}
+	p.undecided = undecided
+	for folder := range before.needs {
+		if _, still := p.needs[folder]; !still {
 			units = append(units, &unit{key: folder + "/", deleted: true})
 		}
 	}
 	if len(changed) > 0 {
-		units = append(units, next.warningsUnit())
+		units = append(units, p.warningsUnit())
 	}
-	return &next, units, nil
+	return units, nil
 }
 
 // scan reads a file and parses its package clause and imports.

@@ -8,8 +8,8 @@ import (
 )
 
 // request returns the request for a batch of packages: their files, those of the
-// packages that they import, the module, and the schema.
-func (p *packages) request(limits Limits, batch []string) *request {
+// packages that they import, the module, the schema, and the limits.
+func (p *packages) request(limits Limits, holding *policyLimits, batch []string) *request {
 	wanted := map[string]bool{}
 	for _, folder := range batch {
 		for key := range p.needs[folder] {
@@ -18,6 +18,7 @@ func (p *packages) request(limits Limits, batch []string) *request {
 	}
 	r := &request{
 		Files: map[string]string{}, PolicyPath: p.policyPath, Root: p.root, Targets: batch, Memory: limits.EvalMemory,
+		Limits: holding.files(),
 	}
 	if !p.hasModule {
 		r.Root = p.policyPath
@@ -39,6 +40,11 @@ func (p *packages) request(limits Limits, batch []string) *request {
 	}
 	if p.hasModule {
 		r.Files[p.schemaPath()] = schema.CUE
+		for _, f := range r.Limits {
+			if !f.Own {
+				r.Files[f.Path] = f.Text
+			}
+		}
 	}
 	return r
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/boifi/hfi/schema"
@@ -29,7 +30,7 @@ const startTimeout = 30 * time.Second
 // evaluate returns the units of packages, and the folders of the packages that
 // were stopped by a limit or not started in time. The next commit evaluates those
 // again, because the machine may have been busy.
-func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string) ([]*unit, map[string]bool, error) {
+func (p *packages) evaluate(ctx context.Context, limits Limits, holding *policyLimits, folders []string) ([]*unit, map[string]bool, error) {
 	var units []*unit
 	undecided := map[string]bool{}
 	giveUp := func(folder, message string) {
@@ -47,7 +48,7 @@ func (p *packages) evaluate(ctx context.Context, limits Limits, folders []string
 			}
 			continue
 		}
-		answers, failure, err := p.runChild(ctx, limits, deadline, batch)
+		answers, failure, err := p.runChild(ctx, limits, holding, deadline, batch)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -85,84 +86,100 @@ type failure struct {
 // runChild runs one child to evaluate a batch of packages before a deadline. It
 // returns the answers in the order of the batch, and why there are not more. An
 // error means that no child could be run.
-func (p *packages) runChild(ctx context.Context, limits Limits, deadline time.Time, batch []string) ([]response, failure, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (p *packages) runChild(ctx context.Context, limits Limits, holding *policyLimits, deadline time.Time, batch []string) ([]response, failure, error) {
 	var message bytes.Buffer
-	if err := gob.NewEncoder(&message).Encode(p.request(limits, batch)); err != nil {
+	if err := gob.NewEncoder(&message).Encode(p.request(limits, holding, batch)); err != nil {
 		return nil, failure{}, fmt.Errorf("encoding CUE packages: %w", err)
 	}
 	child, err := startChild(ctx)
 	if err != nil {
 		return nil, failure{}, fmt.Errorf("starting a child process to evaluate CUE: %w", err)
 	}
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		// If the write fails, the child answers with an error. The pipe stays open,
-		// because the child exits when it is closed.
-		_, _ = child.stdin.Write(message.Bytes())
-	}()
-	lines := make(chan response)
-	failed := make(chan error, 1)
-	done := make(chan struct{})
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		failed <- decodeLines(child.stdout, lines, done)
-	}()
-	answers, readErr := collect(lines, failed, batch, limits.EvalTimeout, deadline)
-	close(done)
+	child.send(message.Bytes())
+	answers, readErr := collect(child.lines, child.failed, batch, limits.EvalTimeout, deadline)
 	stopped := ctx.Err() != nil && !errors.Is(readErr, errTimeout) && !errors.Is(readErr, errNoTimeLeft)
 	if len(answers) < len(batch) && readErr != nil && !errors.Is(readErr, io.EOF) {
-		cancel() // the child takes too long, or its output is invalid
+		child.kill() // the child takes too long, or its output is invalid
 	}
-	_ = child.stdin.Close()
-	waitErr := child.Wait()
-	<-written
-	<-read
+	waitErr := child.end()
 	if stopped {
 		return nil, failure{}, fmt.Errorf("evaluating CUE packages: %w", context.Cause(ctx))
 	}
 	if len(answers) == len(batch) {
 		return answers, failure{}, nil
 	}
-	why, err := explainExit(limits, readErr, child.ProcessState, child.stderr.String())
+	why, err := explainExit("the package", limits, readErr, child.ProcessState, child.stderr.String())
 	if err != nil {
 		return nil, failure{}, fmt.Errorf("%w (%v)", err, waitErr)
 	}
 	return answers, why, nil
 }
 
-// childProcess is a running child and its pipes.
+// childProcess is a running child.
 type childProcess struct {
 	*exec.Cmd
 	stdin  io.WriteCloser
 	stdout io.Reader
 	stderr prefixBuffer
+	// kill ends the process.
+	kill context.CancelFunc
+	// lines has the child's responses, failed why there are no more.
+	lines  chan response
+	failed chan error
+	// done is closed when nobody receives from lines any more.
+	done chan struct{}
+	// busy has the goroutines that read from and write to the child.
+	busy sync.WaitGroup
 }
 
-// startChild runs this program again as a child, until ctx is done.
+// startChild runs this program again as a child, until ctx is done. The caller must call end.
 func startChild(ctx context.Context) (*childProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
 	}
-	child := &childProcess{Cmd: exec.CommandContext(ctx, self)}
+	ctx, kill := context.WithCancel(ctx)
+	child := &childProcess{
+		Cmd: exec.CommandContext(ctx, self), kill: kill,
+		lines: make(chan response), failed: make(chan error, 1), done: make(chan struct{}),
+	}
 	child.Env = []string{childVariable + "=1", "GOTRACEBACK=none"}
 	child.Dir = os.TempDir()
 	child.WaitDelay = 5 * time.Second
 	child.Stderr = &child.stderr
-	if child.stdin, err = child.StdinPipe(); err != nil {
+	child.stdin, err = child.StdinPipe()
+	if err == nil {
+		child.stdout, err = child.StdoutPipe()
+	}
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		kill()
 		return nil, err
 	}
-	if child.stdout, err = child.StdoutPipe(); err != nil {
-		return nil, err
-	}
-	if err := child.Start(); err != nil {
-		return nil, err
-	}
+	child.busy.Go(func() { child.failed <- decodeLines(child.stdout, child.lines, child.done) })
 	return child, nil
+}
+
+// send writes a message to the child, and returns at once.
+func (c *childProcess) send(message []byte) {
+	c.busy.Go(func() {
+		// If the write fails, the child answers with an error. The pipe stays open,
+		// because the child exits when it is closed.
+		_, _ = c.stdin.Write(message)
+	})
+}
+
+// end waits until the child has ended: by itself, because it was killed, or because its
+// input ends.
+func (c *childProcess) end() error {
+	defer c.kill()
+	close(c.done)
+	_ = c.stdin.Close()
+	err := c.Wait()
+	c.busy.Wait()
+	return err
 }
 
 // decodeLines sends the responses of a child to lines, until done is closed or
@@ -185,7 +202,7 @@ func decodeLines(out io.Reader, lines chan<- response, done <-chan struct{}) err
 // The reasons to stop a child: it sends nothing for too long, or the time for all
 // packages is over.
 var (
-	errTimeout    = errors.New("the package takes too long")
+	errTimeout    = errors.New("the evaluation takes too long")
 	errNoTimeLeft = errors.New("all packages together take too long")
 )
 
@@ -218,20 +235,20 @@ func collect(lines <-chan response, failed <-chan error, batch []string, limit t
 	return answers, nil
 }
 
-// explainExit returns what the exit of a child means for the package that it was
-// evaluating. An error means that the package is not the reason.
-func explainExit(limits Limits, readErr error, state *os.ProcessState, stderr string) (failure, error) {
+// explainExit returns what the exit of a child means for what it was evaluating, the
+// package or the limits. An error means that this is not the reason.
+func explainExit(what string, limits Limits, readErr error, state *os.ProcessState, stderr string) (failure, error) {
 	switch {
 	case errors.Is(readErr, errNoTimeLeft):
 		return failure{timeout: true, message: noTimeLeft(limits)}, nil
 	case errors.Is(readErr, errTimeout):
-		return failure{timeout: true, message: fmt.Sprintf("evaluating the package exceeds the time limit of %s", limits.EvalTimeout)}, nil
+		return failure{timeout: true, message: fmt.Sprintf("evaluating %s exceeds the time limit of %s", what, limits.EvalTimeout)}, nil
 	case state.ExitCode() == exitMemory || slices.ContainsFunc(outOfMemory, func(sign string) bool { return strings.Contains(stderr, sign) }):
-		return failure{message: fmt.Sprintf("evaluating the package exceeds the memory limit of %d MiB", limits.EvalMemory>>20)}, nil
+		return failure{message: fmt.Sprintf("evaluating %s exceeds the memory limit of %d MiB", what, limits.EvalMemory>>20)}, nil
 	case strings.Contains(stderr, "stack overflow") || strings.Contains(stderr, "stack exceeds"):
-		return failure{message: "the package is nested too deeply for CUE to evaluate"}, nil
+		return failure{message: "CUE cannot evaluate " + what + ": the nesting is too deep"}, nil
 	case state.ExitCode() == 2: // a panic or a fatal error of the Go runtime
-		return failure{message: "CUE failed to evaluate the package: " + firstText(stderr)}, nil
+		return failure{message: "CUE failed to evaluate " + what + ": " + firstText(stderr)}, nil
 	}
 	return failure{}, fmt.Errorf("the child process that evaluates CUE ended unexpectedly: %s: %.300s", state, strings.TrimSpace(stderr))
 }

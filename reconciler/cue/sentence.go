@@ -22,7 +22,11 @@ type finding struct {
 	replacement string
 	// conditions are set if the struct must have exactly one of these fields.
 	conditions []string
-	problem    schema.Problem
+	// limit is the line of the limit that the value is against, if it is known.
+	limit int
+	// lacking reports that a struct lacks one of several fields.
+	lacking bool
+	problem schema.Problem
 }
 
 // outboundOnly completes the sentence for a destination in an inbound policy.

@@ -55,11 +55,18 @@ type Workspace struct {
 	Limits
 	// Now is the clock that decides which policies have expired.
 	Now reconciler.Clock
+	// LimitsFile is the path of a file with limits that hold besides those of the
+	// repository. It is read for every delta. Empty if there is none.
+	LimitsFile string
 
 	policyPath string
 
 	mu   sync.Mutex
 	base string
+	// whole reports that the next delta must be a whole commit.
+	whole bool
+	// policyLimits are those of the last delta.
+	policyLimits *policyLimits
 	// files has the files with policies or CUE, by path.
 	files map[string]*file
 	index *index
@@ -94,34 +101,63 @@ func New(policyPath string) *Workspace {
 		files:      map[string]*file{},
 		index:      newIndex(),
 		cue:        newPackages(policyPath),
+
+		policyLimits: &policyLimits{},
 	}
 }
 
-// Base returns the commit of the last delta that was applied, or "".
+// Base returns the commit of the last delta that was applied. It returns "" if there is
+// none, or if the next delta must be a whole commit.
 func (w *Workspace) Base() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.whole {
+		return ""
+	}
 	return w.base
 }
 
 // Apply applies a delta and returns the verdict on its commit. Files that have
-// not changed are neither read nor evaluated. An error means that there is no
-// verdict and that the workspace has not changed.
+// not changed are neither read nor evaluated, unless the limits have changed: then all
+// files are, and a delta that has not all of them is refused with ErrWholeCommit. An
+// error means that there is no verdict and that the workspace has not changed.
 func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*schema.Verdict, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if delta.Base != "" && delta.Base != w.base {
 		return nil, fmt.Errorf("validating commit %s: the base of the delta is %s, but the last validated commit is %q", delta.Commit.Hash, delta.Base, w.base)
 	}
-	changes := w.changes(delta)
-	units, err := w.vetFiles(ctx, changes)
+	changes := w.changes(delta, false)
+	next, err := w.cue.with(ctx, w.Limits, changes)
 	if err != nil {
 		return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
 	}
-	next, packageUnits, err := w.cue.apply(ctx, w.Limits, changes)
+	limits := w.limitsOf(next)
+	again := w.whole || !limits.equal(w.policyLimits)
+	if again {
+		if delta.Base != "" {
+			w.whole = true
+			return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, reconciler.ErrWholeCommit)
+		}
+		changes = w.changes(delta, true)
+		first := &checker{limits: w.Limits, of: limits}
+		err := first.compile(ctx)
+		first.close()
+		if err != nil {
+			return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
+		}
+	} else {
+		limits = w.policyLimits
+	}
+	units, err := w.vetFiles(ctx, changes, limits)
 	if err != nil {
 		return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
 	}
+	packageUnits, err := next.evaluateChanged(ctx, w.Limits, w.cue, changes, limits, again)
+	if err != nil {
+		return nil, fmt.Errorf("validating commit %s: %w", delta.Commit.Hash, err)
+	}
+	units = append(units, limits.unit())
 
 	// Nothing fails from here on.
 	for _, c := range changes {
@@ -131,8 +167,8 @@ func (w *Workspace) Apply(ctx context.Context, delta *reconciler.Delta) (*schema
 			w.files[c.Path] = &file{kind: c.kind, id: c.ID, refusal: c.Refusal}
 		}
 	}
-	w.base = delta.Commit.Hash
-	w.cue = next
+	w.base, w.whole = delta.Commit.Hash, limits.undecided
+	w.cue, w.policyLimits = next, limits
 	w.index.update(append(units, packageUnits...))
 	verdict := w.index.verdict(w.Now())
 	verdict.Warnings = append(verdict.Warnings, delta.Warnings...)
@@ -146,8 +182,9 @@ type change struct {
 	kind kind
 }
 
-// changes returns the files of a delta that differ from the last validated version.
-func (w *Workspace) changes(delta *reconciler.Delta) []change {
+// changes returns the files of a delta that differ from the last validated version. With
+// again set, they include all YAML and JSON files.
+func (w *Workspace) changes(delta *reconciler.Delta, again bool) []change {
 	var changes []change
 	listed := map[string]bool{}
 	for _, f := range delta.Files {
@@ -160,7 +197,7 @@ func (w *Workspace) changes(delta *reconciler.Delta) []change {
 				c.Deleted = true
 				changes = append(changes, c)
 			}
-		case before == nil || before.id != f.ID || before.kind != c.kind || before.refusal != f.Refusal:
+		case again && c.kind == documentKind, before == nil || before.id != f.ID || before.kind != c.kind || before.refusal != f.Refusal:
 			changes = append(changes, c)
 		}
 	}

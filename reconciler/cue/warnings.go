@@ -2,6 +2,7 @@ package cue
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/boifi/hfi/filter/program"
@@ -54,9 +55,12 @@ func (p *packages) warningsUnit() *unit {
 	warn := func(file, format string, args ...any) {
 		u.warnings = append(u.warnings, schema.Problem{File: file, Message: fmt.Sprintf(format, args...)})
 	}
-	own := p.schemaPath()
+	own, limits := p.schemaPath(), p.limitsPath()
 	for _, f := range p.files {
 		switch {
+		case f.path == limits:
+		case path.Base(f.path) == limitsName && f.name == "schema":
+			warn(f.path, "this file has no effect: limits are in %s", limits)
 		case p.isSchema(f.path) && strings.HasSuffix(f.path, ".cue"):
 			if f.path != own {
 				warn(f.path, "this file is not used: the schema is %s", own)
