@@ -90,7 +90,7 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 	if err != nil {
 		return failed, err
 	}
-	if head == l.handled {
+	if head == l.handled && !l.Validator.Stale() {
 		l.recordSuccess(l.Store.View())
 		return "", nil
 	}
@@ -102,6 +102,10 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 	// term does from here on: one view is enough for the whole decision.
 	view := l.Store.View()
 	if verdict.Set == nil {
+		if published := l.published(view); published != nil && published.Head.Commit == head {
+			l.noLongerValid(head, verdict.Errors)
+			return string(api.Invalid), nil
+		}
 		return string(api.Invalid), l.reject(ctx, view, commit, api.Invalid, "InvalidCommit",
 			fmt.Sprintf("commit %s is not applied: %s", short(commit.Hash), countProblems(verdict.Errors)))
 	}
@@ -244,6 +248,15 @@ func (l *leadership) reject(ctx context.Context, view *StoreView, commit Commit,
 	}
 	l.handled = commit.Hash
 	return nil
+}
+
+// noLongerValid notes that the commit that is served would be refused now. It stays
+// served: the limits, or a newer version of the schema, hold for what is to be applied.
+func (l *leadership) noLongerValid(commit string, problems []schema.Problem) {
+	message := fmt.Sprintf("commit %s stays served, but it is not valid any more: %s", short(commit), countProblems(problems))
+	l.report.SyncError = l.failure(l.report.SyncError, "NoLongerValid", message, WaitForPush)
+	l.Logger.Warn("the served commit is not valid any more", "commit", commit, "problems", countProblems(problems))
+	l.handled = commit
 }
 
 // isNewest reports whether the newest entry of a history is that commit with that outcome.

@@ -58,6 +58,7 @@ type repository struct {
 	// wholeOnly is set if Apply refuses a delta with a base; wholes counts the others then.
 	wholeOnly bool
 	wholes    int
+	stale     bool
 	// hangs is the method that blocks until released is closed.
 	hangs    string
 	released chan struct{}
@@ -198,10 +199,16 @@ func (f *repository) Apply(ctx context.Context, delta *reconciler.Delta) (*schem
 	if f.wholeOnly {
 		f.wholes++
 	}
-	f.base = delta.Commit.Hash
+	f.base, f.stale = delta.Commit.Hash, false
 	verdict := *f.sets[delta.Commit.Hash]
 	verdict.Warnings = append(verdict.Warnings, delta.Warnings...)
 	return &verdict, nil
+}
+
+func (f *repository) Stale() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stale
 }
 
 // storage is a Store in memory.

@@ -102,6 +102,8 @@ type Validator interface {
 	// unreadable blob), not that the commit is invalid. ErrWholeCommit means that the
 	// delta must have all files of the commit.
 	Apply(ctx context.Context, delta *Delta) (*schema.Verdict, error)
+	// Stale reports that the last verdict may be another now, although the commit is the same.
+	Stale() bool
 }
 
 // ErrWholeCommit is Validator.Apply's error for a delta that changes how all files are

@@ -272,6 +272,11 @@ func (a *app) readInput(file string) ([]byte, error) {
 
 // vetAlone validates one file by itself.
 func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.Verdict, error) {
+	return a.vetAloneWith(ctx, name, text, "")
+}
+
+// vetAloneWith is vetAlone with a file of limits, or "".
+func (a *app) vetAloneWith(ctx context.Context, name string, text []byte, limits string) (*schema.Verdict, error) {
 	dir, err := os.MkdirTemp("", "hfi-")
 	if err != nil {
 		return nil, fmt.Errorf("creating a temporary folder for %s: %w", name, err)
@@ -280,7 +285,7 @@ func (a *app) vetAlone(ctx context.Context, name string, text []byte) (*schema.V
 	if err := writeUnder(dir, defaultPath+"/"+name, text); err != nil {
 		return nil, err
 	}
-	return a.vet(ctx, dir, defaultPath)
+	return a.vetWith(ctx, dir, defaultPath, limits)
 }
 
 // writeUnder writes a file below a temporary folder, and never outside of it.

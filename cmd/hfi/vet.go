@@ -23,7 +23,7 @@ import (
 const defaultPath = "policies"
 
 func newVet(a *app) *cobra.Command {
-	var path string
+	var path, limits string
 	command := &cobra.Command{
 		Use:   "vet [DIR|FILE|-]",
 		Short: "Validate policies as the daemon does",
@@ -32,32 +32,46 @@ daemon does; or the policies in one YAML or JSON file, or on standard input (-).
 Without an argument it is the repository of the current folder. Each problem is a line FILE:LINE:COLUMN: FIELD: MESSAGE.
 The exit code is 3 if there is any error; warnings do not count.
 
+The limits in the repository's limits.cue hold, and those in the file of --limits, which
+is meant for the one that the daemon has. One file is held against --limits alone.
+
 The policies are those in --path in DIR; the default is DIR/policies if that folder
 exists, else DIR itself.`,
 		Example: `  hfi vet
   hfi vet frontend.yaml
   kubectl get configmap chaos -o jsonpath='{.data.policy}' | hfi vet -
   hfi vet ~/src/chaos --path faults/production
+  hfi vet . --limits limits-of-production.cue
   hfi vet . -o json | jq -r '.errors[].message'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			if limits != "" {
+				var err error
+				if limits, err = filepath.Abs(limits); err == nil {
+					_, err = os.Stat(limits)
+				}
+				if err != nil {
+					return fmt.Errorf("reading --limits: %w", err)
+				}
+			}
 			if len(args) == 0 {
-				return a.vetFolder(ctx, repositoryHere(ctx), path)
+				return a.vetFolder(ctx, repositoryHere(ctx), path, limits)
 			}
 			info, err := os.Stat(args[0])
 			switch {
 			case args[0] != "-" && err != nil:
 				return fmt.Errorf("validating policies: %w", err)
 			case args[0] != "-" && info.IsDir():
-				return a.vetFolder(ctx, args[0], path)
+				return a.vetFolder(ctx, args[0], path, limits)
 			case path != "":
 				return usageError("--path requires a folder, and %s is not one", shown(args[0]))
 			}
-			return a.vetFile(ctx, args[0])
+			return a.vetFile(ctx, args[0], limits)
 		},
 	}
 	command.Flags().StringVar(&path, "path", "", "`folder` of the policies in DIR (default: policies if it exists, else DIR itself)")
+	command.Flags().StringVar(&limits, "limits", "", "CUE `file` with limits, as hfid --limits has (default: none)")
 	return command
 }
 
@@ -72,7 +86,7 @@ func repositoryHere(ctx context.Context) string {
 }
 
 // vetFolder validates a work tree, and prints the verdict.
-func (a *app) vetFolder(ctx context.Context, dir, path string) error {
+func (a *app) vetFolder(ctx context.Context, dir, path, limits string) error {
 	if path == "" {
 		path = guessPath(dir)
 	}
@@ -82,7 +96,7 @@ func (a *app) vetFolder(ctx context.Context, dir, path string) error {
 	} else if !info.IsDir() {
 		return usageError("--path must be a folder, and %s is a file", folder)
 	}
-	verdict, err := a.vet(ctx, dir, path)
+	verdict, err := a.vetWith(ctx, dir, path, limits)
 	if err != nil {
 		return err
 	}
@@ -99,7 +113,7 @@ func (a *app) vetFolder(ctx context.Context, dir, path string) error {
 }
 
 // vetFile validates one file by itself, and prints the verdict.
-func (a *app) vetFile(ctx context.Context, file string) error {
+func (a *app) vetFile(ctx context.Context, file, limits string) error {
 	if strings.HasSuffix(file, ".cue") {
 		return usageError("%s belongs to a CUE package: give the folder of the repository", file)
 	}
@@ -112,7 +126,7 @@ func (a *app) vetFile(ctx context.Context, file string) error {
 	if isPolicyFile(file) {
 		name = "policy" + filepath.Ext(file)
 	}
-	verdict, err := a.vetAlone(ctx, name, text)
+	verdict, err := a.vetAloneWith(ctx, name, text, limits)
 	if err != nil {
 		return err
 	}
@@ -187,9 +201,14 @@ func guessPath(dir string) string {
 
 // vet validates a folder, and shows progress.
 func (a *app) vet(ctx context.Context, dir, path string) (*schema.Verdict, error) {
+	return a.vetWith(ctx, dir, path, "")
+}
+
+// vetWith is vet with a file of limits, or "".
+func (a *app) vetWith(ctx context.Context, dir, path, limits string) (*schema.Verdict, error) {
 	bar := a.progress(ctx, "Validating policies")
 	defer bar.Stop()
-	verdict, err := cue.Dir(ctx, dir, path)
+	verdict, err := cue.Dir(ctx, dir, path, limits)
 	if err != nil {
 		return nil, fmt.Errorf("validating the policies in %s: %w", path, err)
 	}
@@ -254,7 +273,7 @@ func (a *app) printProblems(w io.Writer, dir string, verdict *schema.Verdict) {
 }
 
 func under(dir string, problem schema.Problem) schema.Problem {
-	if dir != "" && problem.File != "" {
+	if dir != "" && problem.File != "" && !filepath.IsAbs(problem.File) { // that of --limits is absolute
 		problem.File = filepath.Join(dir, problem.File)
 	}
 	if strings.HasPrefix(problem.File, "..") {

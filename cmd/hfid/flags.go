@@ -25,7 +25,7 @@ type options struct {
 	repo, branch, path, listen, dataDir, replica string
 	advertise, filter                            string
 	interval, gitTimeout, terminationDelay       time.Duration
-	drift, logLevel, logFormat                   string
+	drift, logLevel, logFormat, limits           string
 
 	etcdPrefix, etcdListen string
 	stateKeyFile           string
@@ -101,6 +101,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.gitTimeout, "git-timeout", time.Minute, "timeout of one git operation")
 	flags.DurationVar(&o.terminationDelay, "termination-delay", 0, "time to continue to work after SIGTERM or SIGINT, until all proxies know that this replica ends")
 	flags.StringVar(&o.drift, "drift", reconciler.ReportDrift, "what to do if etcd differs from the published policies: report or heal")
+	flags.StringVar(&o.limits, "limits", "", "CUE file with limits for all policies, besides the repository's own limits.cue; read again when it changes (default: none)")
 	flags.StringVar(&o.logLevel, "log-level", "info", "minimum level to log: debug, info, warn or error")
 	flags.StringVar(&o.logFormat, "log-format", textLog, "format of the log on standard error: text or json")
 	flags.StringVar(&o.etcdPrefix, "etcd-prefix", "/hfi", "prefix of all keys in etcd")

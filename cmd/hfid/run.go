@@ -85,7 +85,9 @@ func run(ctx context.Context, o options) (err error) {
 	source.SSHKeyFile, source.SSHPassphraseFile, source.KnownHostsFile = o.gitSSHKeyFile, o.gitSSHPassphraseFile, o.gitKnownHostsFile
 	source.CABundleFile, source.ClientCertFile, source.ClientKeyFile = o.gitCA, o.gitClientCertFile, o.gitClientKeyFile
 
-	loop := reconciler.New(source, cue.New(o.path), store, disk, nil)
+	policyFiles := cue.New(o.path)
+	policyFiles.LimitsFile = o.limits
+	loop := reconciler.New(source, policyFiles, store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path
 	loop.Interval, loop.DriftMode, loop.Logger = o.interval, o.drift, logger
 	loop.ValidateEarly = store.Embedded != nil // Then there is no other replica.

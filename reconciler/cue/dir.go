@@ -16,9 +16,10 @@ import (
 )
 
 // Dir validates the policies below policyPath in a folder on disk, as if the
-// folder were a commit. It uses a new Workspace.
-func Dir(ctx context.Context, dir, policyPath string) (*schema.Verdict, error) {
+// folder were a commit. It uses a new Workspace. limitsFile is the Workspace's LimitsFile.
+func Dir(ctx context.Context, dir, policyPath, limitsFile string) (*schema.Verdict, error) {
 	w := New(policyPath)
+	w.LimitsFile = limitsFile
 	delta, err := w.Scan(ctx, dir)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ spec:
 	if err := os.WriteFile(filepath.Join(dir, "outage.yaml"), []byte(policy), 0o600); err != nil {
 		log.Fatal(err)
 	}
-	verdict, err := cue.Dir(context.Background(), dir, ".")
+	verdict, err := cue.Dir(context.Background(), dir, ".", "")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestExamplePolicies(t *testing.T) {
 	stock("vet", "-c", "./policies/...")
 	stock("fmt", "--check", "./policies/...")
 
-	verdict, err := cue.Dir(t.Context(), folder, "policies")
+	verdict, err := cue.Dir(t.Context(), folder, "policies", "")
 	if err != nil {
 		t.Fatal(err)
 	}

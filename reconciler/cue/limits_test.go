@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -309,6 +311,86 @@ func TestLimitsElsewhere(t *testing.T) {
 		verdict := apply(t, New("policies"), commit("c", "", withModule(content("policies/p.yaml", minimal), content(path, limits))...))
 		if got := lines(verdict.Warnings); verdict.Set == nil || len(got) != 1 || !strings.Contains(got[0], path+": this file has no effect: limits are in "+limitsPath) {
 			t.Errorf("%s: the warnings are %q, the errors %q", path, got, lines(verdict.Errors))
+		}
+	}
+}
+
+// TestOwnLimits checks that the limits of LimitsFile hold whatever the repository's copies of
+// policy.cue and limits.cue say, and that a change of the file is noticed.
+func TestOwnLimits(t *testing.T) {
+	own := filepath.Join(t.TempDir(), "platform.cue")
+	save := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(own, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save("package schema\n\n#Policy: spec: rules: [...{fault: percentage!: <=20}]\n")
+	open := "package schema\n\n#Policies: [string]: {...}\n#Policy: {...}\n"
+	file := "{metadata: {name: p}, spec: {rules: [{fault: {delay_ms: 1, percentage: 30}}]}}\n"
+	pkg := "package a\n\nimport \"github.com/boifi/hfi/schema\"\n\npolicies: schema.#Policies\npolicies: q: spec: rules: [{fault: {delay_ms: 1, percentage: 30}}]\n"
+	bare := "package b\n\npolicies: r: spec: rules: [{fault: delay_ms: 1}]\n"
+	files := []schema.File{content("policies/p.yaml", file), content("policies/a/a.cue", pkg), content("policies/b/b.cue", bare)}
+	want := []string{
+		"policies/a/a.cue:6:62: policies.q.spec.rules[0].fault.percentage: 30 is more than the limit of 20 (" + own + ":3)",
+		"policies.r.spec.rules[0].fault.percentage: percentage is missing: a limit requires it (" + own + ":3)",
+		"policies/p.yaml:1:72: spec.rules[0].fault.percentage: 30 is more than the limit of 20 (" + own + ":3)",
+	}
+	for name, repository := range map[string][]schema.File{
+		"no limits":        withModule(),
+		"its own limits":   withLimits("package schema\n\n#Policy: spec: rules: [...{fault: delay_ms?: <=5}]\n"),
+		"looser limits":    withLimits("package schema\n\n#Policy: spec: rules: [...{fault: percentage?: <=99}]\n"),
+		"an open schema":   {content("cue.mod/module.cue", testModule), content(schemaFile, open)},
+		"an open copy too": {content("cue.mod/module.cue", testModule), content(schemaFile, open), content("cue.mod/usr/github.com/boifi/hfi/schema/x.cue", open)},
+		"no module":        nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := New("policies")
+			w.LimitsFile = own
+			verdict := apply(t, w, commit("c", "", append(slices.Clone(repository), files...)...))
+			if name == "no module" { // CUE cannot import the schema
+				if verdict.Set != nil || !strings.Contains(strings.Join(lines(verdict.Errors), "\n"), want[2]) {
+					t.Errorf("the errors are %q", lines(verdict.Errors))
+				}
+				return
+			}
+			wantErrors(t, verdict, want...)
+		})
+	}
+
+	w := New("policies")
+	w.LimitsFile = own
+	whole := withModule(files...)
+	if w.Stale() {
+		t.Error("a new workspace is stale")
+	}
+	wantErrors(t, apply(t, w, commit("c1", "", whole...)), want...)
+	if w.Stale() {
+		t.Error("stale without a change")
+	}
+	save("package schema\n")
+	if !w.Stale() {
+		t.Error("a change is not noticed")
+	}
+	if _, err := w.Apply(context.Background(), commit("c1", "c1")); !errors.Is(err, reconciler.ErrWholeCommit) {
+		t.Fatal(err)
+	}
+	wantSet(t, apply(t, w, commit("c1", "", whole...)), "p", "q", "r")
+	for name, change := range map[string]func(){
+		"removed":   func() { _ = os.Remove(own) },
+		"too large": func() { save(rep("x", maxLimitsSize+1)) },
+		"broken":    func() { save("package schema\n\n#Policy: {\n") },
+	} {
+		change()
+		if !w.Stale() {
+			t.Errorf("%s: not noticed", name)
+		}
+		verdict := apply(t, w, commit("c2", "", whole...))
+		if got := lines(verdict.Errors); verdict.Set != nil || len(got) != 1 || !strings.HasPrefix(got[0], own+":") {
+			t.Errorf("%s: the errors are %q", name, got)
+		}
+		if w.Stale() {
+			t.Errorf("%s: stale without a change", name)
 		}
 	}
 }

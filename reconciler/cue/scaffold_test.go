@@ -52,7 +52,7 @@ func workflow(t *testing.T, folder string) error {
 
 func valid(t *testing.T, folder string) bool {
 	t.Helper()
-	verdict, err := cue.Dir(t.Context(), folder, "policies")
+	verdict, err := cue.Dir(t.Context(), folder, "policies", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,6 +117,13 @@ func (w *Workspace) Base() string {
 	return w.base
 }
 
+// Stale reports that LimitsFile has changed since the last delta.
+func (w *Workspace) Stale() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.base != "" && w.LimitsFile != "" && !readLimits(w.LimitsFile).equal(w.policyLimits.own)
+}
+
 // Apply applies a delta and returns the verdict on its commit. Files that have
 // not changed are neither read nor evaluated, unless the limits have changed: then all
 // files are, and a delta that has not all of them is refused with ErrWholeCommit. An
