@@ -216,6 +216,7 @@ type storage struct {
 	mu       sync.Mutex
 	state    *reconciler.State
 	verified bool
+	forged   string
 	drift    api.Drift
 	history  []api.HistoryEntry
 	report   *reconciler.LeaderReport
@@ -276,7 +277,7 @@ func (f *storage) View() *reconciler.StoreView {
 	}
 	return &reconciler.StoreView{
 		Leader: leader, ReportCurrent: leader != "", ReportLost: f.reportLost, AwaySince: f.awaySince,
-		State: f.state, HeadVerified: f.verified && f.state != nil, Drift: f.drift,
+		State: f.state, HeadVerified: f.verified && f.forged == "" && f.state != nil, Forged: f.forged, Drift: f.drift,
 		History: slices.Clone(f.history), LeaderReport: f.report, Health: f.health,
 	}
 }
@@ -335,7 +336,7 @@ func (t *term) Publish(ctx context.Context, p reconciler.Publication) (*reconcil
 		Set:      p.Set,
 		Revision: reconciler.Revision{Epoch: reconciler.Epoch{Number: t.epoch, ID: "x"}, Number: t.number},
 	}
-	t.verified, t.drift = true, api.Drift{Status: api.DriftNone}
+	t.verified, t.forged, t.drift = true, "", api.Drift{Status: api.DriftNone}
 	if p.Entry != nil {
 		t.history = append([]api.HistoryEntry{*p.Entry}, t.history...)
 	}

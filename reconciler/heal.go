@@ -64,6 +64,15 @@ func (l *leadership) needsRepair(view *StoreView) bool {
 	return !view.HeadVerified || l.headReplaced(view) || l.DriftMode == HealDrift && view.Drift.Status == api.DriftDetected
 }
 
+// repairDue is the earliest time of the next repair. What is forged is repaired
+// at once, however often other repairs were undone, and at constant intervals.
+func (l *leadership) repairDue(view *StoreView) time.Time {
+	if view.Forged != "" {
+		return l.forgedAt
+	}
+	return l.healAt
+}
+
 // repair publishes the last verified state again if that is needed. Repairs
 // that are undone come at growing intervals. It returns an error only when
 // the term is over.
@@ -77,7 +86,7 @@ func (l *leadership) repair(ctx context.Context) error {
 		l.clearHealMessage(view)
 		return nil
 	}
-	if now.Before(l.healAt) {
+	if now.Before(l.repairDue(view)) {
 		return nil
 	}
 	l.healedAt = now
@@ -90,8 +99,14 @@ func (l *leadership) repair(ctx context.Context) error {
 	if errors.Is(err, ErrDeposed) || ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	wait := l.healWaits.NextBackOff()
-	l.healAt = l.Now().Add(wait)
+	wait := l.ForgedMin
+	if view.Forged != "" {
+		l.forgedAt = l.Now().Add(wait)
+		l.Logger.Warn("a record in etcd was forged; published the last published set again", "forged", view.Forged, "commit", state.Head.Commit)
+	} else {
+		wait = l.healWaits.NextBackOff()
+		l.healAt = l.Now().Add(wait)
+	}
 	l.recordRepair(view.Drift, wait, err)
 	return nil
 }

@@ -211,3 +211,80 @@ func TestNoRepairWhileEtcdIsAway(t *testing.T) {
 		d.wantCondition(api.Ready, "Unknown", "EtcdUnreachable")
 	})
 }
+
+// forge is another writer's head.
+func (d *daemon) forge() {
+	now := time.Now()
+	d.etcd.change(func(f *storage) {
+		f.forged = "/hfi/head: it is not signed"
+		f.drift = api.Drift{Status: api.DriftDetected, Total: 1, Since: &now, Items: []api.DriftItem{{Key: "/hfi/head", Kind: api.Forged}}}
+	})
+	synctest.Wait()
+}
+
+// What is forged is repaired at once in either drift mode, though other repairs
+// are undone all the time, and though git is away; a flood of forgeries costs a
+// bounded number of writes.
+func TestForgeriesAreRepairedAtOnce(t *testing.T) {
+	for _, mode := range []string{reconciler.ReportDrift, reconciler.HealDrift} {
+		t.Run(mode, func(t *testing.T) {
+			scenario(t, func(t *testing.T, d *daemon) {
+				d.DriftMode = mode
+				d.push("a", policies("p"))
+				d.open()
+				d.git.fail(func(f *repository) { f.headErr = errors.New("git is away") })
+				// The repairs of ordinary drift now come at the longest intervals.
+				for range 10 {
+					d.etcd.change(func(f *storage) { f.verified = false })
+					d.pass(time.Minute)
+				}
+				d.etcd.change(func(f *storage) { f.verified = false })
+				synctest.Wait()
+				d.etcd.change(func(f *storage) { f.verified = false })
+				synctest.Wait()
+				if d.etcd.View().HeadVerified {
+					t.Fatal("an ordinary repair did not wait")
+				}
+				for range 20 {
+					published := len(d.etcd.published)
+					d.forge()
+					if d.etcd.View().Forged != "" || len(d.etcd.published) != published+1 {
+						t.Fatalf("the forged head is still there after %d publications", len(d.etcd.published)-published)
+					}
+					d.pass(d.ForgedMin)
+				}
+				published := len(d.etcd.published)
+				for range 1000 {
+					d.forge()
+					d.pass(time.Millisecond)
+				}
+				if writes := len(d.etcd.published) - published; writes < 2 || writes > int(time.Second/d.ForgedMin)+1 {
+					t.Errorf("a thousand forgeries in a second led to %d publications", writes)
+				}
+				if last := d.etcd.published[len(d.etcd.published)-1]; last.Commit != "a" || last.Entry != nil || len(d.taken) == 0 {
+					t.Errorf("published %+v", last)
+				}
+			})
+		})
+	}
+}
+
+// A replica that does not lead cannot repair: if nobody does, a person has to.
+func TestALastingForgeryNeedsAPerson(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.change(func(f *storage) { f.publishErr = errors.New("no space") })
+		d.forge()
+		if status := d.wantSync(api.OutOfSync); !strings.Contains(status.Sync.Message, "/hfi/head: it is not signed") {
+			t.Errorf("the message is %q", status.Sync.Message)
+		}
+		d.wantCondition(api.Stalled, "False", "Progressing")
+		d.pass(d.EtcdStalledAfter)
+		d.wantCondition(api.Stalled, "True", "Forged")
+		d.etcd.change(func(f *storage) { f.publishErr = nil })
+		d.pass(time.Second)
+		d.wantSync(api.Synced)
+		d.wantCondition(api.Stalled, "False", "Progressing")
+	})
+}

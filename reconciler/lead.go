@@ -57,8 +57,10 @@ type leadership struct {
 	// healAt is the earliest time of the next repair; healedAt is when the
 	// last one was tried; healStreak counts the successful ones in a row.
 	healAt, healedAt time.Time
-	healStreak       int
-	healWaits        *backoff.Waits
+	// forgedAt is the earliest time of the next repair of something forged.
+	forgedAt   time.Time
+	healStreak int
+	healWaits  *backoff.Waits
 }
 
 // lead reconciles until the term or the context ends.
@@ -130,7 +132,7 @@ func (l *leadership) untilDue() time.Duration {
 		wait = min(wait, l.triedAt.Add(repeatReportAfter).Sub(now))
 	}
 	if l.needsRepair(view) {
-		wait = min(wait, l.healAt.Sub(now))
+		wait = min(wait, l.repairDue(view).Sub(now))
 	}
 	return max(wait, 0)
 }

@@ -22,6 +22,7 @@ const (
 	DefaultRetryMin         = 200 * time.Millisecond
 	DefaultHealMin          = time.Second
 	DefaultHealMax          = time.Minute
+	DefaultForgedMin        = 200 * time.Millisecond
 	DefaultStepTimeout      = 2 * time.Minute
 )
 
@@ -62,6 +63,9 @@ type Reconciler struct {
 	RetryMin time.Duration
 	// HealMin is the first wait between two repairs of drift; the waits double, up to HealMax.
 	HealMin, HealMax time.Duration
+	// ForgedMin is the wait between two repairs of something forged: a flood of
+	// forgeries costs no more writes.
+	ForgedMin time.Duration
 	// Jitter is the part, from 0 to 1, by which those waits are longer or shorter at random.
 	Jitter float64
 	// StepTimeout bounds each step of an attempt: reading git, validating, publishing.
@@ -113,7 +117,7 @@ func New(source Source, validator Validator, store Store, lastGood LastGood, ser
 		Source: source, Validator: validator, Store: store, LastGood: lastGood, Serve: serve,
 		DriftMode: ReportDrift,
 		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, DiskInterval: DefaultDiskInterval, RetryMin: DefaultRetryMin,
-		HealMin: DefaultHealMin, HealMax: DefaultHealMax, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
+		HealMin: DefaultHealMin, HealMax: DefaultHealMax, ForgedMin: DefaultForgedMin, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
 		Observer: noObserver{}, Logger: slog.Default(), Now: time.Now,
 		trigger: make(chan struct{}, 1), storeChanged: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
 	}

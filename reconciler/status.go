@@ -138,6 +138,8 @@ func syncState(served *State, view *StoreView, drift api.Drift, report LeaderRep
 	switch {
 	case !health.Healthy:
 		return api.Unknown, "EtcdUnreachable", "etcd cannot be reached: " + health.Error
+	case view.Forged != "":
+		return outOfSync("a record in etcd does not verify, and is not used: " + view.Forged)
 	case !fresh && len(health.Alarms) > 0:
 		return api.Unknown, "EtcdAlarm", health.Error
 	case !fresh && view.Leader == "":
@@ -215,6 +217,9 @@ func (r *Reconciler) stalledCondition(view *StoreView, report LeaderReport) api.
 		stalled.Reason, stalled.Message = "EtcdAlarm", health.Error
 	case !health.Healthy && !view.AwaySince.IsZero() && r.Now().Sub(view.AwaySince) >= r.EtcdStalledAfter:
 		stalled.Reason, stalled.Message = "EtcdUnreachable", "etcd cannot be reached: "+health.Error
+	case view.Forged != "" && view.Drift.Since != nil && r.Now().Sub(*view.Drift.Since) >= r.EtcdStalledAfter:
+		// A leader repairs what is forged at once: no leader does, or it has another key.
+		stalled.Reason, stalled.Message = "Forged", "a record in etcd does not verify: "+view.Forged
 	case failure != nil:
 		stalled.Reason, stalled.Message = failure.Reason, failure.Message
 	case r.diskError == "":

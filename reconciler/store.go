@@ -42,6 +42,10 @@ type StoreView struct {
 	// round. Its status is DriftUnknown unless Health is healthy; Mode and Heal
 	// are empty.
 	Drift api.Drift
+	// Forged says which record of the store decides what is served and was not
+	// written by a replica with the same key, and why it is none; or is empty.
+	// Such a record is not used; HeadVerified is false as long as it is there.
+	Forged string
 	// History is newest first, at most MaxHistory entries.
 	History []api.HistoryEntry
 	// LeaderReport is the report last stored by a leader, or nil.

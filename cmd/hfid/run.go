@@ -117,7 +117,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	ballast := newBallast()
 	defer ballast.wait()
-	loop.Serve, loop.Observer = ballast.before(serve), service.Metrics
+	loop.Serve, loop.Observer, store.Forged = ballast.before(serve), service.Metrics, service.Metrics.Forged
 	if o.webhookSecretFile != "" {
 		service.WebhookSecret = func() (string, error) {
 			secret, err := os.ReadFile(o.webhookSecretFile)

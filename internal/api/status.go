@@ -143,6 +143,9 @@ const (
 	Missing  DriftKind = "Missing"
 	Modified DriftKind = "Modified"
 	Extra    DriftKind = "Extra"
+	// Forged: the key holds a record that no replica with this replica's state
+	// key has signed, or one that was put back.
+	Forged DriftKind = "Forged"
 )
 
 // Drift is the difference between the published policies and the keys in etcd.
@@ -163,7 +166,7 @@ const MaxDriftItems = 1000
 
 // DriftItem is a key that differs.
 type DriftItem struct {
-	// Name is the policy's, or empty if the key is not a policy's but the head.
+	// Name is the policy's, or empty if the key is not a policy's but the head, say.
 	Name string    `json:"name"`
 	Key  string    `json:"key"`
 	Kind DriftKind `json:"kind"`

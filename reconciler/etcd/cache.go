@@ -44,6 +44,8 @@ type cache struct {
 	origins            [schema.Buckets]bucketOrigins
 	head               headKey
 	epoch              epochKey
+	// forgeries are those not taken yet, at most one for each key.
+	forgeries []forgery
 	// floor is the highest epoch that a replica has announced, or 0.
 	floor   int64
 	report  leaderReport
@@ -138,11 +140,15 @@ func (c *cache) putRecord(key string, kv *mvccpb.KeyValue) {
 	case "head":
 		c.contents++
 		c.head = c.signer.decodeHead(kv)
+		c.noteForgery(key, kv, c.head.problem)
 	case "epoch":
 		c.contents++
 		c.epoch = c.signer.decodeEpoch(kv)
+		c.noteForgery(key, kv, c.epoch.problem)
 	case "epoch-floor":
-		c.floor, _ = c.signer.decodeFloor(kv.Value) // 0 if it is no announcement.
+		var problem error
+		c.floor, problem = c.signer.decodeFloor(kv.Value)
+		c.noteForgery(key, kv, problem)
 	case "status":
 		c.putReport(kv)
 	case "term":

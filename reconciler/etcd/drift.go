@@ -71,7 +71,7 @@ func (t *tracker) updateDrift(now time.Time) {
 // comparable reports whether there is something to compare the cache with.
 func (t *tracker) comparable() bool {
 	if t.state == nil {
-		return !t.cache.head.present || t.cache.head.placeholder
+		return !t.cache.head.valid
 	}
 	return !t.cache.head.valid || comparableDigest(t.cache.head.value.Digest)
 }
@@ -124,10 +124,10 @@ func (t *tracker) driftView() api.Drift {
 // drifted reports whether etcd holds anything else than the state.
 func (c *cache) drifted(state *reconciler.State, epoch reconciler.Epoch, replaced bool) bool {
 	if state == nil {
-		return c.set.Len() > 0 || len(c.foreign.names) > 0
+		return c.set.Len() > 0 || len(c.foreign.names) > 0 || c.forged() != ""
 	}
 	return len(c.foreign.names) > 0 || c.set != state.Set && c.set.Digest() != state.Set.Digest() ||
-		c.headDrift(state, replaced) != "" || c.epochDrift(epoch) != "" || len(c.originDrift(state)) > 0
+		c.headDrift(state, replaced) != "" || c.epochDrift(state, epoch) != "" || len(c.originDrift(state)) > 0
 }
 
 // drift lists what differs between the state and etcd: all of it is counted,
@@ -158,13 +158,13 @@ func (c *cache) drift(state *reconciler.State, epoch reconciler.Epoch, replaced 
 			list.add(api.DriftItem{Name: name, Key: c.keys.policy(name), Kind: api.Extra})
 		}
 	}
+	if kind := c.headDrift(state, replaced); kind != "" {
+		list.add(api.DriftItem{Key: c.keys.head(), Kind: kind})
+	}
+	if kind := c.epochDrift(state, epoch); kind != "" {
+		list.add(api.DriftItem{Key: c.keys.epoch(), Kind: kind})
+	}
 	if state != nil {
-		if kind := c.headDrift(state, replaced); kind != "" {
-			list.add(api.DriftItem{Key: c.keys.head(), Kind: kind})
-		}
-		if kind := c.epochDrift(epoch); kind != "" {
-			list.add(api.DriftItem{Key: c.keys.epoch(), Kind: kind})
-		}
 		for _, item := range c.originDrift(state) {
 			list.add(item)
 		}
@@ -194,9 +194,12 @@ func (l *driftList) cut() {
 
 func (c *cache) headDrift(state *reconciler.State, replaced bool) api.DriftKind {
 	switch {
+	case c.head.problem != nil:
+		return api.Forged
+	case state == nil:
 	case !c.head.present || c.head.placeholder || replaced:
 		return api.Missing
-	case !c.head.valid || !sameHead(c.head.value, state.Head):
+	case !sameHead(c.head.value, state.Head):
 		return api.Modified
 	}
 	return ""
@@ -206,11 +209,14 @@ func sameHead(a, b reconciler.Head) bool {
 	return a.Commit == b.Commit && a.Digest == b.Digest && a.Count == b.Count && a.At.Equal(b.At)
 }
 
-func (c *cache) epochDrift(epoch reconciler.Epoch) api.DriftKind {
+func (c *cache) epochDrift(state *reconciler.State, epoch reconciler.Epoch) api.DriftKind {
 	switch {
+	case c.epoch.problem != nil:
+		return api.Forged
+	case state == nil:
 	case !c.epoch.present:
 		return api.Missing
-	case !c.epoch.valid || c.epoch.value != epoch:
+	case c.epoch.value != epoch:
 		return api.Modified
 	}
 	return ""

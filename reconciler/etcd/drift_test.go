@@ -45,10 +45,10 @@ func TestForeignWritesAreReportedAndNotServed(t *testing.T) {
 		"made rubbish":   {[]string{"put", "/hfi/policies/p00001", "garbage"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Modified}}},
 		"missing":        {[]string{"del", "/hfi/policies/p00001"}, []api.DriftItem{{Name: "p00001", Key: "/hfi/policies/p00001", Kind: api.Missing}}},
 		"head gone":      {[]string{"del", "/hfi/head"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Missing}}},
-		"head rubbish":   {[]string{"put", "/hfi/head", "garbage"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
-		"head forged":    {[]string{"put", "/hfi/head", `{"format":1,"commit":"evil","digest":"v1:00","count":1}`}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Modified}}},
+		"head rubbish":   {[]string{"put", "/hfi/head", "garbage"}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Forged}}},
+		"head forged":    {[]string{"put", "/hfi/head", `{"format":1,"commit":"evil","digest":"v1:00","count":1}`}, []api.DriftItem{{Key: "/hfi/head", Kind: api.Forged}}},
 		"epoch gone":     {[]string{"del", "/hfi/epoch"}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Missing}}},
-		"epoch forged":   {[]string{"put", "/hfi/epoch", `{"number":1,"id":"evil"}`}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Modified}}},
+		"epoch forged":   {[]string{"put", "/hfi/epoch", `{"number":1,"id":"evil"}`}, []api.DriftItem{{Key: "/hfi/epoch", Kind: api.Forged}}},
 		"origins":        {[]string{"put", fmt.Sprintf("/hfi/origins/%02x", bucket), `{"p00001":{"file":"evil","line":1,"commit":"c"}}`}, []api.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: api.Modified}}},
 		"origins gone":   {[]string{"del", fmt.Sprintf("/hfi/origins/%02x", bucket)}, []api.DriftItem{{Key: fmt.Sprintf("/hfi/origins/%02x", bucket), Kind: api.Missing}}},
 	}

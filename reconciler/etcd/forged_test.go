@@ -241,7 +241,9 @@ func TestAStateKeyIsReplaced(t *testing.T) {
 	writeA(after, before)
 	writeB(after, before)
 	signed := func(key string) func() bool {
-		return func() bool { return strings.Contains(server.Ctl("get", key), a.StateKeys.SignerID()) && a.StateKeys.SignerID() != oldID }
+		return func() bool {
+			return strings.Contains(server.Ctl("get", key), a.StateKeys.SignerID()) && a.StateKeys.SignerID() != oldID
+		}
 	}
 	eventually(t, "the head is signed with the new key", signed("/hfi/head"))
 	eventually(t, "the epoch is signed with the new key", signed("/hfi/epoch"))

@@ -35,6 +35,7 @@ func (t *tracker) snapshot() *snapshot {
 	if t.cache == nil {
 		return taken
 	}
+	taken.view.Forged = t.cache.forged()
 	taken.view.History = t.cache.history.newest()
 	taken.view.LeaderReport, taken.view.ReportLost, taken.view.ReportCurrent = t.cache.report.value, t.cache.report.lost, t.cache.reportCurrent()
 	taken.revision = t.cache.revision

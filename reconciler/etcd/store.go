@@ -45,6 +45,9 @@ type Store struct {
 	// StateKeys sign and verify what only replicas may write. They are required:
 	// statekey.None is for those who trust everyone who can write to etcd.
 	StateKeys *statekey.Keys
+	// Forged, if set, is called with the name under Prefix, and the number, of
+	// records that were written and do not verify. It must return at once.
+	Forged func(key string, count int)
 	// Advertise is this replica's base URL as its peers reach it; empty if they cannot.
 	Advertise string
 	// DataDir is the folder for the file that notes the lease of a leadership,
@@ -112,6 +115,8 @@ type Store struct {
 
 	timeouts timeouts
 	tries    tries
+	// saidForged is by key. Only the goroutine that owns the tracker uses it.
+	saidForged map[string]saidForgery
 
 	mu sync.Mutex
 	// term is this replica's leadership, or nil.
@@ -134,7 +139,7 @@ func New(prefix, id string, logger *slog.Logger) *Store {
 		ctx:   ctx, cancel: cancel,
 		changed: make(chan struct{}, 1), connected: make(chan struct{}), reload: make(chan struct{}, 1),
 		suspected: make(chan struct{}, 1), rewatch: make(chan struct{}, 1), announcements: make(chan int64, 1),
-		requests: make(chan request),
+		requests: make(chan request), saidForged: map[string]saidForgery{},
 	}
 }
 
@@ -235,6 +240,7 @@ func (s *Store) show(tracker *tracker, out effects) {
 
 // perform carries out effects. It does not wait for anything.
 func (s *Store) perform(out effects) {
+	s.reportForgeries(out.forgeries)
 	if out.reload {
 		s.logger.Warn("etcd no longer holds the data that were followed; reading it again")
 	}

@@ -161,6 +161,8 @@ type effects struct {
 	alarms []string
 	// triggerTerm: a replica asked the leader, which is this one, to read git.
 	triggerTerm bool
+	// forgeries are to be counted and logged.
+	forgeries []forgery
 	// wakeIn, unless 0, is when timePassed is due.
 	wakeIn time.Duration
 }
@@ -209,8 +211,9 @@ func (t *tracker) step(now time.Time, event any) (out effects) {
 
 // load replaces the cache.
 func (t *tracker) load(now time.Time, e loaded, out *effects) {
-	triggered := false
+	triggered, seen := false, int64(0)
 	if t.cache != nil {
+		seen = t.cache.revision
 		triggered = e.cache.trigger != t.cache.trigger
 		// A replica that left in between was not seen to.
 		t.replicaLostAt = now
@@ -228,6 +231,7 @@ func (t *tracker) load(now time.Time, e loaded, out *effects) {
 	if t.cache.head.present {
 		t.verifyHead()
 	}
+	out.forgeries = t.cache.takeForgeries(seen)
 	t.conclude(now, triggered, out)
 	t.healthy(now, out)
 }
@@ -256,6 +260,7 @@ func (t *tracker) watch(now time.Time, events []*clientv3.Event, out *effects) {
 		}
 	}
 	t.cache.flush()
+	out.forgeries = t.cache.takeForgeries(0)
 	if t.cache.losses != losses {
 		t.replicaLostAt = now
 	}

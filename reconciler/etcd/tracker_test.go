@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/boifi/hfi/internal/api"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -195,6 +196,9 @@ func (r *transcript) set(texts []string) *schema.Set {
 //	6 leader/1 x created=2     overwritten, at first created at that revision
 //	6 status a term=2 number=1 the report of a leader; without a number, of an earlier version
 //	5 head future              a head with a digest of an unknown version
+//	5 head forged c1 a=100     a head that nobody signed
+//	5 head stolen              a head that is signed with another key
+//	5 head placeholder
 //	5 foreign 200              200 keys policies/x0000 and so on; or: 5 foreign 200 deleted
 //	5 policies/a deleted
 //	5 policies/a garbage
@@ -276,6 +280,14 @@ func (r *transcript) value(key string, words []string) string {
 	switch {
 	case isPolicy:
 		return string(r.set([]string{name + "=" + words[0]}).Get(name).Canonical)
+	case key == "head" && words[0] == "placeholder":
+		return headPlaceholder
+	case key == "head" && words[0] == "forged":
+		set, forger := r.set(words[2:]), signer{prefix: "/hfi/", keys: statekey.None()}
+		return forger.encodeHead(reconciler.Head{Commit: words[1], Digest: set.Digest(), Count: set.Len(), At: r.begun}, r.epoch, r.head)
+	case key == "head" && words[0] == "stolen":
+		forger := signer{prefix: "/hfi/", keys: statekey.Random()}
+		return forger.encodeHead(reconciler.Head{Commit: "evil", Digest: "v1:00"}, r.epoch, r.head)
 	case key == "head" && words[0] == "future":
 		return r.signer().encodeHead(reconciler.Head{Commit: "c9", Digest: "v99:0"}, r.epoch, r.head)
 	case key == "head":
@@ -380,6 +392,9 @@ func describe(out effects) string {
 	add(out.away, "log that etcd is away")
 	add(out.back, "log that etcd is back")
 	add(len(out.alarms) > 0, "log the alarms %v", out.alarms)
+	for _, f := range out.forgeries {
+		add(true, "%d forged writes of %s (%v)", f.count, f.key, f.problem)
+	}
 	add(out.announceEpoch > 0, "announce epoch %d", out.announceEpoch)
 	add(out.endTerm != nil, "end term")
 	add(out.triggerTerm, "trigger term")

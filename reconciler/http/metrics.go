@@ -27,6 +27,7 @@ type Metrics struct {
 	syncDuration prometheus.Histogram
 	gitErrors    *prometheus.CounterVec
 	etcdErrors   *prometheus.CounterVec
+	forged       *prometheus.CounterVec
 	requests     *prometheus.CounterVec
 	triggers     *prometheus.CounterVec
 	wakeups      prometheus.Counter
@@ -66,6 +67,9 @@ func newMetrics() *Metrics {
 		etcdErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hfi_etcd_errors_total", Help: "Failed etcd operations, by reason.",
 		}, []string{"reason"}),
+		forged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hfi_forged_total", Help: "Records seen that were not written by a replica with the same state key, by key in etcd, or last-good on disk.",
+		}, []string{"key"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hfi_http_requests_total", Help: "Requests answered, by route and status code; 499: the client closed the request.",
 		}, []string{"route", "code"}),
@@ -76,7 +80,7 @@ func newMetrics() *Metrics {
 			Name: "hfi_http_wakeups_total", Help: "Waiting clients woken by a change of their policies.",
 		}),
 	}
-	m.registry.MustRegister(m.syncs, m.syncDuration, m.gitErrors, m.etcdErrors, m.requests, m.triggers, m.wakeups,
+	m.registry.MustRegister(m.syncs, m.syncDuration, m.gitErrors, m.etcdErrors, m.forged, m.requests, m.triggers, m.wakeups,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "hfi_http_waiting_clients", Help: "Clients that wait for a change, or for this replica to catch up.",
 		}, func() float64 { return float64(m.waiting.Load()) }),
@@ -86,6 +90,9 @@ func newMetrics() *Metrics {
 	// Counters that alerts use exist from the start.
 	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), "Failed"} {
 		m.syncs.WithLabelValues(m.bounded("outcome", outcome))
+	}
+	for _, key := range []string{"head", "epoch", "epoch-floor"} {
+		m.forged.WithLabelValues(key)
 	}
 	for _, outcome := range []string{"ok", "failed"} {
 		m.triggers.WithLabelValues(outcome)
@@ -121,6 +128,9 @@ func (m *Metrics) Failed(part, reason string) {
 		m.etcdErrors.WithLabelValues(m.bounded(part, reason)).Inc()
 	}
 }
+
+// Forged counts records that do not verify. The caller chooses among few keys.
+func (m *Metrics) Forged(key string, count int) { m.forged.WithLabelValues(key).Add(float64(count)) }
 
 // bounded returns the value, or otherValue where the label would get too many.
 func (m *Metrics) bounded(label, value string) string {

@@ -1,6 +1,13 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,4 +111,56 @@ func TestHealReportsRepeatedDrift(t *testing.T) {
 		return true
 	})
 	see(t, d, "fought", "/v1/drift", fields{"heal.message": matches("something keeps changing etcd.*/hfi/policies/a"), "mode": "heal"})
+}
+
+// Who can write to etcd replaces policies and head together, again and again:
+// nobody gets that set, also after a restart while git is away, and etcd holds
+// the right one again in a moment, though drift is only to be reported.
+func TestForgedPoliciesAreNotServed(t *testing.T) {
+	t.Parallel()
+	repo := gittest.New(t)
+	hash := commit(repo, "Three", files(500, "a", "b", "c"))
+	d := hfidtest.Run(t, repo.Bare(), "--interval", "1s")
+	d.WaitSynced(hash)
+	policies := func() string { return string(d.Get("/v1/policies").Body) } // Each repair is another revision.
+	before := policies()
+	away := repo.Bare() + ".away"
+	if err := os.Rename(repo.Bare(), away); err != nil {
+		t.Fatal(err)
+	}
+	forge := func() {
+		d.Etcdctl("del", "--prefix", "/hfi/policies/")
+		var head map[string]any
+		if err := json.Unmarshal([]byte(d.Etcdctl("get", "/hfi/head", "--print-value-only")), &head); err != nil {
+			t.Fatal(err)
+		}
+		// An empty set, whose digest is that of nothing.
+		head["commit"], head["count"], head["digest"] = strings.Repeat("e", 40), 0, fmt.Sprintf("v1:%x", sha256.Sum256(nil))
+		text, err := json.Marshal(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Etcdctl("put", "/hfi/head", string(text))
+	}
+	for range 5 {
+		forge()
+		see(t, d, "the repair", "/v1/drift", fields{"status": "None"})
+		if after := policies(); after != before {
+			t.Fatalf("served is\n%s\ninstead of\n%s", after, before)
+		}
+	}
+	wantNames(t, "etcd, repaired", keysIn(d.Etcdctl), "a", "b", "c")
+	if metrics := d.Get("/metrics").Body; !regexp.MustCompile(`(?m)^hfi_forged_total\{key="head"\} [1-9]`).MatchString(string(metrics)) {
+		t.Errorf("the metrics count no forged head:\n%s", metrics)
+	}
+	forge()
+	d.Restart()
+	see(t, d, "the repair after a restart", "/v1/drift", fields{"status": "None"})
+	if after := policies(); after != before {
+		t.Errorf("after a restart served is\n%s\ninstead of\n%s", after, before)
+	}
+	wantNames(t, "etcd, after a restart", keysIn(d.Etcdctl), "a", "b", "c")
+	if info, err := os.Stat(filepath.Join(d.DataDir, "state-key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the state key: %v (%v)", info, err)
+	}
 }

@@ -51,6 +51,12 @@ var mutations = []mutation{
 		folder: "reconciler/etcd", tests: []string{"TestAnOldHeadIsNotServedAgain"},
 	},
 	{
+		what: "the immediate repair of what is forged", file: "reconciler/heal.go",
+		old:    `return l.forgedAt`,
+		new:    `return l.healAt`,
+		folder: "reconciler", tests: []string{"TestForgeriesAreRepairedAtOnce"},
+	},
+	{
 		what: "the check of an epoch's signature", file: "reconciler/etcd/signed.go",
 		old:    `s.keys.Verify(record.Signature, epochPurpose, record.signed(s.prefix)...)`,
 		new:    `error(nil)`,
