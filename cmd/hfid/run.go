@@ -68,7 +68,7 @@ func run(ctx context.Context, o options) (err error) {
 	if warning := keys.Readable(); warning != "" {
 		logger.Warn(warning)
 	}
-	disk := lastgood.New(data.LastGood(), logger)
+	disk := lastgood.New(data.LastGood(), keys, logger)
 	store := etcd.New(o.etcdPrefix, o.replica, logger)
 	store.Access, store.DataDir, store.StateKeys = o.etcd, o.dataDir, keys
 	if len(o.etcd.Endpoints) == 0 {
@@ -76,7 +76,8 @@ func run(ctx context.Context, o options) (err error) {
 		store.Embedded.Listen = o.etcdListen
 	}
 	// The reconciler loads this copy too, and logs it if it is damaged.
-	if kept, err := disk.Load(); err == nil && kept != nil {
+	kept, loadErr := disk.Load()
+	if kept != nil {
 		store.Known = kept.Revision
 	}
 	source := git.New(o.repo, o.branch, o.path, data.Git())
@@ -114,6 +115,9 @@ func run(ctx context.Context, o options) (err error) {
 			policies.Serve(state)
 			cluster.Serve(state)
 		}
+	}
+	if errors.Is(loadErr, lastgood.ErrForged) {
+		service.Metrics.Forged("last-good", 1)
 	}
 	ballast := newBallast()
 	defer ballast.wait()

@@ -30,7 +30,7 @@ func TestSaveOnAFullDiskKeepsTheStateBefore(t *testing.T) {
 		return
 	}
 	folder := t.TempDir()
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	before := state(1, schema.NewSet(entry(t, "a", 1)))
 	mustSave(t, s, before)
 	var limit unix.Rlimit

@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strconv"
+	"time"
 
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
 
 // magic is the start of every journal and identifies its format.
-const magic = "hfi last good 1\n"
+const magic = "hfi last good 2\n"
 
 // A record is a length (4 bytes), a CRC-32C (4 bytes), a kind (1 byte) and a
 // body. Length and CRC are little endian and cover the kind and the body.
@@ -37,12 +40,20 @@ const (
 type headRecord struct {
 	Head     reconciler.Head `json:"head"`
 	Revision string          `json:"revision"`
+	statekey.Signature
+}
+
+// purpose is what a head is signed for.
+const purpose statekey.Purpose = "last good"
+
+func (r *headRecord) signed() []string {
+	return []string{r.Head.Commit, string(r.Head.Digest), strconv.Itoa(r.Head.Count), r.Head.At.UTC().Format(time.RFC3339Nano), r.Revision}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // appendState appends the records that change a set to a state's, and its head.
-func appendState(text []byte, from *schema.Set, to *reconciler.State) []byte {
+func appendState(text []byte, from *schema.Set, to *reconciler.State, keys *statekey.Keys) []byte {
 	for _, change := range schema.Diff(from, to.Set) {
 		if change.New == nil {
 			text = appendRecord(text, kindDelete, []byte(change.Name))
@@ -50,7 +61,9 @@ func appendState(text []byte, from *schema.Set, to *reconciler.State) []byte {
 		}
 		text = appendRecord(text, kindPut, encodeEntry(change.New))
 	}
-	head, err := json.Marshal(headRecord{Head: to.Head, Revision: to.Revision.String()})
+	record := headRecord{Head: to.Head, Revision: to.Revision.String()}
+	record.Signature = keys.Sign(purpose, record.signed()...)
+	head, err := json.Marshal(record)
 	if err != nil {
 		panic(fmt.Sprintf("encoding a head: %v", err)) // Cannot happen: it has only strings, numbers and a time.
 	}
@@ -124,8 +137,11 @@ type replayed struct {
 }
 
 // replay reads a journal up to its end or its first defect. With a defect it
-// returns an error and the last valid state before it, if any.
-func replay(file io.Reader) (replayed, error) {
+// returns an error and the last valid state before it, if any. A head whose
+// signature does not verify is a defect only if none follows whose signature
+// does: an earlier head may be signed with a key that is gone.
+func replay(file io.Reader, keys *statekey.Keys) (replayed, error) {
+	var forged error
 	var result replayed
 	reader := bufio.NewReaderSize(file, 1<<16)
 	start := make([]byte, len(magic))
@@ -137,6 +153,9 @@ func replay(file io.Reader) (replayed, error) {
 	for offset := int64(len(magic)); ; {
 		payload, err := readRecord(reader)
 		if errors.Is(err, io.EOF) {
+			if forged != nil {
+				return result, forged
+			}
 			if len(edits) > 0 || result.state == nil {
 				return result, fmt.Errorf("byte %d: the journal ends before its head", offset)
 			}
@@ -159,14 +178,18 @@ func replay(file io.Reader) (replayed, error) {
 		case kindHead:
 			set = applyEdits(set, edits)
 			clear(edits)
-			state, err := verifiedState(body, set)
-			if err != nil {
-				return result, fmt.Errorf("byte %d: %w", offset, err)
-			}
-			if result.state == nil {
+			if result.base == 0 {
 				result.base = next
 			}
-			result.state, result.good = state, next
+			state, err := verifiedState(body, set, keys)
+			switch {
+			case errors.Is(err, ErrForged):
+				forged = fmt.Errorf("byte %d: %w", offset, err)
+			case err != nil:
+				return result, fmt.Errorf("byte %d: %w", offset, err)
+			default:
+				result.state, result.good, forged = state, next, nil
+			}
 		default:
 			return result, fmt.Errorf("byte %d: a record has the unknown kind %q", offset, kind)
 		}
@@ -187,11 +210,15 @@ func applyEdits(set *schema.Set, edits map[string]*schema.Entry) *schema.Set {
 	return set.With(puts, deletes)
 }
 
-// verifiedState returns the state of a head record and a set. The set must have the head's digest.
-func verifiedState(body []byte, set *schema.Set) (*reconciler.State, error) {
+// verifiedState returns the state of a head record and a set. The head must be
+// signed, else the error is ErrForged, and the set must have its digest.
+func verifiedState(body []byte, set *schema.Set, keys *statekey.Keys) (*reconciler.State, error) {
 	var record headRecord
 	if err := json.Unmarshal(body, &record); err != nil {
 		return nil, fmt.Errorf("reading a head: %w", err)
+	}
+	if err := keys.Verify(record.Signature, purpose, record.signed()...); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrForged, err)
 	}
 	revision, err := reconciler.ParseRevision(record.Revision)
 	if err != nil {

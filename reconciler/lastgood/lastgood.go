@@ -3,8 +3,8 @@
 //
 // It is one file, a journal of records: the policies that were put and deleted
 // since the previous head, then the new head with its digest. Every record has
-// a checksum, and a state is valid only if its head follows it and has its
-// digest. So after a crash or disk error that damages the end of the file, the
+// a checksum, and a state is valid only if its head follows it, has its digest,
+// and is signed with a state key. So after a crash or disk error that damages the end of the file, the
 // state before still loads, and a save writes only what changed. When the
 // changes outgrow the set, a new journal with the current state replaces the
 // old one.
@@ -19,6 +19,7 @@ import (
 	"sync"
 
 	"github.com/boifi/hfi/internal/datadir"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
@@ -36,6 +37,7 @@ type Store struct {
 	// Slack is how many bytes a journal may exceed twice its initial size before it is rewritten.
 	Slack int64
 
+	keys   *statekey.Keys
 	logger *slog.Logger
 	// writeFile is datadir.WriteFile, or a test's that fails.
 	writeFile func(path string, content []byte) error
@@ -53,9 +55,14 @@ type Store struct {
 	writeOutcomeUnknown bool
 }
 
-// New returns a Store with default tunables.
-func New(folder string, logger *slog.Logger) *Store {
-	return &Store{Folder: folder, Slack: DefaultSlack, logger: logger, writeFile: datadir.WriteFile}
+// ErrForged means that a journal has no state that a daemon with one of this
+// daemon's state keys has saved.
+var ErrForged = errors.New("it is not from a daemon with this daemon's state key")
+
+// New returns a Store with default tunables. What it saves is signed with keys,
+// and what they do not verify is not loaded.
+func New(folder string, keys *statekey.Keys, logger *slog.Logger) *Store {
+	return &Store{Folder: folder, Slack: DefaultSlack, keys: keys, logger: logger, writeFile: datadir.WriteFile}
 }
 
 func (s *Store) path() string { return filepath.Join(s.Folder, "journal") }
@@ -83,13 +90,13 @@ func (s *Store) load() (*reconciler.State, error) {
 		return nil, fmt.Errorf("opening the last good set: %w", err)
 	}
 	defer file.Close()
-	result, err := replay(file)
+	result, err := replay(file, s.keys)
 	s.state, s.good, s.base = result.state, result.good, result.base
 	if err != nil && result.state == nil {
 		return nil, fmt.Errorf("the last good set in %s is invalid; the next save replaces it: %w", s.path(), err)
 	}
 	if err != nil {
-		s.logger.Warn("the end of the last good set on disk is damaged; the state before it is used",
+		s.logger.Warn("the end of the last good set on disk is damaged or forged; the state before it is used",
 			"file", s.path(), "offset_bytes", result.good, "commit", result.state.Head.Commit, "error", err)
 	}
 	return s.state, nil
@@ -108,7 +115,7 @@ func (s *Store) Save(state *reconciler.State) error {
 	if s.state == nil || s.writeOutcomeUnknown {
 		err = s.rewrite(state)
 	} else {
-		changes := appendState(nil, s.state.Set, state)
+		changes := appendState(nil, s.state.Set, state, s.keys)
 		if s.good+int64(len(changes)) > 2*s.base+s.Slack {
 			err = s.rewrite(state)
 		} else {
@@ -169,7 +176,7 @@ func (s *Store) rewrite(state *reconciler.State) error {
 	if err := datadir.Make(s.Folder); err != nil {
 		return err
 	}
-	text := appendState([]byte(magic), schema.NewSet(), state)
+	text := appendState([]byte(magic), schema.NewSet(), state, s.keys)
 	if err := s.writeFile(s.path(), text); err != nil {
 		return err
 	}

@@ -13,9 +13,13 @@ import (
 	"time"
 
 	"github.com/boifi/hfi/internal/datadir"
+	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 	"github.com/boifi/hfi/schema"
 )
+
+// testKeys are those of the daemon whose data folder it is.
+var testKeys = statekey.Random()
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
@@ -54,7 +58,7 @@ func same(a, b *reconciler.State) bool {
 
 func load(t testing.TB, folder string) *reconciler.State {
 	t.Helper()
-	loaded, err := New(folder, quiet()).Load()
+	loaded, err := New(folder, testKeys, quiet()).Load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +71,7 @@ func TestLoadGivesWhatWasSaved(t *testing.T) {
 	if loaded := load(t, folder); loaded != nil {
 		t.Fatalf("without a journal: %v", loaded)
 	}
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	full := schema.NewSet(entry(t, "a", 1), entry(t, "b", 2), entry(t, "c", 3))
 	for i, set := range []*schema.Set{
 		schema.NewSet(),
@@ -88,7 +92,7 @@ func TestLoadGivesWhatWasSaved(t *testing.T) {
 // A save writes only what changed, and the size of the journal is bounded.
 func TestSaveWritesChangesAndTheJournalIsBounded(t *testing.T) {
 	folder := t.TempDir()
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	s.Slack = 100
 	var entries []*schema.Entry
 	for i := range 200 {
@@ -130,7 +134,7 @@ func size(t testing.TB, folder string) int64 {
 // journal saves three states, and returns the file and its length after each.
 func journal(t testing.TB) ([]byte, []*reconciler.State, []int64) {
 	folder := t.TempDir()
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	set := schema.NewSet(entry(t, "a", 1), entry(t, "b", 2))
 	var states []*reconciler.State
 	var ends []int64
@@ -157,7 +161,7 @@ func loadText(t *testing.T, text []byte) (*reconciler.State, error) {
 	if err := os.WriteFile(filepath.Join(folder, "journal"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	loaded, err := s.Load()
 	if rand.IntN(16) != 0 {
 		return loaded, err
@@ -211,16 +215,16 @@ func TestFlippedBitIsDetected(t *testing.T) {
 // Records with valid checksums are no state if their set differs from the head's digest.
 func TestSetWithoutItsHeadsDigestIsNoState(t *testing.T) {
 	good := state(1, schema.NewSet(entry(t, "a", 1)))
-	text := appendState([]byte(magic), schema.NewSet(), good)
+	text := appendState([]byte(magic), schema.NewSet(), good, testKeys)
 	bad := state(2, schema.NewSet(entry(t, "a", 1), entry(t, "b", 2)))
 	bad.Head.Digest = good.Head.Digest
-	text = appendState(text, good.Set, bad)
+	text = appendState(text, good.Set, bad, testKeys)
 	if loaded, err := loadText(t, text); err != nil || !same(loaded, good) {
 		t.Errorf("loaded %+v, %v", loaded, err)
 	}
 	wrong := state(3, good.Set)
 	wrong.Head.Count++
-	if loaded, err := loadText(t, appendState([]byte(magic), schema.NewSet(), wrong)); err == nil || loaded != nil {
+	if loaded, err := loadText(t, appendState([]byte(magic), schema.NewSet(), wrong, testKeys)); err == nil || loaded != nil {
 		t.Errorf("a wrong count: loaded %+v, %v", loaded, err)
 	}
 }
@@ -229,7 +233,7 @@ func TestSetWithoutItsHeadsDigestIsNoState(t *testing.T) {
 // be in place. The next save does not append to it as if it were the old one.
 func TestSaveAfterAFailedRewrite(t *testing.T) {
 	folder := t.TempDir()
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	s.Slack = 100
 	mustSave(t, s, state(1, schema.NewSet(entry(t, "a", 1))))
 	s.writeFile = func(path string, content []byte) error {
@@ -254,7 +258,7 @@ func TestSaveAfterAFailedRewrite(t *testing.T) {
 // next save writes it again.
 func TestCheckMissesARemovedJournal(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "last-good")
-	s := New(folder, quiet())
+	s := New(folder, testKeys, quiet())
 	if err := s.Check(); err != nil {
 		t.Errorf("before the first save: %v", err)
 	}
@@ -286,7 +290,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte(magic))
 	f.Add(append([]byte(magic), 0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4, 'P'))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		result, err := replay(bytes.NewReader(text))
+		result, err := replay(bytes.NewReader(text), testKeys)
 		if result.state == nil && err == nil {
 			t.Fatal("neither a state nor an error")
 		}
@@ -294,14 +298,14 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal("an invalid state")
 		}
 		// Arbitrary bodies in records with valid checksums reach the decoders.
-		_, _ = replay(io.MultiReader(bytes.NewReader([]byte(magic)), bytes.NewReader(appendRecord(nil, kindPut, text)), bytes.NewReader(appendRecord(nil, kindHead, text))))
+		_, _ = replay(io.MultiReader(bytes.NewReader([]byte(magic)), bytes.NewReader(appendRecord(nil, kindPut, text)), bytes.NewReader(appendRecord(nil, kindHead, text))), testKeys)
 	})
 }
 
 func BenchmarkSaveOneChange(b *testing.B) {
 	for _, n := range []int{100, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s := New(b.TempDir(), quiet())
+			s := New(b.TempDir(), testKeys, quiet())
 			var entries []*schema.Entry
 			for i := range n {
 				entries = append(entries, entry(b, fmt.Sprintf("p%05d", i), 1))

@@ -11,8 +11,8 @@ import (
 func TestLoadReadsOnce(t *testing.T) {
 	folder := t.TempDir()
 	want := state(1, schema.NewSet(entry(t, "a", 1)))
-	mustSave(t, New(folder, quiet()), want)
-	s := New(folder, quiet())
+	mustSave(t, New(folder, testKeys, quiet()), want)
+	s := New(folder, testKeys, quiet())
 	for range 2 {
 		got, err := s.Load()
 		if err != nil || !same(got, want) {
