@@ -69,8 +69,8 @@ func (w *etcdWriter) once() {
 }
 
 // tamper writes the head again unchanged, so that it may not match the current policies, or
-// changes its count or digest, possibly to an earlier digest. (It does not restore a complete
-// earlier head together with its policies, which no reader could detect.)
+// changes its count or digest, possibly to an earlier digest. (TestAnOldHeadIsNotServedAgain
+// restores complete earlier heads with their policies.)
 func (w *etcdWriter) tamper() {
 	head, _ := w.ctl("get", "--print-value-only", "/hfi/head")
 	var fields map[string]any

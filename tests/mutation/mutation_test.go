@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,46 +96,53 @@ func TestRemovedChecksFailATest(t *testing.T) {
 	}
 }
 
-// The random test can fail too. Without the digest check, other clients' writes are
-// served sooner or later, and the test's observer notices it.
+// The random test can fail too. Without the digest check and the check of who wrote
+// the head, other clients' writes are served sooner or later, and the test's observer
+// notices it.
 func TestObserverNoticesARemovedDigestCheck(t *testing.T) {
 	testtool.SlowOnly(t)
-	m := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
+	digest := mutations[slices.IndexFunc(mutations, func(m mutation) bool { return m.what == "the digest check" })]
+	head := mutation{file: "reconciler/etcd/signed.go", old: `record.KeyID, key.problem == nil`, new: `record.KeyID, record.Digest != ""`}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "./tests/chaos")
 	command.Dir = testtool.Root()
 	// The test builds the daemon: the environment passes the overlay to that build.
-	command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, m), "HFI_CHAOS_KILLS=100")
+	command.Env = append(os.Environ(), "GOFLAGS=-overlay="+overlay(t, digest, head), "HFI_CHAOS_KILLS=100")
 	out, err := command.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "VIOLATION seen by") || !strings.Contains(string(out), "but the set differs") {
 		t.Errorf("without the digest check, the observer must see a set of no commit (%v):\n%s", err, out)
 	}
 }
 
-// overlay writes a file for go's -overlay flag with the mutation, and returns its path.
-func overlay(t *testing.T, m mutation) string {
+// overlay writes a file for go's -overlay flag with mutations, each of another file, and
+// returns its path.
+func overlay(t *testing.T, mutations ...mutation) string {
 	t.Helper()
-	path := filepath.Join(testtool.Root(), m.file)
-	source, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if count := strings.Count(string(source), m.old); count != 1 {
-		t.Fatalf("%s has %q %d times, want once: update the mutation", m.file, m.old, count)
-	}
-	folder := t.TempDir()
-	mutated, list := filepath.Join(folder, "mutated.go"), filepath.Join(folder, "overlay.json")
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutated}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{mutated: strings.Replace(string(source), m.old, m.new, 1), list: string(replace)} {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+	folder, files := t.TempDir(), map[string]string{}
+	write := func(name string, text []byte) string {
+		path := filepath.Join(folder, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		return path
 	}
-	return list
+	for i, m := range mutations {
+		path := filepath.Join(testtool.Root(), m.file)
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if count := strings.Count(string(source), m.old); count != 1 {
+			t.Fatalf("%s has %q %d times, want once: update the mutation", m.file, m.old, count)
+		}
+		files[path] = write(fmt.Sprintf("mutated%d.go", i), []byte(strings.Replace(string(source), m.old, m.new, 1)))
+	}
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write("overlay.json", replace)
 }
 
 // run runs tests of a folder, with an overlay unless that is empty. Each of them
