@@ -104,9 +104,9 @@ func TestTheCacheIsBounded(t *testing.T) {
 
 	// The newest of the history.
 	for i := range 3 * maxHistoryKept {
-		put(fmt.Sprintf("history/%012d", i+1), []byte(encode(api.HistoryEntry{Commit: fmt.Sprint(i + 1)})))
+		put(fmt.Sprintf("history/%012d", i+1), []byte(c.signer.encodeHistory(int64(i+1), &api.HistoryEntry{Commit: fmt.Sprint(i + 1)})))
 	}
-	put("history/000000000001", []byte(encode(api.HistoryEntry{Commit: "1"})))
+	put("history/000000000001", []byte(c.signer.encodeHistory(1, &api.HistoryEntry{Commit: "1"})))
 	newest := c.history.newest()
 	if len(c.history.numbers) != maxHistoryKept || len(newest) != reconciler.MaxHistory || newest[0].Commit != fmt.Sprint(3*maxHistoryKept) {
 		t.Errorf("kept %d entries, of which %d are listed, the newest is %s", len(c.history.numbers), len(newest), newest[0].Commit)

@@ -127,7 +127,9 @@ func (c *cache) put(kv *mvccpb.KeyValue) {
 		if !ok {
 			return
 		}
-		c.history.put(number, kv.Value)
+		entry, problem := c.signer.decodeHistory(number, kv.Value)
+		c.noteForgery("history", kv, problem)
+		c.history.put(number, entry)
 	case "leader":
 		c.putCandidate(kv)
 	case "replicas":

@@ -311,3 +311,30 @@ func TestALostKeyIsALaterEpoch(t *testing.T) {
 		t.Errorf("after %s came %s", state.Revision, again.Revision)
 	}
 }
+
+// The history has no entry that no leader wrote, nor one in another's place: it
+// says what a revert restores, and who did what.
+func TestAForgedHistoryIsNotShown(t *testing.T) {
+	t.Parallel()
+	server, a, b, term := pair(t)
+	publish(t, term, publication("c1", policies(t, 3, 100)))
+	publish(t, term, publication("c2", policies(t, 3, 200)))
+	attacker := newAttacker(t, server)
+	genuine := attacker.record("/hfi/history/000000000001", nil)
+	forged := strings.Replace(genuine, "subject of c1", "subject of evil", 1)
+	if forged == genuine {
+		t.Fatalf("the entry is %s", genuine)
+	}
+	plain := encode(publication("evil", policies(t, 1, 1)).Entry)
+	revision := attacker.write(clientv3.OpPut("/hfi/history/000000000001", forged), clientv3.OpPut("/hfi/history/000000000003", plain),
+		clientv3.OpPut("/hfi/history/000000000004", genuine), clientv3.OpPut("/hfi/history/000000000005", attacker.record("/hfi/history/000000000002", nil)))
+	for _, s := range []*Store{a, b} {
+		seen, err := s.waitRevision(testContext(t), revision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if history := seen.view.History; len(history) != 1 || history[0].Commit != "c2" {
+			t.Errorf("the history on %s is %+v", s.ID, history)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"encoding/json"
 	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,24 +21,20 @@ type history struct {
 	// numbers are those of the newest keys, ascending, at most maxHistoryKept.
 	// It is kept in order, so that an event costs the same however many there are.
 	numbers []int64
-	// entries are by number; those that could not be decoded are empty, and are
-	// trimmed in their turn.
+	// entries are by number; those that do not verify are empty, and are trimmed
+	// in their turn.
 	entries map[int64]api.HistoryEntry
 	// listed is what newest returned last, or nil if the history changed since.
 	listed []api.HistoryEntry
 }
 
-func (h *history) put(number int64, value []byte) {
+func (h *history) put(number int64, entry api.HistoryEntry) {
 	h.remove(number)
 	if len(h.numbers) == maxHistoryKept {
 		if number < h.numbers[0] {
 			return
 		}
 		h.remove(h.numbers[0])
-	}
-	var entry api.HistoryEntry
-	if len(value) <= maxHistoryEntry {
-		_ = json.Unmarshal(value, &entry)
 	}
 	at, _ := slices.BinarySearch(h.numbers, number)
 	h.numbers = slices.Insert(h.numbers, at, number)
@@ -100,11 +95,11 @@ func (c *cache) historyOps(entry *api.HistoryEntry) []clientv3.Op {
 			next = h.numbers[own-1] + 1
 		}
 		return []clientv3.Op{
-			clientv3.OpPut(c.keys.history(next), encode(entry)),
+			clientv3.OpPut(c.keys.history(next), c.signer.encodeHistory(next, entry)),
 			clientv3.OpDelete(c.keys.history(next+1), clientv3.WithRange(clientv3.GetPrefixRangeEnd(c.keys.histories()))),
 		}
 	}
-	ops := []clientv3.Op{clientv3.OpPut(c.keys.history(next), encode(entry))}
+	ops := []clientv3.Op{clientv3.OpPut(c.keys.history(next), c.signer.encodeHistory(next, entry))}
 	if surplus := len(h.numbers) + 1 - reconciler.MaxHistory; surplus > 0 {
 		ops = append(ops, clientv3.OpDelete(c.keys.histories(), clientv3.WithRange(c.keys.history(h.numbers[surplus-1]+1))))
 	}

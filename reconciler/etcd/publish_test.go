@@ -247,7 +247,13 @@ func TestAForeignHistoryNumberCostsNoEntry(t *testing.T) {
 	for _, number := range []string{"999998999998", "999999000000"} {
 		server.Ctl("put", "/hfi/history/"+number, `{"commit":"foreign"}`)
 	}
-	eventually(t, "the foreign entries are seen", func() bool { return len(a.View().History) == 3 })
+	eventually(t, "the foreign entries are seen", func() (seen bool) {
+		inspect(t, a, func(tracker *tracker) { seen = len(tracker.cache.history.numbers) == 3 })
+		return seen
+	})
+	if history := a.View().History; len(history) != 1 || history[0].Commit != "c1" {
+		t.Errorf("the foreign entries are in the history: %+v", history)
+	}
 	for i := 2; i <= 3; i++ {
 		publish(t, term, publication(fmt.Sprintf("c%d", i), policies(t, 1, i)))
 	}

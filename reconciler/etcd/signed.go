@@ -8,15 +8,17 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/statekey"
 	"github.com/boifi/hfi/reconciler"
 )
 
 // What the records are signed for.
 const (
-	headPurpose  statekey.Purpose = "etcd head"
-	epochPurpose statekey.Purpose = "etcd epoch"
-	floorPurpose statekey.Purpose = "etcd epoch floor"
+	headPurpose    statekey.Purpose = "etcd head"
+	epochPurpose   statekey.Purpose = "etcd epoch"
+	floorPurpose   statekey.Purpose = "etcd epoch floor"
+	historyPurpose statekey.Purpose = "etcd history"
 )
 
 // maxSigned bounds the value of a signed record. hfi's have a few hundred bytes.
@@ -183,4 +185,35 @@ func (s signer) decodeFloor(value []byte) (int64, error) {
 		return 0, err
 	}
 	return record.Number, nil
+}
+
+// historyRecord is the value of a key under history/.
+type historyRecord struct {
+	// Entry is an api.HistoryEntry. Its bytes are signed, so that a version that
+	// knows fewer fields verifies it too.
+	Entry json.RawMessage `json:"entry"`
+	statekey.Signature
+}
+
+func (r *historyRecord) signed(prefix string, number int64) []string {
+	return []string{prefix, strconv.FormatInt(number, 10), string(r.Entry)}
+}
+
+func (s signer) encodeHistory(number int64, entry *api.HistoryEntry) string {
+	record := historyRecord{Entry: json.RawMessage(encode(entry))}
+	record.Signature = s.keys.Sign(historyPurpose, record.signed(s.prefix, number)...)
+	return encode(record)
+}
+
+// decodeHistory returns an entry, or an empty one and why it is none.
+func (s signer) decodeHistory(number int64, value []byte) (api.HistoryEntry, error) {
+	var record historyRecord
+	var entry api.HistoryEntry
+	if len(value) > maxHistoryEntry || json.Unmarshal(value, &record) != nil || json.Unmarshal(record.Entry, &entry) != nil {
+		return api.HistoryEntry{}, errNoRecord
+	}
+	if err := s.keys.Verify(record.Signature, historyPurpose, record.signed(s.prefix, number)...); err != nil {
+		return api.HistoryEntry{}, err
+	}
+	return entry, nil
 }

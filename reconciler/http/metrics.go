@@ -91,7 +91,7 @@ func newMetrics() *Metrics {
 	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), "Failed"} {
 		m.syncs.WithLabelValues(m.bounded("outcome", outcome))
 	}
-	for _, key := range []string{"head", "epoch", "epoch-floor", "last-good"} {
+	for _, key := range []string{"head", "epoch", "epoch-floor", "history", "last-good"} {
 		m.forged.WithLabelValues(key)
 	}
 	for _, outcome := range []string{"ok", "failed"} {
