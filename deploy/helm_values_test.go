@@ -49,6 +49,10 @@ git:
   username: robot
   secret: {name: my-git, keys: {token: k-token, password: k-password, sshKey: k-ssh, sshPassphrase: k-phrase, knownHosts: k-hosts, ca: k-ca, clientCert: k-cert, clientKey: k-key, webhook: k-hook}}
 drift: heal
+limits: |
+  package schema
+
+  #Policy: spec: expires_at!: _
 logLevel: debug
 wasmPlugins: {namespaces: [shop, "42"], linger: 1h, delivery: wasmplugin}
 etcd:
@@ -97,6 +101,7 @@ networkPolicy: {egressPorts: [8443], dnsPorts: [5353]}
 			"stateKey.secret":               `secretName: "my-state-key"`,
 			"stateKey.key":                  "HFID_STATE_KEY_FILE: /etc/hfid/state-key/k-state",
 			"drift":                         "HFID_DRIFT: heal",
+			"limits":                        "#Policy: spec: expires_at!: _",
 			"logLevel":                      "HFID_LOG_LEVEL: debug",
 			"wasmPlugins.namespaces":        "HFID_KUBE_NAMESPACES: shop,42",
 			"wasmPlugins.linger":            "HFID_KUBE_LINGER: 1h",

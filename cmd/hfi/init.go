@@ -14,8 +14,8 @@ func newInit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init DIR",
 		Short: "Create a policy repository that is ready for cue vet",
-		Long: `Write a policy repository into DIR: the schema, an example policy in YAML and
-one in CUE, and a CI workflow that checks every push with the stock cue command.
+		Long: `Write a policy repository into DIR: the schema, limits for its policies, an example policy in
+YAML and one in CUE, and a CI workflow that checks every push with the stock cue command.
 
 DIR is created if it does not exist. A README.md in it is kept; if any other of the
 files exists already, nothing is written.`,

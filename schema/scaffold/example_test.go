@@ -21,6 +21,7 @@ func ExampleFiles() {
 	// .github/workflows/policies.yaml
 	// README.md
 	// cue.mod/module.cue
+	// cue.mod/pkg/github.com/boifi/hfi/schema/limits.cue
 	// cue.mod/pkg/github.com/boifi/hfi/schema/policy.cue
 	// policies/checkout-latency.yaml
 	// policies/outage/outage.cue

@@ -19,6 +19,9 @@ var repo embed.FS
 // SchemaFile is the path of the schema in a policy repository.
 const SchemaFile = "cue.mod/pkg/" + schema.ImportPath + "/policy.cue"
 
+// LimitsFile is the path of the repository's own limits.
+const LimitsFile = "cue.mod/pkg/" + schema.ImportPath + "/limits.cue"
+
 // Files returns the content of the files of a new repository, by path.
 func Files() (map[string][]byte, error) {
 	files := map[string][]byte{SchemaFile: []byte(schema.CUE)}

@@ -53,7 +53,7 @@ func TestScaffoldIsFormatted(t *testing.T) {
 	if _, err := scaffold.Write(folder); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(testtool.Path(t, "cue"), "fmt", "--check", "./...", "./cue.mod/module.cue", scaffold.SchemaFile)
+	command := exec.Command(testtool.Path(t, "cue"), "fmt", "--check", "./...", "./cue.mod/module.cue", scaffold.SchemaFile, scaffold.LimitsFile)
 	command.Dir = folder
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("cue fmt --check: %v\n%s", err, output)

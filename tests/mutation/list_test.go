@@ -320,4 +320,41 @@ var mutations = []mutation{
 		new:    `p.next = now.Add(p.jitter(backoff) % 2)`,
 		folder: "filter", tests: []string{"TestTriesBackOffWithJitter"},
 	},
+	{
+		what: "the limits of YAML and JSON files", file: "reconciler/cue/batch.go",
+		old:    `return check.check(ctx, files)`,
+		new:    `return nil`,
+		folder: "reconciler/cue", tests: []string{"TestLimitSentences", "TestChangedLimits", "TestOwnLimits"},
+	},
+	{
+		what: "the limits of packages", file: "reconciler/cue/evaluate.go",
+		old:    `exported = exported.Unify(limited)`,
+		new:    `_ = limited`,
+		folder: "reconciler/cue", tests: []string{"TestLimitSentences", "TestOwnLimits"},
+	},
+	{
+		what: "that limits only narrow", file: "reconciler/cue/limits_child.go",
+		old: `	c.widens(policy, nil, report)
+`,
+		new:    ``,
+		folder: "reconciler/cue", tests: []string{"TestLimitsOnlyNarrow"},
+	},
+	{
+		what: "that limits add nothing to a policy", file: "reconciler/cue/limits_child.go",
+		old:    `if added(value.LookupPath(cue.MakePath(cue.Str(strconv.Itoa(i)))), document, nil) != nil {`,
+		new:    `if _ = document; false {`,
+		folder: "reconciler/cue", tests: []string{"TestLimitsOnlyNarrow"},
+	},
+	{
+		what: "the validation of all policies after a change of limits", file: "reconciler/cue/vet.go",
+		old:    `again := w.whole || !limits.equal(w.policyLimits)`,
+		new:    `again := w.whole`,
+		folder: "reconciler/cue", tests: []string{"TestChangedLimits", "TestOwnLimits"},
+	},
+	{
+		what: "that changed limits are noticed", file: "reconciler/attempt.go",
+		old:    `if head == l.handled && !l.Validator.Stale() {`,
+		new:    `if head == l.handled {`,
+		folder: "reconciler", tests: []string{"TestLimitsChange"},
+	},
 }

@@ -30,6 +30,7 @@
   "HFID_GIT_TIMEOUT" .Values.git.timeout
   "HFID_GIT_USERNAME" .Values.git.username
   "HFID_LOG_LEVEL" .Values.logLevel
+  "HFID_LIMITS" (ternary "/etc/hfid/limits/limits.cue" "" (ne .Values.limits ""))
   "HFID_KUBE_NAMESPACES" (join "," .Values.wasmPlugins.namespaces)
   "HFID_KUBE_LINGER" .Values.wasmPlugins.linger
   "HFID_KUBE_DELIVERY" .Values.wasmPlugins.delivery
