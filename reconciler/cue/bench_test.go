@@ -92,3 +92,24 @@ func apply(t testing.TB, w *Workspace, delta *reconciler.Delta) *schema.Verdict 
 	}
 	return verdict
 }
+
+// BenchmarkApplyLimits does the same with limits: for all files, and for one of them.
+func BenchmarkApplyLimits(b *testing.B) {
+	files := append(manyPolicies(10_000), content(limitsPath, limited["a delay"]))
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			apply(b, New("policies"), commit("c1", "", files...))
+		}
+	})
+	b.Run("one", func(b *testing.B) {
+		w := New("policies")
+		apply(b, w, commit("c0", "", files...))
+		base, n := "c0", 0
+		for b.Loop() {
+			n++
+			next := fmt.Sprint("c", n)
+			apply(b, w, commit(next, base, content("policies/p7.yaml", small("p7", n%1000+1))))
+			base = next
+		}
+	})
+}
