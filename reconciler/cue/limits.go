@@ -80,8 +80,8 @@ func (l *policyLimits) fail(undecided bool, problems ...schema.Problem) {
 	}
 }
 
-// unit has the problems of the limits.
-func (l *policyLimits) unit() *unit { return &unit{key: limitsName, errors: l.problems} }
+// unit has the problems of the limits. No file or package has its key.
+func (l *policyLimits) unit() *unit { return &unit{key: "cue.mod/limits", errors: l.problems} }
 
 // equal reports whether the limits are the same.
 func (l *policyLimits) equal(other *policyLimits) bool {

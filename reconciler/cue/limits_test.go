@@ -304,6 +304,12 @@ func TestChangedLimits(t *testing.T) {
 	wantSet(t, verdict, "p", "q", "r")
 }
 
+// TestRefusedFileNamedAsLimits checks that the limits do not hide the error of another file.
+func TestRefusedFileNamedAsLimits(t *testing.T) {
+	link := schema.File{Path: limitsName, ID: "l", Refusal: "this is a symbolic link; policies must be regular files"}
+	wantErrors(t, apply(t, New(""), commit("c", "", withLimits("package schema\n", content("p.yaml", minimal), link)...)), limitsName+": this is a symbolic link")
+}
+
 // TestLimitsElsewhere checks the warnings about limits that have no effect.
 func TestLimitsElsewhere(t *testing.T) {
 	limits := "package schema\n\n#Policy: spec: expires_at!: _\n"
