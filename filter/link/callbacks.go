@@ -1,7 +1,5 @@
 package main
 
-import "github.com/boifi/hfi/filter/program"
-
 // The bodies of the functions that rewrite adds. Each comment has the equivalent in Go.
 
 // refresh appends: state = hfi_state()
@@ -64,9 +62,6 @@ func (w *wrappers) vmStart(original uint32) (c code) {
 // allocationBits is the number of bits in the size of the largest data that the host may
 // return: 8 MiB, twice the largest program, which is the largest data that the filter reads.
 const allocationBits = 23
-
-// This compiles only if a program in the shared data fits.
-var _ [1<<allocationBits - 2*program.MaxSize]struct{}
 
 // allocate returns memory for data from the host. The SDK would allocate a Go
 // object, which costs as much as the rest of reading a header.

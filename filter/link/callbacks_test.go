@@ -4,7 +4,12 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+
+	"github.com/boifi/hfi/filter/program"
 )
+
+// This compiles only if a program in the shared data fits into what the host may return.
+var _ [1<<allocationBits - 2*program.MaxSize]struct{}
 
 func TestIdleFilterGetsNoStreams(t *testing.T) {
 	e := start(t, 0)
