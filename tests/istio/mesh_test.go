@@ -31,6 +31,7 @@ func TestMesh(t *testing.T) {
 		{"EnvoyFilters", envoyFilterStory},
 		{"outbound", outboundStory},
 		{"gateway", gatewayStory},
+		{"waypoint", waypointStory},
 		{"missing permission", permissionStory},
 		{"own etcd", ownEtcdStory},
 		{"helpers", helpersStory},

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -116,10 +117,22 @@ func (l *Lab) addProxyImage() error {
 	if err != nil {
 		return err
 	}
+	bootstrap, err := os.ReadFile(chart("envoy_bootstrap.json"))
+	if err != nil {
+		return err
+	}
+	// Only Istio's own build of Envoy has this extension, which the agent always adds for waypoints.
+	const discovery = "{{- if .metadata_discovery }}"
+	if !bytes.Contains(bootstrap, []byte(discovery)) {
+		return fmt.Errorf("%s has no %s", chart("envoy_bootstrap.json"), discovery)
+	}
+	bootstrap = bytes.ReplaceAll(bootstrap, []byte(discovery), []byte("{{- if false }}"))
+	if err := copyTo(filepath.Join(root, "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"), bytes.NewReader(bootstrap), 0o644); err != nil {
+		return err
+	}
 	for from, to := range map[string]string{
-		tool("pilot-agent"):           "usr/local/bin/pilot-agent",
-		tool("envoy"):                 "usr/local/bin/envoy",
-		chart("envoy_bootstrap.json"): "var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
+		tool("pilot-agent"): "usr/local/bin/pilot-agent",
+		tool("envoy"):       "usr/local/bin/envoy",
 	} {
 		file, err := os.Open(from)
 		if err != nil {

@@ -79,8 +79,20 @@ func (l *Lab) startIstio(ctx context.Context) error {
 	if err := writeInjection(filepath.Join(folder, "var/lib/istio/inject")); err != nil {
 		return err
 	}
+	return l.startIstiod(ctx, "")
+}
+
+// RestartIstiod ends istiod and starts it again, with an addition to the configuration of the mesh and
+// further environment variables.
+func (l *Lab) RestartIstiod(ctx context.Context, mesh string, environment ...string) error {
+	l.servers["istiod"].stop(10 * time.Second)
+	return l.startIstiod(ctx, mesh, environment...)
+}
+
+func (l *Lab) startIstiod(ctx context.Context, meshAddition string, environment ...string) error {
+	folder := filepath.Join(l.folder, "istiod")
 	mesh := filepath.Join(folder, "mesh.yaml")
-	if err := os.WriteFile(mesh, []byte(meshConfig), 0o644); err != nil {
+	if err := os.WriteFile(mesh, []byte(meshConfig+meshAddition), 0o644); err != nil {
 		return err
 	}
 	command := l.command("pilot-discovery", "discovery", "--kubeconfig", l.Kubeconfig(), "--meshConfig", mesh, "--domain", "cluster.local",
@@ -91,6 +103,7 @@ func (l *Lab) startIstio(ctx context.Context) error {
 		"PILOT_CERT_PROVIDER=istiod", "INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector", "VALIDATION_WEBHOOK_CONFIG_NAME=",
 		// Disable filters that only Istio's own build of Envoy has.
 		"PILOT_ENABLE_ALPN_FILTER=false", "PILOT_ENABLE_METADATA_EXCHANGE=false")
+	command.Env = append(command.Env, environment...)
 	istiod, err := l.startServer("istiod", command)
 	if err != nil {
 		return err
