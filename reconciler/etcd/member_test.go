@@ -133,6 +133,7 @@ func TestAWatchThatDoesNotBeginDelaysNoOther(t *testing.T) {
 	stores := []*Store{first}
 	for i := range 7 {
 		s := New(DefaultPrefix, fmt.Sprint("follower ", i), quiet())
+		s.StateKeys = testKeys
 		s.RequestTimeout, s.Access = time.Minute, first.Access
 		stores = append(stores, openStore(t, s))
 	}
