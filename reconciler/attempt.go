@@ -90,34 +90,43 @@ func (l *leadership) sync(ctx context.Context) (outcome string, err error) {
 	if err != nil {
 		return failed, err
 	}
+	keysErr := l.checkKeys()
 	if head == l.handled && !l.Validator.Stale() {
 		l.recordSuccess(l.Store.View())
 		return "", nil
 	}
-	commit, verdict, err := l.validate(ctx, head)
+	if keysErr != nil {
+		return l.withoutKeys(head, keysErr)
+	}
+	commit, verdict, refusal, err := l.validate(ctx, head)
 	if err != nil {
 		return failed, err
 	}
 	// Repairs may have changed the store until here, and nothing else of this
 	// term does from here on: one view is enough for the whole decision.
 	view := l.Store.View()
+	published := l.published(view)
+	isHead := published != nil && published.Head.Commit == head
+	isPublished := isHead && verdict != nil && verdict.Set != nil && published.Head.Digest == verdict.Set.Digest()
+	if refusal != "" && (verdict == nil || verdict.Set != nil && !isPublished) {
+		return string(api.Unverified), l.reject(ctx, view, commit, api.Unverified, "CommitUnverified", refusal)
+	}
 	if verdict.Set == nil {
-		if published := l.published(view); published != nil && published.Head.Commit == head {
+		if isHead {
 			l.noLongerValid(head, verdict.Errors)
 			return string(api.Invalid), nil
 		}
 		return string(api.Invalid), l.reject(ctx, view, commit, api.Invalid, "InvalidCommit",
 			fmt.Sprintf("commit %s is not applied: %s", short(commit.Hash), countProblems(verdict.Errors)))
 	}
-	published := l.published(view)
-	if published != nil && published.Head.Commit == head && published.Head.Digest == verdict.Set.Digest() && view.HeadVerified {
+	if isPublished && view.HeadVerified {
 		// An earlier term published it.
 		l.lastPublished = published
 		l.earlier.add(published.Head)
 		l.markApplied(view, head)
 		return "", nil
 	}
-	refusal, err := l.guard(ctx, view, commit, verdict.Set)
+	refusal, err = l.guard(ctx, view, commit, verdict.Set)
 	if err != nil {
 		return failed, err
 	}
@@ -143,32 +152,34 @@ func (l *leadership) fetchHead(ctx context.Context) (string, error) {
 	return head, nil
 }
 
-// validate reads a commit and validates it.
-func (l *leadership) validate(ctx context.Context, head string) (Commit, *schema.Verdict, error) {
+// validate reads a commit and validates it. refusal says why its signature does
+// not let it be applied, or is empty; then, unless it was applied before, there is
+// no verdict: its files are not even evaluated.
+func (l *leadership) validate(ctx context.Context, head string) (commit Commit, verdict *schema.Verdict, refusal string, err error) {
 	if _, err := askAndHeal(ctx, l, l.earlyValidated); err != nil {
-		return Commit{}, nil, l.validationFailed(head, err)
+		return Commit{}, nil, "", l.validationFailed(head, err)
 	}
-	commit, verdict, err := l.validateFrom(ctx, l.Validator.Base(), head)
+	commit, verdict, refusal, err = l.validateFrom(ctx, l.Validator.Base(), head)
 	if errors.Is(err, ErrWholeCommit) {
-		commit, verdict, err = l.validateFrom(ctx, "", head)
+		commit, verdict, refusal, err = l.validateFrom(ctx, "", head)
 	}
 	if err == nil {
-		return commit, verdict, nil
+		return commit, verdict, refusal, nil
 	}
 	var failed *SourceError
 	if errors.As(err, &failed) {
-		return Commit{}, nil, l.sourceFailed(err)
+		return Commit{}, nil, "", l.sourceFailed(err)
 	}
-	return Commit{}, nil, l.validationFailed(head, err)
+	return Commit{}, nil, "", l.validationFailed(head, err)
 }
 
 // validateFrom validates a commit by its difference to base, or as a whole if base is empty.
-func (l *leadership) validateFrom(ctx context.Context, base, head string) (Commit, *schema.Verdict, error) {
+func (l *leadership) validateFrom(ctx context.Context, base, head string) (commit Commit, verdict *schema.Verdict, refusal string, err error) {
 	delta, err := askAndHeal(ctx, l, func(ctx context.Context) (*Delta, error) {
 		return l.Source.Delta(ctx, base, head)
 	})
 	if err != nil {
-		return Commit{}, nil, asSourceError(err)
+		return Commit{}, nil, "", asSourceError(err)
 	}
 	source := &l.report.Source
 	if source.LastAttemptedRevision == nil || source.LastAttemptedRevision.Commit != head {
@@ -176,11 +187,18 @@ func (l *leadership) validateFrom(ctx context.Context, base, head string) (Commi
 		// Those of another commit are not this one's.
 		source.Errors, source.ErrorsTotal, source.Warnings, source.WarningsTotal = nil, 0, nil, 0
 	}
-	if delta.Missing != nil {
+	if attempted := *source.LastAttemptedRevision; attempted.Signature != delta.Commit.Signature {
+		// Readers may have the one before.
+		attempted.Signature = delta.Commit.Signature
+		source.LastAttemptedRevision = &attempted
+	}
+	published := l.published(l.Store.View())
+	refusal, err = l.unverified(ctx, published, delta.Commit)
+	evaluate := err == nil && (refusal == "" || published != nil && published.Head.Commit == head)
+	if evaluate && delta.Missing != nil {
 		err = l.folderGone(ctx, delta)
 	}
-	var verdict *schema.Verdict
-	if err == nil {
+	if evaluate && err == nil {
 		verdict, err = askAndHeal(ctx, l, func(ctx context.Context) (*schema.Verdict, error) {
 			return l.Validator.Apply(ctx, delta)
 		})
@@ -189,11 +207,15 @@ func (l *leadership) validateFrom(ctx context.Context, base, head string) (Commi
 		l.Logger.Warn("closing a commit's files failed", "commit", head, "error", closeErr)
 	}
 	if err != nil {
-		return Commit{}, nil, err
+		return Commit{}, nil, "", err
+	}
+	if !evaluate {
+		source.Errors, source.ErrorsTotal, source.Warnings, source.WarningsTotal = nil, 0, nil, 0
+		return delta.Commit, nil, refusal, nil
 	}
 	source.Errors, source.ErrorsTotal = firstProblems(verdict.Errors), len(verdict.Errors)
 	source.Warnings, source.WarningsTotal = firstProblems(verdict.Warnings), len(verdict.Warnings)
-	return delta.Commit, verdict, nil
+	return delta.Commit, verdict, refusal, nil
 }
 
 // validationFailed records a failure of the validator, and returns it.
@@ -265,7 +287,7 @@ func isNewest(history []api.HistoryEntry, commit string, outcome api.Outcome) bo
 }
 
 func newEntry(commit Commit, outcome api.Outcome, at time.Time) api.HistoryEntry {
-	return api.HistoryEntry{Commit: commit.Hash, Author: commit.Author, Subject: commit.Subject, Outcome: outcome, At: at}
+	return api.HistoryEntry{Commit: commit.Hash, Author: commit.Author, Subject: commit.Subject, Outcome: outcome, At: at, Signature: commit.Signature}
 }
 
 // markApplied notes that a commit is published.

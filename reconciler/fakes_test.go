@@ -50,11 +50,15 @@ type repository struct {
 	// without are the commits that have no policy folder.
 	without map[string]bool
 
-	headErr, deltaErr, sinceErr, applyErr, folderErr error
-	heads, deltas, folders                           int
-	headsAt                                          []time.Time
-	base                                             string
-	openDeltas                                       int
+	// keys and keysErr are what Keys returns; cut says that Since is at its limit.
+	keys string
+	cut  bool
+
+	keysErr, headErr, deltaErr, sinceErr, applyErr, folderErr error
+	heads, deltas, folders                                    int
+	headsAt                                                   []time.Time
+	base                                                      string
+	openDeltas                                                int
 	// wholeOnly is set if Apply refuses a delta with a base; wholes counts the others then.
 	wholeOnly bool
 	wholes    int
@@ -70,6 +74,7 @@ func newRepository() *repository {
 
 func (f *repository) commit(commit reconciler.Commit, verdict *schema.Verdict) {
 	f.mu.Lock()
+	commit.Approved = commit.Approved || commit.Signature == nil
 	f.commits = append(f.commits, commit)
 	f.sets[commit.Hash] = verdict
 	f.mu.Unlock()
@@ -161,18 +166,24 @@ func (f *repository) HasFolder(_ context.Context, commit string) (bool, error) {
 	return f.find(commit) >= 0 && !f.without[commit], f.folderErr
 }
 
-func (f *repository) Since(_ context.Context, base, head string) ([]reconciler.Commit, error) {
+func (f *repository) Since(_ context.Context, base, head string) (reconciler.Commits, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.sinceErr != nil {
-		return nil, f.sinceErr
+		return reconciler.Commits{}, f.sinceErr
 	}
 	if f.find(head) < 0 {
-		return nil, &reconciler.SourceError{Reason: "ObjectMissing", Consequence: reconciler.Retry, Err: fmt.Errorf("no commit %s", head)}
+		return reconciler.Commits{}, &reconciler.SourceError{Reason: "ObjectMissing", Consequence: reconciler.Retry, Err: fmt.Errorf("no commit %s", head)}
 	}
 	since := slices.Clone(f.commits[min(f.find(base), f.find(head))+1 : f.find(head)+1])
 	slices.Reverse(since)
-	return since, nil
+	return reconciler.Commits{List: since, All: f.find(base) >= 0 && !f.cut, Cut: f.cut}, nil
+}
+
+func (f *repository) Keys() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.keys, f.keysErr
 }
 
 func (f *repository) Changed() <-chan struct{} { return f.changed }

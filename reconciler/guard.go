@@ -18,8 +18,9 @@ const AllowPruneTrailer = "hfi-allow-prune: true"
 // guard returns why a set must not be published, or nothing. A commit that
 // empties a large set, or removes over half of it, is more often an accident
 // than intended. It passes when a commit since the last applied one has the
-// trailer, or when it restores an earlier published state. No policies at all
-// is no such state: many a repository begins with none.
+// trailer and may have it (Commit.Approved), or when it restores an earlier
+// published state. No policies at all is no such state: many a repository begins
+// with none.
 func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, set *schema.Set) (refusal string, err error) {
 	published := l.published(view)
 	if published == nil || published.Set.Len() < GuardedSize {
@@ -31,7 +32,7 @@ func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, 
 			removed++
 		}
 	}
-	if removed*2 <= published.Set.Len() || commit.AllowPrune ||
+	if removed*2 <= published.Set.Len() || commit.AllowPrune && commit.Approved ||
 		set.Len() > 0 && l.restores(ctx, view, published, commit, set.Digest()) != "" {
 		return "", nil
 	}
@@ -41,13 +42,18 @@ func (l *leadership) guard(ctx context.Context, view *StoreView, commit Commit, 
 	if err != nil {
 		return "", l.sourceFailed(err)
 	}
-	for _, earlier := range commits {
-		if earlier.AllowPrune {
+	ignored := ""
+	for _, earlier := range commits.List {
+		if !earlier.AllowPrune {
+			continue
+		}
+		if earlier.Approved {
 			return "", nil
 		}
+		ignored = fmt.Sprintf("; the trailer of commit %s does not count, because no approver (--git-approvers) signed it: %s", short(earlier.Hash), describeSignature(earlier.Signature))
 	}
-	return fmt.Sprintf("commit %s would remove %d of %d policies; if that is intended, push a commit whose message ends with the trailer %q, else revert it",
-		short(commit.Hash), removed, published.Set.Len(), AllowPruneTrailer), nil
+	return fmt.Sprintf("commit %s would remove %d of %d policies; if that is intended, push a commit whose message ends with the trailer %q, else revert it%s",
+		short(commit.Hash), removed, published.Set.Len(), AllowPruneTrailer, ignored), nil
 }
 
 // restores returns the commit of an earlier published state with that digest,
@@ -66,7 +72,7 @@ func (l *leadership) restores(ctx context.Context, view *StoreView, published *S
 	ctx, cancel := context.WithTimeout(ctx, l.StepTimeout)
 	defer cancel()
 	later, err := l.Source.Since(ctx, published.Head.Commit, earlier)
-	if err == nil && len(later) == 0 {
+	if err == nil && len(later.List) == 0 {
 		var delta *Delta
 		if delta, err = l.Source.Delta(ctx, earlier, commit.Hash); err == nil {
 			same := delta.Base == earlier && len(delta.Files) == 0

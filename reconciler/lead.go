@@ -28,6 +28,9 @@ type leadership struct {
 	// handled is the commit that needs no further attempt: it was published,
 	// or rejected and recorded. Empty after a failure.
 	handled string
+	// keys identifies the trusted keys that handled was decided with; empty if
+	// signatures are not verified, or the keys could not be used.
+	keys string
 	// neverHad is a published commit that had no policy folder, or was not in
 	// the repository, when the branch was at the second commit. git is asked
 	// once: the answer costs a fetch of history.

@@ -49,6 +49,8 @@ type Reconciler struct {
 	URL, Branch, Path string
 	// DriftMode is ReportDrift or HealDrift.
 	DriftMode string
+	// Verify says which commits must be signed, if the source verifies signatures.
+	Verify VerifyMode
 
 	// Interval is the time between two reads of git without a trigger.
 	Interval time.Duration
@@ -115,8 +117,8 @@ type Reconciler struct {
 func New(source Source, validator Validator, store Store, lastGood LastGood, serve func(*State)) *Reconciler {
 	return &Reconciler{
 		Source: source, Validator: validator, Store: store, LastGood: lastGood, Serve: serve,
-		DriftMode: ReportDrift,
-		Interval:  DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, DiskInterval: DefaultDiskInterval, RetryMin: DefaultRetryMin,
+		DriftMode: ReportDrift, Verify: VerifyHead,
+		Interval: DefaultInterval, EtcdGrace: DefaultEtcdGrace, EtcdStalledAfter: DefaultEtcdStalledAfter, DiskInterval: DefaultDiskInterval, RetryMin: DefaultRetryMin,
 		HealMin: DefaultHealMin, HealMax: DefaultHealMax, ForgedMin: DefaultForgedMin, Jitter: backoff.Jitter, StepTimeout: DefaultStepTimeout,
 		Observer: noObserver{}, Logger: slog.Default(), Now: time.Now,
 		trigger: make(chan struct{}, 1), storeChanged: make(chan struct{}, 1), conditions: map[api.ConditionType]api.Condition{},
@@ -308,7 +310,8 @@ func (r *Reconciler) validateEarly(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if delta.Missing == nil {
+	signature := delta.Commit.Signature
+	if delta.Missing == nil && (signature == nil || signature.Status == api.SignatureVerified) {
 		_, _ = r.Validator.Apply(ctx, delta)
 	}
 	_ = delta.Close()

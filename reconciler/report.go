@@ -15,6 +15,8 @@ type LeaderReport struct {
 	// SyncError is why the last attempt to apply a commit failed, or why the
 	// commit was rejected; nil after a success.
 	SyncError *api.Failure `json:"sync_error,omitempty"`
+	// KeysError is why the trusted keys for signatures cannot be used, or nil.
+	KeysError *api.Failure `json:"keys_error,omitempty"`
 	// LastSuccessAt is when git and etcd were last seen to agree.
 	LastSuccessAt *time.Time      `json:"last_success_at"`
 	Heal          *api.HealStatus `json:"heal,omitempty"`
@@ -42,7 +44,7 @@ func (r *LeaderReport) failure() *api.Failure {
 
 // stalled returns the first failure that is not retryable, or nil.
 func (r *LeaderReport) stalled() *api.Failure {
-	for _, failure := range []*api.Failure{r.Source.Error, r.SyncError} {
+	for _, failure := range []*api.Failure{r.Source.Error, r.SyncError, r.KeysError} {
 		if failure != nil && !failure.Retryable {
 			return failure
 		}

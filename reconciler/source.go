@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/schema"
 )
 
@@ -22,7 +23,11 @@ type Source interface {
 	// Since lists head and the commits before it, newest first, down to base
 	// and without it; at most MaxSince. If base is no ancestor of head, it lists
 	// the ancestors of head that base does not have.
-	Since(ctx context.Context, base, head string) ([]Commit, error)
+	Since(ctx context.Context, base, head string) (Commits, error)
+	// Keys identifies the keys that signatures of commits are verified with, and
+	// differs when they have changed. It is empty if signatures are not verified. The
+	// error says why the keys cannot be used: Delta and Since fail then.
+	Keys() (version string, err error)
 	// HasFolder says whether a commit that the branch has, or had, is in the
 	// repository and has the policy folder. It may fetch the branch's history.
 	HasFolder(ctx context.Context, commit string) (bool, error)
@@ -46,6 +51,19 @@ type Commit struct {
 	Subject string
 	// AllowPrune says that the message carries the trailer hfi-allow-prune: true.
 	AllowPrune bool
+	// Signature is nil if signatures are not verified.
+	Signature *api.Signature
+	// Approved says that the trailers of the message count: signatures are not
+	// verified, or an approver signed it.
+	Approved bool
+}
+
+// Commits are some of a branch.
+type Commits struct {
+	List []Commit
+	// All says that none is missing, and Cut that there are more than MaxSince. With
+	// neither, the repository lacks some, or does not say which are asked for.
+	All, Cut bool
 }
 
 // Delta is the difference between two commits, or a whole commit.

@@ -33,7 +33,7 @@ type fakeDaemon struct {
 	mu     sync.Mutex
 	repo   string
 	server *httptest.Server
-	// mode is ok, invalid, refused, stuck, slow, nofolder, unreadable, drifted, filters, behind,
+	// mode is ok, signed, invalid, refused, unverified, nokeys, stuck, slow, nofolder, unreadable, drifted, filters, behind,
 	// silent, unable, partial, or a way to answer badly.
 	mode string
 	// secret: it needs a signature to trigger a read.
@@ -196,7 +196,7 @@ func (d *fakeDaemon) look(isStatus bool) {
 		return
 	}
 	head := d.git("rev-parse", "refs/heads/main")
-	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "nofolder" {
+	if head == "" || d.attempted != nil && d.attempted.Commit == head || d.mode == "nofolder" || d.mode == "nokeys" {
 		d.seen = now
 		return
 	}
@@ -214,7 +214,13 @@ func (d *fakeDaemon) look(isStatus bool) {
 		entry.Outcome, entry.Message = api.Invalid, "1 error"
 	case "refused":
 		entry.Outcome, entry.Message = api.Refused, "it takes out 9 of 10 policies"
+	case "unverified":
+		entry.Outcome, entry.Message = api.Unverified, "commit "+short(head)+" is not applied: unknown key SHA256:eve"
+		entry.Signature = &api.Signature{Status: api.SignatureUnknownKey, Key: "SHA256:eve", Reason: "unknown key SHA256:eve"}
 	default:
+		if d.mode == "signed" {
+			entry.Signature = &api.Signature{Status: api.SignatureVerified, Signer: "ada@example.org", Key: "SHA256:ada"}
+		}
 		entry.Outcome = api.Applied
 		if strings.HasPrefix(entry.Subject, "Revert") {
 			entry.Restores = d.git("rev-parse", head+"^^")
@@ -309,6 +315,10 @@ func (d *fakeDaemon) status() *api.Status {
 		status.Source.Reachable = false
 		status.Source.Error = &api.Failure{Reason: "PermissionDenied", Message: "the user that hfid runs as lacks a permission", Since: now}
 		status.Sync.Status = api.Unknown
+	}
+	if d.mode == "nokeys" {
+		status.Sync.Status, status.Sync.Message = api.OutOfSync, "the keys cannot be read"
+		status.Conditions = append(status.Conditions, api.Condition{Type: api.Stalled, Status: "True", Reason: api.TrustedKeysUnusable, Message: status.Sync.Message, LastTransitionTime: now})
 	}
 	if d.mode == "nofolder" {
 		status.Source.Error = &api.Failure{Reason: "PathMissing", Message: "the newest commit has no folder \"policies\"", Since: now}

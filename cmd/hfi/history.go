@@ -16,8 +16,10 @@ func newHistory(a *app) *cobra.Command {
 		Use:   "history",
 		Short: "Show the commits that the daemon applied or rejected",
 		Long: `Show the commits that the daemon tried to apply, newest first: the outcome of each
-(Applied, Invalid or Refused), and the earlier commit whose policies it restored, if any.`,
+(Applied, Invalid, Refused or Unverified), and the earlier commit whose policies it
+restored, if any. With -o wide it shows who signed each, if the daemon verifies signatures.`,
 		Example: `  hfi history
+  hfi history -o wide
   hfi history -n 5
   hfi history -o json | jq -r '.[] | select(.outcome == "Applied") | .commit'`,
 		Args:        cobra.NoArgs,
@@ -70,14 +72,35 @@ func (a *app) printHistory(status []byte, limit int) error {
 		_, err := fmt.Fprintln(a.stdout, "No commits yet.")
 		return err
 	}
+	wide := a.output.String() == wideFormat
+	header := []string{"AT", "COMMIT", "OUTCOME", "AUTHOR", "SUBJECT", "NOTE"}
+	if wide {
+		header = append(header, "SIGNATURE")
+	}
 	var rows [][]string
 	for _, entry := range entries {
 		note := entry.Message
 		if entry.Restores != "" {
 			note = join(", ", "restores "+short(entry.Restores), note)
 		}
-		rows = append(rows, []string{entry.At.Local().Format(time.DateTime), short(entry.Commit), string(entry.Outcome),
-			entry.Author, entry.Subject, note})
+		row := []string{entry.At.Local().Format(time.DateTime), short(entry.Commit), string(entry.Outcome),
+			entry.Author, entry.Subject, note}
+		if wide {
+			row = append(row, describeSignature(entry.Signature))
+		}
+		rows = append(rows, row)
 	}
-	return a.table([]string{"AT", "COMMIT", "OUTCOME", "AUTHOR", "SUBJECT", "NOTE"}, rows)
+	return a.table(header, rows)
+}
+
+// describeSignature says who signed a commit, or what is known of its signature. It
+// is empty if the daemon did not verify it.
+func describeSignature(signature *api.Signature) string {
+	switch {
+	case signature == nil:
+		return ""
+	case signature.Status == api.SignatureVerified:
+		return fmt.Sprintf("%s: %s, %s", signature.Status, signature.Signer, signature.Key)
+	}
+	return fmt.Sprintf("%s: %s", signature.Status, signature.Reason)
 }

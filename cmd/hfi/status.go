@@ -217,6 +217,9 @@ func (a *app) serving(status *api.Status) string {
 		if entry.Restores != "" {
 			text += ", restores " + short(entry.Restores)
 		}
+		if signature := entry.Signature; signature != nil && signature.Status == api.SignatureVerified {
+			text += ", signed by " + signature.Signer
+		}
 		break
 	}
 	return text

@@ -50,11 +50,12 @@ filters of the pods that policies target, in the namespaces where the daemon del
 the filter (--kube-namespaces), and for no others. COMMIT is a hash, abbreviated
 or not, or in a clone anything that git understands.
 
-It fails at once with exit code 7 and the reason if the commit is invalid or refused,
-and within seconds if the branch does not have it or if the daemon cannot read the
-branch until somebody acts; within seconds with 8 if no daemon answers; with 9 and the name of the pod if a filter has
-stopped asking for policies and does not enforce it, or if a pod has no filter after
-a minute, such as one that cannot be scheduled; and with 4 after --timeout.`,
+It fails at once with exit code 7 and the reason if the commit is invalid, refused or
+not verified, and within seconds if the branch does not have it, or if the daemon
+cannot read the branch or the trusted keys until somebody acts; within seconds with 8
+if no daemon answers; with 9 and the name of the pod if a filter has stopped asking
+for policies and does not enforce it, or if a pod has no filter after a minute, such
+as one that cannot be scheduled; and with 4 after --timeout.`,
 		Example: `  git push && hfi wait HEAD
   hfi wait 1a2b3c4d --timeout 30s --server http://hfi-control-plane:8080`,
 		Args:              exactly(1, "COMMIT"),

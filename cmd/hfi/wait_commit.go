@@ -61,11 +61,24 @@ func (w *waiter) gitAndEtcd(ctx context.Context, status *api.Status) (bool, stri
 
 // stalled returns an error if the daemon reads no commit of the branch until somebody acts.
 func (w *waiter) stalled(status *api.Status) error {
-	failure := status.Source.Error
-	if failure == nil || failure.Retryable || !idle(status) || w.mayBeOld(stalledGrace) {
+	if !idle(status) || w.mayBeOld(stalledGrace) {
 		return nil
 	}
-	return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", failure.Reason, failure.Message))}
+	if failure := status.Source.Error; failure != nil && !failure.Retryable {
+		return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", failure.Reason, failure.Message))}
+	}
+	if lacksKeys(status) {
+		return &exitError{exitRefused, fmt.Errorf("%s will not be applied: %s", short(w.commit), join(": ", api.TrustedKeysUnusable, status.Sync.Message))}
+	}
+	return nil
+}
+
+// lacksKeys reports whether the daemon does not apply the branch's head because
+// it cannot read the keys that verify signatures.
+func lacksKeys(status *api.Status) bool {
+	return status.Sync.Status == api.OutOfSync && slices.ContainsFunc(status.Conditions, func(c api.Condition) bool {
+		return c.Type == api.Stalled && c.Status == "True" && c.Reason == api.TrustedKeysUnusable
+	})
 }
 
 // notOnBranch returns an error if the daemon has read the branch since the wait
@@ -155,6 +168,8 @@ func (w *waiter) rejected(ctx context.Context, status *api.Status) error {
 			return w.reject(entry.Commit, "is invalid", entry.Message)
 		case api.Refused:
 			return w.reject(entry.Commit, "was refused", entry.Message)
+		case api.Unverified:
+			return w.reject(entry.Commit, "is not verified", entry.Message)
 		}
 		if w.is(entry.Commit) {
 			return nil
@@ -171,7 +186,7 @@ func laterRejected(status *api.Status) bool {
 	switch {
 	case status.Sync.Status != api.OutOfSync:
 		return false
-	case failure != nil && !failure.Retryable && status.Source.Reachable:
+	case failure != nil && !failure.Retryable && status.Source.Reachable, lacksKeys(status):
 		return true
 	case tried == nil || tried.Commit == applied.Commit:
 		return false

@@ -35,6 +35,9 @@ type options struct {
 	gitSSHKeyFile, gitSSHPassphraseFile        string
 	gitKnownHostsFile, gitCA                   string
 	gitClientCertFile, gitClientKeyFile        string
+	gitVerifySigners, gitVerifyKeyring         string
+	gitVerify                                  string
+	gitApprovers                               []string
 	webhookSecretFile                          string
 	allowedHosts                               []string
 
@@ -122,6 +125,10 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.gitCA, "git-ca-file", "", "PEM file with the CA certificates of the git server (default: those of the system)")
 	flags.StringVar(&o.gitClientCertFile, "git-client-cert-file", "", "PEM file with the client certificate for the git server (default: none)")
 	flags.StringVar(&o.gitClientKeyFile, "git-client-key-file", "", "PEM file with the private key of --git-client-cert-file (default: that file)")
+	flags.StringVar(&o.gitVerifySigners, "git-verify-signers", "", "file of allowed signers (see ssh-keygen(1)) who may sign commits with SSH keys; read again when it changes (default: none)")
+	flags.StringVar(&o.gitVerifyKeyring, "git-verify-keyring", "", "file with the OpenPGP keys, armored or binary, that may sign commits; read again when it changes (default: none)")
+	flags.StringVar(&o.gitVerify, "git-verify", string(reconciler.VerifyHead), "which commits must be signed, with --git-verify-signers or --git-verify-keyring: head or all (all commits since the last applied one)")
+	flags.StringSliceVar(&o.gitApprovers, "git-approvers", nil, "comma-separated signers whose trailers lift the guard against pruning: principals of --git-verify-signers, e-mail addresses of --git-verify-keyring, or fingerprints of keys (default: everybody)")
 	flags.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that authenticates POST /v1/webhook and POST /v1/reconcile (default: none)")
 	flags.StringSliceVar(&o.allowedHosts, "allowed-hosts", nil, "comma-separated further host names of this daemon, for a --listen on a loopback address behind a proxy; * is any (default: those of this machine and of a cluster)")
 	o.kube.bind(flags)
@@ -178,6 +185,9 @@ func trim(flags *pflag.FlagSet) error {
 	return errors.Join(problems...)
 }
 
+// verifies reports whether signatures of commits are to be verified.
+func (o *options) verifies() bool { return o.gitVerifySigners != "" || o.gitVerifyKeyring != "" }
+
 func (o *options) check() error {
 	var problems []error
 	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -189,6 +199,12 @@ func (o *options) check() error {
 	}
 	if o.drift != reconciler.ReportDrift && o.drift != reconciler.HealDrift {
 		refuse("--drift must be report or heal, not %q", o.drift)
+	}
+	if mode := reconciler.VerifyMode(o.gitVerify); mode != reconciler.VerifyHead && mode != reconciler.VerifyAll {
+		refuse("--git-verify must be head or all, not %q", o.gitVerify)
+	}
+	if (o.gitVerify == string(reconciler.VerifyAll) || len(o.gitApprovers) > 0) && !o.verifies() {
+		refuse("--git-verify=all and --git-approvers need the keys of signers: give --git-verify-signers or --git-verify-keyring")
 	}
 	if o.interval < 100*time.Millisecond {
 		refuse("--interval must be 100ms or more, not %s", o.interval)

@@ -21,6 +21,7 @@ import (
 	"github.com/boifi/hfi/reconciler/etcd"
 	"github.com/boifi/hfi/reconciler/fleet"
 	"github.com/boifi/hfi/reconciler/git"
+	"github.com/boifi/hfi/reconciler/git/signature"
 	"github.com/boifi/hfi/reconciler/http"
 	"github.com/boifi/hfi/reconciler/lastgood"
 	"github.com/boifi/hfi/reconciler/served"
@@ -85,12 +86,16 @@ func run(ctx context.Context, o options) (err error) {
 	source.TokenFile, source.Username, source.PasswordFile = o.gitTokenFile, o.gitUsername, o.gitPasswordFile
 	source.SSHKeyFile, source.SSHPassphraseFile, source.KnownHostsFile = o.gitSSHKeyFile, o.gitSSHPassphraseFile, o.gitKnownHostsFile
 	source.CABundleFile, source.ClientCertFile, source.ClientKeyFile = o.gitCA, o.gitClientCertFile, o.gitClientKeyFile
+	if o.verifies() {
+		source.Signatures = &signature.Files{Signers: o.gitVerifySigners, Keyring: o.gitVerifyKeyring, Approvers: o.gitApprovers}
+	}
 
 	policyFiles := cue.New(o.path)
 	policyFiles.LimitsFile = o.limits
 	loop := reconciler.New(source, policyFiles, store, disk, nil)
 	loop.ID, loop.URL, loop.Branch, loop.Path = o.replica, source.DisplayURL(), o.branch, o.path
 	loop.Interval, loop.DriftMode, loop.Logger = o.interval, o.drift, logger
+	loop.Verify = reconciler.VerifyMode(o.gitVerify)
 	loop.ValidateEarly = store.Embedded != nil // Then there is no other replica.
 	module, err := readFilter(o.filter)
 	if err != nil {

@@ -56,7 +56,43 @@ type CommitRef struct {
 	Author  string    `json:"author,omitempty"`
 	Subject string    `json:"subject,omitempty"`
 	At      time.Time `json:"at"`
+	// Signature is nil if signatures are not verified.
+	Signature *Signature `json:"signature,omitempty"`
 }
+
+// SignatureStatus says what a check of a commit's signature found.
+type SignatureStatus string
+
+// The values of Signature.Status.
+const (
+	SignatureVerified SignatureStatus = "Verified"
+	SignatureUnsigned SignatureStatus = "Unsigned"
+	// SignatureUnknownKey: the key is not among those that are trusted for commits.
+	SignatureUnknownKey SignatureStatus = "UnknownKey"
+	// SignatureExpired and SignatureNotYetValid: the key, its certificate or the
+	// signature was not valid any more, or not yet.
+	SignatureExpired     SignatureStatus = "Expired"
+	SignatureNotYetValid SignatureStatus = "NotYetValid"
+	SignatureRevoked     SignatureStatus = "Revoked"
+	// SignatureInvalid: the signature is not one of this commit, or is malformed.
+	SignatureInvalid SignatureStatus = "Invalid"
+)
+
+// Signature is who signed a commit, or why that is not known.
+type Signature struct {
+	Status SignatureStatus `json:"status"`
+	// Signer is a principal of the allowed signers or, of OpenPGP, a key's user ID.
+	// It is who signed only if Status is Verified.
+	Signer string `json:"signer,omitempty"`
+	// Key is the fingerprint of the key: SHA256:… of an SSH key, in hexadecimal of an OpenPGP key.
+	Key string `json:"key,omitempty"`
+	// Reason says why Status is not Verified.
+	Reason string `json:"reason,omitempty"`
+}
+
+// TrustedKeysUnusable is the reason of a failure to read the keys that verify
+// signatures: no new commit is applied then.
+const TrustedKeysUnusable = "TrustedKeysUnusable"
 
 // Failure is an error: a reason for programs, a message for people, and when it began.
 type Failure struct {
@@ -190,6 +226,8 @@ const (
 	Invalid Outcome = "Invalid"
 	// Refused: the guard against accidental deletion stopped it.
 	Refused Outcome = "Refused"
+	// Unverified: it, or a commit before it that had to be, is not signed by a trusted key.
+	Unverified Outcome = "Unverified"
 )
 
 // HistoryEntry is an attempt to apply a commit.
@@ -204,6 +242,8 @@ type HistoryEntry struct {
 	Message string `json:"message,omitempty"`
 	// Restores is the earlier commit with the same policies, if this one went back to them.
 	Restores string `json:"restores,omitempty"`
+	// Signature is nil if signatures were not verified.
+	Signature *Signature `json:"signature,omitempty"`
 }
 
 // ConditionType is the type of a Condition.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +23,10 @@ type Repo struct {
 	t    testing.TB
 	bare string
 	work string
+	// signing are settings with which commits are signed; nil: they are not.
+	signing []string
+	// date is the environment that sets the commits' date, if one is set.
+	date []string
 }
 
 // New creates an empty bare repository with the default branch main, and a
@@ -30,8 +35,8 @@ func New(t testing.TB) *Repo {
 	t.Helper()
 	folder := t.TempDir()
 	r := &Repo{t: t, bare: filepath.Join(folder, "policies.git"), work: filepath.Join(folder, "work")}
-	run(t, folder, nil, "init", "-q", "--bare", r.bare)
-	run(t, folder, nil, "init", "-q", r.work)
+	run(t, folder, nil, nil, "init", "-q", "--bare", r.bare)
+	run(t, folder, nil, nil, "init", "-q", r.work)
 	r.Git("remote", "add", "origin", r.bare)
 	return r
 }
@@ -79,7 +84,11 @@ func (r *Repo) Remove(message string, paths ...string) string {
 // commit commits the index, with the message unchanged.
 func (r *Repo) commit(message string) string {
 	r.t.Helper()
-	r.GitInput(message, "commit", "-q", "--allow-empty", "--allow-empty-message", "--cleanup=verbatim", "-F", "-")
+	args := []string{"commit", "-q", "--allow-empty", "--allow-empty-message", "--cleanup=verbatim", "-F", "-"}
+	if r.signing != nil {
+		args = append(append(slices.Clone(r.signing), args...), "-S")
+	}
+	r.GitInput(message, args...)
 	return r.Head()
 }
 
@@ -112,19 +121,19 @@ func (r *Repo) Revert(hash string) string {
 // newline. A failure fails the test.
 func (r *Repo) Git(args ...string) string {
 	r.t.Helper()
-	return strings.TrimSuffix(run(r.t, r.work, nil, args...), "\n")
+	return strings.TrimSuffix(run(r.t, r.work, nil, r.date, args...), "\n")
 }
 
 // GitInput is Git with a standard input.
 func (r *Repo) GitInput(input string, args ...string) string {
 	r.t.Helper()
-	return strings.TrimSuffix(run(r.t, r.work, []byte(input), args...), "\n")
+	return strings.TrimSuffix(run(r.t, r.work, []byte(input), r.date, args...), "\n")
 }
 
 // Server runs git in the bare repository.
 func (r *Repo) Server(args ...string) string {
 	r.t.Helper()
-	return strings.TrimSuffix(run(r.t, r.bare, nil, args...), "\n")
+	return strings.TrimSuffix(run(r.t, r.bare, nil, nil, args...), "\n")
 }
 
 // Environment returns the environment for git commands in tests: without the
@@ -154,21 +163,21 @@ func Environment() []string {
 // Run runs git in a folder, like Repo.Git.
 func Run(t testing.TB, folder string, args ...string) string {
 	t.Helper()
-	return strings.TrimSuffix(run(t, folder, nil, args...), "\n")
+	return strings.TrimSuffix(run(t, folder, nil, nil, args...), "\n")
 }
 
 // Input is Run with a standard input.
 func Input(t testing.TB, folder, input string, args ...string) string {
 	t.Helper()
-	return strings.TrimSuffix(run(t, folder, []byte(input), args...), "\n")
+	return strings.TrimSuffix(run(t, folder, []byte(input), nil, args...), "\n")
 }
 
-func run(t testing.TB, folder string, input []byte, args ...string) string {
+func run(t testing.TB, folder string, input []byte, environment []string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
 	command := exec.CommandContext(ctx, "git", args...)
-	command.Dir, command.Env, command.Stdin = folder, Environment(), bytes.NewReader(input)
+	command.Dir, command.Env, command.Stdin = folder, append(Environment(), environment...), bytes.NewReader(input)
 	var out, errs bytes.Buffer
 	command.Stdout, command.Stderr = &out, &errs
 	if err := command.Run(); err != nil {

@@ -177,7 +177,7 @@ func TestSinceAMissingBase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(commits) != 1 || commits[0].Hash != head || commits[0].AllowPrune {
+		if list := commits.List; len(list) != 1 || list[0].Hash != head || list[0].AllowPrune || commits.All {
 			t.Errorf("%s: got %v, want only %s without permission", url, commits, head)
 		}
 	}

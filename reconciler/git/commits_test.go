@@ -102,7 +102,7 @@ func TestSinceAgreesWithGit(t *testing.T) {
 					t.Fatal(err)
 				}
 				var got []string
-				for _, commit := range commits {
+				for _, commit := range commits.List {
 					got = append(got, commit.Hash)
 					if commit.Author != "Ada Tester <ada@example.com>" {
 						t.Errorf("author is %q", commit.Author)
@@ -113,6 +113,9 @@ func TestSinceAgreesWithGit(t *testing.T) {
 					if strings.Contains(commit.Subject, "\n") || len(commit.Subject) > 1000 || !strings.HasPrefix(repo.Git("log", "-1", "--format=%B", commit.Hash), commit.Subject[:3]) {
 						t.Errorf("subject is %q", commit.Subject)
 					}
+				}
+				if !commits.All || commits.Cut {
+					t.Errorf("since %s: the list is said not to be all", base)
 				}
 				want := strings.Fields(repo.Git("rev-list", head, "^"+base))
 				if len(got) > 0 && got[0] != head {
@@ -138,15 +141,15 @@ func TestSinceIsBounded(t *testing.T) {
 	gittest.Input(t, repo.Bare(), b.String(), "fast-import", "--quiet")
 	commits := strings.Fields(repo.Server("rev-list", "main"))
 	got, err := open(t, repo.Bare(), ".").Since(t.Context(), commits[len(commits)-1], commits[0])
-	if err != nil || len(got) != 1000 || got[0].Hash != commits[0] || got[999].Hash != commits[999] {
-		t.Errorf("got %d commits and error %v, want the newest 1000", len(got), err)
+	if err != nil || len(got.List) != 1000 || got.List[0].Hash != commits[0] || got.List[999].Hash != commits[999] || got.All || !got.Cut {
+		t.Errorf("got %d commits, all %t, cut %t, and error %v, want the newest 1000", len(got.List), got.All, got.Cut, err)
 	}
 }
 
 // A commit's author and subject are cut, because every status and etcd have them.
 func TestAuthorAndSubjectAreBounded(t *testing.T) {
 	long := strings.Repeat("ä", 1<<20)
-	said := describe(&object.Commit{Message: long + "\n\nmore", Author: object.Signature{Name: long, Email: long}})
+	said := describe(&object.Commit{Message: long + "\n\nmore", Author: object.Signature{Name: long, Email: long}}, nil, nil)
 	if a, s := utf8.RuneCountInString(said.Author), utf8.RuneCountInString(said.Subject); a != 200 || s != 200 {
 		t.Errorf("the author has %d letters and the subject %d", a, s)
 	}

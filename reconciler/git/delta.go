@@ -44,7 +44,11 @@ func (s *Source) delta(ctx context.Context, from *objects, base, head string) (*
 
 func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*reconciler.Delta, error) {
 	s.trees.begin()
-	commit, err := o.commit(ctx, plumbing.NewHash(head))
+	keys, err := s.loadKeys()
+	if err != nil {
+		return nil, err
+	}
+	commit, text, err := o.commitText(ctx, plumbing.NewHash(head))
 	if other := (*otherKindError)(nil); errors.As(err, &other) {
 		return nil, s.notACommit(head, other.is)
 	}
@@ -56,7 +60,7 @@ func (s *Source) compare(ctx context.Context, o *objects, base, head string) (*r
 	if err != nil {
 		return nil, err
 	}
-	delta := &reconciler.Delta{Commit: describe(commit)}
+	delta := &reconciler.Delta{Commit: describe(commit, text, keys)}
 	if !present {
 		delta.Missing = fail("PathMissing", reconciler.WaitForPush, "commit %s has no folder %q on %s: push one, or start hfid with another --path", head, s.folder, s.reference())
 	}

@@ -198,20 +198,31 @@ func alternates(gitFolder string) []string {
 }
 
 func (o *objects) commit(ctx context.Context, hash plumbing.Hash) (*object.Commit, error) {
+	commit, _, err := o.commitText(ctx, hash)
+	return commit, err
+}
+
+// commitText also returns the commit as it is encoded, which its hash is of.
+func (o *objects) commitText(ctx context.Context, hash plumbing.Hash) (*object.Commit, []byte, error) {
 	text, err := o.read(ctx, plumbing.CommitObject, hash, maxCommit)
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", hash, err)
+		return nil, nil, fmt.Errorf("commit %s: %w", hash, err)
 	}
+	commit, err := decodeCommit(text)
+	if err != nil {
+		return nil, nil, fail("Corrupt", reconciler.Stalled, "commit %s cannot be read: %w; run git fsck in the repository", hash, err)
+	}
+	return commit, text, nil
+}
+
+func decodeCommit(text []byte) (*object.Commit, error) {
 	encoded := &plumbing.MemoryObject{}
 	encoded.SetType(plumbing.CommitObject)
 	if _, err := encoded.Write(text); err != nil {
 		return nil, err
 	}
 	commit := &object.Commit{}
-	if err := commit.Decode(encoded); err != nil {
-		return nil, fail("Corrupt", reconciler.Stalled, "commit %s cannot be read: %w; run git fsck in the repository", hash, err)
-	}
-	return commit, nil
+	return commit, commit.Decode(encoded)
 }
 
 // tree returns the encoded entries of a folder's tree, which checkTree has accepted.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/boifi/hfi/internal/datadir"
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/git/signature"
 )
 
 // clone is a bare, shallow clone of the branch in the data folder.
@@ -260,11 +261,24 @@ func (s *Source) fetch(ctx context.Context, m *clone, depth int) error {
 	})
 }
 
-// remoteSince lists the commits of a remote.
-func (s *Source) remoteSince(ctx context.Context, base, head string) (commits []reconciler.Commit, err error) {
-	err = s.withHistory(ctx, base, func(o *objects) error {
-		commits, err = since(ctx, o, base, head)
-		return err
+// remoteSince lists the commits of a remote: those of the present clone if it has
+// them all, as it has after most pushes, else those of a temporary one.
+func (s *Source) remoteSince(ctx context.Context, base, head string, keys *signature.Keys) (commits reconciler.Commits, err error) {
+	s.mu.Lock()
+	m := s.remote
+	if m != nil {
+		m.objects.use()
+	}
+	s.mu.Unlock()
+	if m != nil {
+		defer m.objects.release()
+		if commits, err = since(ctx, m.objects, base, head, keys); err == nil && commits.All || ctx.Err() != nil {
+			return commits, err
+		}
+	}
+	err = s.withHistory(ctx, func(o *objects, last bool) (bool, error) {
+		commits, err = since(ctx, o, base, head, keys)
+		return last || err == nil && commits.All, err
 	})
 	return commits, err
 }
@@ -283,33 +297,38 @@ func (s *Source) remoteHasFolder(ctx context.Context, commit string) (has bool, 
 			return has, err
 		}
 	}
-	err = s.withHistory(ctx, commit, func(o *objects) error {
+	err = s.withHistory(ctx, func(o *objects, last bool) (bool, error) {
+		if _, missing := o.commit(ctx, plumbing.NewHash(commit)); missing != nil && !last {
+			return false, nil
+		}
 		has, err = s.hasFolder(ctx, o, commit)
-		return err
+		return true, err
 	})
 	return has, err
 }
 
-// withHistory calls use with the objects of a temporary clone that has the
-// commit base, or MaxSince commits without it. It tries growing depths: base is
+// withHistory calls try with the objects of temporary clones of growing depths,
+// until it says that it is done; the last has MaxSince commits. What is sought is
 // rarely far away, and each commit of depth adds its files.
-func (s *Source) withHistory(ctx context.Context, base string, use func(*objects) error) error {
+func (s *Source) withHistory(ctx context.Context, try func(o *objects, last bool) (done bool, err error)) error {
 	for _, depth := range []int{20, 200, reconciler.MaxSince} {
-		found, err := s.withClone(ctx, depth, func(o *objects) (bool, error) {
-			_, missing := o.commit(ctx, plumbing.NewHash(base))
-			if missing != nil && depth < reconciler.MaxSince {
-				return false, nil
-			}
-			return true, use(o)
-		})
-		if err != nil || found {
+		done := false
+		tried, err := s.withClone(ctx, depth, func(o *objects) (err error) {
+			done, err = try(o, depth == reconciler.MaxSince)
 			return err
+		})
+		if !tried || done {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 	return nil
 }
 
-func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) (bool, error)) (bool, error) {
+// withClone calls use with the objects of a temporary clone, unless it cannot be made.
+func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) error) (used bool, err error) {
 	m, err := s.newClone()
 	if err != nil {
 		return false, err
@@ -318,5 +337,5 @@ func (s *Source) withClone(ctx context.Context, depth int, use func(*objects) (b
 	if err := s.fetch(ctx, m, depth); err != nil {
 		return false, err
 	}
-	return use(m.objects)
+	return true, use(m.objects)
 }

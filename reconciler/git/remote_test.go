@@ -49,7 +49,7 @@ func fullWay(t *testing.T, repo *gittest.Repo, s *Source) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(commits) != 2 || commits[0].Hash != last || commits[1].Hash != between {
+	if list := commits.List; len(list) != 2 || list[0].Hash != last || list[1].Hash != between || !commits.All {
 		t.Errorf("the commits since are %+v, want %s and %s", commits, last, between)
 	}
 }
@@ -244,7 +244,7 @@ func TestRemoteForcedPush(t *testing.T) {
 		t.Errorf("got %q", contents)
 	}
 	commits, err := s.Since(t.Context(), first, second)
-	if err != nil || len(commits) != 1 || commits[0].Hash != second {
+	if err != nil || len(commits.List) != 1 || commits.List[0].Hash != second {
 		t.Errorf("the commits since are %v (%v), want the new one", commits, err)
 	}
 	// A damaged clone is replaced.

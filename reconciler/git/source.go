@@ -18,6 +18,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/boifi/hfi/reconciler"
+	"github.com/boifi/hfi/reconciler/git/signature"
 )
 
 // Defaults of a Source's tunables.
@@ -55,7 +56,9 @@ type Source struct {
 	// ClientCertFile and ClientKeyFile are this client's certificate for HTTPS
 	// and its key, in PEM. One file may have both.
 	ClientCertFile, ClientKeyFile string
-	Logger                        *slog.Logger
+	// Signatures has the keys that commits are verified with; nil: they are not verified.
+	Signatures *signature.Files
+	Logger     *slog.Logger
 
 	address    address
 	packLimits packLimits
@@ -197,17 +200,21 @@ func (s *Source) Delta(ctx context.Context, base, head string) (*reconciler.Delt
 func dropDelta(delta *reconciler.Delta) { _ = delta.Close() }
 
 // Since implements reconciler.Source.
-func (s *Source) Since(ctx context.Context, base, head string) ([]reconciler.Commit, error) {
-	return guarded(ctx, s, "reading the commits since "+base, nil, func(ctx context.Context) ([]reconciler.Commit, error) {
+func (s *Source) Since(ctx context.Context, base, head string) (reconciler.Commits, error) {
+	return guarded(ctx, s, "reading the commits since "+base, nil, func(ctx context.Context) (newer reconciler.Commits, err error) {
+		keys, err := s.loadKeys()
+		if err != nil {
+			return newer, err
+		}
 		if s.address.local == "" {
-			return s.remoteSince(ctx, base, head)
+			return s.remoteSince(ctx, base, head, keys)
 		}
 		o, err := s.localObjects()
 		if err != nil {
-			return nil, err
+			return newer, err
 		}
 		defer o.release()
-		return since(ctx, o, base, head)
+		return since(ctx, o, base, head, keys)
 	})
 }
 

@@ -88,7 +88,7 @@ func newMetrics() *Metrics {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// Counters that alerts use exist from the start.
-	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), "Failed"} {
+	for _, outcome := range []string{string(api.Applied), string(api.Invalid), string(api.Refused), string(api.Unverified), "Failed"} {
 		m.syncs.WithLabelValues(m.bounded("outcome", outcome))
 	}
 	for _, key := range []string{"head", "epoch", "epoch-floor", "history", "last-good"} {
