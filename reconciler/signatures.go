@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/boifi/hfi/internal/api"
@@ -36,7 +37,8 @@ func (l *leadership) checkKeys() error {
 
 // keysProblem is an error of Source.Keys without its reason, which the status has in another field.
 func keysProblem(err error) string {
-	if source, ok := err.(*SourceError); ok && source.Err != nil {
+	var source *SourceError
+	if errors.As(err, &source) && source.Err != nil {
 		return source.Err.Error()
 	}
 	return err.Error()
