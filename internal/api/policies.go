@@ -26,14 +26,14 @@ type PolicyStatus struct {
 	Namespace     string `json:"namespace"`
 	TargetService string `json:"target_service"`
 	// Gateway is the selector's, or empty.
-	Gateway string `json:"gateway,omitempty"`
-	// Direction is inbound or outbound.
-	Direction  string `json:"direction"`
+	Gateway    string `json:"gateway,omitempty"`
 	RulesCount int    `json:"rules_count"`
 	// FaultTypes has delay, abort, or both.
 	FaultTypes []string `json:"fault_types"`
 	// Active: served, not expired, and not a dry run.
 	Active bool `json:"active"`
+	// Direction is inbound or outbound.
+	Direction string `json:"direction"`
 	// Pods counts the pods targeted, or is nil where the daemon does not know them.
 	Pods *int `json:"pods,omitempty"`
 }

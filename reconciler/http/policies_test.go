@@ -367,12 +367,12 @@ func TestPoliciesStatus(t *testing.T) {
 		entryFrom(`{"metadata":{"name":"f-soon"},"spec":{"expires_at":"2026-03-01T12:00:01Z","direction":"outbound","rules":[{"fault":{"delay_ms":1}}]}}`),
 	)))
 	want := `{"summary":{"total_policies":6,"abort_policies":2,"delay_policies":5,"active_policies":4},"policies":[` +
-		`{"name":"a-delay","namespace":"demo","target_service":"frontend","direction":"inbound","rules_count":1,"fault_types":["delay"],"active":true},` +
-		`{"name":"b-abort","namespace":"*","target_service":"*","direction":"inbound","rules_count":2,"fault_types":["abort"],"active":true},` +
-		`{"name":"c-both","namespace":"*","target_service":"cart","direction":"inbound","rules_count":1,"fault_types":["delay","abort"],"active":true},` +
-		`{"name":"d-dry","namespace":"*","target_service":"*","direction":"inbound","rules_count":1,"fault_types":["delay"],"active":false},` +
-		`{"name":"e-over","namespace":"*","target_service":"*","direction":"inbound","rules_count":1,"fault_types":["delay"],"active":false},` +
-		`{"name":"f-soon","namespace":"*","target_service":"*","direction":"outbound","rules_count":1,"fault_types":["delay"],"active":true}]}` + "\n"
+		`{"name":"a-delay","namespace":"demo","target_service":"frontend","rules_count":1,"fault_types":["delay"],"active":true,"direction":"inbound"},` +
+		`{"name":"b-abort","namespace":"*","target_service":"*","rules_count":2,"fault_types":["abort"],"active":true,"direction":"inbound"},` +
+		`{"name":"c-both","namespace":"*","target_service":"cart","rules_count":1,"fault_types":["delay","abort"],"active":true,"direction":"inbound"},` +
+		`{"name":"d-dry","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":false,"direction":"inbound"},` +
+		`{"name":"e-over","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":false,"direction":"inbound"},` +
+		`{"name":"f-soon","namespace":"*","target_service":"*","rules_count":1,"fault_types":["delay"],"active":true,"direction":"outbound"}]}` + "\n"
 	if got := d.ask("GET /v1/policies/status").expect(t, 200); got.body != want {
 		t.Errorf("got  %s\nwant %s", got.body, want)
 	}
