@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 
 	"github.com/boifi/hfi/reconciler"
@@ -116,7 +115,7 @@ type packs struct {
 type openPack struct {
 	name   string
 	number int64
-	index  *idxfile.MemoryIndex
+	index  packIndex
 	file   *os.File
 	source contextReader
 	reader packReader
@@ -149,16 +148,6 @@ func openPacks(gitFolder string, limits packLimits, resolved *cache.BufferLRU, n
 	return p, problem
 }
 
-func readIndex(name string) (*idxfile.MemoryIndex, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	index := idxfile.NewMemoryIndex()
-	return index, idxfile.NewDecoder(file).Decode(index)
-}
-
 func (p *packs) close() {
 	for _, pack := range p.all {
 		if pack.file != nil {
@@ -171,7 +160,7 @@ func (p *packs) close() {
 // the object's kind, which its hash proves.
 func (p *packs) read(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
 	for _, pack := range p.all {
-		offset, err := pack.index.FindOffset(hash)
+		offset, err := pack.index.offset(hash)
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
 			continue
 		}
@@ -260,7 +249,7 @@ func (p *packs) chain(pack *openPack, kind plumbing.ObjectType, hash plumbing.Ha
 		}
 		deltas = append(deltas, at)
 		if at = header.OffsetReference; header.Type == plumbing.REFDeltaObject {
-			if at, err = pack.index.FindOffset(header.Reference); err != nil {
+			if at, err = pack.index.offset(header.Reference); err != nil {
 				return nil, 0, nil, fmt.Errorf("%w: the delta at offset %d is to %s, which is not in the pack", packfile.ErrMalformedPackFile, header.Offset, header.Reference)
 			}
 		}
