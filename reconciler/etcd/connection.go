@@ -158,7 +158,11 @@ func (s *Store) checkEndpoints() bool {
 	all := connection.config.Endpoints
 	using := s.answering(connection.client, all, s.TryTimeout)
 	// All may be slow, or about to elect a leader.
-	for began, limit := time.Now(), s.TryTimeout; len(using) == 0 && time.Since(began) < s.RequestTimeout && s.ctx.Err() == nil; {
+	for began, limit := time.Now(), s.TryTimeout; len(using) == 0 && time.Since(began) < s.RequestTimeout; {
+		// Members without a leader answer at once, and each question is a connection of its own.
+		if backoff.Sleep(s.ctx, s.TryTimeout/5) != nil {
+			break
+		}
 		limit = min(2*limit, s.RequestTimeout)
 		using = s.answering(connection.client, all, limit)
 	}
