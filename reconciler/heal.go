@@ -18,7 +18,8 @@ const (
 	streakExpiry = 5 * time.Minute
 	// repairWhileWaiting is the time between two repairs while git or the
 	// validator has not answered. Mostly they answer sooner, and then their
-	// commit may be published in place of a repair.
+	// commit may be published in place of a repair. It also is the time after a
+	// repair of a forged record that failed: growing waits would help the forger.
 	repairWhileWaiting = time.Second
 )
 
@@ -101,8 +102,12 @@ func (l *leadership) repair(ctx context.Context) error {
 	}
 	wait := l.ForgedMin
 	if view.Forged != "" {
+		if err != nil {
+			wait = max(wait, repairWhileWaiting)
+		} else {
+			l.Logger.Warn("a record in etcd was forged; published the last published set again", "forged", view.Forged, "commit", state.Head.Commit)
+		}
 		l.forgedAt = l.Now().Add(wait)
-		l.Logger.Warn("a record in etcd was forged; published the last published set again", "forged", view.Forged, "commit", state.Head.Commit)
 	} else {
 		wait = l.healWaits.NextBackOff()
 		l.healAt = l.Now().Add(wait)

@@ -269,6 +269,27 @@ func TestForgeriesAreRepairedAtOnce(t *testing.T) {
 	}
 }
 
+// A repair that fails, because etcd is full for example, is not tried again as
+// fast as one that succeeds.
+func TestFailedRepairsOfForgeriesWait(t *testing.T) {
+	scenario(t, func(t *testing.T, d *daemon) {
+		d.push("a", policies("p"))
+		d.open()
+		d.etcd.change(func(f *storage) { f.publishErr = errors.New("etcd is full") })
+		before := len(d.etcd.publishAt)
+		d.forge()
+		d.pass(10 * time.Second)
+		if tries := len(d.etcd.publishAt) - before; tries < 3 || tries > 12 {
+			t.Errorf("%d tries in 10 s", tries)
+		}
+		d.etcd.change(func(f *storage) { f.publishErr = nil })
+		d.pass(2 * time.Second)
+		if forged := d.etcd.View().Forged; forged != "" {
+			t.Errorf("still forged: %s", forged)
+		}
+	})
+}
+
 // A replica that does not lead cannot repair: if nobody does, a person has to.
 func TestALastingForgeryNeedsAPerson(t *testing.T) {
 	scenario(t, func(t *testing.T, d *daemon) {
