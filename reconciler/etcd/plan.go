@@ -38,6 +38,10 @@ type plan struct {
 // key, and a transaction has at most maxOps operations.
 func (t *tracker) plan(now time.Time, publication reconciler.Publication, mark clientv3.Op, maxOps int) (*plan, error) {
 	c, target := t.cache, publication.Set
+	if !c.head.present {
+		// It was deleted after its key was reserved, and no create revision can be signed.
+		return nil, errHeadMoved
+	}
 	changes, err := c.changeOps(target)
 	if err != nil {
 		return nil, err

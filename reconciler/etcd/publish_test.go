@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/boifi/hfi/internal/api"
 	"github.com/boifi/hfi/internal/etcdtest"
 	"github.com/boifi/hfi/reconciler"
@@ -266,5 +268,14 @@ func TestAForeignHistoryNumberCostsNoEntry(t *testing.T) {
 	}
 	if left := server.Ctl("get", "--prefix", "--keys-only", "/hfi/history/9"); left != "" {
 		t.Errorf("foreign entries are left: %s", left)
+	}
+}
+
+// No head is signed for a key that does not exist: it would have no create
+// revision, and look like one that somebody put back.
+func TestNoHeadIsPlannedWithoutItsKey(t *testing.T) {
+	tracker := &tracker{cache: newCache("/hfi/", "a", testKeys)}
+	if _, err := tracker.plan(time.Now(), publication("c1", policies(t, 1, 1)), clientv3.Op{}, maxOps); !errors.Is(err, errHeadMoved) {
+		t.Errorf("error %v", err)
 	}
 }
