@@ -261,18 +261,23 @@ func (s *Source) fetch(ctx context.Context, m *clone, depth int) error {
 	})
 }
 
+// presentClone returns the objects of the present clone, which the caller releases, or
+// nil if there is none.
+func (s *Source) presentClone() *objects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.remote == nil {
+		return nil
+	}
+	return s.remote.objects.use()
+}
+
 // remoteSince lists the commits of a remote: those of the present clone if it has
 // them all, as it has after most pushes, else those of a temporary one.
 func (s *Source) remoteSince(ctx context.Context, base, head string, keys *signature.Keys) (commits reconciler.Commits, err error) {
-	s.mu.Lock()
-	m := s.remote
-	if m != nil {
-		m.objects.use()
-	}
-	s.mu.Unlock()
-	if m != nil {
-		defer m.objects.release()
-		if commits, err = since(ctx, m.objects, base, head, keys); err == nil && commits.All || ctx.Err() != nil {
+	if present := s.presentClone(); present != nil {
+		defer present.release()
+		if commits, err = since(ctx, present, base, head, keys); err == nil && commits.All || ctx.Err() != nil {
 			return commits, err
 		}
 	}
@@ -285,15 +290,9 @@ func (s *Source) remoteSince(ctx context.Context, base, head string, keys *signa
 
 // remoteHasFolder looks in the present clone, which seldom lacks the commit, and then in the branch's history.
 func (s *Source) remoteHasFolder(ctx context.Context, commit string) (has bool, err error) {
-	s.mu.Lock()
-	m := s.remote
-	if m != nil {
-		m.objects.use()
-	}
-	s.mu.Unlock()
-	if m != nil {
-		defer m.objects.release()
-		if has, err = s.hasFolder(ctx, m.objects, commit); err == nil || ctx.Err() != nil {
+	if present := s.presentClone(); present != nil {
+		defer present.release()
+		if has, err = s.hasFolder(ctx, present, commit); err == nil || ctx.Err() != nil {
 			return has, err
 		}
 	}
