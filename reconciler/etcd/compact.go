@@ -12,23 +12,14 @@ import (
 // compact compacts the embedded server from time to time while the term lasts.
 func (t *Term) compact() {
 	s := t.store
-	ticker := time.NewTicker(min(s.CompactInterval, time.Second))
-	defer ticker.Stop()
 	compacted, last := int64(0), time.Now()
-	for {
-		select {
-		case <-t.done:
-			return
-		case <-s.ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	t.every(min(s.CompactInterval, time.Second), func() {
 		if err := t.moveHead(); err != nil {
 			s.logger.Warn("moving the head to a later revision failed", "error", err)
 		}
 		to, current := s.compactable()
 		if to <= compacted || time.Since(last) < s.CompactInterval && current-compacted < s.CompactRevisions {
-			continue
+			return
 		}
 		last = time.Now()
 		ctx, cancel := context.WithTimeout(s.ctx, s.RequestTimeout)
@@ -36,9 +27,25 @@ func (t *Term) compact() {
 		cancel()
 		if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 			s.logger.Warn("compacting the embedded etcd failed", "error", explain(err))
-			continue
+			return
 		}
 		compacted = to
+	})
+}
+
+// every calls do at an interval while the term lasts.
+func (t *Term) every(interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-t.done:
+			return
+		case <-t.store.ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
 	}
 }
 
@@ -95,16 +102,7 @@ func (t *Term) rewriteHead() error {
 // while the term lasts: then the key before may be removed.
 func (t *Term) keepSigned() {
 	s := t.store
-	ticker := time.NewTicker(renewEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-t.done:
-			return
-		case <-s.ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	t.every(renewEvery, func() {
 		due := false
 		err := s.inspect(func(tracker *tracker) {
 			c, signing := tracker.cache, s.StateKeys.SignerID()
@@ -116,5 +114,5 @@ func (t *Term) keepSigned() {
 		if err != nil && s.ctx.Err() == nil {
 			s.logger.Warn("signing the head with the changed state key failed; trying again", "error", err)
 		}
-	}
+	})
 }
