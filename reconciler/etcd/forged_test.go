@@ -220,17 +220,34 @@ func withKeyFile(t *testing.T, s *Store, lines ...string) (*Store, func(lines ..
 // stateKey is a key as a line of a file.
 func stateKey(b byte) string { return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) }
 
+// keyedReplicas are two replicas, each with a key file of its own that a function replaces.
+// a leads, and b follows its state.
+type keyedReplicas struct {
+	server         *etcdtest.Server
+	a, b           *Store
+	writeA, writeB func(lines ...string)
+	term           *Term
+	state          *reconciler.State
+}
+
+func replicasWithKeyFiles(t *testing.T, lines ...string) (r keyedReplicas) {
+	t.Helper()
+	r.server = etcdtest.Start(t)
+	r.a, r.writeA = withKeyFile(t, externalStore("a", r.server.Endpoint), lines...)
+	r.b, r.writeB = withKeyFile(t, externalStore("b", r.server.Endpoint), lines...)
+	r.term = campaign(t, r.a)
+	r.state = publish(t, r.term, publication("c1", policies(t, 3, 100)))
+	eventually(t, "the follower has the state", serves(r.b, r.state))
+	return r
+}
+
 // A key is replaced without a stop and without a commit: when another one is
 // first, the leader signs the head with it, and then the one before can go.
 func TestAStateKeyIsReplaced(t *testing.T) {
 	t.Parallel()
-	server := etcdtest.Start(t)
 	before, after := stateKey(1), stateKey(2)
-	a, writeA := withKeyFile(t, externalStore("a", server.Endpoint), before)
-	b, writeB := withKeyFile(t, externalStore("b", server.Endpoint), before)
-	term := campaign(t, a)
-	state := publish(t, term, publication("c1", policies(t, 3, 100)))
-	eventually(t, "the follower has the state", serves(b, state))
+	r := replicasWithKeyFiles(t, before)
+	server, a, b, writeA, writeB, term, state := r.server, r.a, r.b, r.writeA, r.writeB, r.term, r.state
 	oldID := a.StateKeys.SignerID()
 
 	writeB(before, after)
@@ -278,13 +295,9 @@ func signWith(t *testing.T, line string) statekey.Signature {
 // A replica that lacks the leader's key keeps what it serves, and goes on when it gets the key.
 func TestAReplicaWithoutTheKeyGetsItLater(t *testing.T) {
 	t.Parallel()
-	server := etcdtest.Start(t)
 	before, after := stateKey(1), stateKey(2)
-	a, writeA := withKeyFile(t, externalStore("a", server.Endpoint), before)
-	b, writeB := withKeyFile(t, externalStore("b", server.Endpoint), before)
-	term := campaign(t, a)
-	state := publish(t, term, publication("c1", policies(t, 3, 100)))
-	eventually(t, "the follower has the state", serves(b, state))
+	r := replicasWithKeyFiles(t, before)
+	b, writeA, writeB, term, state := r.b, r.writeA, r.writeB, r.term, r.state
 	writeA(after, before)
 	eventually(t, "the follower cannot verify the head", func() bool { return !b.View().HeadVerified })
 	newer := publish(t, term, publication("c2", policies(t, 3, 200)))
