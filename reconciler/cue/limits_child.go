@@ -13,6 +13,7 @@ import (
 	"cuelang.org/go/cue/cuecontext"
 	"cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/load"
+	"cuelang.org/go/cue/token"
 
 	"github.com/boifi/hfi/schema"
 )
@@ -68,10 +69,10 @@ func (f *limitsFile) build(ctx *cue.Context) cue.Value {
 	return ctx.BuildInstance(f.instance())
 }
 
-// place returns the line and column of the first position in the limits, or zeros.
+// place returns the line and column of the first of some positions in the limits, or zeros.
 // A package that imports the schema reads the repository's limits at their own path.
-func (f *limitsFile) place(err errors.Error) (line, column int) {
-	for _, position := range errors.Positions(err) {
+func (f *limitsFile) place(positions []token.Pos) (line, column int) {
+	for _, position := range positions {
 		p := position.Position()
 		if p.Line > 0 && (p.Filename == f.root()+"/"+limitsName || !f.Own && p.Filename == absolute(f.Path)) {
 			return p.Line, p.Column
@@ -99,7 +100,7 @@ func (c *limitsCheck) problems() (problems []schema.Problem) {
 	}()
 	fail := func(prefix string, err error) {
 		first := errors.Errors(err)[0]
-		line, column := limits.place(first)
+		line, column := limits.place(errors.Positions(first))
 		message := firstLine(errors.New(strings.ReplaceAll(first.Error(), limits.root()+"/", "")))
 		if runes := []rune(message); len(runes) > 200 {
 			message = string(runes[:200]) + "…"
@@ -141,14 +142,7 @@ func isContradiction(err errors.Error) bool {
 // widens reports what the limits add to the fields of a policy. What they add on a
 // condition is not found: policy.cue refuses it in a policy.
 func (c *limitsCheck) widens(value cue.Value, at fieldPath, report func(line, column int, at fieldPath, format string, args ...any)) {
-	place := func(value cue.Value) (line, column int) {
-		for _, position := range positionsOf(value) {
-			if p := position.Position(); p.Filename == c.engine.limits.root()+"/"+limitsName {
-				return p.Line, p.Column
-			}
-		}
-		return 0, 0
-	}
+	place := func(value cue.Value) (line, column int) { return c.engine.limits.place(positionsOf(value)) }
 	if endsInList(at) || at.general() == headersField {
 		return
 	}
@@ -328,13 +322,7 @@ func (c *limitsCheck) errors(document ast.Expr) (found []finding) {
 		return found
 	}
 	if at := added(value, document, nil); at != nil {
-		limit := 0
-		for _, position := range positionsOf(value.LookupPath(pathOf(at))) {
-			if p := position.Position(); p.Filename == e.limits.root()+"/"+limitsName {
-				limit = p.Line
-				break
-			}
-		}
+		limit, _ := e.limits.place(positionsOf(value.LookupPath(pathOf(at))))
 		add(at, limit, last(at)+" is missing: a limit requires it")
 	}
 	return found

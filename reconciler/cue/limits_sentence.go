@@ -32,7 +32,7 @@ var comparisons = []struct{ operator, sentence string }{
 // lineOf returns the line of the limit that errors name, or 0.
 func (f *limitsFile) lineOf(same []errors.Error) int {
 	for _, e := range same {
-		if line, _ := f.place(e); line > 0 {
+		if line, _ := f.place(errors.Positions(e)); line > 0 {
 			return line
 		}
 	}
@@ -139,7 +139,7 @@ func (f *limitsFile) source(line int) string {
 // sentenceForPackage returns the sentence for an error in a policy of a package, or "" if
 // the error is not one of these limits.
 func (f *limitsFile) sentenceForPackage(at fieldPath, e errors.Error) string {
-	line, _ := f.place(e)
+	line, _ := f.place(errors.Positions(e))
 	format, _ := e.Msg()
 	switch {
 	case line == 0 || strings.HasPrefix(format, notAllowed):
