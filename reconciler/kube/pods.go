@@ -164,11 +164,10 @@ func podOf(object any) (read *pod, stays bool, err error) {
 		_, ofIstio := meta.Annotations[annotationRevision]
 		proxy = proxy || ofIstio
 	}
-	waypoint, is := waypointName(&meta.ObjectMeta)
-	if is {
+	var waypoint string
+	if name, is := waypointName(&meta.ObjectMeta); is {
+		waypoint = name
 		workload.Service, workload.Waypoint, proxy = "", true, true
-	} else {
-		waypoint = ""
 	}
 	return &pod{
 		podID:    podID{Namespace: meta.Namespace, Name: meta.Name},

@@ -42,13 +42,18 @@ func gatewayName(pod *metav1.ObjectMeta) (name string, is bool) {
 	for template := range strings.SplitSeq(pod.Annotations[annotationTemplates], ",") {
 		is = is || strings.TrimSpace(template) == "gateway"
 	}
-	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), is
+	return proxyName(pod), is
 }
 
 // waypointName is the name of the waypoint of Istio's ambient mode that a pod belongs to. Like
 // gatewayName it has the filter's rule.
 func waypointName(pod *metav1.ObjectMeta) (name string, is bool) {
-	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any), pod.Labels[labelManagedGateway] == managedWaypoint
+	return proxyName(pod), pod.Labels[labelManagedGateway] == managedWaypoint
+}
+
+// proxyName names what a pod of a gateway or waypoint belongs to.
+func proxyName(pod *metav1.ObjectMeta) string {
+	return cmp.Or(pod.Labels[labelGateway], WorkloadName(pod), schema.Any)
 }
 
 // isOtherProxy says whether a pod is of Istio's own and takes no filter for HTTP requests: an
