@@ -52,9 +52,9 @@ func (l *leadership) withoutKeys(head string, keysErr error) (outcome string, er
 		l.report.SyncError = nil
 		return "", nil
 	}
-	l.report.SyncError = l.failure(l.report.SyncError, api.TrustedKeysUnusable,
-		fmt.Sprintf("commit %s is not applied: %s", short(head), keysProblem(keysErr)), Stalled)
-	return failed, fmt.Errorf("commit %s is not applied: %s", short(head), keysProblem(keysErr))
+	message := fmt.Sprintf("commit %s is not applied: %s", short(head), keysProblem(keysErr))
+	l.report.SyncError = l.failure(l.report.SyncError, api.TrustedKeysUnusable, message, Stalled)
+	return failed, errors.New(message)
 }
 
 // unverified returns why a commit must not be applied, as far as signatures say, or nothing.
